@@ -1,0 +1,1 @@
+"""What every run shares: its folder, its record, its log, its errors. Imports nothing else of this project."""

@@ -1,0 +1,36 @@
+"""The one exception that means: the user can mend this."""
+
+import errno
+import os
+
+
+class UserError(Exception):
+    """A mistake outside the program: a wrong value, a missing file, a full disk.
+
+    The message is one line that names the field or the file and the remedy. Commands print it and exit with status 2
+    (see `runs.app`); a traceback is for defects of the program only.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+def from_os_error(error: OSError) -> UserError:
+    """Say in one line what the operating system refused, with the file and the remedy.
+
+    Args:
+        error: any `OSError`, e.g. from `open` or `write`.
+
+    Returns:
+        The `UserError` to raise `from error`.
+    """
+    name = error.filename if error.filename is not None else "the file"
+    if error.errno == errno.ENOSPC:
+        return UserError(f"{name}: no space left on the device; free some and run the same command again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"{name}: permission denied; choose another place or mend its permissions")
+    if error.errno == errno.ENOENT:
+        return UserError(f"{name}: no such file or folder; check the path")
+    if error.errno in (errno.ENOTDIR, errno.EISDIR):
+        return UserError(f"{name}: {os.strerror(error.errno).lower()}; check the path")
+    return UserError(f"{name}: {error.strerror or error}")

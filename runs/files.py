@@ -1,0 +1,113 @@
+"""Files that are either whole or absent: temporary name, flush, rename."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from runs.errors import UserError, from_os_error
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path` that takes its name when the block ends without an exception.
+
+    The data are flushed to the disk before the rename and the folder after it, so a crash at any moment leaves the old
+    file or the new one, never a part of either.
+
+    Args:
+        path: the final name; its folder is made if it is missing.
+        mode: `"wb"` or `"w"` (UTF-8).
+
+    Yields:
+        The open temporary file.
+
+    Raises:
+        UserError: the operating system refuses (no space, no permission, a file where a folder is needed).
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        # mkstemp is 0600 on purpose; results are meant to be read by others as any other file of this user.
+        os.chmod(temporary, 0o666 & ~_umask())
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+        _sync_folder(path.parent)
+    except OSError as error:
+        # Writes through a descriptor carry no name, and the temporary one would mislead.
+        error.filename = str(path)
+        raise from_os_error(error) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented JSON, atomically.
+
+    Args:
+        path: the final name.
+        value: anything `json` takes; NaN and infinities are refused because JSON has none.
+
+    Raises:
+        UserError: the operating system refuses, see `atomic_write`.
+        ValueError: `value` holds a NaN or an infinity.
+    """
+    text = json.dumps(value, indent=2, sort_keys=False, allow_nan=False)
+    with atomic_write(path, "w") as file:
+        file.write(text + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: it is absent, unreadable or no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise from_os_error(error) from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error}); write it again with the command that made it") from error
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits.
+
+    Raises:
+        UserError: the file is absent or unreadable.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise from_os_error(error) from error
+
+
+def _umask() -> int:
+    # The only portable way to read it is to set it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    # Not every file system lets a folder be synced (some network ones do not); the rename itself has happened.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

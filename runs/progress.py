@@ -1,0 +1,83 @@
+"""A bar for the person at the terminal and a small file for whoever watches several runs at once."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PROGRESS = "progress.json"
+
+
+class Progress:
+    """Counts work; see `progress`."""
+
+    def __init__(self, total: int, description: str, unit: str, initial: int, folder: Path | None) -> None:
+        from tqdm import tqdm
+
+        self.total, self.description, self.done = total, description, initial
+        self._initial, self._started, self._written = initial, time.time(), 0.0
+        self._file = folder / PROGRESS if folder is not None else None
+        # Without a terminal a bar is noise in a log file: one line a minute is enough to see that the run lives.
+        quiet = not sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total, desc=description, unit=unit, initial=initial, file=sys.stderr, dynamic_ncols=True,
+            mininterval=60.0 if quiet else 0.2, maxinterval=60.0 if quiet else 10.0, leave=not quiet or None,
+        )  # fmt: skip
+
+    def update(self, n: int = 1, **shown: Any) -> None:
+        """Count `n` more units; `shown` are numbers printed behind the bar, e.g. `loss=-0.91`."""
+        self.done += n
+        if shown:
+            self._bar.set_postfix(
+                {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in shown.items()}, refresh=False
+            )
+        self._bar.update(n)
+        if self._file is not None and time.time() - self._written > 0.5:
+            self._write()
+
+    def close(self) -> None:
+        """Finish the bar and write the last state."""
+        self._bar.close()
+        if self._file is not None:
+            self._write()
+
+    def _write(self) -> None:
+        assert self._file is not None
+        self._written = time.time()
+        rate = (self.done - self._initial) / max(self._written - self._started, 1e-9)
+        state = {
+            "description": self.description, "done": self.done, "total": self.total,
+            "seconds_left": (self.total - self.done) / rate if rate > 0 else None, "time": self._written,
+        }  # fmt: skip
+        # A hint for a display, twice a second: replaced whole, but not synced to the disk, and never worth a failed run.
+        temporary = self._file.with_name(f".{PROGRESS}.{os.getpid()}.partial")
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(state))
+            os.replace(temporary, self._file)
+
+
+@contextlib.contextmanager
+def progress(
+    total: int, description: str, unit: str = "it", initial: int = 0, folder: Path | None = None
+) -> Iterator[Progress]:
+    """Show a bar on standard error for work of `total` units.
+
+    Args:
+        total: units of the whole work.
+        description: what runs, in a few words.
+        unit: the unit's name.
+        initial: units done before this start (a resumed run).
+        folder: a run's folder; its `progress.json` then follows twice a second.
+
+    Yields:
+        The `Progress` to `update`.
+    """
+    bar = Progress(total, description, unit, initial, folder)
+    try:
+        yield bar
+    finally:
+        bar.close()
