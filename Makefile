@@ -1,0 +1,48 @@
+# `make demo` and `make test` need Python 3.11 and nothing else: they set up $(VENV) themselves, once.
+VENV ?= .venv
+PYTHON ?=
+WORKERS ?= 2
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo report test lint format lock clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+$(READY): requirements.txt pyproject.toml packaging/setup.sh $(wildcard packaging/detectron2/*.*)
+	@PYTHON="$(PYTHON)" packaging/setup.sh "$(VENV)"
+	@touch $@
+
+setup: $(READY) ## install everything into VENV (default .venv); an environment of your own: make setup VENV=<folder>
+
+demo: $(READY) ## Tables 4 and 5 at mini scale for scratch and SimSiam; continues where it was interrupted
+	@$(PY) -m benchmarks run table4 table5 --scale mini --rows scratch,simsiam --output outputs/demo
+
+report: $(READY) ## write the demo's report again from its results
+	@$(PY) -m benchmarks report --output outputs/demo
+
+# One thread a worker: more workers than cores with a thread pool each slow one another down.
+test: lint ## everything that CI checks
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --cov --cov-report=term
+
+lint: $(READY) ## formatting, style, types, the import table
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+format: $(READY) ## format the code and mend what can be mended
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+# Universal: one file for every system and Python from 3.11 on. No index is named, so that the user's own settings apply.
+lock: $(READY) ## write requirements.txt anew from pyproject.toml; UPGRADE=1 takes the newest releases
+	$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) --extra dev \
+		pyproject.toml packaging/detectron2/pyproject.toml --output-file requirements.txt
+
+clean: ## remove caches; results in outputs/ and the environment stay
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .coverage.* htmlcov build dist *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
