@@ -1,0 +1,117 @@
+"""Commands end with one line and status 2 for whatever the user can mend."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+APPLICATION = """
+from dataclasses import dataclass, field
+from typing import Any
+from omegaconf import MISSING
+from runs.app import hydra_app
+from runs.errors import UserError
+
+@dataclass
+class Optimizer:
+    lr: float = 0.05
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise UserError(f"optimizer.lr: {self.lr} is not positive; give a number above 0")
+
+@dataclass
+class Data:
+    root: str = MISSING
+
+@dataclass
+class Config:
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    data: Data = field(default_factory=Data)
+    epochs: int = 100
+
+@hydra_app("application", "config", Config)
+def main(config: Config) -> None:
+    if config.data.root == "full":
+        raise OSError(28, "No space left on device")
+    if config.data.root == "defect":
+        raise AssertionError("a defect of the program")
+    print(config.optimizer.lr, config.data.root, config.epochs)
+
+if __name__ == "__main__":
+    main()
+"""
+CONFIG = """
+defaults: [schema_config, {override hydra/job_logging: none}, {override hydra/hydra_logging: none}, _self_]
+hydra: {run: {dir: .}, output_subdir: null}
+"""
+
+
+@pytest.fixture(scope="module")
+def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("app")
+    (root / "application").mkdir()
+    (root / "application" / "__init__.py").touch()
+    (root / "application" / "__main__.py").write_text(APPLICATION)
+    (root / "application" / "config.yaml").write_text(CONFIG)
+    return root
+
+
+def start(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    here = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{here}"}
+    command = [sys.executable, "-m", "application", *arguments]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "data.root: is required; add data.root=… to the command"),
+        (["data.root=x", "epoch=3"], "unknown key 'epoch', did you mean 'epochs'?"),
+        (["data.root=x", "optimizer.lrr=3"], "unknown key 'optimizer.lrr', did you mean 'optimizer.lr'?"),
+        (["data.root=x", "+optimizer.momentum=3"], "unknown key 'optimizer.momentum'"),
+        (["data.root=x", "epochs=many"], "epochs: Value 'many' of type 'str' could not be converted to Integer"),
+        (["data.root=x", "optimizer.lr=-1"], "optimizer.lr: -1.0 is not positive"),
+        (["data.root=x", "nothing"], "nothing"),
+        (["data.root=full"], "no space left on the device"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_status_2(application: Path, arguments: list[str], said: str) -> None:
+    result = start(application, *arguments)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert said in result.stderr
+    assert result.stdout == ""
+
+
+def test_right_settings_run(application: Path) -> None:
+    result = start(application, "data.root=x", "optimizer.lr=0.5")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "0.5 x 100\n", "")
+    assert {p.name for p in application.iterdir()} == {"application"}, "Hydra must leave no folders of its own"
+
+
+def test_a_defect_of_the_program_keeps_its_traceback(application: Path) -> None:
+    result = start(application, "data.root=defect")
+    assert result.returncode == 1 and "AssertionError: a defect of the program" in result.stderr
+
+
+def test_a_child_ends_with_the_process_it_follows(tmp_path: Path) -> None:
+    leader = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child_code = (
+        "import time\nfrom runs.app import cli\n@cli\ndef main(): print('up', flush=True); time.sleep(60)\nmain()"
+    )
+    environment = {**os.environ, "RUNS_PARENT_PID": str(leader.pid)}
+    child = subprocess.Popen([sys.executable, "-c", child_code], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None and child.stdout.readline() == "up\n"
+        leader.kill()
+        leader.wait()
+        started = time.time()
+        assert child.wait(timeout=20) == 143
+        assert time.time() - started < 20
+    finally:
+        child.kill()
+        leader.kill()

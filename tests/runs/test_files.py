@@ -1,0 +1,104 @@
+"""Files are whole or absent, whatever happens while they are written."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runs.errors import UserError
+from runs.files import atomic_write, read_json, sha256, write_json
+
+WRITER = """
+import sys
+from runs.files import atomic_write
+while True:
+    for letter in b"ab":
+        with atomic_write(sys.argv[1]) as file:
+            for _ in range(64):
+                file.write(bytes([letter]) * 65536)
+"""
+
+
+def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
+    target = tmp_path / "file.bin"
+    chance = random.Random(0)
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(target)])
+        try:
+            deadline = time.time() + 30
+            while not target.exists() and time.time() < deadline:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0.0, 0.3))
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        data = target.read_bytes()
+        assert len(data) == 64 * 65536
+        assert data in (b"a" * len(data), b"b" * len(data)), "two writes are mixed in one file"
+
+
+def test_an_exception_inside_the_block_keeps_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(target, "w") as file:
+        file.write("half of the new")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+@contextlib.contextmanager
+def _small_disk(folder: Path):
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    with _small_disk(tmp_path / "disk") as disk:
+        with (
+            pytest.raises(UserError, match=r"result\.bin: no space left on the device"),
+            atomic_write(disk / "result.bin") as f,
+        ):
+            f.write(bytes(10**6))
+        assert list(disk.iterdir()) == []
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_json(tmp_path / "a.json", {"x": 1})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_json_refuses_what_json_lacks(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unreadable_json_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"x": 1')
+    with pytest.raises(UserError, match=r"a\.json: not a JSON file"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(UserError, match=r"b\.json: no such file"):
+        read_json(tmp_path / "b.json")
+
+
+def test_sha256_is_the_published_digest_of_abc(tmp_path: Path) -> None:
+    # FIPS 180-2, appendix B.1
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
