@@ -1,0 +1,1 @@
+"""The papers' tables, from run records; starts the other packages as commands."""
