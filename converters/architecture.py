@@ -1,0 +1,217 @@
+"""The residual networks this project knows: names, tensor shapes, and recognition from the tensors alone.
+
+An architecture is written ``resnet50``, ``resnet18_cifar``, ``resnet50x0.25``, ``wide_resnet50_2``:
+
+* depth 18, 34 (basic blocks), 50, 101, 152 (bottlenecks), as in He et al., "Deep Residual Learning", Table 1;
+* ``xN`` multiplies every channel count, the stem included (SimCLR section 4.2: "ResNet (2x), (4x)");
+* ``wide_resnet50_2`` doubles only the inner width of the bottleneck (torchvision/models/resnet.py, ``wide_resnet50_2``);
+* ``_cifar`` has a 3x3 stem of stride 1 and no max-pooling (SimCLR appendix B.9).
+
+Everything here is arithmetic on names and shapes: no torch is imported.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runs.errors import UserError
+
+# depth -> blocks in layer1..layer4; torchvision/models/resnet.py, the functions resnet18() … resnet152().
+BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+BASIC_DEPTHS = (18, 34)
+# The four tensors of a batch norm that a conversion carries; num_batches_tracked is not used in inference.
+NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+_NAME = re.compile(
+    r"(?P<wide>wide_)?resnet(?P<depth>18|34|50|101|152)(_2)?(x(?P<width>\d+(\.\d+)?))?(?P<cifar>_cifar)?"
+)
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One residual network.
+
+    ``width`` scales all channels (64 * width must be a whole number); ``inner`` scales only the inside of a
+    bottleneck (2 for the wide networks of Zagoruyko and Komodakis).
+    """
+
+    depth: int
+    width: float = 1.0
+    inner: int = 1
+    cifar: bool = False
+
+    @property
+    def name(self) -> str:
+        wide, two = ("wide_", "_2") if self.inner == 2 else ("", "")
+        width = "" if self.width == 1 else f"x{self.width:g}"
+        return f"{wide}resnet{self.depth}{two}{width}{'_cifar' if self.cifar else ''}"
+
+    @property
+    def blocks(self) -> tuple[int, int, int, int]:
+        return BLOCKS[self.depth]
+
+    @property
+    def bottleneck(self) -> bool:
+        return self.depth not in BASIC_DEPTHS
+
+    @property
+    def expansion(self) -> int:
+        return 4 if self.bottleneck else 1
+
+    @property
+    def stem_channels(self) -> int:
+        return round(64 * self.width)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the last stage: the dimension of the pooled feature."""
+        return 8 * self.stem_channels * self.expansion
+
+    def shapes(self) -> Shapes:
+        """Name -> shape of every convolution and batch-norm tensor, in torchvision's names and order.
+
+        265 tensors for depth 50: 53 convolutions and 53 batch norms of four tensors each.
+        """
+        stem = self.stem_channels
+        shapes: Shapes = {}
+
+        def unit(conv: str, norm: str, out: int, into: int, kernel: int) -> None:
+            shapes[f"{conv}.weight"] = (out, into, kernel, kernel)
+            shapes.update({f"{norm}.{tensor}": (out,) for tensor in NORM_TENSORS})
+
+        unit("conv1", "bn1", stem, 3, 3 if self.cifar else 7)
+        into = stem
+        for stage, count in enumerate(self.blocks, start=1):
+            planes = stem * 2 ** (stage - 1)
+            inner, out = planes * self.inner, planes * self.expansion
+            for index in range(count):
+                block = f"layer{stage}.{index}"
+                if self.bottleneck:
+                    unit(f"{block}.conv1", f"{block}.bn1", inner, into, 1)
+                    unit(f"{block}.conv2", f"{block}.bn2", inner, inner, 3)
+                    unit(f"{block}.conv3", f"{block}.bn3", out, inner, 1)
+                else:
+                    unit(f"{block}.conv1", f"{block}.bn1", out, into, 3)
+                    unit(f"{block}.conv2", f"{block}.bn2", out, out, 3)
+                # WHY: a stage's first block needs a projection where the stride or the channels change.
+                if index == 0 and (stage > 1 or into != out):
+                    unit(f"{block}.downsample.0", f"{block}.downsample.1", out, into, 1)
+                into = out
+        return shapes
+
+    def detectron2_settings(self, stride_in_1x1: bool = False) -> dict[str, object]:
+        """The ``cfg.MODEL.RESNETS`` keys that make Detectron2 build exactly this network.
+
+        Source: detectron2/modeling/backbone/resnet.py, ``build_resnet_backbone``. For basic blocks, Detectron2 allows
+        only RES2_OUT_CHANNELS 64 and no STRIDE_IN_1X1 = False restriction applies.
+        """
+        return {
+            "DEPTH": self.depth,
+            "STEM_OUT_CHANNELS": self.stem_channels,
+            "RES2_OUT_CHANNELS": self.stem_channels * self.expansion,
+            "NUM_GROUPS": 1,
+            "WIDTH_PER_GROUP": self.stem_channels * self.inner,
+            "STRIDE_IN_1X1": stride_in_1x1,
+        }
+
+
+def parse(name: str) -> Architecture:
+    """``"resnet50x0.25"`` -> Architecture. Raises UserError for a name outside the grammar above."""
+    match = _NAME.fullmatch(name)
+    remedy = "use resnet18|34|50|101|152, with xN for a width and _cifar for the 3x3 stem, or wide_resnet50_2"
+    if match is None or bool(match["wide"]) != ("_2" in name):
+        raise UserError(f"arch: unknown network {name!r}; {remedy}")
+    arch = Architecture(
+        depth=int(match["depth"]),
+        width=float(match["width"] or 1),
+        inner=2 if match["wide"] else 1,
+        cifar=bool(match["cifar"]),
+    )
+    if arch.width <= 0 or (64 * arch.width) % 1:
+        raise UserError(
+            f"arch: {name!r} has a fractional stem of {64 * arch.width:g} channels; choose a multiple of 1/64"
+        )
+    if arch.inner == 2 and not arch.bottleneck:
+        raise UserError(f"arch: {name!r}: only bottleneck networks (50, 101, 152) have a wide variant; {remedy}")
+    return arch
+
+
+def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
+    """The architecture whose tensors are exactly ``shapes`` (torchvision's names, without ``num_batches_tracked``).
+
+    Raises UserError with the reason: a stem or block that plain ResNet lacks, or the missing, unexpected or
+    misshapen tensors.
+    """
+    _refuse_variants(shapes)
+    depths = {(blocks, depth not in BASIC_DEPTHS): depth for depth, blocks in BLOCKS.items()}
+    blocks = tuple(_count(shapes, f"layer{stage}.") for stage in (1, 2, 3, 4))
+    bottleneck = any(re.fullmatch(r"layer\d\.\d+\.conv3\.weight", name) for name in shapes)
+    if "conv1.weight" not in shapes or len(shapes["conv1.weight"]) != 4:
+        raise UserError(
+            "conv1.weight: missing or not a convolution, so this is no complete ResNet; convert the whole file"
+        )
+    if (blocks, bottleneck) not in depths:
+        kind = "bottleneck" if bottleneck else "basic"
+        raise UserError(
+            f"layer1..layer4: {'-'.join(map(str, blocks))} {kind} blocks are no ResNet-18, 34, 50, 101 or 152; "
+            "layers are missing or mixed from several networks"
+        )
+    stem, _, kernel, _ = shapes["conv1.weight"]
+    first = shapes.get("layer1.0.conv1.weight", (0,))[0]
+    depth = depths[blocks, bottleneck]
+    inner = 2 if bottleneck and first == 2 * stem else 1
+    arch = Architecture(depth, width=stem / 64, inner=inner, cifar=kernel == 3)
+    _compare(arch, shapes)
+    return arch
+
+
+def _count(shapes: Mapping[str, tuple[int, ...]], stage: str) -> int:
+    """Number of distinct blocks whose tensors begin with ``stage``."""
+    return len({name[len(stage) :].split(".")[0] for name in shapes if name.startswith(stage)})
+
+
+def _compare(arch: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    expected = arch.shapes()
+    missing = [name for name in expected if name not in shapes]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{missing[0]}{more}: missing from this {arch.name}; the checkpoint is incomplete")
+    unexpected = [name for name in shapes if name not in expected]
+    if unexpected:
+        more = f" and {len(unexpected) - 1} more" if len(unexpected) > 1 else ""
+        raise UserError(f"{unexpected[0]}{more}: no tensor of {arch.name}; the checkpoint holds another network")
+    for name, shape in expected.items():
+        if tuple(shapes[name]) != shape:
+            raise UserError(
+                f"{name}: shape {tuple(shapes[name])}, but {arch.name} has {shape}; the checkpoint is damaged or mixed"
+            )
+
+
+def _refuse_variants(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Residual networks that look like ResNet but compute something else."""
+    variants = {
+        r"conv1\.\d+\.weight": "a deep stem of several 3x3 convolutions (timm resnet*d/c/s)",
+        r"layer\d\.\d+\.(se|attn|eca)\..*": "channel attention in its blocks (SE, ECA or SK network)",
+        r"layer\d\.\d+\.downsample\.2\..*": "average pooling in its shortcuts (ResNet-D)",
+        r"layer\d\.\d+\.conv1\.bias": "convolutions with bias",
+    }
+    for pattern, reason in variants.items():
+        found = next((name for name in shapes if re.fullmatch(pattern, name)), None)
+        if found:
+            raise UserError(
+                f"{found}: the network has {reason}, which plain ResNet cannot represent; use a plain ResNet"
+            )
+    grouped = shapes.get("layer1.0.conv2.weight", ())
+    if len(grouped) == 4 and 1 < grouped[1] < grouped[0]:
+        groups = grouped[0] // grouped[1]
+        raise UserError(
+            f"layer1.0.conv2.weight: {groups} groups (ResNeXt), which is outside this project; use a plain ResNet"
+        )

@@ -1,0 +1,72 @@
+"""torchvision's ResNet at any width, with the CIFAR stem where asked: one builder for the whole project."""
+
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from converters.architecture import Architecture, parse
+
+# torchvision's default, replaced by Identity when no classifier is wanted.
+# WHY: building fc anyway keeps the random draws, and so the initial weights, equal to torchvision's for the same seed.
+DEFAULT_CLASSES = 1000
+
+
+class ScaledResNet(ResNet):
+    """torchvision's ResNet with scaled channels or the CIFAR stem; same modules, names and initialisation.
+
+    NOTE: torchvision fixes the stem at 64 channels inside ``ResNet.__init__``, so the constructor is repeated here in
+    torchvision's order; everything else is inherited.
+    """
+
+    def __init__(self, arch: Architecture, num_classes: int, zero_init_residual: bool) -> None:
+        nn.Module.__init__(self)
+        block = Bottleneck if arch.bottleneck else BasicBlock
+        width = arch.stem_channels
+        self._norm_layer = nn.BatchNorm2d
+        self.inplanes = width
+        self.dilation = 1
+        self.groups = 1
+        self.base_width = 64 * arch.inner
+        kernel, stride, padding = (3, 1, 1) if arch.cifar else (7, 2, 3)
+        self.conv1 = nn.Conv2d(3, width, kernel_size=kernel, stride=stride, padding=padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if arch.cifar else nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.layer1 = self._make_layer(block, width, arch.blocks[0])
+        self.layer2 = self._make_layer(block, 2 * width, arch.blocks[1], stride=2)
+        self.layer3 = self._make_layer(block, 4 * width, arch.blocks[2], stride=2)
+        self.layer4 = self._make_layer(block, 8 * width, arch.blocks[3], stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(arch.out_channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, Bottleneck):
+                    nn.init.zeros_(module.bn3.weight)
+                elif isinstance(module, BasicBlock):
+                    nn.init.zeros_(module.bn2.weight)
+
+
+def build_resnet(arch: str, num_classes: int | None = None, zero_init_residual: bool = False) -> ResNet:
+    """The network named ``arch`` (see ``converters.architecture``), randomly initialised as torchvision does.
+
+    ``num_classes=None`` gives the features: ``fc`` is the identity and the output is (N, out_channels) float32.
+    Raises UserError for an unknown name.
+    """
+    spec = parse(arch)
+    classes = DEFAULT_CLASSES if num_classes is None else num_classes
+    if spec.width == 1 and not spec.cifar:
+        block = Bottleneck if spec.bottleneck else BasicBlock
+        network = ResNet(
+            block,
+            list(spec.blocks),
+            num_classes=classes,
+            zero_init_residual=zero_init_residual,
+            width_per_group=64 * spec.inner,
+        )
+    else:
+        network = ScaledResNet(spec, classes, zero_init_residual)
+    if num_classes is None:
+        network.fc = nn.Identity()
+    return network
