@@ -1,13 +1,14 @@
 """PEP 517 build backend: Detectron2's Python files as a wheel that fits any Python 3.11+ and any PyTorch.
 
-Detectron2's last release (v0.6, November 2021) has no wheel for a PyTorch after 1.10, and a build from its repository needs a compiler and a
-matching CUDA toolkit. The wheel of `sal-detectron2` 0.7.2 on PyPI carries Detectron2's commit a59f05630a8f205756064244bf5beb8661f96180: of its
-155 Python files 152 are the commit's byte for byte (tests/packaging names the three others). This backend downloads that one wheel, checks its
-sha256, and writes its `detectron2/` folder again without the compiled `_C`, which fits CPython 3.10 with PyTorch 2.3 alone. RoIAlign and NMS
-come from torchvision; only rotated boxes, deformable convolution and the C++ COCO evaluator need `_C`.
+Detectron2's last release (v0.6, November 2021) has no wheel for a PyTorch after 1.10, and a build from its repository
+needs a compiler and a matching CUDA toolkit. The wheel of `sal-detectron2` 0.7.2 on PyPI carries Detectron2's commit
+a59f05630a8f205756064244bf5beb8661f96180: of its 155 Python files 152 are the commit's byte for byte (tests/packaging
+names the three others). This backend downloads that one wheel, checks its sha256, and writes its `detectron2/` folder
+again without the compiled `_C`, which fits CPython 3.10 with PyTorch 2.3 alone. RoIAlign and NMS come from torchvision;
+only rotated boxes, deformable convolution and the C++ COCO evaluator need `_C`.
 
-The download is pip's, so the user's own index, proxy, certificate and `find-links` settings apply. Without a network, put the wheel into a
-folder and set `PIP_NO_INDEX=1 PIP_FIND_LINKS=<folder>`.
+The download is pip's, so the user's own index, proxy, certificate and `find-links` settings apply. Without a network,
+put the wheel into a folder and set `PIP_NO_INDEX=1 PIP_FIND_LINKS=<folder>`.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ SOURCE_SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee56
 LEFT_OUT = ("*/_C*.so", "*.pyc")
 
 WHEEL = "Wheel-Version: 1.0\nGenerator: packaging/detectron2\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-PROJECT: dict[str, Any] = tomllib.loads((Path(__file__).parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((Path(__file__).parent / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT: dict[str, Any] = PYPROJECT["project"]
 DIST = f"{PROJECT['name']}-{PROJECT['version']}"
 DESCRIPTION = f"""\
 Detectron2 is Copyright (c) Facebook, Inc. and its affiliates, Apache License 2.0.
 
-The files are those of {SOURCE} (sha256 {SOURCE_SHA256}) without its compiled `_C`. They are Detectron2's commit
-a59f05630a8f205756064244bf5beb8661f96180 except `__init__.py` (version), `data/common.py` (Python 3.11) and `utils/testing.py`.
+The files are those of {SOURCE} (sha256 {SOURCE_SHA256}) without its compiled `_C`.
+They are Detectron2's commit a59f05630a8f205756064244bf5beb8661f96180 except `__init__.py` (version), `data/common.py`
+(Python 3.11) and `utils/testing.py`.
 """
 
 
@@ -65,17 +68,19 @@ def build_sdist(sdist_directory: str, config_settings: Any = None) -> str:
 
 def download(folder: Path) -> Path:
     """Fetch the source wheel into `folder` with pip and the user's own settings."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
     # The wheel says cp310; its Python files, all that is kept, run on later versions.
-    command += ["--implementation", "cp", "--abi", "none", "--platform", "any", "--python-version", "3.10"]
-    environment = os.environ | {"PIP_REQUIRE_HASHES": "0"}  # the hash is checked here; the setting would refuse any unpinned name
-    done = subprocess.run([*command, "--dest", str(folder), SOURCE], capture_output=True, text=True, env=environment)
+    target = ["--only-binary=:all:", "--implementation=cp", "--abi=none", "--platform=any", "--python-version=3.10"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", *target, "--dest", str(folder), SOURCE]
+    # check_sha256 does what this setting asks for; pip itself would refuse the name without a hash beside it.
+    environment = os.environ | {"PIP_REQUIRE_HASHES": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     wheel = folder / SOURCE_WHEEL
     if done.returncode or not wheel.is_file():
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or done.stderr.splitlines() or ["no message"]
+        lines = done.stderr.splitlines()
+        reason = next((line for line in reversed(lines) if line.startswith("ERROR:")), "ERROR: no message")
         stop(
-            f"pip cannot download {SOURCE} ({errors[-1].removeprefix('ERROR:').strip()}); connect to a package index, or set "
-            f"PIP_NO_INDEX=1 and PIP_FIND_LINKS to a folder that holds {SOURCE_WHEEL}"
+            f"pip cannot download {SOURCE} ({reason.removeprefix('ERROR:').strip()}); connect to a package index, "
+            f"or set PIP_NO_INDEX=1 and PIP_FIND_LINKS to a folder that holds {SOURCE_WHEEL}"
         )
     sys.stderr.write(done.stderr)  # pip's warnings, seen with `pip install -v`
     return wheel
@@ -85,7 +90,10 @@ def check_sha256(wheel: Path) -> None:
     """Stop unless the file is the one wheel that was examined."""
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != SOURCE_SHA256:
-        stop(f"{wheel.name} has sha256 {found}, expected {SOURCE_SHA256}; the index serves another file: use an index that mirrors PyPI")
+        stop(
+            f"{wheel.name} has sha256 {found}, expected {SOURCE_SHA256}; the index serves another file: "
+            "use an index that mirrors PyPI"
+        )
 
 
 def write_wheel(source: Path, folder: Path) -> Path:
