@@ -1,4 +1,4 @@
-"""Three lists of dependencies say the same: pyproject.toml (bounds), environment.yml (conda), requirements.txt (pins)."""
+"""Dependencies agree: pyproject.toml (bounds), environment.yml (conda names), requirements.txt (pins)."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""packaging/detectron2: the files are Detectron2's own, the wheel is correct and reproducible, a failure is one line."""
+"""packaging/detectron2: Detectron2's own files, a correct and reproducible wheel, failures in one line."""
 
 import base64
 import csv
