@@ -95,7 +95,7 @@ spec = importlib.util.find_spec("detectron2")
 if spec is None or (version != ours and "+a59f0563" in (version or "")):
     print("install")
 else:
-    print("ours" if version == ours else f"found {version or ''} {spec.origin}")
+    print("ours" if version == ours else f"found {spec.origin}")
 PYTHON
 )
 case $state in
