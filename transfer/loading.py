@@ -1,0 +1,136 @@
+"""Batches that depend on the seed and the iteration alone: not on workers, devices, or where a run was stopped."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.data.build import filter_images_with_only_crowd_annotations, trivial_batch_collator
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from runs.errors import UserError
+from transfer.datasets import Split
+
+# (index of the image, position in the endless stream of images)
+Draw = tuple[int, int]
+
+
+class Images(Dataset[dict[str, Any]]):
+    """Detectron2's mapper over a split; `draw` names the image and seeds its augmentation."""
+
+    def __init__(self, images: list[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any], seed: int | None) -> None:
+        self.images, self.mapper, self.seed = images, mapper, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        index, position = draw
+        if self.seed is not None:
+            # Detectron2's augmentation draws from NumPy's global generator. Seeded per image, the draws do not depend
+            # on which worker makes them nor on what was drawn before a restart.
+            np.random.seed(np.random.SeedSequence((self.seed, position)).generate_state(1)[0])
+        image = self.images[index]
+        try:
+            mapped: dict[str, Any] = self.mapper(image)
+        except (OSError, SyntaxError, SizeMismatchError) as error:
+            raise BrokenImage(f"{image['file_name']}: cannot be read ({error}); restore it") from error
+        return mapped
+
+
+class BrokenImage(Exception):
+    """An image that does not decode, met in a worker process; see `one_line`."""
+
+
+def one_line(error: BrokenImage) -> UserError:
+    """The message for the user, freed from the traceback that a worker process wraps around it."""
+    return UserError(str(error).strip().splitlines()[-1].rpartition("BrokenImage: ")[2])
+
+
+class Batches(Sampler[list[Draw]]):
+    """Endless batches of images of one orientation, shuffled anew each epoch.
+
+    Order and grouping are those of Detectron2's `TrainingSampler` and `AspectRatioGroupedDataset` in one process.
+
+    NOTE: with several processes Detectron2 groups within each; here the whole batch is one group which the processes
+    share out, so that a seed gives the same batches on any number of devices.
+
+    Args:
+        wide: for each image, whether it is wider than high.
+        size: images in a batch over all processes.
+        seed: of the shuffling, the same in all processes.
+        start: batches to skip: those that an interrupted run has used.
+    """
+
+    def __init__(self, wide: list[bool], size: int, seed: int, start: int = 0, group: bool = True) -> None:
+        self.wide, self.size, self.seed, self.start, self.group = wide, size, seed, start, group
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        rank, world = comm.get_rank(), comm.get_world_size()
+        for batch in itertools.islice(self._batches(), self.start, None):
+            yield batch[rank::world]
+
+    def _batches(self) -> Iterator[list[Draw]]:
+        waiting: dict[bool, list[Draw]] = {False: [], True: []}
+        for position, index in enumerate(self._stream()):
+            bucket = waiting[self.group and self.wide[index]]
+            bucket.append((index, position))
+            if len(bucket) == self.size:
+                yield bucket[:]
+                bucket.clear()
+
+    def _stream(self) -> Iterator[int]:
+        generator = torch.Generator()
+        generator.manual_seed(self.seed)
+        while True:
+            yield from torch.randperm(len(self.wide), generator=generator).tolist()
+
+
+def train_images(cfg: Any, split: Split) -> list[dict[str, Any]]:
+    """The images that are trained on: with a box that is no crowd, as Detectron2 filters them.
+
+    Raises:
+        UserError: none is left.
+    """
+    images = split.images
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        images = filter_images_with_only_crowd_annotations(images)
+    if not images:
+        raise UserError(f"data.train={split.name}: no image has an object; nothing can be learned from it")
+    return list(images)
+
+
+def train_loader(
+    cfg: Any, images: list[dict[str, Any]], seed: int, workers: int, start: int = 0
+) -> DataLoader[dict[str, Any]]:
+    """Endless batches for training, from batch number `start` on."""
+    batches = Batches(
+        [image["width"] > image["height"] for image in images],
+        cfg.SOLVER.IMS_PER_BATCH,
+        seed,
+        start,
+        cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+    )
+    return DataLoader(
+        Images(images, DatasetMapper(cfg, True), seed),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=trivial_batch_collator,
+        pin_memory=False,
+    )
+
+
+def test_loader(cfg: Any, split: Split, workers: int) -> DataLoader[dict[str, Any]]:
+    """Every image once, one a batch, this process's share of them."""
+    rank, world = comm.get_rank(), comm.get_world_size()
+    draws: list[list[Draw]] = [[(index, 0)] for index in range(rank, len(split.images), world)]
+    return DataLoader(
+        Images(split.images, DatasetMapper(cfg, False), None),
+        batch_sampler=draws,
+        num_workers=workers,
+        collate_fn=trivial_batch_collator,
+    )

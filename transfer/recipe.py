@@ -1,0 +1,99 @@
+"""From a recipe (a plain Detectron2 YAML), a backbone and the user's own settings to Detectron2's configuration."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode, get_cfg
+
+from converters.architecture import parse
+from runs.errors import UserError
+from runs.folder import flatten
+from transfer import model as model  # registers the heads that the recipes name
+from transfer.settings import RECIPES, TransferConfig
+from transfer.weights import BackboneFile
+
+FOLDER = Path(__file__).parent / "recipes"
+
+
+def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str) -> CfgNode:
+    """Resolve every Detectron2 setting of a run; the later wins: recipe, backbone, `config.detectron2`.
+
+    Args:
+        config: the command's settings.
+        backbone: the initial weights; None to start from scratch.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        Detectron2's configuration, not yet frozen (the data set adds its number of classes).
+
+    Raises:
+        UserError: a recipe or key that does not exist, a value of the wrong type, or a network that C4 cannot use.
+    """
+    cfg = get_cfg()
+    path = recipe_path(config.recipe or RECIPES[config.task])
+    try:
+        cfg.merge_from_file(str(path))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(f"recipe={path}: {_reason(error)}") from error
+    _merge(cfg, _scratch(config.arch) if backbone is None else backbone.settings(), "weights")
+    _merge(cfg, config.detectron2, "detectron2")
+    # The backbone is loaded and proved by transfer.weights; Detectron2 would only warn about what it could not match.
+    cfg.MODEL.WEIGHTS = "" if backbone is None else str(backbone.path)
+    cfg.MODEL.DEVICE = device
+    cfg.SEED = config.seed
+    if config.data.train:
+        cfg.DATASETS.TRAIN = tuple(config.data.train)
+    if config.data.test:
+        cfg.DATASETS.TEST = tuple(config.data.test)
+    if len(cfg.DATASETS.TEST) != 1:
+        raise UserError(f"recipe={path}: names {len(cfg.DATASETS.TEST)} test splits; add data.test=[NAME]")
+    if cfg.MODEL.RESNETS.DEPTH < 50:
+        raise UserError(
+            f"arch: ResNet-{cfg.MODEL.RESNETS.DEPTH} has no bottlenecks, which res5 heads need; use 50 or more"
+        )
+    return cfg
+
+
+def recipe_path(name: str) -> Path:
+    """A file of transfer/recipes by its name, or any YAML by its path.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    for path in (FOLDER / f"{name}.yaml", Path(name)):
+        if path.is_file():
+            return path
+    names = sorted(p.stem for p in FOLDER.glob("*_*.yaml") if not p.stem.startswith("Base"))
+    raise UserError(f"recipe={name}: no such file, nor one of {', '.join(names)}")
+
+
+def _scratch(arch: str) -> dict[str, Any]:
+    spec = parse(arch)
+    if spec.cifar:
+        raise UserError(f"arch={arch}: Detectron2's ResNet has no 3x3 stem; leave out _cifar")
+    return {"MODEL": {"RESNETS": spec.detectron2_settings()}}
+
+
+def _merge(cfg: CfgNode, settings: Mapping[str, Any], field: str) -> None:
+    for key, value in flatten(dict(settings)).items():
+        if value == {}:
+            continue
+        node, *_ = [cfg]
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, CfgNode) else None
+        if not isinstance(node, CfgNode) or last not in node:
+            raise UserError(
+                f"{field}.{key}: Detectron2 has no such setting; its names are in detectron2/config/defaults.py"
+            )
+        if isinstance(value, int) and not isinstance(value, bool) and isinstance(node[last], float):
+            value = float(value)
+        try:
+            node.merge_from_other_cfg(CfgNode({last: value}))
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{field}.{key}={value}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).strip("'\"").split())

@@ -1,0 +1,93 @@
+"""Every key of `python -m transfer`, typed. The detector's own settings stay Detectron2's: see `detectron2`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+
+from runs.errors import UserError
+
+# The classes of PASCAL VOC in Detectron2's order (detectron2/data/datasets/pascal_voc.py).
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+# task -> the recipe that Table 5 of the SimSiam paper means.
+RECIPES = {"voc07": "voc07_R50_C4_9k", "voc0712": "voc0712_R50_C4_24k", "coco": "coco_R50_C4_1x"}
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+@dataclass
+class DataConfig:
+    """Images and boxes in Detectron2's layout.
+
+    Attributes:
+        root: the folder that holds `VOC2007/`, `VOC2012/`, `coco/`.
+        train: names of the training splits, e.g. `[voc_2007_train]`; empty: the recipe's.
+        test: name of the split to report on, in a list; empty: the recipe's.
+        classes: the VOC class names in order; COCO's come from its annotation file.
+        workers: processes that load images; 0 loads in the training process.
+    """
+
+    root: str = MISSING
+    train: list[str] = field(default_factory=list)
+    test: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=lambda: list(VOC_CLASSES))
+    workers: int = 4
+
+
+@dataclass
+class TransferConfig:
+    """One fine-tuning trial.
+
+    Attributes:
+        task: `voc07`, `voc0712` or `coco`: a column of Table 5 of the SimSiam paper (arXiv:2011.10566).
+        weights: the `.pkl` of `python -m converters detectron2` (or another in Detectron2's names), or `scratch`.
+        arch: the network of `weights=scratch`; a file says itself what it holds.
+        recipe: name of a file in transfer/recipes, or path of a Detectron2 YAML; empty: the task's.
+        detectron2: settings of Detectron2 by their own names, e.g. `detectron2.SOLVER.MAX_ITER=100`; over the recipe.
+        data: where the images are.
+        seed: of initial layers, order of images, augmentation and sampling of regions.
+        output: the run's folder; empty: `outputs/transfer/<task>_<weights>_seed<seed>`.
+        device: `auto`, `cpu` or `cuda`.
+        precision: `fp32` (as published), `tf32` or `bf16`.
+        log_every: iterations a line of metrics.jsonl averages over.
+        save_seconds: seconds between checkpoints.
+        pictures: test images on the sheet of detections; 0 draws none.
+    """
+
+    task: str = MISSING
+    weights: str = MISSING
+    arch: str = "resnet50"
+    recipe: str = ""
+    # The flag lets keys be given that are not in the (empty) default; Detectron2 then checks their names and types.
+    detectron2: dict[str, Any] = field(default_factory=lambda: OmegaConf.create({}, flags={"struct": False}))  # type: ignore[arg-type, return-value]
+    data: DataConfig = field(default_factory=DataConfig)
+    seed: int = 0
+    output: str = ""
+    device: str = "auto"
+    precision: str = "fp32"
+    log_every: int = 20
+    save_seconds: float = 120.0
+    pictures: int = 12
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.task, str) or self.task == MISSING:
+            return  # the class as a schema, before any value
+        _choice("task", self.task, tuple(RECIPES))
+        _choice("precision", self.precision, PRECISIONS)
+        _choice("device", self.device, ("auto", "cpu", "cuda"))
+        for key, low in (("log_every", 1), ("pictures", 0), ("save_seconds", 0), ("seed", 0)):
+            if getattr(self, key) < low:
+                raise UserError(f"{key}={getattr(self, key)}: must be at least {low}")
+        # NumPy's generator, which Detectron2's augmentation reads, takes 32 bits.
+        if self.seed >= 2**32:
+            raise UserError(f"seed={self.seed}: must be below 2^32")
+        if len(self.data.test) > 1:
+            raise UserError(f"data.test={self.data.test}: one split is reported on; name one")
+
+
+def _choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{key}={value}: must be one of {', '.join(choices)}")

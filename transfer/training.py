@@ -1,0 +1,242 @@
+"""The training loop: Detectron2's model, solver and events, with a checkpoint that continues bit for bit."""
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from runs.environment import peak_memory_mb
+from runs.errors import UserError
+from runs.files import atomic_write, write_json
+from runs.log import MetricsLog
+from runs.progress import progress
+from runs.seeds import generator_states, set_generator_states
+from transfer.loading import BrokenImage, one_line, train_loader
+
+CHECKPOINT = "checkpoint.pth"
+# 128 + SIGTERM, as shells report it.
+TERMINATED = 143
+
+
+class Trainer:
+    """One detector's training.
+
+    Args:
+        cfg: Detectron2's configuration, frozen.
+        detector: the detector, initial weights loaded, on its device.
+        images: Detectron2's dicts to train on.
+        seeds: of the order of images in training and in precise BN.
+        folder: the run's folder.
+        workers: image-loading processes.
+        autocast: makes the context in which losses are computed (precision).
+        log_every: iterations a line of the log averages over.
+        save_seconds: seconds between checkpoints.
+        evaluate: called every TEST.EVAL_PERIOD iterations after precise BN; returns metrics for the log.
+    """
+
+    def __init__(
+        self, cfg: Any, detector: nn.Module, images: list[dict[str, Any]], seeds: tuple[int, int], folder: Path, *,
+        workers: int, autocast: Callable[[], Any], log_every: int, save_seconds: float,
+        evaluate: Callable[[], dict[str, float]],
+    ) -> None:  # fmt: skip
+        self.cfg, self.detector, self.images, self.folder = cfg, detector, images, folder
+        self.seed, self.bn_seed = seeds
+        self.workers, self.autocast, self.log_every, self.save_seconds = workers, autocast, log_every, save_seconds
+        self.evaluate = evaluate
+        self.optimizer = build_optimizer(cfg, detector)
+        self.model: nn.Module = detector
+        if comm.get_world_size() > 1:
+            # As detectron2.engine.create_ddp_model(broadcast_buffers=False): naive SyncBN keeps them equal.
+            devices = [torch.cuda.current_device()] if next(detector.parameters()).is_cuda else None
+            self.model = DistributedDataParallel(detector, device_ids=devices, broadcast_buffers=False)
+        self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+        self.iteration = 0
+        self.seconds = 0.0  # of training, over all starts
+        self._window: list[dict[str, float]] = []
+        self._stop = False
+
+    def train(self) -> None:
+        """Train to SOLVER.MAX_ITER, from the folder's checkpoint if there is one.
+
+        Raises:
+            UserError: a loss is no finite number, memory does not suffice, or an image cannot be read.
+        """
+        generators = self._restore()
+        loader = train_loader(self.cfg, self.images, self.seed, self.workers, self.iteration)
+        # Making the iterator draws from PyTorch's generator, so the saved states follow it.
+        stream = iter(loader)
+        if generators is not None:
+            set_generator_states(generators)
+        main = comm.is_main_process()
+        log = MetricsLog(self.folder / "metrics.jsonl", self.iteration) if main else None
+        board = _board(self.folder, self.iteration) if main else None
+        self.model.train()
+        end = self.cfg.SOLVER.MAX_ITER
+        with (
+            EventStorage(self.iteration) as storage,
+            progress(end, "fine-tuning", initial=self.iteration, folder=self.folder if main else None) as bar,
+            self._on_sigterm(),
+        ):
+            saved = time.perf_counter()
+            while self.iteration < end:
+                values = self._step(stream)
+                storage.step()
+                self.iteration += 1
+                self._window.append(values)
+                bar.update(loss=values["total_loss"])
+                if len(self._window) == self.log_every or self.iteration == end:
+                    self._write(log, board)
+                period = self.cfg.TEST.EVAL_PERIOD
+                if period and self.iteration % period == 0 and self.iteration < end:
+                    self.precise_bn()
+                    metrics = self.evaluate()
+                    self.model.train()
+                    if log is not None:
+                        log.write(self.iteration - 1, **metrics)
+                due = self._stop or time.perf_counter() - saved > self.save_seconds
+                if comm.get_world_size() > 1:
+                    due = any(comm.all_gather(due))
+                if due or self.iteration == end:
+                    self.save()
+                    saved = time.perf_counter()
+                if self._stop:
+                    sys.exit(TERMINATED)
+        if log is not None:
+            log.close()
+        if board is not None:
+            board.close()
+
+    def _step(self, stream: Iterator[Any]) -> dict[str, float]:
+        """One iteration; returns its losses, learning rate and seconds."""
+        start = time.perf_counter()
+        try:
+            batch = next(stream)
+        except BrokenImage as error:
+            raise one_line(error) from error
+        data_time = time.perf_counter() - start
+        try:
+            with self.autocast():
+                losses = self.model(batch)
+            total = sum(losses.values())
+            terms = {name: float(value.detach()) for name, value in losses.items()}
+            self._check(terms, batch)
+            self.optimizer.zero_grad()
+            total.backward()
+            self.optimizer.step()
+        except torch.OutOfMemoryError as error:
+            height, width = (max(image["image"].shape[d] for image in batch) for d in (1, 2))
+            raise UserError(
+                f"out of memory at iteration {self.iteration} with {len(batch)} images of up to {width} x {height}: "
+                "use more devices (torchrun), precision=bf16, or a lower detectron2.INPUT.MAX_SIZE_TRAIN"
+            ) from error
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.scheduler.step()
+        elapsed = time.perf_counter() - start
+        self.seconds += elapsed
+        return {"total_loss": sum(terms.values()), **terms, "lr": rate, "time": elapsed, "data_time": data_time}
+
+    def _check(self, terms: dict[str, float], batch: list[dict[str, Any]]) -> None:
+        total = sum(terms.values())
+        if total - total == 0:  # neither NaN nor infinite
+            return
+        file = self.folder / "not_finite.json"
+        ids = [image["image_id"] for image in batch]
+        shown = {name: str(value) for name, value in terms.items()}
+        write_json(file, {"iteration": self.iteration, "losses": shown, "image_ids": ids})
+        raise UserError(
+            f"the loss is {total} at iteration {self.iteration} (its images are in {file}); lower "
+            "detectron2.SOLVER.BASE_LR or lengthen detectron2.SOLVER.WARMUP_ITERS, and choose another output="
+        )
+
+    def precise_bn(self) -> None:
+        """Replace the running statistics of every batch norm by those of TEST.PRECISE_BN.NUM_ITER training batches.
+
+        Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (arXiv:2105.07576), section 3, as Detectron2's hook does it.
+        """
+        self.model.train()
+        if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
+            return
+        count = self.cfg.TEST.PRECISE_BN.NUM_ITER
+        loader = train_loader(self.cfg, self.images, self.bn_seed, self.workers)
+        main = comm.is_main_process()
+        with (
+            EventStorage(),
+            progress(count, "precise BN", folder=self.folder if main else None) as bar,
+            self.autocast(),
+        ):
+            update_bn_stats(self.model, _counted(loader, bar), count)
+
+    def save(self) -> None:
+        """Write the checkpoint that `train` continues from."""
+        states = comm.gather(generator_states())
+        if not comm.is_main_process():
+            return
+        state = {
+            "iteration": self.iteration, "model": self.detector.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(), "generators": states, "window": self._window,
+            "seconds": self.seconds,
+        }  # fmt: skip
+        with atomic_write(self.folder / CHECKPOINT) as file:
+            torch.save(state, file)
+
+    def _restore(self) -> dict[str, Any] | None:
+        """Load the folder's checkpoint; returns this process's generator states, None without a checkpoint."""
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.detector.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            generators: dict[str, Any] = state["generators"][comm.get_rank()]
+        except (RuntimeError, KeyError, ValueError, EOFError, IndexError) as error:
+            raise UserError(f"{path}: damaged, or of another number of processes; delete {self.folder}") from error
+        self.iteration, self._window, self.seconds = state["iteration"], state["window"], state["seconds"]
+        return generators
+
+    def _write(self, log: MetricsLog | None, board: Any) -> None:
+        """One line: the means over the window."""
+        window, self._window = self._window, []
+        means = {name: sum(v[name] for v in window) / len(window) for name in window[0]}
+        means["lr"] = window[-1]["lr"]
+        memory = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else peak_memory_mb()
+        if log is not None:
+            log.write(self.iteration - 1, **means, memory_mb=round(memory))
+        if board is not None:
+            for name, value in means.items():
+                board.add_scalar(name, value, self.iteration - 1)
+
+    @contextlib.contextmanager
+    def _on_sigterm(self) -> Iterator[None]:
+        def stop(*_: Any) -> None:
+            self._stop = True
+
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _board(folder: Path, step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step)
+
+
+def _counted(batches: Any, bar: Any) -> Iterator[Any]:
+    for batch in batches:
+        yield batch
+        bar.update()

@@ -1,0 +1,187 @@
+"""A backbone file: read safely, loaded by exact names, and proved to be in the detector."""
+
+import pickle
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from runs.errors import UserError
+from runs.files import sha256
+
+# What NumPy arrays and plain containers need in a pickle; anything else in one could run code.
+_ALLOWED = {
+    "numpy.ndarray", "numpy.dtype", "numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar",
+    "numpy._core.numeric._frombuffer", "collections.OrderedDict", "_codecs.encode",
+}  # fmt: skip
+# Blocks in res4 -> depth, for bottleneck networks (He et al., "Deep Residual Learning", Table 1).
+_DEPTHS = {6: 50, 23: 101, 36: 152}
+_REMEDY = "make it with python -m converters detectron2 CHECKPOINT OUT.pkl"
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        # NumPy 2 renamed its private package; files written before say numpy.core.
+        module = re.sub(r"^numpy\.core\b", "numpy._core", module)
+        if f"{module}.{name}" not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
+        return super().find_class(module, name)
+
+
+@dataclass(frozen=True)
+class BackboneFile:
+    """A backbone in Detectron2's names (`stem.conv1.weight`, `res2.0.conv1.norm.bias`, ...), as NumPy arrays.
+
+    `provenance` is what `python -m converters` wrote beside the tensors, empty for a file of somebody else.
+    """
+
+    path: Path
+    sha256: str
+    tensors: dict[str, np.ndarray]
+    author: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """The Detectron2 settings that this backbone needs: its size, and its input convention where the file says it.
+
+        Raises:
+            UserError: it is no bottleneck ResNet of 50, 101 or 152 layers, the ones a C4 detector can use.
+        """
+        try:
+            stem, inner = (self.tensors[f"{name}.weight"].shape[0] for name in ("stem.conv1", "res2.0.conv1"))
+            grouped, out = self.tensors["res2.0.conv2.weight"].shape[1], self.tensors["res2.0.conv3.weight"].shape[0]
+            blocks = {name.split(".")[1] for name in self.tensors if name.startswith("res4.")}
+            depth = _DEPTHS[len(blocks)]
+        except (KeyError, IndexError) as error:
+            raise UserError(
+                f"weights={self.path}: no bottleneck ResNet of 50, 101 or 152 layers in Detectron2's names; {_REMEDY}"
+            ) from error
+        resnets = {
+            "DEPTH": depth, "STEM_OUT_CHANNELS": stem, "RES2_OUT_CHANNELS": out,
+            "NUM_GROUPS": inner // grouped, "WIDTH_PER_GROUP": grouped,
+        }  # fmt: skip
+        settings: dict[str, Any] = {"MODEL": {"RESNETS": resnets}}
+        convention = self.provenance.get("input")
+        if convention:
+            resnets["STRIDE_IN_1X1"] = convention["stride_in_1x1"]
+            settings["MODEL"]["PIXEL_MEAN"] = list(convention["pixel_mean"])
+            settings["MODEL"]["PIXEL_STD"] = list(convention["pixel_std"])
+            settings["INPUT"] = {"FORMAT": convention["format"]}
+        return settings
+
+
+def read_backbone(path: str | Path) -> BackboneFile:
+    """Read a `.pkl` backbone of Detectron2's form, or of Caffe2's (MSRA's ImageNet weights).
+
+    Raises:
+        UserError: absent, truncated, not a pickle of arrays, or without tensors.
+    """
+    path = Path(path)
+    digest = sha256(path)
+    try:
+        with open(path, "rb") as file:
+            content = _load(file)
+    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, ImportError, IndexError, KeyError) as error:
+        reason = " ".join(str(error).split()) or "it ends too early"
+        raise UserError(f"weights={path}: not a backbone file ({reason}); {_REMEDY}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"weights={path}: not a backbone file; {_REMEDY}")
+    # Detectron2 takes a file without an author for Caffe2's (detectron2/checkpoint, _load_file).
+    author = str(content["__author__"]) if "model" in content and "__author__" in content else "Caffe2"
+    tensors = content["model"] if "model" in content else content.get("blobs", content)
+    tensors = {k: np.asarray(v) for k, v in tensors.items() if isinstance(v, np.ndarray)}
+    if author == "Caffe2":
+        tensors = _from_caffe2(tensors)
+    if not tensors:
+        raise UserError(f"weights={path}: holds no tensors; {_REMEDY}")
+    return BackboneFile(path, digest, tensors, author, dict(content.get("provenance", {})))
+
+
+def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
+    """Copy every backbone tensor into the detector (res5 into its region heads), then prove that each one is there.
+
+    The proof compares the detector's tensors with the file's bit for bit, after the copy and through `state_dict`.
+
+    Args:
+        detector: a C4 detector; `backbone.*` and `roi_heads.res5.*` are loaded, the extra norm after res5 is not.
+        file: the backbone.
+
+    Returns:
+        Figures for the record: tensors and elements compared, the file's sha256, tensors of the file not used.
+
+    Raises:
+        UserError: a tensor is missing from the file, has another shape, or differs after loading.
+    """
+    wanted = _backbone_names(detector)
+    state = detector.state_dict()
+    absent = [name for name in wanted if name not in file.tensors]
+    # Caffe2's networks have their statistics folded into weight and bias: mean 0 and variance 1 stand for none
+    # (detectron2/layers/batch_norm.py, FrozenBatchNorm2d).
+    folded = [n for n in absent if n.endswith(("running_mean", "running_var"))] if file.author == "Caffe2" else []
+    absent = [name for name in absent if name not in folded]
+    if absent:
+        raise UserError(
+            f"weights={file.path}: lacks {len(absent)} of {len(wanted)} backbone tensors, first {absent[0]}; {_REMEDY}"
+        )
+    with torch.no_grad():
+        for name, place in wanted.items():
+            if name in folded:
+                continue
+            tensor = torch.from_numpy(np.array(file.tensors[name]))
+            if tensor.shape != state[place].shape:
+                raise UserError(
+                    f"weights={file.path}: {name} has shape {tuple(tensor.shape)}, the detector "
+                    f"{tuple(state[place].shape)}; leave MODEL.RESNETS to the file or choose its arch"
+                )
+            state[place].copy_(tensor)
+    return _prove(detector, file, {n: p for n, p in wanted.items() if n not in folded})
+
+
+def _prove(detector: nn.Module, file: BackboneFile, wanted: dict[str, str]) -> dict[str, Any]:
+    state, elements = detector.state_dict(), 0
+    for name, place in wanted.items():
+        expected = file.tensors[name].astype(np.float32)
+        if not np.array_equal(state[place].cpu().numpy(), expected):
+            raise UserError(
+                f"weights={file.path}: {name} is not in the detector after loading; it holds no plain numbers"
+            )
+        elements += expected.size
+    return {
+        "tensors": len(wanted),
+        "elements": elements,
+        "equal": True,
+        "sha256": file.sha256,
+        "unused": sorted(n for n in file.tensors if n not in wanted and not n.endswith("num_batches_tracked")),
+    }
+
+
+def _backbone_names(detector: nn.Module) -> dict[str, str]:
+    """Name in the file -> name in the detector, for all that comes from pre-training."""
+    names = {}
+    for place in detector.state_dict():
+        if place.startswith("backbone."):
+            name = place.removeprefix("backbone.")
+        elif place.startswith("roi_heads.res5.") and not place.startswith("roi_heads.res5.norm."):
+            name = place.removeprefix("roi_heads.")
+        else:
+            continue
+        if not name.endswith("num_batches_tracked"):
+            names[name] = place
+    return names
+
+
+def _load(file: IO[bytes]) -> Any:
+    # latin1 as in Detectron2: the oldest files were written by Python 2.
+    return _Unpickler(file, encoding="latin1").load()
+
+
+def _from_caffe2(blobs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
+
+    weights = {k: torch.from_numpy(np.array(v)) for k, v in blobs.items() if not k.endswith("_momentum")}
+    converted, _ = convert_c2_detectron_names(weights)
+    return {name: tensor.numpy() for name, tensor in converted.items()}
