@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?=
 WORKERS ?= 2
+ARGS ?=
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
@@ -23,9 +24,10 @@ demo: $(READY) ## Tables 4 and 5 at mini scale for scratch and SimSiam; continue
 report: $(READY) ## write the demo's report again from its results
 	@$(PY) -m benchmarks report --output outputs/demo
 
-# One thread a worker: more workers than cores with a thread pool each slow one another down.
-test: lint ## everything that CI checks
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --cov --cov-report=term
+# One thread a worker, as two thread pools on two cores slow each other down; a file's tests in one worker, as they
+# share what the file's fixtures trained.
+test: lint ## everything that CI checks; a part of it: make test ARGS="tests/converters -k proof"
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term $(ARGS)
 
 lint: $(READY) ## formatting, style, types, the import table
 	$(PY) -m ruff format --check .

@@ -1,6 +1,9 @@
 """Dependencies agree: pyproject.toml (bounds), environment.yml (conda names), requirements.txt (pins)."""
 
+import ast
+import importlib.metadata
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -15,6 +18,7 @@ CONDA_NAMES = {
     "torch": "pytorch",
     "opencv-python-headless": "py-opencv",
     "matplotlib": "matplotlib-base",  # without the Qt windows
+    "msgpack": "msgpack-python",
     "snakemake": "snakemake-minimal",  # without the cloud storage plugins
 }
 # In environment.yml alone. Detectron2's authors have no package on PyPI: packaging/detectron2 stands in for it.
@@ -75,3 +79,34 @@ def test_every_pin_has_a_hash_and_no_line_an_address(root: Path) -> None:
 def test_torch_is_the_build_of_the_public_index(pins: dict[str, list[Version]]) -> None:
     """A CPU-only torch with the index's torchvision fails: `operator torchvision::nms does not exist`."""
     assert [version.local for name in ("torch", "torchvision") for version in pins[name]] == [None, None]
+
+
+PACKAGES = ("benchmarks", "converters", "pretrain", "runs", "transfer")
+
+
+def third_party_imports(folder: Path) -> dict[str, Path]:
+    """Top-level name -> a file that imports it, lazy imports included."""
+    found = {}
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            else:
+                continue
+            found |= {name.split(".")[0]: path for name in names}
+    return {
+        name: path for name, path in found.items() if name not in (*sys.stdlib_module_names, *PACKAGES, "detectron2")
+    }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_import_is_declared(root: Path, project: dict, package: str) -> None:
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + [line for name, group in extras.items() if name != "dev" for line in group]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    distributions = importlib.metadata.packages_distributions()
+    for name, path in third_party_imports(root / package).items():
+        providers = {canonicalize_name(provider) for provider in distributions.get(name, [name])}
+        assert providers & declared, f"{path.relative_to(root)} imports {name}: declare {providers} in pyproject.toml"
