@@ -14,6 +14,8 @@ from runs.files import atomic_write
 
 RECORD = "result.json"
 CONFIG = "config.yaml"
+# What a starter may put into a run's folder before the run itself begins: where its output goes.
+LOG = "log.txt"
 
 
 class RunFolder:
@@ -91,7 +93,9 @@ class RunFolder:
                     f"output={self.path} belongs to another run ({'; '.join(differing[:3])}"
                     f"{'; …' if len(differing) > 3 else ''}); choose another output= or delete that folder"
                 )
-        elif self.done or any(p.name != ".lock" and not p.name.endswith(".partial") for p in self.path.iterdir()):
+        elif self.done or any(
+            p.name not in (".lock", LOG) and not p.name.endswith(".partial") for p in self.path.iterdir()
+        ):
             raise UserError(f"output={self.path} holds files of something else; choose another output=")
         with atomic_write(file, "w") as handle:
             yaml.safe_dump(document, handle, sort_keys=False)

@@ -1,0 +1,113 @@
+"""`python -m benchmarks`: the papers' tables, planned, run, reported and guarded."""
+
+import argparse
+from collections.abc import Callable
+
+from runs.app import Parser, cli
+
+
+def parser() -> Parser:
+    """The command line."""
+    root = Parser(prog="python -m benchmarks", description=__doc__)
+    commands = root.add_subparsers(dest="command", required=True, parser_class=Parser, metavar="COMMAND")
+
+    command = commands.add_parser("list", help="the tables and figures that are here")
+    command.set_defaults(function=_lazy("listing", "list_tables"))
+
+    command = commands.add_parser("show", help="a table with the paper's values")
+    command.add_argument("table")
+    command.add_argument("--format", choices=("terminal", "markdown"), default="terminal")
+    command.set_defaults(function=_lazy("listing", "show_table"))
+
+    command = commands.add_parser("plan", help="what a run would do: runs, commands, time, disk")
+    _choose(command)
+    command.add_argument("--commands", action="store_true", help="print every command")
+    command.set_defaults(function=_lazy("commands", "plan"))
+
+    command = commands.add_parser("run", help="run what the tables need, print them, write the report")
+    _choose(command)
+    command.add_argument("--executor", default="local", help="a Snakemake executor plugin, e.g. slurm (default: local)")
+    command.add_argument("snakemake", nargs="*", metavar="-- OPTION", help="further options for Snakemake, after --")
+    command.set_defaults(function=_lazy("commands", "run"))
+
+    command = commands.add_parser("report", help="one HTML page, and the tables as Markdown, LaTeX and CSV")
+    command.add_argument(
+        "folders", nargs="+", metavar="FOLDER", help="output folders of `run`, or any folders of records"
+    )
+    command.add_argument("--output", metavar="DIR", help="where to write (default: the first folder)")
+    command.set_defaults(function=_lazy("commands", "report"))
+
+    command = commands.add_parser("gate", help="compare results with a stored baseline: 0 within, 1 below, 2 bad input")
+    command.add_argument("results", nargs="+", metavar="RESULT", help="result.json files or folders of them")
+    group = command.add_mutually_exclusive_group(required=True)
+    group.add_argument("--baseline", metavar="FILE", help="compare with this")
+    group.add_argument("--write-baseline", metavar="FILE", help="store these results as the baseline")
+    command.add_argument("--tolerance", type=float, metavar="POINTS", help="allowed drop in points, for every metric")
+    command.set_defaults(function=_lazy("gate", "gate"))
+    return root
+
+
+def _choose(command: argparse.ArgumentParser) -> None:
+    command.add_argument("tables", nargs="+", metavar="TABLE")
+    command.add_argument("--scale", default="mini", help="mini, small, paper, or a .yaml file (default: mini)")
+    command.add_argument("--rows", type=_names, help="only these rows, by comma")
+    command.add_argument("--columns", type=_names, help="only these columns or tasks, by comma")
+    command.add_argument("--jobs", type=_positive, help="runs at a time (default: the scale's)")
+    command.add_argument(
+        "--gpus", type=_count, help="devices of one pre-training or fine-tuning (default: the scale's)"
+    )
+    command.add_argument("--trials", type=_positive, help="at most so many trials a column")
+    command.add_argument(
+        "--data", action="append", default=[], metavar="NAME=DIR",
+        help="where a data set is, for scales without data of their own: imagenet, cifar10, …, and detection for the "
+        "folder of VOC2007, VOC2012 and coco (default: datasets/NAME, and datasets for detection)",
+    )  # fmt: skip
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STAGE.KEY=VALUE",
+        dest="overrides",
+        help="a setting of a stage, e.g. pretrain.lr=0.1",
+    )
+    command.add_argument("--output", metavar="DIR", help="default: outputs/<scale>")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return value
+
+
+def _lazy(module: str, function: str) -> Callable[[argparse.Namespace], int]:
+    """Import a command's module only when it is asked for, so that `--help` is immediate."""
+
+    def call(arguments: argparse.Namespace) -> int:
+        import importlib
+
+        return int(getattr(importlib.import_module(f"benchmarks.{module}"), function)(arguments) or 0)
+
+    return call
+
+
+@cli
+def main(argv: list[str] | None = None) -> int:
+    """Parse and do."""
+    arguments = parser().parse_args(argv)
+    return int(arguments.function(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Tables filled with what was measured: a pure function of a plan and the records of its runs."""
+
+from dataclasses import dataclass
+
+from benchmarks.plan import Cell, Plan
+from benchmarks.statistics import Summary, clearly_above, outside_noise, summarize
+from benchmarks.status import Status, look
+from benchmarks.tables import Column, Row, Table, load
+from runs.errors import UserError
+from runs.record import Record, read_record
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry: the paper's value, ours, and what can be said of the two.
+
+    Attributes:
+        paper: the published number or word; None if there is none.
+        ours: our trials; None while there are none.
+        wanted: trials that the plan has for it.
+        remark: why `ours` is missing or incomplete; empty otherwise.
+        differs: whether ours lies outside both noises of the paper's; None if that cannot be said.
+        bold: whether ours is within the table's bold rule.
+        paper_bold: the same for the paper's.
+        above_scratch: whether ours lies above the untrained network's by more than the spread; None if unknown.
+    """
+
+    paper: float | str | None
+    ours: Summary | None
+    wanted: int
+    remark: str = ""
+    differs: bool | None = None
+    bold: bool = False
+    paper_bold: bool = False
+    above_scratch: bool | None = None
+    below_scratch: bool = False
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's."""
+        if self.ours is None or self.paper is None or isinstance(self.paper, str):
+            return None
+        return self.ours.mean - self.paper
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A table with its entries, one list a row."""
+
+    table: Table
+    entries: tuple[tuple[Entry, ...], ...]
+    scale: str
+    remarks: tuple[str, ...]
+
+
+def read_records(plan: Plan) -> dict[str, Record]:
+    """The records of a plan's finished runs.
+
+    Raises:
+        UserError: one is damaged or was changed; the message names it.
+    """
+    records = {}
+    for run in plan.runs.values():
+        if run.target == "result.json" and plan.target(run).exists():
+            records[run.id] = read_record(plan.target(run))
+    return records
+
+
+def fill(plan: Plan, records: dict[str, Record], status: Status | None = None) -> list[Filled]:
+    """Fill all tables of a plan.
+
+    Args:
+        plan: the plan.
+        records: by run id.
+        status: the state of the runs, read anew if None.
+    """
+    status = status or look(plan)
+    filled = []
+    for chosen in plan.tables:
+        table = load(chosen["name"]).select(chosen["rows"], chosen["columns"])
+        cells = {(c.row, c.column): c for c in plan.cells if c.table == table.name}
+        entries = tuple(
+            tuple(_entry(table, row, column, cells[row.id, column.id], records, status) for column in table.columns)
+            for row in table.rows
+        )
+        entries = _with_scratch(table, _with_bold(table, entries))
+        filled.append(Filled(table, entries, plan.scale, tuple(_remarks(table, entries, plan.scale))))
+    return filled
+
+
+def _entry(table: Table, row: Row, column: Column, cell: Cell, records: dict[str, Record], status: Status) -> Entry:
+    paper = table.value(row, column)
+    values = []
+    for run in cell.runs:
+        if run in records:
+            if column.metric not in records[run].metrics:
+                raise UserError(
+                    f"{run}: its record has no metric '{column.metric}', which {table.name} shows; run it again"
+                )
+            values.append(records[run].metrics[column.metric])
+    ours = summarize(values) if values else None
+    differs = None
+    if ours is not None and isinstance(paper, int | float):
+        differs = outside_noise(ours, paper, column.noise)
+    return Entry(paper, ours, len(cell.runs), cell.absent or _missing(cell, records, status), differs)
+
+
+def _missing(cell: Cell, records: dict[str, Record], status: Status) -> str:
+    absent = [run for run in cell.runs if run not in records]
+    if not absent:
+        return ""
+    failed = sum(run in status.failed or run in status.blocked for run in absent)
+    what = "failed" if failed else "not run yet"
+    return what if len(absent) == len(cell.runs) else f"{failed or len(absent)} of {len(cell.runs)} trials {what}"
+
+
+def _with_bold(table: Table, entries: tuple[tuple[Entry, ...], ...]) -> tuple[tuple[Entry, ...], ...]:
+    """Mark what lies within the rule's distance below the best of its column."""
+    import dataclasses
+
+    if "within" not in table.bold:
+        return entries
+    within = table.bold["within"]
+    columns = list(zip(*entries, strict=True))
+    best = [max((e.ours.mean for e in c if e.ours), default=None) for c in columns]
+    top = [max((e.paper for e in c if isinstance(e.paper, int | float)), default=None) for c in columns]
+
+    def near(value: float | None, most: float | None) -> bool:
+        # Published numbers have one decimal, and so has what we print: the rule is meant for printed numbers.
+        return value is not None and most is not None and round(most, 1) - round(value, 1) <= within + 1e-9
+
+    return tuple(
+        tuple(
+            dataclasses.replace(
+                e,
+                bold=near(e.ours.mean if e.ours else None, best[i]),
+                paper_bold=near(e.paper if isinstance(e.paper, int | float) else None, top[i]),
+            )
+            for i, e in enumerate(row)
+        )
+        for row in entries
+    )
+
+
+def _with_scratch(table: Table, entries: tuple[tuple[Entry, ...], ...]) -> tuple[tuple[Entry, ...], ...]:
+    """Compare every row with the untrained network's."""
+    import dataclasses
+
+    reference = next((e for r, e in zip(table.rows, entries, strict=True) if r.untrained), None)
+    if reference is None:
+        return entries
+
+    def compared(row: Row, entry: Entry, other: Entry) -> Entry:
+        if row.untrained or entry.ours is None or other.ours is None:
+            return entry
+        return dataclasses.replace(
+            entry,
+            above_scratch=clearly_above(entry.ours, other.ours),
+            below_scratch=entry.ours.mean <= other.ours.mean,
+        )
+
+    return tuple(
+        tuple(compared(row, e, other) for e, other in zip(line, reference, strict=True))
+        for row, line in zip(table.rows, entries, strict=True)
+    )
+
+
+def _remarks(table: Table, entries: tuple[tuple[Entry, ...], ...], scale: str) -> list[str]:
+    """What an honest reader has to know about these numbers."""
+    remarks = []
+    for row, line in zip(table.rows, entries, strict=True):
+        for word, test in (
+            ("does not beat the untrained network in", lambda e: e.below_scratch),
+            ("lies above the untrained network by less than the spread of the trials in",
+             lambda e: not e.below_scratch and e.above_scratch is False),
+        ):  # fmt: skip
+            where = [full_label(c) for c, e in zip(table.columns, line, strict=True) if test(e)]
+            if where:
+                remarks.append(f"{row.label} {word} {_listed(where)}.")
+    few = sorted({e.ours.n for line in entries for e in line if e.ours and e.ours.n < 5})
+    if few:
+        counts = _listed([str(n) for n in few])
+        remarks.append(
+            f"n < 5: entries of {counts} trial{'s' if few != [1] else ''} only; their spread is uncertain or unknown."
+        )
+    if scale != "paper" and any(e.ours for line in entries for e in line):
+        remarks.append(
+            f"Measured at the {scale} scale: other data, network and length than the paper's, "
+            "so the difference is no verdict."
+        )
+    return remarks
+
+
+def full_label(column: Column) -> str:
+    """`VOC 07 detection AP50`."""
+    return f"{column.group} {column.label}".strip()
+
+
+def _listed(items: list[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

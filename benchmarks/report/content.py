@@ -1,0 +1,135 @@
+"""What the page shows besides the tables: curves, pictures, costs, commands, read from the runs' folders."""
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.display import name
+from benchmarks.estimate import clock
+from benchmarks.job import state
+from benchmarks.plan import Plan, Run, order
+from benchmarks.report.figures import Line, curves
+from runs.log import read_log
+from runs.record import Record
+
+# A page that is to be mailed: pictures wider than this are made smaller, and photographs are stored as JPEG.
+WIDTH = 1400
+
+
+def training(plans: Sequence[Plan], records: dict[str, dict[str, Record]]) -> list[str]:
+    """Loss, std and kNN of every pre-training over its length, one picture a quantity."""
+    logs: list[tuple[str, int, list[dict[str, Any]], Record | None]] = []
+    methods: dict[str, int] = {}
+    for plan in plans:
+        for run in plan.runs.values():
+            log = plan.folder(run) / "metrics.jsonl"
+            if run.kind == "pretrain" and log.exists():
+                method = str(run.settings.get("method", "?"))
+                group = methods.setdefault(method, len(methods))
+                logs.append((method, group, list(read_log(log)), records[plan.output].get(run.id)))
+    dims = {r.details["output_dim"] for *_, r in logs if r is not None and r.details.get("output_dim")}
+    level = (1 / math.sqrt(dims.copy().pop()), "1/√d") if len(dims) == 1 else None
+    pictures = []
+    for key, title, up, line, markers in (
+        ("loss", "Training loss", "loss", None, False),
+        ("std", "Std of the normalized output (collapse: 0)", "std", level, False),
+        ("knn_top1", "kNN accuracy during training", "top-1 (%)", None, True),
+    ):
+        lines = [Line(m, *_points(log, key), g) for m, g, log, _ in logs]
+        lines = [entry for entry in lines if entry.y]
+        if lines:
+            across = "epoch" if any("epoch" in row for _, _, log, _ in logs for row in log[:1]) else "step"
+            pictures.append(curves(lines, title, across, up, line, markers))
+    return pictures
+
+
+def _points(log: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    rows = [row for row in log if isinstance(row.get(key), int | float)]
+    # Hundreds of points say no more than these at a few hundred pixels, and the page stays light.
+    rows = rows[:: max(1, len(rows) // 200)]
+    return [float(row.get("epoch", row["step"])) for row in rows], [float(row[key]) for row in rows]
+
+
+def precision_recall(plans: Sequence[Plan], records: dict[str, dict[str, Record]]) -> list[str]:
+    """Precision over recall at IoU 0.5, a picture a task, where the fine-tuning runs have stored it."""
+    pictures = []
+    by_task: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for plan in plans:
+        for run in plan.runs.values():
+            record = records[plan.output].get(run.id)
+            curve = record.details.get("precision_recall") if record is not None else None
+            if curve:
+                assert record is not None
+                by_task.setdefault(run.task, []).append((record.subject.method, curve))
+    for task, found in by_task.items():
+        methods = {m: i for i, m in enumerate(dict.fromkeys(m for m, _ in found))}
+        lines = [Line(m, c["recall"], c["precision"], methods[m]) for m, c in found]
+        pictures.append(curves(lines, f"{task}: precision over recall, IoU 0.5", "recall", "precision"))
+    return pictures
+
+
+def pictures(plans: Sequence[Plan], kind: str, file: str) -> list[dict[str, str]]:
+    """The picture that each run of a kind has written, as data for `<img>`; one trial of each is enough."""
+    found: dict[str, dict[str, str]] = {}
+    for plan in plans:
+        for run in plan.runs.values():
+            path = plan.folder(run) / file
+            if run.kind == kind and path.exists():
+                title = _title(run)
+                found.setdefault(title, {"title": title, "source": embedded(path)})
+    return list(found.values())
+
+
+def _title(run: Run) -> str:
+    if run.kind == "pretrain":
+        return str(run.settings.get("method", "?"))
+    origin = (
+        "scratch" if run.settings.get("weights") == "scratch" else name(run.id).split("-", 1)[1].rsplit("-seed", 1)[0]
+    )
+    return f"{run.task}, {origin}"
+
+
+def embedded(path: Path) -> str:
+    """An image file as a `data:` address, made smaller where it is large."""
+    from PIL import Image
+
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+        if image.width > WIDTH:
+            image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def costs(plans: Sequence[Plan], records: dict[str, dict[str, Record]]) -> list[dict[str, Any]]:
+    """One line a run: how it went, its time, memory and verdict, its command."""
+    lines = []
+    for plan in plans:
+        for run_id in order(plan.runs):
+            run, note = plan.runs[run_id], state(plan, run_id)
+            record = records[plan.output].get(run_id)
+            took = note["ended"] - note["started"] if "ended" in note else record.seconds if record else None
+            done = plan.target(run_id).exists()
+            lines.append({
+                "name": name(run_id),
+                "state": "done" if done else "failed" if note.get("status") else "not run",
+                "seconds": took,
+                "time": clock(took) if took is not None else "–",
+                "memory": round(record.peak_memory_mb) if record else None,
+                "verdict": record.verdict if record else "",
+                "command": " ".join(run.command),
+            })  # fmt: skip
+    return lines
+
+
+def environments(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The different environments that made the records."""
+    found: list[dict[str, Any]] = []
+    for record in records:
+        if record.environment not in found:
+            found.append(record.environment)
+    return found

@@ -1,0 +1,94 @@
+"""Curves as inline SVG that takes its colours from the page, so that one picture serves light, dark and paper."""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Colours that stand for CSS variables until the SVG is inside the page. Matplotlib writes them out in lower case.
+INK = "#010203"
+SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06", "#0a0b07", "#0a0b08")
+# Told apart without colour, too.
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve. `group` decides colour and style, so that the seeds of a method look alike."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    group: int = 0
+
+
+def curves(
+    lines: Sequence[Line],
+    title: str,
+    across: str,
+    up: str,
+    level: tuple[float, str] | None = None,
+    markers: bool = False,
+) -> str:
+    """Draw curves.
+
+    Args:
+        lines: at least one; lines of one group share the legend's entry.
+        title: above the picture.
+        across: label of the horizontal axis.
+        up: label of the vertical axis.
+        level: a horizontal line with its name, e.g. the value that theory expects.
+        markers: mark the single points.
+
+    Returns:
+        An `<svg>` element.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    # Text stays text (searchable, in the page's font), and equal data give an equal file.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 10}):
+        figure = Figure(figsize=(4.2, 2.9), layout="constrained")
+        axes = figure.add_subplot()
+        named: set[int] = set()
+        for line in lines:
+            label = line.label if line.group not in named else None
+            named.add(line.group)
+            axes.plot(
+                line.x, line.y, color=SERIES[line.group % 8], linestyle=STYLES[line.group % 8], label=label,
+                linewidth=1.6, alpha=0.85, marker="o" if markers else None, markersize=3,
+            )  # fmt: skip
+        if level is not None:
+            axes.axhline(level[0], color=INK, linewidth=0.8, linestyle=(0, (2, 3)), label=level[1])
+        axes.set_title(title, color=INK, fontsize=10.5, loc="left")
+        axes.set_xlabel(across, color=INK)
+        axes.set_ylabel(up, color=INK)
+        axes.tick_params(colors=INK, length=3)
+        axes.grid(color=INK, alpha=0.12, linewidth=0.6)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(INK)
+        if len(named) > 1 or level is not None:
+            axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+        return _inline(figure, title)
+
+
+def _inline(figure: object, title: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})  # type: ignore[attr-defined]
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = svg.replace(INK, "currentColor")
+    for number, colour in enumerate(SERIES, start=1):
+        svg = svg.replace(colour, f"var(--series-{number})")
+    # The view box scales it; fixed points would not fit a phone.
+    svg = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
+    )
+    # Several pictures on a page must not share the ids that their clip paths are found by.
+    mark = f"f{abs(hash(svg)) % 10**9}"
+    svg = re.sub(r'id="([^"]+)"', rf'id="{mark}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}-\1)", svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{mark}-\1"', svg)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)

@@ -1,0 +1,100 @@
+"""The three sizes at which every table can be run. A size is data: it only overrides settings of the commands."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.tables import TASKS
+from runs.errors import UserError, from_os_error
+
+SCALES = Path(__file__).parent / "scales"
+STAGES = ("pretrain", "linear", "knn", "transfer", "voc07", "voc0712", "coco")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One size.
+
+    Attributes:
+        name: `mini`, `small` or `paper`.
+        about: what it is for, a sentence.
+        generate: options of `python -m benchmarks.shapes` where the scale makes its own data, else None.
+        data: the paper's data set -> this scale's name for `data=`; what is not here keeps its name.
+        epochs: the paper's epochs -> this scale's; None means the same.
+        trials: at most so many trials a column, by what varies.
+        stages: overrides by stage; a task's own come after those of `transfer`.
+        rows: further overrides by row: `{row: {stage: {key: value}}}`; `table/row` is more special than `row`.
+        jobs: runs at a time.
+        threads: threads a run; None leaves them to the libraries.
+        gpus: devices of one run.
+        seconds: expected duration of a run by kind or task, until something has been measured.
+        images: of the pre-training set, for estimates.
+    """
+
+    name: str
+    about: str
+    generate: dict[str, Any] | None = None
+    data: dict[str, str] = field(default_factory=dict)
+    epochs: dict[int, int] | None = None
+    trials: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    jobs: int = 1
+    threads: int | None = None
+    gpus: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    images: int | None = None
+
+    def common(self, *stages: str) -> dict[str, Any]:
+        """Overrides of every row; a later stage's win."""
+        return {key: value for stage in stages for key, value in self.stages.get(stage, {}).items()}
+
+    def special(self, table: str, row: str, *stages: str) -> dict[str, Any]:
+        """Overrides of one row; those for `table/row` win."""
+        return {
+            key: value
+            for name in (row, f"{table}/{row}")
+            for stage in stages
+            for key, value in self.rows.get(name, {}).get(stage, {}).items()
+        }
+
+
+def names() -> tuple[str, ...]:
+    """The scales that exist, from small to large."""
+    order = ["mini", "small", "paper"]
+    found = {p.stem for p in SCALES.glob("*.yaml")}
+    return tuple([n for n in order if n in found] + sorted(found - set(order)))
+
+
+def load(name: str) -> Scale:
+    """Read a scale by its name, or from a file of the user's own (`--scale my.yaml`).
+
+    Raises:
+        UserError: there is none, or a field is unknown or of the wrong kind.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SCALES / f"{name}.yaml"
+    if not path.exists():
+        raise UserError(f"--scale {name}: no such scale; there are {', '.join(names())}, or give a .yaml file")
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise from_os_error(error) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from error
+    if not isinstance(body, dict) or "about" not in body:
+        raise UserError(f"{path}: a scale is a mapping with at least the field 'about'")
+    known = {f.name for f in dataclasses.fields(Scale)} - {"name"}
+    for key in body:
+        if key not in known:
+            raise UserError(f"{path}: unknown field '{key}'; it may have {', '.join(sorted(known))}")
+    scale = Scale(name=path.stem, **body)
+    for key in (*scale.stages, *(s for r in scale.rows.values() for s in r)):
+        if key not in STAGES:
+            raise UserError(f"{path}: unknown stage '{key}'; there are {', '.join(STAGES)}")
+    for key in scale.seconds:
+        if key not in (*TASKS, "data", "convert"):
+            raise UserError(f"{path}: seconds.{key}: no such run; there are data, convert, {', '.join(TASKS)}")
+    return scale

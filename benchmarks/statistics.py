@@ -1,0 +1,74 @@
+"""Several trials of one number: how many, their mean, their spread, and what that leaves open."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Trials of one quantity. `std` (with n - 1) and `half`, half of the mean's 95 % interval, are None for n = 1."""
+
+    values: tuple[float, ...]
+    mean: float
+    std: float | None
+    half: float | None
+
+    @property
+    def n(self) -> int:
+        """Number of trials."""
+        return len(self.values)
+
+
+def summarize(values: Sequence[float]) -> Summary:
+    """Mean, standard deviation and Student's 95 % interval of independent trials.
+
+    Args:
+        values: at least one finite number.
+
+    Raises:
+        ValueError: there is none, or one is not finite.
+    """
+    if not values or not all(math.isfinite(v) for v in values):
+        raise ValueError(f"trials must be finite numbers and at least one: {list(values)}")
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n == 1:
+        return Summary(tuple(values), mean, None, None)
+    std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    return Summary(tuple(values), mean, std, _student(n - 1) * std / math.sqrt(n))
+
+
+def outside_noise(summary: Summary, published: float, noise: float | None) -> bool | None:
+    """Whether our mean differs from a published number by more than both noises together, at 95 %.
+
+    Args:
+        summary: our trials.
+        published: the paper's number.
+        noise: standard deviation of a single trial as published, used for ours too where n = 1; None if unknown.
+
+    Returns:
+        None where neither side's noise is known.
+    """
+    own = summary.std if summary.std is not None else noise
+    if own is None:
+        return None
+    spread = math.hypot(own / math.sqrt(summary.n), noise or 0.0)
+    return abs(summary.mean - published) > 1.96 * spread
+
+
+def clearly_above(summary: Summary, reference: Summary) -> bool | None:
+    """Whether one mean lies above another by more than the spread of the trials (the sum of both standard deviations).
+
+    Returns:
+        None where either has a single trial.
+    """
+    if summary.std is None or reference.std is None:
+        return None
+    return summary.mean - reference.mean > summary.std + reference.std
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))

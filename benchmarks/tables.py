@@ -1,0 +1,230 @@
+"""The papers' tables and figures as data: rows, columns, published values. See docs/benchmarks.md for the format."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runs.errors import UserError, from_os_error
+
+PAPERS = Path(__file__).parent / "papers"
+TASKS = ("pretrain", "linear", "knn", "voc07", "voc0712", "coco")
+VARY = ("pretrain", "finetune")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measured quantity.
+
+    Attributes:
+        id: short name for `--columns`.
+        label: what the paper's head says.
+        task: which run yields the number.
+        metric: its name in that run's record.
+        epochs: pre-training epochs as the paper has them; a scale maps them to its own.
+        group: the head above several columns.
+        trials: runs that the paper averages.
+        vary: what a trial repeats: the whole of it with another pre-training seed, or the fine-tuning only.
+        noise: published spread (one standard deviation, in the metric's unit) of a single trial.
+        unit: of the values.
+        pretrain: overrides of the pre-training for this column.
+    """
+
+    id: str
+    label: str
+    task: str
+    metric: str
+    epochs: int
+    group: str = ""
+    trials: int = 1
+    vary: str = "pretrain"
+    noise: float | None = None
+    unit: str = "%"
+    pretrain: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method or variant.
+
+    Attributes:
+        id: short name for `--rows`.
+        label: what the paper's first column says.
+        values: the published numbers, one a column; None where the paper has none, a string where it has a word.
+        pretrain: overrides that make the variant.
+        transfer: overrides of the fine-tuning.
+        untrained: the network at its initialisation, without pre-training.
+        epochs: pre-training epochs of this row where they differ from the column's.
+        properties: the paper's descriptive columns.
+        spread: published standard deviations, one a column.
+        needs: what is missing to run the row; empty if nothing is.
+    """
+
+    id: str
+    label: str
+    values: tuple[float | str | None, ...]
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    transfer: dict[str, Any] = field(default_factory=dict)
+    untrained: bool = False
+    epochs: int | None = None
+    properties: dict[str, Any] = field(default_factory=dict)
+    spread: tuple[float | None, ...] = ()
+    needs: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table or a figure of a paper. `name` is `table5` for the first paper and `collapse/table1` for the second."""
+
+    name: str
+    paper: str
+    label: str
+    title: str
+    quantity: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    dataset: str = "imagenet"
+    properties: tuple[str, ...] = ()
+    bold: dict[str, float] = field(default_factory=dict)
+    curves: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    needs: str = ""
+
+    def value(self, row: Row, column: Column) -> float | str | None:
+        """The published entry."""
+        return row.values[self.columns.index(column)]
+
+    def select(self, rows: Sequence[str] | None, columns: Sequence[str] | None) -> "Table":
+        """Keep the named rows and columns; a column's task or group counts as its name too.
+
+        Raises:
+            UserError: a name is unknown.
+        """
+        for wanted, known, what in (
+            (rows, [r.id for r in self.rows], "row"),
+            (columns, [n for c in self.columns for n in (c.id, c.task)], "column"),
+        ):
+            for name in wanted or ():
+                if name not in known:
+                    raise UserError(f"{name}: no {what} of {self.name}; it has {', '.join(dict.fromkeys(known))}")
+        kept = [i for i, c in enumerate(self.columns) if not columns or c.id in columns or c.task in columns]
+        chosen = [r for r in self.rows if not rows or r.id in rows]
+        return dataclasses.replace(
+            self,
+            columns=tuple(self.columns[i] for i in kept),
+            rows=tuple(
+                dataclasses.replace(
+                    r,
+                    values=tuple(r.values[i] for i in kept),
+                    spread=tuple(r.spread[i] for i in kept) if r.spread else (),
+                )
+                for r in chosen
+            ),
+        )
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """All tables and figures; those of the SimSiam paper come first and need no prefix."""
+    found = [p for p in sorted(PAPERS.glob("*/*.yaml")) if p.name != "paper.yaml"]
+    order = sorted(found, key=lambda p: (p.parent.name != "simsiam", p.parent.name, _natural(p.stem)))
+    return tuple(p.stem if p.parent.name == "simsiam" else f"{p.parent.name}/{p.stem}" for p in order)
+
+
+def load(name: str) -> Table:
+    """Read one table.
+
+    Raises:
+        UserError: there is no such table, or its file is not as the format says.
+    """
+    if name not in names():
+        raise UserError(f"{name}: no such table; `python -m benchmarks list` shows them")
+    paper, _, stem = name.rpartition("/")
+    return read(PAPERS / (paper or "simsiam") / f"{stem}.yaml", name)
+
+
+def paper(name: str) -> dict[str, Any]:
+    """What is known about a paper: title, authors, year, source."""
+    body = yaml.safe_load((PAPERS / name / "paper.yaml").read_text(encoding="utf-8"))
+    assert isinstance(body, dict)
+    return body
+
+
+def read(path: Path, name: str) -> Table:
+    """Read and check a table file.
+
+    Raises:
+        UserError: naming the file, the field and what is wrong with it.
+    """
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise from_os_error(error) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from error
+    if not isinstance(body, dict):
+        raise UserError(f"{path}: a table is a mapping with label, title, columns and rows")
+    body = {**body, "name": name, "paper": path.parent.name}
+    columns = tuple(_make(Column, c, f"{path}: columns[{i}]") for i, c in enumerate(body.pop("columns", ())))
+    rows = tuple(_make(Row, _tuples(r), f"{path}: rows[{i}]") for i, r in enumerate(body.pop("rows", ())))
+    table = _make(Table, {**_tuples(body), "columns": columns, "rows": rows}, str(path))
+    _check(table, path)
+    return table
+
+
+def _make(kind: type[Any], body: Any, where: str) -> Any:
+    if not isinstance(body, dict):
+        raise UserError(f"{where}: must be a mapping")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key in body:
+        if key not in fields:
+            raise UserError(f"{where}: unknown field '{key}'; it may have {', '.join(fields)}")
+    for key, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and key not in body:
+            raise UserError(f"{where}: field '{key}' is missing")
+    return kind(**body)
+
+
+def _tuples(body: Any) -> Any:
+    if not isinstance(body, dict):
+        return body
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}
+
+
+def _check(table: Table, path: Path) -> None:
+    if not table.rows or not table.columns:
+        raise UserError(f"{path}: a table needs rows and columns")
+    for what, ids in (("row", [r.id for r in table.rows]), ("column", [c.id for c in table.columns])):
+        for i in ids:
+            if ids.count(i) > 1:
+                raise UserError(f"{path}: {what} '{i}' is there twice")
+    for c in table.columns:
+        if c.task not in TASKS:
+            raise UserError(f"{path}: column {c.id}: task '{c.task}' is none of {', '.join(TASKS)}")
+        if c.vary not in VARY:
+            raise UserError(f"{path}: column {c.id}: vary '{c.vary}' is none of {', '.join(VARY)}")
+        if c.trials < 1 or c.epochs < 1:
+            raise UserError(f"{path}: column {c.id}: trials and epochs must be at least 1")
+    for r in table.rows:
+        for label, given in (("values", r.values), ("spread", r.spread or r.values)):
+            if len(given) != len(table.columns):
+                raise UserError(f"{path}: row {r.id}: {len(given)} {label} for {len(table.columns)} columns")
+        for v in r.values:
+            if isinstance(v, bool) or not (v is None or isinstance(v, int | float | str)):
+                raise UserError(f"{path}: row {r.id}: value {v!r} is neither a number, a word nor null")
+        for key in r.properties:
+            if key not in table.properties:
+                raise UserError(f"{path}: row {r.id}: property '{key}' is none of the table's")
+        if not r.untrained and not r.needs and not table.needs and "method" not in r.pretrain:
+            raise UserError(f"{path}: row {r.id}: pretrain.method is missing (or say `needs:` or `untrained: true`)")
+
+
+def _natural(text: str) -> list[Any]:
+    """Sort key that puts table10 behind table9."""
+    digits = "".join(ch if ch.isdigit() else " " for ch in text).split()
+    return [text.rstrip("0123456789_"), [int(d) for d in digits], text]

@@ -1,0 +1,89 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from benchmarks.display import failures
+from benchmarks.fill import fill, read_records
+from benchmarks.plan import read_plan
+from benchmarks.run import work
+from benchmarks.status import look
+
+ROOT = Path(__file__).parents[2]
+WORK = (
+    "import sys; from benchmarks.plan import read_plan; from benchmarks.run import work; work(read_plan(sys.argv[1]))"
+)
+
+
+def starts(folder: Path, name: str) -> int:
+    return len((folder / "out" / "knn" / name / "starts").read_text().split())
+
+
+def test_runs_in_order_once_and_a_failure_stops_only_what_needs_it(tmp_path: Path, make: SimpleNamespace) -> None:
+    first = make.knn(tmp_path, "first-00000000", 10.0)
+    runs = [
+        first,
+        make.knn(tmp_path, "bad-00000000", -1.0),
+        make.knn(tmp_path, "second-00000000", 30.0, needs=(first.id,)),
+    ]
+    runs.append(make.knn(tmp_path, "behind-00000000", 40.0, needs=(runs[1].id,)))
+    plan = make.plan_of(tmp_path, runs)
+    status = work(plan)
+    assert sorted(status.done) == ["knn/first-00000000", "knn/second-00000000"]
+    assert status.failed == {"knn/bad-00000000": 1}
+    assert status.blocked == ["knn/behind-00000000"]
+    assert any("it went wrong on purpose" in line for line in failures(plan, status))
+    first_end = (tmp_path / "out/knn/first-00000000/result.json").stat().st_mtime
+    assert (tmp_path / "out/knn/second-00000000/starts").stat().st_mtime >= first_end
+
+    [table] = fill(plan, read_records(plan), status)
+    [[entry]] = table.entries
+    assert entry.ours is not None and entry.ours.values == (10.0, 30.0)
+    assert entry.remark == "2 of 4 trials failed"
+
+    # A second start tries the failed one again and leaves the others alone, even with their times turned round.
+    os.utime(tmp_path / "out/knn/second-00000000/result.json", (1, 1))
+    work(plan)
+    assert [starts(tmp_path, f"{n}-00000000") for n in ("first", "second", "bad")] == [1, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_sigkill_leaves_no_orphan_and_a_second_start_finishes(
+    tmp_path: Path, make: SimpleNamespace, whole_group: bool
+) -> None:
+    runs = [make.knn(tmp_path, f"n{i}-00000000", 10.0 + i, seconds=1.5) for i in range(4)]
+    plan = make.plan_of(tmp_path, runs)
+    plan_file = plan.write()
+    process = subprocess.Popen([sys.executable, "-c", WORK, str(plan_file)], cwd=ROOT, start_new_session=True)
+    deadline = time.time() + 60
+    while len(look(plan).running) < 2:
+        assert time.time() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3
+    if whole_group:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    status = work(read_plan(plan_file))
+    assert len(status.done) == 4 and not status.failed
+    assert sum(starts(tmp_path, f"n{i}-00000000") for i in range(4)) <= 6  # only what was cut short ran again
+
+
+def test_a_result_that_snakemake_did_not_note_is_not_made_again(tmp_path: Path, make: SimpleNamespace) -> None:
+    run = make.knn(tmp_path, "n-00000000", 10.0)
+    other = make.knn(tmp_path, "m-00000000", 10.0)
+    work(make.plan_of(tmp_path, [run]))
+    work(make.plan_of(tmp_path, [run, other]))
+    assert starts(tmp_path, "n-00000000") == 1
