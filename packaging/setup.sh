@@ -68,7 +68,8 @@ certificates=${SSL_CERT_FILE:-${PIP_CERT:-$(pip_setting cert)}}
 if [ -n "$certificates" ]; then
     export SSL_CERT_FILE="$certificates"
 fi
-install() { "$py" -m uv pip install --python "$py" "$@"; }
+# Source archives (fvcore, iopath, antlr4) are built with the pinned setuptools, so that a later one cannot break them.
+install() { "$py" -m uv pip install --python "$py" --build-constraints requirements.txt "$@"; }
 
 # 3. The packages, and the project itself as an editable install.
 if [ -e "$made" ]; then
