@@ -1,0 +1,121 @@
+"""A detector must hold exactly the file's tensors, or the command must stop."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from runs.errors import UserError
+from transfer.recipe import build_cfg
+from transfer.settings import TransferConfig
+from transfer.weights import load_backbone, read_backbone
+
+
+def detector_for(path: Path) -> tuple[Any, Any]:
+    file = read_backbone(path)
+    return build_model(build_cfg(TransferConfig(task="voc07", weights=str(path)), file, "cpu")), file
+
+
+def test_every_tensor_is_the_files(backbone: Path) -> None:
+    detector, file = detector_for(backbone)
+    proof = load_backbone(detector, file)
+    # 53 convolutions and 53 batch norms of four tensors, as the architecture has them.
+    assert proof["tensors"] == 53 + 53 * 4 == len(file.tensors)
+    assert proof["unused"] == [] and proof["elements"] == sum(t.size for t in file.tensors.values())
+    state = detector.state_dict()
+    assert np.array_equal(state["roi_heads.res5.2.conv3.weight"], file.tensors["res5.2.conv3.weight"])
+    assert np.array_equal(state["backbone.stem.conv1.norm.running_var"], file.tensors["stem.conv1.norm.running_var"])
+    # The extra norm is new: it starts as the identity.
+    assert torch.equal(state["roi_heads.res5.norm.weight"], torch.ones(256))
+
+
+def test_agrees_with_detectron2s_own_loader(backbone: Path) -> None:
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    torch.manual_seed(0)
+    detector, file = detector_for(backbone)
+    load_backbone(detector, file)
+    torch.manual_seed(0)
+    other, _ = detector_for(backbone)
+    DetectionCheckpointer(other).load(str(backbone))
+    mine, theirs = detector.state_dict(), other.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+def test_the_architecture_and_the_input_come_from_the_file(backbone: Path, tmp_path: Path) -> None:
+    def bgr(content: dict[str, Any]) -> None:
+        content["provenance"]["input"] = {
+            "format": "BGR", "pixel_mean": [1.0, 2.0, 3.0], "pixel_std": [4.0, 5.0, 6.0], "stride_in_1x1": True,
+        }  # fmt: skip
+
+    file = read_backbone(edited(backbone, tmp_path, bgr))
+    cfg = build_cfg(TransferConfig(task="coco", weights="-"), file, "cpu")
+    assert (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == ("BGR", [1.0, 2.0, 3.0], True)
+    assert (cfg.MODEL.RESNETS.STEM_OUT_CHANNELS, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS) == (8, 32)
+    assert (cfg.MODEL.RESNETS.WIDTH_PER_GROUP, cfg.MODEL.RESNETS.DEPTH) == (8, 50)
+
+
+def edited(backbone: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    content = pickle.loads(backbone.read_bytes())
+    change(content)
+    path = folder / "edited.pkl"
+    path.write_bytes(pickle.dumps(content, protocol=4))
+    return path
+
+
+def missing(content: dict[str, Any]) -> None:
+    del content["model"]["res5.1.conv2.norm.bias"]
+
+
+def misshapen(content: dict[str, Any]) -> None:
+    content["model"]["res3.0.conv1.weight"] = np.zeros((3, 3, 1, 1), np.float32)
+
+
+def not_a_number(content: dict[str, Any]) -> None:
+    content["model"]["res3.0.conv1.weight"][0] = np.nan
+
+
+def moco_of_simsiam(content: dict[str, Any]) -> None:
+    # What MoCo's converter makes of a SimSiam checkpoint; Detectron2 alone would train from random weights.
+    content["model"] = {}
+
+
+@pytest.mark.parametrize("change", [missing, misshapen, not_a_number, moco_of_simsiam])
+def test_a_wrong_file_is_refused(backbone: Path, tmp_path: Path, change: Any) -> None:
+    path = edited(backbone, tmp_path, change)
+    with pytest.raises(UserError, match=r"edited\.pkl"):
+        load_backbone(*detector_for(path))
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return print, ("run by a pickle",)
+
+
+@pytest.mark.parametrize("kind", ["empty", "truncated", "text", "code"])
+def test_what_is_no_backbone_is_refused(backbone: Path, tmp_path: Path, capsys: Any, kind: str) -> None:
+    whole = backbone.read_bytes()
+    content = {"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"hello", "code": pickle.dumps(Evil())}[kind]
+    path = tmp_path / "bad.pkl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.pkl: not a backbone file"):
+        read_backbone(path)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_proof_that_cannot_hold_fails(backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loader that forgets one tensor is caught by the comparison, not by its own bookkeeping."""
+    from transfer import weights
+
+    detector, file = detector_for(backbone)
+    load_backbone(detector, file)
+    with torch.no_grad():
+        detector.roi_heads.res5[0].conv1.weight[0, 0] += 1e-7
+    with pytest.raises(UserError, match=r"res5\.0\.conv1\.weight"):
+        weights._prove(detector, file, weights._backbone_names(detector))
