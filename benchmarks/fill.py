@@ -52,6 +52,12 @@ class Filled:
     scale: str
     remarks: tuple[str, ...]
 
+    @property
+    def trials(self) -> int | None:
+        """Number of trials, if it is the same for all entries."""
+        counts = {e.ours.n for line in self.entries for e in line if e.ours}
+        return counts.pop() if len(counts) == 1 else None
+
 
 def read_records(plan: Plan) -> dict[str, Record]:
     """The records of a plan's finished runs.
@@ -174,9 +180,15 @@ def _remarks(table: Table, entries: tuple[tuple[Entry, ...], ...], scale: str) -
             ("lies above the untrained network by less than the spread of the trials in",
              lambda e: not e.below_scratch and e.above_scratch is False),
         ):  # fmt: skip
-            where = [full_label(c) for c, e in zip(table.columns, line, strict=True) if test(e)]
+            where = [c for c, e in zip(table.columns, line, strict=True) if test(e)]
             if where:
-                remarks.append(f"{row.label} {word} {_listed(where)}.")
+                remarks.append(f"{row.label} {word} {_places(where)}.")
+    unplanned = {e.remark for line in entries for e in line if e.remark.startswith(("not at", "needs"))}
+    for reason in sorted(unplanned):
+        where = [c for c, column in zip(table.columns, zip(*entries, strict=True), strict=True)
+                 if all(e.remark == reason for e in column)]  # fmt: skip
+        if where:
+            remarks.append(f"{reason[0].upper()}{reason[1:]}: {_places(where)}.")
     few = sorted({e.ours.n for line in entries for e in line if e.ours and e.ours.n < 5})
     if few:
         counts = _listed([str(n) for n in few])
@@ -194,6 +206,16 @@ def _remarks(table: Table, entries: tuple[tuple[Entry, ...], ...], scale: str) -
 def full_label(column: Column) -> str:
     """`VOC 07 detection AP50`."""
     return f"{column.group} {column.label}".strip()
+
+
+def _places(columns: list[Column]) -> str:
+    """`VOC 07 detection (AP50, AP) and COCO detection (AP)`."""
+    groups: dict[str, list[str]] = {}
+    for column in columns:
+        groups.setdefault(column.group, []).append(column.label)
+    return _listed(
+        [f"{group} ({', '.join(labels)})" if group else ", ".join(labels) for group, labels in groups.items()]
+    )
 
 
 def _listed(items: list[str]) -> str:

@@ -4,7 +4,6 @@ import csv
 import io
 
 from rich.console import Console
-from rich.table import Table as Grid
 from rich.text import Text
 
 from benchmarks.fill import Entry, Filled, full_label
@@ -13,16 +12,19 @@ from benchmarks.tables import Table
 ABSENT = "–"
 
 
-def number(entry: Entry) -> str:
-    """Ours: `41.2 ± 0.3 (n = 3)`, or why there is none."""
+def number(entry: Entry, trials: bool = True) -> str:
+    """Ours: `41.2 ± 0.3 (n = 3)`, or why there is none.
+
+    Args:
+        entry: the entry.
+        trials: say how many; a table whose entries all have the same number says it once.
+    """
     if entry.ours is None:
         return entry.remark or ABSENT
     spread = f" ± {entry.ours.std:.1f}" if entry.ours.std is not None else ""
-    return f"{entry.ours.mean:.1f}{spread} (n = {entry.ours.n}{_short(entry)})"
-
-
-def _short(entry: Entry) -> str:
-    return f" of {entry.wanted}" if entry.ours and entry.ours.n < entry.wanted else ""
+    incomplete = f" of {entry.wanted}" if entry.ours.n < entry.wanted else ""
+    count = f" (n = {entry.ours.n}{incomplete})" if trials or incomplete else ""
+    return f"{entry.ours.mean:.1f}{spread}{count}"
 
 
 def published(entry: Entry) -> str:
@@ -38,40 +40,92 @@ def signed(value: float | None) -> str:
 
 
 def terminal(filled: Filled, console: Console | None = None) -> None:
-    """Print a table: ours above the paper's in each entry."""
+    """Print a table, ours above the paper's in each row; one too wide for the terminal comes in parts."""
     console = console or Console()
     table = filled.table
-    # Three columns of numbers a line of tables is what 100 characters hold; wide tables are printed group by group.
-    for columns in _groups(table, console.width):
-        title = f"{table.label}: {table.title} · {table.quantity} · {filled.scale} scale"
-        grid = Grid(title=title, title_justify="left", title_style="bold", show_lines=True, pad_edge=False)
-        grid.add_column("", style="bold")
-        for i in columns:
-            grid.add_column(full_label(table.columns[i]) + "\nours / paper", justify="right")
-        for row, line in zip(table.rows, filled.entries, strict=True):
-            grid.add_row(row.label, *(_cell(line[i]) for i in columns))
-        console.print(grid)
+    texts = [[_cell(e, filled.trials is None) for e in line] for line in filled.entries]
+    console.print(f"{table.label}: {table.title}", style="bold", highlight=False)
+    trials = f", n = {filled.trials}" if filled.trials else ""
+    console.print(f"{table.quantity}, {filled.scale} scale; mean ± std{trials}", style="dim", highlight=False)
+    for columns in _parts(table, texts, console.width):
+        for line in _lines(filled, texts, columns):
+            console.print(line, highlight=False, no_wrap=True, crop=False)
+        console.print()
+    if any(e.below_scratch for line in filled.entries for e in line):
+        console.print("* not above the untrained network", highlight=False)
     for remark in filled.remarks:
-        console.print(f"  {remark}", highlight=False)
+        console.print(f"- {remark}", highlight=False)
+    console.print()
 
 
-def _cell(entry: Entry) -> Text:
-    text = Text(number(entry), style="" if entry.ours else "dim")
+def _cell(entry: Entry, trials: bool) -> Text:
+    text = Text(number(entry, trials) if entry.ours or "fail" in entry.remark else ABSENT)
+    if entry.below_scratch:
+        text.append("*")
     if entry.bold:
         text.stylize("bold")
-    if entry.below_scratch:
-        text.append(" ≤ scratch", style="yellow")
-    text.append(f"\n{published(entry)}", style="dim")
     return text
 
 
-def _groups(table: Table, width: int) -> list[list[int]]:
-    fitting = max(2, (width - 26) // 22)
-    every = list(range(len(table.columns)))
-    if len(every) <= fitting:
-        return [every]
-    size = max(3 * (fitting // 3), 2) if len(every) % 3 == 0 else fitting
-    return [every[i : i + size] for i in range(0, len(every), size)]
+def _lines(filled: Filled, texts: list[list[Text]], columns: list[int]) -> list[Text]:
+    """A part of the table as lines; a group's name stands over all of its columns."""
+    table = filled.table
+    first = max(len("pre-train"), *(len(row.label) for row in table.rows))
+    widths = {
+        i: w for group in _grouped(table, columns) for i, w in zip(group, _widths(table, texts, group), strict=True)
+    }
+
+    def line(label: str, cells: list[Text], style: str = "") -> Text:
+        text = Text(label.ljust(first), style=style)
+        for i, cell in zip(columns, cells, strict=True):
+            text.append(" " * (widths[i] - len(cell)))
+            text.append_text(cell)
+        return text
+
+    heads = Text(" " * first)
+    for group in _grouped(table, columns):
+        width = sum(widths[i] for i in group)
+        heads.append("  " + table.columns[group[0]].group.center(width - 2))
+    lines = [heads] if heads.plain.strip() else []
+    lines.append(line("pre-train", [Text(table.columns[i].label) for i in columns], "bold"))
+    lines.append(Text("─" * (first + sum(widths.values())), style="dim"))
+    for row, cells, entries in zip(table.rows, texts, filled.entries, strict=True):
+        lines.append(line(row.label, [cells[i] for i in columns]))
+        if any(e.paper is not None for e in entries):
+            lines.append(line("  paper", [Text(published(entries[i])) for i in columns], "dim"))
+    return lines
+
+
+def _grouped(table: Table, columns: list[int]) -> list[list[int]]:
+    groups: list[list[int]] = []
+    for i in columns:
+        if groups and table.columns[groups[-1][-1]].group == table.columns[i].group:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def _widths(table: Table, texts: list[list[Text]], group: list[int]) -> list[int]:
+    widths = [2 + max(5, len(table.columns[i].label), *(len(line[i]) for line in texts)) for i in group]
+    # Room for the group's name over all of its columns.
+    widths[0] += max(0, len(table.columns[group[0]].group) + 2 - sum(widths))
+    return widths
+
+
+def _parts(table: Table, texts: list[list[Text]], width: int) -> list[list[int]]:
+    """Divide the columns, group by group, so that each part is at most as wide as the terminal."""
+    room = width - max(len("pre-train"), *(len(row.label) for row in table.rows))
+    parts: list[list[int]] = []
+    left = 0
+    for group in _grouped(table, list(range(len(table.columns)))):
+        needed = sum(_widths(table, texts, group))
+        if not parts or needed > left:
+            parts.append([])
+            left = room
+        parts[-1] += group
+        left -= needed
+    return parts
 
 
 def markdown(filled: Filled) -> str:

@@ -10,13 +10,15 @@ from typing import Any
 from benchmarks.display import name
 from benchmarks.estimate import clock
 from benchmarks.job import state
-from benchmarks.plan import Plan, Run, order
+from benchmarks.plan import Plan, order
 from benchmarks.report.figures import Line, curves
+from benchmarks.tables import load
 from runs.log import read_log
 from runs.record import Record
 
 # A page that is to be mailed: pictures wider than this are made smaller, and photographs are stored as JPEG.
 WIDTH = 1400
+TASKS = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
 
 
 def training(plans: Sequence[Plan], records: dict[str, dict[str, Record]]) -> list[str]:
@@ -24,10 +26,11 @@ def training(plans: Sequence[Plan], records: dict[str, dict[str, Record]]) -> li
     logs: list[tuple[str, int, list[dict[str, Any]], Record | None]] = []
     methods: dict[str, int] = {}
     for plan in plans:
+        names = labels(plan)
         for run in plan.runs.values():
             log = plan.folder(run) / "metrics.jsonl"
             if run.kind == "pretrain" and log.exists():
-                method = str(run.settings.get("method", "?"))
+                method = names[run.id]
                 group = methods.setdefault(method, len(methods))
                 logs.append((method, group, list(read_log(log)), records[plan.output].get(run.id)))
     dims = {r.details["output_dim"] for *_, r in logs if r is not None and r.details.get("output_dim")}
@@ -63,11 +66,11 @@ def precision_recall(plans: Sequence[Plan], records: dict[str, dict[str, Record]
             curve = record.details.get("precision_recall") if record is not None else None
             if curve:
                 assert record is not None
-                by_task.setdefault(run.task, []).append((record.subject.method, curve))
+                by_task.setdefault(run.task, []).append((labels(plan)[run.id], curve))
     for task, found in by_task.items():
         methods = {m: i for i, m in enumerate(dict.fromkeys(m for m, _ in found))}
         lines = [Line(m, c["recall"], c["precision"], methods[m]) for m, c in found]
-        pictures.append(curves(lines, f"{task}: precision over recall, IoU 0.5", "recall", "precision"))
+        pictures.append(curves(lines, f"{TASKS[task]}: precision over recall, IoU 0.5", "recall", "precision"))
     return pictures
 
 
@@ -75,21 +78,30 @@ def pictures(plans: Sequence[Plan], kind: str, file: str) -> list[dict[str, str]
     """The picture that each run of a kind has written, as data for `<img>`; one trial of each is enough."""
     found: dict[str, dict[str, str]] = {}
     for plan in plans:
+        names = labels(plan)
         for run in plan.runs.values():
             path = plan.folder(run) / file
             if run.kind == kind and path.exists():
-                title = _title(run)
+                title = names[run.id] if kind == "pretrain" else f"{names[run.id]}, {TASKS[run.task]}"
                 found.setdefault(title, {"title": title, "source": embedded(path)})
     return list(found.values())
 
 
-def _title(run: Run) -> str:
-    if run.kind == "pretrain":
-        return str(run.settings.get("method", "?"))
-    origin = (
-        "scratch" if run.settings.get("weights") == "scratch" else name(run.id).split("-", 1)[1].rsplit("-seed", 1)[0]
-    )
-    return f"{run.task}, {origin}"
+def labels(plan: Plan) -> dict[str, str]:
+    """For every run the label of the table row that it serves, the first one if there are several."""
+    found: dict[str, str] = {}
+
+    def mark(run: str, label: str) -> None:
+        if run not in found:
+            found[run] = label
+            for other in plan.runs[run].needs:
+                mark(other, label)
+
+    chosen = {t["name"]: {r.id: r.label for r in load(t["name"]).rows} for t in plan.tables}
+    for cell in plan.cells:
+        for run in cell.runs:
+            mark(run, chosen[cell.table][cell.row])
+    return found
 
 
 def embedded(path: Path) -> str:
