@@ -6,8 +6,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from converters.formats import InputConvention as InputConvention
     from converters.loading import Backbone as Backbone
-    from converters.loading import InputConvention as InputConvention
     from converters.loading import load_backbone as load_backbone
 
 __all__ = ["Backbone", "InputConvention", "load_backbone"]

@@ -1,50 +1,54 @@
-"""`python -m converters {inspect,detectron2,torchvision}`: what a checkpoint is, and its conversion with a proof."""
+"""`python -m converters`: what a checkpoint is, and its conversion with a proof.
 
+Exit status: 0 done, 2 the file or the command line is at fault (one line on standard error, nothing written).
+"""
+
+import json
 from pathlib import Path
 
 from runs.app import Parser, cli
 
 
 def parser() -> Parser:
-    root = Parser(prog="python -m converters", description=__doc__)
-    commands = root.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("detectron2", help="Detectron2 C4 weights, proved")
-    command.add_argument("file", type=Path, metavar="FILE")
-    command.add_argument("out", type=Path, metavar="OUT.pkl")
-    command.add_argument("--format")
+    """The command line; importing torch is left to the commands."""
+    root = Parser(
+        prog="python -m converters",
+        description="Say what a ResNet checkpoint is, and convert it with a proof. Formats: docs/formats.md.",
+        epilog="Exit status: 0 done, 2 the file or the command line is at fault (one line, nothing written).",
+    )
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    inspect = commands.add_parser("inspect", help="format, architecture, tensors, checks and proof; writes nothing")
+    detectron2 = commands.add_parser("detectron2", help="Detectron2 C4 weights")
+    torchvision = commands.add_parser("torchvision", help="torchvision's names, as .safetensors or .pth")
+    for command in (inspect, detectron2, torchvision):
+        command.add_argument("file", type=Path, metavar="FILE", help="a checkpoint of any known format")
+    detectron2.add_argument("out", type=Path, metavar="OUT.pkl")
+    torchvision.add_argument("out", type=Path, metavar="OUT.safetensors")
+    for command in (inspect, detectron2, torchvision):
+        command.add_argument("--format", metavar="NAME", help="the file's format, where it is not recognised")
+        command.add_argument("--trust", action="store_true", help="run a legacy pickle's code, in a process of its own")
+        command.add_argument("--json", action="store_true", help="the report as JSON on standard output")
     return root
 
 
 @cli
 def main(argv: list[str] | None = None) -> int:
+    """Run one command."""
     arguments = parser().parse_args(argv)
-    from converters.architecture import parse
-    from converters.detectron2 import build_c4, to_detectron2, write_pkl
-    from converters.loading import load_backbone
-    from converters.proof import TOLERANCE, feature_errors, source_network
-    from runs.errors import UserError
+    from converters import convert, report
+    from converters.limits import limited_memory
 
-    backbone = load_backbone(arguments.file, arguments.format)
-    arch = parse(backbone.arch)
-    if arch.cifar:
-        raise UserError(
-            f"{arguments.file}: {arch.name} has a 3x3 stem, which Detectron2's ResNet lacks; use the torchvision target"
-        )
-    renamed = {to_detectron2(name): tensor for name, tensor in backbone.state_dict.items()}
-    errors = feature_errors(source_network(arch, backbone.state_dict), build_c4(arch, renamed, False))
-    if not max(errors.values()) < TOLERANCE:
-        raise UserError(f"{arguments.file}: features differ: {errors}")
-    provenance = {
-        "source": str(arguments.file.name),
-        "sha256": backbone.source_sha256,
-        "format": backbone.format,
-        "arch": backbone.arch,
-        "dropped": backbone.dropped,
-        "input": backbone.input.detectron2(),
-        "proof": {"features": errors, "tolerance": TOLERANCE},
-    }
-    write_pkl(arguments.out, renamed, provenance)
-    print(f"{arguments.out}: {len(renamed)} tensors of {arch.name}, features equal to {max(errors.values()):.1e}")
+    with limited_memory(arguments.file):
+        if arguments.command == "inspect":
+            result = convert.inspect(arguments.file, arguments.format, arguments.trust)
+        elif arguments.command == "detectron2":
+            result = convert.to_detectron2_file(arguments.file, arguments.out, arguments.format, arguments.trust)
+        else:
+            result = convert.to_torchvision_file(arguments.file, arguments.out, arguments.format, arguments.trust)
+    if arguments.json:
+        print(json.dumps(report.as_json(result), indent=2))
+    else:
+        report.print_table(result)
     return 0
 
 

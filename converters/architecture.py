@@ -1,11 +1,11 @@
 """The residual networks this project knows: names, tensor shapes, and recognition from the tensors alone.
 
-An architecture is written ``resnet50``, ``resnet18_cifar``, ``resnet50x0.25``, ``wide_resnet50_2``:
+An architecture is written `resnet50`, `resnet18_cifar`, `resnet50x0.25`, `wide_resnet50_2`:
 
 * depth 18, 34 (basic blocks), 50, 101, 152 (bottlenecks), as in He et al., "Deep Residual Learning", Table 1;
-* ``xN`` multiplies every channel count, the stem included (SimCLR section 4.2: "ResNet (2x), (4x)");
-* ``wide_resnet50_2`` doubles only the inner width of the bottleneck (torchvision/models/resnet.py, ``wide_resnet50_2``);
-* ``_cifar`` has a 3x3 stem of stride 1 and no max-pooling (SimCLR appendix B.9).
+* `xN` multiplies every channel count, the stem included (SimCLR section 4.2: "ResNet (2x), (4x)");
+* `wide_resnet50_2` doubles only the inner width of the bottleneck (torchvision/models/resnet.py);
+* `_cifar` has a 3x3 stem of stride 1 and no max-pooling (SimCLR appendix B.9).
 
 Everything here is arithmetic on names and shapes: no torch is imported.
 """
@@ -39,7 +39,7 @@ Shapes = dict[str, tuple[int, ...]]
 class Architecture:
     """One residual network.
 
-    ``width`` scales all channels (64 * width must be a whole number); ``inner`` scales only the inside of a
+    `width` scales all channels (64 * width must be a whole number); `inner` scales only the inside of a
     bottleneck (2 for the wide networks of Zagoruyko and Komodakis).
     """
 
@@ -50,24 +50,29 @@ class Architecture:
 
     @property
     def name(self) -> str:
+        """The name that `parse` reads."""
         wide, two = ("wide_", "_2") if self.inner == 2 else ("", "")
         width = "" if self.width == 1 else f"x{self.width:g}"
         return f"{wide}resnet{self.depth}{two}{width}{'_cifar' if self.cifar else ''}"
 
     @property
     def blocks(self) -> tuple[int, int, int, int]:
+        """Blocks in layer1 to layer4."""
         return BLOCKS[self.depth]
 
     @property
     def bottleneck(self) -> bool:
+        """Whether the blocks have three convolutions."""
         return self.depth not in BASIC_DEPTHS
 
     @property
     def expansion(self) -> int:
+        """A block's output channels over its stage's base channels."""
         return 4 if self.bottleneck else 1
 
     @property
     def stem_channels(self) -> int:
+        """Output channels of the first convolution: 64 times the width."""
         return round(64 * self.width)
 
     @property
@@ -101,16 +106,16 @@ class Architecture:
                 else:
                     unit(f"{block}.conv1", f"{block}.bn1", out, into, 3)
                     unit(f"{block}.conv2", f"{block}.bn2", out, out, 3)
-                # WHY: a stage's first block needs a projection where the stride or the channels change.
+                # a stage's first block needs a projection where the stride or the channels change.
                 if index == 0 and (stage > 1 or into != out):
                     unit(f"{block}.downsample.0", f"{block}.downsample.1", out, into, 1)
                 into = out
         return shapes
 
     def detectron2_settings(self, stride_in_1x1: bool = False) -> dict[str, object]:
-        """The ``cfg.MODEL.RESNETS`` keys that make Detectron2 build exactly this network.
+        """The `cfg.MODEL.RESNETS` keys that make Detectron2 build exactly this network.
 
-        Source: detectron2/modeling/backbone/resnet.py, ``build_resnet_backbone``. For basic blocks, Detectron2 allows
+        Source: detectron2/modeling/backbone/resnet.py, `build_resnet_backbone`. For basic blocks, Detectron2 allows
         only RES2_OUT_CHANNELS 64 and no STRIDE_IN_1X1 = False restriction applies.
         """
         return {
@@ -124,7 +129,7 @@ class Architecture:
 
 
 def parse(name: str) -> Architecture:
-    """``"resnet50x0.25"`` -> Architecture. Raises UserError for a name outside the grammar above."""
+    """`"resnet50x0.25"` -> Architecture. Raises UserError for a name outside the grammar above."""
     match = _NAME.fullmatch(name)
     remedy = "use resnet18|34|50|101|152, with xN for a width and _cifar for the 3x3 stem, or wide_resnet50_2"
     if match is None or bool(match["wide"]) != ("_2" in name):
@@ -145,20 +150,20 @@ def parse(name: str) -> Architecture:
 
 
 def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
-    """The architecture whose tensors are exactly ``shapes`` (torchvision's names, without ``num_batches_tracked``).
+    """The architecture whose tensors are exactly `shapes` (torchvision's names, without `num_batches_tracked`).
 
     Raises UserError with the reason: a stem or block that plain ResNet lacks, or the missing, unexpected or
     misshapen tensors.
     """
     _refuse_variants(shapes)
-    depths = {(blocks, depth not in BASIC_DEPTHS): depth for depth, blocks in BLOCKS.items()}
-    blocks = tuple(_count(shapes, f"layer{stage}.") for stage in (1, 2, 3, 4))
+    blocks = [_count(shapes, f"layer{stage}.") for stage in (1, 2, 3, 4)]
     bottleneck = any(re.fullmatch(r"layer\d\.\d+\.conv3\.weight", name) for name in shapes)
     if "conv1.weight" not in shapes or len(shapes["conv1.weight"]) != 4:
         raise UserError(
             "conv1.weight: missing or not a convolution, so this is no complete ResNet; convert the whole file"
         )
-    if (blocks, bottleneck) not in depths:
+    depth = next((d for d, b in BLOCKS.items() if list(b) == blocks and bottleneck == (d not in BASIC_DEPTHS)), None)
+    if depth is None:
         kind = "bottleneck" if bottleneck else "basic"
         raise UserError(
             f"layer1..layer4: {'-'.join(map(str, blocks))} {kind} blocks are no ResNet-18, 34, 50, 101 or 152; "
@@ -166,7 +171,6 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
         )
     stem, _, kernel, _ = shapes["conv1.weight"]
     first = shapes.get("layer1.0.conv1.weight", (0,))[0]
-    depth = depths[blocks, bottleneck]
     inner = 2 if bottleneck and first == 2 * stem else 1
     arch = Architecture(depth, width=stem / 64, inner=inner, cifar=kernel == 3)
     _compare(arch, shapes)
@@ -174,7 +178,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], stage: str) -> int:
-    """Number of distinct blocks whose tensors begin with ``stage``."""
+    """Number of distinct blocks whose tensors begin with `stage`."""
     return len({name[len(stage) :].split(".")[0] for name in shapes if name.startswith(stage)})
 
 

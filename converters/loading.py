@@ -1,75 +1,165 @@
-"""From a checkpoint file to a backbone in torchvision's names."""
+"""From a checkpoint file to a backbone in torchvision's names: recognise the format, rename, check."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from converters.architecture import recognise
+from converters.checks import Check, check_tensors
+from converters.formats import Format, InputConvention
+from converters.reading import Array, Contents, read
+from converters.recognition import Match, find
 from runs.errors import UserError
 from runs.files import sha256
 
-
-@dataclass(frozen=True)
-class InputConvention:
-    """What the network expects at its input: channel order, and mean and std of images in [0, 1], in that order."""
-
-    channels: str = "RGB"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    stride_in_1x1: bool = False
-
-    def detectron2(self) -> dict[str, Any]:
-        """The same as Detectron2 says it: INPUT.FORMAT, PIXEL_MEAN and PIXEL_STD in 0..255, STRIDE_IN_1X1."""
-        return {
-            "format": self.channels,
-            "pixel_mean": [round(255 * value, 6) for value in self.mean],
-            "pixel_std": [round(255 * value, 6) for value in self.std],
-            "stride_in_1x1": self.stride_in_1x1,
-        }
+# detectron2/layers/batch_norm.py@a59f0563, FrozenBatchNorm2d: folded statistics stand for mean 0 and variance 1 - eps,
+# so that the division by sqrt(variance + eps) is exactly by one.
+FOLDED_VARIANCE = 1.0 - 1e-5
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A ResNet without its classifier. ``state_dict``: torchvision's names -> float32 tensors."""
+    """A ResNet without its classifier, read from a file and checked.
+
+    Attributes:
+        arch: its name, see `converters.architecture`.
+        state_dict: torchvision's names -> float32 tensors, in torchvision's order; 265 for ResNet-50.
+        format: the entry of `converters.formats` that the file matched.
+        source_sha256: of the file.
+        dropped: names in the file's container that are not in `state_dict`.
+        input: what the network expects at its input.
+        renamed: torchvision's name -> name in the file.
+        reader, container, entries: how the file was read, where the tensors were, what is at its top level.
+        caveat: what a conversion from this format cannot carry.
+        checks: all that was verified, with figures.
+    """
 
     arch: str
     state_dict: dict[str, Tensor]
     format: str
     source_sha256: str
-    dropped: list[str] = field(default_factory=list)
-    input: InputConvention = InputConvention()
+    dropped: list[str]
+    input: InputConvention
+    renamed: dict[str, str] = field(default_factory=dict)
+    reader: str = ""
+    container: str = ""
+    entries: list[str] = field(default_factory=list)
+    caveat: str = ""
+    checks: list[Check] = field(default_factory=list)
 
 
-_FORMATS = {
-    "simsiam": (r"module\.encoder\.", r"module\.(predictor)\."),
-    "moco": (r"module\.encoder_q\.", r"module\.(encoder_k|queue)"),
-    "torchvision": (r"", r"$^"),
-}
+def load_backbone(path: str | Path, format: str | None = None, trust: bool = False) -> Backbone:
+    """Read the backbone of any known checkpoint.
 
+    Args:
+        path: the checkpoint file.
+        format: name of an entry of `converters.formats.FORMATS`; None recognises it.
+        trust: unpickle a legacy file without restrictions, in a process of its own.
 
-def load_backbone(path: str | Path, format: str | None = None) -> Backbone:
-    """Read a checkpoint. Raises UserError for a file that is no complete ResNet of a known format."""
+    Raises:
+        UserError: the file cannot be read safely, has no or several formats, is no complete ResNet or fails a check.
+    """
     path = Path(path)
+    contents = read(path, trust)
     digest = sha256(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+        match = find(contents, format)
+        return _assemble(contents, match, digest)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: needs more memory than there is; the file claims impossible sizes") from error
+
+
+def _assemble(contents: Contents, match: Match, digest: str) -> Backbone:
+    entry = match.format
+    arrays: dict[str, Array] = {}
+    source: dict[str, str] = {}
+    dropped = [name for name in match.names if name not in match.mapping]
+    for name, renamed in match.mapping.items():
+        if renamed.endswith(".num_batches_tracked"):
+            dropped.append(name)
+        elif renamed in source:
+            raise UserError(f"{source[renamed]} and {name}: both stand for {renamed}; the file holds two backbones")
+        else:
+            source[renamed] = match.path(name)
+            arrays[renamed] = contents.tensors[match.path(name)]
+    tensors = {name: _layout(array, entry) for name, array in arrays.items()}
+    if not entry.statistics:
+        _unfold(tensors, source)
+    arch = recognise({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    ordered = {name: tensors[name] for name in arch.shapes()}
+    checks = check_tensors(arch, ordered, source)
+    for check in checks:
+        if not check.passed:
+            raise UserError(f"{check.name}: {check.figure}; {check.remedy}")
+    _check_aliases(contents, match, ordered)
+    # A cast may overflow: float64 weights beyond float32's range become infinite.
+    state_dict = {name: tensor.float().contiguous() for name, tensor in ordered.items()}
+    if not all(
+        torch.isfinite(state_dict[name]).all() for name, tensor in ordered.items() if tensor.dtype == torch.float64
+    ):
+        raise UserError("finite: values beyond the range of float32; the file is damaged")
+    return Backbone(
+        arch=arch.name,
+        state_dict=state_dict,
+        format=entry.name,
+        source_sha256=digest,
+        dropped=dropped,
+        input=_input(contents, entry),
+        renamed=source,
+        reader=contents.reader,
+        container=match.container,
+        entries=contents.entries,
+        caveat=entry.caveat,
+        checks=checks,
+    )
+
+
+def _layout(array: Array, entry: Format) -> Tensor:
+    """As a torch tensor in torch's layout: kernels (out, in, height, width), vectors (channels,)."""
+    if isinstance(array, np.ndarray):
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        # WHY: arrays that share the file's bytes are read-only, which torch warns about on every one.
+        tensor = torch.from_numpy(native if native.flags.writeable else native.copy())
+    else:
+        tensor = array.detach()
+    if entry.kernels == "HWIO" and tensor.dim() == 4:
+        # Haiku keeps batch-norm vectors as (1, 1, 1, channels).
+        return tensor.flatten() if tensor.shape[:3] == (1, 1, 1) else tensor.permute(3, 2, 0, 1)
+    return tensor
+
+
+def _unfold(tensors: dict[str, Tensor], source: dict[str, str]) -> None:
+    for name in [name for name in tensors if name.endswith(".bias")]:
+        norm = name.removesuffix(".bias")
+        for part, value in (("running_mean", 0.0), ("running_var", FOLDED_VARIANCE)):
+            tensors[f"{norm}.{part}"] = torch.full_like(tensors[name], value)
+            source[f"{norm}.{part}"] = f"(folded into {source[name]})"
+
+
+def _check_aliases(contents: Contents, match: Match, state_dict: dict[str, Tensor]) -> None:
+    for alias in match.format.aliases:
+        for name in match.names:
+            renamed = match.format.rename(name[len(alias) :]) if name.startswith(alias) else None
+            if renamed not in state_dict:
+                continue
+            copy = contents.tensors[match.path(name)]
+            if not torch.equal(_layout(copy, match.format), state_dict[renamed]):
+                raise UserError(f"{name}: differs from its second copy in the same file; the checkpoint is damaged")
+
+
+def _input(contents: Contents, entry: Format) -> InputConvention:
+    values: Any = contents.provenance.get("input")
+    if values is None:
+        return entry.input
+    try:
+        return InputConvention.from_detectron2(values)
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: not a readable checkpoint ({str(error).splitlines()[0]}); give a torch checkpoint"
+            "provenance.input: not an input convention of this project; convert the original again"
         ) from error
-    tensors = content.get("state_dict", content) if isinstance(content, dict) else {}
-    for name in [format] if format else list(_FORMATS):
-        prefix, _ = _FORMATS[name]
-        inside = {re.sub(f"^{prefix}", "", key): value for key, value in tensors.items() if re.match(prefix, key)}
-        backbone = {key: value for key, value in inside.items() if re.match(r"(conv1|bn1|layer\d)\.", key)}
-        if "conv1.weight" in backbone:
-            backbone = {key: value for key, value in backbone.items() if not key.endswith("num_batches_tracked")}
-            arch = recognise({key: tuple(value.shape) for key, value in backbone.items()})
-            backbone = {key: backbone[key].float() for key in arch.shapes()}
-            kept = {key for key in tensors if re.sub(f"^{prefix}", "", key) in backbone}
-            return Backbone(arch.name, backbone, name, digest, [key for key in tensors if key not in kept])
-    raise UserError(f"{path}: no ResNet of a known format in it; known formats: {', '.join(_FORMATS)}")

@@ -1,52 +1,204 @@
-"""The proof that converted weights compute what the source network computed."""
+"""The proof: the source's network and Detectron2's give the same features for the same pictures."""
+
+import contextlib
+import importlib
+import logging
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
-from torchvision.models.resnet import ResNet
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from converters.architecture import Architecture
-from converters.resnet import build_resnet
+from converters.checks import Check
+from converters.formats import IMAGENET_MEAN, IMAGENET_STD
+from converters.targets import to_detectron2
+from runs.errors import UserError
 
+# Largest difference allowed, relative to the largest feature of a stage, in float32 (unit roundoff 6e-8).
 TOLERANCE = 1e-5
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 
 
-def source_network(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1: bool = False) -> ResNet:
-    """torchvision's network with ``state_dict`` in it, in eval mode; memory is shared, nothing is copied."""
-    with torch.device("meta"):
+@contextlib.contextmanager
+def _light_imports() -> Iterator[None]:
+    """Import torchvision and Detectron2 without torch._dynamo, and quietly.
+
+    torchvision/ops/roi_align.py (0.29) imports torch._dynamo, two seconds of work, for one predicate that only a
+    running RoIAlign calls. During the import a module stands in, which loads the real one when anything in it is used.
+    """
+    name = "torch._dynamo.utils"
+    logger = logging.getLogger("detectron2")
+    level = logger.level
+    stand_in = types.ModuleType(name)
+
+    def real(attribute: str) -> Any:
+        if attribute.startswith("__"):  # inspect.getmodule asks every module for its __file__
+            raise AttributeError(attribute)
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), attribute)
+
+    setattr(stand_in, "__getattr__", real)  # noqa: B010 (a module's own hook, PEP 562)
+    setattr(stand_in, "is_compile_supported", lambda *args: real("is_compile_supported")(*args))  # noqa: B010
+    if "torchvision" not in sys.modules:
+        sys.modules.setdefault(name, stand_in)
+    logger.setLevel(logging.ERROR)  # its table of matched names would bury the proof's
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Detectron2 uses torch.jit, which announces its end
+            yield
+    finally:
+        logger.setLevel(level)
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leave new tensors as they are: the networks are filled with the checkpoint's tensors at once."""
+
+    def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def detectron2_obstacle(arch: Architecture) -> str:
+    """Why Detectron2's ResNet cannot hold `arch`; empty if it can."""
+    if arch.cifar:
+        return f"{arch.name} has a 3x3 stem without pooling, Detectron2's a 7x7 one; use the torchvision target"
+    return ""
+
+
+def prove(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1: bool) -> list[Check]:
+    """Load `state_dict` into both networks and compare their features, stage by stage.
+
+    Args:
+        arch: an architecture without `detectron2_obstacle`.
+        state_dict: torchvision's names -> float32 tensors.
+        stride_in_1x1: where the source network's bottlenecks have their stride.
+
+    Returns:
+        A check on the names, as Detectron2's own heuristics match them, and one for each stage.
+    """
+    with _light_imports():
+        source = _source_network(arch, state_dict, stride_in_1x1)
+        target, matched = _c4_network(
+            arch, {to_detectron2(name): tensor for name, tensor in state_dict.items()}, stride_in_1x1
+        )
+    checks = [
+        Check(
+            "Detectron2 names",
+            matched == len(state_dict),
+            f"{matched} of {len(state_dict)} matched by Detectron2: backbone.stem … res4, roi_heads.res5",
+            "Detectron2 would leave tensors out; report this file",
+        )
+    ]
+    errors = _feature_errors(source, target)
+    remedy = "the networks differ; a --format with another stride or layout may be the right one"
+    checks += [
+        Check(
+            f"features {stage}",
+            errors[stage] < TOLERANCE,
+            f"{errors[stage]:.1e} relative, limit {TOLERANCE:.0e}",
+            remedy,
+        )
+        for stage in STAGES
+    ]
+    return checks
+
+
+def _source_network(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1: bool) -> Any:
+    """Build torchvision's network around the tensors, in eval mode; nothing is copied."""
+    from converters.resnet import build_resnet
+
+    with torch.device("meta"), _Unfilled():
         network = build_resnet(arch.name)
-    network.load_state_dict(state_dict, strict=False, assign=True)
+    missing, unexpected = network.load_state_dict(state_dict, strict=False, assign=True)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise UserError(
+            f"{(missing + unexpected)[0]}: torchvision's {arch.name} and the tensors differ; report this file"
+        )
     if stride_in_1x1 and arch.bottleneck:
         for stage in (network.layer2, network.layer3, network.layer4):
             stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     return network.eval()
 
 
-def source_features(network: ResNet, images: Tensor) -> dict[str, Tensor]:
-    """(N, 3, H, W) -> the outputs of the stem and the four stages, under Detectron2's names."""
-    features = {"stem": network.maxpool(network.relu(network.bn1(network.conv1(images))))}
-    for stage, layer in zip(STAGES[1:], (network.layer1, network.layer2, network.layer3, network.layer4), strict=True):
-        features[stage] = layer(list(features.values())[-1])
-    return features
+def _c4_network(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1: bool) -> tuple[nn.Module, int]:
+    """Build Detectron2's C4 network around the tensors, and count those that its own heuristics match.
+
+    The heuristics are the ones that run when the pkl is loaded for fine-tuning (detectron2/checkpoint/
+    c2_model_loading.py@a59f0563, `align_and_update_state_dicts`).
+    """
+    from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+
+    with torch.device("meta"), _Unfilled():
+        network = _build_c4(arch, stride_in_1x1)
+    matched = align_and_update_state_dicts(network.state_dict(), dict(state_dict), c2_conversion=False)
+    missing, unexpected = network.load_state_dict(matched, strict=False, assign=True)
+    unset = [name for name in missing if not name.endswith("num_batches_tracked")]
+    return network.eval(), len(matched) - len(unexpected) - len(unset)
+
+
+def _build_c4(arch: Architecture, stride_in_1x1: bool) -> nn.Module:
+    """Build `backbone` (stem to res4) and `roi_heads.res5` from Detectron2's modules, under the C4 detector's names.
+
+    The arguments are those of detectron2/modeling/backbone/resnet.py, `build_resnet_backbone`, and modeling/roi_heads/
+    roi_heads.py, `Res5ROIHeads._build_res5_block`.
+    """
+    from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
+
+    stages = []
+    into = arch.stem_channels
+    for index, count in enumerate(arch.blocks):
+        out = arch.stem_channels * arch.expansion * 2**index
+        settings: dict[str, Any] = {"stride_per_block": [1 if index == 0 else 2] + [1] * (count - 1), "norm": "BN"}
+        if arch.bottleneck:
+            inner = arch.stem_channels * arch.inner * 2**index
+            settings |= {"bottleneck_channels": inner, "stride_in_1x1": stride_in_1x1}
+        block = BottleneckBlock if arch.bottleneck else BasicBlock
+        stages.append(ResNet.make_stage(block, count, in_channels=into, out_channels=out, **settings))
+        into = out
+    network = nn.Module()
+    stem = BasicStem(3, arch.stem_channels, "BN")
+    network.backbone = ResNet(stem, stages[:3], out_features=["stem", "res2", "res3", "res4"])
+    network.roi_heads = nn.Module()
+    network.roi_heads.res5 = nn.Sequential(*stages[3])
+    return network
 
 
 def proof_images(count: int = 2, height: int = 128, width: int = 160) -> Tensor:
     """Fixed pictures with smooth regions, edges and texture, normalised: (count, 3, height, width) float32."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 5, 5, generator=generator)
-    images = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
+    images = nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
     images[:, :, height // 4 : height // 2, width // 3 : width // 2] = torch.rand(count, 3, 1, 1, generator=generator)
     images += 0.05 * torch.randn(count, 3, height, width, generator=generator)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     return (images.clamp(0, 1) - mean[:, None, None]) / std[:, None, None]
 
 
 @torch.inference_mode()
-def feature_errors(source: ResNet, target: torch.nn.Module) -> dict[str, float]:
-    """Stage -> largest absolute difference divided by the largest absolute value of the source's feature."""
-    images = proof_images()
-    expected, found = source_features(source, images), target(images)
-    return {
-        stage: ((found[stage] - expected[stage]).abs().max() / expected[stage].abs().max().clamp_min(1e-30)).item()
-        for stage in STAGES
-    }
+def _feature_errors(source: Any, target: Any) -> dict[str, float]:
+    """Stage -> largest absolute difference over the largest absolute value of the source's feature."""
+    images = proof_images()  # (N, 3, H, W)
+    expected = source.maxpool(source.relu(source.bn1(source.conv1(images))))  # (N, C, H/4, W/4)
+    found = target.backbone(images)
+    layers = (None, source.layer1, source.layer2, source.layer3, source.layer4)
+    errors: dict[str, float] = {}
+    for stage, layer in zip(STAGES, layers, strict=True):
+        if layer is not None:
+            expected = layer(expected)  # (N, C, H/4, W/4), then /8, /16, /32
+        feature = found[stage] if stage in found else target.roi_heads.res5(found["res4"])
+        scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        error = ((feature - expected).abs().max() / scale).item()
+        # WHY: features that are NaN or all zero prove nothing; NaN fails every comparison.
+        errors[stage] = error if expected.abs().max() > 0 else float("nan")
+    return errors

@@ -6,14 +6,14 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from converters.architecture import Architecture, parse
 
 # torchvision's default, replaced by Identity when no classifier is wanted.
-# WHY: building fc anyway keeps the random draws, and so the initial weights, equal to torchvision's for the same seed.
+# Building fc anyway keeps the random draws, and so the initial weights, equal to torchvision's for the same seed.
 DEFAULT_CLASSES = 1000
 
 
 class ScaledResNet(ResNet):
     """torchvision's ResNet with scaled channels or the CIFAR stem; same modules, names and initialisation.
 
-    NOTE: torchvision fixes the stem at 64 channels inside ``ResNet.__init__``, so the constructor is repeated here in
+    NOTE: torchvision fixes the stem at 64 channels inside `ResNet.__init__`, so the constructor is repeated here in
     torchvision's order; everything else is inherited.
     """
 
@@ -49,9 +49,9 @@ class ScaledResNet(ResNet):
 
 
 def build_resnet(arch: str, num_classes: int | None = None, zero_init_residual: bool = False) -> ResNet:
-    """The network named ``arch`` (see ``converters.architecture``), randomly initialised as torchvision does.
+    """The network named `arch` (see `converters.architecture`), randomly initialised as torchvision does.
 
-    ``num_classes=None`` gives the features: ``fc`` is the identity and the output is (N, out_channels) float32.
+    `num_classes=None` gives the features: `fc` is the identity and the output is (N, out_channels) float32.
     Raises UserError for an unknown name.
     """
     spec = parse(arch)

@@ -1,0 +1,117 @@
+"""What must hold for the tensors of a trained ResNet, each check with its figure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from converters.architecture import Architecture
+
+# Convolution weights with the same values under two names are a copying mistake; independent training never gives them.
+_NORM = re.compile(r"(.*\b(?:bn\d|downsample\.1))\.running_var")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One statement about the file: whether it holds, its figure, and what to do if it does not."""
+
+    name: str
+    passed: bool
+    figure: str
+    remedy: str = ""
+
+
+def check_tensors(arch: Architecture, state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> list[Check]:
+    """Check a complete state dict of `arch` (torchvision's names, source dtypes).
+
+    Args:
+        arch: the architecture whose names and shapes the tensors have (see `architecture.recognise`).
+        state_dict: name -> tensor.
+        source: name -> the name in the file, for the messages.
+
+    Returns:
+        All checks in a fixed order; the first that fails is the error to report.
+    """
+    convolutions = sum(len(shape) == 4 for shape in arch.shapes().values())
+    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state_dict.values()})
+    wrong = [name for name, tensor in state_dict.items() if not tensor.dtype.is_floating_point]
+    checks = [
+        Check(
+            "tensors",
+            len(state_dict) == len(arch.shapes()) == 5 * convolutions,
+            f"{len(state_dict)} = {convolutions} convolutions + {convolutions} x 4 of batch norm, each used once",
+        ),
+        Check(
+            "dtypes",
+            not wrong,
+            ", ".join(kinds)
+            if not wrong
+            else f"{source[wrong[0]]} is {state_dict[wrong[0]].dtype}".replace("torch.", ""),
+            "weights are floating-point numbers; export them again",
+        ),
+    ]
+    if wrong:
+        return checks
+    broken = [name for name, tensor in state_dict.items() if not torch.isfinite(tensor.float()).all()]
+    checks.append(
+        Check(
+            "finite",
+            not broken,
+            f"{len(broken)} tensors with NaN or infinity" + (f", first {source[broken[0]]}" if broken else ""),
+            "the training diverged or the file is damaged; use an earlier checkpoint",
+        )
+    )
+    if not broken:
+        checks += [*_check_norms(state_dict, source), _check_copies(state_dict, source)]
+    return checks
+
+
+def _check_norms(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> list[Check]:
+    variances = {match[1]: tensor for name, tensor in state_dict.items() if (match := _NORM.fullmatch(name))}
+    lowest = min(variances, key=lambda norm: variances[norm].min().item())
+    smallest = variances[lowest].min().item()
+    checks = [
+        Check(
+            "running variance",
+            smallest > 0,
+            f"smallest {smallest:.3g} in {source[lowest + '.running_var']}",
+            "a batch norm divides by it; the file is damaged",
+        )
+    ]
+    untouched = [
+        norm
+        for norm, variance in variances.items()
+        if (variance == 1).all() and (state_dict[f"{norm}.running_mean"] == 0).all()
+    ]
+    detail = f"{len(untouched)} of {len(variances)} batch norms at their initial mean 0 and variance 1"
+    if len(untouched) == len(variances):
+        remedy = "the backbone is randomly initialised (a head-only or untrained checkpoint); give a trained one"
+    else:
+        remedy = "part of the backbone is randomly initialised; give the complete checkpoint"
+    checks.append(Check("trained", not untouched, detail, remedy))
+    return checks
+
+
+def _check_copies(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> Check:
+    seen: dict[tuple[tuple[int, ...], float], str] = {}
+    copies: list[tuple[str, str]] = []
+    for name, tensor in state_dict.items():
+        if tensor.dim() != 4:
+            continue
+        key = (tuple(tensor.shape), tensor.double().sum().item())
+        if key in seen and torch.equal(tensor, state_dict[seen[key]]):
+            copies.append((name, seen[key]))
+        seen.setdefault(key, name)
+    constant = [
+        name for name, tensor in state_dict.items() if tensor.dim() == 4 and (tensor == tensor.flatten()[0]).all()
+    ]
+    if constant:
+        return Check(
+            "distinct", False, f"{source[constant[0]]} has one single value", "the file is damaged; fetch it again"
+        )
+    figure = f"{len(copies)} convolutions that are copies of another"
+    if copies:
+        figure += f", first {source[copies[0][0]]} of {source[copies[0][1]]}"
+    return Check("distinct", not copies, figure, "the file was put together wrongly; convert the original")

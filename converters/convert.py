@@ -1,0 +1,106 @@
+"""One conversion from end to end: read, recognise, check, prove, write, report."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from converters.architecture import Architecture, parse
+from converters.checks import Check
+from converters.loading import Backbone, load_backbone
+from converters.proof import TOLERANCE, detectron2_obstacle, prove
+from converters.targets import to_detectron2, write_detectron2, write_torchvision
+from runs.errors import UserError
+
+
+@dataclass
+class Report:
+    """What a file is, what was verified, and what was written."""
+
+    path: Path
+    backbone: Backbone
+    arch: Architecture
+    checks: list[Check] = field(default_factory=list)
+    obstacles: dict[str, str] = field(default_factory=dict)
+    output: Path | None = None
+
+
+def inspect(path: Path, format: str | None = None, trust: bool = False) -> Report:
+    """Read and prove a checkpoint without writing anything.
+
+    Returns:
+        The report; `obstacles` says for each target why it cannot hold the network, empty where it can.
+
+    Raises:
+        UserError: see `loading.load_backbone`; also where the features differ.
+    """
+    backbone = load_backbone(path, format, trust)
+    arch = parse(backbone.arch)
+    report = Report(path, backbone, arch, list(backbone.checks))
+    stride = backbone.input.stride_in_1x1 and arch.bottleneck
+    report.obstacles = {
+        "detectron2": detectron2_obstacle(arch),
+        "torchvision": "the stride lies in the 1x1 convolutions, torchvision's in the 3x3; use the detectron2 target"
+        if stride
+        else "",
+    }
+    if not report.obstacles["detectron2"]:
+        report.checks += prove(arch, backbone.state_dict, stride)
+    for check in report.checks:
+        if not check.passed:
+            raise UserError(f"{path}: {check.name}: {check.figure}; {check.remedy}")
+    return report
+
+
+def provenance(report: Report) -> dict[str, Any]:
+    """Where the weights come from and what was proved; plain values for the file."""
+    backbone = report.backbone
+    return {
+        "source": report.path.name,
+        "sha256": backbone.source_sha256,
+        "format": backbone.format,
+        "arch": backbone.arch,
+        "input": backbone.input.detectron2(),
+        "resnets": report.arch.detectron2_settings(backbone.input.stride_in_1x1),
+        "dropped": backbone.dropped,
+        "caveat": backbone.caveat,
+        "proof": {
+            "tolerance": TOLERANCE,
+            "checks": {check.name: check.figure for check in report.checks},
+        },
+    }
+
+
+def to_detectron2_file(path: Path, output: Path, format: str | None = None, trust: bool = False) -> Report:
+    """Convert a checkpoint to Detectron2 C4 weights, proved.
+
+    Raises:
+        UserError: see `inspect`; also if Detectron2's ResNet cannot hold the network. Nothing is written then.
+    """
+    if output.suffix != ".pkl":
+        raise UserError(f"{output}: Detectron2 recognises such weights by the suffix .pkl; choose such a name")
+    report = inspect(path, format, trust)
+    _check_target(report, "detectron2")
+    renamed = {to_detectron2(name): tensor for name, tensor in report.backbone.state_dict.items()}
+    write_detectron2(output, renamed, provenance(report))
+    report.output = output
+    return report
+
+
+def to_torchvision_file(path: Path, output: Path, format: str | None = None, trust: bool = False) -> Report:
+    """Convert a checkpoint to torchvision's names, proved.
+
+    Raises:
+        UserError: see `inspect`; also if torchvision's ResNet cannot hold the network. Nothing is written then.
+    """
+    if output.suffix not in (".safetensors", ".pth", ".pt"):
+        raise UserError(f"{output}: the torchvision target is .safetensors or .pth; choose such a name")
+    report = inspect(path, format, trust)
+    _check_target(report, "torchvision")
+    write_torchvision(output, report.backbone.state_dict, provenance(report))
+    report.output = output
+    return report
+
+
+def _check_target(report: Report, target: str) -> None:
+    if reason := report.obstacles[target]:
+        raise UserError(f"{report.path}: {reason}")

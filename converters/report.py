@@ -1,0 +1,87 @@
+"""A conversion's report: a table for people, JSON for machines (schema in docs/converters.md)."""
+
+import re
+import sys
+from typing import Any
+
+from converters.convert import Report
+
+SCHEMA = 1
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as plain values; the schema is documented in docs/converters.md and tested."""
+    backbone = report.backbone
+    return {
+        "schema": SCHEMA,
+        "file": str(report.path),
+        "sha256": backbone.source_sha256,
+        "bytes": report.path.stat().st_size,
+        "reader": backbone.reader,
+        "format": backbone.format,
+        "container": backbone.container,
+        "arch": backbone.arch,
+        "tensors": len(backbone.state_dict),
+        "parameters": sum(t.numel() for name, t in backbone.state_dict.items() if "running_" not in name),
+        "renamed": dict(backbone.renamed),
+        "dropped": list(backbone.dropped),
+        "entries": [entry for entry in backbone.entries if entry not in backbone.dropped][:50],
+        "input": backbone.input.detectron2(),
+        "caveat": backbone.caveat,
+        "checks": [{"name": check.name, "passed": check.passed, "figure": check.figure} for check in report.checks],
+        "targets": {name: {"possible": not reason, "reason": reason} for name, reason in report.obstacles.items()},
+        "output": None if report.output is None else str(report.output),
+    }
+
+
+def print_table(report: Report) -> None:
+    """Print the report on standard output, as wide as the terminal or the widest line of a file."""
+    from rich.console import Console
+    from rich.table import Table
+
+    backbone = report.backbone
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    facts = Table(show_header=False, box=None, pad_edge=False)
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    mean = ", ".join(f"{value:.3g}" for value in backbone.input.mean)
+    std = ", ".join(f"{value:.3g}" for value in backbone.input.std)
+    stride = "1x1" if backbone.input.stride_in_1x1 else "3x3"
+    rows = {
+        "file": f"{report.path} ({report.path.stat().st_size / 1e6:.1f} MB, {backbone.reader})",
+        "sha256": backbone.source_sha256,
+        "format": backbone.format,
+        "network": f"{backbone.arch}, {sum(t.numel() for t in backbone.state_dict.values()) / 1e6:.2f} million values",
+        "input": f"{backbone.input.channels}, mean {mean}, std {std}, stride in the {stride} convolution",
+        "kept": f"{len(backbone.state_dict)} tensors, renamed {_example(backbone.renamed)}",
+        "dropped": f"{len(backbone.dropped)} tensors"
+        + (f": {', '.join(_groups(backbone.dropped))}" if backbone.dropped else ""),
+    }
+    if backbone.caveat:
+        rows["caveat"] = backbone.caveat
+    for name, reason in report.obstacles.items():
+        rows[f"to {name}"] = reason or "possible"
+    if report.output is not None:
+        rows["written"] = str(report.output)
+    for name, text in rows.items():
+        facts.add_row(name, text)
+    console.print(facts)
+    checks = Table("check", "result", "figure", box=None, pad_edge=False, header_style="bold")
+    for check in report.checks:
+        checks.add_row(check.name, "passed" if check.passed else "FAILED", check.figure)
+    console.print()
+    console.print(checks)
+
+
+def _example(renamed: dict[str, str]) -> str:
+    new, old = next(iter(renamed.items()))
+    return f"{old} -> {new}, …"
+
+
+def _groups(names: list[str]) -> list[str]:
+    """Names by their first parts, with counts: `encoder.fc (9)`."""
+    counts: dict[str, int] = {}
+    for name in names:
+        key = "num_batches_tracked" if name.endswith("num_batches_tracked") else ".".join(re.split(r"[./]", name)[:2])
+        counts[key] = counts.get(key, 0) + 1
+    return [f"{key} ({count})" for key, count in counts.items()][:12]
