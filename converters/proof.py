@@ -1,12 +1,5 @@
 """The proof: the source's network and Detectron2's give the same features for the same pictures."""
 
-import contextlib
-import importlib
-import logging
-import sys
-import types
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,46 +9,13 @@ from torch.overrides import TorchFunctionMode
 from converters.architecture import Architecture
 from converters.checks import Check
 from converters.formats import IMAGENET_MEAN, IMAGENET_STD
+from converters.light_imports import light_imports
 from converters.targets import to_detectron2
 from runs.errors import UserError
 
 # Largest difference allowed, relative to the largest feature of a stage, in float32 (unit roundoff 6e-8).
 TOLERANCE = 1e-5
 STAGES = ("stem", "res2", "res3", "res4", "res5")
-
-
-@contextlib.contextmanager
-def _light_imports() -> Iterator[None]:
-    """Import torchvision and Detectron2 without torch._dynamo, and quietly.
-
-    torchvision/ops/roi_align.py (0.29) imports torch._dynamo, two seconds of work, for one predicate that only a
-    running RoIAlign calls. During the import a module stands in, which loads the real one when anything in it is used.
-    """
-    name = "torch._dynamo.utils"
-    logger = logging.getLogger("detectron2")
-    level = logger.level
-    stand_in = types.ModuleType(name)
-
-    def real(attribute: str) -> Any:
-        if attribute.startswith("__"):  # inspect.getmodule asks every module for its __file__
-            raise AttributeError(attribute)
-        if sys.modules.get(name) is stand_in:
-            del sys.modules[name]
-        return getattr(importlib.import_module(name), attribute)
-
-    setattr(stand_in, "__getattr__", real)  # noqa: B010 (a module's own hook, PEP 562)
-    setattr(stand_in, "is_compile_supported", lambda *args: real("is_compile_supported")(*args))  # noqa: B010
-    if "torchvision" not in sys.modules:
-        sys.modules.setdefault(name, stand_in)
-    logger.setLevel(logging.ERROR)  # its table of matched names would bury the proof's
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Detectron2 uses torch.jit, which announces its end
-            yield
-    finally:
-        logger.setLevel(level)
-        if sys.modules.get(name) is stand_in:
-            del sys.modules[name]
 
 
 class _Unfilled(TorchFunctionMode):
@@ -86,11 +46,12 @@ def prove(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1: bool
     Returns:
         A check on the names, as Detectron2's own heuristics match them, and one for each stage.
     """
-    with _light_imports():
+    with light_imports():
         source = _source_network(arch, state_dict, stride_in_1x1)
         target, matched = _c4_network(
             arch, {to_detectron2(name): tensor for name, tensor in state_dict.items()}, stride_in_1x1
         )
+        errors = _feature_errors(source, target)
     checks = [
         Check(
             "Detectron2 names",
@@ -99,7 +60,6 @@ def prove(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1: bool
             "Detectron2 would leave tensors out; report this file",
         )
     ]
-    errors = _feature_errors(source, target)
     remedy = "the networks differ; a --format with another stride or layout may be the right one"
     checks += [
         Check(

@@ -1,5 +1,6 @@
 """A conversion's report: a table for people, JSON for machines (schema in docs/converters.md)."""
 
+import io
 import re
 import sys
 from typing import Any
@@ -40,7 +41,8 @@ def print_table(report: Report) -> None:
     from rich.table import Table
 
     backbone = report.backbone
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    # Into a buffer first: rich itself ends a command with status 1 where the reader goes away (`… | head`).
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False, record=True, file=io.StringIO())
     facts = Table(show_header=False, box=None, pad_edge=False)
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -71,6 +73,8 @@ def print_table(report: Report) -> None:
         checks.add_row(check.name, "passed" if check.passed else "FAILED", check.figure)
     console.print()
     console.print(checks)
+    text = console.export_text(styles=sys.stdout.isatty())
+    print("\n".join(line.rstrip() for line in text.splitlines()))
 
 
 def _example(renamed: dict[str, str]) -> str:
