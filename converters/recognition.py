@@ -35,6 +35,11 @@ class Match:
         return (f"{self.container}/" if self.container else "") + self.wrapper + name
 
     @property
+    def has_required(self) -> bool:
+        """Whether everything that the format requires is there."""
+        return all(any(re.match(pattern, name) for name in self.names) for pattern in self.format.requires)
+
+    @property
     def has_stem(self) -> bool:
         """Whether the first convolution is among the backbone's tensors."""
         return any(renamed.startswith("conv1.") for renamed in self.mapping.values())
@@ -90,8 +95,7 @@ def _match(contents: Contents, entry: Format, strict: bool) -> Match | None:
         match = _in_container(contents, entry, container)
         if match is None or not match.has_stem or entry.unknown(match.names, match.mapping):
             continue
-        required = all(any(re.match(pattern, name) for name in match.names) for pattern in entry.requires)
-        if required or not strict:
+        if match.has_required or not strict:
             return match
     return None
 
@@ -115,16 +119,16 @@ def _explain(contents: Contents) -> str:
     if not any(re.search(r"conv|features|kernel", name) for name in online) and len(online) < len(names):
         prefixes = [found[2] for name in names if (found := re.search(rf"(^|/){_MOMENTUM}", name))]
         return f"holds only the momentum encoder ({prefixes[0]}), not the trained one; give the full checkpoint"
-    near: list[tuple[int, str, str]] = []
+    near: list[tuple[bool, int, str, str]] = []
     for entry in FORMATS:
         for container in entry.containers:
             match = _in_container(contents, entry, container)
             if match and match.has_stem and (unknown := entry.unknown(match.names, match.mapping)):
-                near.append((len(unknown), entry.name, unknown[0]))
+                near.append((not match.has_required, len(unknown), entry.name, unknown[0]))
     if near:
-        count, name, first = min(near)
-        more = f" and {count - 1} more" if count > 1 else ""
-        return f"nearest to the format {name}, but {first}{more} is no part of it; --format {name} drops such tensors"
+        _, count, name, first = min(near, key=lambda found: found[:2])
+        rest = "is" if count == 1 else f"and {count - 1} more are"
+        return f"nearest to the format {name}, but {first} {rest} no part of it; --format {name} drops such tensors"
     stems = [name for name in names if re.search(r"(^|[./])conv1\.weight$", name)]
     if stems:
         prefix = stems[0].removesuffix("conv1.weight")

@@ -1,0 +1,183 @@
+"""Every format: recognised without being told, converted without a changed value, proved, and back again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models.resnet import ResNet
+
+from converters.convert import to_detectron2_file, to_torchvision_file
+from converters.formats import FORMATS, MSRA_INPUT, UNIT_INPUT, InputConvention
+from converters.loading import load_backbone
+from runs.errors import UserError
+from tests.converters import layouts
+from tests.converters.layouts import LAYOUTS, Layout
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_every_format_has_a_layout() -> None:
+    assert {layout.format for layout in LAYOUTS} == {entry.name for entry in FORMATS}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.id)
+def test_round_trip(layout: Layout, tmp_path: Path, backbone: ResNet) -> None:
+    source = layout.write(tmp_path, backbone)
+    expected = layouts.tensors(backbone)
+    if layout.format == "msra":
+        # Folded statistics: mean 0 and variance 1 - 1e-5, so that batch norm's division is by one.
+        expected = {
+            name: torch.full_like(t, 0.0 if name.endswith("mean") else 1 - 1e-5) if "running" in name else t
+            for name, t in expected.items()
+        }
+
+    report = to_detectron2_file(source, tmp_path / "out.pkl")
+    assert report.backbone.format == layout.format
+    assert report.backbone.arch == layouts.ARCH
+    assert_same(report.backbone.state_dict, expected)
+    assert all(check.passed for check in report.checks)
+    assert [check.name for check in report.checks][-6:] == [
+        "Detectron2 names", "features stem", "features res2", "features res3", "features res4", "features res5",
+    ]  # fmt: skip
+
+    again = load_backbone(tmp_path / "out.pkl")
+    assert again.format == "detectron2"
+    assert again.input.detectron2() == report.backbone.input.detectron2()
+    assert_same(again.state_dict, expected)
+
+    if layout.format == "msra":
+        with pytest.raises(UserError, match="stride"):
+            to_torchvision_file(tmp_path / "out.pkl", tmp_path / "back.safetensors")
+        return
+    for name in ("back.safetensors", "back.pth"):
+        to_torchvision_file(tmp_path / "out.pkl", tmp_path / name)
+        back = load_backbone(tmp_path / name)
+        assert back.format == "torchvision"
+        assert back.input.detectron2() == again.input.detectron2()
+        assert_same(back.state_dict, expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.id)
+def test_naming_the_format_changes_nothing(layout: Layout, tmp_path: Path, backbone: ResNet) -> None:
+    source = layout.write(tmp_path, backbone)
+    found, told = load_backbone(source), load_backbone(source, layout.format)
+    assert_same(told.state_dict, found.state_dict)
+    assert told.dropped == found.dropped
+
+
+@pytest.mark.parametrize(
+    ("format", "expected"),
+    [("simsiam", InputConvention()), ("simclr", UNIT_INPUT), ("msra", MSRA_INPUT)],
+)
+def test_input_conventions(format: str, expected: InputConvention, tmp_path: Path, backbone: ResNet) -> None:
+    layout = next(layout for layout in LAYOUTS if layout.format == format)
+    assert load_backbone(layout.write(tmp_path, backbone)).input == expected
+
+
+def test_input_convention_in_detectron2_terms() -> None:
+    # detectron2/config/defaults.py: PIXEL_MEAN [103.530, 116.280, 123.675], PIXEL_STD [1, 1, 1], BGR, STRIDE_IN_1X1.
+    assert MSRA_INPUT.detectron2() == {
+        "format": "BGR",
+        "pixel_mean": [103.53, 116.28, 123.675],
+        "pixel_std": [1.0, 1.0, 1.0],
+        "stride_in_1x1": True,
+    }
+    assert InputConvention().detectron2()["pixel_std"] == [58.395, 57.12, 57.375]
+    assert UNIT_INPUT.detectron2()["pixel_mean"] == [0.0, 0.0, 0.0]
+
+
+def save(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def test_two_formats_that_match_are_an_error_that_names_both(tmp_path: Path, backbone: ResNet) -> None:
+    both = layouts.simsiam(backbone) | {"model": layouts.barlowtwins(backbone)["model"]}
+    path = save(tmp_path / "both.pth", both)
+    with pytest.raises(UserError, match="several formats: simsiam, barlowtwins-vicreg; choose one with --format"):
+        load_backbone(path)
+    assert load_backbone(path, "simsiam").format == "simsiam"
+    assert load_backbone(path, "barlowtwins-vicreg").format == "barlowtwins-vicreg"
+
+
+def test_a_file_without_heads_is_ambiguous_where_layouts_are_shared(tmp_path: Path, backbone: ResNet) -> None:
+    path = save(tmp_path / "bare.pth", {"state_dict": layouts.module(backbone=backbone).state_dict()})
+    with pytest.raises(UserError, match="openmmlab, solo-learn, lightly, patrickhua"):
+        load_backbone(path)
+    assert_same(load_backbone(path, "lightly").state_dict, layouts.tensors(backbone))
+
+
+def rename(state_dict: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {name.replace(old, new, 1) if name.startswith(old) else name: t for name, t in state_dict.items()}
+
+
+def test_simsiam_under_mocos_prefix_is_refused(tmp_path: Path, backbone: ResNet) -> None:
+    """MoCo's converter turned SimSiam's checkpoints into empty files; the reverse confusion must not pass either."""
+    content = layouts.simsiam(backbone)
+    content["state_dict"] = rename(content["state_dict"], "module.encoder.", "module.encoder_q.")
+    with pytest.raises(UserError, match=r"nearest to the format moco, but encoder_q\.fc\.1"):
+        load_backbone(save(tmp_path / "simsiam.pth", content))
+
+
+def test_moco_under_simsiams_prefix_is_refused(tmp_path: Path, backbone: ResNet) -> None:
+    content = layouts.moco(backbone)
+    content["state_dict"] = rename(content["state_dict"], "module.encoder_q.", "module.encoder.")
+    with pytest.raises(UserError, match="nearest to the format simsiam, but encoder_k"):
+        load_backbone(save(tmp_path / "moco.pth", content))
+
+
+def test_wrappers_are_seen_through(tmp_path: Path, backbone: ResNet) -> None:
+    """Files saved from the bare model (facebookresearch/simsiam issue 8), and from torch.compile's wrapper."""
+    for wrapper in ("", "module.", "_orig_mod.", "module._orig_mod."):
+        content = layouts.simsiam(backbone)
+        content["state_dict"] = rename_all(content["state_dict"], "module.", wrapper)
+        found = load_backbone(save(tmp_path / "wrapped.pth", content))
+        assert_same(found.state_dict, layouts.tensors(backbone))
+        assert found.renamed["conv1.weight"] == f"state_dict/{wrapper}encoder.conv1.weight"
+
+
+def rename_all(state_dict: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {new + name.removeprefix(old): tensor for name, tensor in state_dict.items()}
+
+
+def test_second_copy_that_differs(tmp_path: Path, backbone: ResNet) -> None:
+    content = layouts.patrickhua(backbone)
+    content["state_dict"]["encoder.0.layer3.1.conv2.weight"] = torch.zeros_like(backbone.layer3[1].conv2.weight)
+    with pytest.raises(UserError, match=r"encoder\.0\.layer3\.1\.conv2\.weight: differs from its second copy"):
+        load_backbone(save(tmp_path / "copies.pth", content))
+
+
+def test_only_the_momentum_encoder(tmp_path: Path, backbone: ResNet) -> None:
+    content = layouts.moco(backbone)
+    content["state_dict"] = {n: t for n, t in content["state_dict"].items() if not n.startswith("module.encoder_q.")}
+    with pytest.raises(UserError, match="only the momentum encoder"):
+        load_backbone(save(tmp_path / "momentum.pth", content))
+
+
+def test_unknown_prefix_names_it(tmp_path: Path, backbone: ResNet) -> None:
+    path = save(tmp_path / "prefix.pth", {"state_dict": layouts.module(trunk=backbone).state_dict()})
+    with pytest.raises(UserError, match=r"unknown prefix 'state_dict/trunk\.'"):
+        load_backbone(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mocov9", "unknown format 'mocov9'; known: this-project, simsiam"),
+        ("moco", "no first convolution under 'encoder_q.'"),
+    ],
+)
+def test_wrong_format_option(
+    name: str, message: str, tmp_path: Path, backbone: ResNet, converters: Callable[..., Any]
+) -> None:
+    path = save(tmp_path / "simsiam.pth", layouts.simsiam(backbone))
+    outcome = converters("inspect", path, "--format", name)
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
