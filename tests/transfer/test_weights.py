@@ -101,7 +101,9 @@ class Evil:
 @pytest.mark.parametrize("kind", ["empty", "truncated", "text", "code"])
 def test_what_is_no_backbone_is_refused(backbone: Path, tmp_path: Path, capsys: Any, kind: str) -> None:
     whole = backbone.read_bytes()
-    content = {"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"hello", "code": pickle.dumps(Evil())}[kind]
+    content = {"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"hello", "code": pickle.dumps(Evil())}[
+        kind
+    ]
     path = tmp_path / "bad.pkl"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"bad\.pkl: not a backbone file"):
