@@ -3,27 +3,26 @@
 import argparse
 
 from rich.console import Console
-from rich.table import Table as Grid
+from rich.text import Text
 
 from benchmarks import tables
 from benchmarks.fill import full_label
+from benchmarks.render import print_grid
 from benchmarks.tables import Table
 
 
 def list_tables(arguments: argparse.Namespace) -> int:
     """One line a table."""
-    console = Console()
-    grid = Grid(box=None, pad_edge=False)
-    for head in ("name", "what", "rows", "columns", ""):
-        grid.add_column(head, overflow="fold")
+    width = max(len(name) for name in tables.names())
     paper = ""
     for name in tables.names():
         table = tables.load(name)
         if table.paper != paper:
             paper = table.paper
-            grid.add_row("", f"[italic]{tables.paper(paper)['title']}[/italic]")
-        grid.add_row(name, f"{table.label}: {table.title}", str(len(table.rows)), str(len(table.columns)), needs(table))
-    console.print(grid)
+            print(f"{tables.paper(paper)['title']} ({tables.paper(paper)['source'].split(';')[0]})")
+        missing = needs(table)
+        size = f"{len(table.rows)} x {len(table.columns)}"
+        print(f"  {name:{width}}  {size:>6}  {table.label}: {table.title}" + (f" [{missing}]" if missing else ""))
     return 0
 
 
@@ -43,17 +42,18 @@ def show_table(arguments: argparse.Namespace) -> int:
         return 0
     console = Console()
     source = tables.paper(table.paper)
-    grid = Grid(title=f"{table.label}: {table.title} ({table.quantity})", title_justify="left", title_style="bold")
-    grid.add_column("")
-    for label in (*table.properties, *(full_label(c) for c in table.columns)):
-        grid.add_column(label, justify="right")
+    console.print(f"{table.label}: {table.title}", style="bold", highlight=False)
+    console.print(table.quantity, style="dim", highlight=False)
+    heads = [("", p) for p in table.properties] + [(c.group, c.label) for c in table.columns]
+    lines = []
     for row in table.rows:
-        grid.add_row(row.label, *(_word(row.properties.get(p)) for p in table.properties), *entries(table, row))
-    console.print(grid)
+        words = [*(_word(row.properties.get(p)) for p in table.properties), *entries(table, row)]
+        lines.append((row.label, [Text(word) for word in words], ""))
+    print_grid(console, heads, lines)
     for note in (*table.notes, f"{source['title']}, {source['authors']}, {source['source']}"):
-        console.print(f"  {note}", highlight=False)
+        console.print(f"- {note}", highlight=False)
     if needs(table):
-        console.print(f"  {needs(table)}", highlight=False)
+        console.print(f"- {needs(table)}", highlight=False)
     return 0
 
 

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.text import Text
 
 from benchmarks.fill import Entry, Filled, full_label
-from benchmarks.tables import Table
 
 ABSENT = "–"
 
@@ -43,19 +42,73 @@ def terminal(filled: Filled, console: Console | None = None) -> None:
     """Print a table, ours above the paper's in each row; one too wide for the terminal comes in parts."""
     console = console or Console()
     table = filled.table
-    texts = [[_cell(e, filled.trials is None) for e in line] for line in filled.entries]
     console.print(f"{table.label}: {table.title}", style="bold", highlight=False)
     trials = f", n = {filled.trials}" if filled.trials else ""
     console.print(f"{table.quantity}, {filled.scale} scale; mean ± std{trials}", style="dim", highlight=False)
-    for columns in _parts(table, texts, console.width):
-        for line in _lines(filled, texts, columns):
-            console.print(line, highlight=False, no_wrap=True, crop=False)
-        console.print()
+    lines: list[tuple[str, list[Text], str]] = []
+    for row, entries in zip(table.rows, filled.entries, strict=True):
+        lines.append((row.label, [_cell(e, filled.trials is None) for e in entries], ""))
+        if any(e.paper is not None for e in entries):
+            lines.append(("  paper", [Text(published(e)) for e in entries], "dim"))
+    print_grid(console, [(c.group, c.label) for c in table.columns], lines)
     if any(e.below_scratch for line in filled.entries for e in line):
         console.print("* not above the untrained network", highlight=False)
     for remark in filled.remarks:
         console.print(f"- {remark}", highlight=False)
     console.print()
+
+
+def print_grid(console: Console, heads: list[tuple[str, str]], lines: list[tuple[str, list[Text], str]]) -> None:
+    """Print a table whose columns stand in groups; one too wide for the terminal is divided between groups.
+
+    Args:
+        console: where to.
+        heads: group and label of each column.
+        lines: label, cells and style of each line.
+    """
+    first = max([len("pre-train"), *(len(label) for label, _, _ in lines)])
+    groups: list[list[int]] = []
+    for i, (name, _) in enumerate(heads):
+        if groups and heads[groups[-1][-1]][0] == name:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    widths: dict[int, int] = {}
+    for group in groups:
+        for i in group:
+            widths[i] = 2 + max([5, len(heads[i][1]), *(len(cells[i]) for _, cells, _ in lines)])
+        # Room for the group's name over all of its columns.
+        widths[group[0]] += max(0, len(heads[group[0]][0]) + 2 - sum(widths[i] for i in group))
+
+    def line(label: str, cells: list[Text], columns: list[int], style: str = "") -> Text:
+        text = Text(label.ljust(first), style=style)
+        for i in columns:
+            text.append(" " * (widths[i] - len(cells[i]))).append_text(cells[i])
+        return text
+
+    for part in _parts(groups, widths, console.width - first):
+        columns = [i for group in part for i in group]
+        above = "".join("  " + heads[g[0]][0].center(sum(widths[i] for i in g) - 2) for g in part)
+        printed = [Text(" " * first + above)] if above.strip() else []
+        printed.append(line("pre-train", [Text(label) for _, label in heads], columns, "bold"))
+        printed.append(Text("─" * (first + sum(widths[i] for i in columns)), style="dim"))
+        printed += [line(label, cells, columns, style) for label, cells, style in lines]
+        for text in printed:
+            console.print(text, highlight=False, no_wrap=True, crop=False)
+        console.print()
+
+
+def _parts(groups: list[list[int]], widths: dict[int, int], room: int) -> list[list[list[int]]]:
+    parts: list[list[list[int]]] = []
+    left = 0
+    for group in groups:
+        needed = sum(widths[i] for i in group)
+        if not parts or needed > left:
+            parts.append([])
+            left = room
+        parts[-1].append(group)
+        left -= needed
+    return parts
 
 
 def _cell(entry: Entry, trials: bool) -> Text:
@@ -65,67 +118,6 @@ def _cell(entry: Entry, trials: bool) -> Text:
     if entry.bold:
         text.stylize("bold")
     return text
-
-
-def _lines(filled: Filled, texts: list[list[Text]], columns: list[int]) -> list[Text]:
-    """A part of the table as lines; a group's name stands over all of its columns."""
-    table = filled.table
-    first = max(len("pre-train"), *(len(row.label) for row in table.rows))
-    widths = {
-        i: w for group in _grouped(table, columns) for i, w in zip(group, _widths(table, texts, group), strict=True)
-    }
-
-    def line(label: str, cells: list[Text], style: str = "") -> Text:
-        text = Text(label.ljust(first), style=style)
-        for i, cell in zip(columns, cells, strict=True):
-            text.append(" " * (widths[i] - len(cell)))
-            text.append_text(cell)
-        return text
-
-    heads = Text(" " * first)
-    for group in _grouped(table, columns):
-        width = sum(widths[i] for i in group)
-        heads.append("  " + table.columns[group[0]].group.center(width - 2))
-    lines = [heads] if heads.plain.strip() else []
-    lines.append(line("pre-train", [Text(table.columns[i].label) for i in columns], "bold"))
-    lines.append(Text("─" * (first + sum(widths.values())), style="dim"))
-    for row, cells, entries in zip(table.rows, texts, filled.entries, strict=True):
-        lines.append(line(row.label, [cells[i] for i in columns]))
-        if any(e.paper is not None for e in entries):
-            lines.append(line("  paper", [Text(published(entries[i])) for i in columns], "dim"))
-    return lines
-
-
-def _grouped(table: Table, columns: list[int]) -> list[list[int]]:
-    groups: list[list[int]] = []
-    for i in columns:
-        if groups and table.columns[groups[-1][-1]].group == table.columns[i].group:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
-
-
-def _widths(table: Table, texts: list[list[Text]], group: list[int]) -> list[int]:
-    widths = [2 + max(5, len(table.columns[i].label), *(len(line[i]) for line in texts)) for i in group]
-    # Room for the group's name over all of its columns.
-    widths[0] += max(0, len(table.columns[group[0]].group) + 2 - sum(widths))
-    return widths
-
-
-def _parts(table: Table, texts: list[list[Text]], width: int) -> list[list[int]]:
-    """Divide the columns, group by group, so that each part is at most as wide as the terminal."""
-    room = width - max(len("pre-train"), *(len(row.label) for row in table.rows))
-    parts: list[list[int]] = []
-    left = 0
-    for group in _grouped(table, list(range(len(table.columns)))):
-        needed = sum(_widths(table, texts, group))
-        if not parts or needed > left:
-            parts.append([])
-            left = room
-        parts[-1] += group
-        left -= needed
-    return parts
 
 
 def markdown(filled: Filled) -> str:

@@ -65,8 +65,8 @@ def record(kind: str = "linear", method: str = "simsiam", value: float = 50.0, s
     )
     given: dict[str, Any] = {
         "kind": kind, "subject": Subject(method, "resnet50x0.25", 20), "dataset": Dataset("shapes", "val", 640, "abc"),
-        "metrics": metrics, "seed": seed, "config": {"task": "voc07"} if kind == "transfer" else {}, "seconds": 1.0 + seed,
-        "peak_memory_mb": 100.0,
+        "metrics": metrics, "seed": seed, "config": {"task": "voc07"} if kind == "transfer" else {},
+        "seconds": 1.0 + seed, "peak_memory_mb": 100.0,
     }  # fmt: skip
     return Record(**{**given, **changes})
 
