@@ -9,6 +9,7 @@ import yaml
 
 from benchmarks.tables import TASKS
 from runs.errors import UserError, from_os_error
+from runs.folder import flatten
 
 SCALES = Path(__file__).parent / "scales"
 STAGES = ("pretrain", "linear", "knn", "transfer", "voc07", "voc0712", "coco")
@@ -90,7 +91,7 @@ def load(name: str) -> Scale:
     for key in body:
         if key not in known:
             raise UserError(f"{path}: unknown field '{key}'; it may have {', '.join(sorted(known))}")
-    scale = Scale(name=path.stem, **body)
+    scale = _flat(Scale(name=path.stem, **body))
     for key in (*scale.stages, *(s for r in scale.rows.values() for s in r)):
         if key not in STAGES:
             raise UserError(f"{path}: unknown stage '{key}'; there are {', '.join(STAGES)}")
@@ -98,3 +99,15 @@ def load(name: str) -> Scale:
         if key not in (*TASKS, "data", "convert"):
             raise UserError(f"{path}: seconds.{key}: no such run; there are data, convert, {', '.join(TASKS)}")
     return scale
+
+
+def _flat(scale: Scale) -> Scale:
+    """Nested settings as dotted keys, so that a more special one replaces a single value."""
+    return dataclasses.replace(
+        scale,
+        stages={stage: flatten(settings) if settings else {} for stage, settings in scale.stages.items()},
+        rows={
+            row: {stage: flatten(settings) if settings else {} for stage, settings in stages.items()}
+            for row, stages in scale.rows.items()
+        },
+    )
