@@ -169,7 +169,12 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
             f"layer1..layer4: {'-'.join(map(str, blocks))} {kind} blocks are no ResNet-18, 34, 50, 101 or 152; "
             "layers are missing or mixed from several networks"
         )
-    stem, _, kernel, _ = shapes["conv1.weight"]
+    stem, colours, kernel, _ = shapes["conv1.weight"]
+    if colours != 3 or kernel not in (3, 7):
+        raise UserError(
+            f"conv1.weight: shape {tuple(shapes['conv1.weight'])}, where a ResNet for colour images has "
+            "(channels, 3, 7, 7); the checkpoint is damaged or of another kind"
+        )
     first = shapes.get("layer1.0.conv1.weight", (0,))[0]
     inner = 2 if bottleneck and first == 2 * stem else 1
     arch = Architecture(depth, width=stem / 64, inner=inner, cifar=kernel == 3)

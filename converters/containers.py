@@ -64,10 +64,10 @@ def read_start(path: Path, count: int = 512) -> bytes:
         with open(path, "rb") as file:
             start = file.read(count)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from error
+        raise UserError(f"cannot be read ({error.strerror}); mend its permissions") from error
     for magic, reason in _MISTAKES.items():
         if start.lstrip().startswith(magic):
-            raise UserError(f"{path}: {reason}")
+            raise UserError(reason)
     return start
 
 
@@ -88,7 +88,7 @@ def unpacked(path: Path, layers: int = MAX_LAYERS) -> Iterator[tuple[Path, list[
         yield path, []
         return
     if layers == 0:
-        raise UserError(f"{path.name}: containers nested deeper than {MAX_LAYERS}; unpack the file first")
+        raise UserError(f"containers nested deeper than {MAX_LAYERS}; unpack the file first")
     limit = MAX_EXPANSION * path.stat().st_size + SLACK
     with tempfile.NamedTemporaryFile(prefix="converters-", suffix=".unpacked") as target:
         try:
@@ -99,7 +99,7 @@ def unpacked(path: Path, layers: int = MAX_LAYERS) -> Iterator[tuple[Path, list[
                     source = stack.enter_context(_only_member(path))
                 _copy(source, target, limit)
         except (EOFError, OSError, lzma.LZMAError, tarfile.TarError, ValueError) as error:
-            raise UserError(f"{path.name}: damaged container ({error}); fetch the file again") from error
+            raise UserError(f"damaged container ({error}); fetch the file again") from error
         target.flush()
         with unpacked(Path(target.name), layers - 1) as (inner, names):
             yield inner, [kind[0] if kind else "tar", *names]
@@ -111,21 +111,17 @@ def _only_member(path: Path) -> Iterator[IO[bytes]]:
         members = []
         for count, member in enumerate(archive):
             if count > 1000:
-                raise UserError(f"{path.name}: a tar of more than 1000 entries is no checkpoint; give the file in it")
+                raise UserError(f"a tar of more than 1000 entries is no checkpoint; give the file in it")
             if member.isfile() and not Path(member.name).name.startswith("."):
                 members.append(member)
         if {"pickle", "storages", "tensors"} <= {member.name for member in members}:
-            raise UserError(
-                f"{path.name}: PyTorch's tar format of before 2017; load and save it with PyTorch 1.x first"
-            )
+            raise UserError("PyTorch's tar format of before 2017; load and save it with PyTorch 1.x first")
         if len(members) != 1:
             names = ", ".join(member.name for member in members[:4]) or "none"
-            raise UserError(
-                f"{path.name}: a tar with {len(members)} files ({names}); unpack it and give the checkpoint"
-            )
+            raise UserError(f"a tar with {len(members)} files ({names}); unpack it and give the checkpoint")
         source = archive.extractfile(members[0])
         if source is None:
-            raise UserError(f"{path.name}: the tar's entry cannot be read; fetch the file again")
+            raise UserError("the tar's entry cannot be read; fetch the file again")
         yield source
 
 

@@ -97,7 +97,7 @@ def _c4_network(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1
     matched = align_and_update_state_dicts(network.state_dict(), dict(state_dict), c2_conversion=False)
     missing, unexpected = network.load_state_dict(matched, strict=False, assign=True)
     unset = [name for name in missing if not name.endswith("num_batches_tracked")]
-    return network.eval(), len(matched) - len(unexpected) - len(unset)
+    return network.eval(), min(len(matched) - len(unexpected), len(arch.shapes()) - len(unset))
 
 
 def _build_c4(arch: Architecture, stride_in_1x1: bool) -> nn.Module:

@@ -8,6 +8,7 @@ import io
 import json
 import mmap
 import pickle
+import re
 import struct
 import warnings
 from dataclasses import dataclass, field
@@ -28,6 +29,11 @@ LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 MAX_INDEX = 8 << 20
 # Nesting of the deepest layout read here: Flax's parameter tree (10 levels).
 MAX_DEPTH = 16
+
+# What a state dict needs; any other name of torch in a file that `weights_only` refuses is the reason for it.
+_PLAIN_TORCH = re.compile(
+    r"torch\.(\w+|_utils\._rebuild_\w+|(storage\.)?\w+Storage|nn\.parameter\.\w+|serialization\._get_layout)"
+)
 
 Array = Tensor | np.ndarray[Any, Any]
 
@@ -60,20 +66,17 @@ def read(path: Path, trust: bool = False) -> Contents:
         UserError: the file is unreadable, damaged, hostile, of no known kind, or needs `trust`.
     """
     check_regular(path)
-    with unpacked(path) as (inner, containers):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch announces its own plans for TypedStorage
-                tree, kind = _read(inner, trust)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
-        except MemoryError as error:
-            raise UserError(
-                f"{path}: reading it needs more memory than its size can explain; fetch it again"
-            ) from error
-        except Exception as error:  # the readers of untrusted bytes may raise anything
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-            raise UserError(f"{path}: damaged or truncated ({reason}); fetch or write it again") from error
+    try:
+        with warnings.catch_warnings(), unpacked(path) as (inner, containers):
+            warnings.simplefilter("ignore")  # torch announces its own plans for TypedStorage
+            tree, kind = _read(inner, trust)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: reading it needs more memory than its size can explain; fetch it again") from error
+    except Exception as error:  # the readers of untrusted bytes may raise anything
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: damaged or truncated ({reason}); fetch or write it again") from error
     tensors = flatten(tree)
     entries = [str(key) for key in tree] if isinstance(tree, dict) else []
     provenance = tree.get("provenance") if isinstance(tree, dict) else None
@@ -139,21 +142,20 @@ def _torch_load(path: Path, names: set[str], trust: bool, mmap: bool) -> Any:
         from converters.trusted import read_trusted
 
         return read_trusted(path)
-    allowed: list[Any] = []
-    for name in names - {"collections.OrderedDict"}:  # torch allows that one itself
+    safe_pickle.refuse(name for name in names if not name.startswith("torch.") and not safe_pickle.stand_in(name))
+    # torch allows OrderedDict itself; what our stand-in for NumPy's constructor returns must be allowed as well.
+    allowed: list[Any] = [(safe_pickle.ArrayData, "converters.safe_pickle.ArrayData")]
+    for name in names - {"collections.OrderedDict"}:
         if inert := safe_pickle.stand_in(name):
-            allowed += [(inert, name), (inert, name.replace("__builtin__.", "builtins."))]
-    unknown = {name for name in names if not name.startswith("torch.") and safe_pickle.stand_in(name) is None}
-    safe_pickle.refuse(unknown)
+            allowed.append((inert, name))
     try:
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError:
-        # A class of torch itself that holds code paths: whole pickled models, optimisers, schedulers.
-        plain = ("torch._utils.", "torch.storage.", "torch.nn.parameter.", "torch.serialization.")
-        safe_pickle.refuse(name for name in names if name.startswith("torch.") and not name.startswith(plain)
-                           and not name.endswith("Storage") and name.count(".") > 1)  # fmt: skip
-        raise
+    except pickle.UnpicklingError as error:
+        safe_pickle.refuse(name for name in names if name.startswith("torch.") and not _PLAIN_TORCH.fullmatch(name))
+        # torch wraps its reason in a page of advice to switch the protection off.
+        reason = str(error).partition("WeightsUnpickler error: ")[2].strip()
+        raise ValueError(reason or "not a pickled state dict") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

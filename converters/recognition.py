@@ -56,8 +56,8 @@ def find(contents: Contents, name: str | None = None) -> Match:
         UserError: `name` is unknown or does not fit, no format fits, or several do.
     """
     if not contents.tensors:
-        listed = ", ".join(contents.entries[:6]) or "nothing"
-        raise UserError(f"holds no tensors (only {listed}); give a checkpoint with a state dict")
+        listed = f"only {', '.join(contents.entries[:6])}" if contents.entries else "nothing at all"
+        raise UserError(f"holds no tensors ({listed}); give a checkpoint with a state dict")
     if name is not None:
         return _forced(contents, name)
     matches = [match for entry in FORMATS if (match := _match(contents, entry, strict=True))]

@@ -9,6 +9,7 @@ import io
 import pickle
 import pickletools
 import re
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -33,7 +34,6 @@ INERT_NAMES = {
     "datetime.datetime",
     "datetime.timedelta",
     "copyreg._reconstructor",
-    "copy_reg._reconstructor",
 }
 INERT_PACKAGES = (
     "addict",
@@ -209,13 +209,19 @@ def stand_in(name: str) -> Callable[..., Any] | None:
     inert = (
         name in INERT_NAMES
         or any(module == package or module.startswith(package + ".") for package in INERT_PACKAGES)
-        or (module in ("builtins", "__builtin__") and attribute in INERT_BUILTINS)
+        or (module == "builtins" and attribute in INERT_BUILTINS)
         or re.fullmatch(r"numpy\.dtypes\.\w+DType", name) is not None
     )
     if inert:
         _STAND_INS[name] = type(attribute, (Record,), {"origin": name})
         return _STAND_INS[name]
     return None
+
+
+def modern(module: str, name: str) -> str:
+    """`module.name`, with Python 2's names, which protocols 0 to 2 write, replaced as `pickle` itself does."""
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
 
 
 def globals_of(file: IO[bytes]) -> set[str]:
@@ -233,7 +239,7 @@ def globals_of(file: IO[bytes]) -> set[str]:
             raise UserError(f"more than {MAX_OPCODES:,} pickle opcodes, which no checkpoint has; the file is hostile")
         kind = opcode.name
         if kind in ("GLOBAL", "INST"):
-            names.add(argument.replace(" ", ".", 1))
+            names.add(modern(*argument.split(" ", 1)))
         elif kind == "STACK_GLOBAL":
             names.add(".".join(texts[-2:]) if len(texts) > 1 else "?")
         elif kind in ("EXT1", "EXT2", "EXT4"):
@@ -260,7 +266,7 @@ class SafeUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Look `module.name` up in the table; nothing is imported."""
-        found = stand_in(f"{module}.{name}")
+        found = stand_in(modern(module, name))
         if found is None:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return found
