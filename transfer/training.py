@@ -134,6 +134,9 @@ class Trainer:
             self.optimizer.zero_grad()
             total.backward()
             self.optimizer.step()
+        except FloatingPointError as error:
+            # Detectron2 notices proposals that are no numbers before there is a loss.
+            raise self._diverged(batch, "proposals are not finite", {}) from error
         except torch.OutOfMemoryError as error:
             height, width = (max(image["image"].shape[d] for image in batch) for d in (1, 2))
             raise UserError(
@@ -148,14 +151,16 @@ class Trainer:
 
     def _check(self, terms: dict[str, float], batch: list[dict[str, Any]]) -> None:
         total = sum(terms.values())
-        if total - total == 0:  # neither NaN nor infinite
-            return
+        if total - total != 0:  # NaN or infinite
+            raise self._diverged(batch, f"the loss is {total}", {name: str(value) for name, value in terms.items()})
+
+    def _diverged(self, batch: list[dict[str, Any]], what: str, losses: dict[str, str]) -> UserError:
+        """Save which images it happened on; returns what to tell the user."""
         file = self.folder / "not_finite.json"
         ids = [image["image_id"] for image in batch]
-        shown = {name: str(value) for name, value in terms.items()}
-        write_json(file, {"iteration": self.iteration, "losses": shown, "image_ids": ids})
-        raise UserError(
-            f"the loss is {total} at iteration {self.iteration} (its images are in {file}); lower "
+        write_json(file, {"iteration": self.iteration, "losses": losses, "image_ids": ids})
+        return UserError(
+            f"{what} at iteration {self.iteration} (its images are in {file}); lower "
             "detectron2.SOLVER.BASE_LR or lengthen detectron2.SOLVER.WARMUP_ITERS, and choose another output="
         )
 

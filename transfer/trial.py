@@ -114,7 +114,8 @@ def run(config: TransferConfig) -> dict[str, float]:
     )
     write_record(folder.path, record)
     # The finished detector stays; what only a restart needs goes.
-    (folder.path / CHECKPOINT).unlink(missing_ok=True)
+    for leftover in (folder.path / CHECKPOINT, *folder.path.glob(".*.partial")):
+        leftover.unlink(missing_ok=True)
     print("  ".join(f"{name} {value:.2f}" for name, value in metrics.items()) + f"  ->  {folder.record}")
     return metrics
 

@@ -1,5 +1,6 @@
 """A small generated data set for all tests of this package, and weights to start from."""
 
+import copy
 import os
 import pickle
 import subprocess
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from transfer.settings import DataConfig, TransferConfig
 
 SIZES = {
     "images": 4, "val-images": 2, "voc07": 12, "voc07-test": 8, "voc12": 8, "coco": 12, "coco-val": 8, "scene-size": 96,
@@ -28,7 +31,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An eighth-width ResNet-50 with random tensors (statistics too), as `python -m converters detectron2` writes it."""
+    """An eighth-width ResNet-50 with random tensors (statistics too), in the converters' form."""
     from detectron2.config import get_cfg
     from detectron2.modeling import build_backbone
 
@@ -84,18 +87,36 @@ def overrides(settings: Any, prefix: str = "detectron2") -> list[str]:
     return [text for key, value in settings.items() for text in overrides(value, f"{prefix}.{key}")]
 
 
+@pytest.fixture
+def tiny(generated: Path, backbone: Path, tmp_path: Path) -> TransferConfig:
+    """The same for tests that call functions: six iterations on the generated VOC2007."""
+    return TransferConfig(
+        task="voc07",
+        weights=str(backbone),
+        detectron2=copy.deepcopy(TINY),
+        data=DataConfig(root=str(generated), classes=CLASSES, workers=0),
+        output=str(tmp_path / "run"),
+        device="cpu",
+        pictures=0,
+        log_every=2,
+    )
+
+
 @pytest.fixture(scope="session")
 def command(generated: Path, root: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`python -m transfer` on the generated data with the tiny settings and more arguments."""
 
-    def start(*arguments: str, tiny: bool = True, **keywords: Any) -> subprocess.CompletedProcess[str]:
+    def start(
+        *arguments: str, tiny: bool = True, environment: dict[str, str] | None = None, **keywords: Any
+    ) -> subprocess.CompletedProcess[str]:
         common = [f"data.root={generated}", f"data.classes=[{','.join(CLASSES)}]", "arch=resnet50x0.125", "device=cpu"]
         common += ["data.workers=0", *(overrides(TINY) if tiny else [])]
         given = {argument.partition("=")[0] for argument in arguments}
         line = [text for text in common if text.partition("=")[0] not in given]
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
         return subprocess.run(
             [sys.executable, "-m", "transfer", *line, *arguments],
-            cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, **keywords,
+            cwd=root, env=variables, text=True, capture_output=True, **keywords,
         )  # fmt: skip
 
     return start

@@ -37,6 +37,11 @@ SETTINGS: dict[str, Any] = {
     "SOLVER.WARMUP_ITERS": 5,
     "TEST.PRECISE_BN.NUM_ITER": 1,
 }
+# Losses agree to 1e-5 only where sums are made in the same order, so both codes run with the instructions that every
+# x86 processor of the last ten years has, whatever the machine could do beyond.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE",
+}  # fmt: skip
 # Two ways to draw: no augmentation at all, which leaves MoCo's code untouched; or the recipe's kind of augmentation,
 # its draws seeded by each image's position in the stream in both codes.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -86,7 +91,8 @@ def _image(number: int, rng: np.random.RandomState, voc: Path, coco: Path, docum
             f"<ymax>{y + h}</ymax></bndbox></object>"
         )
         entry = {
-            "id": len(document["annotations"]) + 1, "image_id": number, "category_id": COCO_CATEGORIES[category]["id"], "iscrowd": 0,
+            "id": len(document["annotations"]) + 1, "image_id": number, "iscrowd": 0,
+            "category_id": COCO_CATEGORIES[category]["id"],
             "bbox": [int(x), int(y), int(w), int(h)], "area": int(w * h),
             "segmentation": [[int(v) for v in (x, y, x + w, y, x + w, y + h, x + w // 2, y + h // 2, x, y + h)]],
         }  # fmt: skip

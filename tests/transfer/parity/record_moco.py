@@ -27,7 +27,7 @@ def record(moco: Path, folder: Path, task: str, variant: str) -> list[dict[str, 
     subprocess.run(
         [sys.executable, "-m", "tests.transfer.parity.record_moco", str(moco), "--inside", task, variant, str(folder),
          str(output)],
-        check=True, env={**os.environ, "DETECTRON2_DATASETS": str(folder), "OMP_NUM_THREADS": "1"},
+        check=True, env={**os.environ, "DETECTRON2_DATASETS": str(folder), **case.ENVIRONMENT},
     )  # fmt: skip
     losses: list[dict[str, float]] = json.loads(output.read_text())
     return losses

@@ -1,0 +1,151 @@
+"""A run that is stopped anywhere ends with the same bits; a run that cannot go on says why."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runs.errors import UserError
+from runs.record import read_record
+from transfer import trial
+from transfer.settings import TransferConfig
+from transfer.training import Trainer
+
+ITERATIONS = 12
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder / trial.MODEL, weights_only=True)["model"]
+    return state
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("time", "data_time", "memory_mb")} for line in lines]
+
+
+def in_child(config: TransferConfig) -> Any:
+    """A process that shares what is imported, so that starting one costs nothing."""
+    child = multiprocessing.get_context("fork").Process(target=trial.run, args=(config,))
+    child.start()
+    return child
+
+
+def wait_for(ready: Callable[[], bool], child: Any) -> None:
+    limit = time.monotonic() + 100
+    while not ready() and child.is_alive():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def iterations_done(folder: Path) -> int:
+    try:
+        text = (folder / "metrics.jsonl").read_text()
+    except FileNotFoundError:
+        return 0
+    return max((json.loads(line)["step"] + 1 for line in text.splitlines() if line.endswith("}")), default=0)
+
+
+def test_killed_at_five_random_iterations(tiny: TransferConfig, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    tiny.detectron2["SOLVER"] |= {"MAX_ITER": ITERATIONS, "STEPS": [8]}
+    tiny.log_every, tiny.save_seconds = 1, 0.0
+    trial.run(tiny)
+    whole = Path(tiny.output)
+    tiny.output, broken = str(tmp_path / "broken"), tmp_path / "broken"
+    places = sorted(random.Random(3).sample(range(1, ITERATIONS), 5))
+    for place in places:
+        child = in_child(tiny)
+        wait_for(lambda place=place: iterations_done(broken) >= place, child)  # type: ignore[misc]
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert child.exitcode == -signal.SIGKILL and not (broken / "result.json").exists()
+    child = in_child(tiny)
+    child.join()
+    assert child.exitcode == 0
+    one, other = weights(whole), weights(broken)
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert log(whole) == log(broken) and len(log(whole)) == ITERATIONS
+    assert read_record(whole).metrics == read_record(broken).metrics
+    assert not (broken / "checkpoint.pth").exists() and list(broken.glob(".*.partial")) == []
+
+
+def test_workers_do_not_change_the_result(tiny: TransferConfig, tmp_path: Path) -> None:
+    """Augmentation included: a run may be resumed on a machine with other cores."""
+    trial.run(tiny)
+    one = weights(Path(tiny.output))
+    tiny.data.workers, tiny.output = 2, str(tmp_path / "workers")
+    trial.run(tiny)
+    other = weights(Path(tiny.output))
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_sigterm_saves_and_stops(tiny: TransferConfig) -> None:
+    tiny.detectron2["SOLVER"] |= {"MAX_ITER": 10_000}
+    tiny.log_every = 1
+    folder = Path(tiny.output)
+    child = in_child(tiny)
+    wait_for(lambda: iterations_done(folder) >= 2, child)
+    os.kill(child.pid, signal.SIGTERM)
+    child.join(60)
+    assert child.exitcode == 143
+    state = torch.load(folder / "checkpoint.pth", weights_only=True)
+    assert state["iteration"] == iterations_done(folder) < 10_000
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny: TransferConfig) -> None:
+    tiny.detectron2["SOLVER"] |= {"BASE_LR": 1e30, "WARMUP_ITERS": 0}
+    with pytest.raises(UserError, match=r"(loss is|proposals are) .* at iteration \d.*BASE_LR"):
+        trial.run(tiny)
+    saved = json.loads((Path(tiny.output) / "not_finite.json").read_text())
+    assert len(saved["image_ids"]) == 4 and saved["iteration"] >= 1
+    assert not (Path(tiny.output) / "result.json").exists()
+
+
+def test_out_of_memory_names_what_to_lower(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "_check", exhausted)
+    with pytest.raises(UserError, match=r"4 images of up to \d+ x \d+: .*bf16"):
+        trial.run(tiny)
+
+
+def test_evaluates_on_the_way_with_precise_statistics(tiny: TransferConfig) -> None:
+    tiny.detectron2["TEST"]["EVAL_PERIOD"] = 4
+    trial.run(tiny)
+    lines = log(Path(tiny.output))
+    assert [line["step"] for line in lines if "bbox/AP50" in line] == [3]
+    # The way there does not change where it goes: statistics play no part in training.
+    record = read_record(tiny.output)
+    assert record.kind == "transfer" and record.details["weights"]["tensors"] == 265
+
+
+def test_precise_statistics_are_means_over_batches(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against NumPy: pooled mean and variance of what the stem's norm is given in each batch."""
+    seen: list[torch.Tensor] = []
+    original = Trainer.precise_bn
+    found: dict[str, torch.Tensor] = {}
+
+    def spy(self: Trainer) -> None:
+        norm = self.detector.get_submodule("backbone.stem.conv1.norm")
+        handle = norm.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().double()))
+        original(self)
+        handle.remove()
+        found.update(mean=norm.running_mean.double(), var=norm.running_var.double())  # type: ignore[operator, union-attr]
+
+    monkeypatch.setattr(Trainer, "precise_bn", spy)
+    trial.run(tiny)
+    assert len(seen) == 2
+    flat = torch.cat([x.transpose(0, 1).flatten(1) for x in seen], dim=1)  # (channels, pixels of all batches)
+    torch.testing.assert_close(found["mean"], flat.mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["var"], flat.var(1), rtol=1e-3, atol=1e-5)
