@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,28 @@ def check_document(document: Any, file: Path, folder: Path) -> dict[int, str]:
     Raises:
         UserError: the first thing that is wrong.
     """
+    _, categories, faults = _examine(document, file, folder)
+    for fault in faults:
+        raise UserError(fault)
+    return categories
+
+
+def document_faults(file: Path, folder: Path) -> tuple[list[dict[str, Any]], int, list[str]]:
+    """All that is wrong with an instances file.
+
+    Returns:
+        (`file_name`, `width`, `height` of each image, number of annotations, faults)
+    """
+    document = read_json(file)
+    images, _, faults = _examine(document, file, folder)
+    listed = [{"file_name": str(folder / name), "width": w, "height": h} for name, w, h in images.values()]
+    return listed, len(document["annotations"]), list(faults)
+
+
+def _examine(
+    document: Any, file: Path, folder: Path
+) -> tuple[dict[Any, tuple[str, int, int]], dict[int, str], Iterator[str]]:
+    """(image id -> name, width, height; category id -> name; faults, found as they are asked for)."""
     try:
         images = {image["id"]: (image["file_name"], image["width"], image["height"]) for image in document["images"]}
         categories = {category["id"]: str(category["name"]) for category in document["categories"]}
@@ -75,10 +98,16 @@ def check_document(document: Any, file: Path, folder: Path) -> dict[int, str]:
         raise UserError(f"{file}: no COCO instances file ({error} is missing); restore it") from error
     if not images or not categories:
         raise UserError(f"{file}: lists no images or no categories; restore it")
+    return images, categories, _faults(images, categories, entries, file, folder)
+
+
+def _faults(
+    images: dict[Any, tuple[str, int, int]], categories: dict[int, str], entries: Any, file: Path, folder: Path
+) -> Iterator[str]:
     present = {path.name for path in folder.iterdir()}
     for name, _, _ in images.values():
         if name not in present:
-            raise UserError(f"{folder / name}: missing, but listed in {file.name}; restore it or remove it there")
+            yield f"{folder / name}: missing, but listed in {file.name}; restore it or remove it there"
     seen: set[Any] = set()
     for entry in entries:
         problem = _problem(entry, images, categories)
@@ -86,9 +115,9 @@ def check_document(document: Any, file: Path, folder: Path) -> dict[int, str]:
             problem = "its id occurs twice"
         if problem:
             identity = entry.get("id", "?") if isinstance(entry, dict) else "?"
-            raise UserError(f"{file}: annotation {identity}: {problem}; mend or remove it")
-        seen.add(entry["id"])
-    return categories
+            yield f"{file}: annotation {identity}: {problem}; mend or remove it"
+        else:
+            seen.add(entry["id"])
 
 
 def _problem(entry: Any, images: dict[Any, tuple[str, int, int]], categories: dict[Any, str]) -> str | None:

@@ -38,6 +38,28 @@ def load_voc(root: Path, name: str, classes: Sequence[str]) -> list[dict[str, An
     Raises:
         UserError: a folder, list, annotation or image is missing or wrong; the message names the file.
     """
+    folder, ids = _listed(root, name)
+    return [_image(folder, image_id, {c: i for i, c in enumerate(classes)}) for image_id in ids]
+
+
+def voc_faults(root: Path, name: str, classes: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The same, past every fault instead of ending at the first.
+
+    Returns:
+        (the images whose annotation is right, what is wrong with the others)
+    """
+    folder, ids = _listed(root, name)
+    images, faults = [], []
+    for image_id in ids:
+        try:
+            images.append(_image(folder, image_id, {c: i for i, c in enumerate(classes)}))
+        except UserError as error:
+            faults.append(str(error))
+    return images, faults
+
+
+def _listed(root: Path, name: str) -> tuple[Path, list[str]]:
+    """Folder of a split's year, and the ids in its list."""
     folder, split = voc_folder(root, name)
     listing = folder / "ImageSets" / "Main" / f"{split}.txt"
     if not folder.is_dir():
@@ -48,7 +70,7 @@ def load_voc(root: Path, name: str, classes: Sequence[str]) -> list[dict[str, An
     ids = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
     if not ids:
         raise UserError(f"{listing}: lists no image; write one id a line")
-    return [_image(folder, image_id, {c: i for i, c in enumerate(classes)}) for image_id in ids]
+    return folder, ids
 
 
 def _image(folder: Path, image_id: str, classes: dict[str, int]) -> dict[str, Any]:
