@@ -111,7 +111,7 @@ def _only_member(path: Path) -> Iterator[IO[bytes]]:
         members = []
         for count, member in enumerate(archive):
             if count > 1000:
-                raise UserError(f"a tar of more than 1000 entries is no checkpoint; give the file in it")
+                raise UserError("a tar of more than 1000 entries is no checkpoint; give the file in it")
             if member.isfile() and not Path(member.name).name.startswith("."):
                 members.append(member)
         if {"pickle", "storages", "tensors"} <= {member.name for member in members}:

@@ -7,6 +7,8 @@ backbone. Rules on whole sets of names (TensorFlow counts its layers) are in `by
 import re
 from collections.abc import Callable, Iterable
 
+from runs.errors import UserError
+
 Rename = Callable[[str], str | None]
 
 _TORCHVISION = re.compile(r"(conv1|bn1|layer[1-4]\.\d+)\.")
@@ -141,6 +143,11 @@ def by_position(names: Iterable[str]) -> dict[str, str]:
             found.setdefault((match[1], int(match[2] or 0)), []).append((name, _TENSORFLOW[match[3]]))
     convolutions = sorted(number for kind, number in found if kind == "conv2d")
     units = _units_in_order(len(convolutions))
+    if convolutions and not units:
+        raise UserError(
+            f"base_model/conv2d: {len(convolutions)} convolutions are no plain ResNet of SimCLR; "
+            "its selective-kernel networks (sk1) are another architecture, use an sk0 checkpoint"
+        )
     result: dict[str, str] = {}
     for kind, part in (("conv2d", 0), ("batch_normalization", 1)):
         numbers = sorted(number for found_kind, number in found if found_kind == kind)
