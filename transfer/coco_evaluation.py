@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,45 +27,54 @@ def coco_results(detections: Detections, category_ids: list[int]) -> list[dict[s
     return results
 
 
-def evaluate_coco(
-    detections: Detections, annotations: Path, category_ids: list[int], classes: list[str], masks: bool
+def evaluate_results(
+    results: list[dict[str, Any]], annotations: Path, categories: dict[int, str], kinds: Sequence[str] = ()
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Box AP, and mask AP if `masks`, on a split.
+    """Box AP, mask AP or both, over all images of a split.
 
     Args:
-        detections: of every image of the split.
+        results: detections in COCO's results format.
         annotations: the split's instances JSON.
-        category_ids: the file's id of each class number.
-        classes: names of the same.
-        masks: whether the detections have masks to measure.
+        categories: id -> name.
+        kinds: `bbox`, `segm`; empty: what the detections have.
 
     Returns:
         (`bbox/AP`, `bbox/AP50`, `bbox/AP75`, `segm/…` in percent; class name -> `bbox`, `segm` AP, left out where the
-        split has no object of it)
+        split has no object of the class)
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    kinds = ["bbox", "segm"] if masks else ["bbox"]
+    # Not at the first detection: a masks-only result has no box.
+    kinds = kinds or [k for k, key in (("bbox", "bbox"), ("segm", "segmentation")) if all(key in r for r in results)]
     metrics: dict[str, float] = {f"{k}/{m}": 0.0 for k, m in itertools.product(kinds, ("AP", "AP50", "AP75"))}
-    per_class: dict[str, dict[str, float]] = {name: {} for name in classes}
-    results = coco_results(detections, category_ids)
+    order = sorted(categories)
+    per_class: dict[str, dict[str, float]] = {categories[c]: {} for c in order}
     if not results:
         return metrics, per_class
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
     for kind in kinds:
+        # With a box in it, areas of masks would be those of the boxes (detectron2/evaluation/coco_evaluation.py).
+        entries = [{k: v for k, v in r.items() if k != ("segmentation" if kind == "bbox" else "bbox")} for r in results]
         with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO(str(annotations))
-            # With a box in it, areas of masks would be those of the boxes (detectron2/evaluation/coco_evaluation.py).
-            entries = [{k: v for k, v in r.items() if kind == "bbox" or k != "bbox"} for r in results]
             evaluation = COCOeval_faster(truth, truth.loadRes(entries), kind)
-            evaluation.params.imgIds = sorted(set(truth.getImgIds()) & set(detections.image_ids))
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
         for name, value in zip(("AP", "AP50", "AP75"), evaluation.stats[:3], strict=True):
             metrics[f"{kind}/{name}"] = 100 * max(float(value), 0.0)
         precision = np.asarray(evaluation.eval["precision"])  # (IoU 10, recall 101, class, area 4, max detections 3)
-        for number, name in enumerate(classes):
+        for number, category in enumerate(order):
             points = precision[:, :, number, 0, -1]
             if (points > -1).any():
-                per_class[name][kind] = 100 * float(points[points > -1].mean())
+                per_class[categories[category]][kind] = 100 * float(points[points > -1].mean())
     return metrics, per_class
+
+
+def evaluate_coco(
+    detections: Detections, annotations: Path, category_ids: list[int], classes: list[str], masks: bool
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """The same for a detector's own detections; `masks`: whether it is one with masks."""
+    results = coco_results(detections, category_ids)
+    kinds = ("bbox", "segm") if masks else ("bbox",)
+    return evaluate_results(results, annotations, dict(zip(category_ids, classes, strict=True)), kinds)

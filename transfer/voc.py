@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.structures import BoxMode
-
 from runs.errors import UserError
+
+# The value of detectron2.structures.BoxMode.XYXY_ABS; importing that takes seconds, and evaluating needs no detector.
+XYXY_ABS = 0
 
 
 def voc_folder(root: Path, name: str) -> tuple[Path, str]:
@@ -40,6 +41,12 @@ def load_voc(root: Path, name: str, classes: Sequence[str]) -> list[dict[str, An
     """
     folder, ids = _listed(root, name)
     return [_image(folder, image_id, {c: i for i, c in enumerate(classes)}) for image_id in ids]
+
+
+def load_voc_truth(root: Path, name: str, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The same without the images, which an evaluation does not need."""
+    folder, ids = _listed(root, name)
+    return [_annotation(folder, image_id, {c: i for i, c in enumerate(classes)}) for image_id in ids]
 
 
 def voc_faults(root: Path, name: str, classes: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -74,6 +81,14 @@ def _listed(root: Path, name: str) -> tuple[Path, list[str]]:
 
 
 def _image(folder: Path, image_id: str, classes: dict[str, int]) -> dict[str, Any]:
+    image = _annotation(folder, image_id, classes)
+    file = Path(image["file_name"])
+    if not file.is_file():
+        raise UserError(f"{file}: missing, but listed in the split; restore it or remove it from ImageSets")
+    return image
+
+
+def _annotation(folder: Path, image_id: str, classes: dict[str, int]) -> dict[str, Any]:
     file = folder / "Annotations" / f"{image_id}.xml"
     image = folder / "JPEGImages" / f"{image_id}.jpg"
     try:
@@ -82,13 +97,11 @@ def _image(folder: Path, image_id: str, classes: dict[str, int]) -> dict[str, An
         raise UserError(f"{file}: missing, but listed in the split; restore it or remove it from ImageSets") from error
     except ET.ParseError as error:
         raise UserError(f"{file}: not XML ({error}); restore it") from error
-    if not image.is_file():
-        raise UserError(f"{image}: missing, but listed in the split; restore it or remove it from ImageSets")
     try:
         width, height = (int(_text(tree, f"size/{side}")) for side in ("width", "height"))
         objects = [_object(item, width, height, classes) for item in tree.iterfind("object")]
     except ValueError as error:
-        raise UserError(f"{file}: {error}; mend the annotation") from error
+        raise UserError(f"{file}: {error}; mend the annotation or name other classes") from error
     return {
         "file_name": str(image), "image_id": image_id, "height": height, "width": width, "annotations": objects,
     }  # fmt: skip
@@ -97,7 +110,7 @@ def _image(folder: Path, image_id: str, classes: dict[str, int]) -> dict[str, An
 def _object(item: ET.Element, width: int, height: int, classes: dict[str, int]) -> dict[str, Any]:
     name = _text(item, "name")
     if name not in classes:
-        raise ValueError(f"unknown class {name!r} (data.classes has {', '.join(classes)})")
+        raise ValueError(f"unknown class {name!r} (the classes are {', '.join(classes)})")
     # 1-based and inclusive: a box of (1, W) covers the whole width, which is (0, W) in continuous coordinates.
     x0, y0, x1, y1 = (float(_text(item, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
     if not (1 <= x0 <= x1 <= width and 1 <= y0 <= y1 <= height):
@@ -106,7 +119,7 @@ def _object(item: ET.Element, width: int, height: int, classes: dict[str, int]) 
     return {
         "category_id": classes[name],
         "bbox": [x0 - 1, y0 - 1, x1, y1],
-        "bbox_mode": BoxMode.XYXY_ABS,
+        "bbox_mode": XYXY_ABS,
         "difficult": int(difficult),
     }
 
