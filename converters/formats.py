@@ -137,7 +137,7 @@ FORMATS: tuple[Format, ...] = (
     Format(
         name="moco",
         title="MoCo v1 and v2, PCL",
-        source="facebookresearch/moco moco/builder.py@8976944d; salesforce/PCL pcl/builder.py@964da1fb",
+        source="facebookresearch/moco moco/builder.py@4397a04e; salesforce/PCL pcl/builder.py@964da1fb",
         containers=("state_dict",),
         without=("resume",),
         prefixes=("encoder_q.",),

@@ -112,7 +112,7 @@ def simsiam(backbone: ResNet) -> Any:
 
 
 def moco(backbone: ResNet) -> Any:
-    # facebookresearch/moco moco/builder.py@8976944d, with --mlp; salesforce/PCL pcl/builder.py@964da1fb is the same.
+    # facebookresearch/moco moco/builder.py@4397a04e, with --mlp; salesforce/PCL pcl/builder.py@964da1fb is the same.
     head = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     queue = {"queue": torch.randn(4, 8), "queue_ptr": torch.zeros(1, dtype=torch.long)}
     model = module(encoder_q=with_fc(backbone, head), encoder_k=with_fc(momentum(backbone), head), **queue)
@@ -525,7 +525,7 @@ def detectron2_names(backbone: ResNet, prefix: str = "", res5: str = "") -> dict
 
 
 def detectron2(backbone: ResNet) -> bytes:
-    # facebookresearch/moco detection/convert-pretrain-to-detectron2.py@8976944d, which also keeps the head.
+    # facebookresearch/moco detection/convert-pretrain-to-detectron2.py@4397a04e, which also keeps the head.
     model = detectron2_names(backbone) | {"stem.fc.0.weight": np.ones((4, 4), np.float32)}
     return pickle.dumps({"model": model, "__author__": "MOCO", "matching_heuristics": True})
 
