@@ -37,25 +37,63 @@ def parser() -> Parser:
     command.add_argument("--output", metavar="DIR", help="where to write (default: the first folder)")
     command.set_defaults(function=_lazy("commands", "report"))
 
-    command = commands.add_parser("gate", help="compare results with a stored baseline: 0 within, 1 below, 2 bad input")
-    command.add_argument("results", nargs="+", metavar="RESULT", help="result.json files or folders of them")
+    command = commands.add_parser("evaluate", help="any ResNet checkpoint to a row of the tables and a model card")
+    command.add_argument("file", metavar="FILE_OR_URL")
+    command.add_argument("--tasks", type=_names, default=["linear", "knn"], help="of linear, knn, voc07, voc0712, coco")
+    _common(command)
+    command.set_defaults(function=_lazy("evaluate", "evaluate"))
+
+    command = commands.add_parser(
+        "gate", help="compare results with a stored baseline: 0 within, 1 a drop, 2 bad input"
+    )
+    command.add_argument("results", nargs="*", metavar="RESULT", help="result.json files or folders of them")
     group = command.add_mutually_exclusive_group(required=True)
     group.add_argument("--baseline", metavar="FILE", help="compare with this")
     group.add_argument("--write-baseline", metavar="FILE", help="store these results as the baseline")
-    command.add_argument("--tolerance", type=float, metavar="POINTS", help="allowed drop in points, for every metric")
+    command.add_argument(
+        "--tolerance", type=float, metavar="POINTS", help="a drop up to this passes in any case (default: 0)"
+    )
+    command.add_argument(
+        "--detect", type=float, metavar="POINTS",
+        help="exit with 3 if a drop of this size could go unseen (default: only say so, for 2 points)",
+    )  # fmt: skip
+    command.add_argument(
+        "--noise", type=float, metavar="POINTS", help="standard deviation of a trial, where you know it"
+    )
+    command.add_argument("--update-baseline", action="store_true", help="show what changes and store it")
+    command.add_argument("--summary", metavar="FILE.md", help="write a summary for a pull request")
+    command.add_argument("--junit", metavar="FILE.xml", help="write JUnit XML")
+    command.add_argument("--checkpoint", metavar="FILE", help="first evaluate this checkpoint, as `evaluate` does")
+    command.add_argument(
+        "--tasks", type=_names, default=["knn", "linear"], help="with --checkpoint (default: knn,linear)"
+    )
+    command.add_argument("--scale", default="mini", help="with --checkpoint (default: mini)")
+    command.add_argument("--output", metavar="DIR", help="with --checkpoint: default outputs/gate")
     command.set_defaults(function=_lazy("gate", "gate"))
+
+    command = commands.add_parser("doctor", help="check the installation, the devices and every data set")
+    command.add_argument(
+        "--data", action="append", default=[], metavar="NAME=DIR", help="where a data set is, as for run"
+    )
+    command.add_argument("--output", metavar="DIR", help="look at the disk there (default: here)")
+    command.add_argument("--json", action="store_true", help="the findings as JSON")
+    command.set_defaults(function=_lazy("doctor", "doctor"))
     return root
 
 
 def _choose(command: argparse.ArgumentParser) -> None:
     command.add_argument("tables", nargs="+", metavar="TABLE")
-    command.add_argument("--scale", default="mini", help="mini, small, paper, or a .yaml file (default: mini)")
     command.add_argument("--rows", type=_names, help="only these rows, by comma")
     command.add_argument("--columns", type=_names, help="only these columns or tasks, by comma")
-    command.add_argument("--jobs", type=_positive, help="runs at a time (default: the scale's)")
     command.add_argument(
         "--gpus", type=_count, help="devices of one pre-training or fine-tuning (default: the scale's)"
     )
+    _common(command)
+
+
+def _common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--scale", default="mini", help="mini, small, paper, or a .yaml file (default: mini)")
+    command.add_argument("--jobs", type=_positive, help="runs at a time (default: the scale's)")
     command.add_argument("--trials", type=_positive, help="at most so many trials a column")
     command.add_argument(
         "--data", action="append", default=[], metavar="NAME=DIR",
@@ -63,14 +101,10 @@ def _choose(command: argparse.ArgumentParser) -> None:
         "folder of VOC2007, VOC2012 and coco (default: datasets/NAME, and datasets for detection)",
     )  # fmt: skip
     command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="STAGE.KEY=VALUE",
-        dest="overrides",
-        help="a setting of a stage, e.g. pretrain.lr=0.1",
-    )
-    command.add_argument("--output", metavar="DIR", help="default: outputs/<scale>")
+        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", dest="overrides",
+        help="a setting of a stage, e.g. pretrain.optimizer.lr=0.1",
+    )  # fmt: skip
+    command.add_argument("--output", metavar="DIR", help="default: below outputs/")
 
 
 def _names(text: str) -> list[str]:

@@ -1,5 +1,6 @@
 """How far does an AP depend on the choice of the test images? Resampling them, alone and in pairs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,20 +99,33 @@ def interval(matches: Matches, resamples: int = 1000, seed: int = 0) -> dict[str
     return _intervals(value, average_precision(matches, draws(len(matches.image_ids), resamples, seed)))
 
 
-def compare(before: Matches, now: Matches, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
-    """Now minus before, on the same images drawn for both.
+def compare(
+    before: Sequence[Matches], now: Sequence[Matches], resamples: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
+    """Mean of the trials now minus mean of the trials before, on the same images drawn for all.
 
     Raises:
-        UserError: the two were not measured on the same images and classes.
+        UserError: they were not all measured on the same images and classes.
     """
-    if before.classes != now.classes or sorted(before.image_ids) != sorted(now.image_ids):
-        raise UserError("the two runs were measured on different images or classes; a paired comparison needs the same")
-    if before.image_ids != now.image_ids:
-        place = {name: i for i, name in enumerate(now.image_ids)}
-        now = now.part([place[name] for name in before.image_ids])
-    weights = draws(len(before.image_ids), resamples, seed)
-    value = average_precision(now)[0] - average_precision(before)[0]
-    return _intervals(value, average_precision(now, weights) - average_precision(before, weights))
+    first = before[0]
+    for other in (*before, *now):
+        if other.classes != first.classes or sorted(other.image_ids) != sorted(first.image_ids):
+            raise UserError("the runs were measured on different images or classes; a paired comparison needs the same")
+    weights = draws(len(first.image_ids), resamples, seed)
+    value, samples = np.zeros(3), np.zeros((resamples, 3))
+    for trials, sign in ((now, 1.0), (before, -1.0)):
+        for trial in trials:
+            aligned = _aligned(trial, first.image_ids)
+            value += sign / len(trials) * average_precision(aligned)[0]
+            samples += sign / len(trials) * average_precision(aligned, weights)
+    return _intervals(value, samples)
+
+
+def _aligned(matches: Matches, image_ids: tuple[str, ...]) -> Matches:
+    if matches.image_ids == image_ids:
+        return matches
+    place = {name: i for i, name in enumerate(matches.image_ids)}
+    return matches.part([place[name] for name in image_ids])
 
 
 def same(difference: Interval) -> str:

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from benchmarks import scales, tables
 from benchmarks.estimate import clock, durations, left
+from benchmarks.expansion import expand, parse_override
 from benchmarks.fill import fill, read_records
-from benchmarks.plan import Plan, chains, expand, order, parse_override
+from benchmarks.plan import Plan, chains, order
 from benchmarks.render import terminal
 from runs.environment import command_line
 from runs.errors import UserError
@@ -26,7 +27,7 @@ def build(arguments: argparse.Namespace) -> Plan:
         chosen,
         scale,
         arguments.output or f"outputs/{scale.name}",
-        _roots(arguments.data),
+        roots_of(arguments.data),
         [parse_override(text, scales.STAGES) for text in arguments.overrides],
         arguments.trials,
     )
@@ -34,7 +35,8 @@ def build(arguments: argparse.Namespace) -> Plan:
     return plan
 
 
-def _roots(given: list[str]) -> dict[str, str]:
+def roots_of(given: list[str]) -> dict[str, str]:
+    """Read `--data NAME=DIR`."""
     roots = {}
     for text in given:
         name, equals, folder = text.partition("=")

@@ -1,5 +1,6 @@
 """Tables filled with what was measured: a pure function of a plan and the records of its runs."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from benchmarks.plan import Cell, Plan
@@ -121,37 +122,34 @@ def _missing(cell: Cell, records: dict[str, Record], status: Status) -> str:
 
 
 def _with_bold(table: Table, entries: tuple[tuple[Entry, ...], ...]) -> tuple[tuple[Entry, ...], ...]:
-    """Mark what lies within the rule's distance below the best of its column."""
-    import dataclasses
-
+    """Mark what lies within the rule's distance below the column's best; the paper's best is that of all its rows."""
     if "within" not in table.bold:
         return entries
-    within = table.bold["within"]
-    columns = list(zip(*entries, strict=True))
-    best = [max((e.ours.mean for e in c if e.ours), default=None) for c in columns]
-    top = [max((e.paper for e in c if isinstance(e.paper, int | float)), default=None) for c in columns]
-
-    def near(value: float | None, most: float | None) -> bool:
-        # Published numbers have one decimal, and so has what we print: the rule is meant for printed numbers.
-        return value is not None and most is not None and round(most, 1) - round(value, 1) <= within + 1e-9
-
-    return tuple(
-        tuple(
-            dataclasses.replace(
-                e,
-                bold=near(e.ours.mean if e.ours else None, best[i]),
-                paper_bold=near(e.paper if isinstance(e.paper, int | float) else None, top[i]),
+    whole = load(table.name)
+    result = [list(line) for line in entries]
+    for i, column in enumerate(table.columns):
+        place = next(j for j, c in enumerate(whole.columns) if c.id == column.id)
+        published = [v for row in whole.rows if isinstance(v := row.values[place], int | float)]
+        measured = [line[i].ours.mean for line in entries if line[i].ours is not None]  # type: ignore[union-attr]
+        for line in result:
+            entry = line[i]
+            paper = entry.paper if isinstance(entry.paper, int | float) else None
+            ours = entry.ours.mean if entry.ours is not None and len(measured) > 1 else None
+            line[i] = dataclasses.replace(
+                entry,
+                bold=_near(ours, measured, table.bold["within"]),
+                paper_bold=_near(paper, published, table.bold["within"]),
             )
-            for i, e in enumerate(row)
-        )
-        for row in entries
-    )
+    return tuple(map(tuple, result))
+
+
+def _near(value: float | None, others: list[float], within: float) -> bool:
+    # Published numbers have one decimal, and so has what we print: the rule is meant for printed numbers.
+    return value is not None and round(max(others), 1) - round(value, 1) <= within + 1e-9
 
 
 def _with_scratch(table: Table, entries: tuple[tuple[Entry, ...], ...]) -> tuple[tuple[Entry, ...], ...]:
     """Compare every row with the untrained network's."""
-    import dataclasses
-
     reference = next((e for r, e in zip(table.rows, entries, strict=True) if r.untrained), None)
     if reference is None:
         return entries

@@ -1,130 +1,164 @@
-"""`python -m benchmarks gate`: has a number dropped? Compares run records with a stored baseline."""
+"""`python -m benchmarks gate`: has a number really dropped? Run records against a stored baseline.
+
+VOC runs are compared on the same test images, resampled in pairs; other runs by the spread of their trials or, with a
+single one, by the noise of their test set. A drop fails if it is larger than the tolerance and than what chance does
+once in a hundred comparisons; docs/benchmarks.md has the measured rates.
+"""
 
 import argparse
+import math
 import sys
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
-from benchmarks.records import demand, find
-from benchmarks.statistics import Summary, summarize
+from benchmarks import gate_baseline, gate_output
+from benchmarks.bootstrap import compare
+from benchmarks.gate_baseline import Measured
 from runs.errors import UserError
-from runs.files import read_json, write_json
-from runs.record import Record
 
-SCHEMA = 1
-# Points (of 100) that a metric may fall by where neither the user nor the baseline's own trials say more.
-TOLERANCE = 1.0
+# One-sided. A gate that watches k numbers shares it out among them (Bonferroni): no more false alarms than with one.
+ALPHA = 0.01
+POWER = 0.8
+# The smallest drop, in points, that a gate should be able to see; below it the verdict says that the data are too few.
+DETECT = 2.0
+# What decides; the other metrics of a run are shown. AP averages ten thresholds and is the least noisy.
+DECISIVE = ("bbox/AP", "segm/AP", "top1")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One comparison: the baseline's mean, ours, the allowed drop, in points."""
+    """One comparison in points.
+
+    Attributes:
+        key: what was measured.
+        metric: which number of it.
+        before: the baseline's mean.
+        now: ours.
+        error: standard error of their difference, by all that is known.
+        smallest: the smallest drop that would be caught with a probability of 80 %.
+        verdict: `pass`, `fail`, `not enough data`, or `shown` for a metric that does not decide.
+        how: where the error comes from.
+    """
 
     key: str
     metric: str
     before: float
-    now: Summary
-    allowed: float
+    now: float
+    error: float
+    smallest: float
+    verdict: str
+    how: str
 
     @property
-    def passed(self) -> bool:
-        """Whether the drop is within what is allowed."""
-        return self.now.mean >= self.before - self.allowed
+    def difference(self) -> float:
+        """Ours minus the baseline's."""
+        return self.now - self.before
 
 
 def gate(arguments: argparse.Namespace) -> int:
-    """The command. Exit status 0 within the tolerance, 1 below it; bad input raises `UserError` (2)."""
-    if arguments.tolerance is not None and arguments.tolerance < 0:
-        raise UserError(f"--tolerance {arguments.tolerance}: must be at least 0")
-    records = list(demand(find(arguments.results)).values())
-    groups = group(records)
-    if not groups:
-        raise UserError(
-            "no record among the given results holds a metric in percent; give linear, knn or transfer runs"
-        )
+    """The command.
+
+    Returns:
+        0 within the noise or the tolerance; 1 for a real drop; 3 where `--detect` was given and the data are too few
+        to see such a drop. Bad input raises `UserError` (2).
+    """
+    for name in ("tolerance", "detect", "noise"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UserError(f"--{name} {value}: must be at least 0")
+    results = list(arguments.results)
+    if arguments.checkpoint:
+        from benchmarks.evaluate import for_gate
+
+        results.append(for_gate(arguments))
+    if not results:
+        raise UserError("gate: give RESULTS (result.json files or folders of them) or --checkpoint FILE")
+    measured = gate_baseline.measure(results, arguments.noise)
     if arguments.write_baseline:
-        write_json(arguments.write_baseline, baseline(groups, arguments.tolerance))
-        print(f"{arguments.write_baseline}: baseline of {len(groups)} quantities written")
+        gate_baseline.write(Path(arguments.write_baseline), measured)
+        print(f"{arguments.write_baseline}: baseline of {len(measured)} kinds of run written")
         return 0
-    lines = compare(read_baseline(arguments.baseline), groups, arguments.tolerance)
-    for line in lines:
-        mark = "ok  " if line.passed else "DROP"
-        print(f"{mark} {line.key} {line.metric}: {line.now.mean:.2f} (n = {line.now.n}), "
-              f"baseline {line.before:.2f}, allowed drop {line.allowed:.2f}")  # fmt: skip
-    dropped = sum(not line.passed for line in lines)
-    if dropped:
-        print(f"{dropped} of {len(lines)} numbers lie below the baseline", file=sys.stderr)
-    return 1 if dropped else 0
+    before = gate_baseline.read(Path(arguments.baseline))
+    lines = judge(
+        before, measured, arguments.tolerance or 0.0, DETECT if arguments.detect is None else arguments.detect
+    )
+    gate_output.terminal(lines)
+    if arguments.summary:
+        gate_output.markdown(lines, Path(arguments.summary))
+    if arguments.junit:
+        gate_output.junit(lines, Path(arguments.junit))
+    if arguments.update_baseline:
+        gate_output.changes(before, measured)
+        gate_baseline.write(Path(arguments.baseline), {**before, **measured})
+        return 0
+    if any(line.verdict == "fail" for line in lines):
+        print("the gate fails: a real drop", file=sys.stderr)
+        return 1
+    if arguments.detect is not None and any(line.verdict == "not enough data" for line in lines):
+        print(f"the gate cannot decide: a drop of {arguments.detect:g} points would not be seen", file=sys.stderr)
+        return 3
+    return 0
 
 
-def key_of(record: Record) -> str:
-    """What makes two records trials of the same thing: all but the seed and the place."""
-    subject, data = record.subject, record.dataset
-    parts = [record.config.get("task") or record.kind, subject.method, subject.arch]
-    parts += [f"{subject.epochs} epochs"] if subject.epochs is not None else []
-    parts += [f"{data.name}/{data.split}"] if data else []
-    return " · ".join(parts)
-
-
-def group(records: list[Record]) -> dict[tuple[str, str], Summary]:
-    """Trials by what was measured and metric; pre-training and conversion have no number to guard."""
-    trials: dict[tuple[str, str], list[float]] = {}
-    for record in records:
-        if record.kind in ("linear", "knn", "transfer"):
-            for metric, value in record.metrics.items():
-                trials.setdefault((key_of(record), metric), []).append(value)
-    return {key: summarize(values) for key, values in trials.items()}
-
-
-def baseline(groups: dict[tuple[str, str], Summary], tolerance: float | None) -> dict[str, Any]:
-    """What is stored: for each number its trials and the drop that is allowed."""
-    return {
-        "schema": SCHEMA,
-        "kind": "baseline",
-        "numbers": [
-            {"key": key, "metric": metric, **asdict(s), "allowed": tolerance if tolerance is not None else _allowed(s)}
-            for (key, metric), s in groups.items()
-        ],
-    }
-
-
-def _allowed(summary: Summary) -> float:
-    """Twice the spread of the trials, if there are any to know it by."""
-    return max(TOLERANCE, 2 * summary.std) if summary.std is not None else TOLERANCE
-
-
-def read_baseline(path: str) -> list[dict[str, Any]]:
-    """Read a baseline.
+def judge(before: dict[str, Measured], now: dict[str, Measured], tolerance: float, detect: float) -> list[Line]:
+    """Compare all that the baseline holds.
 
     Raises:
-        UserError: absent, of another version, or not a baseline.
+        UserError: something of the baseline is missing among the results: a gate that passes by not looking is none.
     """
-    body = read_json(path)
-    if not isinstance(body, dict) or body.get("kind") != "baseline":
-        raise UserError(f"{path}: not a baseline; write one with gate --write-baseline {path} RESULTS…")
-    if body.get("schema") != SCHEMA:
-        raise UserError(f"{path}: baseline version {body.get('schema')}, this program reads {SCHEMA}; write it again")
-    numbers = body.get("numbers")
-    if not isinstance(numbers, list) or not all(
-        isinstance(n, dict) and {"key", "metric", "mean", "allowed"} <= set(n) for n in numbers
-    ):
-        raise UserError(f"{path}: damaged: each number needs key, metric, mean, allowed; write it again")
-    return numbers
-
-
-def compare(
-    numbers: list[dict[str, Any]], groups: dict[tuple[str, str], Summary], tolerance: float | None
-) -> list[Line]:
-    """Put the baseline's numbers beside ours.
-
-    Raises:
-        UserError: a number of the baseline is missing among the results: a gate that passes by not looking is none.
-    """
+    for key in before:
+        if key not in now:
+            raise UserError(f"baseline: no result for {key}; give that run's record too")
+    deciding = sum(metric in DECISIVE for m in before.values() for metric in m.values)
+    if not deciding:
+        raise UserError(f"baseline: none of its numbers decides; it needs one of {', '.join(DECISIVE)}")
+    z = _quantile(1 - ALPHA / deciding)
     lines = []
-    for number in numbers:
-        now = groups.get((number["key"], number["metric"]))
-        if now is None:
-            raise UserError(f"baseline: no result for {number['key']} {number['metric']}; give that run's record too")
-        allowed = tolerance if tolerance is not None else float(number["allowed"])
-        lines.append(Line(number["key"], number["metric"], float(number["mean"]), now, allowed))
+    for key, old in before.items():
+        new = now[key]
+        absent = next((m for m in old.values if m not in new.values), None)
+        if absent:
+            raise UserError(f"baseline: the result for {key} has no metric {absent}; run it again")
+        errors, how = _errors(old, new)
+        for metric, trials in old.values.items():
+            was, is_ = _mean(trials), _mean(new.values[metric])
+            smallest = tolerance + (z + _quantile(POWER)) * errors[metric]
+            verdict = "shown"
+            if metric in DECISIVE:
+                drop = was - is_
+                if drop > tolerance and drop - tolerance > z * errors[metric]:
+                    verdict = "fail"
+                else:
+                    verdict = "pass" if smallest <= max(detect, tolerance) else "not enough data"
+            lines.append(Line(key, metric, was, is_, errors[metric], smallest, verdict, how))
     return lines
+
+
+def _errors(old: Measured, new: Measured) -> tuple[dict[str, float], str]:
+    """Standard error of each metric's difference, and its origin."""
+    trials = {m: math.hypot(_deviation(old, m) / math.sqrt(len(v)), _deviation(old, m) / math.sqrt(len(new.values[m])))
+              for m, v in old.values.items()}  # fmt: skip
+    seeds = "trials" if old.deviation_measured else "published noise of a trial"
+    if old.matches and new.matches:
+        images = {f"bbox/{name}": i.error for name, i in compare(old.matches, new.matches).items()}
+        return {m: math.hypot(trials[m], images.get(m, 0.0)) for m in trials}, f"paired over test images, {seeds}"
+    if old.deviation_measured and len(next(iter(old.values.values()))) > 1:
+        return trials, seeds
+    # A share of N images counted right; the two tests are on the same images, which makes this a cautious figure.
+    sampling = {m: math.sqrt(2 * max(p := _mean(v) / 100, 1e-3) * (1 - min(p, 0.999)) / max(old.images, 1)) * 100
+                for m, v in old.values.items()}  # fmt: skip
+    return {m: math.hypot(trials[m], sampling[m]) for m in trials}, f"number of test images, {seeds}"
+
+
+def _deviation(measured: Measured, metric: str) -> float:
+    return measured.deviation.get(metric, 0.0)
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _quantile(p: float) -> float:
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(p)

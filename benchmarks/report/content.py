@@ -18,6 +18,7 @@ from runs.record import Record
 
 # A page that is to be mailed: pictures wider than this are made smaller, and photographs are stored as JPEG.
 WIDTH = 1400
+GRID = [i / 50 for i in range(51)]
 TASKS = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
 
 
@@ -57,21 +58,30 @@ def _points(log: list[dict[str, Any]], key: str) -> tuple[list[float], list[floa
 
 
 def precision_recall(plans: Sequence[Plan], records: dict[str, dict[str, Record]]) -> list[str]:
-    """Precision over recall at IoU 0.5, a picture a task, where the fine-tuning runs have stored it."""
-    pictures = []
-    by_task: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    """Precision over recall at IoU .50, averaged over the classes, a picture a task."""
+    by_task: dict[str, list[tuple[str, list[float]]]] = {}
     for plan in plans:
+        names = labels(plan)
         for run in plan.runs.values():
             record = records[plan.output].get(run.id)
-            curve = record.details.get("precision_recall") if record is not None else None
-            if curve:
-                assert record is not None
-                by_task.setdefault(run.task, []).append((labels(plan)[run.id], curve))
+            curves_of = record.details.get("curves") if record is not None else None
+            if run.kind == "transfer" and curves_of:
+                by_task.setdefault(run.task, []).append((names[run.id], _mean_precision(curves_of)))
+    pictures = []
     for task, found in by_task.items():
-        methods = {m: i for i, m in enumerate(dict.fromkeys(m for m, _ in found))}
-        lines = [Line(m, c["recall"], c["precision"], methods[m]) for m, c in found]
-        pictures.append(curves(lines, f"{TASKS[task]}: precision over recall, IoU 0.5", "recall", "precision"))
+        groups = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in found))}
+        lines = [Line(label, GRID, precision, groups[label]) for label, precision in found]
+        pictures.append(curves(lines, f"{TASKS[task]}: precision over recall, IoU .50", "recall", "precision"))
     return pictures
+
+
+def _mean_precision(by_class: dict[str, list[list[float]]]) -> list[float]:
+    """Mean over classes of the best precision at each recall of `GRID` or beyond."""
+    total = [0.0] * len(GRID)
+    for recall, precision in by_class.values():
+        for i, level in enumerate(GRID):
+            total[i] += max((p for r, p in zip(recall, precision, strict=True) if r >= level), default=0.0)
+    return [value / max(len(by_class), 1) for value in total]
 
 
 def pictures(plans: Sequence[Plan], kind: str, file: str) -> list[dict[str, str]]:

@@ -110,14 +110,14 @@ def test_the_interval_has_the_spread_of_new_test_sets() -> None:
 
 def test_paired_comparison() -> None:
     before, again, worse = (match(**scene(300, 3, seed=s, skill=k)) for s, k in ((5, 4.0), (6, 4.0), (6, 6.0)))
-    assert compare(before, before, 200)["AP"].error == 0
-    assert same(compare(before, again, 200)["AP"]) == "same within noise"
-    difference = compare(before, worse, 200)["AP"]
+    assert compare([before], [before], 200)["AP"].error == 0
+    assert same(compare([before], [again], 200)["AP"]) == "same within noise"
+    difference = compare([before], [worse], 200)["AP"]
     assert same(difference) == "worse" and difference.high < 0
     mixed = again.part(list(np.random.default_rng(0).permutation(300)))
-    assert compare(before, mixed, 200)["AP"].value == pytest.approx(compare(before, again, 200)["AP"].value)
+    assert compare([before], [mixed], 200)["AP"].value == pytest.approx(compare([before], [again], 200)["AP"].value)
     with pytest.raises(UserError, match="different images"):
-        compare(before, again.part(range(200)), 10)
+        compare([before], [again.part(range(200))], 10)
 
 
 @pytest.mark.slow

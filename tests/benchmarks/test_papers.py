@@ -110,8 +110,8 @@ def test_a_wrong_file_is_refused_by_field(tmp_path: Path, text: str, complaint: 
 
 
 def test_bold_entries_of_table_5_are_the_papers_rule() -> None:
+    from benchmarks.expansion import expand
     from benchmarks.fill import fill
-    from benchmarks.plan import expand
     from benchmarks.scales import load
 
     [filled] = fill(expand([tables.load("table5")], load("mini"), "nowhere"), {})

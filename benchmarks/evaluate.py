@@ -1,0 +1,199 @@
+"""`python -m benchmarks evaluate FILE`: any ResNet checkpoint to a row of the papers' tables and a model card."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from benchmarks import scales, tables
+from benchmarks.expansion import Source, expand, parse_override
+from benchmarks.fill import Filled, fill, full_label, read_records
+from benchmarks.plan import Plan
+from benchmarks.render import number, print_grid
+from runs.environment import command_line, describe
+from runs.errors import UserError
+from runs.files import atomic_write, sha256, write_json
+
+SCHEMA = 1
+# Which columns of the paper a task fills. The 200-epoch column stands for "this checkpoint", whatever its own length.
+PLACES = {
+    "linear": ("table4", "ep200"),
+    "knn": ("table4", "knn200"),
+    **dict.fromkeys(("voc07", "voc0712", "coco"), ("table5", "")),
+}
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """The command. Exit status 1 if a run failed."""
+    from benchmarks.commands import roots_of
+    from benchmarks.run import work
+
+    unknown = [t for t in arguments.tasks if t not in PLACES]
+    if unknown or not arguments.tasks:
+        raise UserError(f"--tasks {','.join(arguments.tasks)}: choose from {', '.join(PLACES)}")
+    file = fetched(arguments.file, Path("outputs/downloads"))
+    facts = inspected(file)
+    output = arguments.output or f"outputs/evaluate/{slug(file)}-{facts['sha256'][:8]}"
+    overrides = [parse_override(text, scales.STAGES) for text in arguments.overrides]
+    plan = plan_of(
+        file, facts, arguments.tasks, arguments.scale, output, roots_of(arguments.data), overrides, arguments.trials
+    )
+    if arguments.jobs:
+        plan.jobs = arguments.jobs
+    print(f"{file}: {facts['format']}, {facts['arch']}, proved", file=sys.stderr)
+    status = work(plan)
+    filled = fill(plan, read_records(plan), status)
+    show(filled, file.name)
+    card = model_card(plan, filled, facts, file)
+    print(f"model card: {card}")
+    return 1 if status.failed else 0
+
+
+def plan_of(
+    file: Path, facts: dict[str, Any], tasks: list[str], scale_name: str, output: str, roots: dict[str, str],
+    overrides: list[tuple[str, str, Any]], trials: int | None,
+) -> Plan:  # fmt: skip
+    """The runs that evaluate one checkpoint."""
+    scale = scales.load(scale_name)
+    chosen = []
+    for name in dict.fromkeys(PLACES[t][0] for t in tasks):
+        columns = [PLACES[t][1] or t for t in tasks if PLACES[t][0] == name]
+        # Any row serves as the place that the checkpoint is put in.
+        chosen.append(tables.load(name).select(["simsiam"], columns))
+    source = Source(slug(file), str(file), (), facts["sha256"])
+    plan = expand(chosen, scale, output, roots, overrides, trials, source)
+    plan.command = command_line()
+    return plan
+
+
+def for_gate(arguments: argparse.Namespace) -> str:
+    """Evaluate the gate's checkpoint; returns the folder of the results."""
+    from benchmarks.run import work
+
+    file = fetched(arguments.checkpoint, Path("outputs/downloads"))
+    output = arguments.output or "outputs/gate"
+    plan = plan_of(file, inspected(file), arguments.tasks, arguments.scale, output, {}, [], None)
+    status = work(plan)
+    if status.failed or status.blocked:
+        raise UserError(f"gate: {len(status.failed)} runs on {file} failed; their logs are below {output}")
+    # Only this checkpoint's runs: the folder may hold those of others.
+    merged = Path(output) / "results" / sha256(file)[:8]
+    for run in {run for cell in plan.cells for run in cell.runs}:
+        link = merged / run.replace("/", "--")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(plan.folder(run).resolve(), target_is_directory=True)
+    return str(merged)
+
+
+def fetched(address: str, folder: Path) -> Path:
+    """The file, downloaded first if it is an address.
+
+    Raises:
+        UserError: no such file, or the download fails.
+    """
+    if not re.match(r"https?://", address):
+        path = Path(address)
+        if not path.is_file():
+            raise UserError(f"{address}: no such file; give a checkpoint or its https address")
+        return path
+    path = folder / address.rsplit("/", 1)[-1].split("?")[0]
+    if not path.exists():
+        try:
+            with urllib.request.urlopen(address, timeout=60) as response, atomic_write(path) as file:
+                while block := response.read(1 << 20):
+                    file.write(block)
+        except OSError as error:
+            raise UserError(
+                f"{address}: cannot be downloaded ({error}); download it by hand and give the file"
+            ) from error
+    return path
+
+
+def inspected(file: Path) -> dict[str, Any]:
+    """What `python -m converters inspect` says, proof included.
+
+    Raises:
+        UserError: with the converter's own words.
+    """
+    command = [sys.executable, "-m", "converters", "inspect", str(file), "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        lines = [line for line in result.stderr.splitlines() if line.strip()]
+        raise UserError(
+            lines[-1].removeprefix("error: ") if lines else f"{file}: the converter ended with {result.returncode}"
+        )
+    body = json.loads(result.stdout)
+    assert isinstance(body, dict)
+    return body
+
+
+def slug(file: Path) -> str:
+    """A file's name as a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", file.name.split(".")[0]).strip("-") or "checkpoint"
+
+
+def show(filled: list[Filled], name: str) -> None:
+    """Print the checkpoint's row above the paper's."""
+    console = Console()
+    for f in filled:
+        whole = tables.load(f.table.name).select(None, [c.id for c in f.table.columns])
+        console.print(f"{f.table.label}: {f.table.title} ({f.table.quantity}, {f.scale} scale)", style="bold")
+        lines = [(name[:40], [Text(number(e, False)) for e in f.entries[0]], "bold")]
+        lines += [
+            (r.label, [Text("–" if v is None else str(v)) for v in r.values], "dim")
+            for r in whole.rows
+            if any(r.values)
+        ]
+        print_grid(console, [(c.group, c.label) for c in f.table.columns], lines)
+
+
+def model_card(plan: Plan, filled: list[Filled], facts: dict[str, Any], file: Path) -> Path:
+    """Write `model_card.md` and `model_card.json`; returns the former."""
+    results = [
+        {"task": c.task, "metric": c.metric, "column": full_label(c),
+         "n": e.ours.n, "mean": e.ours.mean, "std": e.ours.std}
+        for f in filled for c, e in zip(f.table.columns, f.entries[0], strict=True) if e.ours
+    ]  # fmt: skip
+    keys = ("file", "sha256", "format", "arch", "parameters", "input", "checks", "caveat")
+    commands = [" ".join(run.command) for run in plan.runs.values()]
+    card = {
+        "schema": SCHEMA, "scale": plan.scale, "checkpoint": {k: facts.get(k) for k in keys}, "results": results,
+        "commands": commands, "environment": describe(),
+    }  # fmt: skip
+    write_json(Path(plan.output) / "model_card.json", card)
+    lines = [
+        f"# {file.name}", "", f"- Format: {facts['format']}",
+        f"- Network: {facts['arch']}, {facts['parameters']:,} parameters",
+        f"- SHA-256: `{facts['sha256']}`", f"- Input: {_input(facts['input'])}",
+        *(f"- Verified: {check['name']}: {check['figure']}" for check in facts["checks"]),
+        *([f"- Caveat: {facts['caveat']}"] if facts.get("caveat") else []), "",
+        f"Measured at the {plan.scale} scale. {plan.about}", "",
+    ]  # fmt: skip
+    for f in filled:
+        whole = tables.load(f.table.name).select(None, [c.id for c in f.table.columns])
+        lines += ["| " + " | ".join([f.table.label, *(full_label(c) for c in f.table.columns)]) + " |"]
+        lines += ["|" + " --- |" * (len(f.table.columns) + 1)]
+        lines += ["| " + " | ".join([f"**{file.name}**", *(number(e) for e in f.entries[0])]) + " |"]
+        for row in whole.rows:
+            words = ["–" if v is None else str(v) for v in row.values]
+            lines += ["| " + " | ".join([f"{row.label} (paper)", *words]) + " |"]
+        lines += [""]
+    lines += ["## Commands", "", "```", *commands, "```", ""]
+    path = Path(plan.output) / "model_card.md"
+    with atomic_write(path, "w") as handle:
+        handle.write("\n".join(lines))
+    return path
+
+
+def _input(convention: dict[str, Any]) -> str:
+    mean, std = ([f"{v:g}" for v in convention[k]] for k in ("pixel_mean", "pixel_std"))
+    stride = "1x1" if convention["stride_in_1x1"] else "3x3"
+    return f"{convention['format']}, mean {', '.join(mean)}, std {', '.join(std)}; stride in the {stride} convolution"

@@ -1,0 +1,290 @@
+"""From tables to runs: each run once, however many cells and tables share it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.plan import Cell, Plan, Run
+from benchmarks.scales import Scale
+from benchmarks.tables import Column, Row, Table
+from runs.errors import UserError
+from runs.folder import RECORD
+
+DETECTION = ("voc07", "voc0712", "coco")
+# Detectron2's own default for the folder of VOC2007, VOC2012 and coco; other sets are `datasets/<name>`.
+DETECTION_ROOT = "datasets"
+# What a reader looks for first in a command.
+FIRST = ("method", "task", "checkpoint", "weights", "data", "data.root", "arch", "epochs")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an evaluation's weights come from.
+
+    Attributes:
+        name: for the names of folders.
+        file: the checkpoint.
+        needs: the run that writes it, if it is one of ours.
+        sha256: of the file, if it is not.
+    """
+
+    name: str
+    file: str
+    needs: tuple[str, ...] = ()
+    sha256: str = ""
+
+
+def expand(
+    tables: Iterable[Table],
+    scale: Scale,
+    output: str | os.PathLike[str],
+    roots: dict[str, str] | None = None,
+    overrides: Iterable[tuple[str, str, Any]] = (),
+    trials: int | None = None,
+    guest: Source | None = None,
+) -> Plan:
+    """Turn tables into runs.
+
+    Args:
+        tables: what to fill, already cut to the wanted rows and columns.
+        scale: the size.
+        output: the folder below which everything is written.
+        roots: the user's folders: `detection` and the names of classification sets (`imagenet`, `cifar10`, …); by
+            default `datasets` and `datasets/<name>`. Without effect where the scale generates its own.
+        overrides: the user's own settings, `(stage, key, value)`; they come last.
+        trials: a bound on the trials of every column, below the scale's.
+        guest: a checkpoint to evaluate in every row instead of what the row would pre-train.
+
+    Returns:
+        The plan; nothing has been written.
+
+    Raises:
+        UserError: the output lies where a command line cannot name it.
+    """
+    builder = _Builder(scale, _relative(Path(output)), roots or {}, list(overrides), trials, guest)
+    tables = list(tables)
+    for table in tables:
+        for row in table.rows:
+            for column in table.columns:
+                builder.cell(table, row, column)
+    return Plan(
+        output=builder.output,
+        scale=scale.name,
+        about=scale.about,
+        tables=[{"name": t.name, "rows": [r.id for r in t.rows], "columns": [c.id for c in t.columns]} for t in tables],
+        runs=builder.runs,
+        cells=builder.cells,
+        jobs=scale.jobs,
+        threads=scale.threads,
+        seconds=scale.seconds,
+    )
+
+
+class _Builder:
+    """Adds a cell's runs to the graph; equal settings give the same run."""
+
+    def __init__(
+        self,
+        scale: Scale,
+        output: str,
+        roots: dict[str, str],
+        overrides: list[tuple[str, str, Any]],
+        trials: int | None,
+        guest: Source | None,
+    ) -> None:
+        self.scale, self.output, self.roots, self.trials, self.guest = scale, output, roots, trials, guest
+        self.user = overrides
+        self.runs: dict[str, Run] = {}
+        self.cells: list[Cell] = []
+
+    def cell(self, table: Table, row: Row, column: Column) -> None:
+        """Plan one entry."""
+        absent = "" if self.guest else self._obstacle(table, row, column)
+        runs = () if absent else tuple(self._trial(table, row, column, i) for i in range(self._count(row, column)))
+        self.cells.append(Cell(table.name, row.id, column.id, runs, absent))
+
+    def _obstacle(self, table: Table, row: Row, column: Column) -> str:
+        """Why there is nothing to run for an entry; empty if there is."""
+        needs = row.needs or table.needs
+        if needs:
+            return f"needs {needs}"
+        if row.untrained and column.task == "pretrain":
+            return "no pre-training"
+        return "" if self._epochs(row, column) is not None else f"not at the {self.scale.name} scale"
+
+    def _epochs(self, row: Row, column: Column) -> int | None:
+        epochs = row.epochs or column.epochs
+        return epochs if self.scale.epochs is None else self.scale.epochs.get(epochs)
+
+    def _count(self, row: Row, column: Column) -> int:
+        # The paper's number of trials, unless the scale has its own; a given checkpoint cannot be pre-trained again,
+        # and its features and their classifier hardly depend on a seed.
+        if self.guest and column.vary == "pretrain":
+            return 1
+        wanted = self.scale.trials.get(column.vary, column.trials)
+        return min(wanted, self.trials) if self.trials else wanted
+
+    def _trial(self, table: Table, row: Row, column: Column, trial: int) -> str:
+        pretrain_seed, seed = (trial, trial) if column.vary == "pretrain" else (0, trial)
+        if self.guest:
+            return self._evaluation(table, row, column, self.guest, seed).id
+        if row.untrained:
+            return self._evaluation(table, row, column, None, seed).id
+        run = self._pretrain(table, row, column, pretrain_seed)
+        if column.task == "pretrain":
+            return run.id
+        # The official code numbers checkpoints by the epoch, from 0.
+        file = f"{self.output}/{run.id}/checkpoint_{int(run.settings['epochs']) - 1:04d}.pth.tar"
+        return self._evaluation(table, row, column, Source(_readable(run), file, (run.id,)), seed).id
+
+    def _pretrain(self, table: Table, row: Row, column: Column, seed: int) -> Run:
+        settings = self._settings(table, row, {**row.pretrain, **column.pretrain}, "pretrain")
+        # A user's epochs win over the column's.
+        settings = {"epochs": self._epochs(row, column), **settings, "seed": seed}
+        root, needs = self._root(table, False)
+        name = f"{settings['method']}-{settings['epochs']}ep-seed{seed}"
+        return self._add("pretrain", "pretrain", name, settings, root, needs)
+
+    def _evaluation(self, table: Table, row: Row, column: Column, source: Source | None, seed: int) -> Run:
+        """Add the run that evaluates `source`, or the untrained network."""
+        detection = column.task in DETECTION
+        if detection:
+            settings = {"task": column.task, **self._settings(table, row, row.transfer, "transfer", column.task)}
+        else:
+            settings = self._settings(table, row, {}, column.task)
+        root, needs = self._root(table, detection)
+        if source is None:
+            arch = self._settings(table, row, row.pretrain, "pretrain").get("arch", "resnet50")
+            settings |= {"weights" if detection else "checkpoint": "scratch" if detection else "random", "arch": arch}
+        elif detection:
+            converted = self._convert(source)
+            settings["weights"] = f"{self.output}/{converted.id}/backbone.pkl"
+            needs += (converted.id,)
+        else:
+            settings["checkpoint"] = source.file
+            needs += source.needs
+        settings["seed"] = seed
+        name = f"{column.task}-{source.name if source else 'scratch'}"
+        if detection:
+            name += f"-trial{seed}"
+        elif source is None:
+            name += f"-seed{seed}"
+        kind = "transfer" if detection else column.task
+        return self._add(kind, column.task, name, settings, root, needs, source.sha256 if source else "")
+
+    def _convert(self, source: Source) -> Run:
+        return self._add("convert", "convert", source.name, {"file": source.file}, {}, source.needs, source.sha256)
+
+    def _settings(self, table: Table, row: Row, own: dict[str, Any], *stages: str) -> dict[str, Any]:
+        """The scale's word on all rows < the row's own < the scale's word on this row < the user's."""
+        user = {key: value for stage, key, value in self.user if stage in stages}
+        data = {} if "transfer" in stages else {"data": self.scale.data.get(table.dataset, table.dataset)}
+        return {**data, **self.scale.common(*stages), **own, **self.scale.special(table.name, row.id, *stages), **user}
+
+    def _root(self, table: Table, detection: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """The data of a run: the generated set, which is a run itself, or the user's folder."""
+        if self.scale.generate is not None:
+            data = self._add("data", "data", "shapes", dict(self.scale.generate), {}, ())
+            folder = f"{self.output}/{data.id}/set"
+            return {"data.root": folder if detection else f"{folder}/imagefolder"}, (data.id,)
+        name = "detection" if detection else table.dataset
+        return {"data.root": self.roots.get(name, DETECTION_ROOT if detection else f"datasets/{name}")}, ()
+
+    def _add(
+        self,
+        kind: str,
+        task: str,
+        name: str,
+        settings: dict[str, Any],
+        root: dict[str, Any],
+        needs: tuple[str, ...],
+        sha256: str = "",
+    ) -> Run:
+        identity = {"kind": kind, "settings": settings, "needs": needs, "root": root, "sha256": sha256}
+        digest = hashlib.sha256(json.dumps(_portable(identity, self.output), sort_keys=True).encode()).hexdigest()[:8]
+        run_id = f"{kind}/{name}-{digest}"
+        if run_id not in self.runs:
+            gpus = self.scale.gpus if kind in ("pretrain", "linear", "knn", "transfer") else 0
+            command = _command(kind, {**settings, **root}, f"{self.output}/{run_id}", gpus)
+            target = {"data": "set/manifest.json", "convert": "backbone.pkl"}.get(kind, RECORD)
+            self.runs[run_id] = Run(run_id, kind, task, command, target, needs, {**settings, **root}, gpus)
+        return self.runs[run_id]
+
+
+def _readable(run: Run) -> str:
+    """A run's name without kind and hash."""
+    return run.id.split("/")[1].rsplit("-", 1)[0]
+
+
+def _command(kind: str, settings: dict[str, Any], folder: str, gpus: int) -> tuple[str, ...]:
+    if kind == "data":
+        options = [word for k, v in settings.items() for word in (f"--{k.replace('_', '-')}", str(v))]
+        return ("python", "-m", "benchmarks.shapes", f"{folder}/set", *options)
+    if kind == "convert":
+        return ("python", "-m", "converters", "detectron2", settings["file"], f"{folder}/backbone.pkl")
+    module = {"pretrain": "pretrain", "linear": "pretrain.linear", "knn": "pretrain.knn", "transfer": "transfer"}[kind]
+    start = ["python", "-m", module]
+    # Features are computed on one device; only what trains a whole network is spread.
+    if gpus > 1 and kind in ("pretrain", "transfer"):
+        start = ["torchrun", "--standalone", f"--nproc_per_node={gpus}", "-m", module]
+    ordered = {k: settings[k] for k in FIRST if k in settings} | settings
+    return (*start, *(f"{k}={_plain(v)}" for k, v in ordered.items()), f"output={folder}")
+
+
+def _plain(value: Any) -> str:
+    """A value as Hydra reads it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_plain(v) for v in value) + "]"
+    return str(value)
+
+
+def _portable(value: Any, output: str) -> Any:
+    """Settings without the place of the output folder, so that the hash does not depend on it."""
+    if isinstance(value, dict):
+        return {k: _portable(v, output) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_portable(v, output) for v in value]
+    if isinstance(value, str) and value.startswith(output + "/"):
+        return value[len(output) + 1 :]
+    return value
+
+
+def _relative(path: Path) -> str:
+    """The output as commands name it: relative where it lies below the current folder."""
+    if any(ch.isspace() or ch in "=,{}[]()'\"$" for ch in str(path)):
+        raise UserError(
+            f"--output {path}: spaces and any of = , {{ }} [ ] ( ) $ and quotes cannot stand in a command's setting"
+        )
+    absolute = Path(os.path.abspath(path))
+    try:
+        return str(absolute.relative_to(Path.cwd()))
+    except ValueError:
+        return str(absolute)
+
+
+def parse_override(text: str, stages: Sequence[str]) -> tuple[str, str, Any]:
+    """Read the user's `STAGE.KEY=VALUE`.
+
+    Raises:
+        UserError: it is not of that form or names no stage.
+    """
+    key, equals, value = text.partition("=")
+    stage, dot, name = key.partition(".")
+    if not equals or not dot or not name:
+        raise UserError(f"--set {text}: must be STAGE.KEY=VALUE, e.g. pretrain.lr=0.1")
+    if stage not in stages:
+        raise UserError(f"--set {text}: '{stage}' is no stage; there are {', '.join(stages)}")
+    try:
+        return stage, name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text}: the value cannot be read: {error}") from error

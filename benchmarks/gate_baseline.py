@@ -1,0 +1,168 @@
+"""What the gate compares: the trials of each kind of run, and a baseline file of them.
+
+A baseline is a JSON file; where it holds VOC runs, a file of the same name with `.npz` beside it keeps their
+detections, already matched with the objects, so that no data set is needed to compare.
+"""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.detections import Matches, read_matches
+from benchmarks.records import demand, find
+from benchmarks.statistics import summarize
+from runs.errors import UserError
+from runs.files import atomic_write, read_json, write_json
+from runs.record import Record
+
+SCHEMA = 1
+# Trials whose detections a baseline keeps: as many as the papers average.
+TRIALS = 5
+# Standard deviation of one trial as published for this fine-tuning code (facebookresearch/moco README: VOC AP50, AP,
+# AP75 0.2, 0.2, 0.4; moco issue 39: a gap of 0.3 COCO AP is chance), used where no trials measure it.
+VOC_NOISE = {"bbox/AP50": 0.2, "bbox/AP": 0.2, "bbox/AP75": 0.4}
+COCO_NOISE = 0.3
+
+
+@dataclass
+class Measured:
+    """The trials of one kind of run.
+
+    Attributes:
+        values: by metric, in percent.
+        deviation: standard deviation of a single trial by metric.
+        deviation_measured: whether it was measured on these trials or is published.
+        images: test images.
+        matches: of each VOC run whose detections are there.
+    """
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    deviation: dict[str, float] = field(default_factory=dict)
+    deviation_measured: bool = False
+    images: int = 0
+    matches: list[Matches] = field(default_factory=list)
+
+
+def key_of(record: Record) -> str:
+    """What makes two records trials of the same thing: all but the seed and the place."""
+    subject, data = record.subject, record.dataset
+    parts = [str(record.config.get("task") or record.kind), subject.method, subject.arch]
+    parts += [f"{subject.epochs} epochs"] if subject.epochs is not None else []
+    parts += [f"{data.name}/{data.split}"] if data else []
+    return ", ".join(parts)
+
+
+def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Measured]:
+    """Group records of linear, kNN and fine-tuning runs; others have no number to guard.
+
+    Args:
+        places: record files and folders of them.
+        noise: standard deviation of a trial, in points, instead of a measured or published one.
+
+    Raises:
+        UserError: a record is refused, two are of different data under one name, or there is none.
+    """
+    found: dict[str, Measured] = {}
+    prints: dict[str, str] = {}
+    for path, record in demand(find(places)).items():
+        if record.kind not in ("linear", "knn", "transfer") or record.dataset is None:
+            continue
+        key = key_of(record)
+        if prints.setdefault(key, record.dataset.fingerprint) != record.dataset.fingerprint:
+            raise UserError(
+                f"{path}: measured on another version of {record.dataset.name} than the other runs of {key}"
+            )
+        measured = found.setdefault(key, Measured(images=record.dataset.size))
+        for metric, value in record.metrics.items():
+            measured.values.setdefault(metric, []).append(value)
+        if record.dataset.split.startswith("voc_") and (path.parent / "detections.npz").exists():
+            measured.matches.append(read_matches(path.parent, record))
+    if not found:
+        raise UserError("no record of a linear, kNN or fine-tuning run among the given results")
+    for key, measured in found.items():
+        _spread(key, measured, noise)
+    return found
+
+
+def _spread(key: str, measured: Measured, noise: float | None) -> None:
+    spreads = {m: summarize(v).std for m, v in measured.values.items()}
+    if noise is not None:
+        measured.deviation = dict.fromkeys(spreads, noise)
+    elif all(s is not None for s in spreads.values()):
+        measured.deviation = {m: s for m, s in spreads.items() if s is not None}
+        measured.deviation_measured = True
+    elif key.startswith("coco"):
+        measured.deviation = dict.fromkeys(spreads, COCO_NOISE)
+    elif key.startswith("voc"):
+        measured.deviation = {m: VOC_NOISE[m] for m in spreads}
+
+
+def write(path: Path, measured: dict[str, Measured]) -> None:
+    """Store a baseline."""
+    arrays: dict[str, Any] = {}
+    for number, (_, m) in enumerate(measured.items()):
+        for trial, matches in enumerate(m.matches[:TRIALS]):
+            for name in ("image", "category", "score", "verdict", "objects"):
+                arrays[f"{number}.{trial}.{name}"] = getattr(matches, name)
+            arrays[f"{number}.{trial}.image_ids"] = np.array(matches.image_ids)
+            arrays[f"{number}.{trial}.classes"] = np.array(matches.classes)
+            arrays[f"{number}.{trial}.eleven_points"] = np.array(matches.eleven_points)
+    if arrays:
+        with atomic_write(path.with_suffix(".npz")) as file:
+            np.savez_compressed(file, **arrays)
+    write_json(path, {
+        "schema": SCHEMA, "kind": "baseline",
+        "runs": [
+            {"key": key, "values": m.values, "deviation": m.deviation, "deviation_measured": m.deviation_measured,
+             "images": m.images, "matches": min(len(m.matches), TRIALS)}
+            for key, m in measured.items()
+        ],
+    })  # fmt: skip
+
+
+def read(path: Path) -> dict[str, Measured]:
+    """Read a baseline.
+
+    Raises:
+        UserError: absent, damaged, of another version, or not a baseline.
+    """
+    body = read_json(path)
+    if not isinstance(body, dict) or body.get("kind") != "baseline":
+        raise UserError(f"{path}: not a baseline; write one with gate --write-baseline {path} RESULTS…")
+    if body.get("schema") != SCHEMA:
+        raise UserError(f"{path}: baseline version {body.get('schema')}, this program reads {SCHEMA}; write it again")
+    result = {}
+    try:
+        arrays = _arrays(path.with_suffix(".npz")) if any(run["matches"] for run in body["runs"]) else {}
+        for number, run in enumerate(body["runs"]):
+            matches = [_matches(arrays, f"{number}.{trial}.") for trial in range(run["matches"])]
+            result[run["key"]] = Measured(
+                {m: [float(x) for x in v] for m, v in run["values"].items()},
+                {m: float(x) for m, x in run["deviation"].items()},
+                bool(run["deviation_measured"]), int(run["images"]), matches,
+            )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({error!r}); write it again with gate --write-baseline") from error
+    return result
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; it belongs to the baseline beside it, keep both") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: damaged ({error}); write the baseline again") from error
+
+
+def _matches(arrays: dict[str, Any], prefix: str) -> Matches:
+    get = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+    return Matches(
+        tuple(get["image_ids"].tolist()), tuple(get["classes"].tolist()), get["image"], get["category"], get["score"],
+        get["verdict"], get["objects"], bool(get["eleven_points"]),
+    )  # fmt: skip

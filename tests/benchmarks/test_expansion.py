@@ -1,0 +1,150 @@
+"""From tables to runs: sharing, identity, and what a change touches."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import scales, tables
+from benchmarks.expansion import Source, expand, parse_override
+from benchmarks.plan import Plan, chains, order, read_plan
+from runs.errors import UserError
+
+
+def plan(*names: str, scale: str = "mini", rows: list[str] | None = None, overrides: tuple[str, ...] = ()) -> Plan:
+    chosen = [tables.load(n).select(rows, None) for n in names]
+    parsed = [parse_override(o, scales.STAGES) for o in overrides]
+    return expand(chosen, scales.load(scale), "outputs/x", {}, parsed)
+
+
+def kinds(p: Plan) -> dict[str, int]:
+    return {k: sum(r.task == k for r in p.runs.values()) for k in dict.fromkeys(r.task for r in p.runs.values())}
+
+
+def test_the_published_table_5_is_all_there() -> None:
+    p = plan("table5", scale="paper")
+    # 7 pre-trained rows and scratch; 5 VOC 07, 5 VOC 07+12 and 1 COCO fine-tuning each.
+    assert kinds(p) == {"voc07": 40, "voc0712": 40, "coco": 8, "pretrain": 7, "convert": 7}
+    assert all(len(c.runs) == (1 if c.column.startswith(("coco", "mask")) else 5) for c in p.cells)
+
+
+def test_tables_4_and_5_share_their_pretraining() -> None:
+    alone, both = plan("table5", rows=["simsiam"]), plan("table4", "table5", rows=["simsiam"])
+    assert kinds(alone)["pretrain"] == 1
+    assert kinds(both) == {
+        "data": 1,
+        "pretrain": 3,
+        "linear": 3,
+        "knn": 3,
+        "voc07": 1,
+        "voc0712": 1,
+        "coco": 1,
+        "convert": 1,
+    }
+    assert set(alone.runs) <= set(both.runs)
+
+
+def test_one_fine_tuning_fills_all_its_columns() -> None:
+    p = plan("table5", rows=["scratch"])
+    coco = [c for c in p.cells if c.column.startswith(("coco", "mask"))]
+    assert len(coco) == 6 and len({c.runs for c in coco}) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "touched"),
+    [
+        ("pretrain.optimizer.lr=0.1", {"pretrain", "linear", "knn", "convert", "voc07", "voc0712", "coco"}),
+        ("knn.seed_of_nothing=1", {"knn"}),
+        ("voc07.detectron2.SOLVER.BASE_LR=0.02", {"voc07"}),
+        ("transfer.detectron2.SOLVER.BASE_LR=0.02", {"voc07", "voc0712", "coco"}),
+    ],
+)
+def test_a_changed_setting_reruns_exactly_what_it_touches(override: str, touched: set[str]) -> None:
+    before = plan("table4", "table5", rows=["simsiam"])
+    after = plan("table4", "table5", rows=["simsiam"], overrides=(override,))
+    changed = set(after.runs) - set(before.runs)
+    assert {after.runs[r].task for r in changed} == touched
+    assert all(r in before.runs for r in after.runs if after.runs[r].task not in touched)
+
+
+def test_ids_do_not_depend_on_the_folder() -> None:
+    chosen = [tables.load("table5").select(["scratch", "simsiam"], None)]
+    ids = [set(expand(chosen, scales.load("mini"), folder).runs) for folder in ("outputs/a", "/somewhere/else")]
+    assert ids[0] == ids[1]
+
+
+def test_every_run_comes_behind_what_it_needs_and_the_chain_is_the_longest() -> None:
+    p = plan("table4", "table5", rows=["simsiam"])
+    place = {r: i for i, r in enumerate(order(p.runs))}
+    assert all(place[n] < place[r.id] for r in p.runs.values() for n in r.needs)
+    seconds = {
+        r.id: {"data": 1.0, "pretrain": 10.0, "convert": 2.0, "coco": 20.0}.get(r.task, 3.0) for r in p.runs.values()
+    }
+    assert max(chains(p.runs, seconds).values()) == 1 + 10 + 2 + 20
+
+
+def test_commands_are_what_a_user_would_type() -> None:
+    p = plan("table5", scale="paper", rows=["simsiam_optimal"])
+    [pretrain] = [r for r in p.runs.values() if r.kind == "pretrain"]
+    words = " ".join(pretrain.command)
+    assert words.startswith(
+        "torchrun --standalone --nproc_per_node=8 -m pretrain method=simsiam data=imagenet data.root="
+    )
+    assert "epochs=200" in words and "optimizer.lr=0.5" in words and "optimizer.weight_decay=1e-05" in words
+    single = expand([tables.load("table4").select(["simsiam"], ["ep100"])], scales.load("mini"), "outputs/x")
+    assert all(r.command[0] == "python" for r in single.runs.values())
+
+
+def test_what_cannot_run_says_why() -> None:
+    p = plan("table1")
+    assert {c.row: c.absent for c in p.cells}["a"] == "needs the collapse laboratory's methods"
+    reasons = {c.absent for c in plan("table4", rows=["simsiam"]).cells}
+    assert reasons == {"", "not at the mini scale"}
+
+
+def test_a_given_checkpoint_takes_the_rows_place() -> None:
+    chosen = [tables.load("table5").select(["simsiam"], ["voc07"])]
+    guest = Source("mine", "mine.pth", (), "a" * 64)
+    p = expand(chosen, scales.load("mini"), "outputs/x", guest=guest)
+    assert kinds(p) == {"data": 1, "convert": 1, "voc07": 1}
+    other = expand(chosen, scales.load("mini"), "outputs/x", guest=Source("mine", "mine.pth", (), "b" * 64))
+    assert {r for r in p.runs if "voc07" in r}.isdisjoint(other.runs)
+
+
+def test_a_plan_survives_its_file(tmp_path: Path) -> None:
+    made = expand([tables.load("table5")], scales.load("mini"), tmp_path / "out")
+    made.write()
+    again = read_plan(tmp_path / "out")
+    assert again.runs == made.runs and again.cells == made.cells
+    (tmp_path / "out/plan.json").write_text('{"runs": {}}')
+    with pytest.raises(UserError, match="not a plan"):
+        read_plan(tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["pretrain", "pretrain=1", "nothing.lr=1", ".a=1"])
+def test_a_wrong_override_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--set"):
+        parse_override(text, scales.STAGES)
+
+
+def test_the_mini_scale_knows_the_generated_classes() -> None:
+    from benchmarks.shapes_draw import CLASSES
+
+    for task in ("voc07", "voc0712"):
+        assert tuple(scales.load("mini").stages[task]["data.classes"]) == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("a: 1", "at least the field 'about'"), ("about: x\nspeed: 1", "unknown field 'speed'"),
+     ("about: x\nstages: {dance: {}}", "unknown stage 'dance'"), ("about: x\nseconds: {dance: 1}", "seconds.dance")],
+)  # fmt: skip
+def test_a_wrong_scale_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=complaint):
+        scales.load(str(path))
+
+
+def test_names_that_a_setting_cannot_hold_are_refused() -> None:
+    with pytest.raises(UserError, match="--output"):
+        expand([tables.load("table5")], scales.load("mini"), "my outputs")

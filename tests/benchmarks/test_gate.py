@@ -1,0 +1,117 @@
+"""The gate: what it lets pass, what it stops, what it refuses to judge."""
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.bootstrap import average_precision
+from benchmarks.calibration import detector, rate, slope, spread, world
+from benchmarks.detections import Matches
+from benchmarks.gate import judge
+from benchmarks.gate_baseline import Measured, read, write
+from runs.record import write_record
+
+
+@pytest.fixture
+def gate(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    def call(*words: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(["gate", *map(str, words)])
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out + captured.err
+
+    return call
+
+
+def runs(make: SimpleNamespace, folder: Path, values: list[float], **changes: object) -> Path:
+    for seed, value in enumerate(values):
+        write_record(folder / str(seed), make.record(value=value, seed=seed, **changes))
+    return folder
+
+
+def test_verdicts_and_exit_codes(make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]]) -> None:
+    base = tmp_path / "base.json"
+    assert gate("--write-baseline", base, runs(make, tmp_path / "a", [70.0, 70.5, 69.5]))[0] == 0
+    same = runs(make, tmp_path / "b", [70.1, 70.2, 69.8])
+    assert gate("--baseline", base, same)[0] == 0
+    code, text = gate("--baseline", base, runs(make, tmp_path / "c", [66.0, 66.5, 65.5]))
+    assert code == 1 and "FAIL" in text and "difference -4.00" in text
+    assert gate("--baseline", base, "--tolerance", 5, tmp_path / "c")[0] == 0
+    # Three trials of a spread of 0.5 cannot show a drop of 0.2.
+    assert gate("--baseline", base, "--detect", 0.2, same)[0] == 3
+    code, text = gate("--baseline", base, "--update-baseline", tmp_path / "c")
+    assert code == 0 and "70.00 -> 66.00" in text
+    assert gate("--baseline", base, tmp_path / "c")[0] == 0
+
+
+def test_bad_input_is_one_line_and_status_2(
+    make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]]
+) -> None:
+    base, good = tmp_path / "base.json", runs(make, tmp_path / "a", [70.0, 70.5])
+    gate("--write-baseline", base, good)
+    other = runs(make, tmp_path / "other", [70.0, 70.5], method="byol")
+    odd = tmp_path / "odd.json"
+    odd.write_text("{}")
+    newer = tmp_path / "newer.json"
+    newer.write_text(json.dumps({**json.loads(base.read_text()), "schema": 9}))
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text(json.dumps({"kind": "baseline", "schema": 1, "runs": [{"key": "x"}]}))
+    cases = [
+        (("--baseline", tmp_path / "no.json", good), "no such file"),
+        (("--baseline", odd, good), "not a baseline"),
+        (("--baseline", newer, good), "baseline version 9"),
+        (("--baseline", damaged, good), "damaged"),
+        (("--baseline", base, tmp_path / "nowhere"), "no such file or folder"),
+        (("--baseline", base, other), "no result for linear, simsiam"),
+        (("--baseline", base), "give RESULTS"),
+        (("--baseline", base, "--tolerance", -1, good), "--tolerance -1.0"),
+    ]
+    for words, complaint in cases:
+        code, text = gate(*words)
+        assert code == 2 and complaint in text and len(text.strip().splitlines()) == 1, text
+
+
+def test_summary_and_junit(make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]]) -> None:
+    base = tmp_path / "base.json"
+    gate("--write-baseline", base, runs(make, tmp_path / "a", [70.0, 70.5, 69.5]))
+    runs(make, tmp_path / "c", [66.0, 66.5, 65.5])
+    gate("--baseline", base, tmp_path / "c", "--summary", tmp_path / "s.md", "--junit", tmp_path / "j.xml")
+    assert "a real drop" in (tmp_path / "s.md").read_text() and "| fail |" in (tmp_path / "s.md").read_text()
+    suite = ET.parse(tmp_path / "j.xml").getroot()
+    assert suite.get("failures") == "1" and suite.find("testcase/failure") is not None
+
+
+def measured(trials: list[Matches]) -> Measured:
+    table = np.array([average_precision(m)[0] for m in trials])
+    values = {f"bbox/{name}": table[:, i].tolist() for i, name in enumerate(("AP", "AP50", "AP75"))}
+    return Measured(values, {"bbox/AP": 0.2, "bbox/AP50": 0.2, "bbox/AP75": 0.4}, False, 200, trials)
+
+
+def test_a_baseline_keeps_the_detections(tmp_path: Path) -> None:
+    scene = world(60, 1)
+    before = {"voc07": measured([detector(scene, 1.0, 1)])}
+    write(tmp_path / "b.json", before)
+    again = read(tmp_path / "b.json")
+    assert judge(again, before, 0.0, 2.0)[0].difference == 0
+    np.testing.assert_array_equal(
+        average_precision(again["voc07"].matches[0]), average_precision(before["voc07"].matches[0])
+    )
+    (tmp_path / "b.npz").unlink()
+    with pytest.raises(Exception, match="keep both"):
+        read(tmp_path / "b.json")
+
+
+@pytest.mark.slow
+def test_rates_on_simulated_detectors() -> None:
+    """A small version of `python -m benchmarks.calibration`, whose figures are in docs/benchmarks.md."""
+    _, points = slope()
+    assert 0.12 < spread(8) < 0.32  # the published spread of a trial is 0.2 AP
+    false_alarms, _ = rate(12, 300, 0.0, points)
+    caught, difference = rate(12, 300, 6.0, points)
+    assert false_alarms <= 1 / 12 and caught >= 10 / 12 and -8 < difference < -4

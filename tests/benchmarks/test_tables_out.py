@@ -1,0 +1,94 @@
+"""Filled tables: numbers, honest remarks, and the four ways to write them."""
+
+import csv
+import io
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from benchmarks import render, scales, tables
+from benchmarks.expansion import expand
+from benchmarks.fill import Filled, fill
+from benchmarks.plan import Plan
+from benchmarks.statistics import clearly_above, outside_noise, summarize
+from benchmarks.status import Status
+
+
+def test_summary_is_numpys_and_scipys() -> None:
+    import numpy as np
+    from scipy import stats
+
+    values = [67.7, 67.6, 67.4, 67.6, 67.3]
+    summary = summarize(values)
+    assert summary.n == 5
+    assert math.isclose(summary.mean, np.mean(values)) and math.isclose(summary.std or 0, np.std(values, ddof=1))
+    low, high = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
+    assert math.isclose(summary.half or 0, (high - low) / 2)
+    assert summarize([1.0]).std is None
+    for bad in ([], [math.nan], [math.inf]):
+        with pytest.raises(ValueError, match="trials"):
+            summarize(bad)
+
+
+def test_comparisons() -> None:
+    assert outside_noise(summarize([57.0]), 57.3, 0.2) is False
+    assert outside_noise(summarize([56.0]), 57.3, 0.2) is True
+    assert outside_noise(summarize([56.0]), 57.3, None) is None
+    assert clearly_above(summarize([50.0, 51.0, 52.0]), summarize([40.0, 41.0, 42.0])) is True
+    assert clearly_above(summarize([50.0, 55.0, 60.0]), summarize([45.0, 50.0, 55.0])) is False
+    assert clearly_above(summarize([50.0]), summarize([40.0])) is None
+
+
+def filled(make: SimpleNamespace, folder: Path, scratch: list[float], simsiam: list[float]) -> Filled:
+    chosen = [tables.load("table4").select(["scratch", "simsiam"], ["ep100", "ep200"])]
+    plan: Plan = expand(chosen, scales.load("mini"), folder)
+    records = {}
+    for cell in plan.cells:
+        for run, value in zip(cell.runs, scratch if cell.row == "scratch" else simsiam, strict=False):
+            records[run] = make.record("linear", cell.row, value)
+    return fill(plan, records, Status())[0]
+
+
+def test_entries_and_remarks(make: SimpleNamespace, tmp_path: Path) -> None:
+    table = filled(make, tmp_path, [40.0, 41.0, 42.0], [50.0, 51.0, 52.0])
+    entry = table.entries[1][1]
+    assert entry.paper == 70.0 and entry.ours is not None and entry.ours.mean == 51.0
+    assert entry.difference == pytest.approx(-19.0) and entry.above_scratch is True and not entry.below_scratch
+    assert table.entries[1][0].remark == "not at the mini scale"
+    assert any("n < 5: entries of 3 trials" in r for r in table.remarks)
+    assert any("no verdict" in r for r in table.remarks)
+
+    worse = filled(make, tmp_path, [50.0, 51.0, 52.0], [40.0, 41.0, 42.0])
+    assert any("SimSiam does not beat the untrained network in linear top-1 (200 ep)" in r for r in worse.remarks)
+    close = filled(make, tmp_path, [50.0, 51.0, 52.0], [51.0, 52.0, 53.0])
+    assert any("by less than the spread" in r for r in close.remarks)
+    few = filled(make, tmp_path, [50.0, 51.0, 52.0], [51.0])
+    assert few.entries[1][1].remark == "2 of 3 trials not run yet"
+    assert "(n = 1 of 3)" in render.number(few.entries[1][1])
+
+
+def test_markdown_latex_and_csv_hold_the_same_numbers(make: SimpleNamespace, tmp_path: Path) -> None:
+    table = filled(make, tmp_path, [40.0, 41.0, 42.0], [50.0, 51.5, 52.0])
+    assert "51.2 ± 1.0 (n = 3) · 70.0 · −18.8" in render.markdown(table)
+    assert r"51.2 $\pm$ 1.0 (70.0)" in render.latex(table) and r"\bottomrule" in render.latex(table)
+    [line] = [
+        r for r in csv.DictReader(io.StringIO(render.comma_separated(table))) if r["row"] == "simsiam" and r["n"] != "0"
+    ]
+    assert [float(x) for x in line["trials"].split()] == [50.0, 51.5, 52.0] and float(line["paper"]) == 70.0
+    with_text = io.StringIO()
+    render.terminal(table, Console(file=with_text, width=80))
+    assert "51.2 ± 1.0" in with_text.getvalue() and max(map(len, with_text.getvalue().splitlines())) <= 80
+
+
+def test_a_wide_table_fits_every_terminal(tmp_path: Path) -> None:
+    plan = expand([tables.load("table5")], scales.load("mini"), tmp_path)
+    for width in (60, 80, 200):
+        text = io.StringIO()
+        render.terminal(fill(plan, {}, Status())[0], Console(file=text, width=width))
+        lines = [line for line in text.getvalue().splitlines() if line and not line.startswith("-")]
+        assert max(map(len, lines)) <= width
+        # Every published number is there, however the columns are divided.
+        assert text.getvalue().count("77.1") == 2
