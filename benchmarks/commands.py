@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import scales, tables
-from benchmarks.estimate import clock, durations, left
+from benchmarks.display import name as display_name
+from benchmarks.estimate import clock, durations, is_measured, left
 from benchmarks.expansion import expand, parse_override
 from benchmarks.fill import fill, read_records
 from benchmarks.plan import Plan, chains, order
@@ -49,26 +50,49 @@ def roots_of(given: list[str]) -> dict[str, str]:
 def plan(arguments: argparse.Namespace) -> int:
     """Say what a run would do."""
     made = build(arguments)
-    console = Console()
-    expected = durations(made)
-    console.print(f"{made.scale} scale: {made.about}", highlight=False, soft_wrap=True)
-    kinds: dict[str, int] = {}
-    for run in made.runs.values():
-        kinds[run.task] = kinds.get(run.task, 0) + 1
-    console.print(f"{len(made.runs)} runs: {', '.join(f'{n} {k}' for k, n in kinds.items())}", highlight=False)
-    for run_id in order(made.runs):
-        run = made.runs[run_id]
-        word = " ".join(run.command) if arguments.commands else run_id
-        mark = "done" if made.target(run).exists() else clock(expected[run_id])
-        console.print(f"{mark:>9}  {word}", highlight=False, soft_wrap=True, markup=False)
-    waiting = {r for r in made.runs if not made.target(r).exists()}
-    longest = max(chains(made.runs, {r: expected[r] for r in waiting}).values(), default=0.0)
-    console.print(
-        f"about {clock(left(made, expected, {}, waiting))} with {made.jobs} runs at a time; "
-        f"longest chain {clock(longest)}",
-        highlight=False,
-    )
+    expected, known = durations(made), is_measured(made)
+    done = {r for r in made.runs if made.target(r).exists()}
+    waiting = set(made.runs) - done
+    print(f"{made.scale} scale: {made.about}")
+    print(f"\n{'':14}{'runs':>5}{'done':>6}{'each':>10}{'GPU-hours':>11}{'GB':>8}  time is")
+    for task in dict.fromkeys(run.task for run in made.runs.values()):
+        runs = [run for run in made.runs.values() if run.task == task]
+        seconds = sum(expected[run.id] for run in runs)
+        hours = f"{sum(expected[run.id] * run.gpus for run in runs) / 3600:.1f}" if any(r.gpus for r in runs) else "–"
+        space = made.gigabytes.get(task, 0.0) * len(runs)
+        origin = "measured here" if all(known[r.id] for r in runs) else "assumed"
+        finished = sum(run.id in done for run in runs)
+        print(f"{task:14}{len(runs):5}{finished:6}{clock(seconds / len(runs)):>10}{hours:>11}{space:8.1f}  {origin}")
+    print()
+    if arguments.commands:
+        for run_id in order(made.runs):
+            print(f"# {'done' if run_id in done else clock(expected[run_id])}")
+            print(" ".join(made.runs[run_id].command))
+        print()
+    chain = _critical_path(made, expected, waiting)
+    print(f"{len(waiting)} of {len(made.runs)} runs to do, about {clock(left(made, expected, {}, waiting))} with "
+          f"{made.jobs} at a time")  # fmt: skip
+    if chain:
+        total = sum(expected[r] for r in chain)
+        print(f"critical path, {clock(total)}: " + " -> ".join(display_name(r) for r in chain))
+    space = sum(made.gigabytes.get(made.runs[r].task, 0.0) for r in made.runs)
+    print(f"GPU-hours {sum(expected[r] * made.runs[r].gpus for r in waiting) / 3600:.0f}, disk about {space:.1f} GB")
+    if made.figures and not all(known.values()):
+        print(f"assumed times: {made.figures}")
+    for absent in dict.fromkeys(c.absent for c in made.cells if c.absent):
+        print(f"{sum(c.absent == absent for c in made.cells)} entries are not planned: {absent}")
     return 0
+
+
+def _critical_path(made: Plan, expected: dict[str, float], waiting: set[str]) -> list[str]:
+    """The longest chain of runs that wait for each other."""
+    lengths = chains(made.runs, {r: expected[r] for r in waiting})
+    path: list[str] = []
+    candidates = waiting
+    while candidates:
+        path.append(max(candidates, key=lambda r: lengths[r]))
+        candidates = {r for r in waiting if path[-1] in made.runs[r].needs}
+    return path
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,15 +16,31 @@ UNKNOWN = 60.0
 
 def durations(plan: Plan) -> dict[str, float]:
     """Expected seconds of every run: as measured on its like in this folder, else as the scale's file says."""
-    measured: dict[str, list[float]] = {}
+    known = measured(plan)
+    return {run.id: known[_like(run)] if _like(run) in known else _assumed(plan, run) for run in plan.runs.values()}
+
+
+def measured(plan: Plan) -> dict[str, float]:
+    """Mean seconds of the finished runs of this folder, by what they have in common."""
+    found: dict[str, list[float]] = {}
     for run in plan.runs.values():
         note = state(plan, run.id)
         if note.get("status") == 0 and "ended" in note:
-            measured.setdefault(_like(run), []).append(note["ended"] - note["started"])
-    return {
-        run.id: _mean(measured[_like(run)]) if _like(run) in measured else plan.seconds.get(run.task, UNKNOWN)
-        for run in plan.runs.values()
-    }
+            found.setdefault(_like(run), []).append(note["ended"] - note["started"])
+    return {like: _mean(times) for like, times in found.items()}
+
+
+def is_measured(plan: Plan) -> dict[str, bool]:
+    """For every run whether its duration is a measured one."""
+    known = measured(plan)
+    return {run.id: _like(run) in known for run in plan.runs.values()}
+
+
+def _assumed(plan: Plan, run: Run) -> float:
+    per_epoch = plan.seconds.get(f"{run.task}/epoch")
+    if per_epoch is not None and "epochs" in run.settings:
+        return per_epoch * float(run.settings["epochs"])
+    return plan.seconds.get(run.task, UNKNOWN)
 
 
 def left(plan: Plan, seconds: dict[str, float], running: dict[str, float], waiting: set[str]) -> float:

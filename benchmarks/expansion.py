@@ -83,6 +83,8 @@ def expand(
         jobs=scale.jobs,
         threads=scale.threads,
         seconds=scale.seconds,
+        figures=scale.figures,
+        gigabytes=scale.gigabytes,
     )
 
 

@@ -60,6 +60,8 @@ class Plan:
     jobs: int = 1
     threads: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    figures: str = ""
+    gigabytes: dict[str, float] = field(default_factory=dict)
     command: str = ""
 
     def folder(self, run: str | Run) -> Path:

@@ -31,8 +31,9 @@ class Scale:
         jobs: runs at a time.
         threads: threads a run; None leaves them to the libraries.
         gpus: devices of one run.
-        seconds: expected duration of a run by kind or task, until something has been measured.
-        images: of the pre-training set, for estimates.
+        seconds: expected duration of a run by kind or task (`pretrain/epoch`: of one epoch), until one was measured.
+        figures: where `seconds` comes from.
+        gigabytes: what a finished run leaves on the disk, by kind or task.
     """
 
     name: str
@@ -47,7 +48,8 @@ class Scale:
     threads: int | None = None
     gpus: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    images: int | None = None
+    figures: str = ""
+    gigabytes: dict[str, float] = field(default_factory=dict)
 
     def common(self, *stages: str) -> dict[str, Any]:
         """Overrides of every row; a later stage's win."""
@@ -95,9 +97,10 @@ def load(name: str) -> Scale:
     for key in (*scale.stages, *(s for r in scale.rows.values() for s in r)):
         if key not in STAGES:
             raise UserError(f"{path}: unknown stage '{key}'; there are {', '.join(STAGES)}")
-    for key in scale.seconds:
-        if key not in (*TASKS, "data", "convert"):
-            raise UserError(f"{path}: seconds.{key}: no such run; there are data, convert, {', '.join(TASKS)}")
+    for where, keys in (("seconds", scale.seconds), ("gigabytes", scale.gigabytes)):
+        for key in keys:
+            if key.removesuffix("/epoch") not in (*TASKS, "data", "convert"):
+                raise UserError(f"{path}: {where}.{key}: no such run; there are data, convert, {', '.join(TASKS)}")
     return scale
 
 
