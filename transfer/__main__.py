@@ -1,6 +1,10 @@
 """`python -m transfer task=voc07 weights=FILE.pkl data.root=DIR seed=0`: one fine-tuning trial."""
 
+import os
+import sys
+
 from runs.app import hydra_app
+from runs.errors import UserError
 from transfer.settings import TransferConfig
 
 
@@ -8,9 +12,15 @@ from transfer.settings import TransferConfig
 def main(config: TransferConfig) -> None:
     """Fine-tune a detector and report its AP."""
     # Here, so that a mistyped key is answered before Detectron2's seconds of import.
-    from transfer.trial import run
+    from transfer.trials import run
 
-    run(config)
+    try:
+        run(config)
+    except UserError:
+        # Every process meets the same mistake; one of them says so.
+        if os.environ.get("RANK", "0") != "0":
+            sys.exit(2)
+        raise
 
 
 if __name__ == "__main__":

@@ -28,15 +28,20 @@ def coco_results(detections: Detections, category_ids: list[int]) -> list[dict[s
 
 
 def evaluate_results(
-    results: list[dict[str, Any]], annotations: Path, categories: dict[int, str], kinds: Sequence[str] = ()
+    results: list[dict[str, Any]],
+    annotations: Path,
+    categories: dict[int, str],
+    kinds: Sequence[str] = (),
+    image_ids: Sequence[int] = (),
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Box AP, mask AP or both, over all images of a split.
+    """Box AP, mask AP or both.
 
     Args:
         results: detections in COCO's results format.
         annotations: the split's instances JSON.
         categories: id -> name.
         kinds: `bbox`, `segm`; empty: what the detections have.
+        image_ids: images to count; empty: all of the file.
 
     Returns:
         (`bbox/AP`, `bbox/AP50`, `bbox/AP75`, `segm/…` in percent; class name -> `bbox`, `segm` AP, left out where the
@@ -58,6 +63,8 @@ def evaluate_results(
         entries = [{k: v for k, v in r.items() if k != ("segmentation" if kind == "bbox" else "bbox")} for r in results]
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation = COCOeval_faster(truth, truth.loadRes(entries), kind)
+            if image_ids:
+                evaluation.params.imgIds = sorted(image_ids)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
@@ -77,4 +84,5 @@ def evaluate_coco(
     """The same for a detector's own detections; `masks`: whether it is one with masks."""
     results = coco_results(detections, category_ids)
     kinds = ("bbox", "segm") if masks else ("bbox",)
-    return evaluate_results(results, annotations, dict(zip(category_ids, classes, strict=True)), kinds)
+    categories = dict(zip(category_ids, classes, strict=True))
+    return evaluate_results(results, annotations, categories, kinds, detections.image_ids)

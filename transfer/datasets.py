@@ -19,23 +19,30 @@ class Split:
     """A named split.
 
     Attributes:
-        name: as in the recipe, several joined by `+`.
+        source: the split as in the recipe, several joined by `+`.
         images: Detectron2's dataset dicts, boxes and classes included.
         classes: names in the order of `category_id`.
         category_ids: ids of the classes in the source file (COCO's have gaps); 0.. for VOC.
         root: the data root.
+        part: which images of the named split these are; empty for all.
     """
 
-    name: str
+    source: str
     images: list[dict[str, Any]]
     classes: list[str]
     category_ids: list[int]
     root: Path
+    part: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name in records: the source, and the part of it."""
+        return f"{self.source} ({self.part})" if self.part else self.source
 
     @property
     def voc(self) -> bool:
         """Whether it is one of PASCAL VOC's, with its layout and metric."""
-        return self.name.startswith("voc")
+        return self.source.startswith("voc")
 
     def fingerprint(self) -> str:
         """SHA-256 over file names, sizes, boxes and classes, in hexadecimal digits."""

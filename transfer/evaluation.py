@@ -8,11 +8,11 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
-from runs.progress import progress
 from transfer.coco import coco_files
 from transfer.coco_evaluation import evaluate_coco
 from transfer.datasets import Split
 from transfer.detections import Detections
+from transfer.distributed import shown
 from transfer.loading import BrokenImage, one_line, test_loader
 from transfer.voc_evaluation import Truth, evaluate_voc
 
@@ -35,7 +35,7 @@ def detect(cfg: Any, detector: nn.Module, split: Split, workers: int, folder: Pa
     rows: list[tuple[int, Any]] = []
     numbers = range(comm.get_rank(), len(split.images), comm.get_world_size())
     loader = test_loader(cfg, split, workers)
-    with progress(len(numbers), f"testing on {split.name}", unit="image", folder=folder) as bar:
+    with shown(len(numbers), f"testing on {split.name}", unit="image", folder=folder) as bar:
         try:
             for number, batch in zip(numbers, loader, strict=True):
                 rows.append((number, _plain(detector(batch)[0]["instances"])))
@@ -56,10 +56,10 @@ def measure(split: Split, detections: Detections, masks: bool) -> tuple[dict[str
         (metrics in percent, details: `per_class` and, for VOC, `curves` at IoU .50 with at most 101 points a class)
     """
     if not split.voc:
-        file, _ = coco_files(split.root, split.name)
+        file, _ = coco_files(split.root, split.source)
         metrics, per_class = evaluate_coco(detections, file, split.category_ids, split.classes, masks)
         return metrics, {"per_class": per_class}
-    metrics, per_class, curves = evaluate_voc(detections, Truth.of(split.images), split.classes, "2007" in split.name)
+    metrics, per_class, curves = evaluate_voc(detections, Truth.of(split.images), split.classes, "2007" in split.source)
     thinned = {}
     for name, curve in curves.items():
         keep = np.unique(np.linspace(0, max(len(curve.recall) - 1, 0), 101).round().astype(int))[: len(curve.recall)]

@@ -20,13 +20,17 @@ from runs.environment import peak_memory_mb
 from runs.errors import UserError
 from runs.files import atomic_write, write_json
 from runs.log import MetricsLog
-from runs.progress import progress
 from runs.seeds import generator_states, set_generator_states
+from transfer.distributed import mean_over_processes, shown
 from transfer.loading import BrokenImage, one_line, train_loader
 
 CHECKPOINT = "checkpoint.pth"
 # 128 + SIGTERM, as shells report it.
 TERMINATED = 143
+
+
+class Diverged(UserError):
+    """Losses or proposals stopped being numbers."""
 
 
 class Trainer:
@@ -70,7 +74,8 @@ class Trainer:
         """Train to SOLVER.MAX_ITER, from the folder's checkpoint if there is one.
 
         Raises:
-            UserError: a loss is no finite number, memory does not suffice, or an image cannot be read.
+            Diverged: a loss is no finite number.
+            UserError: memory does not suffice, or an image cannot be read.
         """
         generators = self._restore()
         loader = train_loader(self.cfg, self.images, self.seed, self.workers, self.iteration)
@@ -85,7 +90,7 @@ class Trainer:
         end = self.cfg.SOLVER.MAX_ITER
         with (
             EventStorage(self.iteration) as storage,
-            progress(end, "fine-tuning", initial=self.iteration, folder=self.folder if main else None) as bar,
+            shown(end, "fine-tuning", initial=self.iteration, folder=self.folder) as bar,
             self._on_sigterm(),
         ):
             saved = time.perf_counter()
@@ -129,7 +134,7 @@ class Trainer:
             with self.autocast():
                 losses = self.model(batch)
             total = sum(losses.values())
-            terms = {name: float(value.detach()) for name, value in losses.items()}
+            terms = mean_over_processes(losses)
             self._check(terms, batch)
             self.optimizer.zero_grad()
             total.backward()
@@ -158,8 +163,9 @@ class Trainer:
         """Save which images it happened on; returns what to tell the user."""
         file = self.folder / "not_finite.json"
         ids = [image["image_id"] for image in batch]
-        write_json(file, {"iteration": self.iteration, "losses": losses, "image_ids": ids})
-        return UserError(
+        if comm.is_main_process():
+            write_json(file, {"iteration": self.iteration, "losses": losses, "image_ids": ids})
+        return Diverged(
             f"{what} at iteration {self.iteration} (its images are in {file}); lower "
             "detectron2.SOLVER.BASE_LR or lengthen detectron2.SOLVER.WARMUP_ITERS, and choose another output="
         )
@@ -174,12 +180,7 @@ class Trainer:
             return
         count = self.cfg.TEST.PRECISE_BN.NUM_ITER
         loader = train_loader(self.cfg, self.images, self.bn_seed, self.workers)
-        main = comm.is_main_process()
-        with (
-            EventStorage(),
-            progress(count, "precise BN", folder=self.folder if main else None) as bar,
-            self.autocast(),
-        ):
+        with EventStorage(), shown(count, "precise BN", folder=self.folder) as bar, self.autocast():
             update_bn_stats(self.model, _counted(loader, bar), count)
 
     def save(self) -> None:

@@ -17,52 +17,56 @@ from runs.environment import command_line, peak_memory_mb
 from runs.errors import UserError
 from runs.files import atomic_write
 from runs.folder import RECORD, RunFolder
-from runs.record import Dataset, Record, Subject, write_record
+from runs.record import Dataset, Record, Subject, read_record, write_record
 from runs.seeds import seed_everything
 from transfer.datasets import Split, load_splits
+from transfer.distributed import check_split, join
 from transfer.evaluation import detect, measure
 from transfer.loading import train_images
 from transfer.pictures import sheet
 from transfer.recipe import build_cfg
-from transfer.settings import TransferConfig
+from transfer.settings import DataConfig, TransferConfig
+from transfer.subset import balanced, hold_out
 from transfer.training import CHECKPOINT, Trainer
 from transfer.weights import BackboneFile, load_backbone, read_backbone
 
 MODEL = "model_final.pth"
 # They change how fast a run goes, or how it is shown, and not what it computes.
-_FREE = ("data.workers", "device", "save_seconds", "pictures")
+FREE = ("data.workers", "device", "save_seconds", "pictures")
 
 
 def run(config: TransferConfig) -> dict[str, float]:
     """Fine-tune, measure and record, or continue an interrupted run of the same settings.
 
     Returns:
-        The metrics in percent.
+        The metrics in percent; empty on all processes but the first.
 
     Raises:
         UserError: whatever the user can mend; before training starts where it can be known then.
     """
     scratch = config.weights == "scratch"
     backbone = None if scratch else read_backbone(config.weights)
-    device = _device(config.device)
+    device = choose_device(config.device)
+    join(device)
     cfg = build_cfg(config, backbone, device)
-    output = Path(config.output or _default_output(config))
+    check_split(cfg)
+    output = Path(config.output or default_output(config))
     identity = dataclasses.asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
     if (output / RECORD).exists():
-        folder = RunFolder(output, identity, "transfer", _FREE)
-        print(f"{folder.record}: done already")
-        return {}
-    train = load_splits(config.data.root, cfg.DATASETS.TRAIN, config.data.classes)
-    test = load_splits(config.data.root, cfg.DATASETS.TEST, config.data.classes)
+        if comm.is_main_process():
+            folder = RunFolder(output, identity, "transfer", FREE)
+            print(f"{folder.record}: done already")
+        return read_record(output).metrics
+    train, test = _splits(config.data, cfg)
     images = train_images(cfg, train)
-    if test.classes != train.classes:
-        raise UserError(f"data.test={test.name}: other classes than {train.name}; use splits of one data set")
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(train.classes)
     cfg.OUTPUT_DIR = str(output)
     cfg.freeze()
-    folder = RunFolder(output, identity, "transfer", _FREE)
-    with atomic_write(folder.path / "detectron2.yaml", "w") as file:
-        file.write(cfg.dump())
+    if comm.is_main_process():
+        folder = RunFolder(output, identity, "transfer", FREE)
+        with atomic_write(output / "detectron2.yaml", "w") as file:
+            file.write(cfg.dump())
+    comm.synchronize()
 
     started = time.perf_counter()
     seed_everything(config.seed)
@@ -75,16 +79,16 @@ def run(config: TransferConfig) -> dict[str, float]:
 
     def evaluate() -> dict[str, float]:
         with autocast():
-            found = detect(cfg, detector, test, config.data.workers, folder.path)
+            found = detect(cfg, detector, test, config.data.workers, output)
         if found is None:
             return {}
-        found.save(folder.path / "detections.npz")
+        found.save(output / "detections.npz")
         metrics, results["details"] = measure(test, found, cfg.MODEL.MASK_ON)
         results["found"] = found
         return metrics
 
     trainer = Trainer(
-        cfg, detector, images, seeds, folder.path, workers=config.data.workers, autocast=autocast,
+        cfg, detector, images, seeds, output, workers=config.data.workers, autocast=autocast,
         log_every=config.log_every, save_seconds=config.save_seconds, evaluate=evaluate,
     )  # fmt: skip
     trainer.train()
@@ -92,10 +96,10 @@ def run(config: TransferConfig) -> dict[str, float]:
     metrics = evaluate()
     if not comm.is_main_process():
         return metrics
-    with atomic_write(folder.path / MODEL) as file:
+    with atomic_write(output / MODEL) as file:
         torch.save({"model": detector.state_dict()}, file)
     if config.pictures:
-        sheet(folder.path / "detections.png", test, results["found"], config.pictures)
+        sheet(output / "detections.png", test, results["found"], config.pictures)
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()), "train": _dataset(train) | {"used": len(images)},
         "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3), **results["details"],
@@ -112,15 +116,38 @@ def run(config: TransferConfig) -> dict[str, float]:
         command=command_line(),
         details=details,
     )
-    write_record(folder.path, record)
+    write_record(output, record)
     # The finished detector stays; what only a restart needs goes.
-    for leftover in (folder.path / CHECKPOINT, *folder.path.glob(".*.partial")):
+    for leftover in (output / CHECKPOINT, *output.glob(".*.partial")):
         leftover.unlink(missing_ok=True)
     print("  ".join(f"{name} {value:.2f}" for name, value in metrics.items()) + f"  ->  {folder.record}")
     return metrics
 
 
-def _device(name: str) -> str:
+def _splits(data: DataConfig, cfg: Any) -> tuple[Split, Split]:
+    """Return (images to train on, images to report on)."""
+    train = load_splits(data.root, cfg.DATASETS.TRAIN, data.classes)
+    if data.held_out:
+        images, held = hold_out(train.images, data.held_out, data.seed)
+        test = dataclasses.replace(train, images=held, part=f"{data.held_out:g} held out, seed {data.seed}")
+        train = dataclasses.replace(train, images=images, part=f"without {test.part}")
+    else:
+        test = load_splits(data.root, cfg.DATASETS.TEST, data.classes)
+        if test.classes != train.classes:
+            raise UserError(f"data.test={test.name}: other classes than {train.name}; use splits of one data set")
+    if data.images:
+        chosen = balanced(train.images, len(train.classes), data.images, data.seed)
+        part = f"{data.images} images, seed {data.seed}"
+        train = dataclasses.replace(train, images=chosen, part=f"{train.part}, {part}" if train.part else part)
+    return train, test
+
+
+def choose_device(name: str) -> str:
+    """`cpu` or `cuda`, whichever `name` means on this machine.
+
+    Raises:
+        UserError: CUDA is asked for and there is none.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -140,7 +167,8 @@ def _precision(name: str, device: str) -> Callable[[], Any]:
     return contextlib.nullcontext
 
 
-def _default_output(config: TransferConfig) -> str:
+def default_output(config: TransferConfig) -> str:
+    """The folder of a run that was given none."""
     start = f"scratch-{config.arch}" if config.weights == "scratch" else Path(config.weights).stem
     return os.path.join("outputs", "transfer", f"{config.task}_{start}_seed{config.seed}")
 

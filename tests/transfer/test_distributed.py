@@ -1,0 +1,119 @@
+"""Two processes are one: same losses and same weights for one total batch, or a refusal."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.transfer.conftest import CLASSES, TINY, overrides
+
+# Where nothing is left to chance and each process has as many regions as the other, the two computations are the same
+# sums: all images of one size with two objects each, every anchor sampled, every anchor's
+# box a proposal and every proposal sampled, no augmentation.
+SETTINGS = {
+    **TINY,
+    # Small steps: a box at IoU .5 must not fall to the other side by a rounding error that training has enlarged.
+    "SOLVER": {**TINY["SOLVER"], "BASE_LR": 0.002},
+    "INPUT": {"MIN_SIZE_TRAIN": [96], "MIN_SIZE_TEST": 96, "RANDOM_FLIP": "none"},
+    "MODEL": {
+        **TINY["MODEL"],
+        "RPN": {
+            "BATCH_SIZE_PER_IMAGE": 10000, "POSITIVE_FRACTION": 1.0, "PRE_NMS_TOPK_TRAIN": 1000, "NMS_THRESH": 1.0,
+            "POST_NMS_TOPK_TRAIN": 1000, "PRE_NMS_TOPK_TEST": 60, "POST_NMS_TOPK_TEST": 8,
+        },
+        "ROI_HEADS": {"BATCH_SIZE_PER_IMAGE": 1000, "POSITIVE_FRACTION": 1.0},
+    },
+}  # fmt: skip
+
+
+def write_scenes(root: Path) -> None:
+    """Eight images of one size with two objects each."""
+    rng = np.random.default_rng(0)
+    voc = root / "VOC2007"
+    for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (voc / sub).mkdir(parents=True)
+    for number in range(8):
+        pixels = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+        objects = ""
+        for x, y in ((4, 10), (50, 40)):
+            category = rng.integers(0, 8)
+            pixels[y : y + 40, x : x + 40] = category * 30
+            objects += (
+                f"<object><name>{CLASSES[category]}</name><difficult>0</difficult><bndbox><xmin>{x + 1}</xmin>"
+                f"<ymin>{y + 1}</ymin><xmax>{x + 40}</xmax><ymax>{y + 40}</ymax></bndbox></object>"
+            )
+        Image.fromarray(pixels).save(voc / f"JPEGImages/{number}.jpg", "PNG")
+        size = "<size><width>96</width><height>96</height></size>"
+        (voc / f"Annotations/{number}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+    for split in ("trainval", "test"):
+        (voc / f"ImageSets/Main/{split}.txt").write_text("\n".join(str(n) for n in range(8)))
+
+
+def start(processes: int, root: Path, weights: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    line = [
+        "task=voc07", f"weights={weights}", f"data.root={root}", f"data.classes=[{','.join(CLASSES)}]", "device=cpu",
+        "data.workers=0", "log_every=1", f"output={output}", "pictures=0", *overrides(SETTINGS), *more,
+    ]  # fmt: skip
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", "transfer", *line],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(backbone: Path, tmp_path: Path) -> None:
+    write_scenes(tmp_path)
+    logs, states = [], []
+    for processes in (1, 2):
+        output = tmp_path / f"out{processes}"
+        done = start(processes, tmp_path, backbone, output)
+        assert done.returncode == 0, done.stderr
+        logs.append([json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()])
+        states.append(torch.load(output / "model_final.pth", weights_only=True)["model"])
+        assert json.loads((output / "result.json").read_text())["metrics"].keys() == {
+            "bbox/AP",
+            "bbox/AP50",
+            "bbox/AP75",
+        }
+    assert len(logs[0]) == len(logs[1]) == 6
+    for one, two in zip(*logs, strict=True):
+        losses = [k for k in one if "loss" in k]
+        assert len(losses) == 5
+        assert {k: two[k] for k in losses} == pytest.approx({k: one[k] for k in losses}, rel=1e-3, abs=1e-5)
+    # The first iteration starts from the same weights: equal but for the order of sums.
+    assert logs[1][0]["total_loss"] == pytest.approx(logs[0][0]["total_loss"], rel=1e-5)
+    trained = [k for k in states[0] if states[0][k].is_floating_point() and "running_var" not in k]
+    for name in trained:
+        torch.testing.assert_close(states[1][name], states[0][name], rtol=1e-2, atol=1e-3, msg=name)
+
+
+def test_a_split_that_is_not_equivalent_is_refused(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detectron2.utils import comm
+
+    from runs.errors import UserError
+    from transfer.distributed import check_split
+    from transfer.recipe import build_cfg
+    from transfer.settings import TransferConfig
+
+    assert pickle.loads(backbone.read_bytes())["provenance"]
+    cfg = build_cfg(TransferConfig(task="voc07", weights="scratch"), None, "cpu")
+    for world in (1, 2, 4, 8, 16):
+        monkeypatch.setattr(comm, "get_world_size", lambda world=world: world)
+        check_split(cfg)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 3)
+    with pytest.raises(UserError, match="16 does not divide by 3"):
+        check_split(cfg)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 8)
+    cfg.MODEL.RESNETS.NORM = "BN"
+    with pytest.raises(UserError, match="2 images a process instead of 16"):
+        check_split(cfg)

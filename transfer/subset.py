@@ -1,0 +1,77 @@
+"""Fewer training images: nested, class-balanced, reproducible; and a part of them held out to choose settings on."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from runs.errors import UserError
+
+Images = list[dict[str, Any]]
+
+
+def balanced(images: Images, classes: int, count: int, seed: int) -> Images:
+    """`count` images in which the classes are as even as the images allow.
+
+    Image by image: of the class that the fewest chosen images show, the next in a shuffled list of its images. The
+    first n of a larger subset are therefore the subset of n, and a seed gives the same one everywhere.
+
+    Args:
+        images: Detectron2's dicts.
+        classes: number of classes.
+        count: images wanted.
+        seed: of the shuffling.
+
+    Raises:
+        UserError: there are not as many images with an object.
+    """
+    shown = [{a["category_id"] for a in image["annotations"] if not a.get("iscrowd", 0)} for image in images]
+    order = np.random.default_rng(seed).permutation(len(images))
+    queues: list[list[int]] = [[] for _ in range(classes)]
+    for index in order[::-1].tolist():  # reversed: lists are emptied from their end
+        for category in shown[index]:
+            queues[category].append(index)
+    seen = np.zeros(classes, np.int64)
+    chosen: dict[int, None] = {}
+    while len(chosen) < count:
+        # Among equally rare classes the first: a rule that no generator's state enters.
+        category = next((int(c) for c in np.argsort(seen, kind="stable") if queues[c]), None)
+        if category is None:
+            raise UserError(f"data.images={count}: only {len(chosen)} training images show an object; ask for fewer")
+        index = queues[category].pop()
+        if index not in chosen:
+            chosen[index] = None
+            for other in shown[index]:
+                seen[other] += 1
+    return [images[index] for index in chosen]
+
+
+def hold_out(images: Images, part: float, seed: int) -> tuple[Images, Images]:
+    """Split images in two by a hash of their file names, so that an image's side never depends on the others.
+
+    Args:
+        images: Detectron2's dicts.
+        part: the share to hold out, 0 to 1.
+        seed: another seed holds out others.
+
+    Returns:
+        (the images to train on, the images held out)
+
+    Raises:
+        UserError: a side is empty.
+    """
+    held = [_position(image["file_name"].rsplit("/", 1)[-1], seed) < part for image in images]
+    sides: tuple[Images, Images] = (_where(images, held, False), _where(images, held, True))
+    if not all(sides):
+        raise UserError(f"data.held_out={part}: leaves a side of {len(images)} images empty; choose another share")
+    return sides
+
+
+def _position(name: str, seed: int) -> float:
+    """A number in [0, 1) that a name and a seed determine."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") / 2**64
+
+
+def _where(images: Images, held: Sequence[bool], side: bool) -> Images:
+    return [image for image, is_held in zip(images, held, strict=True) if is_held is side]
