@@ -1,0 +1,220 @@
+"""Linear classifiers, one a learning rate, trained side by side on the features of a frozen network."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchvision.models.resnet import ResNet
+
+from pretrain.augment import build_views, evaluation_view
+from pretrain.data import BrokenImage, Images
+from pretrain.evaluate import Frozen
+from pretrain.features import Plain, batches, extract
+from pretrain.loader import EpochSampler, Views, choose_workers, step_loader
+from pretrain.optim import OptimizerConfig, build_optimizer, cosine_lr, peak_lr
+from runs.errors import UserError
+from runs.files import atomic_write
+from runs.log import MetricsLog
+from runs.progress import progress
+
+if TYPE_CHECKING:
+    from pretrain.linear import LinearConfig
+
+STATE = "linear_state.pt"
+
+
+class Classifiers:
+    """K fully connected layers with an optimizer each.
+
+    Args:
+        config: the settings; K learning rates.
+        network: the frozen network, for the features' width.
+        classes: number of classes.
+        device: where they live.
+    """
+
+    def __init__(self, config: "LinearConfig", network: ResNet, classes: int, device: torch.device) -> None:
+        self.config = config
+        generator = torch.Generator().manual_seed(config.seed)
+        width = (
+            network.layer4[-1].conv3.out_channels
+            if hasattr(network.layer4[-1], "conv3")
+            else network.layer4[-1].conv2.out_channels
+        )
+        start = torch.empty(classes, width).normal_(0, 0.01, generator=generator)
+        self.heads, self.optimizers, self.settings = [], [], []
+        for lr in config.lr:
+            # main_lincls.py: fc.weight ~ N(0, 0.01), fc.bias = 0. All start alike, so that only the learning rate differs.
+            head = nn.Linear(width, classes).to(device)
+            head.weight.data.copy_(start)
+            head.bias.data.zero_()
+            settings = OptimizerConfig(config.optimizer, lr, config.momentum, config.weight_decay)
+            self.heads.append(head)
+            self.settings.append(settings)
+            group = {"params": list(head.parameters())}
+            self.optimizers.append(build_optimizer([group], settings, peak_lr(settings, config.batch_size)))
+        self.epoch = 0
+        self.best = [0.0] * len(config.lr)
+        self.best_top5 = [0.0] * len(config.lr)
+        self.last = [0.0] * len(config.lr)
+
+    def step(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Take one step with every classifier.
+
+        Args:
+            features: (n, C).
+            labels: (n,).
+
+        Returns:
+            The losses, (K,).
+        """
+        losses = []
+        for head, optimizer, settings in zip(self.heads, self.optimizers, self.settings, strict=True):
+            peak = peak_lr(settings, self.config.batch_size)
+            for group in optimizer.param_groups:
+                # adjust_learning_rate of the release: once an epoch.
+                group["lr"] = cosine_lr(settings, peak, self.epoch, 1, self.config.epochs)
+            loss = cross_entropy(head(features), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(loss.detach())
+        return torch.stack(losses)
+
+    @torch.no_grad()
+    def judge(self, features: Tensor, labels: Tensor) -> list[float]:
+        """Evaluate all classifiers and remember their best epoch.
+
+        Args:
+            features: (m, C) of all validation images.
+            labels: (m,).
+
+        Returns:
+            Top-1 in percent, K values.
+        """
+        for i, head in enumerate(self.heads):
+            k = min(5, head.out_features)
+            hits = head(features).topk(k, dim=1).indices == labels[:, None]  # m-by-k
+            top1, top5 = (100 * hits[:, :n].any(dim=1).float().mean().item() for n in (1, k))
+            if top1 > self.best[i] or self.epoch == 0:
+                self.best[i], self.best_top5[i] = top1, top5
+            self.last[i] = top1
+        return list(self.last)
+
+    def table(self) -> list[dict[str, float]]:
+        """One row a learning rate, in the order of the settings."""
+        rows = zip(self.config.lr, self.best, self.best_top5, self.last, strict=True)
+        return [{"lr": lr, "top1": best, "top5": top5, "top1_last": last} for lr, best, top5, last in rows]
+
+    def state(self) -> dict[str, Any]:
+        """All that a resume needs."""
+        return {
+            "epoch": self.epoch, "best": self.best, "best_top5": self.best_top5, "last": self.last,
+            "heads": [h.state_dict() for h in self.heads], "optimizers": [o.state_dict() for o in self.optimizers],
+        }  # fmt: skip
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
+        self.epoch, self.best, self.best_top5, self.last = (state[k] for k in ("epoch", "best", "best_top5", "last"))
+        for head, optimizer, h, o in zip(self.heads, self.optimizers, state["heads"], state["optimizers"], strict=True):
+            head.load_state_dict(h)
+            optimizer.load_state_dict(o)
+
+
+def train_classifiers(
+    config: "LinearConfig",
+    network: Frozen,
+    heads: Classifiers,
+    train: Images,
+    val: Images,
+    output: Path,
+    device: torch.device,
+) -> set[str]:
+    """Train to the last epoch, continuing an earlier start.
+
+    Returns:
+        The names of broken images that were left out.
+
+    Raises:
+        UserError: a broken image without `data.skip_broken`, or a loss that is not finite.
+    """
+    broken: set[str] = set()
+    workers = choose_workers(config.data.workers, 1)
+    plain = evaluation_view(network.augment)
+
+    def all_features(images: Images) -> tuple[Tensor, Tensor]:
+        with progress(len(images), f"features of {images.split}", "image", folder=output) as bar:
+            loader = batches(Plain(images, plain), 256, workers, config.data.skip_broken, broken)
+            return extract(network, ((x, y) for x, y in loader if bar.update(len(y)) is None), device)
+
+    val_features, val_labels = all_features(val)
+    state = output / STATE
+    if state.exists():
+        heads.load_state(torch.load(state, map_location=device, weights_only=True))
+    sampler = EpochSampler(len(train), config.batch_size, config.seed, 0, 1)
+    cached = not network.augment.crop_scale
+    stream = (
+        _cached(*all_features(train), sampler)
+        if cached
+        else _fresh(config, network, train, sampler, workers, broken, device)
+    )
+    log = MetricsLog(output / "metrics.jsonl", heads.epoch)
+    with progress(config.epochs * len(sampler), "linear", "step", heads.epoch * len(sampler), output) as bar:
+        while heads.epoch < config.epochs:
+            sampler.epoch = heads.epoch
+            losses = []
+            for features, labels in stream():
+                losses.append(heads.step(features, labels))
+                bar.update(1)
+            mean = torch.stack(losses).mean(dim=0)  # K
+            if not mean.isfinite().all():
+                worst = config.lr[int((~mean.isfinite()).nonzero()[0])]
+                raise UserError(
+                    f"lr={worst}: the loss is not finite in epoch {heads.epoch}; leave this learning rate out"
+                )
+            top1 = heads.judge(val_features, val_labels)
+            log.write(heads.epoch, epoch=heads.epoch + 1, loss=mean.tolist(), top1=top1)
+            heads.epoch += 1
+            if not cached:
+                # Cached features come back in seconds; an epoch through the network does not.
+                with atomic_write(state) as file:
+                    torch.save(heads.state(), file)
+    log.close()
+    return broken
+
+
+def _cached(features: Tensor, labels: Tensor, sampler: EpochSampler) -> Any:
+    def epoch() -> Iterator[tuple[Tensor, Tensor]]:
+        for keys in sampler:
+            chosen = torch.tensor([min(index, len(labels) - 1) for _, index in keys], device=labels.device)
+            yield features[chosen], labels[chosen]
+
+    return epoch
+
+
+def _fresh(
+    config: "LinearConfig",
+    network: Frozen,
+    train: Images,
+    sampler: EpochSampler,
+    workers: int,
+    broken: set[str],
+    device: torch.device,
+) -> Any:
+    views = Views(train, build_views(network.augment, 1), config.seed, config.data.skip_broken)
+    loader = step_loader(views, sampler, workers, device.type == "cuda")
+
+    def epoch() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in loader:
+            if isinstance(batch, BrokenImage):
+                raise batch
+            (images,), labels, names = batch
+            broken.update(names)
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                features = network(images.to(device, non_blocking=True)).float()
+            yield features, labels.to(device, non_blocking=True)
+
+    return epoch

@@ -1,0 +1,107 @@
+"""The settings of pre-training: typed, documented, checked before anything runs."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+
+from pretrain.augment import AugmentConfig
+from pretrain.data import DataConfig
+from pretrain.method import MethodConfig
+from pretrain.monitor import MonitorConfig
+from pretrain.optim import OptimizerConfig
+from runs.errors import UserError
+
+
+def preset(value: float, table: Any) -> Any:
+    """Return the entry of the largest key not above `value`, or of the smallest key: a recipe by length or batch size."""
+    keys = sorted(table)
+    return table[max((key for key in keys if key <= value), default=keys[0])]
+
+
+# In the YAML files: ${preset:${epochs},{100: 0.45, 300: 0.3, 1000: 0.2}}
+OmegaConf.register_new_resolver("preset", preset, replace=True)
+
+
+@dataclass
+class CheckpointConfig:
+    """When checkpoints are written and which stay."""
+
+    every_epochs: int = 1
+    """Epochs between checkpoints; one follows the last epoch in any case."""
+    every_steps: int = 0
+    """Steps between checkpoints inside an epoch; 0 for none."""
+    keep: int = 2
+    """Newest checkpoints to keep; with two, a damaged newest one costs no run."""
+    keep_every: int = 0
+    """Keep those after every so many epochs as well; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.every_epochs < 1 or self.keep < 1:
+            raise UserError("checkpoint.every_epochs and checkpoint.keep must be at least 1")
+        if self.every_steps < 0 or self.keep_every < 0:
+            raise UserError("checkpoint.every_steps and checkpoint.keep_every must not be negative")
+
+
+@dataclass
+class PretrainConfig:
+    """Settings of `python -m pretrain`."""
+
+    method: MethodConfig = MISSING
+    data: DataConfig = MISSING
+    augment: AugmentConfig = MISSING
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    arch: str = "resnet50"
+    """Backbone: `resnet18|34|50|101|152`, with a width (`resnet50x0.25`), with the CIFAR stem (`resnet18_cifar`)."""
+    zero_init_residual: bool = True
+    """Start the last batch norm of every residual block at 0."""
+    epochs: int = 100
+    batch_size: int = 256
+    """Images a step, all processes together."""
+    seed: int = 0
+    output: str = MISSING
+    """The run's folder."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    precision: str = "fp32"
+    """`fp32`; `tf32` (fp32 with TF32 matrix products); `bf16` (mixed precision)."""
+    channels_last: bool = False
+    """Lay images out with channels last, which GPUs with tensor cores like."""
+    compile: bool = False
+    """Use torch.compile."""
+    threads: int = 0
+    """PyTorch's threads on the CPU; 0 leaves its choice."""
+    log_every: int = 10
+    """Steps between lines in metrics.jsonl."""
+    on_collapse: str = "warn"
+    """`warn`, or `stop` to end the run when the monitor says collapsed."""
+    tensorboard: bool = True
+    """Write TensorBoard events too."""
+    wandb: bool = False
+    """Log to Weights & Biases too (needs `pip install wandb`)."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
+        choices = {
+            "device": ("auto", "cpu", "cuda"),
+            "precision": ("fp32", "tf32", "bf16"),
+            "on_collapse": ("warn", "stop"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
+        if self.threads < 0:
+            raise UserError(f"threads={self.threads}: must not be negative")
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed}: must not be negative")
+
+
+# Settings that touch no weight: a run may be continued with others.
+FREE = (
+    "checkpoint", "log_every", "tensorboard", "wandb", "threads", "device", "on_collapse",
+    "data.workers", "data.cache", "data.root",
+)  # fmt: skip

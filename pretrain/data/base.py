@@ -1,0 +1,137 @@
+"""What a data set is here: a list of images that can be opened by number, with labels, names and a fingerprint."""
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+from PIL import Image, UnidentifiedImageError
+
+from runs.errors import UserError
+
+SPLITS = ("train", "val")
+
+
+@dataclass
+class DataConfig:
+    """Where the images are."""
+
+    name: str = MISSING
+    """The data set's name, as tables print it."""
+    layout: str = MISSING
+    """How it lies on the disk: `folder`, `cifar10`, `cifar100` or `shards`."""
+    root: str = MISSING
+    """Its folder."""
+    workers: int = -1
+    """Processes that load and augment; -1 chooses by the cores at hand. No result depends on it."""
+    cache: bool = False
+    """Keep the decoded images in memory."""
+    skip_broken: bool = False
+    """Go on without images that cannot be decoded, and count them; otherwise the first one ends the run."""
+
+    def __post_init__(self) -> None:
+        if self.workers < -1:
+            raise UserError(f"data.workers={self.workers}: must be 0 or more, or -1 to choose by the cores")
+        if self.layout not in LAYOUTS and self.layout != "???":
+            raise UserError(f"data.layout={self.layout}: choose one of {', '.join(LAYOUTS)}")
+
+
+LAYOUTS = ("folder", "cifar10", "cifar100", "shards")
+ConfigStore.instance().store(group="data", name="schema_data", node=DataConfig)
+
+
+class BrokenImage(UserError):
+    """A file that should be an image and is not."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name}: not a readable image; delete it, or add data.skip_broken=true to go on without such files"
+        )
+        self.name = name
+
+
+@dataclass
+class Images:
+    """One split.
+
+    Args:
+        name: the data set's name.
+        split: `"train"` or `"val"`.
+        names: one name an image, as errors print it.
+        labels: class numbers, 0 to `len(classes) - 1`.
+        classes: class names.
+        read: returns an image file's bytes, or an image, by number.
+    """
+
+    name: str
+    split: str
+    names: Sequence[str]
+    labels: Sequence[int]
+    classes: Sequence[str]
+    read: Callable[[int], bytes | Image.Image]
+
+    def __post_init__(self) -> None:
+        self.cached: list[Image.Image] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def open(self, index: int) -> Image.Image:
+        """Decode an image as RGB.
+
+        Raises:
+            BrokenImage: it cannot be decoded.
+        """
+        if self.cached is not None:
+            return self.cached[index]
+        content = self.read(index)
+        if isinstance(content, Image.Image):
+            return content
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                return image.convert("RGB")
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise BrokenImage(self.names[index]) from error
+
+    def cache(self, skip_broken: bool) -> list[str]:
+        """Decode everything now and keep it.
+
+        Returns:
+            The names of broken images, which the split then no longer holds.
+
+        Raises:
+            BrokenImage: one cannot be decoded and `skip_broken` is off.
+        """
+        kept, images, broken = [], [], []
+        for i in range(len(self)):
+            try:
+                images.append(self.open(i))
+                kept.append(i)
+            except BrokenImage as error:
+                if not skip_broken:
+                    raise
+                broken.append(error.name)
+        self.names = [self.names[i] for i in kept]
+        self.labels = [self.labels[i] for i in kept]
+        self.cached = images
+        return broken
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change when any image's name or label does."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for name, label in zip(self.names, self.labels, strict=True):
+            # The root is left out: a copy elsewhere is the same data.
+            digest.update(f"{Path(name).name}\t{label}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def describe(self) -> str:
+        """One line: split, images, classes."""
+        counts = [0] * len(self.classes)
+        for label in self.labels:
+            counts[label] += 1
+        spread = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        return f"{self.name} {self.split}: {len(self)} images, {len(self.classes)} classes, {spread} a class"

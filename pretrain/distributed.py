@@ -1,0 +1,144 @@
+"""One process or many: rank, collectives that also work alone, and batch norm over all processes."""
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def start(device: str) -> torch.device:
+    """Join the process group that `torchrun` describes in the environment, if any, and choose the device.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+    """
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(f"cuda:{local}" if device == "cuda" else device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return chosen
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, 0 alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """Number of processes, 1 alone."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def any_of(flag: bool, device: torch.device) -> bool:
+    """Whether any process says so."""
+    if world() == 1:
+        return flag
+    value = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(value)
+    return bool(value.item() > 0)
+
+
+def objects(value: Any) -> list[Any]:
+    """Return every process's value, by rank."""
+    if world() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+class _AllReduce(torch.autograd.Function):
+    """Sum over processes whose gradient is the sum of the processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.clone().contiguous()
+        dist.all_reduce(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone().contiguous()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate over processes; the gradient returns to the process that each part came from."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone().contiguous()
+        dist.all_reduce(gradient)
+        return gradient.chunk(world())[rank()]
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """Sum over processes, differentiable; same shape."""
+    return _AllReduce.apply(x) if world() > 1 else x  # type: ignore[no-any-return,no-untyped-call]
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenate (n, …) of every process to (n * world, …) in the order of ranks, differentiable."""
+    return _Gather.apply(x) if world() > 1 else x  # type: ignore[no-any-return,no-untyped-call]
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over all processes from plain operations, for devices where PyTorch has none.
+
+    NOTE: `torch.nn.SyncBatchNorm` refuses CPU tensors. The mean is reduced before the variance, so nothing cancels.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize (N, C) or (N, C, H, W) by the statistics of all processes' inputs; they share one shape."""
+        if not self.training:
+            return super().forward(input)
+        axes = [0, *range(2, input.dim())]
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        count = input.numel() // input.shape[1] * world()
+        mean = all_sum(input.sum(axes)) / count  # C
+        centred = input - mean.view(shape)
+        variance = all_sum(centred.square().sum(axes)) / count  # C
+        with torch.no_grad():
+            assert (
+                self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+            )
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum or 0.1)
+            self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum or 0.1)
+        out = centred * torch.rsqrt(variance + self.eps).view(shape)
+        return out if self.weight is None else out * self.weight.view(shape) + self.bias.view(shape)
+
+
+def synchronize_norms(module: nn.Module, device: torch.device) -> nn.Module:
+    """Make every batch norm of `module` one over all processes; parameters and names stay."""
+    if world() == 1:
+        return module
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-any-return]
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            # Only the forward pass differs; parameters, buffers and names are the same.
+            child.__class__ = SyncBatchNorm
+    return module

@@ -1,0 +1,365 @@
+"""The training loop: one process or many, watched, logged, stopped and continued anywhere."""
+
+import signal
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pretrain import distributed, pictures
+from pretrain.augment import build_views
+from pretrain.checkpoint import Checkpoints
+from pretrain.config import FREE, PretrainConfig
+from pretrain.data import BrokenImage, Images, open_images
+from pretrain.evaluate import NeighbourProbe
+from pretrain.loader import EpochSampler, Views, choose_workers, step_loader
+from pretrain.logging import Logs
+from pretrain.method import Batch, Method, Plan, build_method
+from pretrain.monitor import Health, Monitor, look
+from pretrain.optim import build_optimizer, clip_gradients, cosine_lr, peak_lr
+from runs.environment import command_line, peak_memory_mb
+from runs.errors import UserError
+from runs.files import sha256
+from runs.folder import RunFolder
+from runs.progress import progress
+from runs.record import Dataset, Record, Subject, write_record
+from runs.seeds import generator_states, seed_everything, set_generator_states
+
+# sysexits.h EX_TEMPFAIL: "come again", for a cluster that requeues what it interrupted.
+INTERRUPTED = 75
+
+
+def run(config: PretrainConfig) -> int:
+    """Pre-train, or continue, or say that it is done.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The exit status: 0, or 75 when a signal ended the run behind a checkpoint.
+
+    Raises:
+        UserError: whatever the user can mend.
+    """
+    device = distributed.start(config.device)
+    try:
+        # Only one process may hold the folder's lock; the others go by what it finds.
+        folder = RunFolder(config.output, asdict(config), "pretrain", FREE) if distributed.rank() == 0 else None
+        if distributed.objects(folder.done if folder else None)[0]:
+            if folder:
+                print(f"{config.output}: done, see {folder.record}")
+            return 0
+        return Training(config, device).run()
+    finally:
+        distributed.stop()
+
+
+class Training:
+    """One run in one process.
+
+    Args:
+        config: the settings.
+        device: where this process computes.
+    """
+
+    def __init__(self, config: PretrainConfig, device: torch.device) -> None:
+        self.config, self.device, self.main = config, device, distributed.rank() == 0
+        set_up_arithmetic(config.threads, config.precision)
+        self.train, self.val = open_images(config.data, "train"), open_images(config.data, "val")
+        self.broken = _prepare(self.train, config) + _prepare(self.val, config)
+        _check_batch(config, len(self.train))
+        self.sampler = EpochSampler(
+            len(self.train), config.batch_size, config.seed, distributed.rank(), distributed.world()
+        )
+        self.plan = Plan(
+            config.arch, config.zero_init_residual, config.epochs, len(self.sampler), config.batch_size, len(self.train.classes)
+        )  # fmt: skip
+        seed_everything(config.seed)
+        self.method: Method = build_method(config.method, self.plan).to(device)
+        if config.channels_last:
+            self.method = self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.method.sync_bn:
+            distributed.synchronize_norms(self.method, device)
+        self.peak = peak_lr(config.optimizer, config.batch_size)
+        self.optimizer = build_optimizer(self.method.groups(), config.optimizer, self.peak)
+        self.views = Views(
+            self.train, build_views(config.augment, self.method.views), config.seed, config.data.skip_broken
+        )
+        workers = choose_workers(config.data.workers, distributed.world())
+        self.loader = step_loader(self.views, self.sampler, workers, device.type == "cuda")
+        self.model = self._wrap()
+        self.monitor = Monitor(config.monitor)
+        self.health: Health | None = None
+        self.checkpoints = Checkpoints(Path(config.output), config.checkpoint.keep, config.checkpoint.keep_every)
+        self.step, self.seconds, self.last = 0, 0.0, {"loss": float("nan")}
+        self.knn: float | None = None
+        self.stopped = ""
+
+    def _wrap(self) -> nn.Module:
+        model: nn.Module = self.method
+        if distributed.world() > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            model = DistributedDataParallel(model, device_ids=ids)
+        return torch.compile(model) if self.config.compile else model  # type: ignore[return-value]
+
+    def run(self) -> int:
+        """Train to the end; returns the exit status."""
+        self._resume()
+        if self.main:
+            print(f"{self.train.describe()}\n{self.val.describe()}")
+            print(_split(self.config, self.plan, self.peak))
+            pictures.save_views(self.views, self.config.augment, Path(self.config.output) / "views.png")
+        self.logs = Logs(Path(self.config.output), self.step, self.config) if self.main else None
+        self.probe = NeighbourProbe(self.train, self.val, self.config, self.device) if self._knn_wanted() else None
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+        started = time.time() - self.seconds
+        title = f"{self.config.method.name} {self.config.arch}"
+        with (
+            progress(self.plan.steps, title, "step", self.step, Path(self.config.output))
+            if self.main
+            else nullcontext() as bar
+        ):
+            if self.step == 0:
+                self._evaluate_knn(0)
+            while self.step < self.plan.steps and not self.stopped:
+                self._epoch(bar, started)
+        self.seconds = time.time() - started
+        if self.stopped.startswith("SIG"):
+            if self.main:
+                print(
+                    f"stopped by {self.stopped} after step {self.step}, saved; run the same command again to continue",
+                    file=sys.stderr,
+                )
+            return INTERRUPTED
+        if self.main:
+            assert self.logs is not None
+            self.logs.close()
+            self._record()
+        return 0
+
+    def _epoch(self, bar: Any, started: float) -> None:
+        per_epoch = len(self.sampler)
+        epoch, self.sampler.position = divmod(self.step, per_epoch)
+        self.sampler.epoch = epoch
+        self.method.train()
+        waited, mark, mark_step, losses = 0.0, time.time(), self.step, []
+        before = time.time()
+        for batch in self.loader:
+            if isinstance(batch, BrokenImage):
+                raise batch
+            views, labels, broken = batch
+            waited += time.time() - before
+            if broken:
+                self.broken += [name for name in broken if name not in self.broken]
+            lr = cosine_lr(self.config.optimizer, self.peak, self.step, per_epoch, self.config.epochs)
+            output = self._step(views, labels, lr)
+            losses.append(output["loss"].detach())
+            self.step += 1
+            if self.step % self.config.monitor.every == 0:
+                self._look(output.get("z", None))
+            if self.step % self.config.log_every == 0 or self.step == self.plan.steps:
+                self._check_finite(losses)
+                elapsed = time.time() - mark
+                scalars = {k: v.item() for k, v in output.items() if k not in ("loss", "z")}
+                self.last = {"loss": torch.stack(losses).mean().item(), **scalars}
+                if self.logs:
+                    rate = (self.step - mark_step) * self.config.batch_size / elapsed
+                    health = asdict(self.health) if self.health else {}
+                    self.logs.write(
+                        self.step - 1, epoch=self.step / per_epoch, lr=lr, **self.last, **health,
+                        images_per_second=rate, data_wait=waited / elapsed,
+                    )  # fmt: skip
+                waited, mark, mark_step, losses = 0.0, time.time(), self.step, []
+            if bar:
+                bar.update(1, loss=self.last["loss"], **({"kNN": self.knn} if self.knn is not None else {}))
+            self.seconds = time.time() - started
+            if self._must_stop():
+                self._save(epoch, self.step if self.step % per_epoch else None)
+                return
+            every = self.config.checkpoint.every_steps
+            if every and self.step % every == 0 and self.step % per_epoch:
+                self._check_finite(losses)
+                self._save(epoch, self.step)
+            before = time.time()
+        self._check_finite(losses)
+        done = epoch + 1
+        last = done == self.config.epochs
+        if self.config.monitor.knn_every and (done % self.config.monitor.knn_every == 0 or last):
+            self._evaluate_knn(done)
+        if done % self.config.checkpoint.every_epochs == 0 or last:
+            self._save(epoch, None)
+
+    def _step(self, views: list[Tensor], labels: Tensor, lr: float) -> dict[str, Tensor]:
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        views = [v.to(self.device, memory_format=layout, non_blocking=True) for v in views]
+        batch = Batch(views, labels.to(self.device, non_blocking=True), self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.peak if group.get("fix_lr") else lr
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            output: dict[str, Tensor] = self.model(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        output["loss"].backward()  # type: ignore[no-untyped-call]
+        self.method.after_backward(self.step)
+        clip_gradients(self.method.parameters(), self.config.optimizer.clip)
+        self.optimizer.step()
+        self.method.after_step(self.step)
+        return output
+
+    def _look(self, z: Tensor | None) -> None:
+        if z is None:
+            return
+        # The first process's share speaks for all: its images are a random part of the step's.
+        self.health = look(z)
+        if self.monitor.see(self.step, self.health):
+            if self.main:
+                print(
+                    f"\nWARNING: {self.monitor.verdict}: std {self.health.std:.2g} of {self.health.std_healthy:.2g}, effective "
+                    f"rank {self.health.effective_rank:.1f}; see docs/pretrain.md, 'When a run collapses'",
+                    file=sys.stderr,
+                )
+            if self.config.on_collapse == "stop":
+                self.stopped = "collapse"
+
+    def _check_finite(self, losses: list[Tensor]) -> None:
+        # Looked at once per log line, so that no step waits for the device.
+        values = torch.stack(losses) if losses else torch.zeros(1)
+        bad = (~values.isfinite()).nonzero()
+        if len(bad):
+            step = self.step - len(losses) + int(bad[0])
+            raise UserError(
+                f"{self.config.output}: the loss is not finite at step {step}; lower optimizer.lr, add "
+                "optimizer.warmup_epochs or use precision=fp32, and look at the last lines of metrics.jsonl"
+            )
+
+    def _must_stop(self) -> bool:
+        # Processes agree before any of them leaves; asking at every step would cost a collective each.
+        if distributed.world() > 1 and self.step % self.config.log_every:
+            return False
+        if distributed.any_of(bool(self.stopped), self.device):
+            self.stopped = self.stopped or "SIGTERM"
+            return True
+        return False
+
+    def _on_signal(self, number: int, _: Any) -> None:
+        self.stopped = signal.Signals(number).name
+
+    def _knn_wanted(self) -> bool:
+        return self.main and self.config.monitor.knn_every > 0
+
+    def _evaluate_knn(self, epochs_done: int) -> None:
+        if self.probe is None:
+            return
+        self.knn = self.probe.accuracy(self.method.backbone())
+        if self.logs:
+            # Filed under the last step that it has seen, so that a resume keeps it exactly when it keeps that step.
+            self.logs.write(max(self.step - 1, 0), epoch=epochs_done, knn_top1=self.knn)
+
+    def _save(self, epoch: int, step: int | None) -> None:
+        generators = distributed.objects(generator_states())
+        if not self.main:
+            return
+        # The official release saves the DDP-wrapped module: every key starts with `module.`.
+        weights = {f"module.{k}": v for k, v in self.method.state_dict().items()}
+        resume = {
+            "step": self.step, "generators": generators, "monitor": self.monitor.state(), "seconds": self.seconds,
+            "broken": self.broken, "knn": self.knn, "health": asdict(self.health) if self.health else None,
+            "last": self.last,
+        }  # fmt: skip
+        state = {
+            "epoch": epoch + 1, "arch": self.config.arch, "state_dict": weights,
+            "optimizer": self.optimizer.state_dict(), "resume": resume,
+        }  # fmt: skip
+        self.checkpoints.save(state, epoch, step)
+
+    def _resume(self) -> None:
+        # Every process reads the same file; the first one names it, because others may see a folder in change.
+        found = self.checkpoints.newest()
+        if found is None:
+            return
+        path, state = found
+        self.method.load_state_dict({k.removeprefix("module."): v for k, v in state["state_dict"].items()})
+        self.optimizer.load_state_dict(state["optimizer"])
+        resume = state["resume"]
+        if len(resume["generators"]) != distributed.world():
+            raise UserError(
+                f"{path}: written by {len(resume['generators'])} processes; continue with as many (torchrun --nproc_per_node)"
+            )
+        set_generator_states(resume["generators"][distributed.rank()])
+        self.monitor.load_state(resume["monitor"])
+        self.step, self.seconds, self.broken = resume["step"], resume["seconds"], resume["broken"]
+        self.knn, self.last = resume["knn"], resume["last"]
+        self.health = Health(**resume["health"]) if resume["health"] else None
+        if self.main:
+            print(f"continuing after step {self.step} of {self.plan.steps} from {path.name}")
+
+    def _record(self) -> None:
+        path = self.checkpoints.paths()[0]
+        metrics = {"loss": self.last["loss"]}
+        if self.health:
+            metrics |= {
+                "std": self.health.std,
+                "std_healthy": self.health.std_healthy,
+                "effective_rank": self.health.effective_rank,
+            }
+        if self.knn is not None:
+            metrics["knn_top1"] = self.knn
+        verdict = self.monitor.verdict + (", stopped there" if self.stopped == "collapse" else "")
+        config = self.config
+        record = Record(
+            kind="pretrain",
+            subject=Subject(config.method.name, config.arch, config.epochs, path.name, sha256(path)),
+            dataset=Dataset(self.train.name, "train", len(self.train), self.train.fingerprint),
+            metrics=metrics,
+            seed=config.seed,
+            config=asdict(config),
+            seconds=self.seconds,
+            peak_memory_mb=peak_memory_mb() if self.device.type == "cpu" else torch.cuda.max_memory_allocated() / 1e6,
+            command=command_line(),
+            verdict=verdict,
+            details={"steps": self.step, "broken_images": self.broken, "processes": distributed.world()},
+        )
+        write_record(config.output, record)
+        print(f"{verdict}; kNN {self.knn:.1f} %" if self.knn is not None else verdict, f"-> {path}", sep=" ")
+
+
+def set_up_arithmetic(threads: int, precision: str) -> None:
+    """Set the number of CPU threads (0 leaves it) and whether matrix products may use TF32."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
+def _prepare(images: Images, config: PretrainConfig) -> list[str]:
+    return images.cache(config.data.skip_broken) if config.data.cache else []
+
+
+def _check_batch(config: PretrainConfig, images: int) -> None:
+    world = distributed.world()
+    if config.batch_size > images:
+        raise UserError(f"batch_size={config.batch_size}: the training set has {images} images; give at most that many")
+    if config.batch_size % world:
+        raise UserError(
+            f"batch_size={config.batch_size}: does not divide by {world} processes; choose a multiple of {world}"
+        )
+    if config.batch_size // world < 2:
+        raise UserError(
+            f"batch_size={config.batch_size}: {world} processes get fewer than 2 images each, too few for batch norm; "
+            "use a larger batch or fewer processes"
+        )
+
+
+def _split(config: PretrainConfig, plan: Plan, peak: float) -> str:
+    world = distributed.world()
+    share = f"{world} x {config.batch_size // world}" if world > 1 else str(config.batch_size)
+    return (
+        f"{plan.epochs} epochs x {plan.steps_per_epoch} steps of {share} images, peak lr {peak:g} "
+        f"= {config.optimizer.lr:g} x {config.batch_size}/256"
+    )

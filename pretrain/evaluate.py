@@ -1,0 +1,142 @@
+"""Frozen networks: where they come from, and the kNN probe that watches a pre-training."""
+
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.models.resnet import ResNet
+
+from converters import load_backbone
+from converters.resnet import build_resnet
+from pretrain.augment import AugmentConfig, evaluation_view
+from pretrain.config import PretrainConfig
+from pretrain.data import Images
+from pretrain.features import Plain, batches, extract, frozen, knn_accuracy
+from pretrain.loader import choose_workers
+from pretrain.networks import pooled
+from runs.errors import UserError
+from runs.folder import RECORD
+from runs.record import Subject, read_record
+from runs.seeds import seed_everything
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A network to evaluate: `network` has no classifier; `augment` has the input convention it was trained with."""
+
+    network: ResNet
+    subject: Subject
+    augment: AugmentConfig
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features (n, C) of images (n, 3, H, W)."""
+        return pooled(self.network, images)
+
+    def fingerprint(self) -> float:
+        """A number that changes when any weight or statistic does."""
+        return float(sum(v.double().sum() + v.double().square().sum() for v in self.network.state_dict().values()))
+
+
+def load_frozen(
+    checkpoint: str, arch: str, zero_init_residual: bool, augment: AugmentConfig, seed: int, device: torch.device
+) -> Frozen:
+    """Load a checkpoint of any format that `converters` reads, or make an untrained network.
+
+    Args:
+        checkpoint: a file, or `random`.
+        arch: the architecture; for a file it may be empty and must agree otherwise.
+        zero_init_residual: how the untrained network starts, see `PretrainConfig`.
+        augment: the view recipe, whose mean and std the checkpoint's own replace.
+        seed: of the untrained network.
+        device: where it goes.
+
+    Raises:
+        UserError: the file is no complete ResNet, another architecture, or one whose strides torchvision lacks.
+    """
+    if checkpoint == RANDOM:
+        if not arch:
+            raise UserError("arch: is required with checkpoint=random; add e.g. arch=resnet50")
+        seed_everything(seed)
+        network = build_resnet(arch, None, zero_init_residual)
+        return Frozen(_freeze(network, device), Subject("scratch", arch, 0), augment)
+    backbone = load_backbone(checkpoint)
+    if arch and arch != backbone.arch:
+        raise UserError(f"arch={arch}: {checkpoint} is a {backbone.arch}; leave arch out")
+    if backbone.input.stride_in_1x1:
+        raise UserError(
+            f"checkpoint={checkpoint}: strides in the 1x1 convolutions (MSRA), which torchvision's ResNet lacks"
+        )
+    network = build_resnet(backbone.arch, None)
+    weights = dict(backbone.state_dict)
+    mean, std = list(backbone.input.mean), list(backbone.input.std)
+    if backbone.input.channels == "BGR":
+        # Images come as RGB: turning the first filters round is the same as turning every image round.
+        weights["conv1.weight"] = weights["conv1.weight"].flip(1)
+        mean, std = mean[::-1], std[::-1]
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
+        raise UserError(f"checkpoint={checkpoint}: tensors missing or left over: {[*missing, *unexpected][:3]}")
+    # A checkpoint of this project was trained with its recipe's own mean and std, CIFAR's for example.
+    ours = _record_beside(Path(checkpoint))
+    if ours is None:
+        augment = replace(augment, mean=mean, std=std)
+        subject = Subject(backbone.format, backbone.arch, None, Path(checkpoint).name, backbone.source_sha256)
+    else:
+        subject = replace(ours, checkpoint=Path(checkpoint).name, checkpoint_sha256=backbone.source_sha256)
+    return Frozen(_freeze(network, device), subject, augment)
+
+
+def _record_beside(checkpoint: Path) -> Subject | None:
+    file = checkpoint.parent / RECORD
+    if not file.is_file():
+        return None
+    record = read_record(file)
+    return record.subject if record.kind == "pretrain" else None
+
+
+def _freeze(network: ResNet, device: torch.device) -> ResNet:
+    for parameter in network.parameters():
+        parameter.requires_grad = False
+    return network.to(device).eval()
+
+
+class NeighbourProbe:
+    """kNN accuracy of a network in training, on a fixed random part of the data.
+
+    Args:
+        train: the images that vote.
+        val: the images that are classified.
+        config: the run's settings.
+        device: where the network computes.
+    """
+
+    def __init__(self, train: Images, val: Images, config: PretrainConfig, device: torch.device) -> None:
+        self.config, self.device, self.classes = config, device, len(train.classes)
+        view, chance = evaluation_view(config.augment), random.Random(0)
+        limits = (config.monitor.knn_bank, config.monitor.knn_queries)
+        # The splits are sorted by class, so a part has to be drawn.
+        self.parts = [
+            Plain(images, view, sorted(chance.sample(range(len(images)), min(limit, len(images)))))
+            for images, limit in zip((train, val), limits, strict=True)
+        ]
+
+    def accuracy(self, network: ResNet) -> float:
+        """Return top-1 in percent; the network's mode is left as it was."""
+        config = self.config
+        workers = choose_workers(config.data.workers, 1)
+        with frozen(network), torch.no_grad():
+            (bank, labels), (queries, targets) = (
+                extract(
+                    lambda images: pooled(network, images),
+                    batches(part, 256, workers, config.data.skip_broken),
+                    self.device,
+                )
+                for part in self.parts
+            )
+        k = max(1, min(config.monitor.knn_k, len(bank) // 10))
+        t = config.monitor.knn_temperature
+        return knn_accuracy(bank, labels, queries, targets, self.classes, [k], [t])[k, t]

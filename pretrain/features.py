@@ -1,0 +1,139 @@
+"""Features of images under a frozen network, and the weighted kNN classifier on them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, one_hot
+from torch.utils.data import DataLoader, Dataset
+
+from pretrain.augment import Transform
+from pretrain.data import BrokenImage, Images
+
+
+class Plain(Dataset[Any]):
+    """Images under one transform, with labels; a subset where `indices` are given."""
+
+    def __init__(self, images: Images, transform: Transform, indices: Sequence[int] | None = None) -> None:
+        self.images, self.transform = images, transform
+        self.indices = range(len(images)) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int) -> Any:
+        index = self.indices[i]
+        try:
+            return self.transform(self.images.open(index)), self.images.labels[index]
+        except BrokenImage as error:
+            return error
+
+
+def _collate(samples: list[Any]) -> tuple[Tensor, Tensor, list[BrokenImage]]:
+    whole = [s for s in samples if not isinstance(s, BrokenImage)]
+    broken = [s for s in samples if isinstance(s, BrokenImage)]
+    images = torch.stack([s[0] for s in whole]) if whole else torch.empty(0)
+    return images, torch.tensor([s[1] for s in whole], dtype=torch.int64), broken
+
+
+def batches(
+    data: Plain, batch_size: int, workers: int, skip_broken: bool, broken: set[str] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (images (n, 3, H, W), labels (n,)) in order.
+
+    Args:
+        data: the images.
+        batch_size: images a batch.
+        workers: loading processes.
+        skip_broken: leave broken images out instead of failing.
+        broken: gets the names of those left out.
+
+    Raises:
+        BrokenImage: an image cannot be decoded and `skip_broken` is off.
+    """
+    loader = DataLoader(
+        data, batch_size=batch_size, num_workers=workers, collate_fn=_collate,
+        multiprocessing_context="fork" if workers else None,
+    )  # fmt: skip
+    for images, labels, errors in loader:
+        for error in errors:
+            if not skip_broken:
+                raise error
+            if broken is not None:
+                broken.add(error.name)
+        if len(labels):
+            yield images, labels
+
+
+@torch.no_grad()
+def extract(
+    features: Callable[[Tensor], Tensor], loader: Iterator[tuple[Tensor, Tensor]], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Compute features of all images.
+
+    Returns:
+        (n, C) float32 and labels (n,) on `device`.
+    """
+    outputs, labels = [], []
+    for images, targets in loader:
+        outputs.append(features(images.to(device)).float())
+        labels.append(targets.to(device))
+    return torch.cat(outputs), torch.cat(labels)
+
+
+@torch.no_grad()
+def knn_accuracy(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    classes: int,
+    ks: Sequence[int],
+    temperatures: Sequence[float],
+    chunk: int = 1024,
+) -> dict[tuple[int, float], float]:
+    """Classify by weighted nearest neighbours: Wu et al., arXiv:1805.01978, section 3.4.
+
+    Each of the k nearest training images (cosine similarity s) votes for its class with weight exp(s / temperature).
+
+    Args:
+        bank: (n, C) training features.
+        bank_labels: (n,).
+        queries: (m, C) test features.
+        query_labels: (m,).
+        classes: number of classes.
+        ks: numbers of neighbours to try.
+        temperatures: temperatures to try.
+        chunk: queries at a time; memory grows with chunk * n.
+
+    Returns:
+        top-1 accuracy in percent for every (k, temperature).
+    """
+    bank, correct = normalize(bank, dim=1), {(k, t): 0 for k in ks for t in temperatures}
+    for q, labels in zip(queries.split(chunk), query_labels.split(chunk), strict=True):
+        similarity = normalize(q, dim=1) @ bank.T  # chunk-by-n
+        s, nearest = similarity.topk(min(max(ks), len(bank)), dim=1)  # chunk-by-k
+        votes = one_hot(bank_labels[nearest], classes)  # chunk-by-k-by-classes
+        for t in temperatures:
+            # The largest similarity is taken out, which changes no order and keeps small temperatures finite.
+            weighted = votes * ((s - s[:, :1]) / t).exp()[:, :, None]
+            for k in ks:
+                winner = weighted[:, :k].sum(dim=1).argmax(dim=1)  # chunk
+                correct[k, t] += int((winner == labels).sum())
+    return {key: 100 * value / len(query_labels) for key, value in correct.items()}
+
+
+class frozen:
+    """Evaluation mode for a while; the training mode of every module returns afterwards."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def __enter__(self) -> None:
+        self.modes = {module: module.training for module in self.network.modules()}
+        self.network.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for module, mode in self.modes.items():
+            module.training = mode

@@ -1,0 +1,127 @@
+"""From images to batches that depend on (seed, epoch, index) and on nothing else: not on workers, processes or restarts."""
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pretrain.augment import Transform
+from pretrain.data import BrokenImage, Images
+
+Key = tuple[int, int]
+
+
+class Views(Dataset[Any]):
+    """Augmented views of images, addressed by (epoch, index).
+
+    Args:
+        images: the split.
+        transforms: one a view.
+        seed: the run's seed.
+        skip_broken: replace a broken image by the next whole one instead of failing.
+    """
+
+    def __init__(self, images: Images, transforms: Sequence[Transform], seed: int, skip_broken: bool) -> None:
+        self.images, self.transforms, self.seed, self.skip_broken = images, transforms, seed, skip_broken
+
+    def __getitems__(self, keys: list[Key]) -> list[Any]:
+        """Return a batch's samples; the process's own random generators are left as they were."""
+        python, state = random.getstate(), torch.get_rng_state()
+        try:
+            return [self[key] for key in keys]
+        finally:
+            random.setstate(python)
+            torch.set_rng_state(state)
+
+    def __getitem__(self, key: Key) -> Any:
+        epoch, index = key
+        broken: list[str] = []
+        for step in range(len(self.images)):
+            place = (index + step) % len(self.images)
+            try:
+                image = self.images.open(place)
+                break
+            except BrokenImage as error:
+                broken.append(error.name)
+                if not self.skip_broken:
+                    # An exception that crosses a worker's border comes out as many lines: hand it over as a value.
+                    return error
+        else:
+            return BrokenImage(broken[0])
+        # One seed for torch's and one for Python's generator: the releases' transforms draw from both.
+        ours, torchs = numpy.random.SeedSequence((self.seed, epoch, index)).generate_state(2, numpy.uint64).tolist()
+        random.seed(ours)
+        torch.default_generator.manual_seed(torchs % 2**63)
+        return [transform(image) for transform in self.transforms], self.images.labels[place], broken
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class EpochSampler(Sampler[list[Key]]):
+    """One process's share of an epoch's batches, from any position.
+
+    The permutation depends on (seed, epoch). Step k takes images k*B … (k+1)*B of it, of which each process takes its
+    contiguous part, so that any number of processes sees the same step. An incomplete last batch is dropped, as in the
+    official releases.
+
+    Args:
+        size: images.
+        batch_size: images a step, all processes together.
+        seed: the run's seed.
+        rank: this process.
+        world: processes.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int, world: int) -> None:
+        self.size, self.batch_size, self.seed, self.rank, self.world = size, batch_size, seed, rank, world
+        self.epoch, self.position = 0, 0
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        order = torch.randperm(self.size, generator=generator).tolist()
+        share = self.batch_size // self.world
+        for step in range(self.position, len(self)):
+            first = step * self.batch_size + self.rank * share
+            yield [(self.epoch, index) for index in order[first : first + share]]
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+        return self.size // self.batch_size
+
+
+def collate(samples: list[Any]) -> tuple[list[Tensor], Tensor, list[str]] | BrokenImage:
+    """Stack samples into ([(N, 3, H, W)] a view, labels (N,), names of broken images)."""
+    for sample in samples:
+        if isinstance(sample, BrokenImage):
+            return sample
+    views = [torch.stack(list(view)) for view in zip(*(sample[0] for sample in samples), strict=True)]
+    return views, torch.tensor([sample[1] for sample in samples]), [name for sample in samples for name in sample[2]]
+
+
+def choose_workers(asked: int, world: int) -> int:
+    """Return the number of loading processes: as asked, or by the cores that this process may use."""
+    if asked >= 0:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # One core a process is left to the training; more than 16 loaders a process rarely help.
+    return max(0, min(16, cores // world - 1))
+
+
+def step_loader(dataset: Views, sampler: EpochSampler, workers: int, pin: bool) -> DataLoader[Any]:
+    """Build the loader of training steps."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        # The sampler's epoch is read when an epoch starts; the workers get it inside each key and may stay alive.
+        persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers else None,
+    )

@@ -1,0 +1,106 @@
+"""What a pre-training method is: one small interface between the papers' pseudo-code and the engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+from torch import Tensor, nn
+from torchvision.models.resnet import ResNet
+
+
+@dataclass
+class MethodConfig:
+    """Settings of one method; each method's file extends it."""
+
+    name: str = MISSING
+    """The method's name, that of its file."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method may know of the run that it is part of."""
+
+    arch: str
+    """Backbone, see `converters.architecture`."""
+    zero_init_residual: bool
+    """Whether the last batch norm of each residual block starts at 0."""
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    """Images a step, all processes together."""
+    classes: int
+    """Classes of the training set."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's share of a step."""
+
+    views: list[Tensor]
+    """Two views (one for `supervised`), each (N, 3, H, W) float, normalized."""
+    labels: Tensor
+    """(N,) int64; only `supervised` may look at them."""
+    step: int
+    """Steps done before this one."""
+
+
+Output = dict[str, Tensor]
+Group = dict[str, Any]
+METHODS: dict[str, Any] = {}
+M = TypeVar("M", bound="Method")
+
+
+class Method(nn.Module):
+    """A network with a loss.
+
+    A method's file defines its settings (`MethodConfig`) and its class with `forward`, the paper's pseudo-code; the
+    other hooks have defaults. All that training changes lives in parameters and buffers (EMA weights, queue,
+    prototypes), so `state_dict` alone resumes a method. The parameters carry the official releases' names.
+    """
+
+    sync_bn = True
+    """Whether the protocol normalizes over all processes' images."""
+    views = 2
+    """Views a step needs of each image."""
+
+    def backbone(self) -> ResNet:
+        """The ResNet whose pooled features are evaluated; its `fc` may hold the projector."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Output:
+        """Compute one step's loss.
+
+        Returns:
+            `loss`: scalar, mean over this process's images. `z`: (N, d) one view's output, for the monitor. Any further
+            scalars are logged under their names.
+        """
+        raise NotImplementedError
+
+    def groups(self) -> list[Group]:
+        """Parameter groups for the optimizer; `fix_lr: True` keeps a group's learning rate at its start value."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "fix_lr": False}]
+
+    def after_backward(self, step: int) -> None:
+        """Change gradients before the optimizer uses them, e.g. SwAV's frozen prototypes."""
+
+    def after_step(self, step: int) -> None:
+        """Update what gradients do not: EMA weights, unit-norm prototypes. `step` counts steps done before this one."""
+
+
+def register(name: str, config: type[MethodConfig]) -> Callable[[type[M]], type[M]]:
+    """Class decorator: make the method selectable as `method=<name>` with the settings of `config`."""
+    # The YAML file of the same name puts this schema first in its defaults list.
+    ConfigStore.instance().store(group="method", name=f"schema_{name}", node=config)
+
+    def add(cls: type[M]) -> type[M]:
+        METHODS[name] = cls
+        return cls
+
+    return add

@@ -1,0 +1,87 @@
+"""SimSiam. Chen, He: Exploring Simple Siamese Representation Learning, CVPR 2021, Algorithm 1."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torchvision.models.resnet import ResNet
+
+from converters.resnet import build_resnet
+from pretrain.method.base import Batch, Group, Method, MethodConfig, Output, Plan, register
+from runs.errors import UserError
+
+
+@dataclass
+class SimSiamConfig(MethodConfig):
+    """Settings of SimSiam."""
+
+    name: str = "simsiam"
+    dim: int = 2048
+    """d: width of z and p."""
+    hidden: int = 512
+    """Width of the predictor's hidden layer, a quarter of d in the paper (section 3)."""
+    layers: int = 3
+    """Layers of the projector: 3, and 2 on CIFAR (appendix D)."""
+    fix_predictor_lr: bool = True
+    """Keep the predictor's learning rate constant (section 4.2; `--fix-pred-lr` of the release)."""
+    stop_gradient: bool = True
+    """Stop the gradient at z. Without it the network collapses (section 4.1); for experiments only."""
+
+    def __post_init__(self) -> None:
+        if self.layers not in (2, 3):
+            raise UserError(f"method.layers={self.layers}: SimSiam's projector has 2 or 3 layers")
+        if min(self.dim, self.hidden) < 1:
+            raise UserError("method.dim and method.hidden must be at least 1")
+
+
+@register("simsiam", SimSiamConfig)
+class SimSiam(Method):
+    """f: backbone and projection MLP; h: prediction MLP; D: negative cosine similarity."""
+
+    def __init__(self, config: SimSiamConfig, plan: Plan) -> None:
+        super().__init__()
+        self.config = config
+        # The modules are made in the order of facebookresearch/simsiam@a7bc177 simsiam/builder.py, and named as there, so
+        # that one seed gives the official initial weights and the checkpoints exchange.
+        self.encoder = build_resnet(plan.arch, num_classes=config.dim, zero_init_residual=plan.zero_init_residual)
+        fc = cast(nn.Linear, self.encoder.fc)
+        width = fc.in_features
+        projector: list[nn.Module] = []
+        for _ in range(config.layers - 1):
+            projector += [nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        # The last bias is useless before the norm, but the release keeps it, without a gradient.
+        fc.bias.requires_grad = False
+        self.encoder.fc = nn.Sequential(*projector, fc, nn.BatchNorm1d(config.dim, affine=False))
+        self.predictor = nn.Sequential(
+            nn.Linear(config.dim, config.hidden, bias=False),
+            nn.BatchNorm1d(config.hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(config.hidden, config.dim),
+        )
+
+    def forward(self, batch: Batch) -> Output:  # noqa: D102
+        f, h, D = self.encoder, self.predictor, self.D
+        x1, x2 = batch.views  # n-by-3-by-H-by-W
+        z1, z2 = f(x1), f(x2)  # projections, n-by-d
+        p1, p2 = h(z1), h(z2)  # predictions, n-by-d
+        loss = D(p1, z2) / 2 + D(p2, z1) / 2  # scalar in [-1, 1]
+        return {"loss": loss, "z": z1}
+
+    def D(self, p: Tensor, z: Tensor) -> Tensor:
+        """Negative cosine similarity of (n, d) and (n, d), averaged to a scalar."""
+        if self.config.stop_gradient:
+            z = z.detach()  # n-by-d
+        p = normalize(p.float(), dim=1)  # n-by-d
+        z = normalize(z.float(), dim=1)  # n-by-d
+        return -(p * z).sum(dim=1).mean()
+
+    def backbone(self) -> ResNet:  # noqa: D102
+        return self.encoder
+
+    def groups(self) -> list[Group]:  # noqa: D102
+        # As released: the frozen bias is listed too, so that the optimizer's state has the official numbering.
+        return [
+            {"params": list(self.encoder.parameters()), "fix_lr": False},
+            {"params": list(self.predictor.parameters()), "fix_lr": self.config.fix_predictor_lr},
+        ]

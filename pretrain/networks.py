@@ -1,0 +1,56 @@
+"""Heads, pooled features and batch norm over several processes."""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import ResNet
+
+
+def mlp(
+    dims: Sequence[int],
+    *,
+    hidden_bias: bool = False,
+    output_bias: bool = False,
+    hidden_norm: bool = True,
+    output_norm: str = "none",
+) -> nn.Sequential:
+    """Build a projector or predictor: fc, BN, ReLU, …, fc, and perhaps a last BN.
+
+    Args:
+        dims: input, hidden and output widths; `len(dims) - 1` layers.
+        hidden_bias: biases of all but the last layer; useless before a batch norm.
+        output_bias: bias of the last layer.
+        hidden_norm: batch norm behind all but the last layer.
+        output_norm: `"none"`, `"affine"`, or `"plain"` (without scale and offset) behind the last layer.
+
+    Returns:
+        A `Sequential` from (N, dims[0]) to (N, dims[-1]).
+    """
+    layers: list[nn.Module] = []
+    for i, (into, out) in enumerate(itertools.pairwise(dims)):
+        last = i == len(dims) - 2
+        layers.append(nn.Linear(into, out, bias=output_bias if last else hidden_bias))
+        if last:
+            if output_norm != "none":
+                layers.append(nn.BatchNorm1d(out, affine=output_norm == "affine"))
+        else:
+            layers += [nn.BatchNorm1d(out)] if hidden_norm else []
+            layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def pooled(network: ResNet, images: Tensor) -> Tensor:
+    """Return the globally average-pooled features of a ResNet, whatever its `fc` is.
+
+    Args:
+        network: torchvision's ResNet.
+        images: (N, 3, H, W), normalized.
+
+    Returns:
+        (N, C), C = 2048 for ResNet-50.
+    """
+    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+    x = network.layer4(network.layer3(network.layer2(network.layer1(x))))
+    return torch.flatten(network.avgpool(x), 1)

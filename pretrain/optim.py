@@ -1,0 +1,154 @@
+"""Optimizers and learning rates as the sources have them."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runs.errors import UserError
+
+OPTIMIZERS = ("sgd", "lars", "larc")
+SCHEDULES = ("epoch", "step")
+
+
+@dataclass
+class OptimizerConfig:
+    """How weights move."""
+
+    name: str = "sgd"
+    """`sgd`; `lars` (You et al., arXiv:1708.03888, as SimCLR and BYOL use it); `larc` (apex's, as SwAV uses it)."""
+    lr: float = 0.05
+    """Base learning rate, for 256 images a step; the real one is lr * batch_size / 256 (Goyal et al., arXiv:1706.02677)."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    exclude_norm_and_bias: bool = False
+    """Spare one-dimensional parameters (biases, norms) weight decay, and LARS and LARC their adaptation too."""
+    trust: float = 0.001
+    """LARS's and LARC's trust coefficient (eta)."""
+    warmup_epochs: int = 0
+    """Epochs of linear warm-up."""
+    warmup_start: float = 0.0
+    """Learning rate at the start of the warm-up, as a fraction of the peak."""
+    final: float = 0.0
+    """Learning rate at the end of the cosine, as a fraction of the peak."""
+    schedule: str = "epoch"
+    """Set the learning rate once per `epoch` or at every `step`."""
+    clip: float = 0.0
+    """Largest L2 norm of the gradient; 0 clips nothing (no source clips)."""
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise UserError(f"optimizer.name={self.name}: choose one of {', '.join(OPTIMIZERS)}")
+        if self.schedule not in SCHEDULES:
+            raise UserError(f"optimizer.schedule={self.schedule}: choose epoch or step")
+        if self.lr <= 0:
+            raise UserError(f"optimizer.lr={self.lr}: must be positive")
+        for name in ("weight_decay", "warmup_epochs", "clip", "trust"):
+            if getattr(self, name) < 0:
+                raise UserError(f"optimizer.{name}={getattr(self, name)}: must not be negative")
+        for name in ("momentum", "warmup_start", "final"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"optimizer.{name}={getattr(self, name)}: must lie in 0 to 1")
+
+
+def peak_lr(config: OptimizerConfig, batch_size: int) -> float:
+    """Return the peak learning rate by the linear scaling rule."""
+    return config.lr * batch_size / 256
+
+
+def cosine_lr(config: OptimizerConfig, peak: float, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """Return the learning rate of a step.
+
+    Half a cosine from `peak` to `final * peak` behind a linear warm-up. Without a warm-up, per epoch and with
+    `final = 0` it is `adjust_learning_rate` of facebookresearch/simsiam@a7bc177 main_simsiam.py.
+
+    Args:
+        config: the schedule.
+        peak: largest learning rate.
+        step: steps done before this one.
+        steps_per_epoch: steps of one epoch.
+        epochs: epochs of the whole run.
+    """
+    # Position and lengths in epochs, or in steps: both only matter as ratios.
+    position, unit = (step // steps_per_epoch, 1) if config.schedule == "epoch" else (step, steps_per_epoch)
+    warmup, total = config.warmup_epochs * unit, epochs * unit
+    if position < warmup:
+        return peak * (config.warmup_start + (1 - config.warmup_start) * position / warmup)
+    progress = (position - warmup) / max(total - warmup, 1)
+    final = config.final * peak
+    return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def split_groups(groups: Iterable[dict[str, Any]], exclude: bool) -> list[dict[str, Any]]:
+    """Give biases and norms groups of their own without weight decay and adaptation, if `exclude`."""
+    if not exclude:
+        return list(groups)
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        matrices = [p for p in group["params"] if p.ndim > 1]
+        vectors = [p for p in group["params"] if p.ndim <= 1]
+        split += [{**group, "params": matrices}] if matrices else []
+        split += [{**group, "params": vectors, "weight_decay": 0.0, "adapt": False}] if vectors else []
+    return split
+
+
+class Larc(torch.optim.SGD):
+    """SGD whose gradients are rescaled layer by layer, without clipping.
+
+    The rule of NVIDIA apex, `apex/parallel/LARC.py` with `clip=False`, as facebookresearch/simsiam@a7bc177
+    main_lincls.py and SwAV use it: weight decay is added to the gradient first, then both are multiplied by
+    trust * |p| / (|g| + wd * |p| + 1e-8), and SGD with momentum and without weight decay follows.
+
+    Args:
+        params: parameter groups; a group with `adapt: False` is plain SGD.
+        lr: learning rate.
+        momentum: momentum.
+        weight_decay: weight decay.
+        trust: trust coefficient.
+    """
+
+    EPS = 1e-8  # apex's default
+
+    def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float, trust: float) -> None:
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        self.trust = trust
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take one step."""
+        decays = [group["weight_decay"] for group in self.param_groups]
+        for group in self.param_groups:
+            if not group.get("adapt", True):
+                continue
+            decay = group["weight_decay"]
+            # The decay enters below, before the rescaling; SGD must not add it again.
+            group["weight_decay"] = 0.0
+            for p in group["params"]:
+                if p.grad is not None:
+                    size, slope = torch.linalg.vector_norm(p), torch.linalg.vector_norm(p.grad)
+                    ratio = self.trust * size / (slope + size * decay + self.EPS)
+                    adapted = (p.grad + decay * p) * ratio
+                    # apex leaves gradient and decay alone where either norm is 0, e.g. a bias that starts there.
+                    p.grad.copy_(torch.where((size != 0) & (slope != 0), adapted, p.grad))
+        super().step(closure)
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+        return None
+
+
+def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig, lr: float) -> torch.optim.Optimizer:
+    """Build the optimizer over a method's parameter groups at the learning rate `lr`."""
+    groups = split_groups(groups, config.exclude_norm_and_bias)
+    settings = {"lr": lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+    if config.name == "larc":
+        return Larc(groups, trust=config.trust, **settings)
+    return torch.optim.SGD(groups, **settings)
+
+
+def clip_gradients(parameters: Iterable[Tensor], limit: float) -> None:
+    """Scale all gradients down together so that their L2 norm is at most `limit`; 0 does nothing."""
+    if limit:
+        torch.nn.utils.clip_grad_norm_(parameters, limit)

@@ -1,0 +1,47 @@
+"""What the network sees, as a picture."""
+
+import io
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
+
+from pretrain.augment import AugmentConfig, denormalize
+from pretrain.data import BrokenImage
+from pretrain.loader import Views
+from runs.files import atomic_write
+
+
+def save_views(views: Views, config: AugmentConfig, path: Path, images: int = 12, side: int = 112) -> None:
+    """Draw the views of some training images: one column an image, above the image, below its views.
+
+    Args:
+        views: the training views.
+        config: their recipe.
+        path: the PNG to write; left alone if it exists.
+        images: columns.
+        side: of each tile, in pixels.
+    """
+    if path.exists():
+        return
+    # Evenly through the split, which is sorted by class, so that every column shows another class.
+    chosen = torch.linspace(0, len(views) - 1, min(images, len(views))).long().tolist()
+    samples = [(views.images.open(i), s[0]) for i, s in zip(chosen, views.__getitems__([(0, i) for i in chosen]), strict=True)
+               if not isinstance(s, BrokenImage)]  # fmt: skip
+    rows = [[_tile(image, side) for image, _ in samples]]
+    for number in range(len(samples[0][1])):
+        rows.append([_tile(to_pil_image(denormalize(sample[number], config)), side) for _, sample in samples])
+    grid = make_grid([tile for row in rows for tile in row], nrow=len(samples), padding=4, pad_value=1.0)
+    buffer = io.BytesIO()
+    to_pil_image(grid).save(buffer, "PNG")
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())
+
+
+def _tile(image: Image.Image, side: int) -> torch.Tensor:
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    square = image.crop((left, top, left + short, top + short)).resize((side, side), Image.Resampling.BICUBIC)
+    return torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(side, side, 3).permute(2, 0, 1) / 255
