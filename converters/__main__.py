@@ -20,8 +20,9 @@ def parser() -> Parser:
     inspect = commands.add_parser("inspect", help="format, architecture, tensors, checks and proof; writes nothing")
     detectron2 = commands.add_parser("detectron2", help="Detectron2 C4 weights")
     torchvision = commands.add_parser("torchvision", help="torchvision's names, as .safetensors or .pth")
+    commands.add_parser("zoo", help="list the well-known checkpoints that zoo:NAME fetches")
     for command in (inspect, detectron2, torchvision):
-        command.add_argument("file", type=Path, metavar="FILE", help="a checkpoint of any known format")
+        command.add_argument("file", metavar="FILE", help="a checkpoint: a path, https://…, hf://… or zoo:NAME")
     detectron2.add_argument("out", type=Path, metavar="OUT.pkl")
     torchvision.add_argument("out", type=Path, metavar="OUT.safetensors")
     for command in (inspect, detectron2, torchvision):
@@ -35,16 +36,28 @@ def parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command."""
     arguments = parser().parse_args(argv)
-    from converters import convert, report
+    if arguments.command == "zoo":
+        from converters.fetching import zoo
+
+        for name, entry in zoo().items():
+            voc = "" if entry["voc0712"] is None else f", VOC 07+12 AP {entry['voc0712']}"
+            print(f"zoo:{name:22} {entry['format']:12} linear top-1 {entry['top1']}{voc}; {entry['source']}")
+        return 0
+    from converters.containers import check_regular
+    from converters.fetching import local
     from converters.limits import limited_memory
 
-    with limited_memory(arguments.file):
+    file = local(arguments.file)
+    check_regular(file)  # before torch is imported: a mistyped name is answered at once
+    from converters import convert, report
+
+    with limited_memory(file):
         if arguments.command == "inspect":
-            result = convert.inspect(arguments.file, arguments.format, arguments.trust)
+            result = convert.inspect(file, arguments.format, arguments.trust)
         elif arguments.command == "detectron2":
-            result = convert.to_detectron2_file(arguments.file, arguments.out, arguments.format, arguments.trust)
+            result = convert.to_detectron2_file(file, arguments.out, arguments.format, arguments.trust)
         else:
-            result = convert.to_torchvision_file(arguments.file, arguments.out, arguments.format, arguments.trust)
+            result = convert.to_torchvision_file(file, arguments.out, arguments.format, arguments.trust)
     if arguments.json:
         print(json.dumps(report.as_json(result), indent=2))
     else:

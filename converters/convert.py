@@ -6,6 +6,7 @@ from typing import Any
 
 from converters.architecture import Architecture, parse
 from converters.checks import Check
+from converters.fetching import local
 from converters.loading import Backbone, load_backbone
 from converters.proof import TOLERANCE, detectron2_obstacle, prove
 from converters.targets import to_detectron2, write_detectron2, write_torchvision
@@ -24,7 +25,7 @@ class Report:
     output: Path | None = None
 
 
-def inspect(path: Path, format: str | None = None, trust: bool = False) -> Report:
+def inspect(path: str | Path, format: str | None = None, trust: bool = False) -> Report:
     """Read and prove a checkpoint without writing anything.
 
     Returns:
@@ -33,6 +34,7 @@ def inspect(path: Path, format: str | None = None, trust: bool = False) -> Repor
     Raises:
         UserError: see `loading.load_backbone`; also where the features differ.
     """
+    path = local(path)
     backbone = load_backbone(path, format, trust)
     arch = parse(backbone.arch)
     report = Report(path, backbone, arch, list(backbone.checks))
@@ -70,7 +72,7 @@ def provenance(report: Report) -> dict[str, Any]:
     }
 
 
-def to_detectron2_file(path: Path, output: Path, format: str | None = None, trust: bool = False) -> Report:
+def to_detectron2_file(path: str | Path, output: Path, format: str | None = None, trust: bool = False) -> Report:
     """Convert a checkpoint to Detectron2 C4 weights, proved.
 
     Raises:
@@ -86,7 +88,7 @@ def to_detectron2_file(path: Path, output: Path, format: str | None = None, trus
     return report
 
 
-def to_torchvision_file(path: Path, output: Path, format: str | None = None, trust: bool = False) -> Report:
+def to_torchvision_file(path: str | Path, output: Path, format: str | None = None, trust: bool = False) -> Report:
     """Convert a checkpoint to torchvision's names, proved.
 
     Raises:

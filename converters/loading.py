@@ -10,6 +10,7 @@ from torch import Tensor
 
 from converters.architecture import recognise
 from converters.checks import Check, check_tensors
+from converters.fetching import local
 from converters.formats import Format, InputConvention
 from converters.reading import Array, Contents, read
 from converters.recognition import Match, find
@@ -56,14 +57,14 @@ def load_backbone(path: str | Path, format: str | None = None, trust: bool = Fal
     """Read the backbone of any known checkpoint.
 
     Args:
-        path: the checkpoint file.
+        path: the checkpoint file, or an address (`https://`, `hf://`, `zoo:`, see `converters.fetching`).
         format: name of an entry of `converters.formats.FORMATS`; None recognises it.
         trust: unpickle a legacy file without restrictions, in a process of its own.
 
     Raises:
         UserError: the file cannot be read safely, has no or several formats, is no complete ResNet or fails a check.
     """
-    path = Path(path)
+    path = local(path)
     contents = read(path, trust)
     digest = sha256(path)
     try:

@@ -177,6 +177,7 @@ def test_whole_pickled_models_are_refused(tmp_path: Path, backbone: ResNet) -> N
         read(tmp_path / "model.pth")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_torchscript_is_refused(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "script.pt")
     with pytest.raises(UserError, match="TorchScript archive, which holds code"):

@@ -1,0 +1,156 @@
+"""Checkpoints by address: `https://…`, `hf://OWNER/REPOSITORY/FILE[@REVISION]`, `zoo:NAME`; anything else is a path.
+
+A file is downloaded once, into a folder of the cache named after its address, and found there ever after without a
+network. A broken download is continued, not begun again.
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from runs.errors import UserError
+from runs.files import sha256, write_json
+
+ZOO = Path(__file__).with_name("zoo.yaml")
+# A connection that breaks loses the chunk under way.
+CHUNK = 1 << 16
+# Far above any ResNet checkpoint with optimiser (ResNet-50x4: 6 GB); a server must not fill the disk.
+MAX_BYTES = 16 << 30
+# Seconds without a byte after which a download counts as broken.
+TIMEOUT = 30
+
+
+def local(source: str | Path, cache: Path | None = None) -> Path:
+    """The file for a path or address, downloaded if it is not in the cache.
+
+    Args:
+        source: a path, or an address of one of the kinds above.
+        cache: its folder; by default `$XDG_CACHE_HOME/siamese-transfer` or `~/.cache/siamese-transfer`.
+
+    Raises:
+        UserError: the address is unknown or not https, the server refuses, the download breaks, or its sha256 is not
+            the zoo's or that of the first download.
+    """
+    text = str(source)
+    expected: str | None = None
+    if text.startswith("zoo:"):
+        entry = _entry(text.removeprefix("zoo:"))
+        text, expected = entry["url"], entry.get("sha256")
+    elif text.startswith("hf://"):
+        text = _hub_address(text)
+    if "://" not in text:
+        return Path(source)
+    # Plain http only to this machine, where a test or a mirror serves.
+    if not re.match(r"https://[^/]+/|http://(127\.0\.0\.1|localhost)(:\d+)?/", text):
+        raise UserError(f"{text}: not an https address; checkpoints are fetched by https://, hf:// or zoo: only")
+    return _cached(text, expected, cache or default_cache())
+
+
+def default_cache() -> Path:
+    """The folder of downloads."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "siamese-transfer" / "checkpoints"
+
+
+def zoo() -> dict[str, dict[str, Any]]:
+    """The entries of zoo.yaml: name -> url, format, epochs, top1, voc0712, source, perhaps sha256."""
+    import yaml
+
+    entries: dict[str, dict[str, Any]] = yaml.safe_load(ZOO.read_text(encoding="utf-8"))
+    return entries
+
+
+def _entry(name: str) -> dict[str, Any]:
+    entries = zoo()
+    if name not in entries:
+        raise UserError(f"zoo:{name}: no such checkpoint; known: {', '.join(entries)}")
+    return entries[name]
+
+
+def _hub_address(text: str) -> str:
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)/([^@]+)(?:@([\w./-]+))?", text)
+    if match is None:
+        raise UserError(f"{text}: not hf://OWNER/REPOSITORY/FILE[@REVISION]; name the file in the repository")
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return f"{hub}/{match[1]}/resolve/{match[3] or 'main'}/{match[2]}"
+
+
+def _cached(url: str, expected: str | None, cache: Path) -> Path:
+    from filelock import FileLock
+
+    folder = cache / hashlib.sha256(url.encode()).hexdigest()[:16]
+    file = folder / (re.sub(r"[^\w.-]", "_", url.split("?")[0].rsplit("/", 1)[-1]) or "checkpoint")
+    record = folder / "download.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be made ({error.strerror}); set XDG_CACHE_HOME to a writable folder"
+        ) from error
+    with FileLock(folder / ".lock"):
+        if not (file.exists() and record.exists()):
+            part = folder / f"{file.name}.part"
+            _download(url, part)
+            digest = sha256(part)
+            if expected and digest != expected:
+                part.unlink()
+                raise UserError(f"{url}: sha256 {digest}, published is {expected}; the download was removed, try again")
+            os.replace(part, file)
+            write_json(record, {"url": url, "sha256": digest, "bytes": file.stat().st_size})
+        known = json.loads(record.read_text())
+    if (
+        file.stat().st_size != known["bytes"]
+        or (expected and known["sha256"] != expected)
+        or sha256(file) != known["sha256"]
+    ):
+        raise UserError(
+            f"{file}: changed since it was downloaded; remove the folder {folder} and run the command again"
+        )
+    return file
+
+
+def _download(url: str, part: Path) -> None:
+    """Fetch `url` into `part`, continuing what is there if the server still has the same file."""
+    import requests
+
+    from runs.progress import progress
+
+    tag = part.with_suffix(".etag")
+    begun = part.stat().st_size if part.exists() and tag.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if begun:
+        # If-Range: the server sends the rest if its file is unchanged, else all of it.
+        headers |= {"Range": f"bytes={begun}-", "If-Range": tag.read_text()}
+    if "HF_TOKEN" in os.environ and url.startswith("https://huggingface.co/"):
+        headers["Authorization"] = f"Bearer {os.environ['HF_TOKEN']}"
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+            if answer.status_code not in (200, 206):
+                raise UserError(f"{url}: the server answers {answer.status_code} {answer.reason}; check the address")
+            if answer.status_code == 200:
+                begun = 0
+            total = begun + int(answer.headers.get("Content-Length", 0))
+            if total > MAX_BYTES:
+                raise UserError(f"{url}: {total / 1e9:.0f} GB, far more than a checkpoint; check the address")
+            tag.write_text(answer.headers.get("ETag", ""))
+            with open(part, "ab" if begun else "wb") as file, progress(total, part.stem, "B", initial=begun) as bar:
+                for chunk in answer.iter_content(CHUNK):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+                    if file.tell() > MAX_BYTES:
+                        raise UserError(f"{url}: more than {MAX_BYTES / 1e9:.0f} GB; check the address")
+                file.flush()
+                os.fsync(file.fileno())
+    except (requests.RequestException, OSError) as error:
+        reason = str(error).split("(Caused by")[0][:200]
+        raise UserError(f"{url}: the download broke ({reason}); run the same command again to continue it") from error
+    if not tag.read_text():
+        tag.unlink()  # without a tag, a later part cannot be known to belong to this one
+    if total and part.stat().st_size != total:
+        raise UserError(
+            f"{url}: {part.stat().st_size:,} of {total:,} bytes came; run the same command again to continue"
+        )
+    tag.unlink(missing_ok=True)

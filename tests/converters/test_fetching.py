@@ -1,0 +1,165 @@
+"""Downloads against a server in this process: once, continued after a break, checked, offline afterwards."""
+
+import http.server
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from torchvision.models.resnet import ResNet
+
+from converters import fetching, load_backbone
+from converters.formats import by_name
+from runs.errors import UserError
+from runs.files import sha256
+from tests.converters import layouts
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `data` with ranges and a tag; `breaks` cuts the next answers off after so many bytes."""
+
+    data = b""
+    tag = '"one"'
+    breaks: list[int]
+    requests: list[tuple[str | None, int]]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        if "missing" in self.path:
+            self.send_error(404, "Not Found")
+            return
+        wanted = self.headers.get("Range")
+        same = self.headers.get("If-Range") == self.server.tag
+        start = int(re.findall(r"\d+", wanted)[0]) if wanted and same else 0
+        body = self.server.data[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", self.server.tag)
+        self.end_headers()
+        self.server.requests.append((wanted, start))
+        if self.server.breaks:
+            body = body[: self.server.breaks.pop(0)]
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def server(tmp_path: Path, backbone: ResNet) -> Iterator[Server]:
+    server = Server(("127.0.0.1", 0), Handler)
+    server.data = layouts.Layout("simsiam", layouts.simsiam).write(tmp_path, backbone).read_bytes()
+    server.breaks, server.requests = [], []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def address(server: Server, path: str = "models/checkpoint_0099.pth.tar") -> str:
+    return f"http://127.0.0.1:{server.server_port}/{path}"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_paths_are_left_alone(tmp_path: Path) -> None:
+    assert fetching.local(tmp_path / "a.pth") == tmp_path / "a.pth"
+
+
+def test_downloaded_once_and_offline_afterwards(server: Server, converters: Callable[..., Any]) -> None:
+    first = load_backbone(address(server))
+    assert first.format == "simsiam" and len(server.requests) == 1
+    server.shutdown()
+    server.server_close()
+    assert load_backbone(address(server)).source_sha256 == first.source_sha256
+    assert converters("inspect", address(server), "--json").report["sha256"] == first.source_sha256
+
+
+def test_a_broken_download_is_continued(server: Server) -> None:
+    server.breaks = [1_000_000, 2_000_000]
+    for _ in range(2):
+        with pytest.raises(UserError, match="run the same command again to continue"):
+            fetching.local(address(server))
+    file = fetching.local(address(server))
+    assert file.read_bytes() == server.data
+    starts = [start for _, start in server.requests]
+    assert starts[0] == 0 and 0 < starts[1] <= 1_000_000 < starts[2] <= 3_000_000
+    assert sorted(path.name for path in file.parent.iterdir() if path.suffix in (".part", ".etag")) == []
+
+
+def test_a_file_that_changed_on_the_server_begins_again(server: Server) -> None:
+    server.breaks = [1_000_000]
+    with pytest.raises(UserError):
+        fetching.local(address(server))
+    server.tag, server.data = '"two"', server.data[::-1]
+    assert fetching.local(address(server)).read_bytes() == server.data
+
+
+def test_a_file_that_changed_in_the_cache_is_refused(server: Server) -> None:
+    file = fetching.local(address(server))
+    file.write_bytes(server.data[:-1] + b"x")
+    with pytest.raises(UserError, match="changed since it was downloaded; remove the folder"):
+        fetching.local(address(server))
+
+
+def test_the_zoo_checks_the_published_sha256(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo.yaml"
+    monkeypatch.setattr(fetching, "ZOO", zoo)
+    zoo.write_text(yaml.safe_dump({"mine": {"url": address(server), "sha256": "0" * 64}}))
+    with pytest.raises(UserError, match=r"sha256 \w+, published is 000"):
+        fetching.local("zoo:mine")
+    (tmp_path / "data").write_bytes(server.data)
+    zoo.write_text(yaml.safe_dump({"mine": {"url": address(server), "sha256": sha256(tmp_path / "data")}}))
+    assert fetching.local("zoo:mine").read_bytes() == server.data
+    with pytest.raises(UserError, match="zoo:yours: no such checkpoint; known: mine"):
+        fetching.local("zoo:yours")
+
+
+def test_hub_addresses(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address(server, "").rstrip("/"))
+    file = fetching.local("hf://microsoft/resnet-50/model.safetensors@main")
+    assert file.name == "model.safetensors" and file.read_bytes() == server.data
+    with pytest.raises(UserError, match="not hf://OWNER/REPOSITORY/FILE"):
+        fetching.local("hf://resnet-50")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("http://example.com/a.pth", "not an https address"),
+        ("file:///etc/passwd", "not an https address"),
+        ("ftp://example.com/a.pth", "not an https address"),
+        ("http://127.0.0.1:9/a.pth", "the download broke"),
+    ],
+)
+def test_addresses_that_are_refused(source: str, message: str, converters: Callable[..., Any]) -> None:
+    outcome = converters("inspect", source)
+    assert outcome.status == 2 and message in outcome.err and outcome.err.count("\n") == 1, outcome.err
+
+
+def test_a_missing_file_is_one_line(server: Server, converters: Callable[..., Any]) -> None:
+    outcome = converters("inspect", address(server, "missing.pth"))
+    assert outcome.status == 2 and "answers 404 Not Found" in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_the_zoo_is_well_formed() -> None:
+    for name, entry in fetching.zoo().items():
+        assert set(entry) - {"sha256"} == {"url", "format", "epochs", "top1", "voc0712", "source"}, name
+        assert by_name(entry["format"]) and entry["url"].startswith("https://") and 50 < entry["top1"] < 80
+        assert re.search(r"@[0-9a-f]{8}", entry["source"])
+
+
+def test_the_zoo_is_listed(converters: Callable[..., Any]) -> None:
+    outcome = converters("zoo")
+    assert outcome.status == 0
+    assert all(name in outcome.out for name in fetching.zoo())
