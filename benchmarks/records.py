@@ -1,8 +1,9 @@
 """Run records: found, checked, and never mixed up."""
 
+import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from runs.errors import UserError
@@ -28,14 +29,15 @@ def find(places: Iterable[str | os.PathLike[str]]) -> Found:
         UserError: a place does not exist.
     """
     found = Found()
+    known: dict[str, Path] = {}
     for path in _files(places):
         try:
             record = read_record(path)
         except UserError as error:
             found.refused[path] = str(error)
             continue
-        twin = next((other for other, known in found.records.items() if known == record), None)
-        if twin is not None:
+        twin = known.setdefault(json.dumps(asdict(record), sort_keys=True), path)
+        if twin != path:
             found.refused[path] = f"{path}: the same record as {twin}; a run counts once, remove one of them"
         else:
             found.records[path] = record

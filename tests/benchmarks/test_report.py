@@ -1,0 +1,109 @@
+"""The page: whole in one file, quick from many records, honest about what it refuses."""
+
+import json
+import re
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import scales, tables
+from benchmarks.commands import collect
+from benchmarks.expansion import expand
+from benchmarks.plan import Plan
+from benchmarks.report import write_report
+from runs.errors import UserError
+from runs.log import MetricsLog
+from runs.record import write_record
+
+
+def results(make: SimpleNamespace, folder: Path) -> Plan:
+    """A finished `run` of Tables 4 and 5 with records made by hand."""
+    from PIL import Image
+
+    chosen = [tables.load(t).select(["scratch", "simsiam"], None) for t in ("table4", "table5")]
+    plan = expand(chosen, scales.load("mini"), folder)
+    plan.command = "python -m benchmarks run table4 table5"
+    plan.write()
+    for number, run in enumerate(plan.runs.values()):
+        if run.kind in ("data", "convert"):
+            plan.target(run).parent.mkdir(parents=True)
+            plan.target(run).write_bytes(b"{}")
+            continue
+        plan.folder(run).mkdir(parents=True)
+        value = 40.0 + number
+        changes: dict[str, object] = {"seconds": float(number)}
+        if run.kind == "pretrain":
+            log = MetricsLog(plan.folder(run) / "metrics.jsonl")
+            for step in range(50):
+                log.write(step, loss=-step / 50, std=0.02, **({"knn_top1": 30.0 + step} if step % 10 == 0 else {}))
+            log.close()
+            Image.new("RGB", (2000, 100), "red").save(plan.folder(run) / "views.png")
+            changes |= {"metrics": {"loss": -0.9, "std": 0.02}, "verdict": "healthy"}
+        if run.kind == "transfer":
+            points = {k + m: value for k in ("bbox/", "segm/") for m in ("AP", "AP50", "AP75")}
+            curves = {"disc": [[0.1, 0.5], [1.0, 0.5]], "star": [[0.2], [0.8]]}
+            changes |= {"metrics": points, "details": {"curves": curves}}
+            Image.new("RGB", (300, 100), "blue").save(plan.folder(run) / "detections.png")
+        write_record(plan.folder(run), make.record(run.kind, "simsiam", value, **changes))
+    return plan
+
+
+def test_the_page_needs_no_other_file(make: SimpleNamespace, tmp_path: Path) -> None:
+    plan = results(make, tmp_path)
+    page = write_report([plan], tmp_path).read_text()
+    assert not re.search(r'(src|href)="(?!data:|#)', page), "something would be loaded from elsewhere"
+    assert "url(" not in re.sub(r"url\(#", "", page)
+    for text in (
+        "Table 4",
+        "Table 5",
+        "Training loss",
+        "kNN accuracy",
+        "precision over recall",
+        "healthy",
+        plan.command,
+    ):
+        assert text in page, text
+    assert page.count('src="data:image/jpeg') == 1 + 6  # the views of one pre-training; each detector's detections
+    assert page.count("<svg") == 3 + 3  # training, and precision over recall a task
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids)), "two pictures share an id"
+    for name in ("tables.md", "tables.tex", "tables.csv"):
+        assert "SimSiam" in (tmp_path / name).read_text() or name == "tables.csv"
+    assert (tmp_path / "tables.csv").read_text().count("table,scale,row") == 1
+
+
+def test_equal_records_give_an_equal_page(make: SimpleNamespace, tmp_path: Path) -> None:
+    plan = results(make, tmp_path)
+    pages = [re.sub(r"Written [^<]*", "", write_report([plan], tmp_path).read_text()) for _ in range(2)]
+    assert pages[0] == pages[1]
+
+
+@pytest.mark.slow
+def test_500_records_take_less_than_20_seconds(make: SimpleNamespace, tmp_path: Path) -> None:
+    plan = results(make, tmp_path / "plan")
+    for seed in range(500):
+        write_record(tmp_path / "loose" / str(seed), make.record(seed=seed, value=50.0))
+    start = time.perf_counter()
+    page = write_report([plan], tmp_path / "out", [str(tmp_path / "loose")])
+    assert time.perf_counter() - start < 20
+    assert page.read_text().count("linear: simsiam, resnet50x0.25") == 500
+
+
+def test_what_is_refused_is_said(make: SimpleNamespace, tmp_path: Path) -> None:
+    plan = results(make, tmp_path / "plan")
+    write_record(tmp_path / "loose/a", make.record())
+    (tmp_path / "loose/b").mkdir()
+    (tmp_path / "loose/b/result.json").write_text('{"schema": 99}')
+    plans, loose = collect([str(tmp_path / "plan"), str(tmp_path / "loose")])
+    page = write_report(plans, tmp_path, loose).read_text()
+    assert "schema version 99" in page
+    # A table's own record that was changed by hand stops the report: its numbers would be wrong.
+    path = next(plan.folder(r) for r in plan.runs.values() if r.kind == "knn") / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 77}))
+    with pytest.raises(UserError, match="changed after it was written"):
+        write_report(plans, tmp_path)
+    with pytest.raises(UserError, match="nothing to report"):
+        (tmp_path / "empty").mkdir()
+        write_report([], tmp_path, [str(tmp_path / "empty")])
