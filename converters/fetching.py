@@ -4,6 +4,7 @@ A file is downloaded once, into a folder of the cache named after its address, a
 network. A broken download is continued, not begun again.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -79,8 +80,6 @@ def _hub_address(text: str) -> str:
 
 
 def _cached(url: str, expected: str | None, cache: Path) -> Path:
-    from filelock import FileLock
-
     folder = cache / hashlib.sha256(url.encode()).hexdigest()[:16]
     file = folder / (re.sub(r"[^\w.-]", "_", url.split("?")[0].rsplit("/", 1)[-1]) or "checkpoint")
     record = folder / "download.json"
@@ -90,7 +89,8 @@ def _cached(url: str, expected: str | None, cache: Path) -> Path:
         raise UserError(
             f"{folder}: cannot be made ({error.strerror}); set XDG_CACHE_HOME to a writable folder"
         ) from error
-    with FileLock(folder / ".lock"):
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two commands, one download
         if not (file.exists() and record.exists()):
             part = folder / f"{file.name}.part"
             _download(url, part)

@@ -74,6 +74,10 @@ def load_backbone(path: str | Path, format: str | None = None, trust: bool = Fal
         raise UserError(f"{path}: {error}") from error
     except MemoryError as error:
         raise UserError(f"{path}: needs more memory than there is; the file claims impossible sizes") from error
+    except (ArithmeticError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        # Tensors of strangers may be of any kind that torch knows, and torch refuses in many ways.
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: its tensors cannot be used ({reason}); export them as plain float32") from error
 
 
 def _assemble(contents: Contents, match: Match, digest: str) -> Backbone:
@@ -89,6 +93,8 @@ def _assemble(contents: Contents, match: Match, digest: str) -> Backbone:
         else:
             source[renamed] = match.path(name)
             arrays[renamed] = contents.tensors[match.path(name)]
+    for name, array in arrays.items():
+        _check_plain(array, source[name])
     tensors = {name: _layout(array, entry) for name, array in arrays.items()}
     if not entry.statistics:
         _unfold(tensors, source)
@@ -119,6 +125,18 @@ def _assemble(contents: Contents, match: Match, digest: str) -> Backbone:
         caveat=entry.caveat,
         checks=checks,
     )
+
+
+def _check_plain(array: Array, name: str) -> None:
+    """Refuse tensors that are no block of numbers in memory, before anything computes with them."""
+    if isinstance(array, np.ndarray):
+        return
+    if array.layout != torch.strided or array.is_quantized or array.is_nested or array.device.type != "cpu":
+        kind = "quantized" if array.is_quantized else f"{array.layout} on {array.device}".replace("torch.", "")
+        raise UserError(f"{name}: not a plain tensor ({kind}); export it as plain float32")
+    # A stride of zero lets a file of a kilobyte claim terabytes.
+    if array.numel() * array.element_size() > array.untyped_storage().nbytes():
+        raise UserError(f"{name}: claims {array.numel():,} values, more than the file holds; it is damaged or hostile")
 
 
 def _layout(array: Array, entry: Format) -> Tensor:

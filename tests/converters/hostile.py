@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from torchvision.models.resnet import ResNet
 
+from converters.architecture import parse
 from tests.converters import layouts
 
 ARCH = "resnet18x0.125"
@@ -269,8 +270,9 @@ class Generator:
         state_dict = self.state_dict()  # views that repeat one number ten thousand million times
         state_dict["module.encoder.conv1.weight"] = torch.ones(1).expand(50_000, 50_000)
         self.save("bomb", state_dict)
-        state_dict = {name: torch.ones(1).expand(50_000, 200_000) for name in self.state_dict()}
-        self.save("bomb", state_dict)
+        # The same with every shape as it must be, for a network of 700 thousand million weights.
+        shapes = parse("resnet18x256").shapes()
+        self.save("bomb", {f"encoder.{name}": torch.ones(1).expand(shape) for name, shape in shapes.items()})
         with zipfile.ZipFile(self.new("bomb"), "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("archive/data.pkl", b"\x80\x02N.")
             with archive.open("archive/data/0", "w", force_zip64=True) as entry:

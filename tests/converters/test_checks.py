@@ -91,3 +91,24 @@ def test_other_precisions_become_float32(dtype: torch.dtype, tmp_path: Path, bac
         assert found.state_dict[name].dtype == torch.float32
         assert torch.equal(found.state_dict[name], tensor.float())
     assert next(check.figure for check in found.checks if check.name == "dtypes") == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("kind", ["sparse", "quantized", "meta", "expanded", "view"])
+def test_tensors_that_are_no_plain_numbers(kind: str, tmp_path: Path, backbone: ResNet) -> None:
+    content = layouts.simsiam(backbone)
+    name = "module.encoder.layer2.0.conv1.weight"
+    tensor = content["state_dict"][name]
+    content["state_dict"][name] = {
+        "sparse": lambda: tensor.to_sparse(),
+        "quantized": lambda: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+        "meta": lambda: tensor.to("meta"),
+        "expanded": lambda: torch.ones(1).expand(tensor.shape),
+        # A view of a larger tensor is plain: lightning and others save slices.
+        "view": lambda: torch.stack([tensor, tensor * 2])[0],
+    }[kind]()
+    torch.save(content, tmp_path / "odd.pth")
+    if kind == "view":
+        assert torch.equal(load_backbone(tmp_path / "odd.pth").state_dict["layer2.0.conv1.weight"], tensor)
+        return
+    with pytest.raises(UserError, match=r"layer2\.0\.conv1\.weight: (not a plain tensor|claims)|cannot be used"):
+        load_backbone(tmp_path / "odd.pth")
