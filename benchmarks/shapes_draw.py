@@ -208,7 +208,9 @@ def polygons(fine: Mask) -> list[NDArray[np.float64]]:
 
     COCO's polygons cannot have holes, so a region with one is cut in two through the hole.
     """
-    contours, tree = cv2.findContours(fine.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    # OpenCV traces pixel centres; grown by one to the right and below, these are the corners of the pixels themselves.
+    grown = cv2.dilate(np.pad(fine.astype(np.uint8), ((0, 1), (0, 1))), np.ones((2, 2), np.uint8), anchor=(1, 1))
+    contours, tree = cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     for contour, (_, _, _, parent) in zip(contours, tree[0] if len(contours) else (), strict=True):
         if parent >= 0:
             column = int(contour[:, 0, 0].mean()) + 1
@@ -221,7 +223,7 @@ def polygons(fine: Mask) -> list[NDArray[np.float64]]:
         points = cv2.approxPolyDP(contour, 1.0, True)[:, 0].astype(np.float64)
         # Less than a pixel of area is a sliver of tracing, no part that anyone would annotate.
         if len(points) >= 3 and cv2.contourArea(contour) >= FINE**2:
-            result.append((points + 0.5) / FINE)
+            result.append(points / FINE)
     return result
 
 
