@@ -82,11 +82,28 @@ def _colour(hue: float, saturation: float, value: float) -> NDArray[np.float32]:
     return (value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1)).astype(np.float32)
 
 
-def palette(rng: Rng) -> NDArray[np.float32]:
-    """Two related colours, (2, 3): the second differs in hue a little and in lightness a lot."""
-    hue, saturation, value = rng.uniform(), rng.uniform(0.25, 0.85), rng.uniform(0.35, 0.95)
-    other = float(np.clip(value + rng.choice([-1, 1]) * rng.uniform(0.15, 0.35), 0.15, 1.0))
-    return np.stack([_colour(hue, saturation, value), _colour(hue + rng.uniform(-0.1, 0.1), saturation, other)])
+@dataclass(frozen=True)
+class Colours:
+    """Ranges from which a surface's two colours are drawn; hue on a circle of length 1, all others in [0, 1]."""
+
+    hue: tuple[float, float]
+    saturation: tuple[float, float]
+    value: tuple[float, float]
+
+
+# Things are warm and light, grounds cool and dark, in every class alike: colour finds a thing and never names it. Within
+# a range everything that SimSiam's colour jitter (0.4, 0.4, 0.4, 0.1) can undo varies from image to image.
+THINGS = Colours((0.0, 0.16), (0.3, 0.85), (0.65, 1.0))
+GROUNDS = Colours((0.5, 0.68), (0.2, 0.6), (0.2, 0.55))
+# How far a texture's second colour lies from its first, in value; a network of a minute's training must see past it.
+CONTRAST = (0.04, 0.16)
+
+
+def palette(rng: Rng, colours: Colours) -> NDArray[np.float32]:
+    """Two related colours, (2, 3): the second differs a little in hue and in lightness."""
+    hue, saturation, value = rng.uniform(*colours.hue), rng.uniform(*colours.saturation), rng.uniform(*colours.value)
+    other = float(np.clip(value + rng.choice([-1, 1]) * rng.uniform(*CONTRAST), 0.1, 1.0))
+    return np.stack([_colour(hue % 1, saturation, value), _colour((hue + rng.uniform(-0.04, 0.04)) % 1, saturation, other)])
 
 
 def _stripes(rng: Rng, u: Image, v: Image) -> Image:
@@ -237,23 +254,12 @@ def paint(image: Image, surface: Image, alpha: NDArray[np.float32], shadow: floa
     return image + (surface - image) * alpha[..., None]
 
 
-def _surface(rng: Rng, size: int, behind: Image) -> Image:
-    """A texture whose mean colour stands out from the mean of what lies behind it."""
-    colours = palette(rng)
-    for _ in range(20):
-        if np.linalg.norm(colours.mean(axis=0) - behind) > 0.35:
-            break
-        colours = palette(rng)
-    return texture(rng, size, colours)
-
-
 def compose(rng: Rng, size: int, wishes: Sequence[tuple[str, list[NDArray[np.float64]]]], visible: float) -> Scene:
     """Paints the wished things, the first in front, over a textured background.
 
     A thing of which less than `visible` (a share of its whole outline) would show is left out.
     """
-    ground = palette(rng)
-    image = texture(rng, size, ground, (8.0, size / 3))
+    image = texture(rng, size, palette(rng, GROUNDS), (8.0, size / 3))
     taken = np.zeros((FINE * size, FINE * size), dtype=bool)
     things, layers = [], []
     for name, outlines in wishes:
@@ -268,7 +274,7 @@ def compose(rng: Rng, size: int, wishes: Sequence[tuple[str, list[NDArray[np.flo
         taken |= whole
         cut = max(0.0, 1 - whole.sum() / FINE**2 / area)
         things.append(Thing(name, mask, parts, float(seen.sum() / FINE**2), share, cut, len(outlines) > 1))
-        layers.append((coverage(whole), _surface(rng, size, ground.mean(axis=0))))
+        layers.append((coverage(whole), texture(rng, size, palette(rng, THINGS))))
     for alpha, surface in reversed(layers):
         image = paint(image, surface, alpha, shadow=0.45)
     return Scene((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), things)
@@ -280,13 +286,13 @@ def _area(points: NDArray[np.float64]) -> float:
 
 
 def _turn(rng: Rng) -> float:
-    return float(rng.uniform(-math.pi / 6, math.pi / 6))
+    return float(rng.uniform(-math.pi / 12, math.pi / 12))
 
 
 def portrait(rng: Rng, size: int, name: str) -> Scene:
     """An image for classification: one large thing of class `name`, near the middle, whole or nearly so."""
-    side = size * rng.uniform(0.38, 0.6)
-    x, y = size * rng.uniform(0.38, 0.62, 2)
+    side = size * rng.uniform(0.45, 0.68)
+    x, y = size * rng.uniform(0.4, 0.6, 2)
     return compose(rng, size, [(name, [place(name, side, (x, y), _turn(rng))])], visible=0)
 
 
@@ -302,7 +308,7 @@ def view(rng: Rng, size: int, count: tuple[int, int] = (1, 5), crowds: float = 0
     wishes = []
     for _ in range(rng.integers(count[0], count[1] + 1)):
         name = CLASSES[rng.integers(len(CLASSES))]
-        side = size * math.exp(rng.uniform(math.log(0.1), math.log(0.42)))
+        side = size * math.exp(rng.uniform(math.log(0.14), math.log(0.45)))
         centre = size * rng.uniform(0.08, 0.92, 2)
         wishes.append((name, [place(name, side, (centre[0], centre[1]), _turn(rng))]))
     if rng.uniform() < crowds:
