@@ -1,6 +1,7 @@
 """`python -m benchmarks`: the papers' tables, planned, run, reported and guarded."""
 
 import argparse
+import sys
 from collections.abc import Callable
 
 from runs.app import Parser, cli
@@ -27,7 +28,7 @@ def parser() -> Parser:
     command = commands.add_parser("run", help="run what the tables need, print them, write the report")
     _choose(command)
     command.add_argument("--executor", default="local", help="a Snakemake executor plugin, e.g. slurm (default: local)")
-    command.add_argument("snakemake", nargs="*", metavar="-- OPTION", help="further options for Snakemake, after --")
+    command.epilog = "What stands behind -- goes to Snakemake."
     command.set_defaults(function=_lazy("commands", "run"))
 
     command = commands.add_parser("report", help="one HTML page, and the tables as Markdown, LaTeX and CSV")
@@ -139,7 +140,11 @@ def _lazy(module: str, function: str) -> Callable[[argparse.Namespace], int]:
 @cli
 def main(argv: list[str] | None = None) -> int:
     """Parse and do."""
-    arguments = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Only `run` has something to hand on; elsewhere `--` keeps its usual meaning.
+    extra = words[words.index("--") + 1 :] if words[:1] == ["run"] and "--" in words else []
+    arguments = parser().parse_args(words[: len(words) - len(extra) - 1] if extra else words)
+    arguments.snakemake = extra
     return int(arguments.function(arguments))
 
 

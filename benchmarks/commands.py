@@ -23,7 +23,7 @@ def build(arguments: argparse.Namespace) -> Plan:
     scale = scales.load(arguments.scale)
     changes = {k: v for k, v in (("jobs", arguments.jobs), ("gpus", arguments.gpus)) if v is not None}
     scale = dataclasses.replace(scale, **changes)
-    chosen = [tables.load(name).select(arguments.rows, arguments.columns) for name in dict.fromkeys(arguments.tables)]
+    chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns)
     plan = expand(
         chosen,
         scale,

@@ -102,17 +102,13 @@ class Table:
         """Keep the named rows and columns; a column's task or group counts as its name too.
 
         Raises:
-            UserError: a name is unknown.
+            UserError: nothing is left.
         """
-        for wanted, known, what in (
-            (rows, [r.id for r in self.rows], "row"),
-            (columns, [n for c in self.columns for n in (c.id, c.task)], "column"),
-        ):
-            for name in wanted or ():
-                if name not in known:
-                    raise UserError(f"{name}: no {what} of {self.name}; it has {', '.join(dict.fromkeys(known))}")
         kept = [i for i, c in enumerate(self.columns) if not columns or c.id in columns or c.task in columns]
         chosen = [r for r in self.rows if not rows or r.id in rows]
+        if not kept or not chosen:
+            known = [c.id for c in self.columns] if chosen else [r.id for r in self.rows]
+            raise UserError(f"{self.name}: nothing is left of it; it has {', '.join(known)}")
         return dataclasses.replace(
             self,
             columns=tuple(self.columns[i] for i in kept),
@@ -125,6 +121,29 @@ class Table:
                 for r in chosen
             ),
         )
+
+
+def choose(names: Sequence[str], rows: Sequence[str] | None, columns: Sequence[str] | None) -> list[Table]:
+    """Load tables and keep the named rows and columns; a table in which nothing is named is left out.
+
+    Raises:
+        UserError: a table is unknown, or a name is in none of them.
+    """
+    tables = [load(name) for name in dict.fromkeys(names)]
+    known_rows = {r.id for t in tables for r in t.rows}
+    known_columns = {name for t in tables for c in t.columns for name in (c.id, c.task)}
+    for wanted, known, what in ((rows, known_rows, "row"), (columns, known_columns, "column")):
+        for name in wanted or ():
+            if name not in known:
+                raise UserError(f"{name}: no {what} of {', '.join(names)}; there are {', '.join(sorted(known))}")
+    chosen = []
+    for table in tables:
+        has_row = not rows or any(r.id in rows for r in table.rows)
+        if has_row and (not columns or any(c.id in columns or c.task in columns for c in table.columns)):
+            chosen.append(table.select(rows, columns))
+    if not chosen:
+        raise UserError("--rows and --columns leave nothing of these tables")
+    return chosen
 
 
 @functools.cache

@@ -122,3 +122,16 @@ def test_bold_entries_of_table_5_are_the_papers_rule() -> None:
     assert {r for r, c in bold if c == "mask_ap"} == {"moco", "simsiam_optimal"}
     # 82.4 - 81.9 is within, so 82.0 and 82.3 are and 81.8 is not.
     assert {r for r, c in bold if c == "voc0712_ap50"} == {"moco", "simsiam", "simsiam_optimal"}
+
+
+def test_names_are_looked_for_in_all_tables() -> None:
+    chosen = tables.choose(["table4", "table5"], ["simsiam", "supervised"], ["ep200", "coco"])
+    assert [(t.name, [r.id for r in t.rows], len(t.columns)) for t in chosen] == [
+        ("table4", ["simsiam"], 1),
+        ("table5", ["supervised", "simsiam"], 6),
+    ]
+    assert [t.name for t in tables.choose(["table4", "table5"], None, ["voc07"])] == ["table5"]
+    with pytest.raises(UserError, match="vo07: no column of table4, table5"):
+        tables.choose(["table4", "table5"], None, ["vo07"])
+    with pytest.raises(UserError, match="no such table"):
+        tables.choose(["table6"], None, None)

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# A table through a real one-node SLURM: install, start, run, compare with the local executor, stop. Opt-in:
+#
+#   sudo tests/slurm/run.sh [TABLE OPTIONS…]      (default: table4 --rows scratch --columns knn200)
+#
+# Needs Debian or Ubuntu and root: SLURM's daemons start jobs as other users. Everything it writes lies in one folder,
+# and the daemons are stopped at the end. Without systemd and without control of cgroups, hence the plain plugins below.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-.venv/bin/python}
+work=$(mktemp -d "${TMPDIR:-/tmp}/slurm-test.XXXXXX")
+chmod 755 "$work"
+arguments=("$@")
+[ ${#arguments[@]} -gt 0 ] || arguments=(table4 --rows scratch --columns knn200)
+
+command -v slurmctld slurmd munged sbatch >/dev/null || {
+    apt-get update -qq
+    apt-get install -y -qq slurmctld slurmd munge slurm-client
+}
+# The executor plugin, beside the environment rather than in it.
+if ! "$python" -c "import snakemake_executor_plugin_slurm" 2>/dev/null; then
+    uv=$(dirname "$python")/uv
+    "$uv" pip install --quiet --python "$python" --target "$work/plugins" --no-deps \
+        "snakemake-executor-plugin-slurm>=2.0" snakemake-executor-plugin-slurm-jobstep throttler pandas python-dateutil six
+    export PYTHONPATH="$work/plugins${PYTHONPATH:+:$PYTHONPATH}"
+fi
+
+stop() {
+    for daemon in slurmd slurmctld; do
+        [ -f "$work/$daemon.pid" ] && kill "$(cat "$work/$daemon.pid")" 2>/dev/null || true
+    done
+    [ -n "${munged_started:-}" ] && [ -f /run/munge/munged.pid ] && kill "$(cat /run/munge/munged.pid)" 2>/dev/null || true
+}
+trap stop EXIT
+
+host=$(hostname -s)
+cat > "$work/slurm.conf" <<CONF
+ClusterName=test
+SlurmctldHost=$host(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+StateSaveLocation=$work/state
+SlurmdSpoolDir=$work/spool
+SlurmctldLogFile=$work/slurmctld.log
+SlurmdLogFile=$work/slurmd.log
+SlurmctldPidFile=$work/slurmctld.pid
+SlurmdPidFile=$work/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+MpiDefault=none
+JobAcctGatherType=jobacct_gather/none
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1024 * 9 / 10))
+PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP
+CONF
+mkdir -p "$work/state" "$work/spool"
+export SLURM_CONF="$work/slurm.conf"
+
+if ! munge -n >/dev/null 2>&1 || ! munge -n | unmunge >/dev/null 2>&1; then
+    [ -f /etc/munge/munge.key ] || { head -c 1024 /dev/urandom > /etc/munge/munge.key; chown munge /etc/munge/munge.key; chmod 400 /etc/munge/munge.key; }
+    install -d -o munge -m 755 /run/munge
+    su -s /bin/sh munge -c /usr/sbin/munged
+    munged_started=yes
+fi
+slurmctld -f "$SLURM_CONF"
+slurmd -f "$SLURM_CONF"
+for _ in $(seq 30); do srun -n1 true 2>/dev/null && break; sleep 1; done
+srun -n1 hostname
+
+common=(run "${arguments[@]}" --scale mini)
+"$python" -m benchmarks "${common[@]}" --output "$work/cluster" --executor slurm -- \
+    --slurm-status-command squeue --slurm-init-seconds-before-status-checks 2 --seconds-between-status-checks 2 \
+    --default-resources slurm_partition=test runtime=60 mem_mb=4000 --latency-wait 30
+"$python" -m benchmarks "${common[@]}" --output "$work/local"
+cut -d, -f1-11,13 "$work/cluster/tables.csv" | diff - <(cut -d, -f1-11,13 "$work/local/tables.csv")
+echo "the same numbers through SLURM and locally; kept: $work"
