@@ -1,5 +1,6 @@
 """Every key of `python -m transfer`, typed. The detector's own settings stay Detectron2's: see `detectron2`."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +35,7 @@ class DataConfig:
         images: train on so many images, a class-balanced subset that contains every smaller one; 0: on all.
         seed: of the subset, and of what is held out.
         held_out: share of the training images to leave out and report on instead of `test`; 0: none.
-        workers: processes that load images; 0 loads in the training process.
+        workers: processes that load images; 0 loads in the training process, -1 takes what the machine has cores for.
     """
 
     root: str = MISSING
@@ -44,7 +45,16 @@ class DataConfig:
     images: int = 0
     seed: int = 0
     held_out: float = 0.0
-    workers: int = 4
+    workers: int = -1
+
+    @property
+    def processes(self) -> int:
+        """`workers` as a number of this machine."""
+        if self.workers >= 0:
+            return self.workers
+        # One core is each trainer's own; eight loaders keep up with one device.
+        trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return max(0, min(8, (os.cpu_count() or 1) // trainers - 1))
 
 
 @dataclass
@@ -81,6 +91,7 @@ class TransferConfig:
         output: the run's folder; empty: `outputs/transfer/<task>_<weights>_seed<seed>`.
         device: `auto`, `cpu` or `cuda`.
         precision: `fp32` (as published), `tf32` or `bf16`.
+        channels_last: memory layout of convolutions; faster on recent GPUs, equal up to rounding.
         log_every: iterations a line of metrics.jsonl averages over.
         save_seconds: seconds between checkpoints.
         pictures: test images on the sheet of detections; 0 draws none.
@@ -99,6 +110,7 @@ class TransferConfig:
     output: str = ""
     device: str = "auto"
     precision: str = "fp32"
+    channels_last: bool = False
     log_every: int = 20
     save_seconds: float = 120.0
     pictures: int = 12
@@ -109,6 +121,8 @@ class TransferConfig:
         _choice("task", self.task, tuple(RECIPES))
         _choice("precision", self.precision, PRECISIONS)
         _choice("device", self.device, ("auto", "cpu", "cuda"))
+        if self.data.workers < -1:
+            raise UserError(f"data.workers={self.data.workers}: must be -1 or more")
         for key, low in (("log_every", 1), ("pictures", 0), ("save_seconds", 0), ("seed", 0), ("trials", 1)):
             if getattr(self, key) < low:
                 raise UserError(f"{key}={getattr(self, key)}: must be at least {low}")

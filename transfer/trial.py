@@ -72,6 +72,8 @@ def run(config: TransferConfig) -> dict[str, float]:
     seed_everything(config.seed)
     detector = build_model(cfg)
     proof = load_backbone(detector, backbone) if backbone else None
+    if config.channels_last:
+        detector.to(memory_format=torch.channels_last)
     # Drawn here, from the generator seeded above, as Detectron2's trainer draws them for its two samplers.
     seeds = comm.shared_random_seed(), comm.shared_random_seed()
     autocast = _precision(config.precision, device)
@@ -79,7 +81,7 @@ def run(config: TransferConfig) -> dict[str, float]:
 
     def evaluate() -> dict[str, float]:
         with autocast():
-            found = detect(cfg, detector, test, config.data.workers, output)
+            found = detect(cfg, detector, test, config.data.processes, output)
         if found is None:
             return {}
         found.save(output / "detections.npz")
@@ -88,7 +90,7 @@ def run(config: TransferConfig) -> dict[str, float]:
         return metrics
 
     trainer = Trainer(
-        cfg, detector, images, seeds, output, workers=config.data.workers, autocast=autocast,
+        cfg, detector, images, seeds, output, workers=config.data.processes, autocast=autocast,
         log_every=config.log_every, save_seconds=config.save_seconds, evaluate=evaluate,
     )  # fmt: skip
     trainer.train()

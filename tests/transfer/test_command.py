@@ -1,0 +1,99 @@
+"""What a user gets wrong is one line and exit status 2, before anything is written."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runs.record import read_record
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+# arguments -> what the line must name
+WRONG = {
+    "unknown key": (["taks=voc07"], "taks"),
+    "unknown key below data": (["task=voc07", "weights=scratch", "data.roots=x"], "data.roots"),
+    "unknown task": (["task=voc08", "weights=scratch"], "task=voc08"),
+    "no task": (["weights=scratch"], "task"),
+    "no weights": (["task=voc07"], "weights"),
+    "wrong type": (["task=voc07", "weights=scratch", "seed=one"], "seed"),
+    "negative": (["task=voc07", "weights=scratch", "log_every=0"], "log_every"),
+    "two test splits": (["task=voc07", "weights=scratch", "data.test=[voc_2007_test,voc_2007_val]"], "data.test"),
+    "share": (["task=voc07", "weights=scratch", "data.held_out=1.5"], "data.held_out"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_command_line_is_one_line(command: Command, case: str) -> None:
+    arguments, named = WRONG[case]
+    done = command(*arguments, tiny=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and named in done.stderr
+
+
+def test_wrong_settings_and_files_are_one_line(tiny: Any, tmp_path: Path, generated: Path) -> None:
+    from runs.errors import UserError
+    from transfer import trial
+
+    cases: list[tuple[Callable[[Any], None], str]] = [
+        (lambda c: c.detectron2["SOLVER"].update(MAXITER=3), r"detectron2\.SOLVER\.MAXITER"),
+        (lambda c: c.detectron2["SOLVER"].update(STEPS="soon"), r"detectron2\.SOLVER\.STEPS=soon"),
+        (lambda c: setattr(c, "recipe", "voc"), "recipe=voc: no such file.*voc07_R50_C4_9k"),
+        (lambda c: setattr(c, "weights", str(tmp_path / "none.pkl")), r"none\.pkl"),
+        (lambda c: setattr(c, "device", "cuda"), "device=cuda"),
+        (lambda c: setattr(c.data, "train", ["voc_2007_trainvla"]), r"trainvla\.txt.*trainval"),
+        (lambda c: setattr(c.data, "images", 10**6), r"data\.images"),
+        (lambda c: (setattr(c, "weights", "scratch"), setattr(c, "arch", "resnet18")), "arch: ResNet-18"),
+        (lambda c: (setattr(c, "weights", "scratch"), setattr(c, "arch", "resnet50_cifar")), "_cifar"),
+    ]
+    import copy
+
+    for change, named in cases:
+        config = copy.deepcopy(tiny)
+        config.output = str(tmp_path / "never")
+        change(config)
+        with pytest.raises(UserError, match=named):
+            trial.run(config)
+        assert not (tmp_path / "never").exists()
+
+
+def test_from_the_command_to_the_record_and_again(command: Command, backbone: Path, tmp_path: Path) -> None:
+    """COCO, masks included; a second start says that it is done; other settings are refused."""
+    line = ["task=coco", f"weights={backbone}", f"output={tmp_path / 'run'}", "pictures=3"]
+    done = command(*line)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    record = read_record(tmp_path / "run")
+    assert set(record.metrics) == {f"{k}/{m}" for k in ("bbox", "segm") for m in ("AP", "AP50", "AP75")}
+    assert record.details["weights"]["equal"] and record.details["weights"]["tensors"] == 265
+    assert (record.subject.arch, record.subject.checkpoint) == ("resnet50x0.125", "test.pth.tar")
+    assert record.dataset is not None and (record.dataset.split, record.dataset.size) == ("coco_2017_val", 8)
+    lines = [json.loads(text) for text in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert {"loss_mask", "loss_cls", "lr", "time", "data_time", "memory_mb"} <= set(lines[-1])
+    files = {path.name.split(".out.")[0] for path in (tmp_path / "run").iterdir()}
+    assert {"detections.npz", "detections.png", "detectron2.yaml", "model_final.pth", "events"} <= files
+
+    again = command(*line)
+    assert again.returncode == 0 and "done already" in again.stdout
+    other = command(*line, "seed=1")
+    assert other.returncode == 2 and "belongs to another run" in other.stderr and other.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_a_short_run_on_real_images(command: Command, backbone: Path, shared: Path, tmp_path: Path) -> None:
+    """The VOC subset: train on `train`, report on `val`, both by their names."""
+    from transfer.settings import VOC_CLASSES
+
+    done = command(
+        "task=voc07", f"weights={backbone}", f"data.root={shared / 'data'}", "data.train=[voc_2007_train]",
+        "data.test=[voc_2007_val]", f"data.classes=[{','.join(VOC_CLASSES)}]", f"output={tmp_path / 'run'}",
+        "detectron2.INPUT.MAX_SIZE_TRAIN=200", "detectron2.INPUT.MAX_SIZE_TEST=200",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = read_record(tmp_path / "run")
+    assert record.dataset is not None and record.dataset.size == 450
+    assert record.details["train"]["size"] == 700 and len(record.details["per_class"]) == 20
