@@ -360,7 +360,8 @@ def run_process(case: Case, output: Path, **more: Any) -> Result:
     """One case as a command of its own; the peak is that process's."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "converters", "detectron2", str(case.path), str(output)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=layouts.ROOT, **streams, **more)
     assert process.stdout and process.stderr
     out, err = process.stdout.read(), process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -386,6 +387,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", action="store_true")
     arguments = parser.parse_args()
+    arguments.folder = arguments.folder.resolve()
     arguments.folder.mkdir(parents=True)
     generator = Generator(arguments.folder, arguments.seed)
     cases, output = generator.all(), arguments.folder / "output" / "out.pkl"

@@ -26,6 +26,7 @@ from torchvision.models.resnet import ResNet
 
 from converters.resnet import build_resnet
 
+ROOT = Path(__file__).resolve().parents[2]
 ARCH = "resnet50x0.25"
 
 

@@ -1,7 +1,6 @@
 """The command line: exit statuses, the table, the JSON report against its documented schema, no torch for --help."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -123,7 +122,9 @@ def test_help_needs_no_torch() -> None:
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=layouts.ROOT, capture_output=True, text=True, check=True
+        )
         seconds.append(time.perf_counter() - start)
         assert done.stdout.rstrip().endswith("False")
         if seconds[-1] < 0.3:
@@ -135,7 +136,7 @@ def test_as_a_command(checkpoint: Path, tmp_path: Path) -> None:
     """Without Detectron2's and torch's own chatter, and without loading torch's compiler (three seconds)."""
     output = tmp_path / "out.pkl"
     command = [sys.executable, "-X", "importtime", "-m", "converters", "detectron2", str(checkpoint), str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"})
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=layouts.ROOT)
     noise = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert noise == []
     assert "torch._dynamo.utils" not in done.stderr
@@ -144,6 +145,6 @@ def test_as_a_command(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_a_reader_that_goes_away_is_no_error(checkpoint: Path) -> None:
     command = f"{sys.executable} -m converters inspect {checkpoint} | head -1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", command], cwd=layouts.ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0"
     assert done.stderr == ""

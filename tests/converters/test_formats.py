@@ -1,9 +1,11 @@
 """Every format: recognised without being told, converted without a changed value, proved, and back again."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torchvision.models.resnet import ResNet
@@ -11,6 +13,7 @@ from torchvision.models.resnet import ResNet
 from converters.convert import to_detectron2_file, to_torchvision_file
 from converters.formats import FORMATS, MSRA_INPUT, UNIT_INPUT, InputConvention
 from converters.loading import load_backbone
+from converters.resnet import build_resnet
 from runs.errors import UserError
 from tests.converters import layouts
 from tests.converters.layouts import LAYOUTS, Layout
@@ -181,3 +184,28 @@ def test_wrong_format_option(
     assert outcome.status == 2
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_what_mocos_converter_made_of_simsiam_is_refused(tmp_path: Path) -> None:
+    """MoCo's detection/convert-pretrain-to-detectron2.py keeps `module.encoder_q.` only: nothing is left."""
+    path = tmp_path / "empty.pkl"
+    path.write_bytes(pickle.dumps({"model": {}, "__author__": "MOCO", "matching_heuristics": True}))
+    with pytest.raises(UserError, match="holds no tensors"):
+        load_backbone(path)
+
+
+def test_selective_kernel_networks_of_simclr_are_refused(tmp_path: Path, backbone: ResNet) -> None:
+    arrays = layouts.simclr(backbone) | {"base_model/conv2d_53/kernel": np.ones((1, 1, 4, 4), np.float32)}
+    np.savez(tmp_path / "sk1.npz", **arrays)
+    with pytest.raises(UserError, match="54 convolutions are no plain ResNet of SimCLR; its selective-kernel"):
+        load_backbone(tmp_path / "sk1.npz")
+
+
+def test_weights_of_a_file_without_projection_heads(tmp_path: Path, backbone: ResNet) -> None:
+    """The documented use in Python: a bare state dict goes into torchvision's network."""
+    torch.save(backbone.state_dict(), tmp_path / "bare.pth")
+    network = build_resnet(load_backbone(tmp_path / "bare.pth").arch).eval()
+    network.load_state_dict(load_backbone(tmp_path / "bare.pth").state_dict, strict=False)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(network(images), backbone(images))

@@ -83,6 +83,6 @@ from runs.app import cli
 os.seteuid(65534)
 cli(lambda: check_regular(pathlib.Path({str(path)!r})))()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=layouts.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "permission" in done.stderr.lower() and done.stderr.count("\n") == 1

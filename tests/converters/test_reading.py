@@ -141,7 +141,7 @@ def test_reading_imports_nothing_that_a_pickle_names(tmp_path: Path, backbone: R
         f"found = load_backbone({str(path)!r}); "
         "print(found.format, 'omegaconf' in sys.modules, 'detectron2' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=layouts.ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["solo-learn", "False", "False"]
 
 
