@@ -11,7 +11,6 @@ give the same bytes, and a larger set contains the smaller one.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -27,7 +26,7 @@ import numpy as np
 
 from benchmarks.shapes_draw import CLASSES, Rng, Scene, portrait, view
 from benchmarks.shapes_layouts import CocoWriter, VocWriter, jpeg
-from runs.app import cli
+from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.progress import progress
 
@@ -220,7 +219,7 @@ def _scene_of(s: Settings, split: str, crowds: float) -> Callable[[int], Scene]:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     summary = "Generate the data set of the mini scale: textured shapes as ImageFolder, VOC and COCO."
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.shapes", description=summary)
+    parser = Parser(prog="python -m benchmarks.shapes", description=summary)
     parser.add_argument("folder", type=Path, metavar="DIR", help="where the data set shall be")
     help_of = dict(
         line.strip().split(": ", 1)

@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Rng = np.random.Generator
-Image = NDArray[np.float32]  # (height, width, 3), RGB in [0, 1]
+Image = NDArray[np.floating[Any]]  # (height, width, 3), RGB in [0, 1]
 Mask = NDArray[np.bool_]
 
 FINE = 4
@@ -91,8 +92,8 @@ class Colours:
     value: tuple[float, float]
 
 
-# Things are warm and light, grounds cool and dark, in every class alike: colour finds a thing and never names it. Within
-# a range everything that SimSiam's colour jitter (0.4, 0.4, 0.4, 0.1) can undo varies from image to image.
+# Things are warm and light, grounds cool and dark, in every class alike: colour finds a thing and never names it.
+# Within a range everything that SimSiam's colour jitter (0.4, 0.4, 0.4, 0.1) can undo varies from image to image.
 THINGS = Colours((0.0, 0.16), (0.3, 0.85), (0.65, 1.0))
 GROUNDS = Colours((0.5, 0.68), (0.2, 0.6), (0.2, 0.55))
 # How far a texture's second colour lies from its first, in value; a network of a minute's training must see past it.
@@ -103,7 +104,8 @@ def palette(rng: Rng, colours: Colours) -> NDArray[np.float32]:
     """Two related colours, (2, 3): the second differs a little in hue and in lightness."""
     hue, saturation, value = rng.uniform(*colours.hue), rng.uniform(*colours.saturation), rng.uniform(*colours.value)
     other = float(np.clip(value + rng.choice([-1, 1]) * rng.uniform(*CONTRAST), 0.1, 1.0))
-    return np.stack([_colour(hue % 1, saturation, value), _colour((hue + rng.uniform(-0.04, 0.04)) % 1, saturation, other)])
+    second = _colour((hue + rng.uniform(-0.04, 0.04)) % 1, saturation, other)
+    return np.stack([_colour(hue % 1, saturation, value), second])
 
 
 def _stripes(rng: Rng, u: Image, v: Image) -> Image:
@@ -217,7 +219,8 @@ def fine_mask(outlines: Sequence[NDArray[np.float64]], size: int) -> Mask:
 def coverage(fine: Mask) -> NDArray[np.float32]:
     """The share of each pixel that a fine mask covers, (size, size) float32 in [0, 1]."""
     size = fine.shape[0] // FINE
-    return cv2.resize(fine.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    shares = cv2.resize(fine.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    return shares.astype(np.float32, copy=False)
 
 
 def polygons(fine: Mask) -> list[NDArray[np.float64]]:
