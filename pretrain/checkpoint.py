@@ -13,6 +13,12 @@ from runs.files import atomic_write
 NAME = re.compile(r"checkpoint_(\d{4,})(?:_(\d{8}))?\.pth\.tar")
 
 
+def epochs_of(path: Path) -> int:
+    """Return how many whole epochs a checkpoint has seen, by its name."""
+    epoch, inside = NAME.fullmatch(path.name).groups()  # type: ignore[union-attr]
+    return int(epoch) if inside else int(epoch) + 1
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -57,7 +63,9 @@ class Checkpoints:
         return path
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """Load the newest whole checkpoint, `None` if there is none; a damaged newer one is reported on stderr.
+        """Load the newest whole checkpoint, `None` if there is none.
+
+        A damaged one is reported on stderr and gets `.damaged` behind its name, so that it never counts as the newest.
 
         Raises:
             UserError: there are checkpoints and none is whole.
@@ -65,15 +73,29 @@ class Checkpoints:
         paths = self.paths()
         for path in paths:
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                if {"epoch", "arch", "state_dict", "optimizer", "resume"} <= set(state):
-                    return path, state
-                reason = "entries are missing"
-            except Exception as error:  # torch.load raises whatever the damage provokes
-                reason = str(error).splitlines()[0]
-            print(f"WARNING: {path} is damaged ({reason}); falling back to the checkpoint before it", file=sys.stderr)
+                return path, self.load(path)
+            except UserError as error:
+                print(f"WARNING: {error}; falling back to the checkpoint before it", file=sys.stderr)
+                path.rename(f"{path}.damaged")
         if paths:
             raise UserError(
                 f"{self.folder}: none of its {len(paths)} checkpoints is readable; delete the folder to start again"
             )
         return None
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Load one checkpoint.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except OSError:
+            # Not the file's fault: no permission, a file system that is away.
+            raise
+        except Exception as error:  # torch.load raises whatever the damage provokes
+            raise UserError(f"{path} is damaged ({(str(error) or type(error).__name__).splitlines()[0]})") from error
+        if not isinstance(state, dict) or not set(state) >= {"epoch", "arch", "state_dict", "optimizer", "resume"}:
+            raise UserError(f"{path} is damaged (entries are missing)")
+        return state

@@ -1,6 +1,7 @@
 """Linear classifiers, one a learning rate, trained side by side on the features of a frozen network."""
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pretrain.linear import LinearConfig
 
 STATE = "linear_state.pt"
+Stream = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 class Classifiers:
@@ -47,7 +49,7 @@ class Classifiers:
         start = torch.empty(classes, width).normal_(0, 0.01, generator=generator)
         self.heads, self.optimizers, self.settings = [], [], []
         for lr in config.lr:
-            # main_lincls.py: fc.weight ~ N(0, 0.01), fc.bias = 0. All start alike, so that only the learning rate differs.
+            # main_lincls.py: fc.weight ~ N(0, 0.01), fc.bias = 0. All start alike: only the learning rate differs.
             head = nn.Linear(width, classes).to(device)
             head.weight.data.copy_(start)
             head.bias.data.zero_()
@@ -79,7 +81,7 @@ class Classifiers:
                 group["lr"] = cosine_lr(settings, peak, self.epoch, 1, self.config.epochs)
             loss = cross_entropy(head(features), labels)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             losses.append(loss.detach())
         return torch.stack(losses)
@@ -148,19 +150,19 @@ def train_classifiers(
     def all_features(images: Images) -> tuple[Tensor, Tensor]:
         with progress(len(images), f"features of {images.split}", "image", folder=output) as bar:
             loader = batches(Plain(images, plain), 256, workers, config.data.skip_broken, broken)
-            return extract(network, ((x, y) for x, y in loader if bar.update(len(y)) is None), device)
+            return extract(network, loader, device, config.precision == "bf16", bar)
 
     val_features, val_labels = all_features(val)
     state = output / STATE
     if state.exists():
-        heads.load_state(torch.load(state, map_location=device, weights_only=True))
+        heads.load_state(_read(state, device))
     sampler = EpochSampler(len(train), config.batch_size, config.seed, 0, 1)
     cached = not network.augment.crop_scale
-    stream = (
-        _cached(*all_features(train), sampler)
-        if cached
-        else _fresh(config, network, train, sampler, workers, broken, device)
-    )
+    if cached:
+        features, labels = all_features(train)
+        stream = _cached(features, labels, _stand_ins(train, broken), sampler)
+    else:
+        stream = _fresh(config, network, train, sampler, workers, broken, device)
     log = MetricsLog(output / "metrics.jsonl", heads.epoch)
     with progress(config.epochs * len(sampler), "linear", "step", heads.epoch * len(sampler), output) as bar:
         while heads.epoch < config.epochs:
@@ -186,10 +188,25 @@ def train_classifiers(
     return broken
 
 
-def _cached(features: Tensor, labels: Tensor, sampler: EpochSampler) -> Any:
+def _read(state: Path, device: torch.device) -> Any:
+    try:
+        return torch.load(state, map_location=device, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises whatever the damage provokes
+        raise UserError(f"{state}: damaged; delete it to train the classifiers from the start") from error
+
+
+def _stand_ins(images: Images, broken: set[str]) -> list[int]:
+    """For each image the row of its features; a broken image's place is taken by the next whole one, as in `Views`."""
+    whole = [i for i, name in enumerate(images.names) if name not in broken]
+    return [bisect_left(whole, i) % len(whole) for i in range(len(images))]
+
+
+def _cached(features: Tensor, labels: Tensor, rows: list[int], sampler: EpochSampler) -> Stream:
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
         for keys in sampler:
-            chosen = torch.tensor([min(index, len(labels) - 1) for _, index in keys], device=labels.device)
+            chosen = torch.tensor([rows[index] for _, index in keys], device=labels.device)
             yield features[chosen], labels[chosen]
 
     return epoch
@@ -203,7 +220,7 @@ def _fresh(
     workers: int,
     broken: set[str],
     device: torch.device,
-) -> Any:
+) -> Stream:
     views = Views(train, build_views(network.augment, 1), config.seed, config.data.skip_broken)
     loader = step_loader(views, sampler, workers, device.type == "cuda")
 

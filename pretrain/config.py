@@ -14,7 +14,7 @@ from runs.errors import UserError
 
 
 def preset(value: float, table: Any) -> Any:
-    """Return the entry of the largest key not above `value`, or of the smallest key: a recipe by length or batch size."""
+    """Return the entry of the largest key not above `value`, or of the smallest: a recipe by length or batch size."""
     keys = sorted(table)
     return table[max((key for key in keys if key <= value), default=keys[0])]
 
@@ -86,18 +86,24 @@ class PretrainConfig:
         for name in ("epochs", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
-        choices = {
-            "device": ("auto", "cpu", "cuda"),
-            "precision": ("fp32", "tf32", "bf16"),
-            "on_collapse": ("warn", "stop"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
-        if self.threads < 0:
-            raise UserError(f"threads={self.threads}: must not be negative")
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed}: must not be negative")
+        if self.on_collapse not in ("warn", "stop"):
+            raise UserError(f"on_collapse={self.on_collapse}: choose warn or stop")
+        check_machine(self.device, self.precision, self.threads, self.seed)
+
+
+def check_machine(device: str, precision: str, threads: int, seed: int) -> None:
+    """Check the settings that all three commands have.
+
+    Raises:
+        UserError: one of them is none of its choices, or negative.
+    """
+    choices = {"device": (device, ("auto", "cpu", "cuda")), "precision": (precision, ("fp32", "tf32", "bf16"))}
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise UserError(f"{name}={value}: choose one of {', '.join(allowed)}")
+    for name, number in {"threads": threads, "seed": seed}.items():
+        if number < 0:
+            raise UserError(f"{name}={number}: must not be negative")
 
 
 # Settings that touch no weight: a run may be continued with others.

@@ -1,11 +1,18 @@
 """One process or many: rank, collectives that also work alone, and batch norm over all processes."""
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from runs.errors import UserError
+
+# The others wait while the first process evaluates and saves; the backends' own limits of 10 and 30 minutes are too
+# short for that on a large data set or a slow disk.
+PATIENCE = timedelta(hours=4)
 
 
 def start(device: str) -> torch.device:
@@ -13,16 +20,32 @@ def start(device: str) -> torch.device:
 
     Args:
         device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UserError: there is no such device.
     """
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and local >= torch.cuda.device_count():
+        raise UserError(f"device=cuda: process {local} finds {torch.cuda.device_count()} CUDA devices; use device=cpu")
     chosen = torch.device(f"cuda:{local}" if device == "cuda" else device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     return chosen
+
+
+def start_alone(device: str) -> torch.device:
+    """Choose the device of a command that runs in one process.
+
+    Raises:
+        UserError: there is no such device, or `torchrun` started several processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("torchrun: this command runs in one process; start it with python -m")
+    return start(device)
 
 
 def stop() -> None:
@@ -41,13 +64,9 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def any_of(flag: bool, device: torch.device) -> bool:
-    """Whether any process says so."""
-    if world() == 1:
-        return flag
-    value = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(value)
-    return bool(value.item() > 0)
+def mean(x: Tensor) -> float:
+    """Average a scalar over processes."""
+    return all_sum(x.detach().float()).item() / world()
 
 
 def objects(value: Any) -> list[Any]:
@@ -80,8 +99,10 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        # Images may come with channels last, which the collective would refuse or mix up.
+        x = x.contiguous()
         parts = [torch.empty_like(x) for _ in range(world())]
-        dist.all_gather(parts, x.contiguous())
+        dist.all_gather(parts, x)
         return torch.cat(parts)
 
     @staticmethod
@@ -99,6 +120,36 @@ def all_sum(x: Tensor) -> Tensor:
 def gather(x: Tensor) -> Tensor:
     """Concatenate (n, …) of every process to (n * world, …) in the order of ranks, differentiable."""
     return _Gather.apply(x) if world() > 1 else x  # type: ignore[no-any-return,no-untyped-call]
+
+
+class SplitBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over groups of images, as if each group were on a device of its own."""
+
+    groups = 1
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize each contiguous group of (N, C) or (N, C, H, W) by its own statistics.
+
+        The running statistics follow the first group: under DDP, the first device's are broadcast to the others.
+        """
+        if not self.training:
+            return super().forward(input)
+        first, *rest = input.chunk(self.groups)
+        parts = [super().forward(first)]
+        for part in rest:
+            parts.append(nn.functional.batch_norm(part, None, None, self.weight, self.bias, True, 0.0, self.eps))
+        return torch.cat(parts)
+
+
+def split_norms(module: nn.Module, groups: int) -> None:
+    """Make every batch norm of `module` treat its input as `groups` devices would; parameters and names stay."""
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            child.__class__ = SplitBatchNorm
+            child.groups = groups
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):

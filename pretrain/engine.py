@@ -26,7 +26,7 @@ from pretrain.optim import build_optimizer, clip_gradients, cosine_lr, peak_lr
 from runs.environment import command_line, peak_memory_mb
 from runs.errors import UserError
 from runs.files import sha256
-from runs.folder import RunFolder
+from runs.folder import RECORD, RunFolder
 from runs.progress import progress
 from runs.record import Dataset, Record, Subject, write_record
 from runs.seeds import generator_states, seed_everything, set_generator_states
@@ -49,13 +49,17 @@ def run(config: PretrainConfig) -> int:
     """
     device = distributed.start(config.device)
     try:
+        # Faults of the settings and the data are found before the folder is bound to them; a done run needs no data.
+        done = distributed.objects((Path(config.output) / RECORD).exists())[0]
+        training = None if done else Training(config, device)
         # Only one process may hold the folder's lock; the others go by what it finds.
         folder = RunFolder(config.output, asdict(config), "pretrain", FREE) if distributed.rank() == 0 else None
-        if distributed.objects(folder.done if folder else None)[0]:
+        done = distributed.objects(folder.done if folder else None)[0]
+        if training is None or done:
             if folder:
                 print(f"{config.output}: done, see {folder.record}")
             return 0
-        return Training(config, device).run()
+        return training.run()
     finally:
         distributed.stop()
 
@@ -78,12 +82,17 @@ class Training:
             len(self.train), config.batch_size, config.seed, distributed.rank(), distributed.world()
         )
         self.plan = Plan(
-            config.arch, config.zero_init_residual, config.epochs, len(self.sampler), config.batch_size, len(self.train.classes)
-        )  # fmt: skip
+            config.arch,
+            config.zero_init_residual,
+            config.epochs,
+            len(self.sampler),
+            config.batch_size,
+            len(self.train.classes),
+        )
         seed_everything(config.seed)
         self.method: Method = build_method(config.method, self.plan).to(device)
         if config.channels_last:
-            self.method = self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.method = self.method.to(memory_format=torch.channels_last)
         if self.method.sync_bn:
             distributed.synchronize_norms(self.method, device)
         self.peak = peak_lr(config.optimizer, config.batch_size)
@@ -99,6 +108,9 @@ class Training:
         self.checkpoints = Checkpoints(Path(config.output), config.checkpoint.keep, config.checkpoint.keep_every)
         self.step, self.seconds, self.last = 0, 0.0, {"loss": float("nan")}
         self.knn: float | None = None
+        self.knn_step = -1
+        self.losses: list[Tensor] = []
+        self.signal = ""
         self.stopped = ""
 
     def _wrap(self) -> nn.Module:
@@ -114,6 +126,8 @@ class Training:
         if self.main:
             print(f"{self.train.describe()}\n{self.val.describe()}")
             print(_split(self.config, self.plan, self.peak))
+            if self.broken:
+                print(f"{len(self.broken)} broken images are left out: {', '.join(self.broken[:3])} …")
             pictures.save_views(self.views, self.config.augment, Path(self.config.output) / "views.png")
         self.logs = Logs(Path(self.config.output), self.step, self.config) if self.main else None
         self.probe = NeighbourProbe(self.train, self.val, self.config, self.device) if self._knn_wanted() else None
@@ -126,11 +140,12 @@ class Training:
             if self.main
             else nullcontext() as bar
         ):
-            if self.step == 0:
-                self._evaluate_knn(0)
+            self._evaluate_knn()
             while self.step < self.plan.steps and not self.stopped:
                 self._epoch(bar, started)
         self.seconds = time.time() - started
+        if self.logs:
+            self.logs.close()
         if self.stopped.startswith("SIG"):
             if self.main:
                 print(
@@ -139,8 +154,6 @@ class Training:
                 )
             return INTERRUPTED
         if self.main:
-            assert self.logs is not None
-            self.logs.close()
             self._record()
         return 0
 
@@ -149,52 +162,56 @@ class Training:
         epoch, self.sampler.position = divmod(self.step, per_epoch)
         self.sampler.epoch = epoch
         self.method.train()
-        waited, mark, mark_step, losses = 0.0, time.time(), self.step, []
+        waited, mark, mark_step = 0.0, time.time(), self.step
         before = time.time()
         for batch in self.loader:
             if isinstance(batch, BrokenImage):
                 raise batch
             views, labels, broken = batch
             waited += time.time() - before
-            if broken:
-                self.broken += [name for name in broken if name not in self.broken]
+            self.broken += [name for name in broken if name not in self.broken]
             lr = cosine_lr(self.config.optimizer, self.peak, self.step, per_epoch, self.config.epochs)
             output = self._step(views, labels, lr)
-            losses.append(output["loss"].detach())
+            self.losses.append(output["loss"].detach())
             self.step += 1
             if self.step % self.config.monitor.every == 0:
                 self._look(output.get("z", None))
             if self.step % self.config.log_every == 0 or self.step == self.plan.steps:
-                self._check_finite(losses)
-                elapsed = time.time() - mark
-                scalars = {k: v.item() for k, v in output.items() if k not in ("loss", "z")}
-                self.last = {"loss": torch.stack(losses).mean().item(), **scalars}
+                self._check_finite()
+                # This step's own numbers: a mean since the last line would depend on where a run resumed.
+                self.last = {k: distributed.mean(v) for k, v in output.items() if k != "z"}
                 if self.logs:
+                    elapsed = time.time() - mark
                     rate = (self.step - mark_step) * self.config.batch_size / elapsed
                     health = asdict(self.health) if self.health else {}
                     self.logs.write(
                         self.step - 1, epoch=self.step / per_epoch, lr=lr, **self.last, **health,
                         images_per_second=rate, data_wait=waited / elapsed,
                     )  # fmt: skip
-                waited, mark, mark_step, losses = 0.0, time.time(), self.step, []
+                waited, mark, mark_step = 0.0, time.time(), self.step
             if bar:
                 bar.update(1, loss=self.last["loss"], **({"kNN": self.knn} if self.knn is not None else {}))
             self.seconds = time.time() - started
-            if self._must_stop():
-                self._save(epoch, self.step if self.step % per_epoch else None)
-                return
+            if self.step % per_epoch == 0:
+                break
             every = self.config.checkpoint.every_steps
-            if every and self.step % every == 0 and self.step % per_epoch:
-                self._check_finite(losses)
-                self._save(epoch, self.step)
+            if self._must_stop() or (every and self.step % every == 0):
+                self._evaluate_knn()
+                self._save()
+            if self.stopped:
+                break
             before = time.time()
-        self._check_finite(losses)
-        done = epoch + 1
-        last = done == self.config.epochs
-        if self.config.monitor.knn_every and (done % self.config.monitor.knn_every == 0 or last):
-            self._evaluate_knn(done)
-        if done % self.config.checkpoint.every_epochs == 0 or last:
-            self._save(epoch, None)
+        done = self.step // per_epoch
+        last = self.step == self.plan.steps
+        if self.step % per_epoch == 0:
+            # A signal does not wait for the neighbours; the next start looks them up.
+            if not self._must_stop(epoch_ends=True) or last:
+                self._evaluate_knn()
+            if self.stopped or done % self.config.checkpoint.every_epochs == 0 or last:
+                self._save()
+        if last and self.stopped.startswith("SIG"):
+            # Nothing is left to be continued.
+            self.stopped = ""
 
     def _step(self, views: list[Tensor], labels: Tensor, lr: float) -> dict[str, Tensor]:
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
@@ -205,7 +222,7 @@ class Training:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             output: dict[str, Tensor] = self.model(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        output["loss"].backward()  # type: ignore[no-untyped-call]
+        output["loss"].backward()
         self.method.after_backward(self.step)
         clip_gradients(self.method.parameters(), self.config.optimizer.clip)
         self.optimizer.step()
@@ -215,86 +232,102 @@ class Training:
     def _look(self, z: Tensor | None) -> None:
         if z is None:
             return
-        # The first process's share speaks for all: its images are a random part of the step's.
-        self.health = look(z)
+        self._check_finite()
+        # All processes see all outputs and come to one verdict.
+        self.health = look(distributed.gather(z.detach()))
         if self.monitor.see(self.step, self.health):
             if self.main:
                 print(
-                    f"\nWARNING: {self.monitor.verdict}: std {self.health.std:.2g} of {self.health.std_healthy:.2g}, effective "
-                    f"rank {self.health.effective_rank:.1f}; see docs/pretrain.md, 'When a run collapses'",
+                    f"\nWARNING: {self.monitor.verdict}: std {self.health.std:.2g} of {self.health.std_healthy:.2g}, "
+                    f"effective rank {self.health.effective_rank:.1f}; see docs/pretrain.md, 'When a run collapses'",
                     file=sys.stderr,
                 )
             if self.config.on_collapse == "stop":
                 self.stopped = "collapse"
 
-    def _check_finite(self, losses: list[Tensor]) -> None:
-        # Looked at once per log line, so that no step waits for the device.
-        values = torch.stack(losses) if losses else torch.zeros(1)
+    def _check_finite(self) -> None:
+        # Not at every step: looking makes the processor wait for the device.
+        if not self.losses:
+            return
+        # Together, so that all processes end and none waits for another.
+        values = distributed.all_sum(torch.stack(self.losses).float())  # steps since the last look
         bad = (~values.isfinite()).nonzero()
+        first = self.step - len(self.losses)
+        self.losses = []
         if len(bad):
-            step = self.step - len(losses) + int(bad[0])
             raise UserError(
-                f"{self.config.output}: the loss is not finite at step {step}; lower optimizer.lr, add "
+                f"{self.config.output}: the loss is not finite at step {first + int(bad[0])}; lower optimizer.lr, add "
                 "optimizer.warmup_epochs or use precision=fp32, and look at the last lines of metrics.jsonl"
             )
 
-    def _must_stop(self) -> bool:
-        # Processes agree before any of them leaves; asking at every step would cost a collective each.
-        if distributed.world() > 1 and self.step % self.config.log_every:
-            return False
-        if distributed.any_of(bool(self.stopped), self.device):
-            self.stopped = self.stopped or "SIGTERM"
+    def _must_stop(self, epoch_ends: bool = False) -> bool:
+        if self.stopped:
             return True
-        return False
+        # Processes agree before any of them leaves; asking at every step would cost a collective each.
+        if distributed.world() > 1 and self.step % self.config.log_every and not epoch_ends:
+            return False
+        self.stopped = next((name for name in distributed.objects(self.signal) if name), "")
+        return bool(self.stopped)
 
     def _on_signal(self, number: int, _: Any) -> None:
-        self.stopped = signal.Signals(number).name
+        self.signal = signal.Signals(number).name
 
     def _knn_wanted(self) -> bool:
         return self.main and self.config.monitor.knn_every > 0
 
-    def _evaluate_knn(self, epochs_done: int) -> None:
-        if self.probe is None:
+    def _evaluate_knn(self) -> None:
+        """Evaluate where it is due and has not been done: before the first epoch, every few, at the end."""
+        epochs, inside = divmod(self.step, len(self.sampler))
+        due = not inside and epochs % max(self.config.monitor.knn_every, 1) == 0
+        ends = self.step == self.plan.steps or self.stopped == "collapse"
+        if self.probe is None or self.knn_step == self.step or not (due or ends):
             return
-        self.knn = self.probe.accuracy(self.method.backbone())
+        self.knn, self.knn_step = self.probe.accuracy(self.method.backbone()), self.step
         if self.logs:
             # Filed under the last step that it has seen, so that a resume keeps it exactly when it keeps that step.
-            self.logs.write(max(self.step - 1, 0), epoch=epochs_done, knn_top1=self.knn)
+            self.logs.write(max(self.step - 1, 0), epoch=self.step / len(self.sampler), knn_top1=self.knn)
 
-    def _save(self, epoch: int, step: int | None) -> None:
+    def _save(self) -> None:
+        self._check_finite()
         generators = distributed.objects(generator_states())
+        self.broken = sorted({name for names in distributed.objects(self.broken) for name in names})
         if not self.main:
             return
+        epoch, inside = divmod(self.step, len(self.sampler))
         # The official release saves the DDP-wrapped module: every key starts with `module.`.
         weights = {f"module.{k}": v for k, v in self.method.state_dict().items()}
         resume = {
             "step": self.step, "generators": generators, "monitor": self.monitor.state(), "seconds": self.seconds,
-            "broken": self.broken, "knn": self.knn, "health": asdict(self.health) if self.health else None,
-            "last": self.last,
+            "broken": self.broken, "knn": self.knn, "knn_step": self.knn_step, "last": self.last,
+            "health": asdict(self.health) if self.health else None,
         }  # fmt: skip
         state = {
-            "epoch": epoch + 1, "arch": self.config.arch, "state_dict": weights,
+            "epoch": epoch + bool(inside), "arch": self.config.arch, "state_dict": weights,
             "optimizer": self.optimizer.state_dict(), "resume": resume,
         }  # fmt: skip
-        self.checkpoints.save(state, epoch, step)
+        self.checkpoints.save(state, epoch if inside else epoch - 1, self.step if inside else None)
 
     def _resume(self) -> None:
-        # Every process reads the same file; the first one names it, because others may see a folder in change.
-        found = self.checkpoints.newest()
-        if found is None:
+        # Every process reads the same file; the first one chooses it.
+        found = self.checkpoints.newest() if self.main else None
+        path = distributed.objects(found[0] if found else None)[0]
+        if path is None:
             return
-        path, state = found
+        state = found[1] if found else self.checkpoints.load(path)
         self.method.load_state_dict({k.removeprefix("module."): v for k, v in state["state_dict"].items()})
         self.optimizer.load_state_dict(state["optimizer"])
         resume = state["resume"]
         if len(resume["generators"]) != distributed.world():
             raise UserError(
-                f"{path}: written by {len(resume['generators'])} processes; continue with as many (torchrun --nproc_per_node)"
+                f"{path}: written by {len(resume['generators'])} processes; continue with as many "
+                "(torchrun --nproc_per_node)"
             )
         set_generator_states(resume["generators"][distributed.rank()])
         self.monitor.load_state(resume["monitor"])
         self.step, self.seconds, self.broken = resume["step"], resume["seconds"], resume["broken"]
-        self.knn, self.last = resume["knn"], resume["last"]
+        self.knn, self.knn_step, self.last = resume["knn"], resume["knn_step"], resume["last"]
+        if self.config.on_collapse == "stop" and self.monitor.collapsed_at is not None:
+            self.stopped = "collapse"
         self.health = Health(**resume["health"]) if resume["health"] else None
         if self.main:
             print(f"continuing after step {self.step} of {self.plan.steps} from {path.name}")
@@ -314,19 +347,24 @@ class Training:
         config = self.config
         record = Record(
             kind="pretrain",
-            subject=Subject(config.method.name, config.arch, config.epochs, path.name, sha256(path)),
+            subject=Subject(config.method.name, config.arch, self.step // len(self.sampler), path.name, sha256(path)),
             dataset=Dataset(self.train.name, "train", len(self.train), self.train.fingerprint),
             metrics=metrics,
             seed=config.seed,
             config=asdict(config),
             seconds=self.seconds,
-            peak_memory_mb=peak_memory_mb() if self.device.type == "cpu" else torch.cuda.max_memory_allocated() / 1e6,
+            peak_memory_mb=peak_memory(self.device),
             command=command_line(),
             verdict=verdict,
             details={"steps": self.step, "broken_images": self.broken, "processes": distributed.world()},
         )
         write_record(config.output, record)
         print(f"{verdict}; kNN {self.knn:.1f} %" if self.knn is not None else verdict, f"-> {path}", sep=" ")
+
+
+def peak_memory(device: torch.device) -> float:
+    """The process's highest memory so far on the device that computes, in MB (10^6 bytes)."""
+    return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else peak_memory_mb()
 
 
 def set_up_arithmetic(threads: int, precision: str) -> None:

@@ -3,22 +3,25 @@
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 from torchvision.models.resnet import ResNet
 
 from converters import load_backbone
 from converters.resnet import build_resnet
 from pretrain.augment import AugmentConfig, evaluation_view
+from pretrain.checkpoint import NAME, epochs_of
 from pretrain.config import PretrainConfig
 from pretrain.data import Images
 from pretrain.features import Plain, batches, extract, frozen, knn_accuracy
 from pretrain.loader import choose_workers
 from pretrain.networks import pooled
 from runs.errors import UserError
-from runs.folder import RECORD
-from runs.record import Subject, read_record
+from runs.folder import CONFIG
+from runs.record import Subject
 from runs.seeds import seed_everything
 
 RANDOM = "random"
@@ -80,22 +83,26 @@ def load_frozen(
     missing, unexpected = network.load_state_dict(weights, strict=False)
     if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
         raise UserError(f"checkpoint={checkpoint}: tensors missing or left over: {[*missing, *unexpected][:3]}")
-    # A checkpoint of this project was trained with its recipe's own mean and std, CIFAR's for example.
-    ours = _record_beside(Path(checkpoint))
-    if ours is None:
-        augment = replace(augment, mean=mean, std=std)
-        subject = Subject(backbone.format, backbone.arch, None, Path(checkpoint).name, backbone.source_sha256)
-    else:
-        subject = replace(ours, checkpoint=Path(checkpoint).name, checkpoint_sha256=backbone.source_sha256)
-    return Frozen(_freeze(network, device), subject, augment)
+    method, epochs = backbone.format, None
+    ours = _settings_beside(Path(checkpoint))
+    if ours:
+        # A checkpoint of this project was trained with its recipe's own mean and std, CIFAR's for example.
+        method, mean, std = ours["method"]["name"], ours["augment"]["mean"], ours["augment"]["std"]
+        epochs = epochs_of(Path(checkpoint))
+    subject = Subject(method, backbone.arch, epochs, Path(checkpoint).name, backbone.source_sha256)
+    return Frozen(_freeze(network, device), subject, replace(augment, mean=mean, std=std))
 
 
-def _record_beside(checkpoint: Path) -> Subject | None:
-    file = checkpoint.parent / RECORD
-    if not file.is_file():
-        return None
-    record = read_record(file)
-    return record.subject if record.kind == "pretrain" else None
+def _settings_beside(checkpoint: Path) -> dict[str, Any]:
+    """The settings of the run of ours that wrote `checkpoint`, done or not; empty for anybody else's file."""
+    file = checkpoint.parent / CONFIG
+    if not NAME.fullmatch(checkpoint.name) or not file.is_file():
+        return {}
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: unreadable; put the checkpoint into a folder of its own") from error
+    return settings if isinstance(settings, dict) and settings.get("kind") == "pretrain" else {}
 
 
 def _freeze(network: ResNet, device: torch.device) -> ResNet:

@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.augment import Transform
 from pretrain.data import BrokenImage, Images
+from pretrain.loader import leave_signals
+from runs.errors import UserError
+from runs.progress import Progress
 
 
 class Plain(Dataset[Any]):
@@ -53,8 +56,8 @@ def batches(
         BrokenImage: an image cannot be decoded and `skip_broken` is off.
     """
     loader = DataLoader(
-        data, batch_size=batch_size, num_workers=workers, collate_fn=_collate,
-        multiprocessing_context="fork" if workers else None,
+        data, batch_size=batch_size, num_workers=workers, collate_fn=_collate, worker_init_fn=leave_signals,
+        multiprocessing_context="fork" if workers else None, generator=torch.Generator(),
     )  # fmt: skip
     for images, labels, errors in loader:
         for error in errors:
@@ -68,17 +71,36 @@ def batches(
 
 @torch.no_grad()
 def extract(
-    features: Callable[[Tensor], Tensor], loader: Iterator[tuple[Tensor, Tensor]], device: torch.device
+    features: Callable[[Tensor], Tensor],
+    loader: Iterator[tuple[Tensor, Tensor]],
+    device: torch.device,
+    bf16: bool = False,
+    bar: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute features of all images.
 
+    Args:
+        features: (n, 3, H, W) to (n, C).
+        loader: the images, see `batches`.
+        device: where the features are computed and stay.
+        bf16: compute in mixed precision.
+        bar: counts the images.
+
     Returns:
         (n, C) float32 and labels (n,) on `device`.
+
+    Raises:
+        UserError: not one image is left.
     """
     outputs, labels = [], []
     for images, targets in loader:
-        outputs.append(features(images.to(device)).float())
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            outputs.append(features(images.to(device)).float())
         labels.append(targets.to(device))
+        if bar:
+            bar.update(len(targets))
+    if not outputs:
+        raise UserError("data.root: not one image can be read; check the files")
     return torch.cat(outputs), torch.cat(labels)
 
 
@@ -114,13 +136,13 @@ def knn_accuracy(
     for q, labels in zip(queries.split(chunk), query_labels.split(chunk), strict=True):
         similarity = normalize(q, dim=1) @ bank.T  # chunk-by-n
         s, nearest = similarity.topk(min(max(ks), len(bank)), dim=1)  # chunk-by-k
-        votes = one_hot(bank_labels[nearest], classes)  # chunk-by-k-by-classes
+        voters = bank_labels[nearest]  # chunk-by-k
         for t in temperatures:
             # The largest similarity is taken out, which changes no order and keeps small temperatures finite.
-            weighted = votes * ((s - s[:, :1]) / t).exp()[:, :, None]
+            weights = ((s - s[:, :1]) / t).exp()  # chunk-by-k
             for k in ks:
-                winner = weighted[:, :k].sum(dim=1).argmax(dim=1)  # chunk
-                correct[k, t] += int((winner == labels).sum())
+                votes = weights.new_zeros(len(q), classes).scatter_add_(1, voters[:, :k], weights[:, :k])
+                correct[k, t] += int((votes.argmax(dim=1) == labels).sum())
     return {key: 100 * value / len(query_labels) for key, value in correct.items()}
 
 

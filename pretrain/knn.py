@@ -2,21 +2,23 @@
 
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 from omegaconf import MISSING
 
 from pretrain.augment import AugmentConfig, evaluation_view
-from pretrain.data import DataConfig, open_images
-from pretrain.distributed import start
-from pretrain.engine import set_up_arithmetic
-from pretrain.evaluate import load_frozen
+from pretrain.config import check_machine
+from pretrain.data import DataConfig, Images, open_images
+from pretrain.distributed import start_alone
+from pretrain.engine import peak_memory, set_up_arithmetic
+from pretrain.evaluate import Frozen, load_frozen
 from pretrain.features import Plain, batches, extract, knn_accuracy
 from pretrain.loader import choose_workers
 from runs.app import hydra_app
-from runs.environment import command_line, peak_memory_mb
+from runs.environment import command_line
 from runs.errors import UserError
-from runs.folder import RunFolder
+from runs.folder import RECORD, RunFolder
 from runs.progress import progress
 from runs.record import Dataset, Record, write_record
 
@@ -47,6 +49,7 @@ class KnnConfig:
     output: str = MISSING
     device: str = "auto"
     precision: str = "fp32"
+    """`fp32`; `tf32`; `bf16` (the features in mixed precision)."""
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -58,31 +61,27 @@ class KnnConfig:
             )
         if min(self.batch_size, self.chunk) < 1:
             raise UserError("batch_size and chunk must be at least 1")
+        check_machine(self.device, self.precision, self.threads, self.seed)
 
 
 @hydra_app("pretrain", "config_knn", KnnConfig)
 def main(config: KnnConfig) -> int:
     """Classify the validation images by their nearest training images."""
+    # Faults of the settings and the files are found before the folder is bound to them; a done run needs no files.
+    ready = None if (Path(config.output) / RECORD).exists() else _prepare(config)
     folder = RunFolder(config.output, asdict(config), "knn", FREE)
-    if folder.done:
+    if ready is None or folder.done:
         print(f"{config.output}: done, see {folder.record}")
         return 0
     started = time.time()
-    device = start(config.device)
-    set_up_arithmetic(config.threads, config.precision)
-    train, val = open_images(config.data, "train"), open_images(config.data, "val")
-    if max(config.k) > len(train):
-        raise UserError(f"k={config.k}: the training set has only {len(train)} images; give smaller numbers")
-    network = load_frozen(
-        config.checkpoint, config.arch, config.zero_init_residual, config.augment, config.seed, device
-    )
+    device, train, val, network = ready
+    print(f"{train.describe()}\n{val.describe()}")
     view, workers, broken = evaluation_view(network.augment), choose_workers(config.data.workers, 1), set[str]()
     parts = []
     with progress(len(train) + len(val), "features", "image", folder=folder.path) as bar:
         for images in (train, val):
             loader = batches(Plain(images, view), config.batch_size, workers, config.data.skip_broken, broken)
-            counted = ((x, y) for x, y in loader if bar.update(len(y)) is None)
-            parts.append(extract(network, counted, device))
+            parts.append(extract(network, loader, device, config.precision == "bf16", bar))
     (bank, labels), (queries, targets) = parts
     accuracies = knn_accuracy(
         bank, labels, queries, targets, len(train.classes), config.k, config.temperature, config.chunk
@@ -99,13 +98,25 @@ def main(config: KnnConfig) -> int:
             seed=config.seed,
             config=asdict(config),
             seconds=time.time() - started,
-            peak_memory_mb=peak_memory_mb() if device.type == "cpu" else torch.cuda.max_memory_allocated() / 1e6,
+            peak_memory_mb=peak_memory(device),
             command=command_line(),
             details={"grid": grid, "train_images": len(bank), "broken_images": sorted(broken)},
         ),
     )
     print(f"kNN top-1 {top1:.1f} % (k={config.k[0]}, temperature={config.temperature[0]}) -> {folder.record}")
     return 0
+
+
+def _prepare(config: KnnConfig) -> tuple[torch.device, Images, Images, Frozen]:
+    device = start_alone(config.device)
+    set_up_arithmetic(config.threads, config.precision)
+    train, val = open_images(config.data, "train"), open_images(config.data, "val")
+    if max(config.k) > len(train):
+        raise UserError(f"k={config.k}: the training set has only {len(train)} images; give smaller numbers")
+    network = load_frozen(
+        config.checkpoint, config.arch, config.zero_init_residual, config.augment, config.seed, device
+    )
+    return device, train, val, network
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""From images to batches that depend on (seed, epoch, index) and on nothing else: not on workers, processes or restarts."""
+"""From images to batches that depend on (seed, epoch, index) alone: not on workers, processes or restarts."""
 
 import os
 import random
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -113,6 +114,12 @@ def choose_workers(asked: int, world: int) -> int:
     return max(0, min(16, cores // world - 1))
 
 
+def leave_signals(_: int) -> None:
+    """Make a loading process pass over the signals that a cluster sends to every process; it ends with its parent."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def step_loader(dataset: Views, sampler: EpochSampler, workers: int, pin: bool) -> DataLoader[Any]:
     """Build the loader of training steps."""
     return DataLoader(
@@ -124,4 +131,7 @@ def step_loader(dataset: Views, sampler: EpochSampler, workers: int, pin: bool) 
         # The sampler's epoch is read when an epoch starts; the workers get it inside each key and may stay alive.
         persistent_workers=workers > 0,
         multiprocessing_context="fork" if workers else None,
+        worker_init_fn=leave_signals,
+        # Each start of an iterator draws a number; from the process's generator it would change what the method draws.
+        generator=torch.Generator(),
     )

@@ -29,7 +29,7 @@ class Logs:
             from torch.utils.tensorboard import SummaryWriter
 
             # Events at and after this step, from a start that was cut off, are hidden by TensorBoard.
-            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=step)  # type: ignore[no-untyped-call]
+            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
         if config.wandb:
             try:
                 import wandb

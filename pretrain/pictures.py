@@ -28,8 +28,13 @@ def save_views(views: Views, config: AugmentConfig, path: Path, images: int = 12
         return
     # Evenly through the split, which is sorted by class, so that every column shows another class.
     chosen = torch.linspace(0, len(views) - 1, min(images, len(views))).long().tolist()
-    samples = [(views.images.open(i), s[0]) for i, s in zip(chosen, views.__getitems__([(0, i) for i in chosen]), strict=True)
-               if not isinstance(s, BrokenImage)]  # fmt: skip
+    samples = []
+    for i, sample in zip(chosen, views.__getitems__([(0, i) for i in chosen]), strict=True):
+        # A sample that names broken images shows another image in their place.
+        if not isinstance(sample, BrokenImage) and not sample[2]:
+            samples.append((views.images.open(i), sample[0]))
+    if not samples:
+        return
     rows = [[_tile(image, side) for image, _ in samples]]
     for number in range(len(samples[0][1])):
         rows.append([_tile(to_pil_image(denormalize(sample[number], config)), side) for _, sample in samples])

@@ -121,7 +121,7 @@ def evaluation_view(config: AugmentConfig) -> Transform:
         A transform from a PIL RGB image to a (3, size, size) float tensor.
     """
     resize = config.eval_resize or round(config.size * 256 / 224)
-    return transforms.Compose([transforms.Resize(resize), transforms.CenterCrop(config.size), *_to_tensor(config)])  # type: ignore[no-any-return]
+    return transforms.Compose([transforms.Resize(resize), transforms.CenterCrop(config.size), *_to_tensor(config)])
 
 
 def denormalize(view: Tensor, config: AugmentConfig) -> Tensor:
@@ -144,8 +144,9 @@ def _view(config: AugmentConfig) -> Transform:
         if c.blur_kernel
         else GaussianBlur((c.blur_sigma[0], c.blur_sigma[1]))
     )
+    interpolation = INTERPOLATIONS[c.interpolation]
     operations = {
-        "crop": transforms.RandomResizedCrop(c.size, scale=tuple(c.crop_scale), interpolation=INTERPOLATIONS[c.interpolation]),
+        "crop": transforms.RandomResizedCrop(c.size, scale=tuple(c.crop_scale), interpolation=interpolation),
         "jitter": transforms.RandomApply([transforms.ColorJitter(*c.jitter)], p=c.jitter_p),
         "gray": transforms.RandomGrayscale(p=c.gray_p),
         "blur": transforms.RandomApply([blur], p=c.blur_p),
@@ -161,4 +162,4 @@ def _view(config: AugmentConfig) -> Transform:
         "solarize": c.solarize_p,
         "flip": c.flip_p,
     }
-    return transforms.Compose([*(operations[name] for name in c.order if on[name] > 0), *_to_tensor(c)])  # type: ignore[no-any-return]
+    return transforms.Compose([*(operations[name] for name in c.order if on[name] > 0), *_to_tensor(c)])

@@ -74,7 +74,7 @@ class Images:
     read: Callable[[int], bytes | Image.Image]
 
     def __post_init__(self) -> None:
-        self.cached: list[Image.Image] | None = None
+        self.cached: list[Image.Image | None] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -86,7 +86,10 @@ class Images:
             BrokenImage: it cannot be decoded.
         """
         if self.cached is not None:
-            return self.cached[index]
+            cached = self.cached[index]
+            if cached is None:
+                raise BrokenImage(self.names[index])
+            return cached
         content = self.read(index)
         if isinstance(content, Image.Image):
             return content
@@ -97,25 +100,24 @@ class Images:
             raise BrokenImage(self.names[index]) from error
 
     def cache(self, skip_broken: bool) -> list[str]:
-        """Decode everything now and keep it.
+        """Decode everything now and keep it; nothing else changes, a broken image stays a broken one.
 
         Returns:
-            The names of broken images, which the split then no longer holds.
+            The names of broken images.
 
         Raises:
             BrokenImage: one cannot be decoded and `skip_broken` is off.
         """
-        kept, images, broken = [], [], []
+        images: list[Image.Image | None] = []
+        broken = []
         for i in range(len(self)):
             try:
                 images.append(self.open(i))
-                kept.append(i)
             except BrokenImage as error:
                 if not skip_broken:
                     raise
+                images.append(None)
                 broken.append(error.name)
-        self.names = [self.names[i] for i in kept]
-        self.labels = [self.labels[i] for i in kept]
         self.cached = images
         return broken
 

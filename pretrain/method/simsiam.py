@@ -42,8 +42,8 @@ class SimSiam(Method):
     def __init__(self, config: SimSiamConfig, plan: Plan) -> None:
         super().__init__()
         self.config = config
-        # The modules are made in the order of facebookresearch/simsiam@a7bc177 simsiam/builder.py, and named as there, so
-        # that one seed gives the official initial weights and the checkpoints exchange.
+        # The modules are made in the order of facebookresearch/simsiam@a7bc177 simsiam/builder.py, and named as there:
+        # one seed gives the official initial weights, and the checkpoints exchange.
         self.encoder = build_resnet(plan.arch, num_classes=config.dim, zero_init_residual=plan.zero_init_residual)
         fc = cast(nn.Linear, self.encoder.fc)
         width = fc.in_features
@@ -72,8 +72,8 @@ class SimSiam(Method):
         """Negative cosine similarity of (n, d) and (n, d), averaged to a scalar."""
         if self.config.stop_gradient:
             z = z.detach()  # n-by-d
-        p = normalize(p.float(), dim=1)  # n-by-d
-        z = normalize(z.float(), dim=1)  # n-by-d
+        p = normalize(p, dim=1)  # n-by-d
+        z = normalize(z, dim=1)  # n-by-d
         return -(p * z).sum(dim=1).mean()
 
     def backbone(self) -> ResNet:  # noqa: D102
