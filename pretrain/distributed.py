@@ -148,8 +148,8 @@ def split_norms(module: nn.Module, groups: int) -> None:
     """Make every batch norm of `module` treat its input as `groups` devices would; parameters and names stay."""
     for child in module.modules():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-            child.__class__ = SplitBatchNorm
-            child.groups = groups
+            child.__class__ = SplitBatchNorm  # type: ignore[assignment]
+            child.groups = groups  # type: ignore[assignment]
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -191,5 +191,5 @@ def synchronize_norms(module: nn.Module, device: torch.device) -> nn.Module:
     for child in module.modules():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             # Only the forward pass differs; parameters, buffers and names are the same.
-            child.__class__ = SyncBatchNorm
+            child.__class__ = SyncBatchNorm  # type: ignore[assignment]
     return module

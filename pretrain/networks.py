@@ -23,7 +23,8 @@ def mlp(
         hidden_bias: biases of all but the last layer; useless before a batch norm.
         output_bias: bias of the last layer.
         hidden_norm: batch norm behind all but the last layer.
-        output_norm: `"none"`, `"affine"`, or `"plain"` (without scale and offset) behind the last layer.
+        output_norm: `"none"`, `"affine"`, `"scale"` (the offset stays 0) or `"plain"` (neither scale nor offset) behind
+            the last layer.
 
     Returns:
         A `Sequential` from (N, dims[0]) to (N, dims[-1]).
@@ -34,7 +35,10 @@ def mlp(
         layers.append(nn.Linear(into, out, bias=output_bias if last else hidden_bias))
         if last:
             if output_norm != "none":
-                layers.append(nn.BatchNorm1d(out, affine=output_norm == "affine"))
+                norm = nn.BatchNorm1d(out, affine=output_norm != "plain")
+                if output_norm == "scale":
+                    norm.bias.requires_grad = False
+                layers.append(norm)
         else:
             layers += [nn.BatchNorm1d(out)] if hidden_norm else []
             layers.append(nn.ReLU(inplace=True))
@@ -54,3 +58,8 @@ def pooled(network: ResNet, images: Tensor) -> Tensor:
     x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
     x = network.layer4(network.layer3(network.layer2(network.layer1(x))))
     return torch.flatten(network.avgpool(x), 1)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Return `x` in float32 if it is in a shorter format, else as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ class OptimizerConfig:
     name: str = "sgd"
     """`sgd`; `lars` (You et al., arXiv:1708.03888, as SimCLR and BYOL use it); `larc` (apex's, as SwAV uses it)."""
     lr: float = 0.05
-    """Base learning rate, for 256 images a step; the real one is lr * batch_size / 256 (Goyal et al., arXiv:1706.02677)."""
+    """Base learning rate, for 256 images a step; the peak is lr * batch_size / 256 (Goyal et al., arXiv:1706.02677)."""
     momentum: float = 0.9
     weight_decay: float = 1e-4
     exclude_norm_and_bias: bool = False
@@ -36,6 +36,8 @@ class OptimizerConfig:
     """Learning rate at the end of the cosine, as a fraction of the peak."""
     schedule: str = "epoch"
     """Set the learning rate once per `epoch` or at every `step`."""
+    milestones: list[float] = field(default_factory=list)
+    """Fractions of the run at which the learning rate is divided by ten, instead of the cosine."""
     clip: float = 0.0
     """Largest L2 norm of the gradient; 0 clips nothing (no source clips)."""
 
@@ -44,6 +46,8 @@ class OptimizerConfig:
             raise UserError(f"optimizer.name={self.name}: choose one of {', '.join(OPTIMIZERS)}")
         if self.schedule not in SCHEDULES:
             raise UserError(f"optimizer.schedule={self.schedule}: choose epoch or step")
+        if any(not 0 < fraction < 1 for fraction in self.milestones):
+            raise UserError(f"optimizer.milestones={self.milestones}: must be fractions of the run, 0 to 1")
         if self.lr <= 0:
             raise UserError(f"optimizer.lr={self.lr}: must be positive")
         for name in ("weight_decay", "warmup_epochs", "clip", "trust"):
@@ -62,8 +66,9 @@ def peak_lr(config: OptimizerConfig, batch_size: int) -> float:
 def cosine_lr(config: OptimizerConfig, peak: float, step: int, steps_per_epoch: int, epochs: int) -> float:
     """Return the learning rate of a step.
 
-    Half a cosine from `peak` to `final * peak` behind a linear warm-up. Without a warm-up, per epoch and with
-    `final = 0` it is `adjust_learning_rate` of facebookresearch/simsiam@a7bc177 main_simsiam.py.
+    A linear warm-up, then half a cosine from `peak` to `final * peak`, or steps down at `milestones`. The cosine
+    without a warm-up, per epoch and with `final = 0` is `adjust_learning_rate` of facebookresearch/simsiam@a7bc177
+    main_simsiam.py.
 
     Args:
         config: the schedule.
@@ -77,6 +82,8 @@ def cosine_lr(config: OptimizerConfig, peak: float, step: int, steps_per_epoch: 
     warmup, total = config.warmup_epochs * unit, epochs * unit
     if position < warmup:
         return peak * (config.warmup_start + (1 - config.warmup_start) * position / warmup)
+    if config.milestones:
+        return peak * 0.1 ** sum(position >= fraction * total for fraction in config.milestones)
     progress = (position - warmup) / max(total - warmup, 1)
     final = config.final * peak
     return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
@@ -95,56 +102,92 @@ def split_groups(groups: Iterable[dict[str, Any]], exclude: bool) -> list[dict[s
     return split
 
 
-class Larc(torch.optim.SGD):
-    """SGD whose gradients are rescaled layer by layer, without clipping.
-
-    The rule of NVIDIA apex, `apex/parallel/LARC.py` with `clip=False`, as facebookresearch/simsiam@a7bc177
-    main_lincls.py and SwAV use it: weight decay is added to the gradient first, then both are multiplied by
-    trust * |p| / (|g| + wd * |p| + 1e-8), and SGD with momentum and without weight decay follows.
+class Layerwise(torch.optim.SGD):
+    """SGD behind a rule that rescales each layer's gradient by the ratio of two norms.
 
     Args:
         params: parameter groups; a group with `adapt: False` is plain SGD.
         lr: learning rate.
         momentum: momentum.
-        weight_decay: weight decay.
-        trust: trust coefficient.
+        weight_decay: weight decay; the rule adds it.
+        trust: trust coefficient (eta).
     """
 
-    EPS = 1e-8  # apex's default
+    lr_in_momentum = False
 
     def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float, trust: float) -> None:
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
         self.trust = trust
 
+    def rule(self, p: Tensor, gradient: Tensor, decay: float) -> Tensor:
+        """Return the gradient with weight decay, rescaled; all arguments have one shape."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Take one step."""
-        decays = [group["weight_decay"] for group in self.param_groups]
+        before = [(group["weight_decay"], group["lr"]) for group in self.param_groups]
         for group in self.param_groups:
-            if not group.get("adapt", True):
-                continue
-            decay = group["weight_decay"]
-            # The decay enters below, before the rescaling; SGD must not add it again.
+            decay, lr = group["weight_decay"], group["lr"]
+            # The rule adds the decay; SGD must not add it again.
             group["weight_decay"] = 0.0
             for p in group["params"]:
-                if p.grad is not None:
-                    size, slope = torch.linalg.vector_norm(p), torch.linalg.vector_norm(p.grad)
-                    ratio = self.trust * size / (slope + size * decay + self.EPS)
-                    adapted = (p.grad + decay * p) * ratio
-                    # apex leaves gradient and decay alone where either norm is 0, e.g. a bias that starts there.
-                    p.grad.copy_(torch.where((size != 0) & (slope != 0), adapted, p.grad))
+                if p.grad is None:
+                    continue
+                p.grad.copy_(self.rule(p, p.grad, decay) if group.get("adapt", True) else p.grad + decay * p)
+                if self.lr_in_momentum:
+                    p.grad.mul_(lr)
+            if self.lr_in_momentum:
+                group["lr"] = 1.0
         super().step(closure)
-        for group, decay in zip(self.param_groups, decays, strict=True):
-            group["weight_decay"] = decay
+        for group, (decay, lr) in zip(self.param_groups, before, strict=True):
+            group["weight_decay"], group["lr"] = decay, lr
         return None
+
+
+class Larc(Layerwise):
+    """NVIDIA/apex@2ec84eb apex/parallel/LARC.py with `clip=False`, as SwAV and SimSiam's main_lincls.py use it.
+
+    Gradient plus decay, times trust * |p| / (|g| + wd * |p| + 1e-8), where |g| is the norm without the decay.
+    """
+
+    EPS = 1e-8  # apex's default
+
+    def rule(self, p: Tensor, gradient: Tensor, decay: float) -> Tensor:
+        """See the class."""
+        size, slope = torch.linalg.vector_norm(p), torch.linalg.vector_norm(gradient)
+        ratio = self.trust * size / (slope + size * decay + self.EPS)
+        # apex leaves gradient and decay alone where either norm is 0, e.g. a bias that starts there.
+        return torch.where((size != 0) & (slope != 0), (gradient + decay * p) * ratio, gradient)
+
+
+class Lars(Layerwise):
+    """You et al., arXiv:1708.03888, as google-research/simclr@383d414 lars_optimizer.py (classic momentum) has it.
+
+    Gradient plus decay g, times trust * |p| / |g|, or times 1 where either norm is 0; the learning rate enters before
+    the momentum, v = m * v + lr * g, p = p - v.
+
+    NOTE: BYOL's release (google-deepmind/deepmind-research@4822a45 byol/utils/optimizers.py) multiplies by the learning
+    rate behind the momentum. The two differ only while the rate changes within the momentum's memory of some ten steps.
+    """
+
+    lr_in_momentum = True
+
+    def rule(self, p: Tensor, gradient: Tensor, decay: float) -> Tensor:
+        """See the class."""
+        gradient = gradient + decay * p
+        size, slope = torch.linalg.vector_norm(p), torch.linalg.vector_norm(gradient)
+        return torch.where((size > 0) & (slope > 0), gradient * (self.trust * size / slope), gradient)
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig, lr: float) -> torch.optim.Optimizer:
     """Build the optimizer over a method's parameter groups at the learning rate `lr`."""
     groups = split_groups(groups, config.exclude_norm_and_bias)
-    settings = {"lr": lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+    settings: dict[str, Any] = {"lr": lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
     if config.name == "larc":
         return Larc(groups, trust=config.trust, **settings)
+    if config.name == "lars":
+        return Lars(groups, trust=config.trust, **settings)
     return torch.optim.SGD(groups, **settings)
 
 

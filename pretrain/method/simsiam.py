@@ -9,6 +9,7 @@ from torchvision.models.resnet import ResNet
 
 from converters.resnet import build_resnet
 from pretrain.method.base import Batch, Group, Method, MethodConfig, Output, Plan, register
+from pretrain.networks import full_precision
 from runs.errors import UserError
 
 
@@ -72,8 +73,8 @@ class SimSiam(Method):
         """Negative cosine similarity of (n, d) and (n, d), averaged to a scalar."""
         if self.config.stop_gradient:
             z = z.detach()  # n-by-d
-        p = normalize(p, dim=1)  # n-by-d
-        z = normalize(z, dim=1)  # n-by-d
+        p = normalize(full_precision(p), dim=1)  # n-by-d
+        z = normalize(full_precision(z), dim=1)  # n-by-d
         return -(p * z).sum(dim=1).mean()
 
     def backbone(self) -> ResNet:  # noqa: D102

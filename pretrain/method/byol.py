@@ -1,0 +1,85 @@
+"""BYOL. Grill et al.: Bootstrap Your Own Latent, NeurIPS 2020, Algorithm 1."""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torchvision.models.resnet import ResNet
+
+from converters.resnet import build_resnet
+from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
+from pretrain.networks import mlp
+from runs.errors import UserError
+
+
+@dataclass
+class BYOLConfig(MethodConfig):
+    """Settings of BYOL."""
+
+    name: str = "byol"
+    dim: int = 256
+    """Width of z and q."""
+    hidden: int = 4096
+    """Width of the hidden layers of projector and predictor."""
+    momentum: float = 0.996
+    """tau_base: the target's decay rate at the start; it rises to 1 along a cosine."""
+
+    def __post_init__(self) -> None:
+        if min(self.dim, self.hidden) < 1:
+            raise UserError("method.dim and method.hidden must be at least 1")
+        if not 0 <= self.momentum <= 1:
+            raise UserError(f"method.momentum={self.momentum}: must lie in 0 to 1")
+
+
+@register("byol", BYOLConfig)
+class BYOL(Method):
+    """f, g: backbone and projector (`fc`), online (`encoder`) and target (`target`); q: predictor."""
+
+    def __init__(self, config: BYOLConfig, plan: Plan) -> None:
+        super().__init__()
+        self.config, self.plan = config, plan
+        self.encoder = build_resnet(plan.arch, num_classes=config.dim, zero_init_residual=plan.zero_init_residual)
+        width = cast(nn.Linear, self.encoder.fc).in_features
+        # google-deepmind/deepmind-research@4822a45 byol/utils/networks.py MLP: a bias before the norm, none at the end.
+        self.encoder.fc = mlp([width, config.hidden, config.dim], hidden_bias=True)
+        self.predictor = mlp([config.dim, config.hidden, config.dim], hidden_bias=True)
+        # NOTE: the target starts as a copy. The release draws it anew and reports no difference (byol_experiment.py).
+        self.target = copy.deepcopy(self.encoder)
+        for p in self.target.parameters():
+            p.requires_grad = False
+
+    def forward(self, batch: Batch) -> Output:  # noqa: D102
+        f_theta, q_theta = self.encoder, self.predictor
+        v1, v2 = batch.views  # N-by-3-by-H-by-W
+        z1, z2 = f_theta(v1), f_theta(v2)  # online projections, N-by-d
+        q1, q2 = q_theta(z1), q_theta(z2)  # predictions, N-by-d
+        t1, t2 = self.f_xi(v1), self.f_xi(v2)  # target projections, N-by-d
+        loss = regression(q1, t2) + regression(q2, t1)  # scalar in [0, 8]
+        return {"loss": loss, "z": z1}
+
+    @torch.no_grad()
+    def f_xi(self, v: Tensor) -> Tensor:
+        """Target projections (N, d) of views (N, 3, H, W), without a gradient."""
+        return cast(Tensor, self.target(v))
+
+    def tau(self, step: int) -> float:
+        """Decay rate of the target at a step, counted from 0 (section 3.3)."""
+        return 1 - (1 - self.config.momentum) * (math.cos(math.pi * step / self.plan.steps) + 1) / 2
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:  # noqa: D102
+        for theta, xi in zip(self.encoder.parameters(), self.target.parameters(), strict=True):
+            xi.lerp_(theta, 1 - self.tau(step))
+
+    def backbone(self) -> ResNet:  # noqa: D102
+        return self.encoder
+
+
+def regression(q: Tensor, z: Tensor) -> Tensor:
+    """Squared distance of the normalized (N, d) and (N, d), 2 - 2 cos, averaged to a scalar (equation 2)."""
+    q, z = normalize(q.float(), dim=1), normalize(z.float(), dim=1)  # N-by-d
+    return (q - z).square().sum(dim=1).mean()

@@ -1,0 +1,151 @@
+"""MoCo v2. He et al., arXiv:1911.05722, Algorithm 1; Chen et al., arXiv:2003.04297; the loss symmetrized."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+from torchvision.models.resnet import ResNet
+
+from converters.resnet import build_resnet
+from pretrain.distributed import gather, rank, split_norms, world
+from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
+from runs.errors import UserError
+
+
+@dataclass
+class MoCoConfig(MethodConfig):
+    """Settings of MoCo v2."""
+
+    name: str = "moco"
+    dim: int = 128
+    """C: width of queries and keys."""
+    queue: int = 65536
+    """K: keys in the queue, a multiple of the keys of a step."""
+    momentum: float = 0.999
+    """m: of the key encoder."""
+    temperature: float = 0.2
+    """t."""
+    symmetrized: bool = True
+    """Use each view as query and as key (SimSiam paper, appendix C); MoCo v2 itself takes view 1 as query only."""
+    reduction: str = "sum"
+    """`sum` or `mean` of the symmetrized loss's two terms."""
+    shuffle: bool = True
+    """Shuffling BN: the key encoder sees the images in another order (section 3.3)."""
+    bn_groups: int = 1
+    """Groups of a step's images, all processes together, with batch-norm statistics of their own; a process is at least
+    one."""
+
+    def __post_init__(self) -> None:
+        if min(self.dim, self.queue, self.bn_groups) < 1:
+            raise UserError("method.dim, method.queue and method.bn_groups must be at least 1")
+        if not 0 <= self.momentum <= 1:
+            raise UserError(f"method.momentum={self.momentum}: must lie in 0 to 1")
+        if self.temperature <= 0:
+            raise UserError(f"method.temperature={self.temperature}: must be positive")
+        if self.reduction not in ("sum", "mean"):
+            raise UserError(f"method.reduction={self.reduction}: choose sum or mean")
+
+
+@register("moco", MoCoConfig)
+class MoCo(Method):
+    """f_q, f_k: encoder networks for query and key; queue: dictionary as a queue of K keys, C-by-K."""
+
+    # Batch norm over all images would tell a query which keys share its batch (section 3.3; issue 46 of the release).
+    sync_bn = False
+    queue: Tensor
+    queue_ptr: Tensor
+
+    def __init__(self, config: MoCoConfig, plan: Plan) -> None:
+        super().__init__()
+        self.config = config
+        keys = plan.batch_size * (2 if config.symmetrized else 1)
+        if config.queue % keys:
+            near = max(1, config.queue // keys) * keys
+            raise UserError(f"method.queue={config.queue}: must be a multiple of the {keys} keys a step, e.g. {near}")
+        # Made in the order of facebookresearch/moco@7397dfe moco/builder.py, and named as there: one seed gives
+        # the official initial weights, and checkpoints exchange.
+        self.encoder_q = build_resnet(plan.arch, num_classes=config.dim, zero_init_residual=plan.zero_init_residual)
+        self.encoder_k = build_resnet(plan.arch, num_classes=config.dim, zero_init_residual=plan.zero_init_residual)
+        for encoder in (self.encoder_q, self.encoder_k):
+            fc = cast(nn.Linear, encoder.fc)
+            encoder.fc = nn.Sequential(nn.Linear(fc.in_features, fc.in_features), nn.ReLU(), fc)
+        for p_q, p_k in zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True):
+            p_k.data.copy_(p_q.data)
+            p_k.requires_grad = False
+        split_norms(self, _groups_of_a_process(config.bn_groups, plan.batch_size))
+        self.register_buffer("queue", normalize(torch.randn(config.dim, config.queue), dim=0))
+        self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+
+    def forward(self, batch: Batch) -> Output:  # noqa: D102
+        x1, x2 = batch.views  # N-by-3-by-H-by-W
+        self.update_key_encoder()
+        # Drawn from the step's number, so that all processes and a resumed run shuffle alike.
+        chance = torch.Generator().manual_seed(batch.step)
+        q1 = self.f_q(x1)  # queries: N-by-C
+        k2 = self.f_k(x2, chance)  # keys: N-by-C
+        loss, keys = self.contrast(q1, k2), k2  # scalar
+        if self.config.symmetrized:
+            # The release's colab notebook (facebookresearch/moco@f736491) is the authors' only symmetrized code: one
+            # momentum update, both losses against the same queue, then all 2N keys are enqueued at once.
+            q2 = self.f_q(x2)  # queries: N-by-C
+            k1 = self.f_k(x1, chance)  # keys: N-by-C
+            loss, keys = loss + self.contrast(q2, k1), torch.cat([k1, k2])  # scalar, 2N-by-C
+            if self.config.reduction == "mean":
+                loss = loss / 2
+        self.enqueue(keys)
+        return {"loss": loss, "z": q1}
+
+    def f_q(self, x: Tensor) -> Tensor:
+        """Normalized queries (N, C) of images (N, 3, H, W)."""
+        return normalize(self.encoder_q(x).float(), dim=1)
+
+    @torch.no_grad()
+    def f_k(self, x: Tensor, chance: torch.Generator) -> Tensor:
+        """Normalized keys (N, C) of images (N, 3, H, W), without a gradient; batch norm sees them in another order."""
+        if not self.config.shuffle:
+            return normalize(self.encoder_k(x).float(), dim=1)
+        x = gather(x)  # every process's images
+        order = torch.randperm(len(x), generator=chance).to(x.device)
+        k = self.encoder_k(x[order.chunk(world())[rank()]])  # N-by-C
+        k = gather(normalize(k.float(), dim=1))  # every process's keys, shuffled
+        return k[order.argsort().chunk(world())[rank()]]  # N-by-C, in the order of x
+
+    def contrast(self, q: Tensor, k: Tensor) -> Tensor:
+        """InfoNCE (equation 1) of queries and their keys, both (N, C): scalar."""
+        l_pos = torch.einsum("nc,nc->n", q, k)[:, None]  # N-by-1
+        # The queue changes below, before the backward pass.
+        l_neg = torch.einsum("nc,ck->nk", q, self.queue.clone())  # N-by-K
+        logits = torch.cat([l_pos, l_neg], dim=1) / self.config.temperature  # N-by-(1+K)
+        labels = torch.zeros(len(q), dtype=torch.long, device=q.device)  # positives are the 0-th
+        return cross_entropy(logits, labels)
+
+    @torch.no_grad()
+    def update_key_encoder(self) -> None:
+        """Momentum update (equation 2)."""
+        for p_q, p_k in zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True):
+            p_k.lerp_(p_q, 1 - self.config.momentum)
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor) -> None:
+        """Replace the queue's oldest keys by every process's (n, C)."""
+        keys = gather(keys)
+        ptr = int(self.queue_ptr)
+        self.queue[:, ptr : ptr + len(keys)] = keys.T
+        self.queue_ptr[0] = (ptr + len(keys)) % self.config.queue
+
+    def backbone(self) -> ResNet:  # noqa: D102
+        return self.encoder_q
+
+
+def _groups_of_a_process(bn_groups: int, batch_size: int) -> int:
+    groups = max(bn_groups, world())
+    if groups % world():
+        raise UserError(f"method.bn_groups={bn_groups}: must be a multiple of the {world()} processes")
+    if batch_size % groups or batch_size // groups < 2:
+        raise UserError(
+            f"method.bn_groups={bn_groups}: {batch_size} images do not split into {groups} equal groups of 2 or more; "
+            "change it or batch_size"
+        )
+    return groups // world()

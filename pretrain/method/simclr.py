@@ -1,0 +1,85 @@
+"""SimCLR. Chen et al.: A Simple Framework for Contrastive Learning of Visual Representations, arXiv:2002.05709."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+from torchvision.models.resnet import ResNet
+
+from converters.resnet import build_resnet
+from pretrain.distributed import gather, rank
+from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
+from pretrain.networks import mlp
+from runs.errors import UserError
+
+
+@dataclass
+class SimCLRConfig(MethodConfig):
+    """Settings of SimCLR."""
+
+    name: str = "simclr"
+    dim: int = 128
+    """Width of z."""
+    layers: int = 3
+    """Layers of g: 2 in the paper, 3 in the SimSiam paper's improved reproduction (appendix C)."""
+    temperature: float = 0.1
+    """tau."""
+    reduction: str = "sum"
+    """`sum` of the mean losses of the two directions, as released, or their `mean`, as the paper writes it."""
+
+    def __post_init__(self) -> None:
+        if self.layers < 1 or self.dim < 1:
+            raise UserError("method.layers and method.dim must be at least 1")
+        if self.temperature <= 0:
+            raise UserError(f"method.temperature={self.temperature}: must be positive")
+        if self.reduction not in ("sum", "mean"):
+            raise UserError(f"method.reduction={self.reduction}: choose sum or mean")
+
+
+@register("simclr", SimCLRConfig)
+class SimCLR(Method):
+    """f: backbone; g: projection head, `encoder.fc`; l: NT-Xent."""
+
+    def __init__(self, config: SimCLRConfig, plan: Plan) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build_resnet(plan.arch, num_classes=config.dim, zero_init_residual=plan.zero_init_residual)
+        width = cast(nn.Linear, self.encoder.fc).in_features
+        # google-research/simclr@383d414 model_util.py projection_head: BN behind every layer, so none has a bias, and
+        # no offset behind the last.
+        self.encoder.fc = mlp([width] * config.layers + [config.dim], output_norm="scale")
+
+    def forward(self, batch: Batch) -> Output:  # noqa: D102
+        # Both views in one pass, as released: they share the batch norms' statistics.
+        x = torch.cat(batch.views)  # 2N-by-3-by-H-by-W
+        z = self.encoder(x)  # g(f(x)), 2N-by-d
+        loss = nt_xent(z, self.config.temperature)  # scalar
+        if self.config.reduction == "sum":
+            loss = 2 * loss
+        return {"loss": loss, "z": z[: len(z) // 2]}
+
+    def backbone(self) -> ResNet:  # noqa: D102
+        return self.encoder
+
+
+def nt_xent(z: Tensor, temperature: float) -> Tensor:
+    """Normalized temperature-scaled cross entropy (the paper's equation 1), negatives from all processes.
+
+    Args:
+        z: (2n, d), this process's projections: the n first views, then the n second ones.
+        temperature: tau.
+
+    Returns:
+        The mean over this process's 2n rows, a scalar.
+    """
+    z = normalize(z.float(), dim=1)  # 2n-by-d
+    s = z @ gather(z).T / temperature  # 2n-by-2N, N = n * processes
+    i = torch.arange(len(z), device=z.device)  # 2n
+    first = rank() * len(z)
+    itself = torch.zeros_like(s, dtype=torch.bool)  # 2n-by-2N
+    itself[i, first + i] = True
+    s = s.masked_fill(itself, float("-inf"))  # the indicator k != i
+    j = first + i.roll(len(z) // 2)  # 2n, the other view of i
+    return cross_entropy(s, j)

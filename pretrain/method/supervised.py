@@ -1,0 +1,40 @@
+"""Supervised classification, the baseline of every transfer table: pytorch/examples imagenet/main.py."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+from torchvision.models.resnet import ResNet
+
+from converters.resnet import build_resnet
+from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
+
+
+@dataclass
+class SupervisedConfig(MethodConfig):
+    """Settings of supervised training: there are none."""
+
+    name: str = "supervised"
+
+
+@register("supervised", SupervisedConfig)
+class Supervised(Method):
+    """A ResNet with its linear classifier, `encoder.fc`."""
+
+    sync_bn = False  # the reference normalizes each process's images by themselves
+    views = 1
+
+    def __init__(self, config: SupervisedConfig, plan: Plan) -> None:
+        super().__init__()
+        self.encoder = build_resnet(plan.arch, num_classes=plan.classes, zero_init_residual=plan.zero_init_residual)
+
+    def forward(self, batch: Batch) -> Output:  # noqa: D102
+        (x,) = batch.views  # N-by-3-by-H-by-W
+        y = self.encoder(x).float()  # logits, N-by-classes
+        loss = cross_entropy(y, batch.labels)  # scalar
+        with torch.no_grad():
+            top1 = 100 * (y.argmax(dim=1) == batch.labels).float().mean()  # percent
+        return {"loss": loss, "z": y, "top1": top1}
+
+    def backbone(self) -> ResNet:  # noqa: D102
+        return self.encoder

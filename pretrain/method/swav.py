@@ -1,0 +1,150 @@
+"""SwAV. Caron et al.: Unsupervised Learning by Contrasting Cluster Assignments, arXiv:2006.09882, appendix A."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, normalize
+from torchvision.models.resnet import ResNet
+
+from converters.resnet import build_resnet
+from pretrain.distributed import all_sum, gather, rank, world
+from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
+from pretrain.networks import mlp
+from runs.errors import UserError
+
+
+@dataclass
+class SwAVConfig(MethodConfig):
+    """Settings of SwAV."""
+
+    name: str = "swav"
+    dim: int = 128
+    """D: width of z."""
+    hidden: int = 2048
+    """Width of the projector's hidden layers."""
+    layers: int = 3
+    """Layers of the projector: 2 in the paper, 3 in the SimSiam paper's improved reproduction (appendix C)."""
+    prototypes: int = 3000
+    """K: number of prototypes."""
+    temperature: float = 0.1
+    """temp."""
+    epsilon: float = 0.05
+    """eps: smoothness of the assignments."""
+    iterations: int = 3
+    """niters: of Sinkhorn-Knopp."""
+    freeze_epochs: int = 1
+    """Epochs that leave the prototypes as they are."""
+    queue: int = 0
+    """Earlier projections of each view that the assignments take into account, a multiple of batch_size; 0 for none."""
+    queue_from_epoch: int = 15
+    """Epoch, counted from 0, whose projections are the queue's first."""
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "hidden", "layers", "prototypes", "iterations"):
+            if getattr(self, name) < 1:
+                raise UserError(f"method.{name}={getattr(self, name)}: must be at least 1")
+        for name in ("freeze_epochs", "queue", "queue_from_epoch"):
+            if getattr(self, name) < 0:
+                raise UserError(f"method.{name}={getattr(self, name)}: must not be negative")
+        if min(self.temperature, self.epsilon) <= 0:
+            raise UserError("method.temperature and method.epsilon must be positive")
+
+
+@register("swav", SwAVConfig)
+class SwAV(Method):
+    """model: backbone and projector (`encoder`, `encoder.fc`); C: prototypes, K-by-D; Q: codes."""
+
+    queue: Tensor
+
+    def __init__(self, config: SwAVConfig, plan: Plan) -> None:
+        super().__init__()
+        self.config, self.plan = config, plan
+        if config.queue % plan.batch_size:
+            raise UserError(
+                f"method.queue={config.queue}: must be a multiple of batch_size={plan.batch_size}, "
+                f"e.g. {max(1, config.queue // plan.batch_size) * plan.batch_size}"
+            )
+        self.encoder = build_resnet(plan.arch, num_classes=config.dim, zero_init_residual=plan.zero_init_residual)
+        width = cast(nn.Linear, self.encoder.fc).in_features
+        # facebookresearch/swav@06b1b7c src/resnet50.py: torch's own layers, so biases everywhere.
+        hidden = [config.hidden] * (config.layers - 1)
+        self.encoder.fc = mlp([width, *hidden, config.dim], hidden_bias=True, output_bias=True)
+        self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
+        self.normalize_prototypes()
+        self.register_buffer("queue", torch.zeros(2, config.queue, config.dim))
+
+    def forward(self, batch: Batch) -> Output:  # noqa: D102
+        temp = self.config.temperature
+        # Both views in one pass, as released: they share the batch norms' statistics.
+        z = self.encoder(torch.cat(batch.views))  # 2B-by-D
+        z = normalize(z.float(), dim=1)  # 2B-by-D
+        scores = self.prototypes(z).float()  # z C^T, 2B-by-K
+        scores_t, scores_s = scores.chunk(2)  # B-by-K
+        z_t, z_s = z.chunk(2)  # B-by-D
+        q_t, q_s = self.codes(0, scores_t, z_t, batch.step), self.codes(1, scores_s, z_s, batch.step)  # B-by-K
+        log_p_t, log_p_s = log_softmax(scores_t / temp, dim=1), log_softmax(scores_s / temp, dim=1)  # B-by-K
+        loss = -0.5 * ((q_t * log_p_s).sum(dim=1).mean() + (q_s * log_p_t).sum(dim=1).mean())  # swap prediction
+        return {"loss": loss, "z": z_t}
+
+    @torch.no_grad()
+    def codes(self, view: int, scores: Tensor, z: Tensor, step: int) -> Tensor:
+        """Assignments of one view's images to prototypes, without a gradient; remember its projections.
+
+        Args:
+            view: 0 or 1.
+            scores: (B, K).
+            z: (B, D), normalized.
+            step: steps done before this one.
+
+        Returns:
+            (B, K), rows sum to 1.
+        """
+        B, config = len(scores), self.config
+        since = step - config.queue_from_epoch * self.plan.steps_per_epoch
+        if config.queue and since >= 0:
+            if since * self.plan.batch_size >= config.queue:
+                # NOTE: the release has a queue a process; here one holds them all, and each process takes its share.
+                earlier = self.queue[view].chunk(world())[rank()]  # queue / processes-by-D
+                scores = torch.cat([self.prototypes(earlier).float(), scores])
+            newest = gather(z)  # every process's B-by-D
+            self.queue[view] = torch.cat([newest, self.queue[view, : -len(newest)]])
+        return sinkhorn(scores, config.epsilon, config.iterations)[-B:]
+
+    def after_backward(self, step: int) -> None:  # noqa: D102
+        if step < self.config.freeze_epochs * self.plan.steps_per_epoch:
+            # No gradient at all: a zero would still let weight decay and momentum move them.
+            self.prototypes.weight.grad = None
+
+    def after_step(self, step: int) -> None:  # noqa: D102
+        self.normalize_prototypes()
+
+    @torch.no_grad()
+    def normalize_prototypes(self) -> None:
+        """Scale every prototype to unit length."""
+        self.prototypes.weight.copy_(normalize(self.prototypes.weight, dim=1))
+
+    def backbone(self) -> ResNet:  # noqa: D102
+        return self.encoder
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, eps: float, niters: int) -> Tensor:
+    """Sinkhorn-Knopp over all processes' images: soft assignments that use every prototype equally (section 3.1).
+
+    Args:
+        scores: (B, K), of this process.
+        eps: smoothness.
+        niters: iterations.
+
+    Returns:
+        (B, K), each row a distribution over the prototypes.
+    """
+    Q = torch.exp(scores / eps).T  # K-by-B
+    Q = Q / all_sum(Q.sum())
+    K, B = len(Q), Q.shape[1] * world()
+    for _ in range(niters):
+        Q = Q / all_sum(Q.sum(dim=1, keepdim=True)) / K  # each prototype: 1/K in all
+        Q = Q / Q.sum(dim=0, keepdim=True) / B  # each image: 1/B in all
+    return (Q * B).T  # B-by-K
