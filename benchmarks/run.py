@@ -76,6 +76,7 @@ def _environment(executor: str) -> dict[str, str]:
 
 
 def _complaint(log: Path) -> str:
+    """The first error that Snakemake tells, with the line behind it, which says more."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if "rror" in line] or lines
-    return errors[-1] if errors else "no message"
+    first = next((i for i, line in enumerate(lines) if "rror" in line), len(lines) - 1)
+    return " ".join(lines[first : first + 2]) or "no message"

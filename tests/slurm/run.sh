@@ -29,6 +29,7 @@ stop() {
     for daemon in slurmd slurmctld; do
         [ -f "$work/$daemon.pid" ] && kill "$(cat "$work/$daemon.pid")" 2>/dev/null || true
     done
+    [ -z "${linked:-}" ] || rm -f /etc/slurm/slurm.conf
     [ -n "${munged_started:-}" ] && [ -f /run/munge/munged.pid ] && kill "$(cat /run/munge/munged.pid)" 2>/dev/null || true
 }
 trap stop EXIT
@@ -58,6 +59,8 @@ PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
 mkdir -p "$work/state" "$work/spool"
 export SLURM_CONF="$work/slurm.conf"
+# Inside a job the executor's srun no longer has that variable.
+[ -e /etc/slurm/slurm.conf ] || { mkdir -p /etc/slurm; ln -s "$work/slurm.conf" /etc/slurm/slurm.conf; linked=yes; }
 
 if ! munge -n >/dev/null 2>&1 || ! munge -n | unmunge >/dev/null 2>&1; then
     [ -f /etc/munge/munge.key ] || { head -c 1024 /dev/urandom > /etc/munge/munge.key; chown munge /etc/munge/munge.key; chmod 400 /etc/munge/munge.key; }
