@@ -22,7 +22,7 @@ demo: $(READY) ## Tables 4 and 5 at mini scale for scratch and SimSiam; continue
 	@$(PY) -m benchmarks run table4 table5 --scale mini --rows scratch,simsiam --output outputs/demo
 
 report: $(READY) ## write the demo's report again from its results
-	@$(PY) -m benchmarks report --output outputs/demo
+	@$(PY) -m benchmarks report outputs/demo
 
 # One thread a worker, as two thread pools on two cores slow each other down; a file's tests in one worker, as they
 # share what the file's fixtures trained.
