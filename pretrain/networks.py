@@ -63,3 +63,11 @@ def pooled(network: ResNet, images: Tensor) -> Tensor:
 def full_precision(x: Tensor) -> Tensor:
     """Return `x` in float32 if it is in a shorter format, else as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def exact_products(x: Tensor) -> torch.autocast:
+    """Return a context on `x`'s device whose matrix products keep their operands' precision under `precision=bf16`.
+
+    Similarities that are divided by a temperature need it: a bf16 cosine over 0.05 is wrong by a tenth.
+    """
+    return torch.autocast(x.device.type, enabled=False)

@@ -12,7 +12,7 @@ from torchvision.models.resnet import ResNet
 
 from converters.resnet import build_resnet
 from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
-from pretrain.networks import mlp
+from pretrain.networks import full_precision, mlp
 from runs.errors import UserError
 
 
@@ -81,5 +81,5 @@ class BYOL(Method):
 
 def regression(q: Tensor, z: Tensor) -> Tensor:
     """Squared distance of the normalized (N, d) and (N, d), 2 - 2 cos, averaged to a scalar (equation 2)."""
-    q, z = normalize(q.float(), dim=1), normalize(z.float(), dim=1)  # N-by-d
+    q, z = normalize(full_precision(q), dim=1), normalize(full_precision(z), dim=1)  # N-by-d
     return (q - z).square().sum(dim=1).mean()

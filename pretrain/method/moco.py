@@ -11,6 +11,7 @@ from torchvision.models.resnet import ResNet
 from converters.resnet import build_resnet
 from pretrain.distributed import gather, rank, split_norms, world
 from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
+from pretrain.networks import exact_products, full_precision
 from runs.errors import UserError
 
 
@@ -99,24 +100,25 @@ class MoCo(Method):
 
     def f_q(self, x: Tensor) -> Tensor:
         """Normalized queries (N, C) of images (N, 3, H, W)."""
-        return normalize(self.encoder_q(x).float(), dim=1)
+        return normalize(full_precision(self.encoder_q(x)), dim=1)
 
     @torch.no_grad()
     def f_k(self, x: Tensor, chance: torch.Generator) -> Tensor:
         """Normalized keys (N, C) of images (N, 3, H, W), without a gradient; batch norm sees them in another order."""
         if not self.config.shuffle:
-            return normalize(self.encoder_k(x).float(), dim=1)
+            return normalize(full_precision(self.encoder_k(x)), dim=1)
         x = gather(x)  # every process's images
         order = torch.randperm(len(x), generator=chance).to(x.device)
         k = self.encoder_k(x[order.chunk(world())[rank()]])  # N-by-C
-        k = gather(normalize(k.float(), dim=1))  # every process's keys, shuffled
+        k = gather(normalize(full_precision(k), dim=1))  # every process's keys, shuffled
         return k[order.argsort().chunk(world())[rank()]]  # N-by-C, in the order of x
 
     def contrast(self, q: Tensor, k: Tensor) -> Tensor:
         """InfoNCE (equation 1) of queries and their keys, both (N, C): scalar."""
-        l_pos = torch.einsum("nc,nc->n", q, k)[:, None]  # N-by-1
-        # The queue changes below, before the backward pass.
-        l_neg = torch.einsum("nc,ck->nk", q, self.queue.clone())  # N-by-K
+        with exact_products(q):
+            l_pos = torch.einsum("nc,nc->n", q, k)[:, None]  # N-by-1
+            # A copy, because new keys enter the queue before the backward pass.
+            l_neg = torch.einsum("nc,ck->nk", q, self.queue.clone())  # N-by-K
         logits = torch.cat([l_pos, l_neg], dim=1) / self.config.temperature  # N-by-(1+K)
         labels = torch.zeros(len(q), dtype=torch.long, device=q.device)  # positives are the 0-th
         return cross_entropy(logits, labels)

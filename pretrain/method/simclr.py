@@ -11,7 +11,7 @@ from torchvision.models.resnet import ResNet
 from converters.resnet import build_resnet
 from pretrain.distributed import gather, rank
 from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
-from pretrain.networks import mlp
+from pretrain.networks import exact_products, full_precision, mlp
 from runs.errors import UserError
 
 
@@ -74,8 +74,9 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
     Returns:
         The mean over this process's 2n rows, a scalar.
     """
-    z = normalize(z.float(), dim=1)  # 2n-by-d
-    s = z @ gather(z).T / temperature  # 2n-by-2N, N = n * processes
+    z = normalize(full_precision(z), dim=1)  # 2n-by-d
+    with exact_products(z):
+        s = z @ gather(z).T / temperature  # 2n-by-2N, N = n * processes
     i = torch.arange(len(z), device=z.device)  # 2n
     first = rank() * len(z)
     itself = torch.zeros_like(s, dtype=torch.bool)  # 2n-by-2N

@@ -8,6 +8,7 @@ from torchvision.models.resnet import ResNet
 
 from converters.resnet import build_resnet
 from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
+from pretrain.networks import full_precision
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Supervised(Method):
 
     def forward(self, batch: Batch) -> Output:  # noqa: D102
         (x,) = batch.views  # N-by-3-by-H-by-W
-        y = self.encoder(x).float()  # logits, N-by-classes
+        y = full_precision(self.encoder(x))  # logits, N-by-classes
         loss = cross_entropy(y, batch.labels)  # scalar
         with torch.no_grad():
             top1 = 100 * (y.argmax(dim=1) == batch.labels).float().mean()  # percent

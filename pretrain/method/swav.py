@@ -11,7 +11,7 @@ from torchvision.models.resnet import ResNet
 from converters.resnet import build_resnet
 from pretrain.distributed import all_sum, gather, rank, world
 from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
-from pretrain.networks import mlp
+from pretrain.networks import exact_products, full_precision, mlp
 from runs.errors import UserError
 
 
@@ -79,8 +79,9 @@ class SwAV(Method):
         temp = self.config.temperature
         # Both views in one pass, as released: they share the batch norms' statistics.
         z = self.encoder(torch.cat(batch.views))  # 2B-by-D
-        z = normalize(z.float(), dim=1)  # 2B-by-D
-        scores = self.prototypes(z).float()  # z C^T, 2B-by-K
+        z = normalize(full_precision(z), dim=1)  # 2B-by-D
+        with exact_products(z):
+            scores = self.prototypes(z)  # z C^T, 2B-by-K
         scores_t, scores_s = scores.chunk(2)  # B-by-K
         z_t, z_s = z.chunk(2)  # B-by-D
         q_t, q_s = self.codes(0, scores_t, z_t, batch.step), self.codes(1, scores_s, z_s, batch.step)  # B-by-K
@@ -107,7 +108,8 @@ class SwAV(Method):
             if since * self.plan.batch_size >= config.queue:
                 # NOTE: the release has a queue a process; here one holds them all, and each process takes its share.
                 earlier = self.queue[view].chunk(world())[rank()]  # queue / processes-by-D
-                scores = torch.cat([self.prototypes(earlier).float(), scores])
+                with exact_products(z):
+                    scores = torch.cat([self.prototypes(earlier), scores])
             newest = gather(z)  # every process's B-by-D
             self.queue[view] = torch.cat([newest, self.queue[view, : -len(newest)]])
         return sinkhorn(scores, config.epsilon, config.iterations)[-B:]
