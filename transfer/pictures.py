@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,60 @@ COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114
 TRUTH, PAPER, INK = (255, 255, 255), (250, 250, 250), (40, 40, 40)
 
 
-def sheet(path: Path, split: Split, detections: Detections, count: int, threshold: float = 0.5) -> None:
-    """Draw `count` evenly spaced test images: truth dashed in white, detections in their class's colour.
+def evenly(split: Split, count: int) -> list[int]:
+    """Numbers of `count` images at even distances."""
+    places = np.linspace(0, len(split.images) - 1, min(count, len(split.images)))
+    return sorted({int(n) for n in places.round()})
+
+
+def best_and_worst(split: Split, detections: Detections, count: int, threshold: float = 0.5) -> list[int]:
+    """Numbers of the images that the detector did best on, then of those that it did worst on, half of `count` each.
+
+    By the F-measure of detections with a score of at least `threshold` against objects that are neither difficult nor
+    crowds; a match is the same class at an IoU of .5. Images without objects are left out.
+    """
+    scored = []
+    for number, image in enumerate(split.images):
+        objects = [a for a in image["annotations"] if not a.get("difficult", 0) and not a.get("iscrowd", 0)]
+        if objects:
+            mine = np.flatnonzero((detections.image == number) & (detections.score >= threshold))
+            scored.append((_f_measure(objects, detections, mine), number))
+    # Among equals the image with the lower number, at both ends.
+    best = [number for _, number in sorted(scored, key=lambda s: (-s[0], s[1]))[: (count + 1) // 2]]
+    rest = sorted(s for s in scored if s[1] not in best)
+    return best + [number for _, number in rest[: count // 2]]
+
+
+def _f_measure(objects: list[dict[str, Any]], detections: Detections, mine: np.ndarray) -> float:
+    free = [(a["category_id"], _corners(a)) for a in objects]
+    hits = 0
+    for index in mine[np.argsort(-detections.score[mine], kind="stable")]:
+        overlaps = [
+            _iou(detections.box[index].tolist(), corners) if category == detections.category[index] else 0.0
+            for category, corners in free
+        ]
+        if overlaps and max(overlaps) >= 0.5:
+            del free[int(np.argmax(overlaps))]
+            hits += 1
+    return 2 * hits / (len(objects) + len(mine))
+
+
+def _iou(a: Sequence[float], b: Sequence[float]) -> float:
+    width, height = (max(min(a[i + 2], b[i + 2]) - max(a[i], b[i]), 0.0) for i in (0, 1))
+    areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
+    return width * height / max(sum(areas) - width * height, 1e-9)
+
+
+def sheet(path: Path, split: Split, detections: Detections, numbers: Sequence[int], threshold: float = 0.5) -> None:
+    """Draw test images: truth dashed in white, detections in their class's colour.
 
     Args:
         path: the PNG to write.
         split: the images with their truth.
         detections: of that split, in the same order of images.
-        count: images to draw.
+        numbers: which images to draw, in this order.
         threshold: score below which a detection is left out; an image without any shows its best one.
     """
-    numbers = np.unique(np.linspace(0, len(split.images) - 1, min(count, len(split.images))).round().astype(int))
     columns = min(4, len(numbers))
     rows = math.ceil(len(numbers) / columns)
     legend = 28
@@ -72,6 +116,7 @@ def _box(draw: ImageDraw.ImageDraw, detections: Detections, index: int, name: st
     draw.rectangle((x0, y0, x1, y1), outline=colour, width=2)
     font, text = _font(12), f"{name} {detections.score[index]:.2f}"
     width = draw.textlength(text, font) + 6
+    x0 = max(0.0, min(x0, TILE - width))
     top = y0 - 15 if y0 >= 15 else y0
     draw.rectangle((x0, top, x0 + width, top + 15), fill=colour)
     draw.text((x0 + 3, top), text, (0, 0, 0), font)

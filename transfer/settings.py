@@ -94,7 +94,7 @@ class TransferConfig:
         channels_last: memory layout of convolutions; faster on recent GPUs, equal up to rounding.
         log_every: iterations a line of metrics.jsonl averages over.
         save_seconds: seconds between checkpoints.
-        pictures: test images on the sheet of detections; 0 draws none.
+        pictures: test images on each sheet of detections; 0 draws none.
     """
 
     task: str = MISSING

@@ -23,7 +23,7 @@ from transfer.datasets import Split, load_splits
 from transfer.distributed import check_split, join
 from transfer.evaluation import detect, measure
 from transfer.loading import train_images
-from transfer.pictures import sheet
+from transfer.pictures import best_and_worst, evenly, sheet
 from transfer.recipe import build_cfg
 from transfer.settings import DataConfig, TransferConfig
 from transfer.subset import balanced, hold_out
@@ -101,7 +101,9 @@ def run(config: TransferConfig) -> dict[str, float]:
     with atomic_write(output / MODEL) as file:
         torch.save({"model": detector.state_dict()}, file)
     if config.pictures:
-        sheet(output / "detections.png", test, results["found"], config.pictures)
+        found = results["found"]
+        sheet(output / "detections.png", test, found, evenly(test, config.pictures))
+        sheet(output / "best_and_worst.png", test, found, best_and_worst(test, found, config.pictures))
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()), "train": _dataset(train) | {"used": len(images)},
         "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3), **results["details"],

@@ -77,5 +77,5 @@ def test_equals_detectron2_on_the_test_annotations(tmp_path: Path, shared: Path)
     table = np.array(rows, np.float64)
     truth = Truth(table[:, 0].astype(int), table[:, 1].astype(int), table[:, 2:6], table[:, 6] > 0)
     assert len(entries) == 4952 and len(table) == 14976
-    found = make_detections(truth, list(entries), 20, 20_000, np.random.default_rng(0))
+    found = make_detections(truth, list(entries), 20, 5_000, np.random.default_rng(0))
     compare(tmp_path, truth, found, list(VOC_CLASSES), 2007)
