@@ -3,9 +3,9 @@
     python -m benchmarks.speed.evaluators --voc VOC2007_GROUND_TRUTH.json.gz --coco INSTANCES_VAL2017.json
 
 Both sides get the same detections, in memory, one after the other in the same process. Reading the annotations is not
-timed for VOC (Detectron2's cache of XML files is filled before) and is for COCO, by both. VOC: half a million detections
-on all 4952 images of VOC 2007 test: at random, perturbed truth, tied scores, an empty class. COCO: a small instances
-file, repeated to the 5000 images of val2017, boxes and masks.
+timed for VOC (Detectron2's cache of XML files is filled before) and is for COCO, by both. VOC: half a million
+detections on all 4952 images of VOC 2007 test: at random, perturbed truth, tied scores, an empty class. COCO: a small
+instances file, repeated to the 5000 images of val2017, boxes and masks.
 `voc2007_ground_truth.json.gz` is {id: {split, width, height, objects: [{name, bbox, difficult}]}}.
 
 This folder is no part of the package `benchmarks`, which imports neither torch nor Detectron2.
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from detectron2.evaluation import pascal_voc_evaluation as official
 
 from tests.transfer.coco_cases import enlarge, make_results, pycocotools_evaluate
