@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 SEED, DIM, HIDDEN, BATCH, SIDE, STEPS = 7, 64, 16, 8, 32, 10
 LR, MOMENTUM, DECAY = 0.05, 0.9, 1e-4
+QUEUE, MOCO_M, MOCO_T = 48, 0.9, 0.2
+"""MoCo: a queue that starts over within the ten steps, and a key encoder that moves in them."""
 SCHEDULES = {"100": 0.05, "800": 0.1}
 """Epochs -> initial learning rate of the schedules that are recorded."""
 AUGMENTATIONS = 24
