@@ -38,10 +38,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     unknown = [t for t in arguments.tasks if t not in PLACES]
     if unknown or not arguments.tasks:
         raise UserError(f"--tasks {','.join(arguments.tasks)}: choose from {', '.join(PLACES)}")
+    overrides = [parse_override(text, scales.STAGES) for text in arguments.overrides]
     file = fetched(arguments.file, Path("outputs/downloads"))
     facts = inspected(file)
     output = arguments.output or f"outputs/evaluate/{slug(file)}-{facts['sha256'][:8]}"
-    overrides = [parse_override(text, scales.STAGES) for text in arguments.overrides]
     plan = plan_of(
         file, facts, arguments.tasks, arguments.scale, output, roots_of(arguments.data), overrides, arguments.trials
     )

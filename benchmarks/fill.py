@@ -174,6 +174,7 @@ def _remarks(table: Table, entries: tuple[tuple[Entry, ...], ...], scale: str) -
     remarks = []
     for row, line in zip(table.rows, entries, strict=True):
         for word, test in (
+            ("has failed runs in", lambda e: "failed" in e.remark),
             ("does not beat the untrained network in", lambda e: e.below_scratch),
             ("lies above the untrained network by less than the spread of the trials in",
              lambda e: not e.below_scratch and e.above_scratch is False),

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ GRID = [i / 50 for i in range(51)]
 TASKS = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
 
 
-def training(plans: Sequence[Plan], records: dict[str, dict[str, Record]]) -> list[str]:
+def training(plans: Sequence[Plan]) -> list[str]:
     """Loss, std and kNN of every pre-training over its length, one picture a quantity."""
-    logs: list[tuple[str, int, list[dict[str, Any]], Record | None]] = []
+    logs: list[tuple[str, int, list[dict[str, Any]]]] = []
     methods: dict[str, int] = {}
     for plan in plans:
         names = labels(plan)
@@ -33,20 +32,20 @@ def training(plans: Sequence[Plan], records: dict[str, dict[str, Record]]) -> li
             if run.kind == "pretrain" and log.exists():
                 method = names[run.id]
                 group = methods.setdefault(method, len(methods))
-                logs.append((method, group, list(read_log(log)), records[plan.output].get(run.id)))
-    dims = {r.details["output_dim"] for *_, r in logs if r is not None and r.details.get("output_dim")}
-    level = (1 / math.sqrt(dims.copy().pop()), "1/√d") if len(dims) == 1 else None
+                logs.append((method, group, list(read_log(log))))
+    healthy = {row["std_healthy"] for _, _, log in logs for row in log if row.get("std_healthy")}
+    level = (healthy.pop(), "1/√d") if len(healthy) == 1 else None
     pictures = []
     for key, title, up, line, markers in (
         ("loss", "Training loss", "loss", None, False),
         ("std", "Std of the normalized output (collapse: 0)", "std", level, False),
         ("knn_top1", "kNN accuracy during training", "top-1 (%)", None, True),
     ):
-        lines = [Line(m, *_points(log, key), g) for m, g, log, _ in logs]
+        lines = [Line(m, *_points(log, key), g) for m, g, log in logs]
         lines = [entry for entry in lines if entry.y]
         if lines:
-            across = "epoch" if any("epoch" in row for _, _, log, _ in logs for row in log[:1]) else "step"
-            pictures.append(curves(lines, title, across, up, line, markers))
+            across = "epoch" if any("epoch" in row for _, _, log in logs for row in log[:1]) else "step"
+            pictures.append(curves(lines, title, across, up, line, markers, from_zero=key == "std"))
     return pictures
 
 

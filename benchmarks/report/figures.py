@@ -30,6 +30,7 @@ def curves(
     up: str,
     level: tuple[float, str] | None = None,
     markers: bool = False,
+    from_zero: bool = False,
 ) -> str:
     """Draw curves.
 
@@ -40,6 +41,7 @@ def curves(
         up: label of the vertical axis.
         level: a horizontal line with its name, e.g. the value that theory expects.
         markers: mark the single points.
+        from_zero: let the vertical axis begin at 0.
 
     Returns:
         An `<svg>` element.
@@ -61,6 +63,8 @@ def curves(
             )  # fmt: skip
         if level is not None:
             axes.axhline(level[0], color=INK, linewidth=0.8, linestyle=(0, (2, 3)), label=level[1])
+        if from_zero:
+            axes.set_ylim(bottom=0)
         axes.set_title(title, color=INK, fontsize=10.5, loc="left")
         axes.set_xlabel(across, color=INK)
         axes.set_ylabel(up, color=INK)

@@ -41,7 +41,7 @@ def page(plans: Sequence[Plan], records: dict[str, dict[str, Record]], filled: S
         made=time.strftime("%Y-%m-%d %H:%M"),
         filled=filled,
         heads=[_groups(f) for f in filled],
-        training=content.training(plans, records),
+        training=content.training(plans),
         recall=content.precision_recall(plans, records),
         views=content.pictures(plans, "pretrain", "views.png"),
         detections=content.pictures(plans, "transfer", "detections.png"),

@@ -1,0 +1,61 @@
+"""Every command that a plan prints is one that the other parts accept."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import scales, tables
+from benchmarks.expansion import expand
+
+ROOT = Path(__file__).parents[2]
+# Hydra composes the settings of several commands in one process, which saves the imports of each.
+COMPOSE = """
+import sys
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from runs.app import _typed
+
+def check(package, name, schema, lines):
+    ConfigStore.instance().store(name=f"schema_{name}", node=schema)
+    with initialize_config_module(package, version_base="1.3"):
+        for line in lines:
+            _typed(compose(name, overrides=line.split()), schema)
+
+lines = [line.strip().split(" ", 1) for line in sys.stdin]
+from pretrain.config import PretrainConfig
+from pretrain.knn import KnnConfig
+from pretrain.linear import LinearConfig
+from transfer.settings import TransferConfig
+for module, package, name, schema in (("pretrain", "pretrain", "config", PretrainConfig),
+        ("pretrain.linear", "pretrain", "config_linear", LinearConfig),
+        ("pretrain.knn", "pretrain", "config_knn", KnnConfig), ("transfer", "transfer", "config", TransferConfig)):
+    check(package, name, schema, [rest for m, rest in lines if m == module])
+print(len(lines))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", ["mini", "paper"])
+def test_every_command_of_every_table_parses(scale: str) -> None:
+    plan = expand([tables.load(name) for name in tables.names()], scales.load(scale), "outputs/x")
+    lines = set()
+    for run in plan.runs.values():
+        if run.kind not in ("data", "convert"):
+            words = list(run.command)
+            module = words[words.index("-m") + 1]
+            # The seeds of one run differ in nothing that could fail.
+            rest = [w for w in words[words.index("-m") + 2 :] if not w.startswith(("output=", "seed="))]
+            lines.add(" ".join([module, *rest, "output=x"]))
+    result = subprocess.run(
+        [sys.executable, "-c", COMPOSE],
+        input="\n".join(sorted(lines)),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert int(result.stdout) == len(lines) > 20

@@ -1,0 +1,59 @@
+"""What `doctor` says of data sets, whole and damaged; the installation itself is asked once."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks.__main__ import main
+from benchmarks.doctor import Finding, data_sets, machine
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+
+
+def look(name: str, root: Path) -> Finding:
+    [found] = [f for f in data_sets({name: str(root)}) if f.name == name]
+    return found
+
+
+def test_an_image_folder(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("val", 1)):
+        for kind in ("cat", "dog"):
+            for number in range(count):
+                picture(tmp_path / split / kind / f"{number}.png")
+    assert look("imagenet", tmp_path) == Finding(
+        "ok", "imagenet", f"{tmp_path}: train 6 images of 2 classes, val 2 images of 2 classes"
+    )
+    (tmp_path / "train/eel").mkdir()
+    assert look("imagenet", tmp_path).state == "BAD" and "train/eel: no image" in look("imagenet", tmp_path).words
+    (tmp_path / "train/eel").rmdir()
+    (tmp_path / "val/cat/0.png").write_bytes(b"no picture")
+    assert look("imagenet", tmp_path).state == "BAD"
+    assert look("mine", tmp_path / "nowhere").state == "BAD"
+    assert {f.state for f in data_sets({}) if f.name == "imagenet"} <= {"--", "ok"}
+
+
+@pytest.mark.shared
+def test_detection_sets(shared: Path) -> None:
+    words = {f.name: f for f in data_sets({"detection": str(shared / "data")})}
+    assert words["VOC2007"].state == "ok" and "train 700" in words["VOC2007"].words
+    assert words["coco"].state == "ok" and "train2017 207 images, 1847 objects" in words["coco"].words
+    assert words["VOC2012"].state == "--"
+
+
+def test_a_place_that_does_not_exist_yet_is_on_some_disk(tmp_path: Path) -> None:
+    [disk] = [f for f in machine(tmp_path / "not/yet") if f.name == "disk"]
+    assert "GB free" in disk.words
+
+
+@pytest.mark.slow
+def test_the_installation_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", "--json"])
+    findings = {f["name"]: f for f in json.loads(capsys.readouterr().out)}
+    assert stop.value.code == 0, [f for f in findings.values() if f["state"] == "BAD"]
+    assert {"PyTorch", "Detectron2", "snakemake", "scale mini"} <= set(findings)
