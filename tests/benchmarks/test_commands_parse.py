@@ -40,7 +40,9 @@ print(len(lines))
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", ["mini", "paper"])
 def test_every_command_of_every_table_parses(scale: str) -> None:
-    plan = expand([tables.load(name) for name in tables.names()], scales.load(scale), "outputs/x")
+    # All tables at one scale; at the other the two that the demo fills.
+    names = tables.names() if scale == "paper" else ("table4", "table5")
+    plan = expand([tables.load(name) for name in names], scales.load(scale), "outputs/x")
     lines = set()
     for run in plan.runs.values():
         if run.kind not in ("data", "convert"):
