@@ -70,13 +70,17 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints and none is whole.
         """
-        paths = self.paths()
+        paths, damaged = self.paths(), []
         for path in paths:
             try:
-                return path, self.load(path)
+                state = self.load(path)
             except UserError as error:
                 print(f"WARNING: {error}; falling back to the checkpoint before it", file=sys.stderr)
-                path.rename(f"{path}.damaged")
+                damaged.append(path)
+                continue
+            for bad in damaged:
+                bad.rename(f"{bad}.damaged")
+            return path, state
         if paths:
             raise UserError(
                 f"{self.folder}: none of its {len(paths)} checkpoints is readable; delete the folder to start again"

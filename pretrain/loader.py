@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -115,9 +116,21 @@ def choose_workers(asked: int, world: int) -> int:
 
 
 def leave_signals(_: int) -> None:
-    """Make a loading process pass over the signals that a cluster sends to every process; it ends with its parent."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    """Make a loading process pass over the signals that a cluster sends to all processes; its parent may still end it.
+
+    Without this, the training process could not finish its step and save.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # Only Linux and its like tell who sent a signal.
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def step_loader(dataset: Views, sampler: EpochSampler, workers: int, pin: bool) -> DataLoader[Any]:

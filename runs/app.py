@@ -68,7 +68,7 @@ def hydra_app(
 
     def decorate(main: Callable[[C], int | None]) -> Callable[[], NoReturn]:
         @functools.wraps(main)
-        def start() -> None:
+        def start() -> int:
             import hydra
             from hydra.core.config_store import ConfigStore
             from hydra.errors import HydraException
@@ -85,8 +85,8 @@ def hydra_app(
                 configurations = [_typed(settings, schema) for settings in composed]
             except (HydraException, OmegaConfBaseException) as error:
                 raise UserError(_explain(error, schema)) from error
-            for configuration in configurations:
-                main(configuration)
+            # More than one under Hydra's --multirun: the worst status speaks for all.
+            return max((main(configuration) or 0 for configuration in configurations), default=0)
 
         return cli(start)
 

@@ -33,12 +33,13 @@ class Config:
     epochs: int = 100
 
 @hydra_app("application", "config", Config)
-def main(config: Config) -> None:
+def main(config: Config) -> int:
     if config.data.root == "full":
         raise OSError(28, "No space left on device")
     if config.data.root == "defect":
         raise AssertionError("a defect of the program")
     print(config.optimizer.lr, config.data.root, config.epochs)
+    return 75 if config.data.root == "later" else 0
 
 if __name__ == "__main__":
     main()
@@ -91,6 +92,10 @@ def test_right_settings_run(application: Path) -> None:
     result = start(application, "data.root=x", "optimizer.lr=0.5")
     assert (result.returncode, result.stdout, result.stderr) == (0, "0.5 x 100\n", "")
     assert {p.name for p in application.iterdir()} == {"application"}, "Hydra must leave no folders of its own"
+
+
+def test_the_status_that_the_command_returns_is_its_exit_status(application: Path) -> None:
+    assert start(application, "data.root=later").returncode == 75
 
 
 def test_a_defect_of_the_program_keeps_its_traceback(application: Path) -> None:

@@ -1,0 +1,186 @@
+"""A run of the command that was killed ends bit for bit where one that was not ends."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pretrain.method import METHODS
+from tests.pretrain.processes import Command, assert_same_run, lines, newest, run, small, steps_logged
+
+EVERY = sorted(METHODS)
+Whole = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Whole:
+    """Runs that nothing interrupts, each made when it is first asked for."""
+    made: dict[tuple[str, int], Path] = {}
+
+    def get(method: str, world: int = 1) -> Path:
+        if (method, world) not in made:
+            folder = tmp_path_factory.mktemp("whole") / "run"
+            status, text = run("pretrain", small(method, images, folder), folder, world)
+            assert status == 0, text
+            made[method, world] = folder
+        return made[method, world]
+
+    return get
+
+
+def start_until(arguments: list[str], folder: Path, step: int, world: int = 1) -> Command:
+    """Start a run and return it, still running, when its log has reached a step."""
+    command = Command("pretrain", arguments, folder.with_name(f"from-{time.monotonic_ns()}.txt"), world)
+    assert command.until(lambda: steps_logged(folder) >= step), command.log.read_text()
+    return command
+
+
+def kill_and_resume(arguments: list[str], folder: Path, kills: int, seed: int, world: int = 1) -> None:
+    """Kill a run at random moments, then let it end."""
+    chance = random.Random(seed)
+    for _ in range(kills):
+        command = start_until(arguments, folder, steps_logged(folder) + chance.randint(1, 3), world)
+        # Not at the very moment at which a line was written, but anywhere between two.
+        time.sleep(chance.uniform(0.0, 0.05))
+        command.signal(signal.SIGKILL)
+        assert command.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    status, text = run("pretrain", arguments, folder, world)
+    assert status == 0, text
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_killed_at_random_steps(method: str, whole: Whole, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    kill_and_resume(small(method, images, folder), folder, kills=2, seed=EVERY.index(method))
+    assert_same_run(folder, whole(method))
+
+
+def test_killed_with_loading_processes(whole: Whole, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    kill_and_resume(small("simsiam", images, folder, "data.workers=1"), folder, kills=2, seed=7)
+    assert_same_run(folder, whole("simsiam"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", EVERY)
+def test_killed_in_two_processes(method: str, whole: Whole, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    kill_and_resume(small(method, images, folder), folder, kills=1, seed=EVERY.index(method), world=2)
+    assert_same_run(folder, whole(method, 2))
+
+
+@pytest.mark.slow
+def test_a_process_killed_under_torchrun_ends_the_others_and_resumes(
+    whole: Whole, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pretrain",
+        *small("simsiam", images, folder),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and steps_logged(folder) < 5:
+        time.sleep(0.01)
+    os.kill(int((folder / ".lock").read_text()), signal.SIGKILL)
+    assert process.wait(timeout=100) != 0
+    status, text = run("pretrain", small("simsiam", images, folder), folder, world=2)
+    assert status == 0 and "continuing after step" in text, text
+    assert_same_run(folder, whole("simsiam", 2))
+
+
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_signal_saves_and_the_next_start_continues(world: int, whole: Whole, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    # No other checkpoint in time: what the next start continues from is what the signal saved.
+    rare = small("simsiam", images, folder, "checkpoint.every_steps=0", "checkpoint.every_epochs=100")
+    number = signal.SIGTERM if world == 1 else signal.SIGUSR1
+    for step in (2, 7):
+        command = start_until(rare, folder, step, world)
+        # To the first process alone: the others have to hear of it.
+        os.kill(command.processes[0].pid or 0, number)
+        assert command.wait() == 75
+        text = command.log.read_text()
+        done = newest(folder)["resume"]["step"]
+        assert step <= done < 12 and f"stopped by {number.name} after step {done}, saved" in text, text
+        assert "Traceback" not in text
+    status, text = run("pretrain", rare, folder, world)
+    assert status == 0 and f"continuing after step {done}" in text, text
+    assert_same_run(folder, whole("simsiam", world))
+
+
+def test_a_signal_to_every_process_leaves_the_loading_ones_alone(whole: Whole, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = small("simsiam", images, folder, "data.workers=1")
+    command = [sys.executable, "-m", "pretrain", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and steps_logged(folder) < 2:
+        time.sleep(0.01)
+    # As a cluster's scheduler does it.
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 75 and "Traceback" not in errors, errors
+    assert run("pretrain", arguments, folder)[0] == 0
+    assert_same_run(folder, whole("simsiam"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise"])
+def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(
+    damage: str, whole: Whole, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    arguments = small("simsiam", images, folder)
+    command = start_until(arguments, folder, 9)
+    command.signal(signal.SIGKILL)
+    command.wait()
+    older, last = sorted(folder.glob("checkpoint_*"), key=lambda p: p.stat().st_mtime)
+    content = last.read_bytes()
+    last.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": os.urandom(5000)}[damage])
+    status, text = run("pretrain", arguments, folder)
+    assert status == 0, text
+    assert f"WARNING: {last} is damaged" in text and f"from {older.name}" in text, text
+    assert_same_run(folder, whole("simsiam"))
+
+
+def test_no_whole_checkpoint_is_an_error_and_not_a_new_start(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = small("simsiam", images, folder)
+    command = start_until(arguments, folder, 4)
+    command.signal(signal.SIGKILL)
+    command.wait()
+    for path in folder.glob("checkpoint_*"):
+        path.write_bytes(b"")
+    for _ in range(2):
+        status, text = run("pretrain", arguments, folder)
+        assert status == 2 and "checkpoints is readable; delete the folder to start again" in text, text
+
+
+def test_a_finished_run_says_so_and_needs_no_data(whole: Whole, images: Path) -> None:
+    folder = whole("simsiam")
+    before = lines(folder)
+    status, text = run("pretrain", small("simsiam", images, folder, "data.root=gone"), folder)
+    assert (status, lines(folder)) == (0, before) and f"{folder}: done, see" in text
+
+
+def test_another_number_of_processes_is_refused(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = small("simsiam", images, folder)
+    command = start_until(arguments, folder, 4)
+    command.signal(signal.SIGKILL)
+    command.wait()
+    status, text = run("pretrain", arguments, folder, world=2)
+    assert status == 2 and "written by 1 processes; continue with as many" in text, text
+
+
+def test_the_newest_checkpoints_stay_and_every_second_epochs(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    more = ("epochs=5", "checkpoint.keep=1", "checkpoint.keep_every=2", "monitor.knn_every=0")
+    status, text = run("pretrain", small("simsiam", images, folder, *more), folder)
+    assert status == 0, text
+    kept = sorted(path.name for path in folder.glob("checkpoint_*"))
+    assert kept == [f"checkpoint_{epoch:04d}.pth.tar" for epoch in (1, 3, 4)]
