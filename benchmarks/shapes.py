@@ -31,7 +31,7 @@ from runs.errors import UserError
 from runs.progress import progress
 
 # To be raised whenever the same settings would draw other images, so that an old folder is not taken for a new one.
-DESIGN = 2
+DESIGN = 3
 MANIFEST = "manifest.json"
 
 # The middle entry of every image's seed. Fixed numbers: a changed one changes every image of its split.

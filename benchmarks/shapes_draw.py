@@ -49,13 +49,9 @@ def _crescent() -> NDArray[np.float64]:
 
 
 def _unit(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred on the centroid and scaled to area 1, so that size says nothing about the class."""
-    x, y = points.T
-    x2, y2 = np.roll(points, -1, axis=0).T
-    cross = x * y2 - x2 * y
-    area = cross.sum() / 2
-    centroid = np.array([((x + x2) * cross).sum(), ((y + y2) * cross).sum()]) / (6 * area)
-    return (points - centroid) / math.sqrt(abs(area))
+    """Centred in its box and scaled so that the longer side of the box is 1."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (points - (low + high) / 2) / (high - low).max()
 
 
 _PLUS = [(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1), (1, 3), (-1, 3), (-1, 1), (-3, 1), (-3, -1), (-1, -1)]
@@ -94,10 +90,10 @@ class Colours:
 
 # Things are warm and light, grounds cool and dark, in every class alike: colour finds a thing and never names it.
 # Within a range everything that SimSiam's colour jitter (0.4, 0.4, 0.4, 0.1) can undo varies from image to image.
-THINGS = Colours((0.0, 0.16), (0.3, 0.85), (0.65, 1.0))
-GROUNDS = Colours((0.5, 0.68), (0.2, 0.6), (0.2, 0.55))
+THINGS = Colours((0.02, 0.14), (0.3, 0.8), (0.65, 1.0))
+GROUNDS = Colours((0.52, 0.64), (0.2, 0.6), (0.2, 0.55))
 # How far a texture's second colour lies from its first, in value; a network of a minute's training must see past it.
-CONTRAST = (0.04, 0.16)
+CONTRAST = (0.02, 0.08)
 
 
 def palette(rng: Rng, colours: Colours) -> NDArray[np.float32]:
@@ -157,7 +153,7 @@ def texture(rng: Rng, size: int, colours: NDArray[np.float32], pixels: tuple[flo
     u = k * (x * math.cos(angle) + y * math.sin(angle)) + rng.uniform(0, 2 * math.pi)
     v = k * (y * math.cos(angle) - x * math.sin(angle)) + rng.uniform(0, 2 * math.pi)
     pattern = _PATTERNS[rng.integers(len(_PATTERNS))](rng, u.astype(np.float32), v.astype(np.float32))
-    light = rng.uniform(-0.15, 0.15, 2)
+    light = rng.uniform(-0.1, 0.1, 2)
     shade = 1 + light[0] * (2 * x / size - 1) + light[1] * (2 * y / size - 1)
     grain = rng.normal(0, 0.02, (size, size)).astype(np.float32)
     image = colours[0] + (colours[1] - colours[0]) * pattern[..., None]
@@ -202,7 +198,7 @@ class Scene:
 
 
 def place(name: str, side: float, centre: tuple[float, float], angle: float) -> NDArray[np.float64]:
-    """The outline of a class in an image: (n, 2) points, area side^2, turned by `angle` radians about its centroid."""
+    """The outline of a class in an image: (n, 2) points, `side` long, turned by `angle` radians about its centre."""
     c, s = math.cos(angle), math.sin(angle)
     return OUTLINES[name] @ np.array([[c, s], [-s, c]]) * side + np.asarray(centre)
 
@@ -294,7 +290,7 @@ def _turn(rng: Rng) -> float:
 
 def portrait(rng: Rng, size: int, name: str) -> Scene:
     """An image for classification: one large thing of class `name`, near the middle, whole or nearly so."""
-    side = size * rng.uniform(0.45, 0.68)
+    side = size * rng.uniform(0.56, 0.84)
     x, y = size * rng.uniform(0.4, 0.6, 2)
     return compose(rng, size, [(name, [place(name, side, (x, y), _turn(rng))])], visible=0)
 
@@ -311,11 +307,11 @@ def view(rng: Rng, size: int, count: tuple[int, int] = (1, 5), crowds: float = 0
     wishes = []
     for _ in range(rng.integers(count[0], count[1] + 1)):
         name = CLASSES[rng.integers(len(CLASSES))]
-        side = size * math.exp(rng.uniform(math.log(0.14), math.log(0.45)))
+        side = size * math.exp(rng.uniform(math.log(0.18), math.log(0.58)))
         centre = size * rng.uniform(0.08, 0.92, 2)
         wishes.append((name, [place(name, side, (centre[0], centre[1]), _turn(rng))]))
     if rng.uniform() < crowds:
         name, middle = CLASSES[rng.integers(len(CLASSES))], size * rng.uniform(0.25, 0.75, 2)
         spots = middle + size * rng.uniform(-0.2, 0.2, (rng.integers(8, 15), 2))
-        wishes.append((name, [place(name, size * 0.07, (x, y), _turn(rng)) for x, y in spots]))
+        wishes.append((name, [place(name, size * 0.09, (x, y), _turn(rng)) for x, y in spots]))
     return compose(rng, size, wishes, visible=0.3)
