@@ -164,6 +164,9 @@ class _Builder:
         if source is None:
             arch = self._settings(table, row, row.pretrain, "pretrain").get("arch", "resnet50")
             settings |= {"weights" if detection else "checkpoint": "scratch" if detection else "random", "arch": arch}
+            if not detection:
+                # How the untrained network starts is all that its row can say of it.
+                settings |= {k: v for k, v in row.pretrain.items() if k == "zero_init_residual"}
         elif detection:
             converted = self._convert(source)
             settings["weights"] = f"{self.output}/{converted.id}/backbone.pkl"

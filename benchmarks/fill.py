@@ -150,9 +150,11 @@ def _near(value: float | None, others: list[float], within: float) -> bool:
 
 def _with_scratch(table: Table, entries: tuple[tuple[Entry, ...], ...]) -> tuple[tuple[Entry, ...], ...]:
     """Compare every row with the untrained network's."""
-    reference = next((e for r, e in zip(table.rows, entries, strict=True) if r.untrained), None)
-    if reference is None:
+    untrained = [line for row, line in zip(table.rows, entries, strict=True) if row.untrained]
+    if not untrained:
         return entries
+    # Of several untrained networks the best one is the rival.
+    reference = [max(column, key=lambda e: e.ours.mean if e.ours else -1.0) for column in zip(*untrained, strict=True)]
 
     def compared(row: Row, entry: Entry, other: Entry) -> Entry:
         if row.untrained or entry.ours is None or other.ours is None:
