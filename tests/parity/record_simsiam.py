@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import torch
 from torchvision import transforms
-from torchvision.models import resnet18
+from torchvision.models import resnet18, resnet50
 
 HERE = Path(__file__).parent
 sys.path[:0] = [sys.argv[1], str(HERE)]
@@ -77,6 +77,10 @@ for seed in range(case.AUGMENTATIONS):
     torch.manual_seed(seed)
     views.append([hashlib.sha256(view.numpy().tobytes()).hexdigest() for view in augmentation(case.picture())])
 
+# The released 100-epoch checkpoint: main_simsiam.py's model at its defaults, inside DistributedDataParallel.
+released = simsiam.builder.SimSiam(resnet50)
+shapes = {f"module.{name}": list(value.shape) for name, value in released.state_dict().items()}
+
 commit = subprocess.run(["git", "-C", sys.argv[1], "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
 facts = {
     "made_by": "facebookresearch/simsiam@" + commit.stdout.strip(),
@@ -90,3 +94,4 @@ figures = {
 (HERE / "simsiam.json").write_text(json.dumps(figures) + "\n")
 (HERE / "simsiam_schedule.json").write_text(json.dumps({**facts, "rates": schedules}) + "\n")
 (HERE / "simsiam_views.json").write_text(json.dumps({**facts, "sha256": views}, indent=0) + "\n")
+(HERE / "simsiam_release.json").write_text(json.dumps({**facts, "shapes": shapes}) + "\n")

@@ -126,3 +126,14 @@ def test_the_augmentation_is_the_official_one_bit_for_bit() -> None:
         torch.manual_seed(seed)
         mine = [hashlib.sha256(view(case.picture()).numpy().tobytes()).hexdigest() for view in views]
         assert mine == hashes, f"seed {seed}"
+
+
+def test_the_names_and_shapes_of_the_released_checkpoint_load() -> None:
+    """`module.` and the names of the 100-epoch ResNet-50, as the official script saves it."""
+    shapes = figures("simsiam_release")["shapes"]
+    with torch.device("meta"):
+        method = build_method(SimSiamConfig(), Plan("resnet50", True, 100, 1, 256, 1000))
+        saved = {name.removeprefix("module."): torch.empty(shape) for name, shape in shapes.items()}
+        method.load_state_dict(saved)
+        with pytest.raises(RuntimeError, match="predictor"):
+            method.load_state_dict({name: value for name, value in saved.items() if "predictor" not in name})

@@ -3,17 +3,26 @@
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from pretrain.augment import build_views
 from pretrain.config import PretrainConfig
+from pretrain.method import METHODS
 from pretrain.optim import cosine_lr, peak_lr
-from tests.pretrain.common import METHODS, settings
 
 LENGTHS = (100, 200, 400, 800)
 
 
 def recipe(method: str, *more: str) -> PretrainConfig:
-    return settings(f"method={method}", "data.root=none", *more)
+    """The settings of `python -m pretrain method=METHOD …`."""
+    ConfigStore.instance().store(name="schema_config", node=PretrainConfig)
+    with initialize_config_module("pretrain", version_base="1.3"):
+        composed = compose("config", [f"method={method}", "data.root=none", *more])
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, PretrainConfig)
+    return config
 
 
 def rates(config: PretrainConfig, steps_per_epoch: int = 4) -> list[float]:
