@@ -19,6 +19,22 @@ def epochs_of(path: Path) -> int:
     return int(epoch) if inside else int(epoch) + 1
 
 
+def write_tensors(path: Path, state: dict[str, Any]) -> None:
+    """Write what `torch.load(weights_only=True)` reads, whole or not at all.
+
+    Raises:
+        UserError: the operating system refuses.
+    """
+    with atomic_write(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # On a full disk, closing the archive fails after the write and hides the reason.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -54,8 +70,7 @@ class Checkpoints:
         """
         suffix = "" if step is None else f"_{step:08d}"
         path = self.folder / f"checkpoint_{epoch:04d}{suffix}.pth.tar"
-        with atomic_write(path) as file:
-            torch.save(state, file)
+        write_tensors(path, state)
         for old in self.paths()[self.keep :]:
             number, inside = NAME.fullmatch(old.name).groups()  # type: ignore[union-attr]
             if inside or not self.keep_every or (int(number) + 1) % self.keep_every:

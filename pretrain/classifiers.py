@@ -11,13 +11,13 @@ from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import ResNet
 
 from pretrain.augment import build_views, evaluation_view
+from pretrain.checkpoint import write_tensors
 from pretrain.data import BrokenImage, Images
 from pretrain.evaluate import Frozen
 from pretrain.features import Plain, batches, extract
 from pretrain.loader import EpochSampler, Views, choose_workers, step_loader
 from pretrain.optim import OptimizerConfig, build_optimizer, cosine_lr, peak_lr
 from runs.errors import UserError
-from runs.files import atomic_write
 from runs.log import MetricsLog
 from runs.progress import progress
 
@@ -182,8 +182,7 @@ def train_classifiers(
             heads.epoch += 1
             if not cached:
                 # Cached features come back in seconds; an epoch through the network does not.
-                with atomic_write(state) as file:
-                    torch.save(heads.state(), file)
+                write_tensors(state, heads.state())
     log.close()
     return broken
 

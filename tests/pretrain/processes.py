@@ -102,6 +102,8 @@ def _main(module: str, arguments: list[str], environment: dict[str, str], log: s
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     sys.argv = [module, *arguments]
+    # The server has imported it; it is to run afresh under the name of __main__.
+    sys.modules.pop(module, None)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
