@@ -1,0 +1,206 @@
+"""Data sets in every layout, and batches that depend on (seed, epoch, index) alone."""
+
+import hashlib
+import io
+import pickle
+import random
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import CIFAR10, ImageFolder
+
+from pretrain.augment import AugmentConfig, build_views
+from pretrain.data import BrokenImage, DataConfig, open_images
+from pretrain.loader import EpochSampler, Views, step_loader
+from runs.errors import UserError
+
+RECIPE = AugmentConfig(name="test", size=16, solarize_p=0.2)
+
+
+def tree(root: Path) -> DataConfig:
+    return DataConfig(name="test", layout="folder", root=str(root))
+
+
+def batches(root: Path, workers: int, rank: int = 0, world: int = 1, position: int = 0, seed: int = 3) -> list[Any]:
+    """The batches of two epochs, the first from a position on."""
+    images = open_images(tree(root), "train")
+    sampler = EpochSampler(len(images), 16, seed, rank, world)
+    loader = step_loader(Views(images, build_views(RECIPE, 2), seed, False), sampler, workers, False)
+    found = []
+    for epoch in (1, 2):
+        sampler.epoch, sampler.position = epoch, position if epoch == 1 else 0
+        found += list(loader)
+    return found
+
+
+def same(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x[1], y[1]) and all(torch.equal(v, w) for v, w in zip(x[0], y[0], strict=True))
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def test_batches_do_not_depend_on_workers_positions_or_what_was_drawn_before(images: Path) -> None:
+    whole = batches(images, workers=0)
+    assert len(whole) == 8
+    assert same(whole, batches(images, workers=2))
+    random.seed(99)
+    torch.manual_seed(99)
+    assert same(whole[2:], batches(images, workers=0, position=2)), "the position inside the epoch"
+    assert not same(whole, batches(images, workers=0, seed=4))
+    assert not torch.equal(whole[0][0][0], whole[0][0][1]), "an image's two views are alike"
+    assert not torch.equal(whole[0][0][0], whole[4][0][0]), "two epochs' views are alike"
+
+
+def test_the_shares_of_two_processes_are_the_batch_of_one(images: Path) -> None:
+    first, second = (batches(images, 0, rank, 2) for rank in (0, 1))
+    joined = [
+        ([torch.cat(views) for views in zip(a[0], b[0], strict=True)], torch.cat([a[1], b[1]]), [])
+        for a, b in zip(first, second, strict=True)
+    ]
+    assert same(joined, batches(images, 0))
+
+
+def test_loading_leaves_the_process_s_generators_alone(images: Path) -> None:
+    random.seed(5)
+    torch.manual_seed(5)
+    expected = (random.random(), torch.rand(3))
+    random.seed(5)
+    torch.manual_seed(5)
+    batches(images, workers=0)
+    batches(images, workers=1)
+    assert random.random() == expected[0] and torch.equal(torch.rand(3), expected[1])
+
+
+def test_every_image_comes_once_an_epoch() -> None:
+    sampler = EpochSampler(50, 8, 0, 0, 1)
+    orders = []
+    for sampler.epoch in (0, 1):
+        keys = [key for batch in sampler for key in batch]
+        assert len(keys) == len(set(keys)) == 48 and {epoch for epoch, _ in keys} == {sampler.epoch}
+        orders.append([index for _, index in keys])
+    assert orders[0] != orders[1]
+
+
+def test_a_folder_is_read_as_torchvision_reads_it(images: Path) -> None:
+    reference = ImageFolder(str(images / "train"))
+    ours = open_images(tree(images), "train")
+    assert [*zip(ours.names, ours.labels, strict=True)] == reference.samples
+    assert ours.classes == reference.classes
+    for i in (0, 17, 63):
+        assert numpy.array_equal(numpy.asarray(ours.open(i)), numpy.asarray(reference[i][0]))
+    assert ours.describe() == "test train: 64 images, 4 classes, 16 a class"
+
+
+def test_the_fingerprint_follows_names_and_labels_but_not_the_place(images: Path, tmp_path: Path) -> None:
+    first = open_images(tree(images), "train").fingerprint
+    shutil.copytree(images, tmp_path / "copy")
+    assert open_images(tree(tmp_path / "copy"), "train").fingerprint == first
+    (tmp_path / "copy" / "train" / "class0" / "000.png").unlink()
+    assert open_images(tree(tmp_path / "copy"), "train").fingerprint != first
+
+
+def test_gray_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        for mode, name in (("L", "0.png"), ("RGBA", "1.png"), ("P", "2.png"), ("I;16", "3.png"), ("CMYK", "4.jpg")):
+            Image.new(mode, (9, 7)).save(tmp_path / split / "a" / name)
+    found = open_images(tree(tmp_path), "train")
+    assert [found.open(i).mode for i in range(5)] == ["RGB"] * 5
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_broken_image_s_place_is_taken_by_the_next_whole_one(cached: bool, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "copy")
+    bad = tmp_path / "copy" / "train" / "class0" / "003.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    found = open_images(tree(tmp_path / "copy"), "train")
+    if cached:
+        with pytest.raises(BrokenImage, match=r"003\.png"):
+            found.cache(skip_broken=False)
+        assert found.cache(skip_broken=True) == [str(bad)]
+    views = Views(found, build_views(RECIPE, 2), 0, skip_broken=True)
+    sample = views[0, 3]
+    assert sample[2] == [str(bad)] and sample[1] == 0
+    assert isinstance(Views(found, build_views(RECIPE, 2), 0, skip_broken=False)[0, 3], BrokenImage)
+
+
+def make_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> numpy.ndarray:
+    """Write 10 + 10 random images as the archive of CIFAR-10 unpacks, with checksums of their own."""
+    chance = numpy.random.default_rng(0)
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    pixels = chance.integers(0, 256, (20, 3072), dtype=numpy.uint8)
+    parts = {"train": [("data_batch_1", pixels[:10])], "test": [("test_batch", pixels[10:])]}
+    sums: dict[str, list[list[str]]] = {}
+    for split, files in parts.items():
+        for name, data in files:
+            content = pickle.dumps({"data": data, "labels": [i % 10 for i in range(len(data))]})
+            (folder / name).write_bytes(content)
+            sums.setdefault(split, []).append([name, hashlib.md5(content).hexdigest()])
+    meta = pickle.dumps({"label_names": [f"class{i}" for i in range(10)]})
+    (folder / "batches.meta").write_bytes(meta)
+    monkeypatch.setattr(CIFAR10, "train_list", sums["train"])
+    monkeypatch.setattr(CIFAR10, "test_list", sums["test"])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": hashlib.md5(meta).hexdigest()})
+    return pixels.reshape(20, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def test_cifar_as_torchvision_unpacks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = make_cifar(tmp_path, monkeypatch)
+    config = DataConfig(name="cifar10", layout="cifar10", root=str(tmp_path))
+    train, val = (open_images(config, split) for split in ("train", "val"))
+    assert (len(train), len(val), list(train.labels), len(train.classes)) == (10, 10, list(range(10)), 10)
+    assert numpy.array_equal(numpy.asarray(train.open(3)), pixels[3])
+    assert numpy.array_equal(numpy.asarray(val.open(9)), pixels[19])
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"evil")
+    with pytest.raises(UserError, match=r"cifar-10-batches-py/ is missing in it or damaged"):
+        open_images(config, "val")
+
+
+def make_shards(images: Path, root: Path, split: str) -> None:
+    """Two shards that hold an image tree, every second image each."""
+    (root / split).mkdir(parents=True)
+    samples = ImageFolder(str(images / split)).samples
+    for number in (0, 1):
+        with tarfile.open(root / split / f"{number:06d}.tar", "w") as tar:
+            for i, (path, label) in list(enumerate(samples))[number::2]:
+                for name, content in ((f"{i:05d}.png", Path(path).read_bytes()), (f"{i:05d}.cls", b"%d" % label)):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def test_shards_hold_what_the_folder_holds(images: Path, tmp_path: Path) -> None:
+    make_shards(images, tmp_path, "val")
+    config = DataConfig(name="test", layout="shards", root=str(tmp_path))
+    shards, folder = open_images(config, "val"), open_images(tree(images), "val")
+    key = {int(name.rpartition(":")[2]): place for place, name in enumerate(shards.names)}
+    assert sorted(key) == list(range(32))
+    for i in range(32):
+        assert shards.labels[key[i]] == folder.labels[i]
+        assert numpy.array_equal(numpy.asarray(shards.open(key[i])), numpy.asarray(folder.open(i)))
+
+
+def test_shards_at_fault_are_named(images: Path, tmp_path: Path) -> None:
+    config = DataConfig(name="test", layout="shards", root=str(tmp_path))
+    with pytest.raises(UserError, match=r"val: no \*\.tar shards"):
+        open_images(config, "val")
+    make_shards(images, tmp_path, "val")
+    shard = tmp_path / "val" / "000000.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(b"no tar at all" * 100)
+    with pytest.raises(UserError, match=r"000000\.tar: not a readable, uncompressed tar"):
+        open_images(config, "val")
+    with tarfile.open(shard, "w") as tar:
+        tar.addfile(tarfile.TarInfo("7.png"))
+    with pytest.raises(UserError, match=r"000000\.tar: sample '7' lacks its \.cls"):
+        open_images(config, "val")
+    shard.write_bytes(whole)
+    assert len(open_images(config, "val")) == 32
