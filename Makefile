@@ -19,7 +19,7 @@ $(READY): requirements.txt pyproject.toml packaging/setup.sh $(wildcard packagin
 setup: $(READY) ## install everything into VENV (default .venv); an environment of your own: make setup VENV=<folder>
 
 demo: $(READY) ## Tables 4 and 5 at mini scale for scratch and SimSiam; continues where it was interrupted
-	@$(PY) -m benchmarks run table4 table5 --scale mini --rows scratch,simsiam --output outputs/demo
+	@$(PY) -m benchmarks run table4 table5 --scale mini --rows scratch,scratch_plain,simsiam --output outputs/demo
 
 report: $(READY) ## write the demo's report again from its results
 	@$(PY) -m benchmarks report outputs/demo

@@ -1,6 +1,6 @@
 """One conversion from end to end: read, recognise, check, prove, write, report."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from converters.loading import Backbone, load_backbone
 from converters.proof import TOLERANCE, detectron2_obstacle, prove
 from converters.targets import to_detectron2, write_detectron2, write_torchvision
 from runs.errors import UserError
+from runs.record import subject_beside
 
 
 @dataclass
@@ -56,8 +57,10 @@ def inspect(path: str | Path, format: str | None = None, trust: bool = False) ->
 def provenance(report: Report) -> dict[str, Any]:
     """Where the weights come from and what was proved; plain values for the file."""
     backbone = report.backbone
+    subject = subject_beside(report.path, backbone.source_sha256)
     return {
         "source": report.path.name,
+        "subject": asdict(subject) if subject else {},
         "sha256": backbone.source_sha256,
         "format": backbone.format,
         "arch": backbone.arch,

@@ -119,6 +119,26 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     return Record(**body)
 
 
+def subject_beside(checkpoint: str | os.PathLike[str], sha256: str) -> Subject | None:
+    """The subject of the pre-training that wrote a checkpoint, by the record in its folder.
+
+    Args:
+        checkpoint: the file.
+        sha256: of the file; a record that names another digest is that of another checkpoint.
+
+    Returns:
+        None for a checkpoint without such a record, e.g. anybody else's.
+
+    Raises:
+        UserError: there is a record and it is damaged.
+    """
+    file = Path(checkpoint).parent / RECORD
+    if not file.is_file():
+        return None
+    record = read_record(file)
+    return record.subject if record.kind == "pretrain" and record.subject.checkpoint_sha256 == sha256 else None
+
+
 def _digest(body: dict[str, Any]) -> str:
     """A checksum against accidents and hand edits, not against an adversary."""
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
