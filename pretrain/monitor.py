@@ -17,9 +17,12 @@ class MonitorConfig:
     every: int = 10
     """Steps between two looks at the output."""
     patience: int = 3
-    """Bad looks in a row that make a collapse."""
-    threshold: float = 0.2
-    """A look is bad when std * sqrt(d) is below this; 1 is an output spread evenly over the sphere."""
+    """Bad looks in a row that make a collapse, and good ones that end it."""
+    threshold: float = 0.5
+    """A look is bad when std has fallen below this part of its largest value, at most of 1 / sqrt(d). At half of
+    1 / sqrt(d), m_o is 0.87 and m_r 0.5: the centre dominates, which is how Zhang et al. (section 3.1) see collapse."""
+    floor: float = 0.05
+    """A look is bad too when std * sqrt(d) is below this, also if it never was larger."""
     min_rank: float = 2.0
     """A look is bad too when the effective rank is below this: all outputs lie on one line."""
     knn_every: int = 10
@@ -94,12 +97,14 @@ class Monitor:
         config: thresholds.
     """
 
+    STATE = ("bad", "streak", "bad_since", "collapsed_at", "looks", "best")
+
     def __init__(self, config: MonitorConfig) -> None:
         self.config = config
-        self.bad_since: int | None = None
-        self.streak = 0
+        self.bad, self.streak, self.bad_since = False, 0, 0
         self.collapsed_at: int | None = None
         self.looks = 0
+        self.best = 0.0
 
     def see(self, step: int, health: Health) -> bool:
         """Take a look into account.
@@ -108,15 +113,20 @@ class Monitor:
             Whether the verdict became "collapsed" with it.
         """
         self.looks += 1
-        bad = health.std < self.config.threshold * health.std_healthy or health.effective_rank < self.config.min_rank
-        if not bad:
-            self.bad_since, self.streak = None, 0
-            # A network that leaves the collapsed state again is healthy: only the present counts.
-            self.collapsed_at = None
+        # Heads without a batch norm start with outputs close together, which is no collapse: their own best counts.
+        self.best = max(self.best, min(health.std, health.std_healthy))
+        limit = max(self.config.threshold * self.best, self.config.floor * health.std_healthy)
+        bad = health.std < limit or health.effective_rank < self.config.min_rank
+        self.streak = self.streak + 1 if bad == self.bad else 1
+        if bad and not self.bad:
+            self.bad_since = step
+        self.bad = bad
+        if self.streak < self.config.patience:
             return False
-        self.streak += 1
-        self.bad_since = step if self.bad_since is None else self.bad_since
-        if self.streak >= self.config.patience and self.collapsed_at is None:
+        if not bad:
+            # A network that has left the collapsed state for good is healthy: the present counts.
+            self.collapsed_at = None
+        elif self.collapsed_at is None:
             self.collapsed_at = self.bad_since
             return True
         return False
@@ -130,14 +140,9 @@ class Monitor:
 
     def state(self) -> dict[str, Any]:
         """Plain values."""
-        return {
-            "bad_since": self.bad_since,
-            "streak": self.streak,
-            "collapsed_at": self.collapsed_at,
-            "looks": self.looks,
-        }
+        return {name: getattr(self, name) for name in self.STATE}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
-        self.bad_since, self.streak = state["bad_since"], state["streak"]
-        self.collapsed_at, self.looks = state["collapsed_at"], state["looks"]
+        for name in self.STATE:
+            setattr(self, name, state[name])

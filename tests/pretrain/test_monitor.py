@@ -1,0 +1,91 @@
+"""The collapse monitor: its numbers against NumPy, its verdict on runs that do and do not collapse."""
+
+import numpy
+import pytest
+import torch
+
+from pretrain.monitor import Health, Monitor, MonitorConfig, look
+
+
+def by_numpy(z: numpy.ndarray) -> dict[str, float]:
+    z = z / numpy.linalg.norm(z, axis=1, keepdims=True)
+    d = z.shape[1]
+    o = z.mean(axis=0)
+    covariance = numpy.cov((z * numpy.sqrt(d)).T)
+    singular = numpy.linalg.svd(z - o, compute_uv=False)
+    share = singular[singular > 1e-9] / singular.sum()
+    return {
+        "std": z.std(axis=0, ddof=1).mean(),
+        "std_healthy": 1 / numpy.sqrt(d),
+        "m_o": float(numpy.linalg.norm(o)),
+        "m_r": numpy.linalg.norm(z - o, axis=1).mean(),
+        "covariance": (covariance[~numpy.eye(d, dtype=bool)] ** 2).mean(),
+        "effective_rank": numpy.exp(-(share * numpy.log(share)).sum()),
+    }
+
+
+@pytest.mark.parametrize("shape", [(40, 8), (8, 40)])
+def test_every_number_equals_numpys(shape: tuple[int, int]) -> None:
+    chance = numpy.random.default_rng(0)
+    z = chance.normal(size=shape) @ chance.normal(size=(shape[1], shape[1])) + chance.normal(size=shape[1])
+    health = look(torch.tensor(z))
+    for name, value in by_numpy(z).items():
+        assert getattr(health, name) == pytest.approx(value, rel=1e-6), name
+
+
+def test_an_even_spread_is_healthy_in_every_number() -> None:
+    torch.manual_seed(0)
+    health = look(torch.randn(4000, 16))
+    assert health.std == pytest.approx(health.std_healthy, rel=0.02)
+    assert health.m_o < 0.05 and health.m_r > 0.99
+    assert health.covariance < 0.01 and health.effective_rank > 15.9
+
+
+def test_a_constant_output_is_collapsed_in_every_number() -> None:
+    torch.manual_seed(0)
+    health = look(torch.randn(1, 16) + 1e-5 * torch.randn(100, 16))
+    assert health.std < 1e-4 and health.m_o > 0.9999 and health.m_r < 1e-3
+
+
+def test_an_output_on_a_line_has_rank_1() -> None:
+    torch.manual_seed(0)
+    health = look(torch.randn(100, 1) * torch.randn(1, 16))
+    assert health.effective_rank == pytest.approx(1, abs=1e-3) and health.covariance > 0.5
+
+
+def watch(deviations: list[float]) -> Monitor:
+    monitor = Monitor(MonitorConfig(every=10, patience=3))
+    for i, std in enumerate(deviations):
+        monitor.see(10 * (i + 1), Health(std, 0.25, 0.0, 1.0, 0.0, 10.0))
+    return monitor
+
+
+def test_the_verdict_names_the_first_bad_step() -> None:
+    assert watch([0.25, 0.2, 0.2]).verdict == "healthy"
+    assert watch([0.25, 0.01, 0.01, 0.01]).verdict == "collapsed at step 20"
+    assert watch([]).verdict == "not watched"
+
+
+def test_one_bad_look_is_no_collapse_and_a_recovered_network_is_healthy() -> None:
+    assert watch([0.25, 0.01, 0.25, 0.01, 0.25]).verdict == "healthy"
+    assert watch([0.25, 0.01, 0.01, 0.01, 0.25, 0.25, 0.25]).verdict == "healthy"
+    # Not by a single good look: a collapsed output flutters.
+    assert watch([0.25, 0.01, 0.01, 0.01, 0.25, 0.25, 0.01]).verdict == "collapsed at step 20"
+
+
+def test_a_verdict_travels_in_its_state() -> None:
+    before = watch([0.25, 0.01, 0.01])
+    after = Monitor(before.config)
+    after.load_state(before.state())
+    after.see(40, Health(0.01, 0.25, 0.0, 1.0, 0.0, 10.0))
+    assert after.verdict == "collapsed at step 20"
+
+
+def test_outputs_that_start_close_together_are_no_collapse_until_they_fall() -> None:
+    # MoCo's head has no batch norm: 0.37 of 1 / sqrt(d) at the start.
+    assert watch([0.09, 0.08, 0.09, 0.08]).verdict == "healthy"
+    assert watch([0.09, 0.12, 0.04, 0.04, 0.04]).verdict == "collapsed at step 30"
+
+
+def test_outputs_that_are_equal_from_the_start_are_a_collapse() -> None:
+    assert watch([0.001, 0.001, 0.001]).verdict == "collapsed at step 10"
