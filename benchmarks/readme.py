@@ -32,8 +32,8 @@ def numbers(filled: Iterable[Filled], records: Iterable[Record], command: str) -
     hardware = "; ".join(f"{processor}, {cores} cores, PyTorch {torch}" for processor, cores, torch in facts)
     head = (
         f"`{command}` on {hardware}: {len(records)} runs, {seconds / 60:.0f} minutes on one core all together, "
-        f"commit {', '.join(commits)}. Generated data and a quarter-width network: the paper's values stand beside them "
-        "to show the form of the table, not to be compared."
+        f"commit {', '.join(commits)}. Generated data and a quarter-width network: the paper's values stand beside "
+        "them to show the form of the table, not to be compared."
     )
     return "\n\n".join([head, *(_table(f) for f in filled)])
 

@@ -114,12 +114,12 @@ class _Gather(torch.autograd.Function):
 
 def all_sum(x: Tensor) -> Tensor:
     """Sum over processes, differentiable; same shape."""
-    return _AllReduce.apply(x) if world() > 1 else x  # type: ignore[no-any-return,no-untyped-call]
+    return _AllReduce.apply(x) if world() > 1 else x
 
 
 def gather(x: Tensor) -> Tensor:
     """Concatenate (n, …) of every process to (n * world, …) in the order of ranks, differentiable."""
-    return _Gather.apply(x) if world() > 1 else x  # type: ignore[no-any-return,no-untyped-call]
+    return _Gather.apply(x) if world() > 1 else x
 
 
 class SplitBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -187,7 +187,7 @@ def synchronize_norms(module: nn.Module, device: torch.device) -> nn.Module:
     if world() == 1:
         return module
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-any-return]
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for child in module.modules():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             # Only the forward pass differs; parameters, buffers and names are the same.

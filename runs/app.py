@@ -62,7 +62,7 @@ def hydra_app(
 
     Args:
         package: the importable package that holds the configuration files.
-        config: the primary configuration's name in it, without `.yaml`; its defaults list names `schema_<config>` first.
+        config: the primary configuration's name in it, without `.yaml`; its defaults begin with `schema_<config>`.
         schema: the dataclass that types every key; its `__post_init__` may raise `UserError`.
     """
 

@@ -62,7 +62,7 @@ class RunFolder:
         return self.record.exists()
 
     def _claim(self) -> IO[str]:
-        """Take the folder's lock, waiting for another live process that holds it (it may be finishing this very run)."""
+        """Take the folder's lock, waiting for another live process (it may be finishing this very run)."""
         try:
             lock = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  held for the process's life
         except OSError as error:

@@ -53,7 +53,7 @@ class Progress:
             "description": self.description, "done": self.done, "total": self.total,
             "seconds_left": (self.total - self.done) / rate if rate > 0 else None, "time": self._written,
         }  # fmt: skip
-        # A hint for a display, twice a second: replaced whole, but not synced to the disk, and never worth a failed run.
+        # A hint for a display, twice a second: replaced whole, not synced to the disk, and never worth a failed run.
         temporary = self._file.with_name(f".{PROGRESS}.{os.getpid()}.partial")
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps(state))

@@ -61,7 +61,8 @@ def pycocotools_evaluate(file: Path, results: list[dict[str, Any]], kind: str) -
 def enlarge(file: Path, copies: int, output: Path) -> None:
     """The same annotations `copies` times over, with new ids: a split of any size from a small one."""
     document = json.loads(file.read_text())
-    images, entries = [], []
+    images: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for copy in range(copies):
         images += [{**i, "id": i["id"] + copy * 10**7} for i in document["images"]]
         entries += [
