@@ -205,7 +205,7 @@ class Training:
         last = self.step == self.plan.steps
         if self.step % per_epoch == 0:
             # A signal does not wait for the neighbours; the next start looks them up.
-            if not self._must_stop(epoch_ends=True) or last:
+            if not self._must_stop(epoch_ends=True) or self.stopped == "collapse" or last:
                 self._evaluate_knn()
             if self.stopped or done % self.config.checkpoint.every_epochs == 0 or last:
                 self._save()
@@ -239,6 +239,7 @@ class Training:
             if self.main:
                 print(
                     f"\nWARNING: {self.monitor.verdict}: std {self.health.std:.2g} of {self.health.std_healthy:.2g}, "
+                    f"spread {self.health.spread:.2g} of 1, "
                     f"effective rank {self.health.effective_rank:.1f}; see docs/pretrain.md, 'When a run collapses'",
                     file=sys.stderr,
                 )

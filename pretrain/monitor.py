@@ -9,6 +9,9 @@ from torch.nn.functional import normalize
 
 from runs.errors import UserError
 
+# Outputs whose pairs are compared: 130,000 pairs settle a median, and more would only cost time.
+PAIRS = 512
+
 
 @dataclass
 class MonitorConfig:
@@ -18,11 +21,11 @@ class MonitorConfig:
     """Steps between two looks at the output."""
     patience: int = 3
     """Bad looks in a row that make a collapse, and good ones that end it."""
-    threshold: float = 0.5
-    """A look is bad when std has fallen below this part of its largest value, at most of 1 / sqrt(d). At half of
-    1 / sqrt(d), m_o is 0.87 and m_r 0.5: the centre dominates, which is how Zhang et al. (section 3.1) see collapse."""
+    threshold: float = 0.2
+    """A look is bad when std * sqrt(d) or `spread`, both 1 for an output spread evenly over the sphere, has fallen
+    below this part of its largest value in the run."""
     floor: float = 0.05
-    """A look is bad too when std * sqrt(d) is below this, also if it never was larger."""
+    """A look is bad too when either is below this, also if it never was larger."""
     min_rank: float = 2.0
     """A look is bad too when the effective rank is below this: all outputs lie on one line."""
     knn_every: int = 10
@@ -60,6 +63,13 @@ class Health:
     """Mean squared off-diagonal covariance of the normalized output times sqrt(d); 0 decorrelated, 1 all the same."""
     effective_rank: float
     """exp of the entropy of the centred output's normalized singular values (Roy, Vetterli, EUSIPCO 2007); 1 to d."""
+    spread: float
+    """sqrt(1 - median cosine of two images' outputs): 1 healthy, 0 collapsed.
+
+    With the mean for the median it would be std * sqrt(d). The std misses a collapse behind a batch norm, which centres
+    the batch: a few images, others in each batch, then oppose all the rest and hold the std of n images above
+    2 / sqrt(n d). The median passes over them.
+    """
 
 
 @torch.no_grad()
@@ -80,6 +90,8 @@ def look(z: Tensor) -> Health:
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     # Nothing but rounding is left of an output that is constant: its rank is 1, not the rounding's.
     share = singular[singular > 1e-6] / singular[singular > 1e-6].sum()
+    some = z[:PAIRS]
+    cosines = (some @ some.T)[~torch.eye(len(some), dtype=torch.bool, device=z.device)]  # pairs
     return Health(
         std=variances.sqrt().mean().item(),
         std_healthy=d**-0.5,
@@ -87,6 +99,7 @@ def look(z: Tensor) -> Health:
         m_r=r.norm(dim=1).mean().item(),
         covariance=(off_diagonal * d**2 / max(d * (d - 1), 1)).item(),
         effective_rank=torch.exp(-(share * share.log()).sum()).item() if len(share) else 1.0,
+        spread=(1 - cosines.median()).clamp(0, 1).sqrt().item(),
     )
 
 
@@ -104,7 +117,7 @@ class Monitor:
         self.bad, self.streak, self.bad_since = False, 0, 0
         self.collapsed_at: int | None = None
         self.looks = 0
-        self.best = 0.0
+        self.best = [0.0, 0.0]
 
     def see(self, step: int, health: Health) -> bool:
         """Take a look into account.
@@ -114,9 +127,11 @@ class Monitor:
         """
         self.looks += 1
         # Heads without a batch norm start with outputs close together, which is no collapse: their own best counts.
-        self.best = max(self.best, min(health.std, health.std_healthy))
-        limit = max(self.config.threshold * self.best, self.config.floor * health.std_healthy)
-        bad = health.std < limit or health.effective_rank < self.config.min_rank
+        now = [min(health.std / health.std_healthy, 1.0), health.spread]
+        self.best = [max(pair) for pair in zip(self.best, now, strict=True)]
+        limits = [max(self.config.threshold * best, self.config.floor) for best in self.best]
+        fallen = any(value < limit for value, limit in zip(now, limits, strict=True))
+        bad = fallen or health.effective_rank < self.config.min_rank
         self.streak = self.streak + 1 if bad == self.bad else 1
         if bad and not self.bad:
             self.bad_since = step
