@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,23 +112,14 @@ def test_an_existing_output_survives_a_refused_conversion(
 
 
 def test_help_needs_no_torch() -> None:
-    """A fresh process: the limit is 0.3 s on an idle machine; a busy one gets the best of five tries."""
+    """What makes `--help` quick; benchmarks/speed/converters.py measures how quick."""
     code = (
         "import sys, converters.__main__ as command\n"
         "try: command.main(['--help'])\n"
         "except SystemExit: print('torch' in sys.modules)"
     )
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=layouts.ROOT, capture_output=True, text=True, check=True
-        )
-        seconds.append(time.perf_counter() - start)
-        assert done.stdout.rstrip().endswith("False")
-        if seconds[-1] < 0.3:
-            break
-    assert min(seconds) < 0.3, seconds
+    done = subprocess.run([sys.executable, "-c", code], cwd=layouts.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("False")
 
 
 def test_as_a_command(checkpoint: Path, tmp_path: Path) -> None:

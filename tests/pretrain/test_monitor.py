@@ -56,7 +56,7 @@ def test_an_output_on_a_line_has_rank_1() -> None:
 def watch(deviations: list[float]) -> Monitor:
     monitor = Monitor(MonitorConfig(every=10, patience=3))
     for i, std in enumerate(deviations):
-        monitor.see(10 * (i + 1), Health(std, 0.25, 0.0, 1.0, 0.0, 10.0))
+        monitor.see(10 * (i + 1), Health(std, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0))
     return monitor
 
 
@@ -77,14 +77,14 @@ def test_a_verdict_travels_in_its_state() -> None:
     before = watch([0.25, 0.01, 0.01])
     after = Monitor(before.config)
     after.load_state(before.state())
-    after.see(40, Health(0.01, 0.25, 0.0, 1.0, 0.0, 10.0))
+    after.see(40, Health(0.01, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0))
     assert after.verdict == "collapsed at step 20"
 
 
 def test_outputs_that_start_close_together_are_no_collapse_until_they_fall() -> None:
     # MoCo's head has no batch norm: 0.37 of 1 / sqrt(d) at the start.
     assert watch([0.09, 0.08, 0.09, 0.08]).verdict == "healthy"
-    assert watch([0.09, 0.12, 0.04, 0.04, 0.04]).verdict == "collapsed at step 30"
+    assert watch([0.09, 0.12, 0.02, 0.02, 0.02]).verdict == "collapsed at step 30"
 
 
 def test_outputs_that_are_equal_from_the_start_are_a_collapse() -> None:
