@@ -16,7 +16,7 @@ HOSTS = [
     r"reg" + r"istry\.npmjs",
     r"extra-ind" + r"ex-url ",
 ]
-# A path begins where a word does not go on: `pretrain/work/` would be one of ours.
+# A path begins where a word does not go on: a folder of ours that has such a name inside another is no machine path.
 FORBIDDEN = re.compile("|".join([rf"(?<![\w.~-])(?:{folder})" for folder in FOLDERS] + HOSTS))
 
 
