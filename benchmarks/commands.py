@@ -8,11 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import scales, tables
-from benchmarks.display import name as display_name
 from benchmarks.estimate import clock, durations, is_measured, left
 from benchmarks.expansion import expand, parse_override
 from benchmarks.fill import fill, read_records
-from benchmarks.plan import Plan, chains, order
+from benchmarks.plan import Plan, chains, names, order
 from benchmarks.render import terminal
 from runs.environment import command_line
 from runs.errors import UserError
@@ -73,8 +72,8 @@ def plan(arguments: argparse.Namespace) -> int:
     print(f"{len(waiting)} of {len(made.runs)} runs to do, about {clock(left(made, expected, {}, waiting))} with "
           f"{made.jobs} at a time")  # fmt: skip
     if chain:
-        total = sum(expected[r] for r in chain)
-        print(f"critical path, {clock(total)}: " + " -> ".join(display_name(r) for r in chain))
+        total, called = sum(expected[r] for r in chain), names(made)
+        print(f"critical path, {clock(total)}: " + " -> ".join(called[r] for r in chain))
     space = sum(made.gigabytes.get(made.runs[r].task, 0.0) for r in made.runs)
     print(f"GPU-hours {sum(expected[r] * made.runs[r].gpus for r in waiting) / 3600:.0f}, disk about {space:.1f} GB")
     if made.figures and not all(known.values()):

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from benchmarks.estimate import clock, durations, left
 from benchmarks.job import last_lines
-from benchmarks.plan import Plan
+from benchmarks.plan import Plan, names
 from benchmarks.status import Status, log_of, look
 
 # Seconds between two plain lines that say the same of a run that goes on: a log should show life, not scroll away.
@@ -27,6 +27,7 @@ class Display:
         self.console = console or Console(file=sys.stderr)
         self.began = time.time()
         self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self._names = names(plan)
         self._seen: set[str] = set()
         self._spoken = 0.0
 
@@ -62,12 +63,15 @@ class Display:
             elapsed = time.time() - began
             share = said["done"] / said["total"] if said.get("total") else elapsed / (elapsed + need)
             grid.add_row(
-                name(run), ProgressBar(total=1.0, completed=share, width=22), f"{clock(need)} left",
+                self._names[run], ProgressBar(total=1.0, completed=share, width=22), f"{clock(need)} left",
                 str(said.get("description", "starts")),
             )  # fmt: skip
         for run, code in status.failed.items():
             grid.add_row(
-                Text(name(run), style="red"), Text(f"failed (status {code})", style="red"), "", _end(self.plan, run)
+                Text(self._names[run], style="red"),
+                Text(f"failed (status {code})", style="red"),
+                "",
+                _end(self.plan, run),
             )
         return Group(grid, Text(self._summary(status, remaining)))
 
@@ -75,11 +79,11 @@ class Display:
         for run in status.done:
             # What was done before this start is told once, by the command itself.
             if f"begin {run}" in self._seen:
-                self._say(f"done {run}", f"done: {name(run)}")
+                self._say(f"done {run}", f"done: {self._names[run]}")
         for run in status.running:
-            self._say(f"begin {run}", f"begins: {name(run)} (about {clock(expected[run])})")
+            self._say(f"begin {run}", f"begins: {self._names[run]} (about {clock(expected[run])})")
         for run, code in status.failed.items():
-            self._say(f"fail {run}", f"failed (status {code}): {name(run)}: {_end(self.plan, run)}")
+            self._say(f"fail {run}", f"failed (status {code}): {self._names[run]}: {_end(self.plan, run)}")
         if time.time() - self._spoken > PLAIN_EVERY:
             self._spoken = time.time()
             self.console.print(self._summary(status, remaining), highlight=False, soft_wrap=True, markup=False)
@@ -103,17 +107,11 @@ class Display:
 def failures(plan: Plan, status: Status) -> list[str]:
     """The failed runs with the end of their logs and the way to see more."""
     lines: list[str] = []
+    called = names(plan)
     for run, code in status.failed.items():
-        lines += [f"failed: {name(run)} (status {code}); its log: {log_of(plan, run)}"]
+        lines += [f"failed: {called[run]} (status {code}); its log: {log_of(plan, run)}"]
         lines += [f"    {line}" for line in last_lines(plan, run)]
     return lines
-
-
-def name(run: str) -> str:
-    """A run's id without the hash: for reading, not for naming."""
-    kind, _, rest = run.partition("/")
-    rest = rest.rsplit("-", 1)[0]
-    return rest if rest.startswith(f"{kind}-") or kind == "transfer" else f"{kind} {rest}"
 
 
 def _end(plan: Plan, run: str) -> str:

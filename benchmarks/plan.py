@@ -1,6 +1,7 @@
 """The graph of runs: which commands fill which cells of which tables."""
 
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,43 @@ def order(runs: dict[str, Run]) -> list[str]:
     for run in runs:
         visit(run)
     return list(done)
+
+
+def serves(plan: Plan) -> dict[str, Cell]:
+    """For every run the first entry that it serves, directly or through the runs that need it."""
+    found: dict[str, Cell] = {}
+
+    def mark(run: str, cell: Cell) -> None:
+        if run not in found:
+            found[run] = cell
+            for other in plan.runs[run].needs:
+                mark(other, cell)
+
+    for cell in plan.cells:
+        for run in cell.runs:
+            mark(run, cell)
+    return found
+
+
+def names(plan: Plan) -> dict[str, str]:
+    """A name for every run to read: its id without the hash, and its row where two would be called the same."""
+    short = {run: _without_hash(run) for run in plan.runs}
+    rows = {run: f"{short[run]} ({cell.row})" for run, cell in serves(plan).items()}
+    short |= {run: rows.get(run, run) for run in _twins(short)}
+    # Two runs of one row with equal names differ in settings only: there the id has to do.
+    return short | {run: run for run in _twins(short)}
+
+
+def _without_hash(run: str) -> str:
+    kind, _, rest = run.partition("/")
+    rest = rest.rsplit("-", 1)[0]
+    return rest if rest.startswith(f"{kind}-") or kind == "transfer" else f"{kind} {rest}"
+
+
+def _twins(named: dict[str, str]) -> list[str]:
+    """Runs whose name another run has too."""
+    counts = Counter(named.values())
+    return [run for run, text in named.items() if counts[text] > 1]
 
 
 def chains(runs: dict[str, Run], seconds: dict[str, float]) -> dict[str, float]:

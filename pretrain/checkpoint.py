@@ -26,13 +26,7 @@ def write_tensors(path: Path, state: dict[str, Any]) -> None:
         UserError: the operating system refuses.
     """
     with atomic_write(path) as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:
-            # On a full disk, closing the archive fails after the write and hides the reason.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+        torch.save(state, file)
 
 
 class Checkpoints:

@@ -43,10 +43,14 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         os.replace(temporary, path)
         temporary = None
         _sync_folder(path.parent)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        # On a full disk torch.save fails once more while it closes the archive, and that error hides the reason.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
         # Writes through a descriptor carry no name, and the temporary one would mislead.
-        error.filename = str(path)
-        raise from_os_error(error) from error
+        reason.filename = str(path)
+        raise from_os_error(reason) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):

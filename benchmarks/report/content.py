@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.display import name
 from benchmarks.estimate import clock
 from benchmarks.job import state
-from benchmarks.plan import Plan, order
+from benchmarks.plan import Plan, names, order, serves
 from benchmarks.report.figures import Line, curves
 from benchmarks.tables import load
 from runs.log import read_log
@@ -26,11 +25,11 @@ def training(plans: Sequence[Plan]) -> list[str]:
     logs: list[tuple[str, int, list[dict[str, Any]]]] = []
     methods: dict[str, int] = {}
     for plan in plans:
-        names = labels(plan)
+        served = labels(plan)
         for run in plan.runs.values():
             log = plan.folder(run) / "metrics.jsonl"
             if run.kind == "pretrain" and log.exists():
-                method = names[run.id]
+                method = served[run.id]
                 group = methods.setdefault(method, len(methods))
                 logs.append((method, group, list(read_log(log))))
     healthy = {row["std_healthy"] for _, _, log in logs for row in log if row.get("std_healthy")}
@@ -60,12 +59,12 @@ def precision_recall(plans: Sequence[Plan], records: dict[str, dict[str, Record]
     """Precision over recall at IoU .50, averaged over the classes, a picture a task."""
     by_task: dict[str, list[tuple[str, list[float]]]] = {}
     for plan in plans:
-        names = labels(plan)
+        served = labels(plan)
         for run in plan.runs.values():
             record = records[plan.output].get(run.id)
             curves_of = record.details.get("curves") if record is not None else None
             if run.kind == "transfer" and curves_of:
-                by_task.setdefault(run.task, []).append((names[run.id], _mean_precision(curves_of)))
+                by_task.setdefault(run.task, []).append((served[run.id], _mean_precision(curves_of)))
     pictures = []
     for task, found in by_task.items():
         groups = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in found))}
@@ -87,30 +86,19 @@ def pictures(plans: Sequence[Plan], kind: str, file: str) -> list[dict[str, str]
     """The picture that each run of a kind has written, as data for `<img>`; one trial of each is enough."""
     found: dict[str, dict[str, str]] = {}
     for plan in plans:
-        names = labels(plan)
+        served = labels(plan)
         for run in plan.runs.values():
             path = plan.folder(run) / file
             if run.kind == kind and path.exists():
-                title = names[run.id] if kind == "pretrain" else f"{names[run.id]}, {TASKS[run.task]}"
+                title = served[run.id] if kind == "pretrain" else f"{served[run.id]}, {TASKS[run.task]}"
                 found.setdefault(title, {"title": title, "source": embedded(path)})
     return list(found.values())
 
 
 def labels(plan: Plan) -> dict[str, str]:
     """For every run the label of the table row that it serves, the first one if there are several."""
-    found: dict[str, str] = {}
-
-    def mark(run: str, label: str) -> None:
-        if run not in found:
-            found[run] = label
-            for other in plan.runs[run].needs:
-                mark(other, label)
-
     chosen = {t["name"]: {r.id: r.label for r in load(t["name"]).rows} for t in plan.tables}
-    for cell in plan.cells:
-        for run in cell.runs:
-            mark(run, chosen[cell.table][cell.row])
-    return found
+    return {run: chosen[cell.table][cell.row] for run, cell in serves(plan).items()}
 
 
 def embedded(path: Path) -> str:
@@ -130,13 +118,14 @@ def costs(plans: Sequence[Plan], records: dict[str, dict[str, Record]]) -> list[
     """One line a run: how it went, its time, memory and verdict, its command."""
     lines = []
     for plan in plans:
+        called = names(plan)
         for run_id in order(plan.runs):
             run, note = plan.runs[run_id], state(plan, run_id)
             record = records[plan.output].get(run_id)
             took = note["ended"] - note["started"] if "ended" in note else record.seconds if record else None
             done = plan.target(run_id).exists()
             lines.append({
-                "name": name(run_id),
+                "name": called[run_id],
                 "state": "done" if done else "failed" if note.get("status") else "not run",
                 "seconds": took,
                 "time": clock(took) if took is not None else "–",

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import scales, tables
 from benchmarks.expansion import Source, expand, parse_override
-from benchmarks.plan import Plan, chains, order, read_plan
+from benchmarks.plan import Plan, chains, names, order, read_plan
 from runs.errors import UserError
 
 
@@ -47,6 +47,16 @@ def test_one_fine_tuning_fills_all_its_columns() -> None:
     p = plan("table5", rows=["scratch"])
     coco = [c for c in p.cells if c.column.startswith(("coco", "mask"))]
     assert len(coco) == 6 and len({c.runs for c in coco}) == 1
+
+
+def test_no_two_runs_share_a_name() -> None:
+    """Table 4 has two starts of the untrained network; a list of runs without the hashes has to tell them apart."""
+    called = list(names(plan("table4", "table5")).values())
+    assert len(set(called)) == len(called)
+    assert {"linear-scratch-seed0 (scratch)", "linear-scratch-seed0 (scratch_plain)", "linear-moco-24ep-seed0"} <= set(
+        called
+    )
+    assert "pretrain simsiam-24ep-seed0 (simsiam_optimal)" in called
 
 
 @pytest.mark.parametrize(
