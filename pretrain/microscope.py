@@ -1,0 +1,135 @@
+"""The second look at an output: which parts of a gradient keep it from collapsing. docs/collapse.md reads the numbers.
+
+The paper, throughout: Zhang et al., How Does SimSiam Avoid Collapse Without Negative Samples?, ICLR 2022. Capital
+letters are L2-normalized rows, o is their mean over the batch (section 3.1), r what remains of a row without it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, normalize
+
+# Temperatures of figure 5 (c); the text names 0.1 and 0.2.
+TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0)
+# Singular values that are logged in training: the largest ones tell a collapse, and a line of the log stays short.
+LOGGED = 32
+
+
+@torch.no_grad()
+def examine(z: Tensor, p: Tensor | None = None, bias: Tensor | None = None) -> dict[str, float]:
+    """Measure an encoder's output z and, where there is a predictor, its output p = h(z) on the same rows.
+
+    Args:
+        z: (n, d), n at least 2.
+        p: (n, d).
+        bias: (d,), the predictor's last bias.
+
+    Returns:
+        `top_share`: share of the largest singular value's square in their sum, 1 for outputs on a line.
+        `eta_p`: the amount of o_p in o_e = o_z - o_p, SimSiam's extra center gradient on P (figure 5 a, -0.5 there):
+        the factor for which o_e - eta o_p is orthogonal to o_p. Negative: it pushes the center away.
+        `eta_z`: the amount of o_z in o_p - o_z, Mirror SimSiam's on Z (the same figure, 0.2 there). Positive: it feeds
+        the center.
+        `o_e`: the length of o_e over that of o_z: whether there is an extra center gradient at all.
+        `bias_center_cosine`: of the bias and the center o_z (table 6).
+    """
+    Z = normalize(z.double(), dim=1)  # n-by-d
+    o_z = Z.mean(dim=0)  # d
+    variances = spectrum(z).square()
+    found = {"top_share": (variances[0] / variances.sum().clamp(min=1e-300)).item()}
+    if p is not None:
+        o_p = normalize(p.double(), dim=1).mean(dim=0)  # d
+        found |= {
+            "eta_p": amount(o_z - o_p, o_p),
+            "eta_z": amount(o_p - o_z, o_z),
+            "o_e": ((o_z - o_p).norm() / o_z.norm().clamp(min=1e-12)).item(),
+        }
+    if bias is not None:
+        found["bias_center_cosine"] = cosine_similarity(bias.double(), o_z, dim=0).item()
+    return found
+
+
+def amount(vector: Tensor, part: Tensor) -> float:
+    """How much of `part` is in `vector`: the eta for which vector - eta part is orthogonal to part, both (d,)."""
+    return (vector @ part / (part @ part).clamp(min=1e-24)).item()
+
+
+@torch.no_grad()
+def spectrum(z: Tensor) -> Tensor:
+    """Singular values of the centred normalized output over sqrt(n - 1): deviations along the principal directions.
+
+    Args:
+        z: (n, d).
+
+    Returns:
+        (min(n, d),) float64, the largest first. Their squares sum to the summed variances of the channels, which for an
+        output spread evenly over the sphere is 1.
+    """
+    Z = normalize(z.double(), dim=1)  # n-by-d
+    r = Z - Z.mean(dim=0)  # n-by-d
+    gram = r @ r.T if len(r) < r.shape[1] else r.T @ r  # min(n, d) squared
+    return torch.linalg.eigvalsh(gram).flip(0).clamp(min=0).div(max(len(r) - 1, 1)).sqrt()
+
+
+def decorrelation_gradient(z: Tensor) -> Tensor:
+    """The negative gradient of the de-correlation loss (algorithm 5: squared off-diagonal covariances over d) on Z.
+
+    Args:
+        z: (n, d).
+
+    Returns:
+        (n, d) float64, by the closed form -4 / (d (n - 1)) R C, with R the centred rows and C the covariance without
+        its diagonal. (Centring once more changes nothing: the columns of R C sum to 0.)
+    """
+    Z = normalize(z.detach().double(), dim=1)  # n-by-d
+    n, d = Z.shape
+    R = Z - Z.mean(dim=0)  # n-by-d
+    C = R.T @ R / (n - 1)  # d-by-d
+    C.fill_diagonal_(0)
+    return -4 / (d * (n - 1)) * R @ C
+
+
+@torch.no_grad()
+def decorrelation_cosines(
+    z_a: Tensor, z_b: Tensor, temperatures: Sequence[float] = TEMPERATURES
+) -> dict[float, tuple[float, float]]:
+    """Does InfoNCE de-correlate? Cosines of its extra gradient's parts with that of the de-correlation loss.
+
+    Equation 6: the extra gradient on Z_a is -sum_i lambda_i Z_i = -o_z - sum_i lambda_i r_i over the positive Z_b and
+    the negatives, here the other images' two views, with lambda the softmax of Z_a . Z_i / tau.
+
+    Args:
+        z_a: (n, d), one view.
+        z_b: (n, d), the other.
+        temperatures: tau.
+
+    Returns:
+        By temperature the cosines of (r_e, o_e), averaged over images (figure 5 c).
+    """
+    a, b = normalize(z_a.double(), dim=1), normalize(z_b.double(), dim=1)  # n-by-d
+    target = decorrelation_gradient(a)  # n-by-d
+    others = torch.cat([b, a])  # 2n-by-d
+    o = others.mean(dim=0)  # d
+    itself = torch.cat([torch.zeros(len(a), len(a)), torch.eye(len(a))], dim=1).bool().to(a.device)  # n-by-2n
+    found = {}
+    for tau in temperatures:
+        weights = (a @ others.T / tau).masked_fill(itself, float("-inf")).softmax(dim=1)  # n-by-2n
+        r_e = -weights @ (others - o)  # n-by-d
+        found[tau] = (
+            cosine_similarity(r_e, target, dim=1).mean().item(),
+            cosine_similarity(-o.expand_as(target), target, dim=1).mean().item(),
+        )
+    return found
+
+
+def last_bias(predictor: nn.Module | None, width: int) -> Tensor | None:
+    """The bias that a predictor adds last, (width,); None where it has none."""
+    modules = list(predictor.modules()) if predictor is not None else []
+    bias = getattr(modules[-1], "bias", None) if modules else None
+    return bias.detach() if isinstance(bias, Tensor) and bias.shape == (width,) else None
+
+
+def report(z: Tensor, p: Tensor | None, bias: Tensor | None) -> dict[str, object]:
+    """What training logs of a batch: `examine` and the first singular values."""
+    return {**examine(z, p, bias), "spectrum": [float(f"{s:.4g}") for s in spectrum(z)[:LOGGED].tolist()]}
