@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.bootstrap import average_precision
 from benchmarks.detections import Matches, match
 from benchmarks.gate import judge
-from benchmarks.gate_baseline import VOC_NOISE, Measured
+from benchmarks.gate_baseline import VOC_IMAGES, VOC_NOISE, Measured
 from runs.app import Parser, cli
 
 CLASSES = 20
@@ -89,7 +89,7 @@ def slope() -> tuple[float, float]:
 
 def spread(trials: int = 12) -> float:
     """Standard deviation of the AP of equal trainings on a set of the size of VOC 2007 test."""
-    scene = world(4952, 98)
+    scene = world(VOC_IMAGES, 98)
     return float(np.std([average_precision(detector(scene, 1.0, s))[0, 0] for s in range(trials)], ddof=1))
 
 
@@ -122,7 +122,7 @@ def rate(pairs: int, images: int, drop: float, points: float, trials: int = 1, s
 def _measured(trials: list[Matches], images: int) -> Measured:
     table = np.array([average_precision(matches)[0] for matches in trials])  # (trials, 3)
     values = {f"bbox/{name}": table[:, i].tolist() for i, name in enumerate(("AP", "AP50", "AP75"))}
-    return Measured(values, dict(VOC_NOISE), False, images, trials)
+    return Measured(values, dict(VOC_NOISE), False, VOC_IMAGES, images, trials)
 
 
 @cli
@@ -135,7 +135,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--drops", type=float, nargs="+", default=[0.0, 1.0, 2.0, 3.0, 4.0])
     arguments = parser.parse_args(argv)
     level, points = slope()
-    print(f"simulated detector: {level:.1f} AP, {spread():.2f} AP spread of a trial on 4952 images (published: 0.2)")
+    spreads = f"{spread():.2f} AP spread of a trial on {VOC_IMAGES} images (published: 0.2)"
+    print(f"simulated detector: {level:.1f} AP, {spreads}")
     cases = [(i, t, d) for i in arguments.images for t in arguments.trials for d in arguments.drops]
     for images, trials, drop in cases:
         share, difference = rate(arguments.pairs, images, drop, points, trials)

@@ -19,12 +19,14 @@ from runs.errors import UserError
 from runs.files import atomic_write, read_json, write_json
 from runs.record import Record
 
-SCHEMA = 1
+SCHEMA = 2
 # Trials whose detections a baseline keeps: as many as the papers average.
 TRIALS = 5
 # Standard deviation of one trial as published for this fine-tuning code (facebookresearch/moco README: VOC AP50, AP,
 # AP75 0.2, 0.2, 0.4; moco issue 39: a gap of 0.3 COCO AP is chance), used where no trials measure it.
 VOC_NOISE = {"bbox/AP50": 0.2, "bbox/AP": 0.2, "bbox/AP75": 0.4}
+# The test images that those are the deviations on: VOC 2007 test.
+VOC_IMAGES = 4952
 COCO_NOISE = 0.3
 
 
@@ -36,6 +38,7 @@ class Measured:
         values: by metric, in percent.
         deviation: standard deviation of a single trial by metric.
         deviation_measured: whether it was measured on these trials or is published.
+        deviation_images: the number of test images that it is the deviation on.
         images: test images.
         matches: of each VOC run whose detections are there.
     """
@@ -43,6 +46,7 @@ class Measured:
     values: dict[str, list[float]] = field(default_factory=dict)
     deviation: dict[str, float] = field(default_factory=dict)
     deviation_measured: bool = False
+    deviation_images: int = 0
     images: int = 0
     matches: list[Matches] = field(default_factory=list)
 
@@ -84,21 +88,28 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
     if not found:
         raise UserError("no record of a linear, kNN or fine-tuning run among the given results")
     for key, measured in found.items():
-        _spread(key, measured, noise)
+        _spread(key, measured)
+        if noise is not None:
+            assume(measured, noise)
     return found
 
 
-def _spread(key: str, measured: Measured, noise: float | None) -> None:
+def assume(measured: Measured, noise: float) -> None:
+    """Take `noise` points for the standard deviation of a trial on these test images."""
+    measured.deviation = dict.fromkeys(measured.values, noise)
+    measured.deviation_measured, measured.deviation_images = False, measured.images
+
+
+def _spread(key: str, measured: Measured) -> None:
     spreads = {m: summarize(v).std for m, v in measured.values.items()}
-    if noise is not None:
-        measured.deviation = dict.fromkeys(spreads, noise)
-    elif all(s is not None for s in spreads.values()):
+    measured.deviation_images = measured.images
+    if all(s is not None for s in spreads.values()):
         measured.deviation = {m: s for m, s in spreads.items() if s is not None}
         measured.deviation_measured = True
     elif key.startswith("coco"):
         measured.deviation = dict.fromkeys(spreads, COCO_NOISE)
     elif key.startswith("voc"):
-        measured.deviation = {m: VOC_NOISE[m] for m in spreads}
+        measured.deviation, measured.deviation_images = {m: VOC_NOISE[m] for m in spreads}, VOC_IMAGES
 
 
 def write(path: Path, measured: dict[str, Measured]) -> None:
@@ -118,7 +129,7 @@ def write(path: Path, measured: dict[str, Measured]) -> None:
         "schema": SCHEMA, "kind": "baseline",
         "runs": [
             {"key": key, "values": m.values, "deviation": m.deviation, "deviation_measured": m.deviation_measured,
-             "images": m.images, "matches": min(len(m.matches), TRIALS)}
+             "deviation_images": m.deviation_images, "images": m.images, "matches": min(len(m.matches), TRIALS)}
             for key, m in measured.items()
         ],
     })  # fmt: skip
@@ -143,7 +154,7 @@ def read(path: Path) -> dict[str, Measured]:
             result[run["key"]] = Measured(
                 {m: [float(x) for x in v] for m, v in run["values"].items()},
                 {m: float(x) for m, x in run["deviation"].items()},
-                bool(run["deviation_measured"]), int(run["images"]), matches,
+                bool(run["deviation_measured"]), int(run["deviation_images"]), int(run["images"]), matches,
             )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error!r}); write it again with gate --write-baseline") from error

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.bootstrap import average_precision
+from benchmarks.bootstrap import average_precision, compare
 from benchmarks.calibration import detector, rate, slope, spread, world
 from benchmarks.detections import Matches
 from benchmarks.gate import judge
@@ -45,6 +45,8 @@ def test_verdicts_and_exit_codes(make: SimpleNamespace, tmp_path: Path, gate: Ca
     assert gate("--baseline", base, "--tolerance", 5, tmp_path / "c")[0] == 0
     # Three trials of a spread of 0.5 cannot show a drop of 0.2.
     assert gate("--baseline", base, "--detect", 0.2, same)[0] == 3
+    # Trials that are known to spread by 10 points cannot show one of 4.
+    assert gate("--baseline", base, "--noise", 10, tmp_path / "c")[0] == 0
     code, text = gate("--baseline", base, "--update-baseline", tmp_path / "c")
     assert code == 0 and "70.00 -> 66.00" in text
     assert gate("--baseline", base, tmp_path / "c")[0] == 0
@@ -61,7 +63,7 @@ def test_bad_input_is_one_line_and_status_2(
     newer = tmp_path / "newer.json"
     newer.write_text(json.dumps({**json.loads(base.read_text()), "schema": 9}))
     damaged = tmp_path / "damaged.json"
-    damaged.write_text(json.dumps({"kind": "baseline", "schema": 1, "runs": [{"key": "x"}]}))
+    damaged.write_text(json.dumps({"kind": "baseline", "schema": 2, "runs": [{"key": "x"}]}))
     cases = [
         (("--baseline", tmp_path / "no.json", good), "no such file"),
         (("--baseline", odd, good), "not a baseline"),
@@ -90,7 +92,7 @@ def test_summary_and_junit(make: SimpleNamespace, tmp_path: Path, gate: Callable
 def measured(trials: list[Matches]) -> Measured:
     table = np.array([average_precision(m)[0] for m in trials])
     values = {f"bbox/{name}": table[:, i].tolist() for i, name in enumerate(("AP", "AP50", "AP75"))}
-    return Measured(values, {"bbox/AP": 0.2, "bbox/AP50": 0.2, "bbox/AP75": 0.4}, False, 200, trials)
+    return Measured(values, {"bbox/AP": 0.2, "bbox/AP50": 0.2, "bbox/AP75": 0.4}, False, 4952, 60, trials)
 
 
 def test_a_baseline_keeps_the_detections(tmp_path: Path) -> None:
@@ -105,6 +107,22 @@ def test_a_baseline_keeps_the_detections(tmp_path: Path) -> None:
     (tmp_path / "b.npz").unlink()
     with pytest.raises(Exception, match="keep both"):
         read(tmp_path / "b.json")
+
+
+def test_what_the_images_show_is_not_counted_twice() -> None:
+    """Published 0.2 AP on 4952 images: of its 0.28 for a difference, 0.7 on 500 images explain 0.22."""
+    before, now = (measured([detector(world(500, 1), 1.0, seed)]) for seed in (1, 2))
+    before.images, before.deviation_images = 500, 4952
+    images = compare(before.matches, now.matches)["AP"].error
+    (error,) = (line.error for line in judge({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
+    assert error == pytest.approx(np.sqrt(images**2 + max(0.2**2 * 2 - images**2 * 500 / 4952, 0)))
+    # A spread measured on the very images that are compared: nothing of it is news unless it is larger.
+    before.deviation, before.deviation_measured, before.deviation_images = dict.fromkeys(before.values, 0.1), True, 500
+    (error,) = (line.error for line in judge({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
+    assert error == pytest.approx(images)
+    before.deviation = dict.fromkeys(before.values, 3.0)
+    (error,) = (line.error for line in judge({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
+    assert error == pytest.approx(3.0 * np.sqrt(2))
 
 
 @pytest.mark.slow
