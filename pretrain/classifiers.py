@@ -16,7 +16,7 @@ from pretrain.data import BrokenImage, Images
 from pretrain.evaluate import Frozen
 from pretrain.features import Plain, batches, extract
 from pretrain.loader import EpochSampler, Views, choose_workers, step_loader
-from pretrain.optim import OptimizerConfig, build_optimizer, cosine_lr, peak_lr
+from pretrain.optim import OptimizerConfig, build_optimizer, peak_lr, scheduled_lr
 from runs.errors import UserError
 from runs.log import MetricsLog
 from runs.progress import progress
@@ -78,7 +78,7 @@ class Classifiers:
             peak = peak_lr(settings, self.config.batch_size)
             for group in optimizer.param_groups:
                 # adjust_learning_rate of the release: once an epoch.
-                group["lr"] = cosine_lr(settings, peak, self.epoch, 1, self.config.epochs)
+                group["lr"] = scheduled_lr(settings, peak, self.epoch, 1, self.config.epochs)
             loss = cross_entropy(head(features), labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -106,6 +106,23 @@ def check_machine(device: str, precision: str, threads: int, seed: int) -> None:
             raise UserError(f"{name}={number}: must not be negative")
 
 
+def check_batch(batch_size: int, images: int, world: int) -> None:
+    """Check that a step's images exist and divide among the processes.
+
+    Raises:
+        UserError: they do not, or a process gets too few for batch norm.
+    """
+    if batch_size > images:
+        raise UserError(f"batch_size={batch_size}: the training set has {images} images; give at most that many")
+    if batch_size % world:
+        raise UserError(f"batch_size={batch_size}: does not divide by {world} processes; choose a multiple of {world}")
+    if batch_size // world < 2:
+        raise UserError(
+            f"batch_size={batch_size}: {world} processes get fewer than 2 images each, too few for batch norm; "
+            "use a larger batch or fewer processes"
+        )
+
+
 # Settings that touch no weight: a run may be continued with others.
 FREE = (
     "checkpoint", "log_every", "tensorboard", "wandb", "threads", "device", "on_collapse",

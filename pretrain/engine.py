@@ -15,21 +15,21 @@ from torch.nn.parallel import DistributedDataParallel
 from pretrain import distributed, pictures
 from pretrain.augment import build_views
 from pretrain.checkpoint import Checkpoints
-from pretrain.config import FREE, PretrainConfig
+from pretrain.config import FREE, PretrainConfig, check_batch
 from pretrain.data import BrokenImage, Images, open_images
 from pretrain.evaluate import NeighbourProbe
 from pretrain.loader import EpochSampler, Views, choose_workers, step_loader
 from pretrain.logging import Logs
+from pretrain.machine import set_up_arithmetic
 from pretrain.method import Batch, Method, Plan, build_method
 from pretrain.monitor import Health, Monitor, look
-from pretrain.optim import build_optimizer, clip_gradients, cosine_lr, peak_lr
-from runs.environment import command_line, peak_memory_mb
+from pretrain.optim import build_optimizer, clip_gradients, peak_lr, scheduled_lr
+from pretrain.outcome import write_outcome
+from pretrain.resume import capture, restore
 from runs.errors import UserError
-from runs.files import sha256
 from runs.folder import RECORD, RunFolder
 from runs.progress import progress
-from runs.record import Dataset, Record, Subject, write_record
-from runs.seeds import generator_states, seed_everything, set_generator_states
+from runs.seeds import seed_everything
 
 # sysexits.h EX_TEMPFAIL: "come again", for a cluster that requeues what it interrupted.
 INTERRUPTED = 75
@@ -77,7 +77,7 @@ class Training:
         set_up_arithmetic(config.threads, config.precision)
         self.train, self.val = open_images(config.data, "train"), open_images(config.data, "val")
         self.broken = _prepare(self.train, config) + _prepare(self.val, config)
-        _check_batch(config, len(self.train))
+        check_batch(config.batch_size, len(self.train), distributed.world())
         self.sampler = EpochSampler(
             len(self.train), config.batch_size, config.seed, distributed.rank(), distributed.world()
         )
@@ -154,7 +154,7 @@ class Training:
                 )
             return INTERRUPTED
         if self.main:
-            self._record()
+            write_outcome(self)
         return 0
 
     def _epoch(self, bar: Any, started: float) -> None:
@@ -170,7 +170,7 @@ class Training:
             views, labels, broken = batch
             waited += time.time() - before
             self.broken += [name for name in broken if name not in self.broken]
-            lr = cosine_lr(self.config.optimizer, self.peak, self.step, per_epoch, self.config.epochs)
+            lr = scheduled_lr(self.config.optimizer, self.peak, self.step, per_epoch, self.config.epochs)
             output = self._step(views, labels, lr)
             self.losses.append(output["loss"].detach())
             self.step += 1
@@ -290,23 +290,11 @@ class Training:
 
     def _save(self) -> None:
         self._check_finite()
-        generators = distributed.objects(generator_states())
         self.broken = sorted({name for names in distributed.objects(self.broken) for name in names})
-        if not self.main:
-            return
-        epoch, inside = divmod(self.step, len(self.sampler))
-        # The official release saves the DDP-wrapped module: every key starts with `module.`.
-        weights = {f"module.{k}": v for k, v in self.method.state_dict().items()}
-        resume = {
-            "step": self.step, "generators": generators, "monitor": self.monitor.state(), "seconds": self.seconds,
-            "broken": self.broken, "knn": self.knn, "knn_step": self.knn_step, "last": self.last,
-            "health": asdict(self.health) if self.health else None,
-        }  # fmt: skip
-        state = {
-            "epoch": epoch + bool(inside), "arch": self.config.arch, "state_dict": weights,
-            "optimizer": self.optimizer.state_dict(), "resume": resume,
-        }  # fmt: skip
-        self.checkpoints.save(state, epoch if inside else epoch - 1, self.step if inside else None)
+        state = capture(self)
+        if self.main:
+            epoch, inside = divmod(self.step, len(self.sampler))
+            self.checkpoints.save(state, epoch if inside else epoch - 1, self.step if inside else None)
 
     def _resume(self) -> None:
         # Every process reads the same file; the first one chooses it.
@@ -314,85 +302,15 @@ class Training:
         path = distributed.objects(found[0] if found else None)[0]
         if path is None:
             return
-        state = found[1] if found else self.checkpoints.load(path)
-        self.method.load_state_dict({k.removeprefix("module."): v for k, v in state["state_dict"].items()})
-        self.optimizer.load_state_dict(state["optimizer"])
-        resume = state["resume"]
-        if len(resume["generators"]) != distributed.world():
-            raise UserError(
-                f"{path}: written by {len(resume['generators'])} processes; continue with as many "
-                "(torchrun --nproc_per_node)"
-            )
-        set_generator_states(resume["generators"][distributed.rank()])
-        self.monitor.load_state(resume["monitor"])
-        self.step, self.seconds, self.broken = resume["step"], resume["seconds"], resume["broken"]
-        self.knn, self.knn_step, self.last = resume["knn"], resume["knn_step"], resume["last"]
+        restore(self, found[1] if found else self.checkpoints.load(path), path)
         if self.config.on_collapse == "stop" and self.monitor.collapsed_at is not None:
             self.stopped = "collapse"
-        self.health = Health(**resume["health"]) if resume["health"] else None
         if self.main:
             print(f"continuing after step {self.step} of {self.plan.steps} from {path.name}")
-
-    def _record(self) -> None:
-        path = self.checkpoints.paths()[0]
-        metrics = {"loss": self.last["loss"]}
-        if self.health:
-            metrics |= {
-                "std": self.health.std,
-                "std_healthy": self.health.std_healthy,
-                "effective_rank": self.health.effective_rank,
-            }
-        if self.knn is not None:
-            metrics["knn_top1"] = self.knn
-        verdict = self.monitor.verdict + (", stopped there" if self.stopped == "collapse" else "")
-        config = self.config
-        record = Record(
-            kind="pretrain",
-            subject=Subject(config.method.name, config.arch, self.step // len(self.sampler), path.name, sha256(path)),
-            dataset=Dataset(self.train.name, "train", len(self.train), self.train.fingerprint),
-            metrics=metrics,
-            seed=config.seed,
-            config=asdict(config),
-            seconds=self.seconds,
-            peak_memory_mb=peak_memory(self.device),
-            command=command_line(),
-            verdict=verdict,
-            details={"steps": self.step, "broken_images": self.broken, "processes": distributed.world()},
-        )
-        write_record(config.output, record)
-        print(f"{verdict}; kNN {self.knn:.1f} %" if self.knn is not None else verdict, f"-> {path}", sep=" ")
-
-
-def peak_memory(device: torch.device) -> float:
-    """The process's highest memory so far on the device that computes, in MB (10^6 bytes)."""
-    return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else peak_memory_mb()
-
-
-def set_up_arithmetic(threads: int, precision: str) -> None:
-    """Set the number of CPU threads (0 leaves it) and whether matrix products may use TF32."""
-    if threads:
-        torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
-    torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
 
 def _prepare(images: Images, config: PretrainConfig) -> list[str]:
     return images.cache(config.data.skip_broken) if config.data.cache else []
-
-
-def _check_batch(config: PretrainConfig, images: int) -> None:
-    world = distributed.world()
-    if config.batch_size > images:
-        raise UserError(f"batch_size={config.batch_size}: the training set has {images} images; give at most that many")
-    if config.batch_size % world:
-        raise UserError(
-            f"batch_size={config.batch_size}: does not divide by {world} processes; choose a multiple of {world}"
-        )
-    if config.batch_size // world < 2:
-        raise UserError(
-            f"batch_size={config.batch_size}: {world} processes get fewer than 2 images each, too few for batch norm; "
-            "use a larger batch or fewer processes"
-        )
 
 
 def _split(config: PretrainConfig, plan: Plan, peak: float) -> str:

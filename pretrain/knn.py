@@ -11,10 +11,10 @@ from pretrain.augment import AugmentConfig, evaluation_view
 from pretrain.config import check_machine
 from pretrain.data import DataConfig, Images, open_images
 from pretrain.distributed import start_alone
-from pretrain.engine import peak_memory, set_up_arithmetic
 from pretrain.evaluate import Frozen, load_frozen
 from pretrain.features import Plain, batches, extract, knn_accuracy
 from pretrain.loader import choose_workers
+from pretrain.machine import peak_memory, set_up_arithmetic
 from runs.app import hydra_app
 from runs.environment import command_line
 from runs.errors import UserError

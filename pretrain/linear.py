@@ -16,8 +16,8 @@ from pretrain.classifiers import Classifiers, train_classifiers
 from pretrain.config import check_machine
 from pretrain.data import DataConfig, Images, open_images
 from pretrain.distributed import start_alone
-from pretrain.engine import peak_memory, set_up_arithmetic
 from pretrain.evaluate import Frozen, load_frozen
+from pretrain.machine import peak_memory, set_up_arithmetic
 from pretrain.optim import OPTIMIZERS
 from runs.app import hydra_app
 from runs.environment import command_line

@@ -63,7 +63,7 @@ def peak_lr(config: OptimizerConfig, batch_size: int) -> float:
     return config.lr * batch_size / 256
 
 
-def cosine_lr(config: OptimizerConfig, peak: float, step: int, steps_per_epoch: int, epochs: int) -> float:
+def scheduled_lr(config: OptimizerConfig, peak: float, step: int, steps_per_epoch: int, epochs: int) -> float:
     """Return the learning rate of a step.
 
     A linear warm-up, then half a cosine from `peak` to `final * peak`, or steps down at `milestones`. The cosine

@@ -14,7 +14,7 @@ from torchvision.models import resnet18
 from pretrain.augment import AugmentConfig, build_views
 from pretrain.method import Batch, Method, Plan, build_method
 from pretrain.method.simsiam import SimSiamConfig
-from pretrain.optim import OptimizerConfig, build_optimizer, cosine_lr
+from pretrain.optim import OptimizerConfig, build_optimizer, scheduled_lr
 from tests.parity import case
 
 HERE = Path(__file__).parent
@@ -45,7 +45,7 @@ def train(method: Method) -> dict[str, Any]:
     result: dict[str, Any] = {"losses": []}
     for step in range(case.STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = case.LR if group["fix_lr"] else cosine_lr(config, case.LR, step, 1, case.STEPS)
+            group["lr"] = case.LR if group["fix_lr"] else scheduled_lr(config, case.LR, step, 1, case.STEPS)
         output = method(Batch(list(case.images(step)), torch.zeros(case.BATCH, dtype=torch.long), step))
         optimizer.zero_grad()
         output["loss"].backward()
@@ -92,7 +92,7 @@ def test_both_parameter_groups_follow_the_official_schedule() -> None:
         for epoch, (encoder, predictor) in enumerate(rates):
             # The rate is set once an epoch: every step of it has the same.
             for step in (5 * epoch, 5 * epoch + 4):
-                assert cosine_lr(config, lr, step, 5, int(epochs)) == pytest.approx(encoder, rel=1e-12)
+                assert scheduled_lr(config, lr, step, 5, int(epochs)) == pytest.approx(encoder, rel=1e-12)
             assert predictor == lr
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from pretrain.augment import build_views
 from pretrain.config import PretrainConfig
 from pretrain.method import METHODS
-from pretrain.optim import cosine_lr, peak_lr
+from pretrain.optim import peak_lr, scheduled_lr
 
 LENGTHS = (100, 200, 400, 800)
 
@@ -28,7 +28,7 @@ def recipe(method: str, *more: str) -> PretrainConfig:
 def rates(config: PretrainConfig, steps_per_epoch: int = 4) -> list[float]:
     """The learning rate of every step."""
     peak, steps = peak_lr(config.optimizer, config.batch_size), config.epochs * steps_per_epoch
-    return [cosine_lr(config.optimizer, peak, step, steps_per_epoch, config.epochs) for step in range(steps)]
+    return [scheduled_lr(config.optimizer, peak, step, steps_per_epoch, config.epochs) for step in range(steps)]
 
 
 # SimSiam paper, footnote 7, and byol/configs/byol.py for its 100, 300 and 1000 epochs.

@@ -9,7 +9,7 @@ import numpy
 import pytest
 import torch
 
-from pretrain.optim import Larc, Lars, OptimizerConfig, build_optimizer, clip_gradients, cosine_lr, peak_lr
+from pretrain.optim import Larc, Lars, OptimizerConfig, build_optimizer, clip_gradients, peak_lr, scheduled_lr
 from runs.errors import UserError
 
 
@@ -100,7 +100,7 @@ def test_the_rate_is_scaled_by_the_batch() -> None:
 
 def test_warm_up_and_cosine_at_every_step() -> None:
     config = OptimizerConfig(schedule="step", warmup_epochs=2, warmup_start=0.25, final=0.1)
-    rates = [cosine_lr(config, 4.0, step, 5, 10) for step in range(50)]
+    rates = [scheduled_lr(config, 4.0, step, 5, 10) for step in range(50)]
     assert rates[0] == 1.0 and rates[5] == pytest.approx(2.5) and rates[10] == 4.0
     # Middle of the cosine: 20 of 40 steps behind the warm-up.
     assert rates[30] == pytest.approx((4.0 + 0.4) / 2)

@@ -1,0 +1,18 @@
+"""What a run sets up on its machine, and what it costs there."""
+
+import torch
+
+from runs.environment import peak_memory_mb
+
+
+def set_up_arithmetic(threads: int, precision: str) -> None:
+    """Set the number of CPU threads (0 leaves it) and whether matrix products may use TF32."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
+def peak_memory(device: torch.device) -> float:
+    """The process's highest memory so far on the device that computes, in MB (10^6 bytes)."""
+    return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else peak_memory_mb()

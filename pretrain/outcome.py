@@ -1,0 +1,43 @@
+"""The record of a finished pre-training."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pretrain import distributed
+from pretrain.machine import peak_memory
+from runs.environment import command_line
+from runs.files import sha256
+from runs.record import Dataset, Record, Subject, write_record
+
+if TYPE_CHECKING:
+    from pretrain.engine import Training
+
+
+def write_outcome(run: "Training") -> None:
+    """Write `result.json`, from which on the run is done, and print the verdict.
+
+    Raises:
+        UserError: the last loss is not finite, or the disk refuses.
+    """
+    config, path = run.config, run.checkpoints.paths()[0]
+    metrics = {"loss": run.last["loss"]}
+    if run.health:
+        metrics |= asdict(run.health)
+    metrics |= run.details
+    metrics |= {k: v for k, v in (("knn_top1", run.knn), ("knn_top1_start", run.knn_start)) if v is not None}
+    verdict = run.monitor.verdict + (", stopped there" if run.stopped == "collapse" else "")
+    record = Record(
+        kind="pretrain",
+        subject=Subject(config.method.name, config.arch, run.step // len(run.sampler), path.name, sha256(path)),
+        dataset=Dataset(run.train.name, "train", len(run.train), run.train.fingerprint),
+        metrics=metrics,
+        seed=config.seed,
+        config=asdict(config),
+        seconds=run.seconds,
+        peak_memory_mb=peak_memory(run.device),
+        command=command_line(),
+        verdict=verdict,
+        details={"steps": run.step, "broken_images": run.broken, "processes": distributed.world()},
+    )
+    write_record(config.output, record)
+    print(f"{verdict}; kNN {run.knn:.1f} %" if run.knn is not None else verdict, f"-> {path}", sep=" ")

@@ -1,0 +1,62 @@
+"""What a checkpoint holds of a run, and how a run takes it up again: bit for bit, on a CPU."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretrain import distributed
+from pretrain.monitor import Health
+from runs.errors import UserError
+from runs.seeds import generator_states, set_generator_states
+
+if TYPE_CHECKING:
+    from pretrain.engine import Training
+
+
+def capture(run: "Training") -> dict[str, Any]:
+    """Collect the entries of a checkpoint; every process has to call it.
+
+    Returns:
+        The official release's entries, and `resume` with what else an exact resume needs. All of it loads with
+        `torch.load(weights_only=True)`.
+    """
+    generators = distributed.objects(generator_states())
+    epoch, inside = divmod(run.step, len(run.sampler))
+    resume = {
+        "step": run.step, "generators": generators, "monitor": run.monitor.state(), "seconds": run.seconds,
+        "broken": run.broken, "knn": run.knn, "knn_start": run.knn_start, "knn_step": run.knn_step, "last": run.last,
+        "details": run.details, "health": asdict(run.health) if run.health else None,
+    }  # fmt: skip
+    return {
+        "epoch": epoch + bool(inside), "arch": run.config.arch,
+        # The official release saves the DDP-wrapped module: every key starts with `module.`.
+        "state_dict": {f"module.{k}": v for k, v in run.method.state_dict().items()},
+        "optimizer": run.optimizer.state_dict(), "resume": resume,
+    }  # fmt: skip
+
+
+def restore(run: "Training", state: dict[str, Any], path: Path) -> None:
+    """Bring a run to where it stood when `capture` returned `state`.
+
+    Args:
+        run: freshly made.
+        state: the checkpoint's entries.
+        path: its file, for messages.
+
+    Raises:
+        UserError: another number of processes wrote it.
+    """
+    resume = state["resume"]
+    if len(resume["generators"]) != distributed.world():
+        raise UserError(
+            f"{path}: written by {len(resume['generators'])} processes; continue with as many "
+            "(torchrun --nproc_per_node)"
+        )
+    run.method.load_state_dict({k.removeprefix("module."): v for k, v in state["state_dict"].items()})
+    run.optimizer.load_state_dict(state["optimizer"])
+    set_generator_states(resume["generators"][distributed.rank()])
+    run.monitor.load_state(resume["monitor"])
+    run.step, run.seconds, run.broken = resume["step"], resume["seconds"], resume["broken"]
+    run.knn, run.knn_start, run.knn_step = resume["knn"], resume["knn_start"], resume["knn_step"]
+    run.last, run.details = resume["last"], resume["details"]
+    run.health = Health(**resume["health"]) if resume["health"] else None
