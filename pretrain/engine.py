@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import distributed, pictures
+from pretrain import distributed, microscope, pictures
 from pretrain.augment import build_views
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import FREE, PretrainConfig, check_batch
@@ -107,7 +107,9 @@ class Training:
         self.health: Health | None = None
         self.checkpoints = Checkpoints(Path(config.output), config.checkpoint.keep, config.checkpoint.keep_every)
         self.step, self.seconds, self.last = 0, 0.0, {"loss": float("nan")}
+        self.details: dict[str, float] = {}
         self.knn: float | None = None
+        self.knn_start: float | None = None
         self.knn_step = -1
         self.losses: list[Tensor] = []
         self.signal = ""
@@ -176,10 +178,13 @@ class Training:
             self.step += 1
             if self.step % self.config.monitor.every == 0:
                 self._look(output.get("z", None))
+            every = self.config.monitor.microscope_every
+            if every and (self.step % every == 0 or self.step == self.plan.steps):
+                self._examine(output)
             if self.step % self.config.log_every == 0 or self.step == self.plan.steps:
                 self._check_finite()
                 # This step's own numbers: a mean since the last line would depend on where a run resumed.
-                self.last = {k: distributed.mean(v) for k, v in output.items() if k != "z"}
+                self.last = {k: distributed.mean(v) for k, v in output.items() if v.ndim == 0}
                 if self.logs:
                     elapsed = time.time() - mark
                     rate = (self.step - mark_step) * self.config.batch_size / elapsed
@@ -194,8 +199,8 @@ class Training:
             self.seconds = time.time() - started
             if self.step % per_epoch == 0:
                 break
-            every = self.config.checkpoint.every_steps
-            if self._must_stop() or (every and self.step % every == 0):
+            save_every = self.config.checkpoint.every_steps
+            if self._must_stop() or (save_every and self.step % save_every == 0):
                 self._evaluate_knn()
                 self._save()
             if self.stopped:
@@ -246,6 +251,17 @@ class Training:
             if self.config.on_collapse == "stop":
                 self.stopped = "collapse"
 
+    def _examine(self, output: dict[str, Tensor]) -> None:
+        if "z" not in output:
+            return
+        # All processes' rows.
+        z = distributed.gather(output["z"].detach())  # n-by-d
+        z2, p = (distributed.gather(output[k].detach()) if k in output else None for k in ("z2", "p"))  # n-by-d
+        found = microscope.report(z, z2, p, microscope.last_bias(getattr(self.method, "predictor", None), z.shape[1]))
+        self.details = {k: v for k, v in found.items() if isinstance(v, float)}
+        if self.logs:
+            self.logs.write(self.step - 1, epoch=self.step / len(self.sampler), **found)
+
     def _check_finite(self) -> None:
         # Not at every step: looking makes the processor wait for the device.
         if not self.losses:
@@ -284,6 +300,8 @@ class Training:
         if self.probe is None or self.knn_step == self.step or not (due or ends):
             return
         self.knn, self.knn_step = self.probe.accuracy(self.method.backbone()), self.step
+        if self.step == 0:
+            self.knn_start = self.knn
         if self.logs:
             # Filed under the last step that it has seen, so that a resume keeps it exactly when it keeps that step.
             self.logs.write(max(self.step - 1, 0), epoch=self.step / len(self.sampler), knn_top1=self.knn)

@@ -40,8 +40,9 @@ class Logs:
             )
 
     def write(self, step: int, **values: Any) -> None:
-        """Write one line of numbers under `step`, counted from 0."""
+        """Write one line of numbers under `step`, counted from 0; a list of numbers goes to `metrics.jsonl` alone."""
         self.lines.write(step, **values)
+        values = {name: value for name, value in values.items() if not isinstance(value, list)}
         if self.events is not None:
             for name, value in values.items():
                 self.events.add_scalar(name, value, step)

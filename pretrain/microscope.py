@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 # Temperatures of figure 5 (c); the text names 0.1 and 0.2.
 TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0)
+MIDDLE = 0.1
 # Singular values that are logged in training: the largest ones tell a collapse, and a line of the log stays short.
 LOGGED = 32
 
@@ -85,9 +86,9 @@ def decorrelation_gradient(z: Tensor) -> Tensor:
     Z = normalize(z.detach().double(), dim=1)  # n-by-d
     n, d = Z.shape
     R = Z - Z.mean(dim=0)  # n-by-d
-    C = R.T @ R / (n - 1)  # d-by-d
-    C.fill_diagonal_(0)
-    return -4 / (d * (n - 1)) * R @ C
+    variances = R.square().sum(dim=0) / (n - 1)  # d
+    # R C by way of R R^T, because d exceeds n in training.
+    return -4 / (d * (n - 1)) * ((R @ R.T) @ R / (n - 1) - R * variances)
 
 
 @torch.no_grad()
@@ -130,6 +131,16 @@ def last_bias(predictor: nn.Module | None, width: int) -> Tensor | None:
     return bias.detach() if isinstance(bias, Tensor) and bias.shape == (width,) else None
 
 
-def report(z: Tensor, p: Tensor | None, bias: Tensor | None) -> dict[str, object]:
-    """What training logs of a batch: `examine` and the first singular values."""
-    return {**examine(z, p, bias), "spectrum": [float(f"{s:.4g}") for s in spectrum(z)[:LOGGED].tolist()]}
+def report(z: Tensor, z2: Tensor | None, p: Tensor | None, bias: Tensor | None) -> dict[str, object]:
+    """What training logs of a batch: `examine`, figure 5 (c) at one temperature, and the first singular values.
+
+    Args:
+        z: (n, d), one view.
+        z2: (n, d), the other.
+        p: (n, d), the prediction from z.
+        bias: (d,), the predictor's last bias.
+    """
+    found: dict[str, object] = {**examine(z, p, bias)}
+    if z2 is not None:
+        found["r_e_cosine"], found["o_e_cosine"] = decorrelation_cosines(z, z2, [MIDDLE])[MIDDLE]
+    return found | {"spectrum": [float(f"{s:.4g}") for s in spectrum(z)[:LOGGED].tolist()]}

@@ -28,6 +28,8 @@ class MonitorConfig:
     """A look is bad too when either is below this, also if it never was larger."""
     min_rank: float = 2.0
     """A look is bad too when the effective rank is below this: all outputs lie on one line."""
+    microscope_every: int = 50
+    """Steps between two looks through the microscope (docs/collapse.md), also at the last step; 0 for none."""
     knn_every: int = 10
     """Epochs between two kNN evaluations, which also come before the first and after the last epoch; 0 for none."""
     knn_bank: int = 50_000
@@ -43,8 +45,11 @@ class MonitorConfig:
         for name in ("every", "patience", "knn_bank", "knn_queries", "knn_k"):
             if getattr(self, name) < 1:
                 raise UserError(f"monitor.{name}={getattr(self, name)}: must be at least 1")
-        if self.knn_every < 0 or self.knn_temperature <= 0:
-            raise UserError("monitor.knn_every must not be negative, monitor.knn_temperature must be positive")
+        if min(self.knn_every, self.microscope_every) < 0 or self.knn_temperature <= 0:
+            raise UserError(
+                "monitor.knn_every and monitor.microscope_every must not be negative, monitor.knn_temperature must be "
+                "positive"
+            )
 
 
 @dataclass(frozen=True)

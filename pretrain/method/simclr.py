@@ -58,7 +58,7 @@ class SimCLR(Method):
         loss = nt_xent(z, self.config.temperature)  # scalar
         if self.config.reduction == "sum":
             loss = 2 * loss
-        return {"loss": loss, "z": z[: len(z) // 2]}
+        return {"loss": loss, "z": z[: len(z) // 2], "z2": z[len(z) // 2 :]}
 
     def backbone(self) -> ResNet:  # noqa: D102
         return self.encoder

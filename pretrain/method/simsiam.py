@@ -67,7 +67,7 @@ class SimSiam(Method):
         z1, z2 = f(x1), f(x2)  # projections, n-by-d
         p1, p2 = h(z1), h(z2)  # predictions, n-by-d
         loss = D(p1, z2) / 2 + D(p2, z1) / 2  # scalar in [-1, 1]
-        return {"loss": loss, "z": z1}
+        return {"loss": loss, "z": z1, "z2": z2, "p": p1}
 
     def D(self, p: Tensor, z: Tensor) -> Tensor:
         """Negative cosine similarity of (n, d) and (n, d), averaged to a scalar."""

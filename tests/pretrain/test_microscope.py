@@ -109,6 +109,6 @@ def test_the_last_bias_is_found_where_there_is_one() -> None:
 
 
 def test_a_report_is_finite_even_for_a_constant_output() -> None:
-    found = report(torch.ones(8, 4), torch.ones(8, 4), None)
+    found = report(torch.ones(8, 4), torch.ones(8, 4), torch.ones(8, 4), None)
     assert all(math.isfinite(v) for v in found.values() if isinstance(v, float))
     assert found["spectrum"] == pytest.approx([0.0] * 4, abs=1e-6)
