@@ -22,7 +22,7 @@ def build(arguments: argparse.Namespace) -> Plan:
     scale = scales.load(arguments.scale)
     changes = {k: v for k, v in (("jobs", arguments.jobs), ("gpus", arguments.gpus)) if v is not None}
     scale = dataclasses.replace(scale, **changes)
-    chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns)
+    chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns, scale.fit)
     plan = expand(
         chosen,
         scale,

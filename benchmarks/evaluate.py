@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from benchmarks.plan import Plan
 from benchmarks.render import number, print_grid
 from runs.environment import command_line, describe
 from runs.errors import UserError
-from runs.files import atomic_write, sha256, write_json
+from runs.files import atomic_write, write_json
 
 SCHEMA = 1
 # Which columns of the paper a task fills. The 200-epoch column stands for "this checkpoint", whatever its own length.
@@ -39,8 +38,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if unknown or not arguments.tasks:
         raise UserError(f"--tasks {','.join(arguments.tasks)}: choose from {', '.join(PLACES)}")
     overrides = [parse_override(text, scales.STAGES) for text in arguments.overrides]
-    file = fetched(arguments.file, Path("outputs/downloads"))
-    facts = inspected(file)
+    file, facts = inspected(arguments.file)
     output = arguments.output or f"outputs/evaluate/{slug(file)}-{facts['sha256'][:8]}"
     plan = plan_of(
         file, facts, arguments.tasks, arguments.scale, output, roots_of(arguments.data), overrides, arguments.trials
@@ -77,14 +75,14 @@ def for_gate(arguments: argparse.Namespace) -> str:
     """Evaluate the gate's checkpoint; returns the folder of the results."""
     from benchmarks.run import work
 
-    file = fetched(arguments.checkpoint, Path("outputs/downloads"))
+    file, facts = inspected(arguments.checkpoint)
     output = arguments.output or "outputs/gate"
-    plan = plan_of(file, inspected(file), arguments.tasks, arguments.scale, output, {}, [], None)
+    plan = plan_of(file, facts, arguments.tasks, arguments.scale, output, {}, [], None)
     status = work(plan)
     if status.failed or status.blocked:
         raise UserError(f"gate: {len(status.failed)} runs on {file} failed; their logs are below {output}")
     # Only this checkpoint's runs: the folder may hold those of others.
-    merged = Path(output) / "results" / sha256(file)[:8]
+    merged = Path(output) / "results" / facts["sha256"][:8]
     for run in {run for cell in plan.cells for run in cell.runs}:
         link = merged / run.replace("/", "--")
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -93,46 +91,26 @@ def for_gate(arguments: argparse.Namespace) -> str:
     return str(merged)
 
 
-def fetched(address: str, folder: Path) -> Path:
-    """The file, downloaded first if it is an address.
+def inspected(address: str) -> tuple[Path, dict[str, Any]]:
+    """Recognise and prove a checkpoint, fetched first where it is an address.
+
+    Args:
+        address: a path, or what else `python -m converters` takes: `https://…`, `hf://…`, `zoo:NAME`.
+
+    Returns:
+        (the file, what `python -m converters inspect` says of it)
 
     Raises:
-        UserError: no such file, or the download fails.
+        SystemExit: the converter refuses; it has said why.
     """
-    if not re.match(r"https?://", address):
-        path = Path(address)
-        if not path.is_file():
-            raise UserError(f"{address}: no such file; give a checkpoint or its https address")
-        return path
-    path = folder / address.rsplit("/", 1)[-1].split("?")[0]
-    if not path.exists():
-        try:
-            with urllib.request.urlopen(address, timeout=60) as response, atomic_write(path) as file:
-                while block := response.read(1 << 20):
-                    file.write(block)
-        except OSError as error:
-            raise UserError(
-                f"{address}: cannot be downloaded ({error}); download it by hand and give the file"
-            ) from error
-    return path
-
-
-def inspected(file: Path) -> dict[str, Any]:
-    """What `python -m converters inspect` says, proof included.
-
-    Raises:
-        UserError: with the converter's own words.
-    """
-    command = [sys.executable, "-m", "converters", "inspect", str(file), "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "converters", "inspect", address, "--json"]
+    # Its standard error is the user's: the progress of a download, and the one line that says what is wrong.
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if result.returncode != 0:
-        lines = [line for line in result.stderr.splitlines() if line.strip()]
-        raise UserError(
-            lines[-1].removeprefix("error: ") if lines else f"{file}: the converter ended with {result.returncode}"
-        )
-    body = json.loads(result.stdout)
-    assert isinstance(body, dict)
-    return body
+        sys.exit(result.returncode)
+    facts = json.loads(result.stdout)
+    assert isinstance(facts, dict)
+    return Path(facts["file"]), facts
 
 
 def slug(file: Path) -> str:

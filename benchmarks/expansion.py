@@ -20,7 +20,7 @@ DETECTION = ("voc07", "voc0712", "coco")
 # Detectron2's own default for the folder of VOC2007, VOC2012 and coco; other sets are `datasets/<name>`.
 DETECTION_ROOT = "datasets"
 # What a reader looks for first in a command.
-FIRST = ("method", "task", "checkpoint", "weights", "data", "data.root", "arch", "epochs")
+FIRST = ("method", "variant", "task", "checkpoint", "weights", "data", "data.root", "arch", "epochs")
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ def expand(
         seconds=scale.seconds,
         figures=scale.figures,
         gigabytes=scale.gigabytes,
+        instead=scale.instead,
+        watch=scale.watch,
     )
 
 
@@ -150,7 +152,7 @@ class _Builder:
         # A user's epochs win over the column's.
         settings = {"epochs": self._epochs(row, column), **settings, "seed": seed}
         root, needs = self._root(table, False)
-        name = f"{settings['method']}-{settings['epochs']}ep-seed{seed}"
+        name = f"{settings.get('variant', settings.get('method'))}-{settings['epochs']}ep-seed{seed}"
         return self._add("pretrain", "pretrain", name, settings, root, needs)
 
     def _evaluation(self, table: Table, row: Row, column: Column, source: Source | None, seed: int) -> Run:
@@ -187,10 +189,12 @@ class _Builder:
         return self._add("convert", "convert", source.name, {"file": source.file}, {}, source.needs, source.sha256)
 
     def _settings(self, table: Table, row: Row, own: dict[str, Any], *stages: str) -> dict[str, Any]:
-        """The scale's word on all rows < the row's own < the scale's word on this row < the user's."""
+        """The scale's word on all rows, on the method < the row's own < the scale's last word, on this row < the user's."""
         user = {key: value for stage, key, value in self.user if stage in stages}
         data = {} if "transfer" in stages else {"data": self.scale.data.get(table.dataset, table.dataset)}
-        return {**data, **self.scale.common(*stages), **own, **self.scale.special(table.name, row.id, *stages), **user}
+        method = self.scale.methods.get(own.get("method", ""), {}) if "pretrain" in stages else {}
+        last = {**self.scale.forced(*stages), **self.scale.special(table.name, row.id, *stages), **user}
+        return {**data, **self.scale.common(*stages), **method, **own, **last}
 
     def _root(self, table: Table, detection: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The data of a run: the generated set, which is a run itself, or the user's folder."""

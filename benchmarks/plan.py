@@ -64,6 +64,8 @@ class Plan:
     figures: str = ""
     gigabytes: dict[str, float] = field(default_factory=dict)
     command: str = ""
+    instead: dict[str, dict[str, Any]] = field(default_factory=dict)
+    watch: list[dict[str, Any]] = field(default_factory=list)
 
     def folder(self, run: str | Run) -> Path:
         """A run's folder."""

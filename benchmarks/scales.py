@@ -1,4 +1,4 @@
-"""The three sizes at which every table can be run. A size is data: it only overrides settings of the commands."""
+"""The sizes at which the tables can be run. A size is data: it only overrides settings of the commands."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.tables import TASKS
+from benchmarks.tables import TASKS, Table, fit
 from runs.errors import UserError, from_os_error
 from runs.folder import flatten
 
@@ -20,13 +20,15 @@ class Scale:
     """One size.
 
     Attributes:
-        name: `mini`, `small` or `paper`.
+        name: `lab`, `mini`, `small` or `paper`.
         about: what it is for, a sentence.
         generate: options of `python -m benchmarks.shapes` where the scale makes its own data, else None.
         data: the paper's data set -> this scale's name for `data=`; what is not here keeps its name.
         epochs: the paper's epochs -> this scale's; None means the same.
         trials: at most so many trials a column, by what varies.
         stages: overrides by stage; a task's own come after those of `transfer`.
+        methods: overrides of the pre-training by `method`; the rows' own win, as over `stages`.
+        force: overrides by stage that win over the rows' own.
         rows: further overrides by row: `{row: {stage: {key: value}}}`; `table/row` is more special than `row`.
         jobs: runs at a time.
         threads: threads a run; None leaves them to the libraries.
@@ -34,6 +36,7 @@ class Scale:
         seconds: expected duration of a run by kind or task (`pretrain/epoch`: of one epoch), until one was measured.
         figures: where `seconds` comes from.
         gigabytes: what a finished run leaves on the disk, by kind or task.
+        instead: what is measured in place of a task's metric, and `watch`: what besides; see `tables.fit`.
     """
 
     name: str
@@ -43,7 +46,11 @@ class Scale:
     epochs: dict[int, int] | None = None
     trials: dict[str, int] = field(default_factory=dict)
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    force: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    instead: dict[str, dict[str, Any]] = field(default_factory=dict)
+    watch: list[dict[str, Any]] = field(default_factory=list)
     jobs: int = 1
     threads: int | None = None
     gpus: int = 0
@@ -54,6 +61,14 @@ class Scale:
     def common(self, *stages: str) -> dict[str, Any]:
         """Overrides of every row; a later stage's win."""
         return {key: value for stage in stages for key, value in self.stages.get(stage, {}).items()}
+
+    def forced(self, *stages: str) -> dict[str, Any]:
+        """Overrides that win over the rows' own."""
+        return {key: value for stage in stages for key, value in self.force.get(stage, {}).items()}
+
+    def fit(self, table: Table) -> Table:
+        """The table with what this scale measures of it."""
+        return fit(table, self.instead, self.watch)
 
     def special(self, table: str, row: str, *stages: str) -> dict[str, Any]:
         """Overrides of one row; those for `table/row` win."""
@@ -67,7 +82,7 @@ class Scale:
 
 def names() -> tuple[str, ...]:
     """The scales that exist, from small to large."""
-    order = ["mini", "small", "paper"]
+    order = ["lab", "mini", "small", "paper"]
     found = {p.stem for p in SCALES.glob("*.yaml")}
     return tuple([n for n in order if n in found] + sorted(found - set(order)))
 
@@ -94,7 +109,7 @@ def load(name: str) -> Scale:
         if key not in known:
             raise UserError(f"{path}: unknown field '{key}'; it may have {', '.join(sorted(known))}")
     scale = _flat(Scale(name=path.stem, **body))
-    for key in (*scale.stages, *(s for r in scale.rows.values() for s in r)):
+    for key in (*scale.stages, *scale.force, *(s for r in scale.rows.values() for s in r)):
         if key not in STAGES:
             raise UserError(f"{path}: unknown stage '{key}'; there are {', '.join(STAGES)}")
     for where, keys in (("seconds", scale.seconds), ("gigabytes", scale.gigabytes)):
@@ -109,6 +124,8 @@ def _flat(scale: Scale) -> Scale:
     return dataclasses.replace(
         scale,
         stages={stage: flatten(settings) if settings else {} for stage, settings in scale.stages.items()},
+        methods={method: flatten(settings) for method, settings in scale.methods.items()},
+        force={stage: flatten(settings) for stage, settings in scale.force.items()},
         rows={
             row: {stage: flatten(settings) if settings else {} for stage, settings in stages.items()}
             for row, stages in scale.rows.items()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Column:
         vary: what a trial repeats: the whole of it with another pre-training seed, or the fine-tuning only.
         noise: published spread (one standard deviation, in the metric's unit) of a single trial.
         unit: of the values.
+        digits: behind the point, where it is printed.
         pretrain: overrides of the pre-training for this column.
     """
 
@@ -44,6 +45,7 @@ class Column:
     vary: str = "pretrain"
     noise: float | None = None
     unit: str = "%"
+    digits: int = 1
     pretrain: dict[str, Any] = field(default_factory=dict)
 
 
@@ -78,7 +80,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table or a figure of a paper. `name` is `table5` for the first paper and `collapse/table1` for the second."""
+    """A table or a figure of a paper. `name` is `table5` for the first paper and `collapse/table1` for the second.
+
+    A property named `collapse` says for each row whether the paper found a collapse: `✓` or `×`. The monitors' verdicts
+    are then shown beside it. `curves` names what the report draws of the rows' pre-trainings.
+    """
 
     name: str
     paper: str
@@ -123,13 +129,51 @@ class Table:
         )
 
 
-def choose(names: Sequence[str], rows: Sequence[str] | None, columns: Sequence[str] | None) -> list[Table]:
+def fit(table: Table, instead: dict[str, dict[str, Any]], watch: Sequence[dict[str, Any]]) -> Table:
+    """Fit a table to a scale that measures something else than the paper.
+
+    Args:
+        table: as published.
+        instead: by task, the fields that change in a column of that task; its label gets `label` in parentheses.
+        watch: columns that tables with a property `collapse` get besides, without values of the paper.
+    """
+    columns = []
+    for column in table.columns:
+        change = dict(instead.get(column.task, {}))
+        if change:
+            change["label"] = f"{column.label} ({change['label']})" if "label" in change else column.label
+        columns.append(dataclasses.replace(column, **change))
+    there = [c.metric for c in columns if c.task == "pretrain"]
+    wanted = [w for w in watch if "collapse" in table.properties and w["metric"] not in there]
+    columns += [Column(task="pretrain", epochs=columns[0].epochs, **w) for w in wanted]
+    none = (None,) * len(wanted)
+    rows = [dataclasses.replace(r, values=r.values + none, spread=r.spread and r.spread + none) for r in table.rows]
+    return dataclasses.replace(table, columns=tuple(columns), rows=tuple(rows))
+
+
+def expanded(wanted: Sequence[str]) -> list[str]:
+    """Put a group's tables in the place of its name."""
+    return list(dict.fromkeys(name for word in wanted for name in groups().get(word, [word])))
+
+
+def choose(
+    names: Sequence[str],
+    rows: Sequence[str] | None,
+    columns: Sequence[str] | None,
+    fitted: Callable[[Table], Table] = lambda table: table,
+) -> list[Table]:
     """Load tables and keep the named rows and columns; a table in which nothing is named is left out.
+
+    Args:
+        names: tables and groups of tables.
+        rows: rows to keep.
+        columns: columns or tasks to keep.
+        fitted: what a scale makes of a table, see `fit`.
 
     Raises:
         UserError: a table is unknown, or a name is in none of them.
     """
-    tables = [load(name) for name in dict.fromkeys(names)]
+    tables = [fitted(load(name)) for name in expanded(names)]
     known_rows = {r.id for t in tables for r in t.rows}
     known_columns = {name for t in tables for c in t.columns for name in (c.id, c.task)}
     for wanted, known, what in ((rows, known_rows, "row"), (columns, known_columns, "column")):
@@ -152,6 +196,12 @@ def names() -> tuple[str, ...]:
     found = [p for p in sorted(PAPERS.glob("*/*.yaml")) if p.name != "paper.yaml"]
     order = sorted(found, key=lambda p: (p.parent.name != "simsiam", p.parent.name, _natural(p.stem)))
     return tuple(p.stem if p.parent.name == "simsiam" else f"{p.parent.name}/{p.stem}" for p in order)
+
+
+@functools.cache
+def groups() -> dict[str, list[str]]:
+    """Names that stand for several tables."""
+    return {k: list(v) for k, v in yaml.safe_load((PAPERS / "groups.yaml").read_text(encoding="utf-8")).items()}
 
 
 def load(name: str) -> Table:
@@ -239,8 +289,10 @@ def _check(table: Table, path: Path) -> None:
         for key in r.properties:
             if key not in table.properties:
                 raise UserError(f"{path}: row {r.id}: property '{key}' is none of the table's")
-        if not r.untrained and not r.needs and not table.needs and "method" not in r.pretrain:
-            raise UserError(f"{path}: row {r.id}: pretrain.method is missing (or say `needs:` or `untrained: true`)")
+        if not r.untrained and not r.needs and not table.needs and not {"method", "variant"} & set(r.pretrain):
+            raise UserError(
+                f"{path}: row {r.id}: pretrain.method is missing (or give a variant, or say `needs:` or `untrained: true`)"
+            )
 
 
 def _natural(text: str) -> list[Any]:
