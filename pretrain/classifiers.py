@@ -13,8 +13,9 @@ from torchvision.models.resnet import ResNet
 from pretrain.augment import build_views, evaluation_view
 from pretrain.checkpoint import write_tensors
 from pretrain.data import BrokenImage, Images
-from pretrain.evaluate import Frozen
+from pretrain.evaluate import Ready
 from pretrain.features import Plain, batches, extract
+from pretrain.frozen import Frozen
 from pretrain.loader import EpochSampler, Views, choose_workers, step_loader
 from pretrain.optim import OptimizerConfig, build_optimizer, peak_lr, scheduled_lr
 from runs.errors import UserError
@@ -126,15 +127,7 @@ class Classifiers:
             optimizer.load_state_dict(o)
 
 
-def train_classifiers(
-    config: "LinearConfig",
-    network: Frozen,
-    heads: Classifiers,
-    train: Images,
-    val: Images,
-    output: Path,
-    device: torch.device,
-) -> set[str]:
+def train_classifiers(config: "LinearConfig", ready: Ready, heads: Classifiers) -> set[str]:
     """Train to the last epoch, continuing an earlier start.
 
     Returns:
@@ -143,6 +136,7 @@ def train_classifiers(
     Raises:
         UserError: a broken image without `data.skip_broken`, or a loss that is not finite.
     """
+    network, train, device, output = ready.network, ready.train, ready.device, ready.output
     broken: set[str] = set()
     workers = choose_workers(config.data.workers, 1)
     plain = evaluation_view(network.augment)
@@ -152,7 +146,7 @@ def train_classifiers(
             loader = batches(Plain(images, plain), 256, workers, config.data.skip_broken, broken)
             return extract(network, loader, device, config.precision == "bf16", bar)
 
-    val_features, val_labels = all_features(val)
+    val_features, val_labels = all_features(ready.val)
     state = output / STATE
     if state.exists():
         heads.load_state(_read(state, device))

@@ -44,7 +44,31 @@ class CheckpointConfig:
 
 
 @dataclass
-class PretrainConfig:
+class CommandConfig:
+    """Settings that all three commands have."""
+
+    seed: int = 0
+    output: str = MISSING
+    """The run's folder."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    precision: str = "fp32"
+    """`fp32`; `tf32` (fp32 with TF32 matrix products); `bf16` (mixed precision)."""
+    threads: int = 0
+    """PyTorch's threads on the CPU; 0 leaves its choice."""
+
+    def __post_init__(self) -> None:
+        choices = {"device": ("auto", "cpu", "cuda"), "precision": ("fp32", "tf32", "bf16")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
+        for name in ("threads", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)}: must not be negative")
+
+
+@dataclass
+class PretrainConfig(CommandConfig):
     """Settings of `python -m pretrain`."""
 
     method: MethodConfig = MISSING
@@ -60,19 +84,10 @@ class PretrainConfig:
     epochs: int = 100
     batch_size: int = 256
     """Images a step, all processes together."""
-    seed: int = 0
-    output: str = MISSING
-    """The run's folder."""
-    device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
-    precision: str = "fp32"
-    """`fp32`; `tf32` (fp32 with TF32 matrix products); `bf16` (mixed precision)."""
     channels_last: bool = False
     """Lay images out with channels last, which GPUs with tensor cores like."""
     compile: bool = False
     """Use torch.compile."""
-    threads: int = 0
-    """PyTorch's threads on the CPU; 0 leaves its choice."""
     log_every: int = 10
     """Steps between lines in metrics.jsonl."""
     on_collapse: str = "warn"
@@ -83,37 +98,31 @@ class PretrainConfig:
     """Log to Weights & Biases too (needs `pip install wandb`)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("epochs", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
         if self.on_collapse not in ("warn", "stop"):
             raise UserError(f"on_collapse={self.on_collapse}: choose warn or stop")
-        check_machine(self.device, self.precision, self.threads, self.seed)
 
 
-def check_machine(device: str, precision: str, threads: int, seed: int) -> None:
-    """Check the settings that all three commands have.
+def check_fits(batch_size: int, images: int) -> None:
+    """Check that there are as many images as a step takes.
 
     Raises:
-        UserError: one of them is none of its choices, or negative.
+        UserError: there are fewer.
     """
-    choices = {"device": (device, ("auto", "cpu", "cuda")), "precision": (precision, ("fp32", "tf32", "bf16"))}
-    for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise UserError(f"{name}={value}: choose one of {', '.join(allowed)}")
-    for name, number in {"threads": threads, "seed": seed}.items():
-        if number < 0:
-            raise UserError(f"{name}={number}: must not be negative")
+    if batch_size > images:
+        raise UserError(f"batch_size={batch_size}: the training set has {images} images; give at most that many")
 
 
 def check_batch(batch_size: int, images: int, world: int) -> None:
-    """Check that a step's images exist and divide among the processes.
+    """Check that a step's images exist and divide among `world` processes.
 
     Raises:
         UserError: they do not, or a process gets too few for batch norm.
     """
-    if batch_size > images:
-        raise UserError(f"batch_size={batch_size}: the training set has {images} images; give at most that many")
+    check_fits(batch_size, images)
     if batch_size % world:
         raise UserError(f"batch_size={batch_size}: does not divide by {world} processes; choose a multiple of {world}")
     if batch_size // world < 2:

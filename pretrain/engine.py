@@ -17,7 +17,6 @@ from pretrain.augment import build_views
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import FREE, PretrainConfig, check_batch
 from pretrain.data import BrokenImage, Images, open_images
-from pretrain.evaluate import NeighbourProbe
 from pretrain.loader import EpochSampler, Views, choose_workers, step_loader
 from pretrain.logging import Logs
 from pretrain.machine import set_up_arithmetic
@@ -25,6 +24,7 @@ from pretrain.method import Batch, Method, Plan, build_method
 from pretrain.monitor import Health, Monitor, look
 from pretrain.optim import build_optimizer, clip_gradients, peak_lr, scheduled_lr
 from pretrain.outcome import write_outcome
+from pretrain.probe import NeighbourProbe
 from pretrain.resume import capture, restore
 from runs.errors import UserError
 from runs.folder import RECORD, RunFolder

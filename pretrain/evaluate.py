@@ -1,149 +1,121 @@
-"""Frozen networks: where they come from, and the kNN probe that watches a pre-training."""
+"""What linear and kNN evaluation share: their settings, their start and their record."""
 
-import random
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from torch import Tensor
-from torchvision.models.resnet import ResNet
+from omegaconf import MISSING
 
-from converters import load_backbone
-from converters.resnet import build_resnet
-from pretrain.augment import AugmentConfig, evaluation_view
-from pretrain.checkpoint import NAME, epochs_of
-from pretrain.config import PretrainConfig
-from pretrain.data import Images
-from pretrain.features import Plain, batches, extract, frozen, knn_accuracy
-from pretrain.loader import choose_workers
-from pretrain.networks import pooled
-from runs.errors import UserError
-from runs.folder import CONFIG
-from runs.record import Subject
-from runs.seeds import seed_everything
+from pretrain.augment import AugmentConfig
+from pretrain.config import CommandConfig
+from pretrain.data import DataConfig, Images, open_images
+from pretrain.distributed import start_alone
+from pretrain.frozen import Frozen, load_frozen
+from pretrain.machine import peak_memory, set_up_arithmetic
+from runs.environment import command_line
+from runs.folder import RECORD, RunFolder
+from runs.record import Dataset, Record, write_record
 
-RANDOM = "random"
+# Settings that touch no result: a run may be continued with others.
+FREE = ("data.workers", "data.cache", "data.root", "threads", "device")
+
+
+@dataclass
+class EvaluationConfig(CommandConfig):
+    """Settings of both evaluations; `seed` is that of the untrained network and of whatever else is drawn."""
+
+    data: DataConfig = MISSING
+    augment: AugmentConfig = MISSING
+    """The view of the images."""
+    checkpoint: str = MISSING
+    """Any checkpoint that `python -m converters inspect` knows, or `random` for the untrained network."""
+    arch: str = ""
+    """Architecture of the untrained network; taken from the file otherwise."""
+    zero_init_residual: bool = True
+    """How the untrained network starts; as SimSiam's does by default, so that it is SimSiam before its first step."""
+
+    def check_data(self, train: Images) -> None:
+        """Check the settings against the training images.
+
+        Raises:
+            UserError: they do not go together.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """A network to evaluate: `network` has no classifier; `augment` has the input convention it was trained with."""
+class Ready:
+    """What an evaluation works on."""
 
-    network: ResNet
-    subject: Subject
-    augment: AugmentConfig
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features (n, C) of images (n, 3, H, W)."""
-        return pooled(self.network, images)
-
-    def fingerprint(self) -> float:
-        """A number that changes when any weight or statistic does."""
-        return float(sum(v.double().sum() + v.double().square().sum() for v in self.network.state_dict().values()))
+    network: Frozen
+    train: Images
+    val: Images
+    device: torch.device
+    output: Path
 
 
-def load_frozen(
-    checkpoint: str, arch: str, zero_init_residual: bool, augment: AugmentConfig, seed: int, device: torch.device
-) -> Frozen:
-    """Load a checkpoint of any format that `converters` reads, or make an untrained network.
+@dataclass(frozen=True)
+class Findings:
+    """What an evaluation found: the record's `metrics` and `details`, and a sentence to print."""
+
+    metrics: dict[str, float]
+    details: dict[str, Any]
+    sentence: str
+
+
+def evaluate(
+    kind: str, config: EvaluationConfig, measure: Callable[[Ready], Findings], free: tuple[str, ...] = ()
+) -> int:
+    """Measure and record, or say that it is done.
 
     Args:
-        checkpoint: a file, or `random`.
-        arch: the architecture; for a file it may be empty and must agree otherwise.
-        zero_init_residual: how the untrained network starts, see `PretrainConfig`.
-        augment: the view recipe, whose mean and std the checkpoint's own replace.
-        seed: of the untrained network.
-        device: where it goes.
+        kind: `"linear"` or `"knn"`.
+        config: the settings.
+        measure: the evaluation proper.
+        free: settings that touch no result, besides those of `FREE`.
+
+    Returns:
+        The exit status, 0.
 
     Raises:
-        UserError: the file is no complete ResNet, another architecture, or one whose strides torchvision lacks.
+        UserError: whatever the user can mend.
     """
-    if checkpoint == RANDOM:
-        if not arch:
-            raise UserError("arch: is required with checkpoint=random; add e.g. arch=resnet50")
-        seed_everything(seed)
-        network = build_resnet(arch, None, zero_init_residual)
-        return Frozen(_freeze(network, device), Subject("scratch", arch, 0), augment)
-    backbone = load_backbone(checkpoint)
-    if arch and arch != backbone.arch:
-        raise UserError(f"arch={arch}: {checkpoint} is a {backbone.arch}; leave arch out")
-    if backbone.input.stride_in_1x1:
-        raise UserError(
-            f"checkpoint={checkpoint}: strides in the 1x1 convolutions (MSRA), which torchvision's ResNet lacks"
-        )
-    network = build_resnet(backbone.arch, None)
-    weights = dict(backbone.state_dict)
-    mean, std = list(backbone.input.mean), list(backbone.input.std)
-    if backbone.input.channels == "BGR":
-        # Images come as RGB: turning the first filters round is the same as turning every image round.
-        weights["conv1.weight"] = weights["conv1.weight"].flip(1)
-        mean, std = mean[::-1], std[::-1]
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
-        raise UserError(f"checkpoint={checkpoint}: tensors missing or left over: {[*missing, *unexpected][:3]}")
-    method, epochs = backbone.format, None
-    ours = _settings_beside(Path(checkpoint))
-    if ours:
-        # A checkpoint of this project was trained with its recipe's own mean and std, CIFAR's for example.
-        method, mean, std = ours["method"]["name"], ours["augment"]["mean"], ours["augment"]["std"]
-        epochs = epochs_of(Path(checkpoint))
-    subject = Subject(method, backbone.arch, epochs, Path(checkpoint).name, backbone.source_sha256)
-    return Frozen(_freeze(network, device), subject, replace(augment, mean=mean, std=std))
+    # Faults of the settings and the files are found before the folder is bound to them; a done run needs no files.
+    ready = None if (Path(config.output) / RECORD).exists() else _prepare(config)
+    folder = RunFolder(config.output, asdict(config), kind, (*FREE, *free))
+    if ready is None or folder.done:
+        print(f"{config.output}: done, see {folder.record}")
+        return 0
+    started = time.time()
+    print(f"{ready.train.describe()}\n{ready.val.describe()}")
+    found = measure(ready)
+    val = ready.val
+    record = Record(
+        kind=kind,
+        subject=ready.network.subject,
+        dataset=Dataset(val.name, "val", len(val), val.fingerprint),
+        metrics=found.metrics,
+        seed=config.seed,
+        config=asdict(config),
+        seconds=time.time() - started,
+        peak_memory_mb=peak_memory(ready.device),
+        command=command_line(),
+        details=found.details,
+    )
+    write_record(folder.path, record)
+    print(f"{found.sentence} -> {folder.record}")
+    return 0
 
 
-def _settings_beside(checkpoint: Path) -> dict[str, Any]:
-    """The settings of the run of ours that wrote `checkpoint`, done or not; empty for anybody else's file."""
-    file = checkpoint.parent / CONFIG
-    if not NAME.fullmatch(checkpoint.name) or not file.is_file():
-        return {}
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: unreadable; put the checkpoint into a folder of its own") from error
-    return settings if isinstance(settings, dict) and settings.get("kind") == "pretrain" else {}
-
-
-def _freeze(network: ResNet, device: torch.device) -> ResNet:
-    for parameter in network.parameters():
-        parameter.requires_grad = False
-    return network.to(device).eval()
-
-
-class NeighbourProbe:
-    """kNN accuracy of a network in training, on a fixed random part of the data.
-
-    Args:
-        train: the images that vote.
-        val: the images that are classified.
-        config: the run's settings.
-        device: where the network computes.
-    """
-
-    def __init__(self, train: Images, val: Images, config: PretrainConfig, device: torch.device) -> None:
-        self.config, self.device, self.classes = config, device, len(train.classes)
-        view, chance = evaluation_view(config.augment), random.Random(0)
-        limits = (config.monitor.knn_bank, config.monitor.knn_queries)
-        # The splits are sorted by class, so a part has to be drawn.
-        self.parts = [
-            Plain(images, view, sorted(chance.sample(range(len(images)), min(limit, len(images)))))
-            for images, limit in zip((train, val), limits, strict=True)
-        ]
-
-    def accuracy(self, network: ResNet) -> float:
-        """Return top-1 in percent; the network's mode is left as it was."""
-        config = self.config
-        workers = choose_workers(config.data.workers, 1)
-        with frozen(network), torch.no_grad():
-            (bank, labels), (queries, targets) = (
-                extract(
-                    lambda images: pooled(network, images),
-                    batches(part, 256, workers, config.data.skip_broken),
-                    self.device,
-                )
-                for part in self.parts
-            )
-        k = max(1, min(config.monitor.knn_k, len(bank) // 10))
-        t = config.monitor.knn_temperature
-        return knn_accuracy(bank, labels, queries, targets, self.classes, [k], [t])[k, t]
+def _prepare(config: EvaluationConfig) -> Ready:
+    device = start_alone(config.device)
+    set_up_arithmetic(config.threads, config.precision)
+    train, val = open_images(config.data, "train"), open_images(config.data, "val")
+    config.check_data(train)
+    network = load_frozen(
+        config.checkpoint, config.arch, config.zero_init_residual, config.augment, config.seed, device
+    )
+    return Ready(network, train, val, device, Path(config.output))

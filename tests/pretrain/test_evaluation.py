@@ -14,8 +14,8 @@ from torch import Tensor
 from pretrain.augment import AugmentConfig, evaluation_view
 from pretrain.classifiers import Classifiers, _cached, _fresh, _stand_ins
 from pretrain.data import DataConfig, open_images
-from pretrain.evaluate import load_frozen
 from pretrain.features import Plain, batches, extract, knn_accuracy
+from pretrain.frozen import load_frozen
 from pretrain.linear import LinearConfig
 from pretrain.loader import EpochSampler
 from pretrain.optim import OptimizerConfig, build_optimizer
