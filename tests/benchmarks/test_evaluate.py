@@ -1,15 +1,23 @@
 """A checkpoint's row: what is planned for it, what its card says, what is refused."""
 
+import contextlib
+import functools
+import http.server
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks.__main__ import main
-from benchmarks.evaluate import model_card, plan_of, slug
+from benchmarks.evaluate import inspected, model_card, plan_of, slug
 from benchmarks.fill import fill
 from benchmarks.status import Status
+from converters.resnet import build_resnet
+from runs.files import sha256
 
 FACTS = {
     "file": "x.pth", "sha256": "ab" * 32, "format": "torchvision", "arch": "resnet50", "parameters": 23_508_032,
@@ -43,26 +51,69 @@ def test_names_of_folders() -> None:
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
-    [(["nowhere.pth"], "no such file"), (["x.pth", "--tasks", "linear,dance"], "--tasks linear,dance"),
-     (["x.pth", "--set", "nonsense"], "must be STAGE.KEY=VALUE")],
+    [(["nowhere.pth"], "nowhere.pth"), (["x.pth", "--tasks", "linear,dance"], "--tasks linear,dance"),
+     (["x.pth", "--set", "nonsense"], "must be STAGE.KEY=VALUE"),
+     (["http://example.org/x.pth"], "not an https address"), (["zoo:nothing"], "zoo:nothing: no such checkpoint")],
 )  # fmt: skip
-def test_bad_input_is_one_line(words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(words: list[str], complaint: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", *words])
-    text = capsys.readouterr().err
-    assert stop.value.code == 2 and complaint in text and len(text.strip().splitlines()) == 1
+    text = capfd.readouterr().err
+    assert stop.value.code == 2 and complaint in text and len(text.strip().splitlines()) == 1, text
+
+
+def a_checkpoint() -> dict[str, torch.Tensor]:
+    """A quarter-width network whose statistics are those of a training, as the converters demand."""
+    network = build_resnet("resnet50x0.25", num_classes=10)
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in network.state_dict().items():
+        if name.endswith("running_mean"):
+            tensor.normal_(0, 0.1, generator=generator)
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.5, 2, generator=generator)
+    return network.state_dict()
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A web server of this machine; plain http is refused everywhere else."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_an_address_is_fetched_proved_and_refused_for_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    site = tmp_path / "site"
+    (site / "a").mkdir(parents=True)
+    (site / "b").mkdir()
+    whole = a_checkpoint()
+    torch.save(whole, site / "a" / "net.pth")
+    # The same name elsewhere is another file.
+    torch.save({k: v for k, v in whole.items() if not k.startswith("layer3.2.bn2.")}, site / "b" / "net.pth")
+    with served(site) as address:
+        file, facts = inspected(f"{address}/a/net.pth")
+        assert (file.name, facts["arch"], facts["tensors"]) == ("net.pth", "resnet50x0.25", 265)
+        assert file.is_relative_to(tmp_path / "cache") and facts["sha256"] == sha256(site / "a" / "net.pth")
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(["evaluate", f"{address}/b/net.pth", "--output", str(tmp_path / "out")])
+    lines = [line for line in capfd.readouterr().err.splitlines() if "error: " in line]
+    assert stop.value.code == 2 and len(lines) == 1 and "layer3.2.bn2" in lines[0]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 def test_an_untrained_network_is_refused_in_the_converters_words(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import torch
-
-    from converters.resnet import build_resnet
-
     torch.save(build_resnet("resnet50x0.25", num_classes=10).state_dict(), tmp_path / "net.pth")
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", str(tmp_path / "net.pth"), "--output", str(tmp_path / "out")])
-    assert stop.value.code == 2 and "initial mean 0" in capsys.readouterr().err
+    assert stop.value.code == 2 and "initial mean 0" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """A detector must hold exactly the file's tensors, or the command must stop."""
 
+import dataclasses
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,18 @@ def edited(backbone: Path, folder: Path, change: Callable[[dict[str, Any]], None
     path = folder / "edited.pkl"
     path.write_bytes(pickle.dumps(content, protocol=4))
     return path
+
+
+def test_every_layer_is_missed(backbone: Path) -> None:
+    """Detectron2 warns about a layer that the file lacks, and trains it from random numbers."""
+    detector, file = detector_for(backbone)
+    layers = {name.rsplit(".", 1)[0] for name in file.tensors}
+    assert len(layers) == 106
+    for layer in layers:
+        left = {name: tensor for name, tensor in file.tensors.items() if not name.startswith(f"{layer}.")}
+        lost = len(file.tensors) - len(left)
+        with pytest.raises(UserError, match=rf"lacks {lost} of 265 backbone tensors, first {layer}"):
+            load_backbone(detector, dataclasses.replace(file, tensors=left))
 
 
 def missing(content: dict[str, Any]) -> None:
