@@ -189,7 +189,7 @@ class _Builder:
         return self._add("convert", "convert", source.name, {"file": source.file}, {}, source.needs, source.sha256)
 
     def _settings(self, table: Table, row: Row, own: dict[str, Any], *stages: str) -> dict[str, Any]:
-        """The scale's word on all rows, on the method < the row's own < the scale's last word, on this row < the user's."""
+        """The scale's word on all rows and on the method < the row's own < what the scale forces < the user's."""
         user = {key: value for stage, key, value in self.user if stage in stages}
         data = {} if "transfer" in stages else {"data": self.scale.data.get(table.dataset, table.dataset)}
         method = self.scale.methods.get(own.get("method", ""), {}) if "pretrain" in stages else {}

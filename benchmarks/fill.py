@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from benchmarks.plan import Cell, Plan
 from benchmarks.statistics import Summary, clearly_above, outside_noise, summarize
 from benchmarks.status import Status, look
-from benchmarks.tables import Column, Row, Table, load
+from benchmarks.tables import Column, Row, Table, fit, load
 from runs.errors import UserError
 from runs.record import Record, read_record
 
@@ -21,6 +21,7 @@ class Entry:
         wanted: trials that the plan has for it.
         remark: why `ours` is missing or incomplete; empty otherwise.
         differs: whether ours lies outside both noises of the paper's; None if that cannot be said.
+        digits: behind the point, where the numbers are printed.
         bold: whether ours is within the table's bold rule.
         paper_bold: the same for the paper's.
         above_scratch: whether ours lies above the untrained network's by more than the spread; None if unknown.
@@ -31,6 +32,7 @@ class Entry:
     wanted: int
     remark: str = ""
     differs: bool | None = None
+    digits: int = 1
     bold: bool = False
     paper_bold: bool = False
     above_scratch: bool | None = None
@@ -45,13 +47,32 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What the monitors said of a row's pre-trainings, and what the paper says: `✓` for a collapse, `×` for none."""
+
+    collapsed: int
+    trials: int
+    paper: str = ""
+
+    def __str__(self) -> str:
+        sign = {0: "×", self.trials: "✓"}.get(self.collapsed, "")
+        return f"{sign} {self.collapsed}/{self.trials}".strip()
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all trials do as the paper says; True where it says nothing."""
+        return not self.paper or str(self)[0] == self.paper
+
+
+@dataclass(frozen=True)
 class Filled:
-    """A table with its entries, one list a row."""
+    """A table with its entries, one list a row; `verdicts` only where the table has a property `collapse`."""
 
     table: Table
     entries: tuple[tuple[Entry, ...], ...]
     scale: str
     remarks: tuple[str, ...]
+    verdicts: tuple[Verdict | None, ...] = ()
 
     @property
     def trials(self) -> int | None:
@@ -84,15 +105,56 @@ def fill(plan: Plan, records: dict[str, Record], status: Status | None = None) -
     status = status or look(plan)
     filled = []
     for chosen in plan.tables:
-        table = load(chosen["name"]).select(chosen["rows"], chosen["columns"])
+        table = fit(load(chosen["name"]), plan.instead, plan.watch).select(chosen["rows"], chosen["columns"])
         cells = {(c.row, c.column): c for c in plan.cells if c.table == table.name}
         entries = tuple(
             tuple(_entry(table, row, column, cells[row.id, column.id], records, status) for column in table.columns)
             for row in table.rows
         )
         entries = _with_scratch(table, _with_bold(table, entries))
-        filled.append(Filled(table, entries, plan.scale, tuple(_remarks(table, entries, plan.scale))))
+        verdicts = tuple(_verdict(plan, table, row, records) for row in table.rows)
+        verdicts = verdicts if any(verdicts) else ()
+        remarks = [*_collapse_remarks(table, verdicts), *_remarks(table, entries, plan.scale)]
+        filled.append(Filled(table, entries, plan.scale, tuple(remarks), verdicts))
     return filled
+
+
+def pretrainings(plan: Plan, table: str, row: str) -> list[str]:
+    """The ids of the pre-trainings behind a row's entries."""
+    found: dict[str, None] = {}
+
+    def visit(run: str) -> None:
+        if plan.runs[run].kind == "pretrain":
+            found[run] = None
+        for other in plan.runs[run].needs:
+            visit(other)
+
+    for cell in plan.cells:
+        if (cell.table, cell.row) == (table, row):
+            for run in cell.runs:
+                visit(run)
+    return list(found)
+
+
+def _verdict(plan: Plan, table: Table, row: Row, records: dict[str, Record]) -> Verdict | None:
+    if "collapse" not in table.properties:
+        return None
+    said = [records[run].verdict for run in pretrainings(plan, table.name, row.id) if run in records]
+    watched = [verdict.startswith("collapsed") for verdict in said if not verdict.startswith("not watched")]
+    return Verdict(sum(watched), len(watched), row.properties.get("collapse", "")) if watched else None
+
+
+def _collapse_remarks(table: Table, verdicts: tuple[Verdict | None, ...]) -> list[str]:
+    judged = [(row, v) for row, v in zip(table.rows, verdicts, strict=False) if v is not None and v.paper]
+    remarks = [
+        f"{row.label}: collapsed in {v.collapsed} of {v.trials} runs; the paper has "
+        f"{'a collapse' if v.paper == '✓' else 'none'}."
+        for row, v in judged
+        if not v.agrees
+    ]
+    if judged and not remarks:
+        remarks.append("Who collapses and who does not is as in the paper in every row that ran.")
+    return remarks
 
 
 def _entry(table: Table, row: Row, column: Column, cell: Cell, records: dict[str, Record], status: Status) -> Entry:
@@ -109,7 +171,8 @@ def _entry(table: Table, row: Row, column: Column, cell: Cell, records: dict[str
     differs = None
     if ours is not None and isinstance(paper, int | float):
         differs = outside_noise(ours, paper, column.noise)
-    return Entry(paper, ours, len(cell.runs), cell.absent or _missing(cell, records, status), differs)
+    remark = cell.absent or _missing(cell, records, status)
+    return Entry(paper, ours, len(cell.runs), remark, differs, column.digits)
 
 
 def _missing(cell: Cell, records: dict[str, Record], status: Status) -> str:

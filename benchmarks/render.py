@@ -20,22 +20,22 @@ def number(entry: Entry, trials: bool = True) -> str:
     """
     if entry.ours is None:
         return entry.remark or ABSENT
-    spread = f" ± {entry.ours.std:.1f}" if entry.ours.std is not None else ""
+    spread = f" ± {entry.ours.std:.{entry.digits}f}" if entry.ours.std is not None else ""
     incomplete = f" of {entry.wanted}" if entry.ours.n < entry.wanted else ""
     count = f" (n = {entry.ours.n}{incomplete})" if trials or incomplete else ""
-    return f"{entry.ours.mean:.1f}{spread}{count}"
+    return f"{entry.ours.mean:.{entry.digits}f}{spread}{count}"
 
 
 def published(entry: Entry) -> str:
     """The paper's: `68.1`, a word, or a dash."""
     if entry.paper is None:
         return ABSENT
-    return entry.paper if isinstance(entry.paper, str) else f"{entry.paper:.1f}"
+    return entry.paper if isinstance(entry.paper, str) else f"{entry.paper:.{entry.digits}f}"
 
 
-def signed(value: float | None) -> str:
-    """A difference with its sign and a true minus."""
-    return ABSENT if value is None else f"{value:+.1f}".replace("-", "−")
+def signed(entry: Entry) -> str:
+    """The difference with its sign and a true minus."""
+    return ABSENT if entry.difference is None else f"{entry.difference:+.{entry.digits}f}".replace("-", "−")
 
 
 def terminal(filled: Filled, console: Console | None = None) -> None:
@@ -46,11 +46,16 @@ def terminal(filled: Filled, console: Console | None = None) -> None:
     trials = f", n = {filled.trials}" if filled.trials else ""
     console.print(f"{table.quantity}, {filled.scale} scale; mean ± std{trials}", style="dim", highlight=False)
     lines: list[tuple[str, list[Text], str]] = []
-    for row, entries in zip(table.rows, filled.entries, strict=True):
-        lines.append((row.label, [_cell(e, filled.trials is None) for e in entries], ""))
+    heads = [(c.group, c.label) for c in table.columns]
+    heads = [("", "collapsed"), *heads] if filled.verdicts else heads
+    for i, (row, entries) in enumerate(zip(table.rows, filled.entries, strict=True)):
+        verdict = filled.verdicts[i] if filled.verdicts else None
+        first = [Text(str(verdict or ABSENT))] if filled.verdicts else []
+        lines.append((row.label, [*first, *(_cell(e, filled.trials is None) for e in entries)], ""))
         if any(e.paper is not None for e in entries):
-            lines.append(("  paper", [Text(published(e)) for e in entries], "dim"))
-    print_grid(console, [(c.group, c.label) for c in table.columns], lines)
+            first = [Text(row.properties.get("collapse", ABSENT))] if filled.verdicts else []
+            lines.append(("  paper", [*first, *(Text(published(e)) for e in entries)], "dim"))
+    print_grid(console, heads, lines)
     if any(e.below_scratch for line in filled.entries for e in line):
         console.print("* not above the untrained network", highlight=False)
     for remark in filled.remarks:
@@ -123,11 +128,14 @@ def _cell(entry: Entry, trials: bool) -> Text:
 def markdown(filled: Filled) -> str:
     """GitHub's Markdown: three columns (ours, paper, difference) folded into one an entry, then the remarks."""
     table = filled.table
-    heads = ["", *table.properties, *(f"{full_label(c)}<br>ours · paper · difference" for c in table.columns)]
+    properties = [f"{p}<br>paper" if p == "collapse" and filled.verdicts else p for p in table.properties]
+    properties += ["collapsed<br>ours"] if filled.verdicts else []
+    heads = ["", *properties, *(f"{full_label(c)}<br>ours · paper · difference" for c in table.columns)]
     lines = [f"### {table.label}: {table.title}", "", f"{table.quantity}, {filled.scale} scale", ""]
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    for row, entries in zip(table.rows, filled.entries, strict=True):
+    for i, (row, entries) in enumerate(zip(table.rows, filled.entries, strict=True)):
         facts = [_fact(row.properties.get(p)) for p in table.properties]
+        facts += [str(filled.verdicts[i] or ABSENT)] if filled.verdicts else []
         lines.append("| " + " | ".join([row.label, *facts, *(_folded(e) for e in entries)]) + " |")
     lines += ["", *(f"- {r}" for r in filled.remarks), *(f"- {n}" for n in table.notes), ""]
     return "\n".join(lines)
@@ -136,7 +144,9 @@ def markdown(filled: Filled) -> str:
 def _folded(entry: Entry) -> str:
     ours = f"**{number(entry)}**" if entry.bold and entry.ours else number(entry)
     paper = f"**{published(entry)}**" if entry.paper_bold else published(entry)
-    return f"{ours} · {paper} · {signed(entry.difference)}"
+    if entry.paper is None:
+        return ours
+    return f"{ours} · {paper} · {signed(entry)}"
 
 
 def _fact(value: object) -> str:
@@ -164,8 +174,9 @@ def _tex_entry(entry: Entry) -> str:
     paper = f" ({published(entry)})" if entry.paper is not None else ""
     if entry.ours is None:
         return _tex(f"{ABSENT}{paper}")
-    mean = rf"\textbf{{{entry.ours.mean:.1f}}}" if entry.bold else f"{entry.ours.mean:.1f}"
-    spread = rf" $\pm$ {entry.ours.std:.1f}" if entry.ours.std is not None else ""
+    mean = f"{entry.ours.mean:.{entry.digits}f}"
+    mean = rf"\textbf{{{mean}}}" if entry.bold else mean
+    spread = rf" $\pm$ {entry.ours.std:.{entry.digits}f}" if entry.ours.std is not None else ""
     return mean + spread + _tex(paper)
 
 

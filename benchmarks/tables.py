@@ -291,7 +291,7 @@ def _check(table: Table, path: Path) -> None:
                 raise UserError(f"{path}: row {r.id}: property '{key}' is none of the table's")
         if not r.untrained and not r.needs and not table.needs and not {"method", "variant"} & set(r.pretrain):
             raise UserError(
-                f"{path}: row {r.id}: pretrain.method is missing (or give a variant, or say `needs:` or `untrained: true`)"
+                f"{path}: row {r.id}: pretrain.method is missing (or give a variant, `needs:` or `untrained: true`)"
             )
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.estimate import clock
+from benchmarks.fill import pretrainings
 from benchmarks.job import state
 from benchmarks.plan import Plan, names, order, serves
 from benchmarks.report.figures import Line, curves
-from benchmarks.tables import load
+from benchmarks.tables import Table, load
 from runs.log import read_log
 from runs.record import Record
 
@@ -20,32 +21,78 @@ GRID = [i / 50 for i in range(51)]
 TASKS = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
 
 
+# What is drawn of a pre-training: title, vertical axis, whether single points are marked and zero is shown.
+QUANTITIES = {
+    "loss": ("Training loss", "loss", False, False),
+    "std": ("Std of the normalized output (collapse: 0)", "std", False, True),
+    "knn_top1": ("kNN accuracy during training", "top-1 (%)", True, False),
+    "m_o": ("Share of the center, m_o (collapse: 1)", "m_o", False, True),
+    "m_r": ("Share of the residual, m_r (collapse: 0)", "m_r", False, True),
+    "covariance": ("Covariance of the channels", "covariance", False, True),
+    "eta_p": ("Amount of o_p in o_z − o_p", "η_p", False, False),
+    "eta_z": ("Amount of o_z in o_p − o_z", "η_z", False, False),
+    "r_e_cosine": ("Cosine of r_e and de-correlation, τ = 0.1", "cosine", False, False),
+}
+# More methods than this in one picture cannot be told apart.
+MOST = 8
+Logs = list[tuple[str, list[dict[str, Any]]]]
+
+
 def training(plans: Sequence[Plan]) -> list[str]:
-    """Loss, std and kNN of every pre-training over its length, one picture a quantity."""
-    logs: list[tuple[str, int, list[dict[str, Any]]]] = []
-    methods: dict[str, int] = {}
+    """Loss, std and kNN of every pre-training, one picture a quantity; none where there are too many methods for it."""
+    found: Logs = []
     for plan in plans:
-        served = labels(plan)
-        for run in plan.runs.values():
-            log = plan.folder(run) / "metrics.jsonl"
-            if run.kind == "pretrain" and log.exists():
-                method = served[run.id]
-                group = methods.setdefault(method, len(methods))
-                logs.append((method, group, list(read_log(log))))
-    healthy = {row["std_healthy"] for _, _, log in logs for row in log if row.get("std_healthy")}
-    level = (healthy.pop(), "1/√d") if len(healthy) == 1 else None
-    pictures = []
-    for key, title, up, line, markers in (
-        ("loss", "Training loss", "loss", None, False),
-        ("std", "Std of the normalized output (collapse: 0)", "std", level, False),
-        ("knn_top1", "kNN accuracy during training", "top-1 (%)", None, True),
-    ):
-        lines = [Line(m, *_points(log, key), g) for m, g, log in logs]
-        lines = [entry for entry in lines if entry.y]
-        if lines:
-            across = "epoch" if any("epoch" in row for _, _, log in logs for row in log[:1]) else "step"
-            pictures.append(curves(lines, title, across, up, line, markers, from_zero=key == "std"))
-    return pictures
+        names = labels(plan)
+        found += [
+            (names[run.id], log) for run in plan.runs.values() if run.kind == "pretrain" and (log := _log(plan, run.id))
+        ]
+    if len({label for label, _ in found}) > MOST:
+        return []
+    return [picture for key in ("loss", "std", "knn_top1") for picture in drawn(found, key)]
+
+
+def drawings(plan: Plan, table: Table) -> list[str]:
+    """What a table's file asks to be drawn of its rows' pre-trainings."""
+    found = table_logs(plan, table)
+    return [picture for key in table.curves for picture in drawn(found, key)]
+
+
+def table_logs(plan: Plan, table: Table) -> Logs:
+    """The logs of the pre-trainings behind each row, under the row's label."""
+    return [
+        (row.label, log)
+        for row in table.rows
+        for run in pretrainings(plan, table.name, row.id)
+        if (log := _log(plan, run))
+    ]
+
+
+def drawn(logs: Logs, key: str) -> list[str]:
+    """One picture of a quantity, none if no log has it."""
+    title, up, markers, from_zero = QUANTITIES[key]
+    lines = lines_of(logs, key)
+    if not lines:
+        return []
+    across = "epoch" if any("epoch" in row for _, log in logs for row in log[:1]) else "step"
+    return [curves(lines, title, across, up, level(logs) if key == "std" else None, markers, from_zero)]
+
+
+def lines_of(logs: Logs, key: str) -> list[Line]:
+    """The curves of a quantity; the seeds of a row look alike."""
+    groups = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in logs))}
+    lines = [Line(label, *_points(log, key), groups[label]) for label, log in logs]
+    return [line for line in lines if line.y]
+
+
+def level(logs: Logs) -> tuple[float, str] | None:
+    """The std of an output spread evenly, if it is the same for all."""
+    healthy = {row["std_healthy"] for _, log in logs for row in log if row.get("std_healthy")}
+    return (healthy.pop(), "1/√d") if len(healthy) == 1 else None
+
+
+def _log(plan: Plan, run: str) -> list[dict[str, Any]]:
+    path = plan.folder(run) / "metrics.jsonl"
+    return list(read_log(path)) if path.exists() else []
 
 
 def _points(log: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:

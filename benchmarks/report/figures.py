@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # Colours that stand for CSS variables until the SVG is inside the page. Matplotlib writes them out in lower case.
 INK = "#010203"
@@ -52,30 +53,50 @@ def curves(
     # Text stays text (searchable, in the page's font), and equal data give an equal file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 10}):
         figure = Figure(figsize=(4.2, 2.9), layout="constrained")
-        axes = figure.add_subplot()
-        named: set[int] = set()
-        for line in lines:
-            label = line.label if line.group not in named else None
-            named.add(line.group)
-            axes.plot(
-                line.x, line.y, color=SERIES[line.group % 8], linestyle=STYLES[line.group % 8], label=label,
-                linewidth=1.6, alpha=0.85, marker="o" if markers else None, markersize=3,
-            )  # fmt: skip
-        if level is not None:
-            axes.axhline(level[0], color=INK, linewidth=0.8, linestyle=(0, (2, 3)), label=level[1])
-        if from_zero:
-            axes.set_ylim(bottom=0)
-        axes.set_title(title, color=INK, fontsize=10.5, loc="left")
-        axes.set_xlabel(across, color=INK)
-        axes.set_ylabel(up, color=INK)
-        axes.tick_params(colors=INK, length=3)
-        axes.grid(color=INK, alpha=0.12, linewidth=0.6)
-        for side, spine in axes.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(INK)
-        if len(named) > 1 or level is not None:
-            axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+        plot(figure.add_subplot(), lines, title, across, up, level, markers, from_zero, SERIES, INK)
         return _inline(figure, title)
+
+
+def plot(
+    axes: Any,
+    lines: Sequence[Line],
+    title: str,
+    across: str,
+    up: str,
+    level: tuple[float, str] | None,
+    markers: bool,
+    from_zero: bool,
+    colours: Sequence[str],
+    ink: str,
+    legend: bool = True,
+) -> None:
+    """Draw what `curves` describes on Matplotlib's axes.
+
+    `colours` are the groups', used again from the start behind the last; `ink` is the colour of everything else;
+    `legend` names the groups.
+    """
+    named: set[int] = set()
+    for line in lines:
+        label = line.label if line.group not in named else None
+        named.add(line.group)
+        axes.plot(
+            line.x, line.y, color=colours[line.group % 8], linestyle=STYLES[line.group % 8], label=label,
+            linewidth=1.6, alpha=0.85, marker="o" if markers else None, markersize=3,
+        )  # fmt: skip
+    if level is not None:
+        axes.axhline(level[0], color=ink, linewidth=0.8, linestyle=(0, (2, 3)), label=level[1])
+    if from_zero:
+        axes.set_ylim(bottom=0)
+    axes.set_title(title, color=ink, fontsize=10.5, loc="left")
+    axes.set_xlabel(across, color=ink)
+    axes.set_ylabel(up, color=ink)
+    axes.tick_params(colors=ink, length=3)
+    axes.grid(color=ink, alpha=0.12, linewidth=0.6)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(ink)
+    if legend and (len(named) > 1 or level is not None):
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=ink)
 
 
 def _inline(figure: object, title: str) -> str:

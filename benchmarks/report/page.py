@@ -41,6 +41,7 @@ def page(plans: Sequence[Plan], records: dict[str, dict[str, Record]], filled: S
         made=time.strftime("%Y-%m-%d %H:%M"),
         filled=filled,
         heads=[_groups(f) for f in filled],
+        drawings=_drawings(plans, filled),
         training=content.training(plans),
         recall=content.precision_recall(plans, records),
         views=content.pictures(plans, "pretrain", "views.png"),
@@ -61,6 +62,12 @@ def _title(filled: Sequence[Filled]) -> str:
     if not filled:
         return "Run records"
     return " and ".join(dict.fromkeys(f.table.label for f in filled)) + ", measured"
+
+
+def _drawings(plans: Sequence[Plan], filled: Sequence[Filled]) -> list[list[str]]:
+    """The pictures of each table, in the order of the tables."""
+    owners = [plan for plan in plans for _ in plan.tables]
+    return [content.drawings(plan, f.table) for plan, f in zip(owners, filled, strict=True)]
 
 
 def _groups(filled: Filled) -> list[tuple[str, int]]:

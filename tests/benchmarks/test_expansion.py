@@ -105,8 +105,9 @@ def test_commands_are_what_a_user_would_type() -> None:
 
 
 def test_what_cannot_run_says_why() -> None:
-    p = plan("table1")
-    assert {c.row: c.absent for c in p.cells}["a"] == "needs the collapse laboratory's methods"
+    p = plan("collapse/figure4")
+    missing = {c.row: c.absent for c in p.cells}["centre_negative"]
+    assert missing == "needs the figure's own loss, which the text does not give"
     reasons = {c.absent for c in plan("table4", rows=["simsiam"]).cells}
     assert reasons == {"", "not at the mini scale"}
 

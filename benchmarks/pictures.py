@@ -1,0 +1,70 @@
+"""The curves of a folder of runs as PNG files, one a table, for a page that is no report.
+
+    python -m benchmarks.pictures outputs/lab docs/images/collapse figure2 collapse/figure7
+
+writes `docs/images/collapse-figure2.png` and `docs/images/collapse-collapse-figure7.png`.
+"""
+
+import io
+from pathlib import Path
+
+from benchmarks.plan import read_plan
+from benchmarks.report import content
+from benchmarks.report.figures import plot
+from benchmarks.tables import Table, fit, load
+from runs.app import Parser, cli
+from runs.errors import UserError
+from runs.files import atomic_write
+
+# Okabe, Ito: Color Universal Design (2008), without the yellow, which white paper hides, and with a grey.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#777777")
+
+
+def png(logs: content.Logs, table: Table) -> bytes:
+    """Draw a table's quantities side by side, the legend below them all.
+
+    Raises:
+        UserError: not one run of the table is there.
+    """
+    from matplotlib.figure import Figure
+
+    keys = [key for key in table.curves if content.lines_of(logs, key)]
+    if not keys:
+        raise UserError(f"{table.name}: no run of it has curves; run it first (python -m benchmarks run {table.name})")
+    figure = Figure(figsize=(3.3 * len(keys), 2.9), layout="constrained", dpi=110)
+    axes = figure.subplots(1, len(keys), squeeze=False)[0]
+    for axis, key in zip(axes, keys, strict=True):
+        title, up, markers, from_zero = content.QUANTITIES[key]
+        level = content.level(logs) if key == "std" else None
+        plot(
+            axis, content.lines_of(logs, key), title, "epoch", up, level, markers, from_zero, COLOURS, "#222222", False
+        )
+        axis.title.set_fontsize(9)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), frameon=False, fontsize=9)
+    buffer = io.BytesIO()
+    # No version of Matplotlib in the file: equal data give an equal file.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@cli
+def main(argv: list[str] | None = None) -> int:
+    """Draw the named tables."""
+    parser = Parser(prog="python -m benchmarks.pictures", description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", metavar="FOLDER", help="output of `python -m benchmarks run`")
+    parser.add_argument("prefix", metavar="PREFIX", help="what the files' names begin with")
+    parser.add_argument("tables", nargs="+", metavar="TABLE")
+    arguments = parser.parse_args(argv)
+    plan = read_plan(arguments.folder)
+    for name in arguments.tables:
+        table = fit(load(name), plan.instead, plan.watch)
+        path = Path(f"{arguments.prefix}-{name.replace('/', '-')}.png")
+        with atomic_write(path) as file:
+            file.write(png(content.table_logs(plan, table), table))
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

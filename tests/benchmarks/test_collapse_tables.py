@@ -1,0 +1,113 @@
+"""Tables that say who collapses: the lab scale, the monitors' verdicts beside the paper's, the curves."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks import render, scales, tables
+from benchmarks.expansion import expand
+from benchmarks.fill import fill, read_records
+from benchmarks.pictures import main as draw
+from benchmarks.plan import Plan
+from benchmarks.report import write_report
+from runs.record import Dataset, Record, Subject, write_record
+
+
+def plan(folder: Path, *names: str) -> Plan:
+    scale = scales.load("lab")
+    return expand(tables.choose(list(names), None, None, scale.fit), scale, folder)
+
+
+def test_a_group_stands_for_its_tables() -> None:
+    chosen = tables.choose(["collapse", "figure2"], None, None)
+    names = [t.name for t in chosen]
+    assert names == ["figure2", "table1", "table3", *(f"collapse/table{i}" for i in (1, 2, 3, 4))]
+    for group in tables.groups().values():
+        assert set(group) <= set(tables.names())
+    assert not set(tables.groups()) & set(tables.names())
+
+
+def test_every_row_of_the_group_runs_three_times_by_pretraining_alone(tmp_path: Path) -> None:
+    p = plan(tmp_path, "collapse")
+    assert {len(c.runs) for c in p.cells} == {3} and not any(c.absent for c in p.cells)
+    assert {r.kind for r in p.runs.values()} == {"data", "pretrain"}
+    # A row's settings say what it is; the size is the scale's in all of them.
+    for run in p.runs.values():
+        if run.kind == "pretrain":
+            assert (run.settings["batch_size"], run.settings["arch"]) == (64, "resnet18x0.125_cifar")
+    variants = {run.settings.get("variant") for run in p.runs.values()}
+    assert {"mirror", "naive", "triplet_no_center", "expectation_25", "bn_none"} <= variants
+
+
+def test_columns_that_a_scale_cannot_measure_have_stand_ins() -> None:
+    table = scales.load("lab").fit(tables.load("collapse/table2"))
+    assert [c.metric for c in table.columns] == ["knn_top1", "knn_top1_start", "std", "m_o", "m_r"]
+    assert table.columns[0].label == "Top-1 (kNN)"
+    assert table.rows[0].values == (66.62, None, None, None, None)
+    # The paper measures these itself, and a table without the question stays as it is.
+    assert [c.id for c in scales.load("lab").fit(tables.load("collapse/table3")).columns].count("std") == 1
+    assert len(scales.load("lab").fit(tables.load("table2")).columns) == 1
+
+
+def finish(p: Plan, row: str, collapsed: list[bool]) -> None:
+    """Write records and logs as the row's pre-trainings would."""
+    cell = next(c for c in p.cells if c.row == row)
+    for run, bad in zip(cell.runs, collapsed, strict=True):
+        metrics = {"loss": -1.0 if bad else -0.7, "std": 0.0001 if bad else 0.04, "m_o": float(bad), "m_r": 0.5,
+                   "knn_top1": 12.5, "knn_top1_start": 12.5}  # fmt: skip
+        subject, data = Subject("siamese", "resnet18x0.125_cifar", 6), Dataset("shapes", "train", 8, "f")
+        verdict = "collapsed at step 20" if bad else "healthy"
+        write_record(p.folder(run), Record("pretrain", subject, data, metrics, 0, {}, 1.0, 1.0, verdict=verdict))
+        lines = [{"step": i, "epoch": i / 4, "std": 0.04 / (i + 1), "std_healthy": 0.044, "m_o": 0.1, "m_r": 0.9}
+                 for i in range(4)]  # fmt: skip
+        (p.folder(run) / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_the_monitors_verdicts_stand_beside_the_papers(tmp_path: Path) -> None:
+    p = plan(tmp_path, "collapse/figure7")
+    for folder in p.runs:
+        p.folder(folder).mkdir(parents=True)
+    for row, bad in (("simsiam", [False] * 3), ("naive", [True] * 3), ("mirror", [True, False, True])):
+        finish(p, row, bad)
+    p.write()
+    write_report([p], tmp_path)
+    [filled] = fill(p, read_records(p))
+    assert [str(v) for v in filled.verdicts] == ["× 0/3", "✓ 3/3", "2/3", "None"]
+    assert "Mirror SimSiam: collapsed in 2 of 3 runs; the paper has a collapse." in filled.remarks
+    text = render.markdown(filled)
+    assert "| × | × 0/3 |" in text and "| ✓ | ✓ 3/3 |" in text
+    # Small numbers keep their digits.
+    assert "0.0001" in text and "0.0400" in text
+    console = Console(record=True, width=200)
+    render.terminal(filled, console)
+    assert "✓ 3/3" in console.export_text()
+    page = (tmp_path / "report.html").read_text()
+    # Three with the table, and the std once more where all pre-trainings are drawn together.
+    assert page.count("<svg") == 4 and "collapsed, ours" in page and "<b>2/3</b>" in page
+
+
+def test_agreement_is_said_once(tmp_path: Path) -> None:
+    p = plan(tmp_path, "figure2")
+    for folder in p.runs:
+        p.folder(folder).mkdir(parents=True)
+    finish(p, "stop", [False] * 3)
+    finish(p, "no_stop", [True] * 3)
+    [filled] = fill(p, read_records(p))
+    assert filled.remarks[0].startswith("Who collapses and who does not is as in the paper")
+
+
+def test_the_curves_become_a_picture(tmp_path: Path) -> None:
+    p = plan(tmp_path, "collapse/figure7")
+    for folder in p.runs:
+        p.folder(folder).mkdir(parents=True)
+    finish(p, "naive", [True] * 3)
+    p.write()
+    with pytest.raises(SystemExit) as ended:
+        draw([str(tmp_path), str(tmp_path / "image"), "collapse/figure7"])
+    assert ended.value.code == 0
+    assert (tmp_path / "image-collapse-figure7.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(SystemExit) as ended:
+        draw([str(tmp_path), str(tmp_path / "image"), "figure2"])
+    assert ended.value.code == 2
