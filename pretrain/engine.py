@@ -16,7 +16,7 @@ from pretrain import distributed, microscope, pictures
 from pretrain.augment import build_views
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import FREE, PretrainConfig, check_batch
-from pretrain.data import BrokenImage, Images, open_images
+from pretrain.data import BrokenImage, Images, open_splits
 from pretrain.loader import EpochSampler, Views, choose_workers, step_loader
 from pretrain.logging import Logs
 from pretrain.machine import set_up_arithmetic
@@ -75,7 +75,7 @@ class Training:
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
         self.config, self.device, self.main = config, device, distributed.rank() == 0
         set_up_arithmetic(config.threads, config.precision)
-        self.train, self.val = open_images(config.data, "train"), open_images(config.data, "val")
+        self.train, self.val = open_splits(config.data)
         self.broken = _prepare(self.train, config) + _prepare(self.val, config)
         check_batch(config.batch_size, len(self.train), distributed.world())
         self.sampler = EpochSampler(

@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 from pretrain.augment import AugmentConfig
 from pretrain.config import CommandConfig
-from pretrain.data import DataConfig, Images, open_images
+from pretrain.data import DataConfig, Images, open_splits
 from pretrain.distributed import start_alone
 from pretrain.frozen import Frozen, load_frozen
 from pretrain.machine import peak_memory, set_up_arithmetic
@@ -113,7 +113,7 @@ def evaluate(
 def _prepare(config: EvaluationConfig) -> Ready:
     device = start_alone(config.device)
     set_up_arithmetic(config.threads, config.precision)
-    train, val = open_images(config.data, "train"), open_images(config.data, "val")
+    train, val = open_splits(config.data)
     config.check_data(train)
     network = load_frozen(
         config.checkpoint, config.arch, config.zero_init_residual, config.augment, config.seed, device

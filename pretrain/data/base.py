@@ -22,7 +22,7 @@ class DataConfig:
     name: str = MISSING
     """The data set's name, as tables print it."""
     layout: str = MISSING
-    """How it lies on the disk: `folder`, `cifar10`, `cifar100` or `shards`."""
+    """How it lies on the disk: `folder`, `cifar10`, `cifar100`, `shards` or `parquet`."""
     root: str = MISSING
     """Its folder."""
     workers: int = -1
@@ -39,7 +39,7 @@ class DataConfig:
             raise UserError(f"data.layout={self.layout}: choose one of {', '.join(LAYOUTS)}")
 
 
-LAYOUTS = ("folder", "cifar10", "cifar100", "shards")
+LAYOUTS = ("folder", "cifar10", "cifar100", "shards", "parquet")
 ConfigStore.instance().store(group="data", name="schema_data", node=DataConfig)
 
 

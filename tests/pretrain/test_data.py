@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import json
 import pickle
 import random
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder
 
 from pretrain.augment import AugmentConfig, build_views
-from pretrain.data import BrokenImage, DataConfig, open_images
+from pretrain.data import BrokenImage, DataConfig, open_images, open_splits
 from pretrain.loader import EpochSampler, Views, step_loader
 from runs.errors import UserError
 
@@ -204,3 +206,110 @@ def test_shards_at_fault_are_named(images: Path, tmp_path: Path) -> None:
         open_images(config, "val")
     shard.write_bytes(whole)
     assert len(open_images(config, "val")) == 32
+
+
+def make_parquet(images: Path, root: Path, split: str, files: int = 2, rows: int = 5) -> None:
+    """Files that hold an image tree as Hugging Face `datasets` writes it, with small row groups."""
+    from pyarrow import int64, parquet, table
+    from pyarrow import schema as make_schema
+    from pyarrow import struct as make_struct
+
+    samples = ImageFolder(str(images / split)).samples
+    classes = ImageFolder(str(images / split)).classes
+    features = {"image": {"_type": "Image"}, "label": {"names": classes, "_type": "ClassLabel"}}
+    kind = make_struct([("bytes", "binary"), ("path", "string")])
+    notes = {"huggingface": json.dumps({"info": {"features": features}})}
+    for number in range(files):
+        chosen = samples[number::files]
+        columns = {
+            "image": [{"bytes": Path(path).read_bytes(), "path": Path(path).name} for path, _ in chosen],
+            "label": [label for _, label in chosen],
+        }
+        content = table(columns, schema=make_schema([("image", kind), ("label", int64())], metadata=notes))
+        # `datasets` calls the second split so.
+        name = {"val": "validation"}.get(split, split)
+        parquet.write_table(content, root / f"{name}-{number:05d}-of-{files:05d}.parquet", row_group_size=rows)
+
+
+def test_parquet_holds_what_the_folder_holds(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    make_parquet(images, tmp_path, "val")
+    config = DataConfig(name="test", layout="parquet", root=str(tmp_path))
+    found, folder = open_images(config, "val"), open_images(tree(images), "val")
+    assert found.classes == folder.classes and found.describe() == folder.describe()
+    # In any order, as a shuffled epoch reads them: row i of file j is image 2 * i + j.
+    for i in random.Random(0).sample(range(32), 32):
+        place = i // 2 + 16 * (i % 2)
+        assert found.labels[place] == folder.labels[i]
+        assert found.names[place].endswith(f":{i // 2}:{Path(folder.names[i]).name}")
+        assert numpy.array_equal(numpy.asarray(found.open(place)), numpy.asarray(folder.open(i)))
+
+
+def test_parquet_is_read_a_row_group_at_a_time(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    make_parquet(images, tmp_path, "val", files=1, rows=4)
+    found = open_images(DataConfig(name="test", layout="parquet", root=str(tmp_path)), "val")
+    read, groups = parquet.ParquetFile.read_row_group, []
+    monkeypatch.setattr(
+        parquet.ParquetFile, "read_row_group", lambda self, i, *a, **k: groups.append(i) or read(self, i, *a, **k)
+    )
+    for i in range(len(found)):
+        found.open(i)
+    assert groups == list(range(8)), "in order, each once"
+    found.open(0)
+    assert groups == [*range(8), 0], "what was read is not all kept"
+
+
+def test_parquet_in_loading_processes_and_a_broken_image_in_it(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    shutil.copytree(images, tmp_path / "copy")
+    (tmp_path / "copy" / "train" / "class0" / "003.png").write_bytes(b"no image")
+    make_parquet(tmp_path / "copy", tmp_path, "train")
+    found = open_images(DataConfig(name="test", layout="parquet", root=str(tmp_path)), "train")
+    bad = found.names[32 + 1]
+    assert bad == f"{tmp_path / 'train-00001-of-00002.parquet'}:1:003.png"
+    with pytest.raises(BrokenImage, match=r"00002\.parquet:1:003\.png: not a readable image"):
+        found.open(33)
+    epochs = []
+    for workers in (0, 2):
+        views = Views(found, build_views(RECIPE, 2), 0, skip_broken=True)
+        epochs.append(list(step_loader(views, EpochSampler(len(found), 16, 0, 0, 1), workers, False)))
+    assert same(*epochs)
+    assert {name for batch in epochs[1] for name in batch[2]} == {bad}
+
+
+def test_parquet_at_fault_is_named(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    config = DataConfig(name="test", layout="parquet", root=str(tmp_path))
+
+    def said() -> str:
+        with pytest.raises(UserError) as caught:
+            open_images(config, "val")
+        return str(caught.value)
+
+    assert "no val*.parquet in it" in said()
+    file = tmp_path / "val.parquet"
+    file.write_bytes(b"no such thing" * 100)
+    assert f"{file}: not a readable Parquet file" in said()
+    image = pyarrow.array([{"bytes": b"", "path": "a.png"}])
+    parquet.write_table(pyarrow.table({"picture": image, "label": [0]}), file)
+    assert "its columns are picture, label; it must have image and label" in said()
+    parquet.write_table(pyarrow.table({"image": [b""], "label": [0]}), file)
+    assert "column image is binary; it must be struct<bytes, path>" in said()
+    parquet.write_table(pyarrow.table({"image": image, "label": [-1]}), file)
+    assert "label -1 of row 0 is no class number" in said()
+    parquet.write_table(pyarrow.table({"image": image, "label": [0]}), file)
+    assert open_images(config, "val").classes == ["0"]
+    make_parquet(images, tmp_path, "val")
+    assert "other class names than in val.parquet" in said()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "data.layout=parquet: the package pyarrow is missing; pip install pyarrow" in said()
+
+
+def test_splits_whose_classes_differ_are_refused(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path, dirs_exist_ok=True)
+    assert [len(part) for part in open_splits(tree(tmp_path))] == [64, 32]
+    # Without this class the numbers of those behind it would mean others than in training.
+    shutil.rmtree(tmp_path / "val" / "class1")
+    with pytest.raises(UserError, match=r"train and val differ in their classes \(class1\)"):
+        open_splits(tree(tmp_path))
