@@ -19,6 +19,8 @@ def preset(value: float, table: Any) -> Any:
     return table[max((key for key in keys if key <= value), default=keys[0])]
 
 
+# In config.yaml: the variant's name, or else the method's.
+OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
 # In the YAML files: ${preset:${epochs},{100: 0.45, 300: 0.3, 1000: 0.2}}
 OmegaConf.register_new_resolver("preset", preset, replace=True)
 
@@ -72,6 +74,8 @@ class PretrainConfig(CommandConfig):
     """Settings of `python -m pretrain`."""
 
     method: MethodConfig = MISSING
+    variant: str = ""
+    """The experiment of `pretrain/variant` that chose the settings; empty for none."""
     data: DataConfig = MISSING
     augment: AugmentConfig = MISSING
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from pretrain.augment import build_views
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import FREE, PretrainConfig, check_batch
 from pretrain.data import BrokenImage, Images, open_splits
-from pretrain.loader import EpochSampler, Views, choose_workers, step_loader
+from pretrain.loader import Ahead, EpochSampler, Views, choose_workers, step_loader
 from pretrain.logging import Logs
 from pretrain.machine import set_up_arithmetic
 from pretrain.method import Batch, Method, Plan, build_method
@@ -88,6 +89,7 @@ class Training:
             len(self.sampler),
             config.batch_size,
             len(self.train.classes),
+            len(self.train),
         )
         seed_everything(config.seed)
         self.method: Method = build_method(config.method, self.plan).to(device)
@@ -100,8 +102,8 @@ class Training:
         self.views = Views(
             self.train, build_views(config.augment, self.method.views), config.seed, config.data.skip_broken
         )
-        workers = choose_workers(config.data.workers, distributed.world())
-        self.loader = step_loader(self.views, self.sampler, workers, device.type == "cuda")
+        self.workers = choose_workers(config.data.workers, distributed.world())
+        self.loader = step_loader(self.views, self.sampler, self.workers, device.type == "cuda")
         self.model = self._wrap()
         self.monitor = Monitor(config.monitor)
         self.health: Health | None = None
@@ -173,6 +175,7 @@ class Training:
             waited += time.time() - before
             self.broken += [name for name in broken if name not in self.broken]
             lr = scheduled_lr(self.config.optimizer, self.peak, self.step, per_epoch, self.config.epochs)
+            self._look_ahead()
             output = self._step(views, labels, lr)
             self.losses.append(output["loss"].detach())
             self.step += 1
@@ -219,12 +222,10 @@ class Training:
             self.stopped = ""
 
     def _step(self, views: list[Tensor], labels: Tensor, lr: float) -> dict[str, Tensor]:
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        views = [v.to(self.device, memory_format=layout, non_blocking=True) for v in views]
-        batch = Batch(views, labels.to(self.device, non_blocking=True), self.step)
+        batch = self._batch(views, labels, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.peak if group.get("fix_lr") else lr
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with self._precision():
             output: dict[str, Tensor] = self.model(batch)
         self.optimizer.zero_grad(set_to_none=True)
         output["loss"].backward()
@@ -233,6 +234,30 @@ class Training:
         self.optimizer.step()
         self.method.after_step(self.step)
         return output
+
+    def _batch(self, views: list[Tensor], labels: Tensor, step: int) -> Batch:
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        views = [v.to(self.device, memory_format=layout, non_blocking=True) for v in views]
+        indices = torch.tensor([index for _, index in self.sampler.keys(*divmod(step, len(self.sampler)))])
+        return Batch(views, labels.to(self.device, non_blocking=True), step, indices.to(self.device))
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def _look_ahead(self) -> None:
+        """Show the method the steps that it wants to see before this one."""
+        steps = min(self.method.look_ahead(self.step), self.plan.steps - self.step)
+        if steps:
+            ahead = Ahead(self.sampler, self.step, steps)
+            loader = step_loader(self.views, ahead, self.workers, self.device.type == "cuda")
+            with self._precision():
+                self.method.prepare(self._batches(loader))
+
+    def _batches(self, loader: Iterable[Any]) -> Iterator[Batch]:
+        for step, content in enumerate(loader, self.step):
+            if isinstance(content, BrokenImage):
+                raise content
+            yield self._batch(content[0], content[1], step)
 
     def _look(self, z: Tensor | None) -> None:
         if z is None:

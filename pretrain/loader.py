@@ -83,18 +83,47 @@ class EpochSampler(Sampler[list[Key]]):
     def __init__(self, size: int, batch_size: int, seed: int, rank: int, world: int) -> None:
         self.size, self.batch_size, self.seed, self.rank, self.world = size, batch_size, seed, rank, world
         self.epoch, self.position = 0, 0
+        self._order: tuple[int, list[int]] = (-1, [])
 
     def __iter__(self) -> Iterator[list[Key]]:
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        order = torch.randperm(self.size, generator=generator).tolist()
-        share = self.batch_size // self.world
+        # An epoch whose iterator is still running keeps its number.
+        epoch = self.epoch
         for step in range(self.position, len(self)):
-            first = step * self.batch_size + self.rank * share
-            yield [(self.epoch, index) for index in order[first : first + share]]
+            yield self.keys(epoch, step)
+
+    def keys(self, epoch: int, step: int) -> list[Key]:
+        """Return this process's images of one step of an epoch."""
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+            self._order = epoch, torch.randperm(self.size, generator=generator).tolist()
+        share = self.batch_size // self.world
+        first = step * self.batch_size + self.rank * share
+        return [(epoch, index) for index in self._order[1][first : first + share]]
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
         return self.size // self.batch_size
+
+
+class Ahead(Sampler[list[Key]]):
+    """One process's share of some steps' batches, past the ends of epochs.
+
+    Args:
+        sampler: of the run.
+        first: the first step, counted over all epochs.
+        count: steps.
+    """
+
+    def __init__(self, sampler: EpochSampler, first: int, count: int) -> None:
+        self.sampler, self.steps = sampler, range(first, first + count)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in self.steps:
+            yield self.sampler.keys(*divmod(step, len(self.sampler)))
+
+    def __len__(self) -> int:
+        """Steps."""
+        return len(self.steps)
 
 
 def collate(samples: list[Any]) -> tuple[list[Tensor], Tensor, list[str]] | BrokenImage:
@@ -133,7 +162,7 @@ def _obey_parent() -> None:
     os._exit(0)
 
 
-def step_loader(dataset: Views, sampler: EpochSampler, workers: int, pin: bool) -> DataLoader[Any]:
+def step_loader(dataset: Views, sampler: EpochSampler | Ahead, workers: int, pin: bool) -> DataLoader[Any]:
     """Build the loader of training steps."""
     return DataLoader(
         dataset,

@@ -105,13 +105,13 @@ def build_views(config: AugmentConfig, views: int) -> list[Transform]:
 
     Args:
         config: the recipe.
-        views: 1 or 2.
+        views: how many; every other one is a second view.
 
     Returns:
         One transform a view, from a PIL RGB image to a (3, size, size) float tensor, normalized.
     """
     recipes = [config, replace(config, **{**config.second, "second": {}})]
-    return [_view(recipe) for recipe in recipes[:views]]
+    return [_view(recipes[number % 2]) for number in range(views)]
 
 
 def evaluation_view(config: AugmentConfig) -> Transform:

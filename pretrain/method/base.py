@@ -1,9 +1,10 @@
 """What a pre-training method is: one small interface between the papers' pseudo-code and the engine."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class Plan:
     """Images a step, all processes together."""
     classes: int
     """Classes of the training set."""
+    images: int = 0
+    """Images of the training set; 0 where nobody counted them."""
 
     @property
     def steps(self) -> int:
@@ -44,11 +47,13 @@ class Batch:
     """One process's share of a step."""
 
     views: list[Tensor]
-    """Two views (one for `supervised`), each (N, 3, H, W) float, normalized."""
+    """As many views as the method asks for, each (N, 3, H, W) float, normalized."""
     labels: Tensor
     """(N,) int64; only `supervised` may look at them."""
     step: int
     """Steps done before this one."""
+    indices: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """(N,) int64, the images' places in the training set; empty where nobody counted them."""
 
 
 Output = dict[str, Tensor]
@@ -78,14 +83,22 @@ class Method(nn.Module):
         """Compute one step's loss.
 
         Returns:
-            `loss`: scalar, mean over this process's images. `z`: (N, d) one view's output, for the monitor. Any further
-            scalars are logged under their names.
+            `loss`: scalar, mean over this process's images. `z`: (N, d) one view's output, for the monitor. `p`: (N, d)
+            the prediction from `z`, and `z2`: (N, d) the other view's output, for the microscope. Any further scalars
+            are logged under their names.
         """
         raise NotImplementedError
 
     def groups(self) -> list[Group]:
         """Parameter groups for the optimizer; `fix_lr: True` keeps a group's learning rate at its start value."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "fix_lr": False}]
+
+    def look_ahead(self, step: int) -> int:
+        """How many steps' batches, from this step on, `prepare` wants to see before it; 0 for none."""
+        return 0
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """See the batches that `look_ahead` asked for: bit for bit those that training will see."""
 
     def after_backward(self, step: int) -> None:
         """Change gradients before the optimizer uses them, e.g. SwAV's frozen prototypes."""

@@ -28,10 +28,16 @@ class SimCLRConfig(MethodConfig):
     """tau."""
     reduction: str = "sum"
     """`sum` of the mean losses of the two directions, as released, or their `mean`, as the paper writes it."""
+    predictor: int = 0
+    """Hidden width of SimSiam's predictor on the side of the queries (SimSiam, section 6.2); 0 for none."""
+    stop_gradient: bool = False
+    """Stop the gradient at the keys (the same section)."""
 
     def __post_init__(self) -> None:
         if self.layers < 1 or self.dim < 1:
             raise UserError("method.layers and method.dim must be at least 1")
+        if self.predictor < 0 or (self.stop_gradient and not self.predictor):
+            raise UserError("method.predictor: must not be negative, nor 0 with method.stop_gradient=true")
         if self.temperature <= 0:
             raise UserError(f"method.temperature={self.temperature}: must be positive")
         if self.reduction not in ("sum", "mean"):
@@ -50,12 +56,18 @@ class SimCLR(Method):
         # google-research/simclr@383d414 model_util.py projection_head: BN behind every layer, so none has a bias, and
         # no offset behind the last.
         self.encoder.fc = mlp([width] * config.layers + [config.dim], output_norm="scale")
+        if config.predictor:
+            self.predictor = mlp([config.dim, config.predictor, config.dim], output_bias=True)
 
     def forward(self, batch: Batch) -> Output:  # noqa: D102
         # Both views in one pass, as released: they share the batch norms' statistics.
         x = torch.cat(batch.views)  # 2N-by-3-by-H-by-W
         z = self.encoder(x)  # g(f(x)), 2N-by-d
-        loss = nt_xent(z, self.config.temperature)  # scalar
+        if self.config.predictor:
+            p = self.predictor(z)  # 2N-by-d
+            loss = nt_xent(p, self.config.temperature, z.detach() if self.config.stop_gradient else z)  # scalar
+        else:
+            loss = nt_xent(z, self.config.temperature)  # scalar
         if self.config.reduction == "sum":
             loss = 2 * loss
         return {"loss": loss, "z": z[: len(z) // 2], "z2": z[len(z) // 2 :]}
@@ -64,19 +76,21 @@ class SimCLR(Method):
         return self.encoder
 
 
-def nt_xent(z: Tensor, temperature: float) -> Tensor:
+def nt_xent(z: Tensor, temperature: float, keys: Tensor | None = None) -> Tensor:
     """Normalized temperature-scaled cross entropy (the paper's equation 1), negatives from all processes.
 
     Args:
         z: (2n, d), this process's projections: the n first views, then the n second ones.
         temperature: tau.
+        keys: (2n, d), what they are compared with, in the same order; the projections themselves by default.
 
     Returns:
         The mean over this process's 2n rows, a scalar.
     """
     z = normalize(full_precision(z), dim=1)  # 2n-by-d
+    keys = z if keys is None else normalize(full_precision(keys), dim=1)  # 2n-by-d
     with exact_products(z):
-        s = z @ gather(z).T / temperature  # 2n-by-2N, N = n * processes
+        s = z @ gather(keys).T / temperature  # 2n-by-2N, N = n * processes
     i = torch.arange(len(z), device=z.device)  # 2n
     first = rank() * len(z)
     itself = torch.zeros_like(s, dtype=torch.bool)  # 2n-by-2N

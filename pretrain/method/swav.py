@@ -40,12 +40,17 @@ class SwAVConfig(MethodConfig):
     """Earlier projections of each view that the assignments take into account, a multiple of batch_size; 0 for none."""
     queue_from_epoch: int = 15
     """Epoch, counted from 0, whose projections are the queue's first."""
+    predictor: int = 0
+    """Hidden width of SimSiam's predictor behind the prototypes, on the side that predicts; 0 for none (SimSiam,
+    section 6.2, whose encoder includes the prototypes)."""
+    stop_gradient: bool = True
+    """Make the codes constants. Without it the training diverges (the same section); for experiments only."""
 
     def __post_init__(self) -> None:
         for name in ("dim", "hidden", "layers", "prototypes", "iterations"):
             if getattr(self, name) < 1:
                 raise UserError(f"method.{name}={getattr(self, name)}: must be at least 1")
-        for name in ("freeze_epochs", "queue", "queue_from_epoch"):
+        for name in ("freeze_epochs", "queue", "queue_from_epoch", "predictor"):
             if getattr(self, name) < 0:
                 raise UserError(f"method.{name}={getattr(self, name)}: must not be negative")
         if min(self.temperature, self.epsilon) <= 0:
@@ -73,6 +78,8 @@ class SwAV(Method):
         self.encoder.fc = mlp([width, *hidden, config.dim], hidden_bias=True, output_bias=True)
         self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
         self.normalize_prototypes()
+        if config.predictor:
+            self.predictor = mlp([config.prototypes, config.predictor, config.prototypes], output_bias=True)
         self.register_buffer("queue", torch.zeros(2, config.queue, config.dim))
 
     def forward(self, batch: Batch) -> Output:  # noqa: D102
@@ -84,14 +91,16 @@ class SwAV(Method):
             scores = self.prototypes(z)  # z C^T, 2B-by-K
         scores_t, scores_s = scores.chunk(2)  # B-by-K
         z_t, z_s = z.chunk(2)  # B-by-D
-        q_t, q_s = self.codes(0, scores_t, z_t, batch.step), self.codes(1, scores_s, z_s, batch.step)  # B-by-K
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.stop_gradient):
+            q_t, q_s = self.codes(0, scores_t, z_t, batch.step), self.codes(1, scores_s, z_s, batch.step)  # B-by-K
+        if self.config.predictor:
+            scores_t, scores_s = self.predictor(scores_t), self.predictor(scores_s)  # B-by-K
         log_p_t, log_p_s = log_softmax(scores_t / temp, dim=1), log_softmax(scores_s / temp, dim=1)  # B-by-K
         loss = -0.5 * ((q_t * log_p_s).sum(dim=1).mean() + (q_s * log_p_t).sum(dim=1).mean())  # swap prediction
         return {"loss": loss, "z": z_t}
 
-    @torch.no_grad()
     def codes(self, view: int, scores: Tensor, z: Tensor, step: int) -> Tensor:
-        """Assignments of one view's images to prototypes, without a gradient; remember its projections.
+        """Assignments of one view's images to prototypes; remember its projections.
 
         Args:
             view: 0 or 1.
@@ -107,10 +116,10 @@ class SwAV(Method):
         if config.queue and since >= 0:
             if since * self.plan.batch_size >= config.queue:
                 # NOTE: the release has a queue a process; here one holds them all, and each process takes its share.
-                earlier = self.queue[view].chunk(world())[rank()]  # queue / processes-by-D
+                earlier = self.queue[view].chunk(world())[rank()].clone()  # queue / processes-by-D
                 with exact_products(z):
                     scores = torch.cat([self.prototypes(earlier), scores])
-            newest = gather(z)  # every process's B-by-D
+            newest = gather(z.detach())  # every process's B-by-D
             self.queue[view] = torch.cat([newest, self.queue[view, : -len(newest)]])
         return sinkhorn(scores, config.epsilon, config.iterations)[-B:]
 
@@ -131,7 +140,6 @@ class SwAV(Method):
         return self.encoder
 
 
-@torch.no_grad()
 def sinkhorn(scores: Tensor, eps: float, niters: int) -> Tensor:
     """Sinkhorn-Knopp over all processes' images: soft assignments that use every prototype equally (section 3.1).
 

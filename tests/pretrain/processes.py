@@ -28,6 +28,7 @@ SMALL = (
 # Heads small enough for a test; a method that is not named here is run as it is.
 HEADS = {
     "simsiam": ("method.dim=64", "method.hidden=16"),
+    "siamese": ("method.dim=64", "method.hidden=16"),
     "simclr": ("method.dim=16",),
     "moco": ("method.dim=16", "method.queue=64", "method.bn_groups=2"),
     "byol": ("method.dim=16", "method.hidden=64"),
