@@ -59,11 +59,12 @@ class Ready:
 
 @dataclass(frozen=True)
 class Findings:
-    """What an evaluation found: the record's `metrics` and `details`, and a sentence to print."""
+    """What an evaluation found: the record's `metrics`, `details` and `verdict`, and a sentence to print."""
 
     metrics: dict[str, float]
     details: dict[str, Any]
     sentence: str
+    verdict: str = ""
 
 
 def evaluate(
@@ -72,7 +73,7 @@ def evaluate(
     """Measure and record, or say that it is done.
 
     Args:
-        kind: `"linear"` or `"knn"`.
+        kind: `"linear"`, `"knn"` or `"collapse"`.
         config: the settings.
         measure: the evaluation proper.
         free: settings that touch no result, besides those of `FREE`.
@@ -103,6 +104,7 @@ def evaluate(
         seconds=time.time() - started,
         peak_memory_mb=peak_memory(ready.device),
         command=command_line(),
+        verdict=found.verdict,
         details=found.details,
     )
     write_record(folder.path, record)

@@ -79,7 +79,7 @@ def load_frozen(
     if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
         raise UserError(f"checkpoint={checkpoint}: tensors missing or left over: {[*missing, *unexpected][:3]}")
     method, epochs = backbone.format, None
-    ours = _settings_beside(Path(checkpoint))
+    ours = settings_beside(Path(checkpoint))
     if ours:
         # A checkpoint of this project was trained with its recipe's own mean and std, CIFAR's for example.
         method, mean, std = ours["method"]["name"], ours["augment"]["mean"], ours["augment"]["std"]
@@ -88,7 +88,7 @@ def load_frozen(
     return Frozen(_freeze(network, device), subject, replace(augment, mean=mean, std=std))
 
 
-def _settings_beside(checkpoint: Path) -> dict[str, Any]:
+def settings_beside(checkpoint: Path) -> dict[str, Any]:
     """The settings of the run of ours that wrote `checkpoint`, done or not; empty for anybody else's file."""
     file = checkpoint.parent / CONFIG
     if not NAME.fullmatch(checkpoint.name) or not file.is_file():

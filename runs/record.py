@@ -14,7 +14,7 @@ from runs.files import read_json, write_json
 from runs.folder import RECORD
 
 SCHEMA = 1
-KINDS = ("pretrain", "linear", "knn", "convert", "transfer")
+KINDS = ("pretrain", "linear", "knn", "collapse", "convert", "transfer")
 
 
 @dataclass

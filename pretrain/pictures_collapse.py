@@ -1,0 +1,88 @@
+"""What the microscope saw, as a picture: the spectrum, the statistics, the amount of the center."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from runs.files import atomic_write
+
+# Okabe, Ito: Color Universal Design (2008).
+BLUE, RED, GREEN = "#0072b2", "#d55e00", "#009e73"
+
+
+def save(
+    path: Path,
+    metrics: Mapping[str, float],
+    singular: Sequence[float],
+    z: Tensor,
+    p: Tensor | None,
+    by_temperature: Mapping[float, tuple[float, float]],
+) -> None:
+    """Draw to `path`.
+
+    Args:
+        path: the PNG.
+        metrics: the numbers of `pretrain.monitor.look`.
+        singular: `pretrain.microscope.spectrum`.
+        z: (n, d), the outputs.
+        p: (n, d), the predictions; figure 5 (a) needs them.
+        by_temperature: `pretrain.microscope.decorrelation_cosines`, figure 5 (c); may be empty.
+    """
+    from matplotlib.figure import Figure
+
+    panels = 2 + (p is not None) + bool(by_temperature)
+    figure = Figure(figsize=(3.6 * panels, 3.1), layout="constrained", dpi=110)
+    axes = list(figure.subplots(1, panels))
+    _spectrum(axes.pop(0), singular, metrics["std_healthy"])
+    _statistics(axes.pop(0), metrics)
+    if p is not None:
+        _amounts(axes.pop(0), z, p)
+    if by_temperature:
+        _temperatures(axes.pop(0), by_temperature)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())
+
+
+def _spectrum(axis: Any, singular: Sequence[float], healthy: float) -> None:
+    shown = [max(s, 1e-8) for s in singular]
+    axis.semilogy(range(1, len(shown) + 1), shown, color=BLUE)
+    axis.axhline(healthy, color="#777777", linestyle=":", label="1/√d: spread evenly")
+    axis.set(title="Deviation along each direction", xlabel="direction", ylabel="singular value / √(n − 1)")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _statistics(axis: Any, metrics: Mapping[str, float]) -> None:
+    values = {"std·√d": metrics["std"] / metrics["std_healthy"], "spread": metrics["spread"], "m_r": metrics["m_r"],
+              "m_o": metrics["m_o"]}  # fmt: skip
+    bars = axis.barh(list(values), list(values.values()), color=[BLUE, BLUE, BLUE, RED])
+    axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
+    axis.set(title="Blue falls to 0, red rises to 1", xlim=(0, 1.25))
+    axis.invert_yaxis()
+
+
+def _amounts(axis: Any, z: Tensor, p: Tensor) -> None:
+    """Figure 5 (a): where a curve crosses zero is the amount."""
+    o_z, o_p = (normalize(t.double(), dim=1).mean(0) for t in (z, p))  # d
+    etas = torch.linspace(-1.5, 1.5, 121, dtype=torch.float64)
+    for name, o_e, o, colour in (("o_p in o_z − o_p", o_z - o_p, o_p, BLUE), ("o_z in o_p − o_z", o_p - o_z, o_z, RED)):
+        curve = cosine_similarity(o_e[None] - etas[:, None].to(o) * o, o[None], dim=1)  # etas
+        axis.plot(etas, curve.cpu(), color=colour, label=name)
+    axis.axhline(0, color="#777777", linewidth=0.8)
+    axis.set(title="Amount of the center: the zero", xlabel="η", ylabel="cosine", ylim=(-1.05, 1.05))
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _temperatures(axis: Any, by_temperature: Mapping[float, tuple[float, float]]) -> None:
+    """Figure 5 (c)."""
+    taus = list(by_temperature)
+    axis.semilogx(taus, [by_temperature[t][0] for t in taus], "o-", color=GREEN, label="r_e")
+    axis.semilogx(taus, [by_temperature[t][1] for t in taus], "s--", color=RED, label="o_e")
+    axis.set(title="InfoNCE's parts and de-correlation", xlabel="τ", ylabel="cosine", ylim=(-1.05, 1.05))
+    axis.legend(frameon=False, fontsize=8)
