@@ -7,12 +7,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from runs.errors import UserError
 
 # The others wait while the first process evaluates and saves; the backends' own limits of 10 and 30 minutes are too
 # short for that on a large data set or a slow disk.
 PATIENCE = timedelta(hours=4)
+
+# Where the processes found each other, None alone.
+_store: Any = None
 
 
 def start(device: str) -> torch.device:
@@ -24,17 +28,41 @@ def start(device: str) -> torch.device:
     Raises:
         UserError: there is no such device.
     """
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    global _store
+    local, here = (int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and local >= torch.cuda.device_count():
-        raise UserError(f"device=cuda: process {local} finds {torch.cuda.device_count()} CUDA devices; use device=cpu")
+    if device == "cuda" and max(here, local + 1) > torch.cuda.device_count():
+        raise UserError(
+            f"device=cuda: {max(here, local + 1)} processes find {torch.cuda.device_count()} CUDA devices; "
+            "start fewer, or use device=cpu"
+        )
     chosen = torch.device(f"cuda:{local}" if device == "cuda" else device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
+        _store, number, count = next(rendezvous("env://", timeout=PATIENCE))
+        _store.set_timeout(PATIENCE)
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(
+            backend, store=_store, rank=number, world_size=count, timeout=PATIENCE
+        )
     return chosen
+
+
+def first_to_fail() -> bool:
+    """Return whether no other process of the run has failed before this one, which then is to say why.
+
+    A failure that all processes find is said once, and one that a single process finds, by that one: the others lose
+    their connection to it and have nothing to say.
+    """
+    if _store is None:
+        return True
+    try:
+        return _store.add("failures", 1) == 1
+    except RuntimeError:
+        # Without torchrun the first process keeps the store, and it has gone.
+        return False
 
 
 def start_alone(device: str) -> torch.device:

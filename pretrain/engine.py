@@ -27,6 +27,7 @@ from pretrain.optim import build_optimizer, clip_gradients, peak_lr, scheduled_l
 from pretrain.outcome import write_outcome
 from pretrain.probe import NeighbourProbe
 from pretrain.resume import capture, restore
+from runs.app import fail, mendable
 from runs.errors import UserError
 from runs.folder import RECORD, RunFolder
 from runs.progress import progress
@@ -61,6 +62,13 @@ def run(config: PretrainConfig) -> int:
                 print(f"{config.output}: done, see {folder.record}")
             return 0
         return training.run()
+    except Exception as error:
+        if not distributed.first_to_fail():
+            raise SystemExit(2) from error
+        message = mendable(error)
+        if message is None:
+            raise
+        fail(message)
     finally:
         distributed.stop()
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import errno
 import functools
 import os
 import sys
@@ -38,18 +39,18 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
         _follow_parent()
         try:
             sys.exit(main(*args, **kwargs))
-        except UserError as error:
-            _fail(str(error))
         except BrokenPipeError:
             # The reader went away (`… | head`): nothing is wrong.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
-        except OSError as error:
-            if error.filename is None and error.errno != 28:
+        except (UserError, OSError) as error:
+            message = mendable(error)
+            if message is None:
                 raise
-            _fail(str(from_os_error(error)))
+            fail(message if _speaks() else "")
         except KeyboardInterrupt:
-            print("interrupted; run the same command again to continue", file=sys.stderr)
+            if _speaks():
+                print("interrupted; run the same command again to continue", file=sys.stderr)
             sys.exit(130)
 
     return wrapped
@@ -145,9 +146,23 @@ def _nearest(key: str, schema: type) -> str:
     return f", did you mean '{close[0]}'?" if close else ""
 
 
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+def mendable(error: BaseException) -> str | None:
+    """Say in one line what the user can mend; None for a defect of the program."""
+    if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
+        error = from_os_error(error)
+    return str(error) if isinstance(error, UserError) else None
+
+
+def fail(message: str) -> NoReturn:
+    """End with exit status 2 and one line on standard error, or with none where another process says it."""
+    if message:
+        print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def _speaks() -> bool:
+    # All processes that torchrun starts come to one and the same fault in the settings.
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _follow_parent() -> None:

@@ -1,0 +1,61 @@
+"""Under torchrun: the run of one process, a signal to the launcher, and errors that are said once."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pretrain.processes import lines, newest, run, small, steps_logged
+
+
+def torchrun(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start `torchrun --nproc_per_node=2 -m pretrain ARGUMENTS`; what it prints goes to a file."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pretrain"]
+    with open(log, "ab") as file:
+        return subprocess.Popen([*command, *arguments], stdout=file, stderr=file)
+
+
+@pytest.mark.slow
+def test_two_processes_stopped_and_continued_end_as_one_process_does(images: Path, tmp_path: Path) -> None:
+    one, two, log = tmp_path / "one", tmp_path / "two", tmp_path / "log.txt"
+    # No other checkpoint: what the second start continues from is what the signal saved.
+    rare = ("checkpoint.every_steps=0", "checkpoint.every_epochs=100")
+    process = torchrun(small("simsiam", images, two, *rare), log)
+    while process.poll() is None and steps_logged(two) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    # The launcher passes the signal on, waits for the processes, and has an exit status of its own.
+    assert process.wait(timeout=100) not in (0, 75)
+    done = newest(two)["resume"]["step"]
+    assert 3 <= done < 12 and f"stopped by SIGTERM after step {done}, saved" in log.read_text(), log.read_text()
+    assert torchrun(small("simsiam", images, two, *rare), log).wait(timeout=200) == 0, log.read_text()
+    assert f"continuing after step {done} of 12" in log.read_text()
+    status, text = run("pretrain", small("simsiam", images, one), one)
+    assert status == 0, text
+    losses = [[line["loss"] for line in lines(folder) if "loss" in line] for folder in (one, two)]
+    assert len(losses[0]) == 12 and losses[1] == pytest.approx(losses[0], abs=1e-6)
+    weights = [newest(folder)["state_dict"] for folder in (one, two)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        assert (value.double() - weights[1][name].double()).abs().max().item() < 1e-6, name
+
+
+@pytest.mark.parametrize("argument", ["batchsize=4", "batch_size=15", "data.root=gone"])
+def test_an_error_of_all_processes_is_said_once(argument: str, images: Path, tmp_path: Path) -> None:
+    status, text = run("pretrain", [*small("simsiam", images, tmp_path / "run"), argument], tmp_path / "run", world=2)
+    assert status == 2 and text.startswith("error: ") and text.count("\n") == 1, text
+
+
+def test_an_error_of_one_process_is_said_by_that_one(images: Path, tmp_path: Path) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(images, data)
+    # One image of 64: one of the two processes meets it, the other loses its connection.
+    bad = data / "train" / "class2" / "005.png"
+    bad.write_bytes(b"not a picture")
+    status, text = run("pretrain", small("simsiam", data, folder, "monitor.knn_every=0"), folder, world=2)
+    assert status == 2 and "Traceback" not in text, text
+    assert text.count("error: ") == 1 and f"error: {bad}: not a readable image" in text, text
