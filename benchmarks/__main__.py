@@ -69,6 +69,7 @@ def parser() -> Parser:
         "--tasks", type=_names, default=["knn", "linear"], help="with --checkpoint (default: knn,linear)"
     )
     command.add_argument("--scale", default="mini", help="with --checkpoint (default: mini)")
+    _data(command)
     command.add_argument("--output", metavar="DIR", help="with --checkpoint: default outputs/gate")
     command.set_defaults(function=_lazy("gate", "gate"))
 
@@ -96,16 +97,20 @@ def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--scale", default="mini", help="mini, small, paper, or a .yaml file (default: mini)")
     command.add_argument("--jobs", type=_positive, help="runs at a time (default: the scale's)")
     command.add_argument("--trials", type=_positive, help="at most so many trials a column")
-    command.add_argument(
-        "--data", action="append", default=[], metavar="NAME=DIR",
-        help="where a data set is, for scales without data of their own: imagenet, cifar10, …, and detection for the "
-        "folder of VOC2007, VOC2012 and coco (default: datasets/NAME, and datasets for detection)",
-    )  # fmt: skip
+    _data(command)
     command.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", dest="overrides",
         help="a setting of a stage, e.g. pretrain.optimizer.lr=0.1",
     )  # fmt: skip
     command.add_argument("--output", metavar="DIR", help="default: below outputs/")
+
+
+def _data(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data", action="append", default=[], metavar="NAME=DIR",
+        help="where a data set is, for scales without data of their own: imagenet, cifar10, …, and detection for the "
+        "folder of VOC2007, VOC2012 and coco (default: datasets/NAME, and datasets for detection)",
+    )  # fmt: skip
 
 
 def _names(text: str) -> list[str]:

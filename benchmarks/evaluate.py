@@ -71,24 +71,19 @@ def plan_of(
     return plan
 
 
-def for_gate(arguments: argparse.Namespace) -> str:
-    """Evaluate the gate's checkpoint; returns the folder of the results."""
+def for_gate(arguments: argparse.Namespace) -> list[str]:
+    """Evaluate the gate's checkpoint; returns the records of it, and not of others that the folder may hold."""
+    from benchmarks.commands import roots_of
     from benchmarks.run import work
 
     file, facts = inspected(arguments.checkpoint)
     output = arguments.output or "outputs/gate"
-    plan = plan_of(file, facts, arguments.tasks, arguments.scale, output, {}, [], None)
+    roots = roots_of(arguments.data)
+    plan = plan_of(file, facts, arguments.tasks, arguments.scale, output, roots, [], None)
     status = work(plan)
     if status.failed or status.blocked:
         raise UserError(f"gate: {len(status.failed)} runs on {file} failed; their logs are below {output}")
-    # Only this checkpoint's runs: the folder may hold those of others.
-    merged = Path(output) / "results" / facts["sha256"][:8]
-    for run in {run for cell in plan.cells for run in cell.runs}:
-        link = merged / run.replace("/", "--")
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.symlink_to(plan.folder(run).resolve(), target_is_directory=True)
-    return str(merged)
+    return [str(plan.target(run)) for run in dict.fromkeys(run for cell in plan.cells for run in cell.runs)]
 
 
 def inspected(address: str) -> tuple[Path, dict[str, Any]]:

@@ -66,11 +66,13 @@ def gate(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None and not 0 <= value < math.inf:
             raise UserError(f"--{name} {value}: must be at least 0")
+    # First of all: a baseline that cannot be read should not be found out after an evaluation.
+    before = gate_baseline.read(Path(arguments.baseline)) if arguments.baseline else {}
     results = list(arguments.results)
     if arguments.checkpoint:
         from benchmarks.evaluate import for_gate
 
-        results.append(for_gate(arguments))
+        results += for_gate(arguments)
     if not results:
         raise UserError("gate: give RESULTS (result.json files or folders of them) or --checkpoint FILE")
     measured = gate_baseline.measure(results, arguments.noise)
@@ -78,7 +80,6 @@ def gate(arguments: argparse.Namespace) -> int:
         gate_baseline.write(Path(arguments.write_baseline), measured)
         print(f"{arguments.write_baseline}: baseline of {len(measured)} kinds of run written")
         return 0
-    before = gate_baseline.read(Path(arguments.baseline))
     if arguments.noise is not None:
         for old in before.values():
             gate_baseline.assume(old, arguments.noise)

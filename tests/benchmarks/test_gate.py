@@ -15,6 +15,8 @@ from benchmarks.calibration import detector, rate, slope, spread, world
 from benchmarks.detections import Matches
 from benchmarks.gate import judge
 from benchmarks.gate_baseline import Measured, read, write
+from benchmarks.plan import Plan
+from benchmarks.status import Status
 from runs.record import write_record
 
 
@@ -77,6 +79,30 @@ def test_bad_input_is_one_line_and_status_2(
     for words, complaint in cases:
         code, text = gate(*words)
         assert code == 2 and complaint in text and len(text.strip().splitlines()) == 1, text
+
+
+def test_a_checkpoint_is_evaluated_first(
+    make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stand-ins for the converter and for the runs: the gate reads those records that the evaluation wrote."""
+    output, value = tmp_path / "out", [70.0]
+
+    def work(plan: Plan) -> Status:
+        for run in plan.runs.values():
+            if run.kind == "knn":
+                write_record(plan.folder(run), make.record("knn", "net", value[0]))
+        return Status()
+
+    facts = {"sha256": "ab" * 32}
+    monkeypatch.setattr("benchmarks.evaluate.inspected", lambda address: (Path(address), facts))
+    monkeypatch.setattr("benchmarks.run.work", work)
+    write_record(output / "knn" / "of-another-checkpoint", make.record("knn", "net", 10.0))
+    base, common = tmp_path / "base.json", ("--checkpoint", "net.pth", "--tasks", "knn", "--output", output)
+    assert gate("--write-baseline", base, *common)[0] == 0
+    assert gate("--baseline", base, *common)[0] == 0
+    value[0] = 40.0
+    code, text = gate("--baseline", base, *common)
+    assert code == 1 and "difference -30.00" in text
 
 
 def test_summary_and_junit(make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]]) -> None:
