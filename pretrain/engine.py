@@ -22,7 +22,7 @@ from pretrain.loader import Ahead, EpochSampler, Views, choose_workers, step_loa
 from pretrain.logging import Logs
 from pretrain.machine import set_up_arithmetic
 from pretrain.method import Batch, Method, Plan, build_method
-from pretrain.monitor import Health, Monitor, look
+from pretrain.monitor import Health, Watch, look
 from pretrain.optim import build_optimizer, clip_gradients, peak_lr, scheduled_lr
 from pretrain.outcome import write_outcome
 from pretrain.probe import NeighbourProbe
@@ -113,7 +113,7 @@ class Training:
         self.workers = choose_workers(config.data.workers, distributed.world())
         self.loader = step_loader(self.views, self.sampler, self.workers, device.type == "cuda")
         self.model = self._wrap()
-        self.monitor = Monitor(config.monitor)
+        self.monitor = Watch(config.monitor)
         self.health: Health | None = None
         self.checkpoints = Checkpoints(Path(config.output), config.checkpoint.keep, config.checkpoint.keep_every)
         self.step, self.seconds, self.last = 0, 0.0, {"loss": float("nan")}
@@ -188,7 +188,7 @@ class Training:
             self.losses.append(output["loss"].detach())
             self.step += 1
             if self.step % self.config.monitor.every == 0:
-                self._look(output.get("z", None))
+                self._look(output.get("z"), output.get("p"))
             every = self.config.monitor.microscope_every
             if every and (self.step % every == 0 or self.step == self.plan.steps):
                 self._examine(output)
@@ -267,13 +267,14 @@ class Training:
                 raise content
             yield self._batch(content[0], content[1], step)
 
-    def _look(self, z: Tensor | None) -> None:
+    def _look(self, z: Tensor | None, p: Tensor | None) -> None:
         if z is None:
             return
         self._check_finite()
         # All processes see all outputs and come to one verdict.
         self.health = look(distributed.gather(z.detach()))
-        if self.monitor.see(self.step, self.health):
+        prediction = look(distributed.gather(p.detach())) if p is not None else None
+        if self.monitor.see(self.step, self.health, prediction):
             if self.main:
                 print(
                     f"\nWARNING: {self.monitor.verdict}: std {self.health.std:.2g} of {self.health.std_healthy:.2g}, "

@@ -28,6 +28,7 @@ def examine(z: Tensor, p: Tensor | None = None, bias: Tensor | None = None) -> d
 
     Returns:
         `top_share`: share of the largest singular value's square in their sum, 1 for outputs on a line.
+        `p_std`, `p_m_o`: as `std` and `m_o` of `pretrain.monitor.look`, of the prediction.
         `eta_p`: the amount of o_p in o_e = o_z - o_p, SimSiam's extra center gradient on P (figure 5 a, -0.5 there):
         the factor for which o_e - eta o_p is orthogonal to o_p. Negative: it pushes the center away.
         `eta_z`: the amount of o_z in o_p - o_z, Mirror SimSiam's on Z (the same figure, 0.2 there). Positive: it feeds
@@ -40,8 +41,11 @@ def examine(z: Tensor, p: Tensor | None = None, bias: Tensor | None = None) -> d
     variances = spectrum(z).square()
     found = {"top_share": (variances[0] / variances.sum().clamp(min=1e-300)).item()}
     if p is not None:
-        o_p = normalize(p.double(), dim=1).mean(dim=0)  # d
+        P = normalize(p.double(), dim=1)  # n-by-d
+        o_p = P.mean(dim=0)  # d
         found |= {
+            "p_std": P.std(dim=0).mean().item(),
+            "p_m_o": o_p.norm().item(),
             "eta_p": amount(o_z - o_p, o_p),
             "eta_z": amount(o_p - o_z, o_z),
             "o_e": ((o_z - o_p).norm() / o_z.norm().clamp(min=1e-12)).item(),

@@ -166,3 +166,50 @@ class Monitor:
         """Restore what `state` returned."""
         for name in self.STATE:
             setattr(self, name, state[name])
+
+
+class Watch:
+    """Watches what the encoder puts out and, where there is a predictor, what that makes of it.
+
+    Where the predictor stands on both sides it belongs to the encoder (Zhang et al., ICLR 2022, section 2.3): the
+    prediction may be constant while z, which then gets no gradient, keeps the spread of its start.
+
+    Args:
+        config: thresholds, the same for both.
+    """
+
+    def __init__(self, config: MonitorConfig) -> None:
+        self.output, self.prediction = Monitor(config), Monitor(config)
+
+    @property
+    def collapsed_at(self) -> int | None:
+        """The step at which the output collapsed, else the prediction; None if neither did."""
+        return self.prediction.collapsed_at if self.output.collapsed_at is None else self.output.collapsed_at
+
+    def see(self, step: int, output: Health, prediction: Health | None) -> bool:
+        """Take a look into account.
+
+        Returns:
+            Whether the verdict became "collapsed" with it.
+        """
+        before = self.collapsed_at
+        self.output.see(step, output)
+        if prediction is not None:
+            self.prediction.see(step, prediction)
+        return before is None and self.collapsed_at is not None
+
+    @property
+    def verdict(self) -> str:
+        """As `Monitor.verdict`; `collapsed at step 412 in the prediction` where z is not."""
+        if self.output.collapsed_at is None and self.prediction.collapsed_at is not None:
+            return f"{self.prediction.verdict} in the prediction"
+        return self.output.verdict
+
+    def state(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"output": self.output.state(), "prediction": self.prediction.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
+        self.output.load_state(state["output"])
+        self.prediction.load_state(state["prediction"])

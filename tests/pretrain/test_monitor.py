@@ -4,7 +4,7 @@ import numpy
 import pytest
 import torch
 
-from pretrain.monitor import Health, Monitor, MonitorConfig, look
+from pretrain.monitor import Health, Monitor, MonitorConfig, Watch, look
 
 
 def by_numpy(z: numpy.ndarray) -> dict[str, float]:
@@ -89,3 +89,23 @@ def test_outputs_that_start_close_together_are_no_collapse_until_they_fall() -> 
 
 def test_outputs_that_are_equal_from_the_start_are_a_collapse() -> None:
     assert watch([0.001, 0.001, 0.001]).verdict == "collapsed at step 10"
+
+
+def test_a_constant_prediction_of_a_healthy_output_is_a_collapse_too() -> None:
+    def health(std: float) -> Health:
+        return Health(std, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0)
+
+    watch = Watch(MonitorConfig(every=10, patience=3))
+    came = [watch.see(10 * (i + 1), health(0.25), health(0.25 if i < 2 else 0.001)) for i in range(8)]
+    assert came == [False] * 4 + [True] + [False] * 3
+    assert watch.verdict == "collapsed at step 30 in the prediction" and watch.collapsed_at == 30
+    again = Watch(MonitorConfig())
+    again.load_state(watch.state())
+    assert again.verdict == watch.verdict
+    # The output's own collapse says more.
+    for i in range(8, 11):
+        assert not watch.see(10 * (i + 1), health(0.001), health(0.001))
+    assert watch.verdict == "collapsed at step 90"
+    # A method without a predictor.
+    alone = Watch(MonitorConfig())
+    assert not alone.see(10, health(0.25), None) and alone.verdict == "healthy"
