@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import ResNet
 
-from pretrain.augment import build_views, evaluation_view
+from pretrain.augment import evaluation_view
 from pretrain.checkpoint import write_tensors
 from pretrain.data import BrokenImage, Images
 from pretrain.evaluate import Ready
 from pretrain.features import Plain, batches, extract
 from pretrain.frozen import Frozen
-from pretrain.loader import EpochSampler, Views, choose_workers, step_loader
+from pretrain.loader import EpochSampler, choose_workers, step_loader
 from pretrain.optim import OptimizerConfig, build_optimizer, peak_lr, scheduled_lr
+from pretrain.upload import Upload
+from pretrain.views_fast import open_views
 from runs.errors import UserError
 from runs.log import MetricsLog
 from runs.progress import progress
@@ -214,17 +216,19 @@ def _fresh(
     broken: set[str],
     device: torch.device,
 ) -> Stream:
-    views = Views(train, build_views(network.augment, 1), config.seed, config.data.skip_broken)
+    views = open_views(train, network.augment, 1, config.seed, config.data.skip_broken, device)
+    upload = Upload(views, device, channels_last=False)
     loader = step_loader(views, sampler, workers, device.type == "cuda")
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
         for batch in loader:
             if isinstance(batch, BrokenImage):
                 raise batch
-            (images,), labels, names = batch
+            tensors, labels, names = batch
+            images, labels = upload(tensors, labels)
             broken.update(names)
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                features = network(images.to(device, non_blocking=True)).float()
-            yield features, labels.to(device, non_blocking=True)
+                features = network(images[0]).float()
+            yield features, labels
 
     return epoch

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import distributed, microscope, pictures
-from pretrain.augment import build_views
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import FREE, PretrainConfig, check_batch
 from pretrain.data import BrokenImage, Images, open_splits
-from pretrain.loader import Ahead, EpochSampler, Views, choose_workers, step_loader
+from pretrain.loader import Ahead, EpochSampler, choose_workers, step_loader
 from pretrain.logging import Logs
 from pretrain.machine import set_up_arithmetic
 from pretrain.method import Batch, Method, Plan, build_method
@@ -27,6 +26,8 @@ from pretrain.optim import build_optimizer, clip_gradients, peak_lr, scheduled_l
 from pretrain.outcome import write_outcome
 from pretrain.probe import NeighbourProbe
 from pretrain.resume import capture, restore
+from pretrain.upload import Upload
+from pretrain.views_fast import open_views
 from runs.app import fail, mendable
 from runs.errors import UserError
 from runs.folder import RECORD, RunFolder
@@ -107,10 +108,10 @@ class Training:
             distributed.synchronize_norms(self.method, device)
         self.peak = peak_lr(config.optimizer, config.batch_size)
         self.optimizer = build_optimizer(self.method.groups(), config.optimizer, self.peak)
-        self.views = Views(
-            self.train, build_views(config.augment, self.method.views), config.seed, config.data.skip_broken
-        )
+        skip = config.data.skip_broken
+        self.views = open_views(self.train, config.augment, self.method.views, config.seed, skip, device)
         self.workers = choose_workers(config.data.workers, distributed.world())
+        self.upload = Upload(self.views, device, config.channels_last)
         self.loader = step_loader(self.views, self.sampler, self.workers, device.type == "cuda")
         self.model = self._wrap()
         self.monitor = Watch(config.monitor)
@@ -244,10 +245,9 @@ class Training:
         return output
 
     def _batch(self, views: list[Tensor], labels: Tensor, step: int) -> Batch:
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        views = [v.to(self.device, memory_format=layout, non_blocking=True) for v in views]
+        views, labels = self.upload(views, labels)
         indices = torch.tensor([index for _, index in self.sampler.keys(*divmod(step, len(self.sampler)))])
-        return Batch(views, labels.to(self.device, non_blocking=True), step, indices.to(self.device))
+        return Batch(views, labels, step, indices.to(self.device))
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

@@ -41,25 +41,34 @@ class Views(Dataset[Any]):
             torch.set_rng_state(state)
 
     def __getitem__(self, key: Key) -> Any:
-        epoch, index = key
+        _, index = key
         broken: list[str] = []
         for step in range(len(self.images)):
             place = (index + step) % len(self.images)
             try:
-                image = self.images.open(place)
-                break
+                return self.sample(place, key), self.images.labels[place], broken
             except BrokenImage as error:
                 broken.append(error.name)
                 if not self.skip_broken:
                     # An exception that crosses a worker's border comes out as many lines: hand it over as a value.
                     return error
-        else:
-            return BrokenImage(broken[0])
-        # One seed for torch's and one for Python's generator: the releases' transforms draw from both.
-        ours, torchs = numpy.random.SeedSequence((self.seed, epoch, index)).generate_state(2, numpy.uint64).tolist()
-        random.seed(ours)
-        torch.default_generator.manual_seed(torchs % 2**63)
-        return [transform(image) for transform in self.transforms], self.images.labels[place], broken
+        return BrokenImage(broken[0])
+
+    def sample(self, place: int, key: Key) -> list[Tensor]:
+        """Return the views of the image at `place`, drawn for `key`."""
+        image = self.images.open(place)
+        self.seed_generators(key)
+        return [transform(image) for transform in self.transforms]
+
+    def seed_generators(self, key: Key) -> None:
+        """Seed torch's and Python's generator: the releases' transforms draw from both."""
+        words = numpy.random.SeedSequence((self.seed, *key)).generate_state(2, numpy.uint64).tolist()
+        random.seed(words[0])
+        torch.default_generator.manual_seed(words[1] % 2**63)
+
+    def finish(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+        """Turn a batch of samples into (N, 3, H, W) float views on a device."""
+        return [tensor.to(device, non_blocking=True) for tensor in tensors]
 
     def __len__(self) -> int:
         return len(self.images)

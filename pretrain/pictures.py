@@ -32,7 +32,8 @@ def save_views(views: Views, config: AugmentConfig, path: Path, images: int = 12
     for i, sample in zip(chosen, views.__getitems__([(0, i) for i in chosen]), strict=True):
         # A sample that names broken images shows another image in their place.
         if not isinstance(sample, BrokenImage) and not sample[2]:
-            samples.append((views.images.open(i), sample[0]))
+            finished = views.finish([tensor[None] for tensor in sample[0]], torch.device("cpu"))
+            samples.append((views.images.open(i), [view[0] for view in finished]))
     if not samples:
         return
     rows = [[_tile(image, side) for image, _ in samples]]

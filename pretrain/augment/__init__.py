@@ -1,7 +1,8 @@
 """The view recipes, as data: each YAML file in this folder is one, and becomes torchvision transforms here.
 
 The path through PIL is the reference: the same transforms in the same order as the official releases, so that one seed
-gives the same bits.
+gives the same bits. The fast path draws the same parameters (`draws`) and computes the same pixels up to rounding, on
+the CPU (`pixels`) or on batches on any device (`batched`).
 """
 
 import random
@@ -19,6 +20,7 @@ from torchvision.transforms import InterpolationMode
 from runs.errors import UserError
 
 OPERATIONS = ("crop", "jitter", "gray", "blur", "solarize", "flip")
+PIPELINES = ("reference", "fast")
 INTERPOLATIONS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 Transform = Callable[[Image.Image], Tensor]
 
@@ -29,6 +31,8 @@ class AugmentConfig:
 
     name: str = MISSING
     """The recipe's name, that of its file."""
+    pipeline: str = "reference"
+    """`reference` (torchvision on PIL images, the releases' bits) or `fast` (the same views up to rounding)."""
     size: int = 224
     """Side of the square view in pixels."""
     order: list[str] = field(default_factory=lambda: ["crop", "jitter", "gray", "blur", "solarize", "flip"])
@@ -58,6 +62,8 @@ class AugmentConfig:
     """Shorter side before the centre crop in evaluation; 0 means size * 256 / 224."""
 
     def __post_init__(self) -> None:
+        if self.pipeline not in PIPELINES:
+            raise UserError(f"augment.pipeline={self.pipeline}: choose reference or fast")
         if self.size < 8:
             raise UserError(f"augment.size={self.size}: must be at least 8 pixels")
         if self.eval_resize and self.eval_resize < self.size:
@@ -78,6 +84,11 @@ class AugmentConfig:
         unknown = set(self.second) - {f.name for f in fields(self)} - {"second"}
         if unknown:
             raise UserError(f"augment.second: unknown key {sorted(unknown)[0]!r}; it takes the keys of augment")
+
+    @property
+    def kernel_side(self) -> int:
+        """Side of the blur's kernel in pixels, odd; 0 for PIL's own Gaussian."""
+        return int(self.blur_kernel * self.size) // 2 * 2 + 1 if self.blur_kernel else 0
 
 
 ConfigStore.instance().store(group="augment", name="schema_augment", node=AugmentConfig)
@@ -105,13 +116,18 @@ def build_views(config: AugmentConfig, views: int) -> list[Transform]:
 
     Args:
         config: the recipe.
-        views: how many; every other one is a second view.
+        views: how many.
 
     Returns:
         One transform a view, from a PIL RGB image to a (3, size, size) float tensor, normalized.
     """
-    recipes = [config, replace(config, **{**config.second, "second": {}})]
-    return [_view(recipes[number % 2]) for number in range(views)]
+    return [_view(recipe) for recipe in recipes(config, views)]
+
+
+def recipes(config: AugmentConfig, views: int) -> list[AugmentConfig]:
+    """Return one recipe a view, with `second` worked in at every other one."""
+    pair = config, replace(config, **{**config.second, "second": {}})
+    return [pair[number % 2] for number in range(views)]
 
 
 def evaluation_view(config: AugmentConfig) -> Transform:
@@ -138,10 +154,9 @@ def _view(config: AugmentConfig) -> Transform:
     if not c.crop_scale:
         return evaluation_view(c)
     # PIL's blur is what SimSiam and MoCo release; a kernel of a given size is SimCLR's (appendix A).
-    odd = int(c.blur_kernel * c.size) // 2 * 2 + 1
     blur = (
-        transforms.GaussianBlur(odd, tuple(c.blur_sigma))
-        if c.blur_kernel
+        transforms.GaussianBlur(c.kernel_side, tuple(c.blur_sigma))
+        if c.kernel_side
         else GaussianBlur((c.blur_sigma[0], c.blur_sigma[1]))
     )
     interpolation = INTERPOLATIONS[c.interpolation]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from pretrain.data.source import DAMAGE, Source
 from runs.errors import UserError
 
 SPLITS = ("train", "val")
@@ -96,8 +97,26 @@ class Images:
         try:
             with Image.open(io.BytesIO(content)) as image:
                 return image.convert("RGB")
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except DAMAGE as error:
             raise BrokenImage(self.names[index]) from error
+
+    def source(self, index: int) -> Source:
+        """Open an image without decoding it.
+
+        Raises:
+            BrokenImage: its header is damaged; damage further behind shows when it is decoded.
+        """
+
+        def broken() -> BrokenImage:
+            return BrokenImage(self.names[index])
+
+        content = self.open(index) if self.cached is not None else self.read(index)
+        if isinstance(content, Image.Image):
+            return Source(content, None, broken)
+        try:
+            return Source(Image.open(io.BytesIO(content)), content, broken)
+        except DAMAGE as error:
+            raise broken() from error
 
     def cache(self, skip_broken: bool) -> list[str]:
         """Decode everything now and keep it; nothing else changes, a broken image stays a broken one.

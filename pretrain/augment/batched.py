@@ -1,0 +1,185 @@
+"""The colour of a view on whole batches of tensors, on any device: the arithmetic of `pixels` in float32.
+
+Values stay 0 to 255 and are cut or rounded behind every operation as Pillow does it. The groups of images that an
+operation meets are formed on the CPU from what was drawn, so a GPU is never waited for.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pretrain.augment import AugmentConfig
+from pretrain.augment.boxes import extended_box
+from pretrain.augment.draws import JITTER
+from pretrain.augment.pixels import hue_steps
+
+# Pillow's fixed-point ITU-R 601 luminance (src/libImaging/Convert.c, L24); whole numbers below 2^24, exact in float32.
+LUMA = (19595.0, 38470.0, 7471.0)
+# Columns of Draw.vector().
+PLACES, FACTORS, GRAY, SIGMA, SOLARIZE, FLIP = slice(0, 4), slice(4, 8), 8, 9, 10, 11
+
+
+def to_gray(x: Tensor) -> Tensor:
+    """Luminance (n, 1, H, W) of (n, 3, H, W). Pillow's, exactly."""
+    weights = x.new_tensor(LUMA).view(3, 1, 1)
+    return ((x * weights).sum(dim=1, keepdim=True) + 32768).div_(65536).floor_()
+
+
+def blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    """Pillow's Image.blend away from `other` (broadcast against x) by `factor` (n, 1, 1, 1)."""
+    return torch.addcmul(other, x - other, factor).clamp_(0, 255).trunc_()
+
+
+def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
+    """See `pixels`."""
+    return (x * factor).clamp_(0, 255).trunc_()
+
+
+def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
+    """See `pixels`."""
+    return blend(x, (to_gray(x).mean(dim=(2, 3), keepdim=True) + 0.5).floor_(), factor)
+
+
+def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
+    """See `pixels`."""
+    return blend(x, to_gray(x), factor)
+
+
+def adjust_hue(x: Tensor, steps: Tensor) -> Tensor:
+    """See `pixels`; `steps` (n, 1, 1, 1) are 255ths of the circle, `pixels.hue_steps` of the factor."""
+    r, g, b = x.unbind(dim=1)  # each n-by-H-by-W
+    value, low = x.amax(dim=1), x.amin(dim=1)
+    chroma = value - low
+    # Where all channels are equal, hue and saturation are 0 and the divisor does not matter.
+    inverse = 1 / chroma.clamp(min=1)
+    sector = torch.where(
+        r == value, (g - b) * inverse, torch.where(g == value, (b - r) * inverse + 2, (r - g) * inverse + 4)
+    )
+    hue = (((sector / 6 + 1) % 1) * 255).floor_()
+    saturation = (chroma / value.clamp(min=1) * 255).floor_() / 255
+    turned = ((hue + steps[:, 0]) % 256) * (6 / 255)
+    # Red, green and blue as one formula: the usual six cases are its pieces.
+    offset = x.new_tensor([5.0, 3.0, 1.0]).view(3, 1, 1)
+    k = (turned[:, None] + offset) % 6  # n-by-3-by-H-by-W
+    share = torch.minimum(k, 4 - k).clamp_(0, 1)
+    return (value[:, None] * (1 - saturation[:, None] * share) + 0.5).floor_()
+
+
+def solarize(x: Tensor) -> Tensor:
+    """See `pixels`."""
+    return torch.where(x < 128, x, 255 - x)
+
+
+def blur(x: Tensor, matrices: Tensor) -> Tensor:
+    """Filter rows and columns of (n, 3, S, S) by (n, S, S) matrices, one an image, and round."""
+    return (matrices[:, None] @ x @ matrices[:, None].transpose(2, 3)).add_(0.5).floor_().clamp_(0, 255)
+
+
+def blur_matrices(sigmas: Tensor, size: int, kernel: int, device: torch.device) -> Tensor:
+    """The blur of `pixels` as (n, size, size) matrices, borders included.
+
+    Args:
+        sigmas: (n,) on the CPU.
+        size: S.
+        kernel: side of the Gaussian's kernel, 0 for Pillow's three boxes.
+        device: where the matrices are built.
+    """
+    if kernel:
+        offsets = torch.arange(kernel) - kernel // 2
+        weights = torch.exp(-0.5 * (offsets / sigmas[:, None]).square())
+        weights = weights / weights.sum(dim=1, keepdim=True)  # n-by-kernel
+        return _band(weights, size, True, device)
+    boxes = [torch.from_numpy(extended_box(sigma)) for sigma in sigmas.tolist()]
+    side = max(len(box) for box in boxes)
+    padded = [torch.nn.functional.pad(box, [(side - len(box)) // 2] * 2) for box in boxes]
+    once = _band(torch.stack(padded), size, False, device)
+    return once @ once @ once
+
+
+def _band(weights: Tensor, size: int, mirror: bool, device: torch.device) -> Tensor:
+    """Matrices (n, size, size) that filter a line by weights (n, k); borders are mirrored or repeated."""
+    k = weights.shape[1]
+    columns = torch.arange(size)[:, None] + torch.arange(k) - k // 2  # size-by-k
+    if mirror:
+        columns = columns.abs()
+        columns = torch.where(columns < size, columns, 2 * (size - 1) - columns)
+    taps = torch.zeros(k, size, size, device=device)
+    # Each tap alone is a matrix of zeros and ones; sums of taps that a border maps to one pixel come by themselves.
+    places = columns.clamp(0, size - 1).T[:, :, None].to(device, non_blocking=True)  # k-by-size-by-1
+    taps.scatter_(2, places, 1.0)
+    return (weights.to(device, non_blocking=True) @ taps.view(k, -1)).view(-1, size, size)
+
+
+def normalize(pixels: Tensor, config: AugmentConfig) -> Tensor:
+    """Pixels (N, 3, S, S) uint8 to a normalized view, float32."""
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (config.mean, config.std))
+    mean, scale = mean * 255, 1 / (std * 255)
+    if pixels.device.type != "cpu":
+        return (pixels - mean) * scale
+    # One image at a time stays in the processor's cache.
+    view = torch.empty(pixels.shape)
+    for source, target in zip(pixels, view, strict=True):
+        torch.sub(source, mean, out=target).mul_(scale)
+    return view
+
+
+class Colour:
+    """Colours batches of crops by one recipe.
+
+    Args:
+        config: the recipe.
+    """
+
+    def __init__(self, config: AugmentConfig) -> None:
+        self.config = config
+
+    def __call__(self, crops: Tensor, drawn: Tensor) -> Tensor:
+        """Return normalized views (N, 3, S, S) float32.
+
+        Args:
+            crops: (N, 3, S, S) uint8, on the device that is to compute.
+            drawn: (N, 12) `Draw.vector`s on the CPU.
+        """
+        x = crops.to(torch.float32)
+        steps = {"jitter": self._jitter, "gray": self._gray, "blur": self._blur, "solarize": self._solarize}
+        steps["flip"] = self._flip
+        for name in self.config.order:
+            if name != "crop":
+                steps[name](x, drawn)
+        mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (self.config.mean, self.config.std))
+        return x.div_(255).sub_(mean).div_(std)
+
+    def _jitter(self, x: Tensor, drawn: Tensor) -> None:
+        functions = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+        places, factors = drawn[:, PLACES], drawn[:, FACTORS].clone()
+        factors[:, 3] = torch.tensor([float(hue_steps(f)) for f in factors[:, 3].tolist()])
+        # Everyone's first operation, everyone's second, …: those with the same one go together.
+        for place in range(len(JITTER)):
+            for number, function in enumerate(functions):
+                chosen = places[:, number] == place
+                factor = factors[chosen, number].view(-1, 1, 1, 1).to(x.device, non_blocking=True)
+                _apply(x, chosen, lambda part, f=function, v=factor: f(part, v))  # type: ignore[misc]
+
+    def _gray(self, x: Tensor, drawn: Tensor) -> None:
+        _apply(x, drawn[:, GRAY] > 0, lambda part: to_gray(part).expand_as(part))
+
+    def _blur(self, x: Tensor, drawn: Tensor) -> None:
+        chosen = drawn[:, SIGMA] > 0
+        if chosen.any():
+            matrices = blur_matrices(drawn[chosen, SIGMA], x.shape[-1], self.config.kernel_side, x.device)
+            _apply(x, chosen, lambda part: blur(part, matrices))
+
+    def _solarize(self, x: Tensor, drawn: Tensor) -> None:
+        _apply(x, drawn[:, SOLARIZE] > 0, solarize)
+
+    def _flip(self, x: Tensor, drawn: Tensor) -> None:
+        _apply(x, drawn[:, FLIP] > 0, lambda part: part.flip(-1))
+
+
+def _apply(x: Tensor, chosen: Tensor, operation: Callable[[Tensor], Tensor]) -> None:
+    """Replace the chosen images (N,) bool of x, in place."""
+    rows = chosen.nonzero()[:, 0]
+    if len(rows):
+        rows = rows.to(x.device, non_blocking=True)
+        x[rows] = operation(x[rows])

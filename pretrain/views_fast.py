@@ -1,0 +1,115 @@
+"""The fast pipeline: the reference's views up to rounding, from one decoded image, coloured where that is cheapest."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pretrain.augment import AugmentConfig, build_views, recipes
+from pretrain.augment.batched import Colour, normalize
+from pretrain.augment.draws import Draw, Drawer
+from pretrain.augment.pixels import Pixels, colour, planes, resize
+from pretrain.data import Images
+from pretrain.data.source import Source
+from pretrain.loader import Key, Views
+
+PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# How many times larger than the view the smallest crop must still be when it is decoded at a reduced scale. At 1, the
+# scaled decoding is the only low-pass filter and views differ more.
+MARGIN = 2.0
+
+
+class FastViews(Views):
+    """Like `Views`, but a sample's views are 8-bit pixels (3, size, size), which `finish` turns into floats in batches.
+
+    Args:
+        images: the split.
+        config: the recipe.
+        views: views of an image.
+        seed: the run's seed.
+        skip_broken: replace a broken image by the next whole one instead of failing.
+        batched: leave the colour to `finish`, for a device that is better at it than the loading processes: samples are
+            then crops, followed by as many vectors of what was drawn.
+    """
+
+    def __init__(
+        self, images: Images, config: AugmentConfig, views: int, seed: int, skip_broken: bool, batched: bool = False
+    ) -> None:
+        super().__init__(images, (), seed, skip_broken)
+        self.recipes, self.batched = recipes(config, views), batched
+        self.drawers = [Drawer(recipe) for recipe in self.recipes]
+        self.colours = [Colour(recipe) for recipe in self.recipes]
+
+    def sample(self, place: int, key: Key) -> list[Tensor]:
+        """Draw, decode, crop, resize; colour too unless `batched`."""
+        source = self.images.source(place)
+        self.seed_generators(key)
+        draws = [drawer(source.image) for drawer in self.drawers]
+        crops = self._crops(source, draws)
+        if self.batched:
+            return [*map(planes, crops), *(draw.vector() for draw in draws)]
+        triples = zip(crops, draws, self.recipes, strict=True)
+        return [planes(colour(crop, draw, recipe)) for crop, draw, recipe in triples]
+
+    def finish(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+        """Turn a batch of samples into normalized views.
+
+        Args:
+            tensors: one (N, 3, size, size) uint8 a view; then, if `batched`, one (N, 12) a view, on the CPU.
+            device: where the views are wanted.
+
+        Returns:
+            One (N, 3, size, size) float32 a view.
+        """
+        count = len(self.recipes)
+        pixels = [tensor.to(device, non_blocking=True) for tensor in tensors[:count]]
+        if not self.batched:
+            return [normalize(view, recipe) for view, recipe in zip(pixels, self.recipes, strict=True)]
+        triples = zip(pixels, tensors[count:], self.colours, strict=True)
+        return [colours(view, drawn) for view, drawn, colours in triples]
+
+    def _crops(self, source: Source, draws: Sequence[Draw]) -> list[Pixels]:
+        spare = min(min(draw.box[2:]) / recipe.size for draw, recipe in zip(draws, self.recipes, strict=True))
+        scale = source.reduction(spare / MARGIN)
+        if scale > 1:
+            return self._scaled_crops(source, draws, scale)
+        image = source.pixels()
+        crops = []
+        for draw, recipe in zip(draws, self.recipes, strict=True):
+            top, left, height, width = draw.box
+            crop = image[top : top + height, left : left + width]
+            crops.append(resize(crop, recipe.size, recipe.interpolation))
+        return crops
+
+    def _scaled_crops(self, source: Source, draws: Sequence[Draw], scale: int) -> list[Pixels]:
+        image = source.reduced(scale)
+        crops = []
+        for draw, recipe in zip(draws, self.recipes, strict=True):
+            top, left, height, width = (value / scale for value in draw.box)
+            # Pillow takes a box between pixels, as a crop of the whole image becomes one in the reduced image.
+            box = (left, top, left + width, top + height)
+            crop = image.resize((recipe.size, recipe.size), PILLOW[recipe.interpolation], box)
+            crops.append(numpy.array(crop))
+        return crops
+
+
+def open_views(
+    images: Images, config: AugmentConfig, views: int, seed: int, skip_broken: bool, device: Any = "cpu"
+) -> Views:
+    """Build the training views that a recipe asks for.
+
+    Args:
+        images: the split.
+        config: the recipe.
+        views: views of an image.
+        seed: the run's seed.
+        skip_broken: replace broken images instead of failing.
+        device: where the network computes; on a GPU the fast pipeline leaves the colour to it.
+    """
+    # Without a random crop there is nothing to draw, and the reference's centre crop serves.
+    if config.pipeline == "reference" or not config.crop_scale:
+        return Views(images, build_views(config, views), seed, skip_broken)
+    return FastViews(images, config, views, seed, skip_broken, torch.device(device).type != "cpu")
