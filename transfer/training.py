@@ -180,7 +180,7 @@ class Trainer:
             return
         count = self.cfg.TEST.PRECISE_BN.NUM_ITER
         loader = train_loader(self.cfg, self.images, self.bn_seed, self.workers)
-        with EventStorage(), shown(count, "precise BN", folder=self.folder) as bar, self.autocast():
+        with EventStorage(), shown(count, "precise BN", folder=self.folder) as bar:
             update_bn_stats(self.model, _counted(loader, bar), count)
 
     def save(self) -> None:

@@ -47,6 +47,7 @@ def run(config: TransferConfig) -> dict[str, float]:
     scratch = config.weights == "scratch"
     backbone = None if scratch else read_backbone(config.weights)
     device = choose_device(config.device)
+    autocast = _precision(config.precision, device)
     join(device)
     cfg = build_cfg(config, backbone, device)
     check_split(cfg)
@@ -76,12 +77,11 @@ def run(config: TransferConfig) -> dict[str, float]:
         detector.to(memory_format=torch.channels_last)
     # Drawn here, from the generator seeded above, as Detectron2's trainer draws them for its two samplers.
     seeds = comm.shared_random_seed(), comm.shared_random_seed()
-    autocast = _precision(config.precision, device)
     results: dict[str, Any] = {}
 
     def evaluate() -> dict[str, float]:
-        with autocast():
-            found = detect(cfg, detector, test, config.data.processes, output)
+        # In full precision, as Detectron2's own mixed precision: scores of 8 bits would be full of ties.
+        found = detect(cfg, detector, test, config.data.processes, output)
         if found is None:
             return {}
         found.save(output / "detections.npz")
@@ -164,7 +164,12 @@ def _precision(name: str, device: str) -> Callable[[], Any]:
 
     NOTE: `fp32` turns TF32 off everywhere; PyTorch's default allows it in convolutions; the
     GPUs of the published runs had none.
+
+    Raises:
+        UserError: the device has no such precision.
     """
+    if name == "tf32" and device == "cpu":
+        raise UserError("precision=tf32: the CPU has none; use fp32 or bf16, or device=cuda")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name != "fp32"
     if name == "bf16":
         return lambda: torch.autocast(device, torch.bfloat16)
@@ -190,7 +195,8 @@ def _subject(config: TransferConfig, backbone: BackboneFile | None, cfg: Any) ->
     width = cfg.MODEL.RESNETS.STEM_OUT_CHANNELS / 64
     arch = provenance.get("arch") or f"resnet{cfg.MODEL.RESNETS.DEPTH}" + (f"x{width:g}" if width != 1 else "")
     return Subject(
-        method=known.get("method") or backbone.path.stem,
+        # Of a stranger's checkpoint the file's name is all that is known.
+        method=known.get("method") or str(provenance.get("source") or backbone.path.name).split(".")[0],
         arch=arch,
         epochs=known.get("epochs"),
         checkpoint=known.get("checkpoint") or provenance.get("source") or str(backbone.path),
