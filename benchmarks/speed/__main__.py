@@ -1,0 +1,111 @@
+"""`python -m benchmarks.speed [NAME …]`: every part against its peers, in turn; `compare` finds regressions."""
+
+import argparse
+import datetime
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.speed.compare import compare
+from benchmarks.speed.page import html_page, markdown_page
+from benchmarks.speed.rows import Result, Skipped, read_result
+from runs.app import Parser, cli
+from runs.environment import command_line, describe
+from runs.errors import UserError
+from runs.files import atomic_write, write_json
+
+SCRIPTS = {
+    "views": "two augmented views of an image: the official pipeline, decoding alone",
+    "step": "one training step of SimSiam: the official script's, the rate of matrix products",
+    "libraries": "one training step of SimSiam: lightly's and solo-learn's",
+    "linear": "twelve learning rates of a linear classifier against one",
+    "knn": "weighted nearest neighbours against the whole table of similarities at once",
+    "evaluators": "VOC and COCO average precision: Detectron2's and pycocotools'",
+    "loader": "batches for detection: Detectron2's own loader",
+    "converters": "conversion of a checkpoint to Detectron2: facebookresearch/moco's converter",
+    "commands": "start-up of every command: the imports that it cannot do without",
+}
+
+
+@cli
+def main() -> int:
+    """Measure, or compare two result files."""
+    if sys.argv[1:2] == ["compare"]:
+        return _compare(sys.argv[2:])
+    names = "\n".join(f"  {name:11} {about}" for name, about in SCRIPTS.items())
+    parser = Parser(
+        prog="python -m benchmarks.speed",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"{__doc__}\n\nwhat can be measured:\n{names}",
+        epilog="python -m benchmarks.speed compare A.json B.json: exit status 1 if a row fell behind its peer",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure (default: everything)")
+    parser.add_argument("--output", type=Path, default=Path("outputs/speed"), metavar="DIR", help="for the results")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder with VOC2007/, coco/; default: generated scenes"
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: does it run at all?")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(SCRIPTS))
+    if unknown:
+        raise UserError(f"{unknown[0]}: nothing of this name is measured; choose from {', '.join(SCRIPTS)}")
+    started, load, result, failed = time.time(), os.getloadavg()[0], Result(), False
+    for name in [name for name in SCRIPTS if name in arguments.names or not arguments.names]:
+        print(f"== {name}: {SCRIPTS[name]}", flush=True)
+        part = run(name, arguments.data, arguments.quick)
+        failed |= part is None
+        if part is None:
+            part = Result(skipped=[Skipped(name, "the script failed, its error is above the table")])
+        result.rows += part.rows
+        result.skipped += part.skipped
+    document = {
+        "schema": 1,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command_line(),
+        "quick": arguments.quick,
+        "seconds": round(time.time() - started, 1),
+        # Other programs' work on the machine: above the number of cores, wall times say little.
+        "load": [load, os.getloadavg()[0]],
+        "environment": describe() | {"device": _device()},
+        **asdict(result),
+    }
+    write_json(arguments.output / "speed.json", document)
+    for file, text in (("speed.md", markdown_page(document)), ("speed.html", html_page(document))):
+        with atomic_write(arguments.output / file, "w") as output:
+            output.write(text)
+    print(f"-> {arguments.output}/speed.json, speed.md, speed.html")
+    return int(failed)
+
+
+def run(name: str, data: Path | None, quick: bool) -> Result | None:
+    """Run one script in a process of its own and return its rows; None if it failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.json"
+        options = [*(["--quick"] if quick else []), *(["--data", str(data)] if data else [])]
+        done = subprocess.run([sys.executable, "-m", f"benchmarks.speed.{name}", "--rows", str(rows), *options])
+        return read_result(rows) if done.returncode == 0 else None
+
+
+def _device() -> str:
+    """The CUDA device, asked of a process of its own: `benchmarks` imports no PyTorch."""
+    code = "import torch; print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'cpu')"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _compare(words: list[str]) -> int:
+    parser = Parser(prog="python -m benchmarks.speed compare", description=compare.__doc__)
+    parser.add_argument("before", type=Path, metavar="A.json")
+    parser.add_argument("after", type=Path, metavar="B.json")
+    parser.add_argument("--tolerance", type=float, default=0.2, metavar="SHARE", help="a larger fall counts (0.2)")
+    arguments = parser.parse_args(words)
+    lines, fallen = compare(arguments.before, arguments.after, arguments.tolerance)
+    print("\n".join(lines))
+    return int(fallen)
+
+
+if __name__ == "__main__":
+    main()

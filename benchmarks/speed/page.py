@@ -1,0 +1,72 @@
+"""The result of a speed run as Markdown and as one HTML file."""
+
+import html
+import statistics
+from typing import Any
+
+from benchmarks.speed.rows import Row
+
+HEAD = ("what", "ours", "peer", "peer's", "times better (range, rounds)", "asked", "the hardware's limit", "reached")
+
+
+def figure(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """The columns of `HEAD`."""
+    limit = "" if row.limit is None else f"{figure(row.limit)} {row.unit}, {row.limit_name}"
+    return (
+        row.title + (f" ({row.note})" if row.note else ""),
+        f"{figure(statistics.median(row.ours))} {row.unit}",
+        row.peer_name,
+        f"{figure(statistics.median(row.peer))} {row.unit}",
+        f"{row.ratio:.2f} ({min(row.ratios):.2f} to {max(row.ratios):.2f}, {len(row.ours)})",
+        "" if row.goal is None else f"{row.goal:g}: {'reached' if row.ratio >= row.goal else 'missed'}",
+        limit,
+        "" if row.share is None else f"{100 * row.share:.0f} %",
+    )
+
+
+def facts(document: dict[str, Any]) -> list[str]:
+    """What the figures hold for."""
+    place, packages = document["environment"], document["environment"]["packages"]
+    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "torchvision", "numpy", "pillow"))
+    load = " to ".join(f"{value:.1f}" for value in document["load"])
+    return [
+        f"{document['date'][:16].replace('T', ' ')} UTC, `{document['command']}`, {document['seconds']:.0f} s",
+        f"{place['processor']}, {place['cores']} cores, device {place['device']}, load of the machine {load}",
+        f"Python {place['python']}, {versions}",
+        "Medians over rounds that alternate with the peer's; a range is over rounds.",
+        *(["Measured with --quick: the sizes are too small to conclude from."] if document["quick"] else []),
+    ]
+
+
+def markdown_page(document: dict[str, Any]) -> str:
+    """The table, what was left out and why, and what it was measured on."""
+    rows = [Row(**row) for row in document["rows"]]
+    lines = [f"- {fact}" for fact in facts(document)]
+    lines += ["", "| " + " | ".join(HEAD) + " |", "| " + " | ".join("---" for _ in HEAD) + " |"]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row)) + " |" for row in rows]
+    if document["skipped"]:
+        lines += ["", "Left out:", ""]
+        lines += [f"- `{skipped['name']}`: {skipped['reason']}" for skipped in document["skipped"]]
+    return "\n".join(lines) + "\n"
+
+
+def html_page(document: dict[str, Any]) -> str:
+    """The same as one file without anything to load."""
+    rows = [Row(**row) for row in document["rows"]]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in HEAD)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row)) + "</tr>" for row in rows)
+    left = "".join(f"<li>{html.escape(s['name'])}: {html.escape(s['reason'])}</li>" for s in document["skipped"])
+    notes = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts(document))
+    return (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Speed</title>"
+        "<style>body{font:14px/1.5 sans-serif;margin:2rem auto;max-width:90rem;padding:0 1rem}"
+        "table{border-collapse:collapse}td,th{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:left}</style>"
+        f"<h1>Speed</h1><ul>{notes}</ul><table><tr>{head}</tr>{body}</table>"
+        + (f"<h2>Left out</h2><ul>{left}</ul>" if left else "")
+        + "</html>\n"
+    )

@@ -1,0 +1,108 @@
+"""The speed command: what a row says, and that a fall behind a peer is found. Nothing here is timed."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from benchmarks.speed.page import cells, markdown_page
+from benchmarks.speed.rows import Row, alternate
+
+
+def row(name: str, times: float, higher: bool = False) -> Row:
+    """Ours `times` times better than a peer that drifts by half over three rounds."""
+    peer = [100.0, 125.0, 150.0]
+    ours = [p * times if higher else p / times for p in peer]
+    return Row(name, "made up", "images/s" if higher else "s", higher, ours, peer, "peer 1.0", limit=10.0)
+
+
+def result(file: Path, rows: list[Row]) -> Path:
+    file.write_text(json.dumps({"schema": 1, "rows": [asdict(r) for r in rows], "skipped": []}))
+    return file
+
+
+def run(*words: object, root: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.speed", *map(str, words)]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_the_ratio_is_how_many_times_better_ours_is(higher: bool) -> None:
+    found = row("a/b", 2.5, higher)
+    assert found.ratio == pytest.approx(2.5) and found.ratios == pytest.approx([2.5] * 3)
+
+
+def test_the_share_of_the_limit_is_below_one_both_ways() -> None:
+    rate = Row("a/b", "", "images/s", True, [50.0], [20.0], "p", limit=200.0)
+    time = Row("a/b", "", "s", False, [2.0], [5.0], "p", limit=0.5)
+    assert rate.share == time.share == pytest.approx(0.25)
+    assert cells(rate)[-1] == "25 %"
+
+
+def test_a_row_needs_as_many_rounds_of_the_peer() -> None:
+    with pytest.raises(ValueError, match="same number of rounds"):
+        Row("a/b", "", "s", False, [1.0, 2.0], [1.0], "p")
+
+
+def test_sides_alternate_and_lead_in_turn() -> None:
+    calls: list[str] = []
+    ours, peer = alternate(lambda: calls.append("o"), lambda: calls.append("p"), 3)
+    assert "".join(calls) == "op" + "oppoop" and len(ours) == len(peer) == 3
+
+
+@pytest.mark.parametrize(("share", "status"), [(0.75, 1), (0.9, 0), (1.5, 0)])
+def test_a_fall_of_a_quarter_is_found_and_one_of_a_tenth_is_not(
+    tmp_path: Path, root: Path, share: float, status: int
+) -> None:
+    before = result(tmp_path / "a.json", [row("knn/cpu", 2.0), row("views/cpu", 3.0, higher=True)])
+    after = result(tmp_path / "b.json", [row("knn/cpu", 2.0), row("views/cpu", 3.0 * share, higher=True)])
+    done = run("compare", before, after, root=root)
+    assert done.returncode == status, done.stderr
+    named = [line for line in done.stdout.splitlines() if line.startswith("REGRESSION")]
+    assert ["views/cpu" in line for line in named] == [True] * status
+
+
+def test_a_slower_machine_alone_is_no_regression(tmp_path: Path, root: Path) -> None:
+    slow = row("knn/cpu", 2.0)
+    slow.ours, slow.peer = [3 * v for v in slow.ours], [3 * v for v in slow.peer]
+    done = run(
+        "compare", result(tmp_path / "a.json", [row("knn/cpu", 2.0)]), result(tmp_path / "b.json", [slow]), root=root
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_rows_that_are_gone_are_named(tmp_path: Path, root: Path) -> None:
+    before = result(tmp_path / "a.json", [row("knn/cpu", 2.0), row("views/cpu", 3.0)])
+    done = run("compare", before, result(tmp_path / "b.json", [row("knn/cpu", 2.0)]), root=root)
+    assert "missing    views/cpu" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "no JSON", '{"schema": 2, "rows": []}', '{"schema": 1, "rows": [{"name": 1}]}']
+)
+def test_another_file_is_refused_in_one_line(tmp_path: Path, root: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    done = run("compare", tmp_path / "a.json", tmp_path / "a.json", root=root)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "a.json" in done.stderr
+
+
+def test_an_unknown_name_is_refused_in_one_line(root: Path) -> None:
+    done = run("evaluator", root=root)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "evaluators" in done.stderr
+
+
+def test_the_page_says_what_was_left_out_and_where_it_was_measured(tmp_path: Path) -> None:
+    environment = {
+        "processor": "a processor", "cores": 2, "device": "cpu", "python": "3.11",
+        "packages": {"torch": "2", "torchvision": "0", "numpy": "2", "pillow": "12"},
+    }  # fmt: skip
+    document = {
+        "date": "2026-11-21T08:00:00+00:00", "command": "python -m benchmarks.speed", "seconds": 5, "load": [0.1, 0.2],
+        "quick": False, "environment": environment, "rows": [asdict(row("knn/cpu", 2.0))],
+        "skipped": [{"name": "step/gpu", "reason": "no CUDA device"}],
+    }  # fmt: skip
+    text = markdown_page(document)
+    assert "a processor, 2 cores" in text and "2.00 (2.00 to 2.00, 3)" in text and "`step/gpu`: no CUDA device" in text
