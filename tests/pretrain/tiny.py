@@ -54,12 +54,13 @@ def batch(method: Method, x: Tensor, step: int) -> Batch:
     return Batch(views(x, step)[: method.views], torch.arange(len(x)) % CLASSES, step)
 
 
-def train(method: Method, x: Tensor, steps: int, lr: float = 0.05, first: int = 0) -> list[float]:
+def train(method: Method, x: Tensor, steps: int, lr: float = 0.05, first: int = 0, bf16: bool = False) -> list[float]:
     """Train as the engine does, on views of the same images; returns the losses."""
     optimizer = build_optimizer(method.groups(), OptimizerConfig(lr=lr, weight_decay=0.0), lr)
     losses = []
     for step in range(first, first + steps):
-        output = method(batch(method, x, step))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = method(batch(method, x, step))
         optimizer.zero_grad(set_to_none=True)
         output["loss"].backward()
         method.after_backward(step)
