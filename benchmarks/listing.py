@@ -23,6 +23,9 @@ def list_tables(arguments: argparse.Namespace) -> int:
         missing = needs(table)
         size = f"{len(table.rows)} x {len(table.columns)}"
         print(f"  {name:{width}}  {size:>6}  {table.label}: {table.title}" + (f" [{missing}]" if missing else ""))
+    print("Groups")
+    for name, members in tables.groups().items():
+        print(f"  {name:{width}}  {', '.join(members)}")
     return 0
 
 
