@@ -91,7 +91,7 @@ class PretrainConfig(CommandConfig):
     channels_last: bool = False
     """Lay images out with channels last, which GPUs with tensor cores like."""
     compile: bool = False
-    """Use torch.compile."""
+    """Use torch.compile; needs a C++ compiler."""
     log_every: int = 10
     """Steps between lines in metrics.jsonl."""
     on_collapse: str = "warn"

@@ -19,7 +19,7 @@ from pretrain.config import FREE, PretrainConfig, check_batch
 from pretrain.data import BrokenImage, Images, open_splits
 from pretrain.loader import Ahead, EpochSampler, choose_workers, step_loader
 from pretrain.logging import Logs
-from pretrain.machine import set_up_arithmetic
+from pretrain.machine import check_compiler, set_up_arithmetic
 from pretrain.method import Batch, Method, Plan, build_method
 from pretrain.monitor import Health, Watch, look
 from pretrain.optim import build_optimizer, clip_gradients, peak_lr, scheduled_lr
@@ -85,6 +85,8 @@ class Training:
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
         self.config, self.device, self.main = config, device, distributed.rank() == 0
         set_up_arithmetic(config.threads, config.precision)
+        if config.compile:
+            check_compiler()
         self.train, self.val = open_splits(config.data)
         self.broken = _prepare(self.train, config) + _prepare(self.val, config)
         check_batch(config.batch_size, len(self.train), distributed.world())

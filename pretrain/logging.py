@@ -6,7 +6,10 @@ from typing import Any
 
 from pretrain.config import PretrainConfig
 from runs.errors import UserError
+from runs.files import atomic_write
 from runs.log import MetricsLog
+
+WANDB_ID = "wandb_id"
 
 
 class Logs:
@@ -18,7 +21,7 @@ class Logs:
         config: says which sinks.
 
     Raises:
-        UserError: `wandb=true` without the package.
+        UserError: `wandb=true` without the package, or its service refuses.
     """
 
     def __init__(self, folder: Path, step: int, config: PretrainConfig) -> None:
@@ -35,9 +38,19 @@ class Logs:
                 import wandb
             except ImportError as error:
                 raise UserError("wandb=true: the package is missing; pip install wandb, or leave it out") from error
-            self.wandb = wandb.init(
-                project="siamese-transfer", dir=str(folder), config=asdict(config), resume="allow", id=folder.name
-            )
+            # Kept in the folder: its name alone may be that of another run elsewhere.
+            file = folder / WANDB_ID
+            known = file.read_text(encoding="utf-8") if file.exists() else None
+            try:
+                self.wandb = wandb.init(
+                    project="siamese-transfer", name=folder.name, dir=str(folder), config=asdict(config),
+                    id=known, resume="allow",
+                )  # fmt: skip
+            except wandb.Error as error:
+                raise UserError(f"wandb=true: {error}; use wandb login or WANDB_MODE=offline") from error
+            if known is None:
+                with atomic_write(file, "w") as handle:
+                    handle.write(self.wandb.id)
 
     def write(self, step: int, **values: Any) -> None:
         """Write one line of numbers under `step`, counted from 0; a list of numbers goes to `metrics.jsonl` alone."""

@@ -1,8 +1,13 @@
 """What a run sets up on its machine, and what it costs there."""
 
+import os
+import shutil
+import sys
+
 import torch
 
 from runs.environment import peak_memory_mb
+from runs.errors import UserError
 
 
 def set_up_arithmetic(threads: int, precision: str) -> None:
@@ -11,6 +16,17 @@ def set_up_arithmetic(threads: int, precision: str) -> None:
         torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
+def check_compiler() -> None:
+    """Check that torch.compile finds the C++ compiler that it looks for (torch/_inductor/config.py, `cpp.cxx`).
+
+    Raises:
+        UserError: there is none.
+    """
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(name) is None:
+        raise UserError(f"compile=true: needs the C++ compiler {name}; install it, name another in CXX, or leave it out")
 
 
 def peak_memory(device: torch.device) -> float:
