@@ -28,7 +28,9 @@ def write_outcome(run: "Training") -> None:
     verdict = run.monitor.verdict + (", stopped there" if run.stopped == "collapse" else "")
     record = Record(
         kind="pretrain",
-        subject=Subject(config.method.name, config.arch, run.step // len(run.sampler), path.name, sha256(path)),
+        subject=Subject(
+            config.variant or config.method.name, config.arch, run.step // len(run.sampler), path.name, sha256(path)
+        ),
         dataset=Dataset(run.train.name, "train", len(run.train), run.train.fingerprint),
         metrics=metrics,
         seed=config.seed,

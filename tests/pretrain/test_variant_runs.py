@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pretrain.method.siamese import SiameseConfig
+from pretrain.variants import table
 from runs.errors import UserError
 from tests.conftest import ROOT
 from tests.pretrain import variants
@@ -67,6 +68,15 @@ def test_a_preset_is_short_and_says_what_it_is(name: str) -> None:
     # The experiment is what it changes: no two are the same, but those that the papers count twice.
     same = [other for other in variants.NAMES if settings_of(other) == settings_of(name)]
     assert set(same) in ({name}, {"simsiam", "constant_predictor_lr"})
+
+
+def test_the_page_is_the_presets_own_table(root: Path) -> None:
+    page = (root / "pretrain" / "variant" / "README.md").read_text()
+    assert page.endswith("\n\n" + table())
+    assert table().count("\n| `") == len(variants.NAMES)
+    # Every part that the page offers is a setting.
+    for name in ("projector_bn", "tail", "predictor", "arrangement", "target", "similarity", "symmetry", "remove"):
+        assert f"`{name}`" in page and hasattr(SiameseConfig(), name)
 
 
 def settings_of(name: str) -> Any:
