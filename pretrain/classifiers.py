@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 from torchvision.models.resnet import ResNet
 
 from pretrain.augment import evaluation_view
@@ -16,8 +15,9 @@ from pretrain.data import BrokenImage, Images
 from pretrain.evaluate import Ready
 from pretrain.features import Plain, batches, extract
 from pretrain.frozen import Frozen
+from pretrain.linear_heads import Heads
 from pretrain.loader import EpochSampler, choose_workers, step_loader
-from pretrain.optim import OptimizerConfig, build_optimizer, peak_lr, scheduled_lr
+from pretrain.optim import OptimizerConfig, peak_lr, scheduled_lr
 from pretrain.upload import Upload
 from pretrain.views_fast import open_views
 from runs.errors import UserError
@@ -32,7 +32,7 @@ Stream = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 class Classifiers:
-    """K fully connected layers with an optimizer each.
+    """K fully connected layers with a learning rate each, their schedule and their best epochs.
 
     Args:
         config: the settings; K learning rates.
@@ -50,17 +50,14 @@ class Classifiers:
             else network.layer4[-1].conv2.out_channels
         )
         start = torch.empty(classes, width).normal_(0, 0.01, generator=generator)
-        self.heads, self.optimizers, self.settings = [], [], []
-        for lr in config.lr:
-            # main_lincls.py: fc.weight ~ N(0, 0.01), fc.bias = 0. All start alike: only the learning rate differs.
-            head = nn.Linear(width, classes).to(device)
-            head.weight.data.copy_(start)
-            head.bias.data.zero_()
-            settings = OptimizerConfig(config.optimizer, lr, config.momentum, config.weight_decay)
-            self.heads.append(head)
-            self.settings.append(settings)
-            group = {"params": list(head.parameters())}
-            self.optimizers.append(build_optimizer([group], settings, peak_lr(settings, config.batch_size)))
+        # main_lincls.py: fc.weight ~ N(0, 0.01), fc.bias = 0. All start alike: only the learning rate differs.
+        self.settings = [
+            OptimizerConfig(config.optimizer, lr, config.momentum, config.weight_decay) for lr in config.lr
+        ]
+        self.heads = Heads(
+            start.to(device), len(config.lr), config.momentum, config.weight_decay, config.optimizer,
+            self.settings[0].trust, config.precision == "bf16",
+        )  # fmt: skip
         self.epoch = 0
         self.best = [0.0] * len(config.lr)
         self.best_top5 = [0.0] * len(config.lr)
@@ -76,18 +73,12 @@ class Classifiers:
         Returns:
             The losses, (K,).
         """
-        losses = []
-        for head, optimizer, settings in zip(self.heads, self.optimizers, self.settings, strict=True):
-            peak = peak_lr(settings, self.config.batch_size)
-            for group in optimizer.param_groups:
-                # adjust_learning_rate of the release: once an epoch.
-                group["lr"] = scheduled_lr(settings, peak, self.epoch, 1, self.config.epochs)
-            loss = cross_entropy(head(features), labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        return torch.stack(losses)
+        # adjust_learning_rate of the release: once an epoch.
+        rates = [
+            scheduled_lr(settings, peak_lr(settings, self.config.batch_size), self.epoch, 1, self.config.epochs)
+            for settings in self.settings
+        ]
+        return self.heads.step(features, labels, torch.tensor(rates))
 
     @torch.no_grad()
     def judge(self, features: Tensor, labels: Tensor) -> list[float]:
@@ -100,10 +91,7 @@ class Classifiers:
         Returns:
             Top-1 in percent, K values.
         """
-        for i, head in enumerate(self.heads):
-            k = min(5, head.out_features)
-            hits = head(features).topk(k, dim=1).indices == labels[:, None]  # m-by-k
-            top1, top5 = (100 * hits[:, :n].any(dim=1).float().mean().item() for n in (1, k))
+        for i, (top1, top5) in enumerate(zip(*self.heads.judge(features, labels), strict=True)):
             if top1 > self.best[i] or self.epoch == 0:
                 self.best[i], self.best_top5[i] = top1, top5
             self.last[i] = top1
@@ -118,15 +106,13 @@ class Classifiers:
         """All that a resume needs."""
         return {
             "epoch": self.epoch, "best": self.best, "best_top5": self.best_top5, "last": self.last,
-            "heads": [h.state_dict() for h in self.heads], "optimizers": [o.state_dict() for o in self.optimizers],
+            "heads": self.heads.state(),
         }  # fmt: skip
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
         self.epoch, self.best, self.best_top5, self.last = (state[k] for k in ("epoch", "best", "best_top5", "last"))
-        for head, optimizer, h, o in zip(self.heads, self.optimizers, state["heads"], state["optimizers"], strict=True):
-            head.load_state_dict(h)
-            optimizer.load_state_dict(o)
+        self.heads.load_state(state["heads"])
 
 
 def train_classifiers(config: "LinearConfig", ready: Ready, heads: Classifiers) -> set[str]:
