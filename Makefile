@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo report test lint format lock clean
+.PHONY: help setup demo report results test lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,6 +23,9 @@ demo: $(READY) ## Tables 4 and 5 at mini scale for scratch and SimSiam; continue
 
 report: $(READY) ## write the demo's report again from its results
 	@$(PY) -m benchmarks report outputs/demo
+
+results: $(READY) ## keep the demo's records and tables in results/mini
+	@$(PY) -m benchmarks keep outputs/demo results/mini
 
 # One thread a worker, as two thread pools on two cores slow each other down; a file's tests in one worker, as they
 # share what the file's fixtures trained.

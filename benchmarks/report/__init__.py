@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import render
-from benchmarks.fill import fill, read_records
+from benchmarks.fill import Filled, fill, read_records
 from benchmarks.plan import Plan
 from benchmarks.records import find
 from benchmarks.report.page import page
@@ -37,6 +37,12 @@ def write_report(plans: Sequence[Plan], output: Path, loose: Sequence[str] = ())
     path = output / PAGE
     with atomic_write(path, "w") as file:
         file.write(page(plans, records, filled, others))
+    write_tables(filled, output)
+    return path
+
+
+def write_tables(filled: Sequence[Filled], output: Path) -> None:
+    """Write `tables.md`, `tables.tex` and `tables.csv`."""
     for name, form, between in (
         ("tables.md", render.markdown, "\n"),
         ("tables.tex", render.latex, "\n"),
@@ -48,4 +54,3 @@ def write_report(plans: Sequence[Plan], output: Path, loose: Sequence[str] = ())
             if name.endswith(".csv"):
                 parts = parts[:1] + [part.split("\r\n", 1)[1] for part in parts[1:]]
             file.write(between.join(parts))
-    return path

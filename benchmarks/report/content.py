@@ -170,7 +170,8 @@ def costs(plans: Sequence[Plan], records: dict[str, dict[str, Record]]) -> list[
             run, note = plan.runs[run_id], state(plan, run_id)
             record = records[plan.output].get(run_id)
             took = note["ended"] - note["started"] if "ended" in note else record.seconds if record else None
-            done = plan.target(run_id).exists()
+            # Of a conversion or a data set the record of its end may be all that was kept.
+            done = plan.target(run_id).exists() or note.get("status") == 0
             lines.append({
                 "name": called[run_id],
                 "state": "done" if done else "failed" if note.get("status") else "not run",

@@ -1,0 +1,113 @@
+"""`python -m benchmarks keep FOLDER DIR`: what the tables of a run rest on, small enough for a repository.
+
+Kept are the plan, every run's record and the state of its command, what the curves of pre-training are drawn from, and
+the tables. Checkpoints, detections and pictures are not. `python -m benchmarks report DIR` writes the report again.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fill import fill, read_records
+from benchmarks.job import state, state_file
+from benchmarks.plan import PLAN, Plan, read_plan
+from benchmarks.report import write_tables
+from runs.errors import UserError
+from runs.files import atomic_write, read_json, write_json
+from runs.folder import RECORD
+from runs.log import read_log
+
+LOG = "metrics.jsonl"
+# What the report draws of a pre-training (benchmarks/report/content.py), and how many points it draws at most.
+CURVES = ("step", "epoch", "loss", "std", "std_healthy", "knn_top1")
+POINTS = 200
+# What a repository can bear; 40 fine-tunings with their curves come to half of it.
+MAX_BYTES = 2_000_000
+# A path of one machine: from the root or a drive, at the start of a value, a word or a setting.
+ABSOLUTE = re.compile(r"(?:^|[\s=\[,'\"])((?:/|~/|[A-Za-z]:\\)[^\s/\\]+[/\\][^\s,\]'\"]*)")
+
+
+def keep(arguments: argparse.Namespace) -> int:
+    """The command."""
+    plan = read_plan(arguments.folder)
+    target = Path(arguments.target)
+    written = store(plan, target)
+    print(f"{target}: {len(written)} files, {sum(written.values()) / 1000:.0f} kB")
+    return 0
+
+
+def store(plan: Plan, target: Path) -> dict[Path, int]:
+    """Write the kept form of a run's folder to `target`; what an earlier call has left there goes.
+
+    Args:
+        plan: the plan, read from the folder.
+        target: a new folder, or one that holds a plan.
+
+    Returns:
+        The files with their sizes.
+
+    Raises:
+        UserError: a record is damaged, there is none, something names a path of this machine, it is too much, or
+            `target` holds something else.
+    """
+    if target.exists() and any(target.iterdir()) and not (target / PLAN).exists():
+        raise UserError(f"{target}: holds files of something else; choose another folder")
+    if target.resolve() == Path(plan.output).resolve():
+        raise UserError(f"{target}: is the folder of the run itself; choose another folder")
+    records = read_records(plan)
+    if not records:
+        raise UserError(f"{plan.output}: no run is done; nothing to keep")
+    texts: dict[str, Any] = {PLAN: read_json(Path(plan.output) / PLAN)}
+    for run in plan.runs.values():
+        if run.id in records:
+            texts[f"{run.id}/{RECORD}"] = read_json(plan.target(run))
+        if note := state(plan, run.id):
+            texts[str(state_file(plan, run.id).relative_to(plan.output))] = note
+    for name, body in texts.items():
+        for value in _strings(body):
+            if found := ABSOLUTE.search(value):
+                raise UserError(
+                    f"{plan.output}/{name}: names {found[1]}, a path of this machine; run in the project's folder "
+                    "with a relative --output"
+                )
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for name, body in texts.items():
+        write_json(partial / name, body)
+    for run in plan.runs.values():
+        log = plan.folder(run) / LOG
+        if run.kind == "pretrain" and log.exists():
+            with atomic_write(partial / run.id / LOG, "w") as file:
+                file.writelines(json.dumps(row) + "\n" for row in _thinned(list(read_log(log))))
+    write_tables(fill(plan, records), partial)
+    written = {path.relative_to(partial): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
+    if sum(written.values()) > MAX_BYTES:
+        shutil.rmtree(partial)
+        raise UserError(f"{plan.output}: {sum(written.values()):,} bytes, more than {MAX_BYTES:,}; keep fewer tables")
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    return written
+
+
+def _strings(body: Any) -> Iterator[str]:
+    """All texts inside a JSON value, keys too."""
+    if isinstance(body, dict):
+        for key, value in body.items():
+            yield key
+            yield from _strings(value)
+    elif isinstance(body, list):
+        for value in body:
+            yield from _strings(value)
+    elif isinstance(body, str):
+        yield body
+
+
+def _thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines with a kNN accuracy, and of the others as many as the report draws."""
+    rest = [i for i, row in enumerate(rows) if "knn_top1" not in row]
+    kept = set(rest[:: max(1, len(rest) // POINTS)]) | set(range(len(rows))) - set(rest)
+    return [{key: row[key] for key in CURVES if key in row} for i, row in enumerate(rows) if i in kept]

@@ -1,0 +1,99 @@
+"""What is kept of a run: enough for the report, nothing of the machine, and what the repository itself keeps."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks.fill import fill, read_records
+from benchmarks.keep import ABSOLUTE, MAX_BYTES, store
+from benchmarks.plan import read_plan
+from benchmarks.records import find
+from benchmarks.render import markdown
+from benchmarks.report import write_report
+from runs.errors import UserError
+from runs.files import write_json
+from runs.log import read_log
+from tests.benchmarks.test_report import results
+
+
+@pytest.fixture
+def run(make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run, as one in the project's folder: relative."""
+    monkeypatch.chdir(tmp_path)
+    results(make, Path("outputs/demo"))
+    return Path("outputs/demo")
+
+
+def test_the_report_can_be_written_again(run: Path) -> None:
+    plan, target = read_plan(run), Path("results/mini")
+    written = store(plan, target)
+    assert sum(written.values()) < 400_000
+    assert {path.suffix for path in written} == {".json", ".jsonl", ".md", ".tex", ".csv"}
+    write_report([plan], run)
+    page = write_report([read_plan(target)], Path("again")).read_text()
+    for name in ("tables.md", "tables.tex", "tables.csv"):
+        assert (run / name).read_text() == (target / name).read_text() == Path("again", name).read_text()
+    assert "Training loss" in page and "precision over recall" in page
+    # A second copy replaces the first, what has gone included.
+    (target / "old.txt").write_text("")
+    assert store(plan, target) == written and not (target / "old.txt").exists()
+
+
+def test_a_long_log_is_thinned_and_keeps_its_knn(run: Path) -> None:
+    plan = read_plan(run)
+    folder = next(plan.folder(r) for r in plan.runs.values() if r.kind == "pretrain")
+    with open(folder / "metrics.jsonl", "w") as file:
+        for step in range(10_000):
+            more = {"knn_top1": 1.0} if step % 1999 == 0 else {"loss": -0.5, "data_wait": 0.1}
+            file.write(json.dumps({"step": step, **more}) + "\n")
+    store(plan, Path("kept"))
+    rows = list(read_log(Path("kept") / folder.relative_to(run) / "metrics.jsonl"))
+    assert [row["step"] for row in rows if "knn_top1" in row] == [0, 1999, 3998, 5997, 7996, 9995]
+    assert 200 <= len(rows) <= 410 and not any("data_wait" in row for row in rows)
+
+
+def test_what_cannot_be_kept_is_one_line(run: Path, make: SimpleNamespace) -> None:
+    plan = read_plan(run)
+    Path("letters").mkdir()
+    Path("letters/to_mother.txt").write_text("dear")
+    with pytest.raises(UserError, match="letters: holds files of something else"):
+        store(plan, Path("letters"))
+    with pytest.raises(UserError, match="is the folder of the run itself"):
+        store(plan, run)
+    body = json.loads((run / "plan.json").read_text())
+    body["command"] = "python -m benchmarks run table4 --data imagenet=/data/imagenet"
+    write_json(run / "plan.json", body)
+    with pytest.raises(UserError, match=r"plan\.json: names /data/imagenet, a path of this machine"):
+        store(read_plan(run), Path("kept"))
+    assert not Path("kept").exists() and not Path(".kept.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [("/home/ada/x.pkl", "/home/ada/x.pkl"), ("weights=/data/x.pkl seed=0", "/data/x.pkl"), ("~/data/x", "~/data/x"),
+     ("[/a/b,c]", "/a/b"), ("C:\\data\\x", "C:\\data\\x"), ("bbox/AP50", None), ("https://host/file", None),
+     ("outputs/demo/x", None), ("facebookresearch/moco", None), ("1 / 2", None), ("", None)],
+)  # fmt: skip
+def test_paths_of_a_machine(text: str, path: str | None) -> None:
+    found = ABSOLUTE.search(text)
+    assert (found[1] if found else None) == path
+
+
+def test_what_the_repository_keeps(root: Path, tmp_path: Path) -> None:
+    """results/: every record is whole, names no machine, and the tables are those that it gives."""
+    kept = sorted(path.parent for path in (root / "results").glob("*/plan.json"))
+    assert kept, "results/ holds no run"
+    for folder in kept:
+        found = find([folder])
+        assert found.records and not found.refused
+        assert sum(path.stat().st_size for path in folder.rglob("*")) < MAX_BYTES
+        for path in folder.rglob("*.json"):
+            for value in re.findall(r'"((?:[^"\\]|\\.)*)"', path.read_text()):
+                assert not ABSOLUTE.search(value), f"{path}: {value}"
+        plan = read_plan(folder)
+        tables = "\n".join(markdown(table) for table in fill(plan, read_records(plan)))
+        assert (folder / "tables.md").read_text() == tables, f"keep {folder} again"
+        assert folder.name in (root / "results" / "README.md").read_text()
