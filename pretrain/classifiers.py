@@ -132,7 +132,7 @@ def train_classifiers(config: "LinearConfig", ready: Ready, heads: Classifiers) 
     def all_features(images: Images) -> tuple[Tensor, Tensor]:
         with progress(len(images), f"features of {images.split}", "image", folder=output) as bar:
             loader = batches(Plain(images, plain), 256, workers, config.data.skip_broken, broken)
-            return extract(network, loader, device, config.precision == "bf16", bar)
+            return extract(network, loader, device, config.precision == "bf16", bar, len(images))
 
     val_features, val_labels = all_features(ready.val)
     state = output / STATE

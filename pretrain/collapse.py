@@ -89,7 +89,7 @@ def outputs(config: CollapseConfig, ready: Ready) -> tuple[str, Tensor, Tensor |
     if heads is None:
         view, workers = evaluation_view(ready.network.augment), choose_workers(config.data.workers, 1)
         loader = batches(Plain(val, view, indices), config.batch_size, workers, config.data.skip_broken)
-        z, _ = extract(ready.network, loader, ready.device, config.precision == "bf16")
+        z = extract(ready.network, loader, ready.device, config.precision == "bf16")[0].float()
         return "the pooled features", z, None, None, None
     z, z2, p = heads.outputs(val, indices, config.batch_size, config.seed, ready.device)
     bias = microscope.last_bias(getattr(heads.method, "predictor", None), z.shape[1])

@@ -76,6 +76,7 @@ def extract(
     device: torch.device,
     bf16: bool = False,
     bar: Progress | None = None,
+    total: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Compute features of all images.
 
@@ -83,25 +84,32 @@ def extract(
         features: (n, 3, H, W) to (n, C).
         loader: the images, see `batches`.
         device: where the features are computed and stay.
-        bf16: compute in mixed precision.
+        bf16: compute in mixed precision, and keep the features in bfloat16.
         bar: counts the images.
+        total: how many images there are at most, so that the table is made once; else it exists twice for a while.
 
     Returns:
-        (n, C) float32 and labels (n,) on `device`.
+        (n, C) float32, or bfloat16 if `bf16`, and labels (n,) on `device`.
 
     Raises:
         UserError: not one image is left.
     """
-    outputs, labels = [], []
+    outputs, labels, table, count = [], [], None, 0
     for images, targets in loader:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            outputs.append(features(images.to(device)).float())
+            part = features(images.to(device)).to(torch.bfloat16 if bf16 else torch.float32)
+        if total:
+            table = part.new_empty(total, part.shape[1]) if table is None else table
+            table[count : count + len(part)] = part
+        else:
+            outputs.append(part)
         labels.append(targets.to(device))
+        count += len(part)
         if bar:
             bar.update(len(targets))
-    if not outputs:
+    if not count:
         raise UserError("data.root: not one image can be read; check the files")
-    return torch.cat(outputs), torch.cat(labels)
+    return torch.cat(outputs) if table is None else table[:count], torch.cat(labels)
 
 
 @torch.no_grad()
@@ -127,15 +135,14 @@ def knn_accuracy(
         classes: number of classes.
         ks: numbers of neighbours to try.
         temperatures: temperatures to try.
-        chunk: queries at a time; memory grows with chunk * n.
+        chunk: queries at a time; beside both tables, memory grows with chunk * `BANK` and `BANK` * C, not with n.
 
     Returns:
         top-1 accuracy in percent for every (k, temperature).
     """
-    bank, correct = normalize(bank, dim=1), {(k, t): 0 for k in ks for t in temperatures}
+    correct = {(k, t): 0 for k in ks for t in temperatures}
     for q, labels in zip(queries.split(chunk), query_labels.split(chunk), strict=True):
-        similarity = normalize(q, dim=1) @ bank.T  # chunk-by-n
-        s, nearest = similarity.topk(min(max(ks), len(bank)), dim=1)  # chunk-by-k
+        s, nearest = nearest_neighbours(bank, normalize(q.float(), dim=1), min(max(ks), len(bank)))  # chunk-by-k
         voters = bank_labels[nearest]  # chunk-by-k
         for t in temperatures:
             # The largest similarity is taken out, which changes no order and keeps small temperatures finite.
@@ -146,7 +153,30 @@ def knn_accuracy(
     return {key: 100 * value / len(query_labels) for key, value in correct.items()}
 
 
-class frozen:
+BANK = 2**15
+"""Rows of the bank compared at a time: 268 MB of them at C = 2048, and 134 MB of similarities with 1024 queries."""
+
+
+def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The largest cosine similarities (m, k), falling, and the rows of the bank that have them (m, k).
+
+    Args:
+        bank: (n, C), of any length and type.
+        queries: (m, C) float32, each of length 1.
+        k: neighbours, at most n.
+    """
+    best, rows = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64).to(queries.device)
+    for start in range(0, len(bank), BANK):
+        part = normalize(bank[start : start + BANK].float(), dim=1)
+        s, i = (queries @ part.T).topk(min(k, len(part)), dim=1)  # m-by-k
+        best, rows = torch.cat([best, s], dim=1), torch.cat([rows, i + start], dim=1)
+        if start:
+            best, chosen = best.topk(min(k, best.shape[1]), dim=1)
+            rows = rows.gather(1, chosen)
+    return best, rows
+
+
+class evaluating:
     """Evaluation mode for a while; the training mode of every module returns afterwards."""
 
     def __init__(self, network: nn.Module) -> None:

@@ -23,7 +23,7 @@ class KnnConfig(EvaluationConfig):
     batch_size: int = 256
     """Images at a time through the network."""
     chunk: int = 1024
-    """Queries compared at a time; memory grows with chunk times training images."""
+    """Queries compared at a time; see `pretrain.features.knn_accuracy` for the memory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,7 +52,8 @@ def main(config: KnnConfig) -> int:
         with progress(len(ready.train) + len(ready.val), "features", "image", folder=ready.output) as bar:
             for images in (ready.train, ready.val):
                 loader = batches(Plain(images, view), config.batch_size, workers, config.data.skip_broken, broken)
-                parts.append(extract(ready.network, loader, ready.device, config.precision == "bf16", bar))
+                bf16 = config.precision == "bf16"
+                parts.append(extract(ready.network, loader, ready.device, bf16, bar, len(images)))
         (bank, labels), (queries, targets) = parts
         accuracies = knn_accuracy(
             bank, labels, queries, targets, len(ready.train.classes), config.k, config.temperature, config.chunk

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from converters.resnet import build_resnet
+from pretrain import features
 from pretrain.augment import AugmentConfig, evaluation_view
 from pretrain.classifiers import Classifiers, _cached, _fresh, _stand_ins
 from pretrain.data import DataConfig, open_images
-from pretrain.features import Plain, batches, extract, knn_accuracy
+from pretrain.features import Plain, batches, extract, knn_accuracy, nearest_neighbours
 from pretrain.frozen import load_frozen
 from pretrain.linear import LinearConfig
 from pretrain.loader import EpochSampler
@@ -53,6 +55,25 @@ def test_knn_is_the_plain_loop(chunk: int) -> None:
     for (k, t), accuracy in found.items():
         assert accuracy == pytest.approx(plain_knn(bank, bank_labels, queries, labels, k, t))
     assert len(set(found.values())) > 1, "the sweep tells nothing apart"
+
+
+def test_a_bank_in_parts_is_a_bank_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, _ = blobs(300, noise=2.0)
+    queries = torch.nn.functional.normalize(blobs(40, noise=2.0, seed=1)[0], dim=1)
+    whole = nearest_neighbours(bank, queries, 50)
+    similarity = queries @ torch.nn.functional.normalize(bank, dim=1).T
+    assert torch.equal(whole[1], similarity.argsort(dim=1, descending=True)[:, :50])
+    for size in (299, 64, 20):  # a last part of one row; a part smaller than k
+        monkeypatch.setattr(features, "BANK", size)
+        parts = nearest_neighbours(bank, queries, 50)
+        assert torch.equal(parts[1], whole[1]) and torch.allclose(parts[0], whole[0])
+
+
+def test_a_table_made_at_once_holds_the_same_features() -> None:
+    stream = [(torch.randn(n, 3), torch.arange(n)) for n in (4, 4, 2)]
+    apart, together = (extract(lambda x: x * 2, iter(stream), CPU, total=total) for total in (0, 12))
+    assert torch.equal(apart[0], together[0]) and torch.equal(apart[1], together[1]) and len(together[0]) == 10
+    assert extract(lambda x: x, iter(stream), CPU, bf16=True, total=12)[0].dtype == torch.bfloat16
 
 
 def test_knn_on_separable_features_and_on_shuffled_labels() -> None:
@@ -174,6 +195,21 @@ def test_a_checkpoint_has_the_official_layout(pretrained: Path) -> None:
         "module.encoder", "module.predictor",
     }  # fmt: skip
     assert "module.encoder.conv1.weight" in state["state_dict"] and "module.encoder.fc.6.weight" in state["state_dict"]
+
+
+def test_the_official_linear_script_takes_a_checkpoint_of_ours(pretrained: Path) -> None:
+    """What facebookresearch/simsiam@a7bc177 main_lincls.py keeps of a file, and what it asserts of the rest."""
+    saved = torch.load(pretrained, map_location="cpu", weights_only=True)["state_dict"]
+    inside = "module.encoder."
+    kept = {
+        name.removeprefix(inside): value
+        for name, value in saved.items()
+        if name.startswith(inside) and not name.startswith(f"{inside}fc")
+    }
+    model = build_resnet("resnet18x0.25", num_classes=1000)
+    message = model.load_state_dict(kept, strict=False)
+    assert set(message.missing_keys) == {"fc.weight", "fc.bias"} and message.unexpected_keys == []
+    assert torch.equal(model.layer4[1].conv2.weight, saved["module.encoder.layer4.1.conv2.weight"])
 
 
 def test_a_checkpoint_is_evaluated_with_its_own_weights_and_input(images: Path, pretrained: Path) -> None:
