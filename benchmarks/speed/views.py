@@ -1,0 +1,237 @@
+"""Two augmented views of an image, decoded and collated: the fast pipeline against the official script's and others'.
+
+    python -m benchmarks.speed.views --data DIR [--official DIR]
+
+On one thread, in processor seconds: views a second and core. DIR/VOC2007/JPEGImages holds the photographs; without it
+scenes are generated. `--official` is a clone of facebookresearch/simsiam@a7bc177; without it, its transforms are those
+of this project's reference, which tests/parity holds to its bits.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import io
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import default_collate
+from torchvision import io as torchvision_io
+from torchvision import transforms
+from torchvision.transforms import v2
+
+from benchmarks.speed.limits import decode_rate
+from benchmarks.speed.rows import Row, Skipped, alternate, script
+from pretrain import augment
+from pretrain.augment import AugmentConfig, build_views
+from pretrain.data import Images
+from pretrain.loader import Views, collate
+from pretrain.views_fast import FastViews
+
+CPU = torch.device("cpu")
+BATCH = 32
+OFFICIAL = "facebookresearch/simsiam@a7bc177"
+
+
+def recipe(name: str) -> AugmentConfig:
+    """A recipe of pretrain/augment."""
+    settings = yaml.safe_load((Path(augment.__file__).parent / f"{name}.yaml").read_text())
+    del settings["defaults"]
+    return AugmentConfig(**settings)
+
+
+def read_files(data: Path | None, count: int) -> list[bytes]:
+    """JPEG files, evenly from the photographs, or generated scenes."""
+    if data:
+        paths = sorted((data / "VOC2007" / "JPEGImages").glob("*.jpg"))
+        if not paths:
+            raise SystemExit(f"{data}: no VOC2007/JPEGImages/*.jpg; leave --data out to generate scenes")
+        return [path.read_bytes() for path in paths[:: max(1, len(paths) // count)][:count]]
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = {"--voc07": count, "--voc07-test": 2, "--voc12": 2, "--coco": 2, "--coco-val": 2, "--images": 2}
+        options = [str(word) for pair in (sizes | {"--val-images": 2, "--scene-size": 400}).items() for word in pair]
+        command = [sys.executable, "-m", "benchmarks.shapes", folder, *options]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        paths = sorted((Path(folder) / "VOC2007" / "JPEGImages").glob("*.jpg"))
+        return [path.read_bytes() for path in paths[:count]]
+
+
+def ours(files: list[bytes], config: AugmentConfig, colour: bool = True) -> Callable[[], Any]:
+    """All files through the fast pipeline; without `colour`, what is left to the processor beside a GPU."""
+    images = Images("speed", "train", [""] * len(files), [0] * len(files), ["a"], files.__getitem__)
+    views = FastViews(images, config, 2, 0, False, batched=not colour)
+
+    def work() -> None:
+        for first in range(0, len(files), BATCH):
+            batch: Any = collate(views.__getitems__([(0, i) for i in range(len(files))[first : first + BATCH]]))
+            if colour:
+                views.finish(batch[0], CPU)
+
+    return work
+
+
+def reference(files: list[bytes], config: AugmentConfig) -> Callable[[], Any]:
+    """The same through this project's reference pipeline."""
+    images = Images("speed", "train", [""] * len(files), [0] * len(files), ["a"], files.__getitem__)
+    views = Views(images, build_views(config, 2), 0, False)
+
+    def work() -> None:
+        for first in range(0, len(files), BATCH):
+            collate(views.__getitems__([(0, i) for i in range(len(files))[first : first + BATCH]]))
+
+    return work
+
+
+def by_transform(files: list[bytes], decode: Callable[[bytes], Any], view: Callable[[Any], Any]) -> Callable[[], Any]:
+    """Decode once, transform twice, collate as torch's DataLoader does."""
+
+    def two(content: bytes) -> list[Any]:
+        image = decode(content)
+        return [view(image), view(image)]
+
+    def work() -> None:
+        for first in range(0, len(files), BATCH):
+            default_collate([two(content) for content in files[first : first + BATCH]])
+
+    return work
+
+
+def each(files: list[bytes], decode: Callable[[bytes], Any]) -> Callable[[], Any]:
+    """Decode all files."""
+    return lambda: [decode(content) for content in files]
+
+
+def by_pillow(content: bytes) -> Image.Image:
+    """As torchvision's ImageFolder opens a file."""
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def by_torchvision(content: bytes) -> Tensor:
+    """(3, H, W) uint8."""
+    data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    return torchvision_io.decode_jpeg(data, torchvision_io.ImageReadMode.RGB)
+
+
+def by_opencv(content: bytes) -> Any:
+    """(H, W, 3) uint8."""
+    return cv2.imdecode(numpy.frombuffer(content, numpy.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def official(folder: Path) -> Callable[[Any], Any]:
+    """The augmentation of main_simsiam.py with the blur of its simsiam/loader.py."""
+    path = folder / "simsiam" / "loader.py"
+    spec = importlib.util.spec_from_file_location("official_loader", path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise SystemExit(f"{path}: no such file; --official is a clone of {OFFICIAL}")
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(224, scale=(0.2, 1.0)),
+            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            transforms.RandomGrayscale(p=0.2),
+            transforms.RandomApply([module.GaussianBlur([0.1, 2.0])], p=0.5),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+
+
+def torchvision_v2() -> Callable[[Any], Any]:
+    """The same views by torchvision's second interface on 8-bit tensors. Its blur and its hue differ from Pillow's."""
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(224, scale=(0.2, 1.0), antialias=True),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            v2.RandomApply([v2.GaussianBlur(13, (0.1, 2.0))], p=0.5),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+
+
+def kornia() -> Callable[[Any], Any]:
+    """The same views by Kornia on float tensors, an image at a time, since photographs differ in size."""
+    K: Any = importlib.import_module("kornia.augmentation")
+    chain = K.AugmentationSequential(
+        K.RandomResizedCrop((224, 224), scale=(0.2, 1.0)),
+        K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+        K.RandomGrayscale(p=0.2),
+        K.RandomGaussianBlur((13, 13), (0.1, 2.0), p=0.5),
+        K.RandomHorizontalFlip(),
+        K.Normalize(torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])),
+    )
+    return lambda image: chain(image[None].float() / 255)[0]
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
+    """The rows, each against the fast pipeline in the same rounds."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    count, rounds = (8, 2) if arguments.quick else (96, 5)
+    files = read_files(arguments.data, count)
+    place = "VOC 2007 photographs" if arguments.data else "generated scenes of 400 pixels"
+    config = recipe("simsiam")
+    limit = decode_rate(files)
+    libraries = f"torchvision {version('torchvision')}, Pillow {version('pillow')}"
+
+    def row(name: str, title: str, mine: Any, other: Any, peer: str, **more: Any) -> Row:
+        seconds = alternate(mine, other, rounds, "cpu")
+        fast, slow = ([len(files) / value for value in side] for side in seconds)
+        return Row(name, title, "images/s", True, fast, slow, peer, "cpu", limit, "decoding alone (Pillow)", **more)
+
+    if arguments.official:
+        peer, name = by_transform(files, by_pillow, official(arguments.official)), f"{OFFICIAL} ({libraries})"
+    else:
+        peer, name = reference(files, config), f"its transforms, {libraries}"
+    two = f"two SimSiam views of 224 px, {place}"
+    yield row("views/cpu", f"{two}, on one core", ours(files, config), peer, name, goal=2.5)
+    yield row(
+        "views/beside-gpu", f"{two}: one core's part when a GPU does the colour", ours(files, config, False), peer,
+        name, goal=4.0,
+    )  # fmt: skip
+    for other in () if arguments.quick else ("simclr", "byol", "swav", "supervised"):
+        mine, theirs = ours(files, recipe(other)), reference(files, recipe(other))
+        yield row(
+            f"views/{other}", f"two views by the recipe {other}, {place}", mine, theirs, f"reference, {libraries}"
+        )
+    yield row(
+        "views/torchvision-v2", two, ours(files, config), by_transform(files, by_torchvision, torchvision_v2()),
+        f"torchvision {version('torchvision')} v2 on tensors", note="its blur and hue differ from the official ones",
+    )  # fmt: skip
+    if importlib.util.find_spec("kornia"):
+        chain = by_transform(files, by_torchvision, kornia())
+        yield row("views/kornia", two, ours(files, config), chain, f"Kornia {version('kornia')}")
+    else:
+        yield Skipped("views/kornia", "Kornia is not installed; pip install kornia")
+    everyone: dict[str, Callable[[bytes], Any]] = {"pillow": by_pillow, "torchvision": by_torchvision}
+    if importlib.util.find_spec("simplejpeg"):
+        simplejpeg = importlib.import_module("simplejpeg")
+        everyone["simplejpeg"] = lambda content: simplejpeg.decode_jpeg(content, "RGB")
+    for other, decode in everyone.items():
+        title = f"decoding alone, {place}, by OpenCV {cv2.__version__}"
+        yield row(
+            f"views/decode-{other}", title, each(files, by_opencv), each(files, decode), f"{other} {version(other)}"
+        )
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this script."""
+    parser.add_argument("--official", type=Path, metavar="DIR", help=f"a clone of {OFFICIAL}")
+
+
+if __name__ == "__main__":
+    script(measure, __doc__ or "", options)
