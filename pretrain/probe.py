@@ -8,7 +8,7 @@ from torchvision.models.resnet import ResNet
 from pretrain.augment import evaluation_view
 from pretrain.config import PretrainConfig
 from pretrain.data import Images
-from pretrain.features import Plain, batches, extract, frozen, knn_accuracy
+from pretrain.features import Plain, batches, evaluating, extract, knn_accuracy
 from pretrain.loader import choose_workers
 from pretrain.networks import pooled
 
@@ -37,7 +37,7 @@ class NeighbourProbe:
         """Return top-1 in percent; the network's mode is left as it was."""
         config = self.config
         workers = choose_workers(config.data.workers, 1)
-        with frozen(network), torch.no_grad():
+        with evaluating(network), torch.no_grad():
             (bank, labels), (queries, targets) = (
                 extract(
                     lambda images: pooled(network, images),
