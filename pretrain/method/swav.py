@@ -91,8 +91,7 @@ class SwAV(Method):
             scores = self.prototypes(z)  # z C^T, 2B-by-K
         scores_t, scores_s = scores.chunk(2)  # B-by-K
         z_t, z_s = z.chunk(2)  # B-by-D
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.stop_gradient):
-            q_t, q_s = self.codes(0, scores_t, z_t, batch.step), self.codes(1, scores_s, z_s, batch.step)  # B-by-K
+        q_t, q_s = self.codes(0, scores_t, z_t, batch.step), self.codes(1, scores_s, z_s, batch.step)  # B-by-K
         if self.config.predictor:
             scores_t, scores_s = self.predictor(scores_t), self.predictor(scores_s)  # B-by-K
         log_p_t, log_p_s = log_softmax(scores_t / temp, dim=1), log_softmax(scores_s / temp, dim=1)  # B-by-K
@@ -100,7 +99,7 @@ class SwAV(Method):
         return {"loss": loss, "z": z_t}
 
     def codes(self, view: int, scores: Tensor, z: Tensor, step: int) -> Tensor:
-        """Assignments of one view's images to prototypes; remember its projections.
+        """Assignments of one view's images to prototypes, without a gradient by default; remember its projections.
 
         Args:
             view: 0 or 1.
@@ -111,17 +110,24 @@ class SwAV(Method):
         Returns:
             (B, K), rows sum to 1.
         """
-        B, config = len(scores), self.config
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.stop_gradient):
+            scores_of_all = torch.cat([*self.earlier_scores(view, z, step), scores])
+            return sinkhorn(scores_of_all, self.config.epsilon, self.config.iterations)[-len(scores) :]
+
+    def earlier_scores(self, view: int, z: Tensor, step: int) -> list[Tensor]:
+        """Scores (queue / processes, K) of the queue's projections, if it is in use and full; z enters the queue."""
+        config = self.config
         since = step - config.queue_from_epoch * self.plan.steps_per_epoch
-        if config.queue and since >= 0:
-            if since * self.plan.batch_size >= config.queue:
-                # NOTE: the release has a queue a process; here one holds them all, and each process takes its share.
-                earlier = self.queue[view].chunk(world())[rank()].clone()  # queue / processes-by-D
-                with exact_products(z):
-                    scores = torch.cat([self.prototypes(earlier), scores])
-            newest = gather(z.detach())  # every process's B-by-D
-            self.queue[view] = torch.cat([newest, self.queue[view, : -len(newest)]])
-        return sinkhorn(scores, config.epsilon, config.iterations)[-B:]
+        if not config.queue or since < 0:
+            return []
+        # NOTE: the release has a queue a process; here one holds them all, and each process takes its share.
+        earlier = self.queue[view].chunk(world())[rank()].clone()  # queue / processes-by-D
+        newest = gather(z.detach())  # every process's B-by-D
+        self.queue[view] = torch.cat([newest, self.queue[view, : -len(newest)]])
+        if since * self.plan.batch_size < config.queue:
+            return []
+        with exact_products(z):
+            return [self.prototypes(earlier)]
 
     def after_backward(self, step: int) -> None:  # noqa: D102
         if step < self.config.freeze_epochs * self.plan.steps_per_epoch:
