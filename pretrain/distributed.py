@@ -44,9 +44,7 @@ def start(device: str) -> torch.device:
         _store, number, count = next(rendezvous("env://", timeout=PATIENCE))
         _store.set_timeout(PATIENCE)
         backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(
-            backend, store=_store, rank=number, world_size=count, timeout=PATIENCE
-        )
+        dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=PATIENCE)
     return chosen
 
 

@@ -26,7 +26,9 @@ def check_compiler() -> None:
     """
     name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(name) is None:
-        raise UserError(f"compile=true: needs the C++ compiler {name}; install it, name another in CXX, or leave it out")
+        raise UserError(
+            f"compile=true: needs the C++ compiler {name}; install it, name another in CXX, or leave it out"
+        )
 
 
 def peak_memory(device: torch.device) -> float:
