@@ -100,11 +100,15 @@ class Result:
 
 
 def alternate(
-    ours: Callable[[], Any], peer: Callable[[], Any], rounds: int, clock: Literal["cpu", "wall"] = "wall"
+    ours: Callable[[], Any],
+    peer: Callable[[], Any],
+    rounds: int,
+    clock: Literal["cpu", "wall"] = "wall",
+    warm: bool = True,
 ) -> tuple[list[float], list[float]]:
     """Seconds of both, `rounds` times each, in turn: ours, peer, peer, ours, … so that a drift meets both alike.
 
-    Both are called once before, untimed.
+    With `warm`, both are called once before, untimed.
     """
     now = time.process_time if clock == "cpu" else time.perf_counter
 
@@ -113,7 +117,8 @@ def alternate(
         work()
         return now() - start
 
-    ours(), peer()
+    if warm:
+        ours(), peer()
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):
         for side in (0, 1) if number % 2 == 0 else (1, 0):
