@@ -76,7 +76,7 @@ def _amounts(axis: Any, z: Tensor, p: Tensor) -> None:
         axis.plot(etas, curve.cpu(), color=colour, label=name)
     axis.axhline(0, color="#777777", linewidth=0.8)
     axis.set(title="Amount of the center: the zero", xlabel="η", ylabel="cosine", ylim=(-1.05, 1.05))
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="lower left")
 
 
 def _temperatures(axis: Any, by_temperature: Mapping[float, tuple[float, float]]) -> None:
