@@ -26,6 +26,13 @@ from pretrain.method.simsiam import SimSiam, SimSiamConfig
 from pretrain.optim import OptimizerConfig, build_optimizer, clip_gradients
 
 OFFICIAL = "facebookresearch/simsiam@a7bc177"
+TITLES = {
+    "fp32": "default settings",
+    "fused": "optimizer.fused=true",
+    "channels-last": "channels_last=true, optimizer.fused=true",
+    "bf16": "precision=bf16, channels_last, optimizer.fused",
+    "compiled": "compile=true, precision=bf16, channels_last, optimizer.fused",
+}
 
 
 class Siamese(nn.Module):
@@ -50,11 +57,11 @@ def build(arch: str, device: str) -> SimSiam:
 
 
 def our_step(
-    arch: str, images: list[Tensor], device: str, precision: str, layout: Any, compiled: bool
+    arch: str, images: list[Tensor], device: str, precision: str, layout: Any, compiled: bool, fused: bool
 ) -> Callable[[], Any]:
     """The engine's step (pretrain/engine.py, `Training._step`)."""
     method = build(arch, device).to(memory_format=layout)
-    optimizer = build_optimizer(method.groups(), OptimizerConfig(), 0.05)
+    optimizer = build_optimizer(method.groups(), OptimizerConfig(fused=fused), 0.05)
     model: Any = torch.compile(method) if compiled else method
     labels = torch.zeros(len(images[0]), dtype=torch.long, device=device)
 
@@ -128,7 +135,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
         return
     if device == "cpu":
         torch.set_num_threads(1)
-    arch, batch, size, rounds = ("resnet18", 4, 64, 2) if arguments.quick else ("resnet50", 8, 224, 5)
+    arch, batch, size, rounds = ("resnet18", 4, 64, 2) if arguments.quick else ("resnet50", 4, 224, 4)
     if device == "cuda":
         torch.backends.cudnn.benchmark = True  # the official script sets it
         batch, rounds = (16, 3) if arguments.quick else (512, 20)
@@ -142,13 +149,14 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
     work, rates = flops(peer), dict[str, float]()
     settings: dict[str, tuple[str, Any, bool]] = {
         "fp32": ("fp32", torch.contiguous_format, False),
+        "fused": ("fp32", torch.contiguous_format, False),
         "channels-last": ("fp32", torch.channels_last, False),
         "bf16": ("bf16", torch.channels_last, False),
     }
     if device == "cuda":
         settings["compiled"] = ("bf16", torch.channels_last, True)
     for setting, (precision, layout, compiled) in settings.items():
-        mine = our_step(arch, images, device, precision, layout, compiled)
+        mine = our_step(arch, images, device, precision, layout, compiled, setting != "fp32")
         ours, theirs = alternate(mine, peer, rounds, "cpu" if device == "cpu" else "wall")
         if precision not in rates:
             rates[precision] = multiply_rate(torch.bfloat16 if precision == "bf16" else torch.float32, device)
@@ -157,8 +165,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
         yield Row(
             f"step/{device}-{setting}",
             f"SimSiam step, {arch}, {batch} images of {size} px, {device}: "
-            + {"fp32": "default settings", "channels-last": "channels_last=true", "bf16": "channels_last, precision=bf16",
-               "compiled": "channels_last, bf16, compile=true"}[setting],
+            + TITLES[setting],
             "images/s", True, [batch / s for s in ours], [batch / s for s in theirs], name,
             "cpu" if device == "cpu" else "wall", limit, "matrix products at full rate",
             goal=2.0 if device == "cuda" and setting == "bf16" else 1.0, note=done,
@@ -172,7 +179,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--official", type=Path, metavar="DIR", help=f"a clone of {OFFICIAL}")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default, help="default: cuda where there is one")
-    parser.add_argument("--batch", type=int, default=0, metavar="N", help="images a step (default 8; 512 on a GPU)")
+    parser.add_argument("--batch", type=int, default=0, metavar="N", help="images a step (default 4; 512 on a GPU)")
 
 
 if __name__ == "__main__":

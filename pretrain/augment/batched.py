@@ -5,6 +5,7 @@ operation meets are formed on the CPU from what was drawn, so a GPU is never wai
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ PLACES, FACTORS, GRAY, SIGMA, SOLARIZE, FLIP = slice(0, 4), slice(4, 8), 8, 9, 1
 
 def to_gray(x: Tensor) -> Tensor:
     """Luminance (n, 1, H, W) of (n, 3, H, W). Pillow's, exactly."""
-    weights = x.new_tensor(LUMA).view(3, 1, 1)
+    weights = _channels(LUMA, x.device)
     return ((x * weights).sum(dim=1, keepdim=True) + 32768).div_(65536).floor_()
 
 
@@ -60,7 +61,7 @@ def adjust_hue(x: Tensor, steps: Tensor) -> Tensor:
     saturation = (chroma / value.clamp(min=1) * 255).floor_() / 255
     turned = ((hue + steps[:, 0]) % 256) * (6 / 255)
     # Red, green and blue as one formula: the usual six cases are its pieces.
-    offset = x.new_tensor([5.0, 3.0, 1.0]).view(3, 1, 1)
+    offset = _channels((5.0, 3.0, 1.0), x.device)
     k = (turned[:, None] + offset) % 6  # n-by-3-by-H-by-W
     share = torch.minimum(k, 4 - k).clamp_(0, 1)
     return (value[:, None] * (1 - saturation[:, None] * share) + 0.5).floor_()
@@ -99,22 +100,33 @@ def blur_matrices(sigmas: Tensor, size: int, kernel: int, device: torch.device) 
 
 def _band(weights: Tensor, size: int, mirror: bool, device: torch.device) -> Tensor:
     """Matrices (n, size, size) that filter a line by weights (n, k); borders are mirrored or repeated."""
-    k = weights.shape[1]
+    taps = _taps(weights.shape[1], size, mirror, device)
+    return (weights.to(device, non_blocking=True) @ taps).view(-1, size, size)
+
+
+# Constants are kept: each copy to a GPU from memory that is not pinned makes the processor wait.
+@lru_cache(maxsize=8)
+def _taps(k: int, size: int, mirror: bool, device: torch.device) -> Tensor:
+    """Each of k taps alone as a matrix of zeros and ones, (k, size * size)."""
     columns = torch.arange(size)[:, None] + torch.arange(k) - k // 2  # size-by-k
     if mirror:
         columns = columns.abs()
         columns = torch.where(columns < size, columns, 2 * (size - 1) - columns)
-    taps = torch.zeros(k, size, size, device=device)
-    # Each tap alone is a matrix of zeros and ones; sums of taps that a border maps to one pixel come by themselves.
-    places = columns.clamp(0, size - 1).T[:, :, None].to(device, non_blocking=True)  # k-by-size-by-1
-    taps.scatter_(2, places, 1.0)
-    return (weights.to(device, non_blocking=True) @ taps.view(k, -1)).view(-1, size, size)
+    taps = torch.zeros(k, size, size)
+    taps.scatter_(2, columns.clamp(0, size - 1).T[:, :, None], 1.0)
+    return taps.view(k, -1).to(device)
+
+
+@lru_cache(maxsize=16)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(3, 1, 1) float32."""
+    return torch.tensor(values, device=device).view(3, 1, 1)
 
 
 def normalize(pixels: Tensor, config: AugmentConfig) -> Tensor:
-    """Pixels (N, 3, S, S) uint8 to a normalized view, float32."""
-    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (config.mean, config.std))
-    mean, scale = mean * 255, 1 / (std * 255)
+    """Pixels (N, 3, S, S) of 0 to 255, uint8 or float32, to a normalized view, float32."""
+    mean = _channels(tuple(255 * value for value in config.mean), pixels.device)
+    scale = _channels(tuple(1 / (255 * value) for value in config.std), pixels.device)
     if pixels.device.type != "cpu":
         return (pixels - mean) * scale
     # One image at a time stays in the processor's cache.
@@ -147,8 +159,7 @@ class Colour:
         for name in self.config.order:
             if name != "crop":
                 steps[name](x, drawn)
-        mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (self.config.mean, self.config.std))
-        return x.div_(255).sub_(mean).div_(std)
+        return normalize(x, self.config)
 
     def _jitter(self, x: Tensor, drawn: Tensor) -> None:
         functions = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)

@@ -133,9 +133,10 @@ class MoCo(Method):
     def enqueue(self, keys: Tensor) -> None:
         """Replace the queue's oldest keys by every process's (n, C)."""
         keys = gather(keys)
-        ptr = int(self.queue_ptr)
-        self.queue[:, ptr : ptr + len(keys)] = keys.T
-        self.queue_ptr[0] = (ptr + len(keys)) % self.config.queue
+        # The place stays on the device: asking for its value would make the processor wait at every step.
+        places = (self.queue_ptr + torch.arange(len(keys), device=keys.device)) % self.config.queue  # n
+        self.queue.index_copy_(1, places, keys.T.to(self.queue.dtype))
+        self.queue_ptr.add_(len(keys)).remainder_(self.config.queue)
 
     def backbone(self) -> ResNet:  # noqa: D102
         return self.encoder_q

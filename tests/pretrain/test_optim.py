@@ -19,6 +19,22 @@ def parameter(values: list[float], gradient: list[float]) -> torch.nn.Parameter:
     return p
 
 
+def test_the_fused_update_is_the_plain_one() -> None:
+    weights = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(n, dtype=torch.float64)) for n in (7, 1000)]
+        optimizer = build_optimizer([{"params": parameters}], OptimizerConfig(fused=fused), 0.1)
+        for _ in range(5):
+            for p in parameters:
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+        weights.append(torch.cat([p.detach() for p in parameters]))
+    assert torch.allclose(*weights, rtol=1e-14, atol=1e-15)
+    with pytest.raises(UserError, match="fused"):
+        OptimizerConfig(name="lars", fused=True)
+
+
 def test_larc_is_apexs_rule_on_a_case_by_hand() -> None:
     # |p| = 5, |g| = 13, wd = 0.1, trust = 0.02: ratio = 0.02 * 5 / (13 + 5 * 0.1) = 0.1 / 13.5.
     p = parameter([3.0, 4.0], [5.0, 12.0])

@@ -1,0 +1,73 @@
+"""Nothing inside a step waits for the device, and what is uploaded beside it is what the loader gave."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pretrain import augment
+from pretrain.augment import AugmentConfig
+from pretrain.augment.batched import Colour
+from pretrain.data import Images
+from pretrain.loader import Views
+from pretrain.method import Batch
+from pretrain.optim import OptimizerConfig, build_optimizer, clip_gradients
+from pretrain.upload import Upload
+from tests.pretrain import tiny
+
+META = torch.device("meta")
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_a_step_asks_the_device_for_no_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors without values stand for a device that has not computed them yet: asking for one is an error."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # this device has none
+    method = tiny.build(tiny.CONFIGS[name]).to(META)
+    optimizer = build_optimizer(method.groups(), OptimizerConfig(), 0.1)
+    views = [torch.empty(tiny.BATCH, 3, tiny.SIDE, tiny.SIDE, dtype=torch.float64, device=META)] * method.views
+    labels = torch.zeros(tiny.BATCH, dtype=torch.long, device=META)
+    for step in range(2):
+        output = method(Batch(views, labels, step))
+        optimizer.zero_grad(set_to_none=True)
+        output["loss"].backward()
+        method.after_backward(step)
+        clip_gradients(method.parameters(), 1.0)
+        optimizer.step()
+        method.after_step(step)
+    with pytest.raises(RuntimeError):
+        output["loss"].item()
+
+
+@pytest.mark.parametrize("name", ["simsiam", "byol"])
+def test_colouring_asks_the_device_for_no_value(name: str) -> None:
+    settings = yaml.safe_load((Path(augment.__file__).parent / f"{name}.yaml").read_text())
+    del settings["defaults"]
+    colour = Colour(AugmentConfig(**settings))
+    # One image with everything, one with nothing.
+    drawn = torch.tensor([[2.0, 0, 1, 3, 1.2, 0.7, 1.1, 0.05, 1, 1.5, 1, 1], [-1.0] * 4 + [0.0] * 8])
+    assert colour(torch.empty(2, 3, 32, 32, dtype=torch.uint8, device=META), drawn).shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_an_upload_changes_the_layout_alone(channels_last: bool) -> None:
+    views = Views(Images("", "train", [], [], [], lambda _: b""), (), 0, False)
+    upload = Upload(views, torch.device("cpu"), channels_last)
+    before = [torch.randn(2, 3, 8, 8) for _ in range(2)]
+    after, labels = upload(before, torch.arange(2))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert all(torch.equal(a, b) and b.is_contiguous(memory_format=layout) for a, b in zip(before, after, strict=True))
+    assert labels.tolist() == [0, 1]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_uploads_are_complete_when_they_are_used() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    views = Views(Images("", "train", [], [], [], lambda _: b""), (), 0, False)
+    upload = Upload(views, torch.device("cuda"), True)
+    for number in range(20):
+        before = [torch.full((64, 3, 224, 224), float(number)).pin_memory()]
+        (after,), _ = upload(before, torch.zeros(64, dtype=torch.long))
+        assert (after == number).all()
