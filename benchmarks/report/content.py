@@ -139,7 +139,8 @@ def pictures(plans: Sequence[Plan], kind: str, file: str) -> list[dict[str, str]
             if run.kind == kind and path.exists():
                 title = served[run.id] if kind == "pretrain" else f"{served[run.id]}, {TASKS[run.task]}"
                 found.setdefault(title, {"title": title, "source": embedded(path)})
-    return list(found.values())
+    # Variants that see the same views are shown once.
+    return list({picture["source"]: picture for picture in reversed(found.values())}.values())[::-1]
 
 
 def labels(plan: Plan) -> dict[str, str]:
