@@ -200,6 +200,7 @@ class Siamese(Method):
             return self.D(x, y)
         if c.similarity == "infonce":
             return gradient.pull(x, gradient.of_infonce(x, y, c.temperature), c.remove)
+        # NOTE: h learns by what is left of the gradient, as f does; the paper's section 3.3 does not say.
         return gradient.pull(x, gradient.of_simsiam(p[b], y), c.remove)
 
     def phase(self, step: int) -> str:

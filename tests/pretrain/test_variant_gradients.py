@@ -219,6 +219,12 @@ def test_decorrelation_is_algorithm_5() -> None:
     torch.testing.assert_close(got, tangential(decorrelation_gradient(z), unit_rows), **EXACT)
 
 
+def test_a_constant_output_has_no_correlation_either() -> None:
+    """De-correlation alone does not exclude a collapse: figure 5 (b) rests on the output's batch norm as well."""
+    z = rows(0)[:1].expand(N, D)
+    assert float(decorrelation(z)) == pytest.approx(0, abs=1e-20) < float(decorrelation(rows(0)))
+
+
 def test_cross_entropy_and_squared_distance() -> None:
     p, z = rows(0).numpy(), rows(1).numpy()
     q = numpy.exp(z) / numpy.exp(z).sum(1, keepdims=True)

@@ -84,6 +84,27 @@ def settings_of(name: str) -> Any:
     return config.method, config.optimizer
 
 
+@pytest.mark.parametrize(
+    ("name", "similarity", "removed"),
+    [
+        ("triplet", "triplet", []),
+        ("triplet_no_center", "triplet", ["o_e"]),
+        ("triplet_no_residual", "triplet", ["r_e"]),
+        ("without_o_e", "cosine", ["o_e"]),
+        ("without_r_e", "cosine", ["r_e"]),
+        ("without_both", "cosine", ["o_e", "r_e"]),
+        ("center_only", "itself", ["r_e"]),
+        ("residual_only", "itself", ["o_e"]),
+        ("infonce", "infonce", []),
+        ("infonce_no_r_e", "infonce", ["r_e"]),
+    ],
+)
+def test_a_preset_removes_what_its_name_says(name: str, similarity: str, removed: list[str]) -> None:
+    method = variants.settings(f"variant={name}").method
+    assert isinstance(method, SiameseConfig)
+    assert (method.similarity, method.remove) == (similarity, removed)
+
+
 def test_a_users_setting_wins_over_the_preset() -> None:
     config = variants.settings("variant=alternate_10", "method.alternate=7", "augment=cifar", "batch_size=64")
     assert (config.method.alternate, config.augment.name, config.batch_size) == (7, "cifar", 64)  # type: ignore[attr-defined]

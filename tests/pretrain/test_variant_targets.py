@@ -247,3 +247,17 @@ def test_the_state_dict_and_the_generator_are_all_that_a_variant_remembers(name:
         variants.step(other, optimizer, data, number, 8)
     for key, value in whole.state_dict().items():
         assert torch.equal(other.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize(("name", "grows"), [("center_only", True), ("residual_only", False)])
+def test_figure_4_the_center_feeds_itself_and_the_residual_starves_it(name: str, grows: bool) -> None:
+    method: Any = build(small(name, projector_bn="hidden"))
+    data = Data(2)
+
+    def m_o() -> float:
+        with torch.no_grad():
+            return float(normalize(method.f(data.batch(0).views[0]), dim=1).mean(dim=0).norm())
+
+    before = m_o()
+    train(method, 12, lr=0.02, data=data)
+    assert m_o() > before + 0.05 if grows else m_o() < before - 0.05
