@@ -1,0 +1,170 @@
+"""`python -m pretrain.shard data=… data.root=DIR output=DIR2`: a data set as a few large files for slow disks.
+
+Writes WebDataset shards, `DIR2/<split>/<split>-000000.tar`, that `data=webdataset data.root=DIR2` reads. Image files go
+in byte for byte, in one random order for all shards, so that a reader from the first byte to the last meets every class
+early. A shard is whole or absent, and `<shard>.sha256` (as sha256sum writes it) comes after it: a run that was killed
+hashes the shards that it finds and writes those that are missing or damaged. `DIR2/index.json` comes last.
+"""
+
+import io
+import random
+import tarfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+from PIL import Image, UnidentifiedImageError
+
+from pretrain.data import BrokenImage, DataConfig, Images, open_images
+from runs.app import hydra_app
+from runs.errors import UserError
+from runs.files import atomic_write, sha256, write_json
+from runs.folder import RunFolder
+from runs.progress import Progress, progress
+
+INDEX = "index.json"
+
+
+@dataclass
+class ShardConfig:
+    """Settings of `python -m pretrain.shard`."""
+
+    data: DataConfig = MISSING
+    splits: list[str] = field(default_factory=lambda: ["train", "val"])
+    images: int = 1000
+    """Images a shard: some 100 MB of ImageNet."""
+    seed: int = 0
+    """Of the order of the images."""
+    output: str = MISSING
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise UserError(f"images={self.images}: must be at least 1")
+        if not self.splits or set(self.splits) - {"train", "val"}:
+            raise UserError(f"splits={self.splits}: must be train, val or both")
+
+
+@hydra_app("pretrain", "config_shard", ShardConfig)
+def main(config: ShardConfig) -> int:
+    """Write what is missing, then check everything and write the index."""
+    return write(config)
+
+
+def write(config: ShardConfig) -> int:
+    """See `main`."""
+    splits = {split: open_images(config.data, split) for split in config.splits}
+    folder = RunFolder(config.output, asdict(config), "shard", ("data.workers", "data.cache", "data.root"))
+    index: dict[str, Any] = {"schema": 1}
+    for split, images in splits.items():
+        print(images.describe())
+        with progress(len(images), f"shards of {split}", "image", folder=folder.path) as bar:
+            shards, broken = write_split(images, folder.path / split, config, bar)
+        # Read back by the reader that training uses: what it cannot index was not written.
+        found = open_images(DataConfig(config.data.name, "shards", config.output), split)
+        if len(found) + len(broken) != len(images):
+            raise UserError(
+                f"{folder.path / split}: {len(found)} images, {len(images)} were put in; delete it, run again"
+            )
+        index[split] = {
+            "images": len(found), "broken": broken, "classes": list(images.classes), "source": images.fingerprint,
+            "shards": shards,
+        }  # fmt: skip
+    write_json(folder.path / INDEX, index)
+    count = sum(len(index[split]["shards"]) for split in splits)
+    print(f"{count} shards, every one checked -> {folder.path / INDEX}")
+    return 0
+
+
+def write_split(
+    images: Images, folder: Path, config: ShardConfig, bar: Progress
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Write the shards of a split that are not there yet.
+
+    Returns:
+        (file, images, bytes and SHA-256 of every shard; the names of broken images that were left out)
+
+    Raises:
+        UserError: an image cannot be read and `data.skip_broken` is off, or the folder holds a shard too many.
+    """
+    order = list(range(len(images)))
+    random.Random(config.seed).shuffle(order)
+    rows: list[dict[str, Any]] = []
+    broken: list[str] = []
+    for number, start in enumerate(range(0, len(order), config.images)):
+        path = folder / f"{folder.name}-{number:06d}.tar"
+        chosen = order[start : start + config.images]
+        content, missing = _pack(images, chosen, start, config.data.skip_broken) if not _whole(path) else (None, [])
+        if content is not None:
+            with atomic_write(path) as file:
+                file.write(content)
+            with atomic_write(_digest(path), "w") as file:
+                file.write(
+                    "".join(f"{line}\n" for line in (f"{sha256(path)}  {path.name}", *(f"# {m}" for m in missing)))
+                )
+        first, *rest = _digest(path).read_text(encoding="utf-8").splitlines()
+        skipped = [line.removeprefix("# ") for line in rest]
+        broken += skipped
+        rows.append(
+            {
+                "file": f"{folder.name}/{path.name}", "images": len(chosen) - len(skipped),
+                "bytes": path.stat().st_size, "sha256": first.split()[0],
+            }
+        )  # fmt: skip
+        bar.update(len(chosen))
+    extra = {p.name for p in folder.glob("*.tar")} - {Path(row["file"]).name for row in rows}
+    if extra:
+        raise UserError(f"{folder / min(extra)}: not a shard of this data set; move it away")
+    return rows, broken
+
+
+def _digest(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _whole(path: Path) -> bool:
+    """Whether a shard is there and is what its digest says."""
+    try:
+        expected = _digest(path).read_text(encoding="utf-8").split()[0]
+    except (OSError, UnicodeDecodeError, IndexError):
+        return False
+    return path.is_file() and sha256(path) == expected
+
+
+def _pack(images: Images, chosen: list[int], start: int, skip_broken: bool) -> tuple[bytes, list[str]]:
+    """A tar of `KEY.<extension>` and `KEY.cls`, the same bytes each time, and the names of broken images."""
+    output, broken = io.BytesIO(), []
+    with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for place, index in enumerate(chosen, start=start):
+            try:
+                extension, content = _file(images, index)
+            except BrokenImage:
+                if not skip_broken:
+                    raise
+                broken.append(images.names[index])
+                continue
+            for name, data in ((extension, content), ("cls", str(images.labels[index]).encode())):
+                entry = tarfile.TarInfo(f"{place:09d}.{name}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    return output.getvalue(), broken
+
+
+def _file(images: Images, index: int) -> tuple[str, bytes]:
+    """Extension and bytes of an image file; an image without a file becomes a PNG, which loses nothing."""
+    content = images.read(index)
+    if isinstance(content, Image.Image):
+        output = io.BytesIO()
+        content.save(output, "PNG")
+        return "png", output.getvalue()
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            kind = str(image.format).lower()
+            image.load()
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BrokenImage(images.names[index]) from error
+    return {"jpeg": "jpg", "tiff": "tif", "mpo": "jpg"}.get(kind, kind), content
+
+
+if __name__ == "__main__":
+    main()
