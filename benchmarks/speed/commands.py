@@ -19,7 +19,7 @@ COMMANDS = {
     "pretrain": "hydra, torch, torchvision",
     "pretrain.linear": "hydra, torch, torchvision",
     "pretrain.knn": "hydra, torch, torchvision",
-    "pretrain.shard": "argparse, json, pathlib",
+    "pretrain.shard": "hydra, torch",
     "transfer": "hydra, torch",
     "transfer.evaluate": "argparse, numpy",
 }
