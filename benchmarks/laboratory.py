@@ -52,8 +52,10 @@ def block(filled: Filled, plan: Plan, records: Mapping[str, Record], metrics: Se
             raise UserError(f"{metric}: no such metric; there are {', '.join(METRICS)}")
     published = tables.load(filled.table.name)
     accuracy = next((i for i, c in enumerate(published.columns) if c.task in ("linear", "knn")), None)
-    heads = ["", "preset", "paper: collapse", *(["paper: top-1 (%)"] if accuracy is not None else []), "n"]
-    heads += ["ours: collapsed", *(METRICS[m][0] for m in metrics)]
+    asked = "collapse" in published.properties
+    heads = ["", "preset", *(["paper: top-1 (%)"] if accuracy is not None else [])]
+    heads += ["paper: collapse", "ours: collapsed"] if asked else []
+    heads += ["n", *(METRICS[m][0] for m in metrics)]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for i, row in enumerate(published.rows):
         runs = [records[r] for r in pretrainings(plan, filled.table.name, row.id) if r in records]
@@ -61,10 +63,13 @@ def block(filled: Filled, plan: Plan, records: Mapping[str, Record], metrics: Se
         verdict = str(said or ABSENT)
         if any("prediction" in run.verdict for run in runs):
             verdict += " in p"
-        cells = [row.label, preset(row), str(row.properties.get("collapse", ABSENT))]
+        cells = [row.label, preset(row)]
         if accuracy is not None:
             cells.append(ABSENT if row.values[accuracy] is None else str(row.values[accuracy]))
-        cells += [str(len(runs)), verdict if said is None or said.agrees else f"**{verdict}**"]
+        if asked:
+            cells.append(str(row.properties.get("collapse", ABSENT)))
+            cells.append(verdict if said is None or said.agrees else f"**{verdict}**")
+        cells.append(str(len(runs)))
         cells += [_mean([r.metrics[m] for r in runs if m in r.metrics], METRICS[m][1]) for m in metrics]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -24,8 +24,8 @@ def test_blocks_are_filled_from_records(tmp_path: Path) -> None:
     page = filled_page(text, str(tmp_path))
     assert "old" not in page and page.startswith("before\n") and page.endswith("after\n")
     lines = [line for line in page.splitlines() if line.startswith("| w/")]
-    assert lines[0].endswith("| × | 67.7 | 3 | **1/3** | 12.5 ± 0.0 | 0.333 ± 0.577 |")
-    assert lines[1].endswith("| ✓ | 0.1 | 3 | ✓ 3/3 | 12.5 ± 0.0 | 1.000 ± 0.000 |")
+    assert lines[0].endswith("| 67.7 | × | **1/3** | 3 | 12.5 ± 0.0 | 0.333 ± 0.577 |")
+    assert lines[1].endswith("| 0.1 | ✓ | ✓ 3/3 | 3 | 12.5 ± 0.0 | 1.000 ± 0.000 |")
     assert "6 runs, 0 minutes" in page
     # Written once more, nothing changes.
     assert filled_page(page, str(tmp_path)) == page
