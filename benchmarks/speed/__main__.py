@@ -25,8 +25,7 @@ SCRIPTS = {
     "linear": "twelve learning rates of a linear classifier against one",
     "knn": "weighted nearest neighbours against the whole table of similarities at once",
     "evaluators": "VOC and COCO average precision: Detectron2's and pycocotools'",
-    "loader": "batches for detection: Detectron2's own loader",
-    "converters": "conversion of a checkpoint to Detectron2: facebookresearch/moco's converter",
+    "converters": "conversion of a checkpoint to Detectron2: reading and writing alone",
     "commands": "start-up of every command: the imports that it cannot do without",
 }
 

@@ -1,0 +1,204 @@
+"""How time and memory grow: with images, classes, batch, detections and records, against the slope they should have.
+
+    python -m benchmarks.speed.growth [--quick] [--output DIR]
+
+Each size is done in a process of its own: processor seconds, and resident memory beyond what was there before. A line
+through the logarithms gives the slope; 1 is in proportion. Writes growth.json and growth.png.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.records import find
+from benchmarks.speed.views import ours, read_files, recipe
+from pretrain.features import knn_accuracy
+from pretrain.linear_heads import Heads
+from runs.files import atomic_write, write_json
+from runs.record import Dataset, Record, Subject, write_record
+from tests.transfer.voc_cases import make_detections, make_truth
+from transfer.coco_matching import Found, Objects, accumulate, match, order, pairs
+from transfer.settings import VOC_CLASSES
+from transfer.voc_evaluation import evaluate_voc
+
+Work = Callable[[], Any]
+
+
+@dataclass
+class Growth:
+    """One curve.
+
+    Args:
+        name: what is done.
+        against: what grows.
+        sizes: its values.
+        seconds: processor seconds at each.
+        megabytes: memory at each, beyond that of the inputs.
+        slope: of time, fitted to the logarithms.
+        expected: what the slope should be at most.
+        memory_slope: the same of memory, from the sizes that need more than 5 MB; None with fewer than three.
+    """
+
+    name: str
+    against: str
+    sizes: list[int]
+    seconds: list[float]
+    megabytes: list[float]
+    slope: float
+    expected: float
+    memory_slope: float | None
+
+
+def views(images: int) -> Work:
+    """Two views of so many images."""
+    return ours(read_files(None, 16) * (images // 16), recipe("simsiam"))
+
+
+def neighbours(bank: int) -> Work:
+    """kNN of 200 queries."""
+    table, x = torch.randn(bank, 512), torch.randn(200, 512)
+    labels, y = torch.randint(100, (bank,)), torch.randint(100, (200,))
+    return lambda: knn_accuracy(table, labels, x, y, 100, [200], [0.07])
+
+
+def classifiers(classes: int, batch: int) -> Work:
+    """A step of two classifiers."""
+    heads = Heads(torch.randn(classes, 512) * 0.01, 2, 0.9, 0.0, "larc", 0.001)
+    x, y, rates = torch.randn(batch, 512), torch.randint(classes, (batch,)), torch.tensor([0.1, 1.0])
+    return lambda: heads.step(x, y, rates)
+
+
+def voc(detections: int) -> Work:
+    """VOC AP on 2000 images."""
+    rng = np.random.default_rng(0)
+    truth = make_truth(2000, len(VOC_CLASSES), rng)
+    found = make_detections(truth, list(range(2000)), len(VOC_CLASSES), detections, rng)
+    return lambda: evaluate_voc(found, truth, VOC_CLASSES, use_07=True)
+
+
+def coco(detections: int) -> Work:
+    """COCO's matching and averaging, with an image to 25 detections and three objects to an image."""
+    rng, images = np.random.default_rng(0), detections // 25
+    group = rng.integers(images * 80, size=detections)
+    objects = Objects(
+        rng.integers(images * 80, size=images * 3), rng.uniform(10, 1e5, images * 3), np.zeros(images * 3, bool)
+    )
+    score, area = rng.random(detections), rng.uniform(10, 1e5, detections)
+
+    def work() -> None:
+        chosen, rank = order(group, score)
+        detection, thing = pairs(group[chosen], objects.group)
+        found = Found(group[chosen], rank, score[chosen], area[chosen])
+        true, ignored = match(found, objects, detection, thing, rng.random(len(detection)))
+        accumulate(found, objects, true, ignored, 80)
+
+    return work
+
+
+def records(count: int) -> Work:
+    """Reading so many records for a report."""
+    folder = Path(tempfile.mkdtemp())
+    for number in range(count):
+        record = Record(
+            kind="knn", subject=Subject("simsiam", "resnet50", 100, "a.pth.tar", "0" * 64),
+            dataset=Dataset("made-up", "val", 100, "0" * 16), metrics={"top1": float(number % 100)}, seed=number,
+            config={"seed": number}, seconds=1.0, peak_memory_mb=1.0, command="made up", details={},
+        )  # fmt: skip
+        write_record(folder / str(number), record)
+    return lambda: find([folder])
+
+
+# name, what grows, sizes, work of a size, the slope that it should have at most
+CURVES: list[tuple[str, str, list[int], Callable[[int], Work], float]] = [
+    ("views", "images", [16, 32, 64, 128], views, 1),
+    ("kNN", "training images", [20_000, 40_000, 80_000, 160_000], neighbours, 1),
+    ("linear step", "classes", [250, 500, 1000, 2000], lambda n: classifiers(n, 512), 1),
+    ("linear step", "batch", [256, 512, 1024, 2048], lambda n: classifiers(500, n), 1),
+    ("VOC AP", "detections", [50_000, 100_000, 200_000, 400_000], voc, 1),
+    ("COCO AP", "detections", [50_000, 100_000, 200_000, 400_000], coco, 1),
+    ("report", "records", [100, 200, 400, 800], records, 1),
+]
+
+
+def point(make: Callable[[int], Work], size: int) -> tuple[float, float]:
+    """Processor seconds and MB of one size, in a forked process so that its peak is its own."""
+    receive, send = multiprocessing.Pipe(duplex=False)
+
+    def child() -> None:
+        torch.set_num_threads(1)
+        work = make(size)
+        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+        work()
+        spent = time.process_time() - start
+        send.send((spent, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    send.close()
+    figures = receive.recv()
+    process.join()
+    return figures
+
+
+def slope(sizes: list[int], values: list[float]) -> float:
+    """Slope of a line through the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def plot(curves: list[Growth], file: Path) -> None:
+    """Small panels: time (left axis) and memory (right axis) over size, with the expected slope dotted."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(2, -(-len(curves) // 2), figsize=(14, 6), layout="constrained")
+    for curve, panel in zip(curves, panels.flat, strict=False):
+        panel.loglog(curve.sizes, curve.seconds, "o-", label=f"seconds, slope {curve.slope:.2f}")
+        ideal = [curve.seconds[0] * (n / curve.sizes[0]) ** curve.expected for n in curve.sizes]
+        panel.loglog(curve.sizes, ideal, ":", color="grey", label=f"slope {curve.expected:g}")
+        if curve.memory_slope is not None:
+            memory = [max(value, 0.1) / 1000 for value in curve.megabytes]
+            panel.loglog(curve.sizes, memory, "s--", label=f"GB, slope {curve.memory_slope:.2f}")
+        panel.set_title(curve.name)
+        panel.set_xlabel(curve.against)
+        panel.legend(fontsize=8)
+    for panel in panels.flat[len(curves) :]:
+        panel.axis("off")
+    with atomic_write(file) as output:
+        figure.savefig(output, format="png", dpi=70)
+
+
+def main() -> None:
+    """Measure, fit, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="sizes ten times smaller")
+    parser.add_argument("--output", type=Path, default=Path("outputs/speed"), metavar="DIR")
+    arguments = parser.parse_args()
+    curves = []
+    for name, against, sizes, make, expected in CURVES:
+        sizes = [max(size // 10, 16) if arguments.quick and name != "views" else size for size in sizes]
+        figures = [min(point(make, size) for _ in range(1 if arguments.quick else 2)) for size in sizes]
+        seconds, megabytes = [f[0] for f in figures], [f[1] for f in figures]
+        large = [(n, m) for n, m in zip(sizes, megabytes, strict=True) if m > 5]
+        memory = slope([n for n, _ in large], [m for _, m in large]) if len(large) > 2 else None
+        curves.append(Growth(name, against, sizes, seconds, megabytes, slope(sizes, seconds), expected, memory))
+        print(
+            f"{name} against {against}: time slope {curves[-1].slope:.2f} (expected {expected:g}), "
+            f"{seconds[-1]:.2f} s and {megabytes[-1]:.0f} MB at {sizes[-1]}", flush=True
+        )  # fmt: skip
+    write_json(arguments.output / "growth.json", [asdict(curve) for curve in curves])
+    plot(curves, arguments.output / "growth.png")
+
+
+if __name__ == "__main__":
+    main()
