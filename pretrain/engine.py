@@ -277,11 +277,12 @@ class Training:
         self.health = look(distributed.gather(z.detach()))
         prediction = look(distributed.gather(p.detach())) if p is not None else None
         if self.monitor.see(self.step, self.health, prediction):
+            bad = self.health if prediction is None or self.monitor.output.collapsed_at is not None else prediction
             if self.main:
                 print(
-                    f"\nWARNING: {self.monitor.verdict}: std {self.health.std:.2g} of {self.health.std_healthy:.2g}, "
-                    f"spread {self.health.spread:.2g} of 1, "
-                    f"effective rank {self.health.effective_rank:.1f}; see docs/pretrain.md, 'When a run collapses'",
+                    f"\nWARNING: {self.monitor.verdict}: std {bad.std:.2g} of {bad.std_healthy:.2g}, "
+                    f"spread {bad.spread:.2g} of 1, "
+                    f"effective rank {bad.effective_rank:.1f}; see docs/pretrain.md, 'When a run collapses'",
                     file=sys.stderr,
                 )
             if self.config.on_collapse == "stop":
