@@ -18,9 +18,10 @@ def best(work: Callable[[], Any], seconds: float = 0.5, device: str = "cpu") -> 
         now, wait = time.process_time, None
     else:
         now, wait = time.perf_counter, torch.cuda.synchronize if device == "cuda" else None
-    shortest, end = float("inf"), time.perf_counter() + seconds
     work()
-    while time.perf_counter() < end:
+    shortest, end = float("inf"), time.perf_counter() + seconds
+    # At least once, however busy the machine is.
+    while shortest == float("inf") or time.perf_counter() < end:
         if wait:
             wait()
         start = now()

@@ -106,3 +106,10 @@ def test_the_page_says_what_was_left_out_and_where_it_was_measured(tmp_path: Pat
     }  # fmt: skip
     text = markdown_page(document)
     assert "a processor, 2 cores" in text and "2.00 (2.00 to 2.00, 3)" in text and "`step/gpu`: no CUDA device" in text
+
+
+def test_every_script_is_in_the_list(root: Path) -> None:
+    done = run("--help", root=root)
+    names = [line.split()[0] for line in done.stdout.splitlines() if ": " in line or line.startswith("  ")]
+    scripts = {p.stem for p in (root / "benchmarks/speed").glob("*.py") if "    script(measure, " in p.read_text()}
+    assert scripts and scripts <= set(names), scripts - set(names)
