@@ -73,7 +73,7 @@ def test_what_cannot_be_kept_is_one_line(run: Path, make: SimpleNamespace) -> No
 
 @pytest.mark.parametrize(
     ("text", "path"),
-    [("/home/ada/x.pkl", "/home/ada/x.pkl"), ("weights=/data/x.pkl seed=0", "/data/x.pkl"), ("~/data/x", "~/data/x"),
+    [("/srv/ada/x.pkl", "/srv/ada/x.pkl"), ("weights=/data/x.pkl seed=0", "/data/x.pkl"), ("~/data/x", "~/data/x"),
      ("[/a/b,c]", "/a/b"), ("C:\\data\\x", "C:\\data\\x"), ("bbox/AP50", None), ("https://host/file", None),
      ("outputs/demo/x", None), ("facebookresearch/moco", None), ("1 / 2", None), ("", None)],
 )  # fmt: skip
