@@ -8,6 +8,7 @@ this project's network, which has the same layers. On the CPU one thread compute
 """
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,7 +90,8 @@ def official_step(arch: str, images: list[Tensor], device: str, folder: Path | N
     if folder:
         sys.path.insert(0, str(folder))
         try:
-            from simsiam import builder  # type: ignore[import-not-found]
+            # The clone is no dependency of this project.
+            builder = importlib.import_module("simsiam.builder")
         except ImportError as error:
             raise SystemExit(f"{folder}: no simsiam/builder.py; --official is a clone of {OFFICIAL}") from error
         model = builder.SimSiam(models.__dict__[arch], 2048, 512).to(device)
