@@ -15,7 +15,7 @@ from pretrain.data import BrokenImage, Images
 from pretrain.evaluate import Ready
 from pretrain.features import Plain, batches, extract
 from pretrain.frozen import Frozen
-from pretrain.linear_heads import Heads
+from pretrain.linear_heads import LinearHeads
 from pretrain.loader import EpochSampler, choose_workers, step_loader
 from pretrain.optim import OptimizerConfig, peak_lr, scheduled_lr
 from pretrain.upload import Upload
@@ -54,7 +54,7 @@ class Classifiers:
         self.settings = [
             OptimizerConfig(config.optimizer, lr, config.momentum, config.weight_decay) for lr in config.lr
         ]
-        self.heads = Heads(
+        self.heads = LinearHeads(
             start.to(device), len(config.lr), config.momentum, config.weight_decay, config.optimizer,
             self.settings[0].trust, config.precision == "bf16",
         )  # fmt: skip

@@ -11,7 +11,7 @@ ROOM = 2**24
 """Logits computed at a time, 64 MB: small classifiers go through one product together, large ones one by one."""
 
 
-class Heads:
+class LinearHeads:
     """K fully connected layers under SGD with momentum, or LARC in front of it, as `pretrain.optim` has both.
 
     Args:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pretrain.data import BrokenImage, DataConfig, Images, open_images
+from pretrain.data.source import DAMAGE
 from runs.app import hydra_app
 from runs.errors import UserError
 from runs.files import atomic_write, sha256, write_json
@@ -161,7 +162,7 @@ def _file(images: Images, index: int) -> tuple[str, bytes]:
         with Image.open(io.BytesIO(content)) as image:
             kind = str(image.format).lower()
             image.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise BrokenImage(images.names[index]) from error
     return {"jpeg": "jpg", "tiff": "tif", "mpo": "jpg"}.get(kind, kind), content
 

@@ -99,6 +99,11 @@ def pairs(found: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return detection, by_group[np.repeat(start, count) + place]
 
 
+def outside(area: np.ndarray) -> np.ndarray:
+    """Which areas (N,) lie out of each range, (N, 4); a range's ends belong to it, as in evaluateImg."""
+    return (area[:, None] < AREAS[:, 0]) | (area[:, None] > AREAS[:, 1])
+
+
 def match(
     found: Found, objects: Objects, detection: np.ndarray, thing: np.ndarray, iou: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -118,13 +123,10 @@ def match(
         (true (D, 4, 10) bool: it found an object that counts; ignored (D, 4, 10) bool: it counts neither way)
     """
     shape = (len(AREAS), len(THRESHOLDS))
-    low, high = AREAS[:, 0], AREAS[:, 1]
-    # The area range's ends belong to it on both sides, as in evaluateImg.
-    skipped = objects.crowd[:, None] | (objects.area[:, None] < low) | (objects.area[:, None] > high)  # (G, 4)
-    outside = (found.area[:, None] < low) | (found.area[:, None] > high)  # (D, 4)
+    skipped = objects.crowd[:, None] | outside(objects.area)  # (G, 4)
     taken = np.zeros((len(objects.group), *shape), bool)
     true = np.zeros((len(found.group), *shape), bool)
-    ignored = np.repeat(outside[:, :, None], len(THRESHOLDS), axis=2)
+    ignored = np.repeat(outside(found.area)[:, :, None], len(THRESHOLDS), axis=2)  # (D, 4, 10)
 
     near = iou >= THRESHOLDS[0]
     detection, thing, iou = detection[near], thing[near], iou[near]
@@ -169,8 +171,7 @@ def accumulate(found: Found, objects: Objects, true: np.ndarray, ignored: np.nda
     """
     precision = -np.ones((len(THRESHOLDS), len(RECALLS), classes, len(AREAS)))
     recall = -np.ones((len(THRESHOLDS), classes, len(AREAS), len(COUNTS)))
-    low, high = AREAS[:, 0], AREAS[:, 1]
-    counted = ~(objects.crowd[:, None] | (objects.area[:, None] < low) | (objects.area[:, None] > high))  # (G, 4)
+    counted = ~(objects.crowd[:, None] | outside(objects.area))  # (G, 4)
     positives = np.zeros((classes, len(AREAS)), np.int64)
     np.add.at(positives, objects.group % classes, counted)
     members = np.argsort(found.group % classes, kind="stable")

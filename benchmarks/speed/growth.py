@@ -22,7 +22,7 @@ import torch
 from benchmarks.records import find
 from benchmarks.speed.views import ours, read_files, recipe
 from pretrain.features import knn_accuracy
-from pretrain.linear_heads import Heads
+from pretrain.linear_heads import LinearHeads
 from runs.files import atomic_write, write_json
 from runs.record import Dataset, Record, Subject, write_record
 from tests.transfer.voc_cases import make_detections, make_truth
@@ -72,7 +72,7 @@ def neighbours(bank: int) -> Work:
 
 def classifiers(classes: int, batch: int) -> Work:
     """A step of two classifiers."""
-    heads = Heads(torch.randn(classes, 512) * 0.01, 2, 0.9, 0.0, "larc", 0.001)
+    heads = LinearHeads(torch.randn(classes, 512) * 0.01, 2, 0.9, 0.0, "larc", 0.001)
     x, y, rates = torch.randn(batch, 512), torch.randint(classes, (batch,)), torch.tensor([0.1, 1.0])
     return lambda: heads.step(x, y, rates)
 

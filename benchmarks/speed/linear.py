@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.speed.limits import multiply_rate
 from benchmarks.speed.rows import Row, Skipped, alternate, script
 from converters.resnet import build_resnet
-from pretrain.linear_heads import Heads
+from pretrain.linear_heads import LinearHeads
 from pretrain.networks import pooled
 from pretrain.optim import OptimizerConfig, build_optimizer
 
@@ -65,7 +65,7 @@ def heads(width: int, classes: int, batch: int, rounds: int) -> tuple[list[float
     """Seconds of a step of all classifiers together, and of the reference's single one."""
     features, labels = torch.randn(batch, width), torch.randint(classes, (batch,))
     start = torch.randn(classes, width) * 0.01
-    together = Heads(start, RATES, 0.9, 0.0, "larc", 0.001)
+    together = LinearHeads(start, RATES, 0.9, 0.0, "larc", 0.001)
     rates = torch.linspace(0.01, 1.0, RATES)
     layer = nn.Linear(width, classes)
     optimizer = build_optimizer([{"params": list(layer.parameters())}], OptimizerConfig("larc", 0.1, 0.9, 0.0), 0.1)

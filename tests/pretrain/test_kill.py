@@ -54,6 +54,15 @@ def kill_and_resume(arguments: list[str], folder: Path, kills: int, seed: int, w
     assert status == 0, text
 
 
+def killed(images: Path, folder: Path, step: int) -> list[str]:
+    """Kill a run of SimSiam when its log has reached a step; returns its arguments."""
+    arguments = small("simsiam", images, folder)
+    command = start_until(arguments, folder, step)
+    command.signal(signal.SIGKILL)
+    assert command.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    return arguments
+
+
 @pytest.mark.parametrize("method", EVERY)
 def test_killed_at_random_steps(method: str, whole: Whole, images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -134,10 +143,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(
     damage: str, whole: Whole, images: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    arguments = small("simsiam", images, folder)
-    command = start_until(arguments, folder, 9)
-    command.signal(signal.SIGKILL)
-    command.wait()
+    arguments = killed(images, folder, 9)
     older, last = sorted(folder.glob("checkpoint_*"), key=lambda p: p.stat().st_mtime)
     content = last.read_bytes()
     last.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": os.urandom(5000)}[damage])
@@ -149,10 +155,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(
 
 def test_no_whole_checkpoint_is_an_error_and_not_a_new_start(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    arguments = small("simsiam", images, folder)
-    command = start_until(arguments, folder, 4)
-    command.signal(signal.SIGKILL)
-    command.wait()
+    arguments = killed(images, folder, 4)
     for path in folder.glob("checkpoint_*"):
         path.write_bytes(b"")
     for _ in range(2):
@@ -169,10 +172,7 @@ def test_a_finished_run_says_so_and_needs_no_data(whole: Whole, images: Path) ->
 
 def test_another_number_of_processes_is_refused(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    arguments = small("simsiam", images, folder)
-    command = start_until(arguments, folder, 4)
-    command.signal(signal.SIGKILL)
-    command.wait()
+    arguments = killed(images, folder, 4)
     status, text = run("pretrain", arguments, folder, world=2)
     assert status == 2 and "written by 1 processes; continue with as many" in text, text
 

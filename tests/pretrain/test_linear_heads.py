@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pretrain import linear_heads
-from pretrain.linear_heads import Heads
+from pretrain.linear_heads import LinearHeads
 from pretrain.optim import OPTIMIZERS, OptimizerConfig, build_optimizer
 
 RATES = [0.1, 2.0, 30.0]
@@ -26,7 +26,7 @@ def test_each_is_a_layer_trained_alone(
 ) -> None:
     monkeypatch.setattr(linear_heads, "ROOM", room)
     start, x, y = data()
-    heads = Heads(start, len(RATES), 0.9, decay, optimizer, 0.001)
+    heads = LinearHeads(start, len(RATES), 0.9, decay, optimizer, 0.001)
     losses = torch.stack([heads.step(x, y, torch.tensor(RATES) / (1 + t)) for t in range(4)])
     for i, rate in enumerate(RATES):
         layer = nn.Linear(16, 5)
@@ -50,7 +50,7 @@ def test_each_is_a_layer_trained_alone(
 
 def test_judge_counts_hits() -> None:
     start, x, y = data(n=100, classes=8)
-    heads = Heads(start, 2, 0.9, 0.0, "sgd", 0.001)
+    heads = LinearHeads(start, 2, 0.9, 0.0, "sgd", 0.001)
     heads.weight[1] *= -1
     top1, top5 = heads.judge(x, y)
     for i, weight in enumerate((start, -start)):
@@ -62,7 +62,7 @@ def test_judge_counts_hits() -> None:
 
 def test_bf16_products_keep_weights_and_losses_in_float32() -> None:
     start, x, y = data()
-    exact, rounded = (Heads(start, 1, 0.9, 0.0, "sgd", 0.001, bf16) for bf16 in (False, True))
+    exact, rounded = (LinearHeads(start, 1, 0.9, 0.0, "sgd", 0.001, bf16) for bf16 in (False, True))
     for _ in range(5):
         a, b = (heads.step(x.to(heads.dtype), y, torch.tensor([0.5])) for heads in (exact, rounded))
     assert b.dtype == rounded.weight.dtype == torch.float32
