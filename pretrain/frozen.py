@@ -82,7 +82,8 @@ def load_frozen(
     ours = settings_beside(Path(checkpoint))
     if ours:
         # A checkpoint of this project was trained with its recipe's own mean and std, CIFAR's for example.
-        method, mean, std = ours["method"]["name"], ours["augment"]["mean"], ours["augment"]["std"]
+        method = ours.get("variant") or ours["method"]["name"]
+        mean, std = ours["augment"]["mean"], ours["augment"]["std"]
         epochs = epochs_of(Path(checkpoint))
     subject = Subject(method, backbone.arch, epochs, Path(checkpoint).name, backbone.source_sha256)
     return Frozen(_freeze(network, device), subject, replace(augment, mean=mean, std=std))

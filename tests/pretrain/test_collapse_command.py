@@ -14,6 +14,7 @@ from converters.resnet import build_resnet
 from pretrain.augment import AugmentConfig
 from pretrain.collapse import CollapseConfig, table, verdict
 from pretrain.data import DataConfig, open_images
+from pretrain.frozen import load_frozen
 from pretrain.heads import load_heads
 from pretrain.method import Plan, build_method
 from pretrain.monitor import look
@@ -30,7 +31,7 @@ def checkpoint(
     torch.manual_seed(0)
     method = build_method(CONFIGS[name], Plan(arch, False, 1, images // 8, 8, 4, images))
     for module in method.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             module.running_mean.normal_()  # type: ignore[union-attr]
     folder.mkdir()
     path = folder / "checkpoint_0000.pth.tar"
@@ -58,6 +59,19 @@ def test_heads_come_back_with_their_weights(tmp_path: Path, images: Path, name: 
     assert (p is not None) == (name in ("simsiam", "byol"))
     # One seed draws the same views again.
     assert torch.equal(heads.outputs(train, list(range(12)), 8, 0, CPU)[0], z)
+
+
+def test_a_variant_keeps_its_name(tmp_path: Path, images: Path) -> None:
+    train = open_images(DataConfig("test", "folder", str(images)), "train")
+    path, _ = checkpoint(tmp_path / "run", "simsiam", len(train))
+    file = path.parent / "config.yaml"
+
+    def named() -> str:
+        return load_frozen(str(path), "", False, AugmentConfig(size=16), 0, CPU).subject.method
+
+    assert named() == "simsiam"
+    file.write_text(file.read_text() + "variant: mirror\n")
+    assert named() == "mirror"
 
 
 def test_a_foreign_file_has_no_heads(tmp_path: Path, images: Path) -> None:
