@@ -8,7 +8,9 @@ from torch import Tensor
 from pretrain.optim import Larc
 
 ROOM = 2**24
-"""Logits computed at a time, 64 MB: small classifiers go through one product together, large ones one by one."""
+"""Logits computed at a time, 64 MB."""
+CACHE = 2**21
+"""Weights moved at a time on a processor, 8 MB: gradient, weights and velocity of larger ones would leave its cache."""
 
 
 class LinearHeads:
@@ -50,8 +52,11 @@ class LinearHeads:
         return scores.float().add_(self.bias[first:last].flatten()).unflatten(1, (last - first, -1))
 
     def parts(self, images: int) -> list[tuple[int, int]]:
-        """Cut the classifiers into runs whose logits of so many images fit into `ROOM`."""
-        size = max(1, ROOM // (images * self.weight.shape[1]))
+        """Cut the classifiers into runs: small ones share a product, large ones (`ROOM`, `CACHE`) have their own."""
+        size = ROOM // (images * self.weight.shape[1])
+        if self.weight.device.type == "cpu":
+            size = min(size, CACHE // self.weight[0].numel())
+        size = max(1, size)
         return [(first, min(first + size, len(self))) for first in range(0, len(self), size)]
 
     @torch.no_grad()
@@ -66,19 +71,18 @@ class LinearHeads:
         Returns:
             The losses before the step, (K,).
         """
-        features, losses = features.to(self.dtype), []
+        features, losses, image = features.to(self.dtype), [], torch.arange(len(labels), device=labels.device)
         for first, last in self.parts(len(features)):
             scores = self.logits(features, first, last)  # (n, k, classes)
-            rows = scores.log_softmax(dim=2)
-            losses.append(-rows[torch.arange(len(labels)), :, labels].mean(dim=0))
+            rows = torch.log_softmax(scores, dim=2, out=scores)
+            losses.append(-rows[image, :, labels].mean(dim=0))
             # The gradient of the mean cross-entropy in closed form: (softmax - one-hot) / n.
             slope = rows.exp_()
-            slope[torch.arange(len(labels)), :, labels] -= 1
-            slope /= len(labels)
-            matrix = (slope.flatten(1).to(self.dtype).T @ features).float()  # (k * classes, C)
+            slope[image, :, labels] -= 1
+            matrix = (slope.flatten(1).to(self.dtype).T @ features).float().div_(len(labels))  # (k * classes, C)
             part = slice(first, last)
             self._move(self.weight[part], matrix.view(last - first, -1, features.shape[1]), 0, part, rates)
-            self._move(self.bias[part], slope.sum(dim=0), 1, part, rates)
+            self._move(self.bias[part], slope.sum(dim=0).div_(len(labels)), 1, part, rates)
         return torch.cat(losses)
 
     def _move(self, p: Tensor, gradient: Tensor, which: int, part: slice, rates: Tensor) -> None:

@@ -18,15 +18,18 @@ def data(n: int = 40, classes: int = 5, width: int = 16) -> tuple[Tensor, Tensor
     return start, torch.randn(n, width, generator=generator), torch.randint(classes, (n,), generator=generator)
 
 
-@pytest.mark.parametrize("room", [2**24, 450, 1])  # all at once, in two products, one by one
+@pytest.mark.parametrize(
+    ("limit", "room", "parts"), [("ROOM", 2**24, 1), ("ROOM", 450, 2), ("ROOM", 1, 3), ("CACHE", 160, 2)]
+)
 @pytest.mark.parametrize("decay", [0.0, 0.01])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_each_is_a_layer_trained_alone(
-    optimizer: str, decay: float, room: int, monkeypatch: pytest.MonkeyPatch
+    optimizer: str, decay: float, limit: str, room: int, parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear_heads, "ROOM", room)
+    monkeypatch.setattr(linear_heads, limit, room)
     start, x, y = data()
     heads = LinearHeads(start, len(RATES), 0.9, decay, optimizer, 0.001)
+    assert len(heads.parts(len(x))) == parts
     losses = torch.stack([heads.step(x, y, torch.tensor(RATES) / (1 + t)) for t in range(4)])
     for i, rate in enumerate(RATES):
         layer = nn.Linear(16, 5)
@@ -68,3 +71,13 @@ def test_bf16_products_keep_weights_and_losses_in_float32() -> None:
     assert b.dtype == rounded.weight.dtype == torch.float32
     # bfloat16 has 8 bits of mantissa, and five steps add the errors up.
     assert 0 < (a - b).abs().item() < 0.1 * a.item()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_asks_the_device_for_no_value(optimizer: str) -> None:
+    """Tensors without values stand for a device that has not computed them yet: asking for one is an error."""
+    meta = torch.device("meta")
+    heads = LinearHeads(torch.empty(5, 16, device=meta), 3, 0.9, 0.01, optimizer, 0.001, bf16=True)
+    x, y = torch.empty(40, 16, device=meta), torch.empty(40, dtype=torch.long, device=meta)
+    losses = heads.step(x, y, torch.tensor(RATES))
+    assert losses.shape == (3,) and losses.is_meta
