@@ -103,11 +103,12 @@ def main(config: CollapseConfig) -> int:
     def measure(ready: Ready) -> Findings:
         what, z, z2, p, bias = outputs(config, ready)
         health = look(z)
-        metrics = {**asdict(health), **microscope.examine(z, p, bias)}
+        spectrum = microscope.spectrum(z)
+        metrics = {**asdict(health), **microscope.examine(z, p, bias, spectrum)}
         by_temperature = microscope.decorrelation_cosines(z, z2) if z2 is not None else {}
         if by_temperature:
             metrics["r_e_cosine"], metrics["o_e_cosine"] = by_temperature[microscope.MIDDLE]
-        singular = microscope.spectrum(z).tolist()
+        singular = spectrum.tolist()
         said = verdict(health, config.threshold)
         picture = ready.output / "collapse.png"
         pictures_collapse.save(picture, metrics, singular, z, p, by_temperature)

@@ -18,13 +18,16 @@ LOGGED = 32
 
 
 @torch.no_grad()
-def examine(z: Tensor, p: Tensor | None = None, bias: Tensor | None = None) -> dict[str, float]:
+def examine(
+    z: Tensor, p: Tensor | None = None, bias: Tensor | None = None, singular: Tensor | None = None
+) -> dict[str, float]:
     """Measure an encoder's output z and, where there is a predictor, its output p = h(z) on the same rows.
 
     Args:
         z: (n, d), n at least 2.
         p: (n, d).
         bias: (d,), the predictor's last bias.
+        singular: `spectrum(z)`, where it is known: it is most of the work.
 
     Returns:
         `top_share`: share of the largest singular value's square in their sum, 1 for outputs on a line.
@@ -38,7 +41,7 @@ def examine(z: Tensor, p: Tensor | None = None, bias: Tensor | None = None) -> d
     """
     Z = normalize(z.double(), dim=1)  # n-by-d
     o_z = Z.mean(dim=0)  # d
-    variances = spectrum(z).square()
+    variances = (spectrum(z) if singular is None else singular).square()
     found = {"top_share": (variances[0] / variances.sum().clamp(min=1e-300)).item()}
     if p is not None:
         P = normalize(p.double(), dim=1)  # n-by-d
@@ -144,7 +147,8 @@ def report(z: Tensor, z2: Tensor | None, p: Tensor | None, bias: Tensor | None) 
         p: (n, d), the prediction from z.
         bias: (d,), the predictor's last bias.
     """
-    found: dict[str, object] = {**examine(z, p, bias)}
+    singular = spectrum(z)
+    found: dict[str, object] = {**examine(z, p, bias, singular)}
     if z2 is not None:
         found["r_e_cosine"], found["o_e_cosine"] = decorrelation_cosines(z, z2, [MIDDLE])[MIDDLE]
-    return found | {"spectrum": [float(f"{s:.4g}") for s in spectrum(z)[:LOGGED].tolist()]}
+    return found | {"spectrum": [float(f"{s:.4g}") for s in singular[:LOGGED].tolist()]}

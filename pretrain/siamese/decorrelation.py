@@ -3,23 +3,25 @@
 import torch
 from torch import Tensor
 
-from pretrain.networks import exact_products
-from pretrain.siamese.gradient import unit
+from pretrain.networks import exact_products, full_precision
 
 
 def decorrelation(*views: Tensor) -> Tensor:
     """Sum of the squared covariances of different channels over d, averaged over views, a scalar.
 
+    NOTE: the algorithm calls its input "representation vector", appendix A.6 "encoder output" and follows Barlow Twins,
+    which normalizes batches and not rows. So the input is the output behind its batch norm, where no channel can
+    shrink. On rows of unit length a constant has the least loss, and what has collapsed stays so (docs/collapse.md).
+
     Args:
-        views: (n, d) each, this process's outputs; they are normalized here.
+        views: (n, d) each, this process's outputs as they are.
     """
-    return torch.stack([_of_one(z) for z in views]).mean()
+    return torch.stack([_of_one(full_precision(z)) for z in views]).mean()
 
 
 def _of_one(z: Tensor) -> Tensor:
-    Z = unit(z)  # n-by-d
-    n, d = Z.shape
-    Z = Z - Z.mean(dim=0)
-    with exact_products(Z):
-        covariance = Z.T @ Z / (n - 1)  # d-by-d
-    return covariance[~torch.eye(d, dtype=torch.bool, device=Z.device)].square().sum() / d
+    n, d = z.shape
+    z = z - z.mean(dim=0)  # n-by-d
+    with exact_products(z):
+        covariance = z.T @ z / (n - 1)  # d-by-d
+    return covariance[~torch.eye(d, dtype=torch.bool, device=z.device)].square().sum() / d

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from pretrain import microscope
 from pretrain.microscope import (
     decorrelation_cosines,
     decorrelation_gradient,
@@ -106,6 +107,20 @@ def test_the_last_bias_is_found_where_there_is_one() -> None:
     assert last_bias(nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 4, bias=False)), 4) is None
     assert last_bias(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), 4) is None
     assert last_bias(None, 4) is None
+
+
+def test_a_report_decomposes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(z: Tensor) -> Tensor:
+        calls.append(len(z))
+        return spectrum(z)
+
+    monkeypatch.setattr(microscope, "spectrum", counted)
+    z = outputs(12, 6)
+    found = report(z, outputs(12, 6, seed=1), None, None)
+    assert calls == [12]
+    assert found["top_share"] == pytest.approx(examine(z)["top_share"], abs=1e-12)
 
 
 def test_a_report_is_finite_even_for_a_constant_output() -> None:
