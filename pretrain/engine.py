@@ -1,4 +1,4 @@
-"""The training loop: one process or many, watched, logged, stopped and continued anywhere."""
+"""The training loop: one process or many, stopped and continued anywhere."""
 
 import signal
 import sys
@@ -13,23 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import distributed, microscope, pictures
+from pretrain import distributed, pictures
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import FREE, PretrainConfig, check_batch
 from pretrain.data import BrokenImage, Images, open_splits
 from pretrain.loader import Ahead, EpochSampler, choose_workers, step_loader
-from pretrain.logging import Logs
 from pretrain.machine import check_compiler, set_up_arithmetic
 from pretrain.method import Batch, Method, Plan, build_method
-from pretrain.monitor import Health, Watch, look
+from pretrain.observer import Observer
 from pretrain.optim import build_optimizer, clip_gradients, peak_lr, scheduled_lr
 from pretrain.outcome import write_outcome
-from pretrain.probe import NeighbourProbe
 from pretrain.resume import capture, restore
 from pretrain.upload import Upload
 from pretrain.views_fast import open_views
 from runs.app import fail, mendable
-from runs.errors import UserError
 from runs.folder import RECORD, RunFolder
 from runs.progress import progress
 from runs.seeds import seed_everything
@@ -116,15 +113,9 @@ class Training:
         self.upload = Upload(self.views, device, config.channels_last)
         self.loader = step_loader(self.views, self.sampler, self.workers, device.type == "cuda")
         self.model = self._wrap()
-        self.monitor = Watch(config.monitor)
-        self.health: Health | None = None
+        self.observer = Observer(config, self.plan, self.method)
         self.checkpoints = Checkpoints(Path(config.output), config.checkpoint.keep, config.checkpoint.keep_every)
-        self.step, self.seconds, self.last = 0, 0.0, {"loss": float("nan")}
-        self.details: dict[str, float] = {}
-        self.knn: float | None = None
-        self.knn_start: float | None = None
-        self.knn_step = -1
-        self.losses: list[Tensor] = []
+        self.step, self.seconds = 0, 0.0
         self.signal = ""
         self.stopped = ""
 
@@ -144,8 +135,7 @@ class Training:
             if self.broken:
                 print(f"{len(self.broken)} broken images are left out: {', '.join(self.broken[:3])} …")
             pictures.save_views(self.views, self.config.augment, Path(self.config.output) / "views.png")
-        self.logs = Logs(Path(self.config.output), self.step, self.config) if self.main else None
-        self.probe = NeighbourProbe(self.train, self.val, self.config, self.device) if self._knn_wanted() else None
+            self.observer.open(self.step, self.train, self.val, self.device)
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
         started = time.time() - self.seconds
@@ -155,12 +145,11 @@ class Training:
             if self.main
             else nullcontext() as bar
         ):
-            self._evaluate_knn()
+            self._evaluate()
             while self.step < self.plan.steps and not self.stopped:
                 self._epoch(bar, started)
         self.seconds = time.time() - started
-        if self.logs:
-            self.logs.close()
+        self.observer.close()
         if self.stopped.startswith("SIG"):
             if self.main:
                 print(
@@ -177,45 +166,28 @@ class Training:
         epoch, self.sampler.position = divmod(self.step, per_epoch)
         self.sampler.epoch = epoch
         self.method.train()
-        waited, mark, mark_step = 0.0, time.time(), self.step
+        self.observer.begin(self.step)
         before = time.time()
         for batch in self.loader:
             if isinstance(batch, BrokenImage):
                 raise batch
             views, labels, broken = batch
-            waited += time.time() - before
+            waited = time.time() - before
             self.broken += [name for name in broken if name not in self.broken]
             lr = scheduled_lr(self.config.optimizer, self.peak, self.step, per_epoch, self.config.epochs)
             self._look_ahead()
             output = self._step(views, labels, lr)
-            self.losses.append(output["loss"].detach())
             self.step += 1
-            if self.step % self.config.monitor.every == 0:
-                self._look(output.get("z"), output.get("p"))
-            every = self.config.monitor.microscope_every
-            if every and (self.step % every == 0 or self.step == self.plan.steps):
-                self._examine(output)
-            if self.step % self.config.log_every == 0 or self.step == self.plan.steps:
-                self._check_finite()
-                # This step's own numbers: a mean since the last line would depend on where a run resumed.
-                self.last = {k: distributed.mean(v) for k, v in output.items() if v.ndim == 0}
-                if self.logs:
-                    elapsed = time.time() - mark
-                    rate = (self.step - mark_step) * self.config.batch_size / elapsed
-                    health = asdict(self.health) if self.health else {}
-                    self.logs.write(
-                        self.step - 1, epoch=self.step / per_epoch, lr=lr, **self.last, **health,
-                        images_per_second=rate, data_wait=waited / elapsed,
-                    )  # fmt: skip
-                waited, mark, mark_step = 0.0, time.time(), self.step
+            if self.observer.see(self.step, output, lr, waited) and self.config.on_collapse == "stop":
+                self.stopped = "collapse"
             if bar:
-                bar.update(1, loss=self.last["loss"], **({"kNN": self.knn} if self.knn is not None else {}))
+                bar.update(1, **self.observer.shown())
             self.seconds = time.time() - started
             if self.step % per_epoch == 0:
                 break
             save_every = self.config.checkpoint.every_steps
             if self._must_stop() or (save_every and self.step % save_every == 0):
-                self._evaluate_knn()
+                self._evaluate()
                 self._save()
             if self.stopped:
                 break
@@ -225,7 +197,7 @@ class Training:
         if self.step % per_epoch == 0:
             # A signal does not wait for the neighbours; the next start looks them up.
             if not self._must_stop(epoch_ends=True) or self.stopped == "collapse" or last:
-                self._evaluate_knn()
+                self._evaluate()
             if self.stopped or done % self.config.checkpoint.every_epochs == 0 or last:
                 self._save()
         if last and self.stopped.startswith("SIG"):
@@ -269,51 +241,6 @@ class Training:
                 raise content
             yield self._batch(content[0], content[1], step)
 
-    def _look(self, z: Tensor | None, p: Tensor | None) -> None:
-        if z is None:
-            return
-        self._check_finite()
-        # All processes see all outputs and come to one verdict.
-        self.health = look(distributed.gather(z.detach()))
-        prediction = look(distributed.gather(p.detach())) if p is not None else None
-        if self.monitor.see(self.step, self.health, prediction):
-            bad = self.health if prediction is None or self.monitor.output.collapsed_at is not None else prediction
-            if self.main:
-                print(
-                    f"\nWARNING: {self.monitor.verdict}: std {bad.std:.2g} of {bad.std_healthy:.2g}, "
-                    f"spread {bad.spread:.2g} of 1, "
-                    f"effective rank {bad.effective_rank:.1f}; see docs/pretrain.md, 'When a run collapses'",
-                    file=sys.stderr,
-                )
-            if self.config.on_collapse == "stop":
-                self.stopped = "collapse"
-
-    def _examine(self, output: dict[str, Tensor]) -> None:
-        if "z" not in output:
-            return
-        # All processes' rows.
-        z = distributed.gather(output["z"].detach())  # n-by-d
-        z2, p = (distributed.gather(output[k].detach()) if k in output else None for k in ("z2", "p"))  # n-by-d
-        found = microscope.report(z, z2, p, microscope.last_bias(getattr(self.method, "predictor", None), z.shape[1]))
-        self.details = {k: v for k, v in found.items() if isinstance(v, float)}
-        if self.logs:
-            self.logs.write(self.step - 1, epoch=self.step / len(self.sampler), **found)
-
-    def _check_finite(self) -> None:
-        # Not at every step: looking makes the processor wait for the device.
-        if not self.losses:
-            return
-        # Together, so that all processes end and none waits for another.
-        values = distributed.all_sum(torch.stack(self.losses).float())  # steps since the last look
-        bad = (~values.isfinite()).nonzero()
-        first = self.step - len(self.losses)
-        self.losses = []
-        if len(bad):
-            raise UserError(
-                f"{self.config.output}: the loss is not finite at step {first + int(bad[0])}; lower optimizer.lr, add "
-                "optimizer.warmup_epochs or use precision=fp32, and look at the last lines of metrics.jsonl"
-            )
-
     def _must_stop(self, epoch_ends: bool = False) -> bool:
         if self.stopped:
             return True
@@ -326,25 +253,11 @@ class Training:
     def _on_signal(self, number: int, _: Any) -> None:
         self.signal = signal.Signals(number).name
 
-    def _knn_wanted(self) -> bool:
-        return self.main and self.config.monitor.knn_every > 0
-
-    def _evaluate_knn(self) -> None:
-        """Evaluate where it is due and has not been done: before the first epoch, every few, at the end."""
-        epochs, inside = divmod(self.step, len(self.sampler))
-        due = not inside and epochs % max(self.config.monitor.knn_every, 1) == 0
-        ends = self.step == self.plan.steps or self.stopped == "collapse"
-        if self.probe is None or self.knn_step == self.step or not (due or ends):
-            return
-        self.knn, self.knn_step = self.probe.accuracy(self.method.backbone()), self.step
-        if self.step == 0:
-            self.knn_start = self.knn
-        if self.logs:
-            # Filed under the last step that it has seen, so that a resume keeps it exactly when it keeps that step.
-            self.logs.write(max(self.step - 1, 0), epoch=self.step / len(self.sampler), knn_top1=self.knn)
+    def _evaluate(self) -> None:
+        self.observer.evaluate(self.step, self.step == self.plan.steps or self.stopped == "collapse")
 
     def _save(self) -> None:
-        self._check_finite()
+        self.observer.check_finite(self.step)
         self.broken = sorted({name for names in distributed.objects(self.broken) for name in names})
         state = capture(self)
         if self.main:
@@ -358,7 +271,7 @@ class Training:
         if path is None:
             return
         restore(self, found[1] if found else self.checkpoints.load(path), path)
-        if self.config.on_collapse == "stop" and self.monitor.collapsed_at is not None:
+        if self.config.on_collapse == "stop" and self.observer.monitor.collapsed_at is not None:
             self.stopped = "collapse"
         if self.main:
             print(f"continuing after step {self.step} of {self.plan.steps} from {path.name}")

@@ -19,13 +19,13 @@ def write_outcome(run: "Training") -> None:
     Raises:
         UserError: the last loss is not finite, or the disk refuses.
     """
-    config, path = run.config, run.checkpoints.paths()[0]
-    metrics = {"loss": run.last["loss"]}
-    if run.health:
-        metrics |= asdict(run.health)
-    metrics |= run.details
-    metrics |= {k: v for k, v in (("knn_top1", run.knn), ("knn_top1_start", run.knn_start)) if v is not None}
-    verdict = run.monitor.verdict + (", stopped there" if run.stopped == "collapse" else "")
+    config, seen, path = run.config, run.observer, run.checkpoints.paths()[0]
+    metrics = {"loss": seen.last["loss"]}
+    if seen.health:
+        metrics |= asdict(seen.health)
+    metrics |= seen.details
+    metrics |= {k: v for k, v in (("knn_top1", seen.knn), ("knn_top1_start", seen.knn_start)) if v is not None}
+    verdict = seen.monitor.verdict + (", stopped there" if run.stopped == "collapse" else "")
     record = Record(
         kind="pretrain",
         subject=Subject(
@@ -42,4 +42,4 @@ def write_outcome(run: "Training") -> None:
         details={"steps": run.step, "broken_images": run.broken, "processes": distributed.world()},
     )
     write_record(config.output, record)
-    print(f"{verdict}; kNN {run.knn:.1f} %" if run.knn is not None else verdict, f"-> {path}", sep=" ")
+    print(f"{verdict}; kNN {seen.knn:.1f} %" if seen.knn is not None else verdict, f"-> {path}", sep=" ")

@@ -1,11 +1,9 @@
 """What a checkpoint holds of a run, and how a run takes it up again: bit for bit, on a CPU."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain import distributed
-from pretrain.monitor import Health
 from runs.errors import UserError
 from runs.seeds import generator_states, set_generator_states
 
@@ -22,11 +20,8 @@ def capture(run: "Training") -> dict[str, Any]:
     """
     generators = distributed.objects(generator_states())
     epoch, inside = divmod(run.step, len(run.sampler))
-    resume = {
-        "step": run.step, "generators": generators, "monitor": run.monitor.state(), "seconds": run.seconds,
-        "broken": run.broken, "knn": run.knn, "knn_start": run.knn_start, "knn_step": run.knn_step, "last": run.last,
-        "details": run.details, "health": asdict(run.health) if run.health else None,
-    }  # fmt: skip
+    resume = {"step": run.step, "generators": generators, "seconds": run.seconds, "broken": run.broken}
+    resume |= run.observer.state()
     return {
         "epoch": epoch + bool(inside), "arch": run.config.arch,
         # The official release saves the DDP-wrapped module: every key starts with `module.`.
@@ -55,8 +50,5 @@ def restore(run: "Training", state: dict[str, Any], path: Path) -> None:
     run.method.load_state_dict({k.removeprefix("module."): v for k, v in state["state_dict"].items()})
     run.optimizer.load_state_dict(state["optimizer"])
     set_generator_states(resume["generators"][distributed.rank()])
-    run.monitor.load_state(resume["monitor"])
     run.step, run.seconds, run.broken = resume["step"], resume["seconds"], resume["broken"]
-    run.knn, run.knn_start, run.knn_step = resume["knn"], resume["knn_start"], resume["knn_step"]
-    run.last, run.details = resume["last"], resume["details"]
-    run.health = Health(**resume["health"]) if resume["health"] else None
+    run.observer.load_state(resume)

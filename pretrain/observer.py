@@ -1,0 +1,182 @@
+"""What is looked at while a run trains, and where it is written: losses, outputs, neighbours. It changes no weight."""
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretrain import distributed, microscope
+from pretrain.config import PretrainConfig
+from pretrain.data import Images
+from pretrain.logging import Logs
+from pretrain.method import Method, Plan
+from pretrain.monitor import Health, Watch, look
+from pretrain.probe import NeighbourProbe
+from runs.errors import UserError
+
+
+class Observer:
+    """Everything that a run says about itself; every process has one, the first one writes.
+
+    Args:
+        config: the run's settings.
+        plan: its lengths.
+        method: what is trained.
+
+    Attributes:
+        last: the numbers of the last step that was logged.
+        health: the last look at the output.
+        details: the last look through the microscope.
+        knn: the last kNN accuracy in percent, `knn_start` that before the first step, `knn_step` when it was taken.
+    """
+
+    # What a checkpoint keeps, besides the monitor and `health`.
+    STATE = ("last", "details", "knn", "knn_start", "knn_step")
+
+    def __init__(self, config: PretrainConfig, plan: Plan, method: Method) -> None:
+        self.config, self.plan, self.method = config, plan, method
+        self.monitor = Watch(config.monitor)
+        self.health: Health | None = None
+        self.last, self.details = {"loss": float("nan")}, dict[str, float]()
+        self.knn: float | None = None
+        self.knn_start: float | None = None
+        self.knn_step = -1
+        self.losses: list[Tensor] = []
+        self.logs: Logs | None = None
+        self.probe: NeighbourProbe | None = None
+        self.begin(0)
+
+    def open(self, step: int, train: Images, val: Images, device: torch.device) -> None:
+        """Open the log behind `step` and draw the images of the kNN evaluation; for the first process only."""
+        self.logs = Logs(Path(self.config.output), step, self.config)
+        if self.config.monitor.knn_every:
+            self.probe = NeighbourProbe(train, val, self.config, device)
+
+    def close(self) -> None:
+        """Close the log."""
+        if self.logs:
+            self.logs.close()
+
+    def begin(self, step: int) -> None:
+        """Start the clock of the numbers that depend on time; what lies between two epochs does not count."""
+        self.waited, self.mark, self.mark_step = 0.0, time.time(), step
+
+    def see(self, step: int, output: dict[str, Tensor], lr: float, waited: float) -> bool:
+        """Look at a step that has been done.
+
+        Args:
+            step: steps done with it.
+            output: what the method returned.
+            lr: its learning rate.
+            waited: seconds that it waited for its images.
+
+        Returns:
+            Whether the verdict became "collapsed" with it.
+
+        Raises:
+            UserError: a loss is not finite.
+        """
+        self.losses.append(output["loss"].detach())
+        self.waited += waited
+        collapsed = False
+        if step % self.config.monitor.every == 0 and "z" in output:
+            collapsed = self._look(step, output["z"], output.get("p"))
+        every, last = self.config.monitor.microscope_every, step == self.plan.steps
+        if every and (step % every == 0 or last) and "z" in output:
+            self._examine(step, output)
+        if step % self.config.log_every == 0 or last:
+            self.check_finite(step)
+            # This step's own numbers: a mean since the last line would depend on where a run resumed.
+            self.last = {k: distributed.mean(v) for k, v in output.items() if v.ndim == 0}
+            elapsed = time.time() - self.mark
+            rate = (step - self.mark_step) * self.config.batch_size / elapsed
+            health = asdict(self.health) if self.health else {}
+            times = {"images_per_second": rate, "data_wait": self.waited / elapsed}
+            self._write(step, lr=lr, **self.last, **health, **times)
+            self.begin(step)
+        return collapsed
+
+    def shown(self) -> dict[str, float]:
+        """The numbers beside the progress bar."""
+        return {"loss": self.last["loss"]} | ({"kNN": self.knn} if self.knn is not None else {})
+
+    def check_finite(self, step: int) -> None:
+        """Check the losses since the last look. Not at every step: looking makes the processor wait for the device.
+
+        Raises:
+            UserError: one is not finite, in whichever process.
+        """
+        if not self.losses:
+            return
+        # Together, so that all processes end and none waits for another.
+        values = distributed.all_sum(torch.stack(self.losses).float())  # steps since the last look
+        bad = (~values.isfinite()).nonzero()
+        first = step - len(self.losses)
+        self.losses = []
+        if len(bad):
+            raise UserError(
+                f"{self.config.output}: the loss is not finite at step {first + int(bad[0])}; lower optimizer.lr, add "
+                "optimizer.warmup_epochs or use precision=fp32, and look at the last lines of metrics.jsonl"
+            )
+
+    def evaluate(self, step: int, ends: bool) -> None:
+        """Look up the neighbours where it is due and has not been done: before the first epoch, every few, at the end.
+
+        Args:
+            step: steps done.
+            ends: whether the run ends here.
+        """
+        epochs, inside = divmod(step, self.plan.steps_per_epoch)
+        due = not inside and epochs % max(self.config.monitor.knn_every, 1) == 0
+        if self.probe is None or self.knn_step == step or not (due or ends):
+            return
+        self.knn, self.knn_step = self.probe.accuracy(self.method.backbone()), step
+        if step == 0:
+            self.knn_start = self.knn
+        # Filed under the last step that it has seen, so that a resume keeps it exactly when it keeps that step.
+        self._write(max(step, 1), epoch=step / self.plan.steps_per_epoch, knn_top1=self.knn)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values."""
+        kept = {name: getattr(self, name) for name in self.STATE}
+        return kept | {"monitor": self.monitor.state(), "health": asdict(self.health) if self.health else None}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned; entries of others are passed over."""
+        for name in self.STATE:
+            setattr(self, name, state[name])
+        self.monitor.load_state(state["monitor"])
+        self.health = Health(**state["health"]) if state["health"] else None
+
+    def _look(self, step: int, z: Tensor, p: Tensor | None) -> bool:
+        self.check_finite(step)
+        # All processes see all outputs and come to one verdict.
+        self.health = look(distributed.gather(z.detach()))
+        prediction = look(distributed.gather(p.detach())) if p is not None else None
+        if not self.monitor.see(step, self.health, prediction):
+            return False
+        bad = self.health if prediction is None or self.monitor.output.collapsed_at is not None else prediction
+        if self.logs:
+            print(
+                f"\nWARNING: {self.monitor.verdict}: std {bad.std:.2g} of {bad.std_healthy:.2g}, "
+                f"spread {bad.spread:.2g} of 1, "
+                f"effective rank {bad.effective_rank:.1f}; see docs/pretrain.md, 'When a run collapses'",
+                file=sys.stderr,
+            )
+        return True
+
+    def _examine(self, step: int, output: dict[str, Tensor]) -> None:
+        # All processes' rows.
+        z = distributed.gather(output["z"].detach())  # n-by-d
+        z2, p = (distributed.gather(output[k].detach()) if k in output else None for k in ("z2", "p"))  # n-by-d
+        found = microscope.report(z, z2, p, microscope.last_bias(getattr(self.method, "predictor", None), z.shape[1]))
+        self.details = {k: v for k, v in found.items() if isinstance(v, float)}
+        self._write(step, **found)
+
+    def _write(self, step: int, **values: Any) -> None:
+        if self.logs:
+            self.logs.write(step - 1, **{"epoch": step / self.plan.steps_per_epoch} | values)
