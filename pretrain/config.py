@@ -9,6 +9,7 @@ from pretrain.augment import AugmentConfig
 from pretrain.data import DataConfig
 from pretrain.method import MethodConfig
 from pretrain.monitor import MonitorConfig
+from pretrain.online import ProbeConfig
 from pretrain.optim import OptimizerConfig
 from runs.errors import UserError
 
@@ -80,6 +81,7 @@ class PretrainConfig(CommandConfig):
     augment: AugmentConfig = MISSING
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     arch: str = "resnet50"
     """Backbone: `resnet18|34|50|101|152`, with a width (`resnet50x0.25`), with the CIFAR stem (`resnet18_cifar`)."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from converters.architecture import parse
 from pretrain import distributed, pictures
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import FREE, PretrainConfig, check_batch
@@ -21,6 +22,7 @@ from pretrain.loader import Ahead, EpochSampler, choose_workers, step_loader
 from pretrain.machine import check_compiler, set_up_arithmetic
 from pretrain.method import Batch, Method, Plan, build_method
 from pretrain.observer import Observer
+from pretrain.online import OnlineProbe
 from pretrain.optim import build_optimizer, clip_gradients, peak_lr, scheduled_lr
 from pretrain.outcome import write_outcome
 from pretrain.resume import capture, restore
@@ -113,11 +115,17 @@ class Training:
         self.upload = Upload(self.views, device, config.channels_last)
         self.loader = step_loader(self.views, self.sampler, self.workers, device.type == "cuda")
         self.model = self._wrap()
-        self.observer = Observer(config, self.plan, self.method)
+        self.online = self._online() if config.probe.enabled else None
+        self.observer = Observer(config, self.plan, self.method, self.online)
         self.checkpoints = Checkpoints(Path(config.output), config.checkpoint.keep, config.checkpoint.keep_every)
         self.step, self.seconds = 0, 0.0
         self.signal = ""
         self.stopped = ""
+
+    def _online(self) -> OnlineProbe:
+        channels, classes = parse(self.config.arch).out_channels, len(self.train.classes)
+        backbone, batch = self.method.backbone(), self.config.batch_size
+        return OnlineProbe(self.config.probe, backbone, channels, classes, batch, self.device)
 
     def _wrap(self) -> nn.Module:
         model: nn.Module = self.method
@@ -208,6 +216,8 @@ class Training:
         batch = self._batch(views, labels, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.peak if group.get("fix_lr") else lr
+        if self.online:
+            self.online.begin()
         with self._precision():
             output: dict[str, Tensor] = self.model(batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -216,6 +226,8 @@ class Training:
         clip_gradients(self.method.parameters(), self.config.optimizer.clip)
         self.optimizer.step()
         self.method.after_step(self.step)
+        if self.online:
+            self.online.learn(batch.labels, lr / self.peak)
         return output
 
     def _batch(self, views: list[Tensor], labels: Tensor, step: int) -> Batch:

@@ -45,7 +45,13 @@ class Heads:
 
     @torch.no_grad()
     def outputs(
-        self, images: Images, indices: list[int], batch_size: int, seed: int, device: torch.device
+        self,
+        images: Images,
+        indices: list[int],
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        skip_broken: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Outputs of two views of images.
 
@@ -55,14 +61,15 @@ class Heads:
             batch_size: images at a time.
             seed: of the views.
             device: where it computes.
+            skip_broken: take the next whole image for a broken one.
 
         Returns:
             z (n, d) of the first view, of the second, and the predictions (n, d) from the first.
 
         Raises:
-            BrokenImage: an image cannot be decoded.
+            BrokenImage: an image cannot be decoded and `skip_broken` is off.
         """
-        views = Views(images, build_views(self.augment, 2), seed, skip_broken=False)
+        views = Views(images, build_views(self.augment, 2), seed, skip_broken)
         first, second, predicted = [], [], []
         for start in range(0, len(indices), batch_size):
             batch = collate(views.__getitems__([(0, i) for i in indices[start : start + batch_size]]))

@@ -138,6 +138,17 @@ def last_bias(predictor: nn.Module | None, width: int) -> Tensor | None:
     return bias.detach() if isinstance(bias, Tensor) and bias.shape == (width,) else None
 
 
+@torch.no_grad()
+def bias_cosine(bias: Tensor, *views: Tensor) -> float:
+    """The cosine of a bias (d,) and the center of outputs (n, d) each: of many images, not of a batch (table 6).
+
+    The paper defines o as an expectation and approximates it by a batch (section 3.1); of 64 images the mean is not yet
+    the center.
+    """
+    o_z = torch.cat([normalize(z.double(), dim=1) for z in views]).mean(dim=0)  # d
+    return cosine_similarity(bias.double(), o_z, dim=0).item()
+
+
 def report(z: Tensor, z2: Tensor | None, p: Tensor | None, bias: Tensor | None) -> dict[str, object]:
     """What training logs of a batch: `examine`, figure 5 (c) at one temperature, and the first singular values.
 

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from pretrain import distributed, microscope
+from pretrain.augment import evaluation_view
 from pretrain.config import PretrainConfig
 from pretrain.data import Images
+from pretrain.loader import choose_workers
 from pretrain.logging import Logs
 from pretrain.method import Method, Plan
 from pretrain.monitor import Health, Watch, look
+from pretrain.online import OnlineProbe
 from pretrain.probe import NeighbourProbe
 from runs.errors import UserError
 
@@ -26,6 +29,7 @@ class Observer:
         config: the run's settings.
         plan: its lengths.
         method: what is trained.
+        online: the classifier that learns beside it, where there is one.
 
     Attributes:
         last: the numbers of the last step that was logged.
@@ -37,8 +41,8 @@ class Observer:
     # What a checkpoint keeps, besides the monitor and `health`.
     STATE = ("last", "details", "knn", "knn_start", "knn_step")
 
-    def __init__(self, config: PretrainConfig, plan: Plan, method: Method) -> None:
-        self.config, self.plan, self.method = config, plan, method
+    def __init__(self, config: PretrainConfig, plan: Plan, method: Method, online: OnlineProbe | None = None) -> None:
+        self.config, self.plan, self.method, self.online = config, plan, method, online
         self.monitor = Watch(config.monitor)
         self.health: Health | None = None
         self.last, self.details = {"loss": float("nan")}, dict[str, float]()
@@ -53,6 +57,7 @@ class Observer:
     def open(self, step: int, train: Images, val: Images, device: torch.device) -> None:
         """Open the log behind `step` and draw the images of the kNN evaluation; for the first process only."""
         self.logs = Logs(Path(self.config.output), step, self.config)
+        self.val = val
         if self.config.monitor.knn_every:
             self.probe = NeighbourProbe(train, val, self.config, device)
 
@@ -124,13 +129,16 @@ class Observer:
             )
 
     def evaluate(self, step: int, ends: bool) -> None:
-        """Look up the neighbours where it is due and has not been done: before the first epoch, every few, at the end.
+        """Classify the validation images where it is due and has not been done: every few epochs, at the end.
+
+        By neighbours also before the first epoch.
 
         Args:
             step: steps done.
             ends: whether the run ends here.
         """
         epochs, inside = divmod(step, self.plan.steps_per_epoch)
+        self._evaluate_online(step, ends or (step > 0 and not inside and epochs % self.config.probe.every == 0))
         due = not inside and epochs % max(self.config.monitor.knn_every, 1) == 0
         if self.probe is None or self.knn_step == step or not (due or ends):
             return
@@ -139,6 +147,13 @@ class Observer:
             self.knn_start = self.knn
         # Filed under the last step that it has seen, so that a resume keeps it exactly when it keeps that step.
         self._write(max(step, 1), epoch=step / self.plan.steps_per_epoch, knn_top1=self.knn)
+
+    def _evaluate_online(self, step: int, due: bool) -> None:
+        if self.online is None or self.logs is None or not due or self.online.step == step:
+            return
+        view, data = evaluation_view(self.config.augment), self.config.data
+        found = self.online.evaluate(step, self.val, view, choose_workers(data.workers, 1), data.skip_broken)
+        self._write(step, epoch=step / self.plan.steps_per_epoch, online_top1=found)
 
     def state(self) -> dict[str, Any]:
         """Plain values."""

@@ -1,9 +1,11 @@
 """The record of a finished pre-training."""
 
+import random
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pretrain import distributed
+from pretrain import distributed, microscope
+from pretrain.heads import Heads
 from pretrain.machine import peak_memory
 from runs.environment import command_line
 from runs.files import sha256
@@ -11,6 +13,11 @@ from runs.record import Dataset, Record, Subject, write_record
 
 if TYPE_CHECKING:
     from pretrain.engine import Training
+
+
+# Training images whose center the predictor's bias is compared with. Two views of each make a mean of 4096 outputs, of
+# which chance has a 64th part of a residual.
+CENTER = 2048
 
 
 def write_outcome(run: "Training") -> None:
@@ -23,8 +30,13 @@ def write_outcome(run: "Training") -> None:
     metrics = {"loss": seen.last["loss"]}
     if seen.health:
         metrics |= asdict(seen.health)
-    metrics |= seen.details
-    metrics |= {k: v for k, v in (("knn_top1", seen.knn), ("knn_top1_start", seen.knn_start)) if v is not None}
+    metrics |= seen.details | _bias(run)
+    tops = {
+        "knn_top1": seen.knn,
+        "knn_top1_start": seen.knn_start,
+        "online_top1": run.online.top1 if run.online else None,
+    }
+    metrics |= {name: value for name, value in tops.items() if value is not None}
     verdict = seen.monitor.verdict + (", stopped there" if run.stopped == "collapse" else "")
     record = Record(
         kind="pretrain",
@@ -43,3 +55,15 @@ def write_outcome(run: "Training") -> None:
     )
     write_record(config.output, record)
     print(f"{verdict}; kNN {seen.knn:.1f} %" if seen.knn is not None else verdict, f"-> {path}", sep=" ")
+
+
+def _bias(run: "Training") -> dict[str, float]:
+    """The last bias against the center of the training set, where the microscope compared it with that of a batch."""
+    if "bias_center_cosine" not in run.observer.details:
+        return {}
+    config, count = run.config, len(run.train)
+    indices = sorted(random.Random(config.seed).sample(range(count), min(count, CENTER)))
+    skip = config.data.skip_broken
+    z, z2, _ = Heads(run.method, config.augment).outputs(run.train, indices, 256, config.seed, run.device, skip)
+    bias = microscope.last_bias(getattr(run.method, "predictor", None), z.shape[1])
+    return {} if bias is None else {"bias_set_cosine": microscope.bias_cosine(bias, z, z2)}

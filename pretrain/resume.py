@@ -22,6 +22,8 @@ def capture(run: "Training") -> dict[str, Any]:
     epoch, inside = divmod(run.step, len(run.sampler))
     resume = {"step": run.step, "generators": generators, "seconds": run.seconds, "broken": run.broken}
     resume |= run.observer.state()
+    if run.online:
+        resume["online"] = run.online.state()
     return {
         "epoch": epoch + bool(inside), "arch": run.config.arch,
         # The official release saves the DDP-wrapped module: every key starts with `module.`.
@@ -52,3 +54,5 @@ def restore(run: "Training", state: dict[str, Any], path: Path) -> None:
     set_generator_states(resume["generators"][distributed.rank()])
     run.step, run.seconds, run.broken = resume["step"], resume["seconds"], resume["broken"]
     run.observer.load_state(resume)
+    if run.online:
+        run.online.load_state(resume["online"])
