@@ -26,7 +26,7 @@ BLOCK = re.compile(r"(<!-- (table|facts)(?:: ([^\n]*?))? -->\n).*?(<!-- end -->)
 METRICS = {
     "knn_top1": ("kNN (%)", 1), "knn_top1_start": ("kNN before", 1), "loss": ("loss", 2), "std": ("std", 4),
     "m_o": ("m_o", 3), "m_r": ("m_r", 3), "covariance": ("covariance", 3), "effective_rank": ("rank", 1),
-    "eta_p": ("η_p", 2), "eta_z": ("η_z", 2), "p_m_o": ("m_o of p", 3), "bias_center_cosine": ("cos(bias, o_z)", 2),
+    "eta_p": ("η_p", 2), "eta_z": ("η_z", 2), "p_m_o": ("m_o of p", 3), "bias_set_cosine": ("cos(bias, o_z)", 2),
     "r_e_cosine": ("cos(r_e, de-corr.)", 2),
 }  # fmt: skip
 ABSENT = "–"

@@ -26,6 +26,7 @@ QUANTITIES = {
     "loss": ("Training loss", "loss", False, False),
     "std": ("Std of the normalized output (collapse: 0)", "std", False, True),
     "knn_top1": ("kNN accuracy during training", "top-1 (%)", True, False),
+    "online_top1": ("Accuracy of the online classifier", "top-1 (%)", True, False),
     "m_o": ("Share of the center, m_o (collapse: 1)", "m_o", False, True),
     "m_r": ("Share of the residual, m_r (collapse: 0)", "m_r", False, True),
     "covariance": ("Covariance of the channels", "covariance", False, True),

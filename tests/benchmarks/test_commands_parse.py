@@ -38,11 +38,11 @@ print(len(lines))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", ["mini", "lab", "paper"])
+@pytest.mark.parametrize("scale", ["mini", "lab", "small", "paper"])
 def test_every_command_of_every_table_parses(scale: str) -> None:
     # All tables at one scale; at the others those that are run at them.
     lab = [name for group in tables.groups().values() for name in group]
-    names = {"mini": ("table4", "table5"), "lab": lab, "paper": tables.names()}[scale]
+    names = {"mini": ("table4", "table5"), "lab": lab, "small": lab, "paper": tables.names()}[scale]
     plan = expand([tables.load(name) for name in names], scales.load(scale), "outputs/x")
     lines = set()
     for run in plan.runs.values():
