@@ -1,4 +1,7 @@
-"""`python -m benchmarks.speed [NAME …]`: every part against its peers, in turn; `compare` finds regressions."""
+"""`python -m benchmarks.speed [NAME …]`: every part against its peers, in turn; `compare` finds regressions.
+
+A part's rows stand in the results as soon as it is done. Measured again into the same folder, they are replaced.
+"""
 
 import argparse
 import datetime
@@ -9,21 +12,23 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks.speed.compare import compare
 from benchmarks.speed.page import html_page, markdown_page
-from benchmarks.speed.rows import Result, Skipped, read_result
+from benchmarks.speed.rows import Result, Skipped, add_common, common_words, read_result
 from runs.app import Parser, cli
 from runs.environment import command_line, describe
 from runs.errors import UserError
-from runs.files import atomic_write, write_json
+from runs.files import atomic_write, read_json, write_json
 
 SCRIPTS = {
     "views": "two augmented views of an image: the official pipeline, decoding alone",
     "step": "one training step of SimSiam: the official script's, the rate of matrix products",
-    "libraries": "one training step of SimSiam: lightly's and solo-learn's",
+    "libraries": "a training step of SimSiam and its two views: lightly's and solo-learn's",
     "linear": "twelve learning rates of a linear classifier against one",
     "knn": "weighted nearest neighbours against the whole table of similarities at once",
+    "loader": "batches for fine-tuning: Detectron2's own loader, decoding alone",
     "evaluators": "VOC and COCO average precision: Detectron2's and pycocotools'",
     "converters": "conversion of a checkpoint to Detectron2: reading and writing alone",
     "commands": "start-up of every command: the imports that it cannot do without",
@@ -44,48 +49,56 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure (default: everything)")
     parser.add_argument("--output", type=Path, default=Path("outputs/speed"), metavar="DIR", help="for the results")
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder with VOC2007/, coco/; default: generated scenes"
-    )
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: does it run at all?")
+    add_common(parser)
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(SCRIPTS))
     if unknown:
         raise UserError(f"{unknown[0]}: nothing of this name is measured; choose from {', '.join(SCRIPTS)}")
-    started, load, result, failed = time.time(), os.getloadavg()[0], Result(), False
-    for name in [name for name in SCRIPTS if name in arguments.names or not arguments.names]:
+    chosen = [name for name in SCRIPTS if name in arguments.names or not arguments.names]
+    place = describe() | {"device": _device()}
+    document = _earlier(arguments.output / "speed.json", place, arguments.quick)
+    failed = False
+    for name in chosen:
         print(f"== {name}: {SCRIPTS[name]}", flush=True)
-        part = run(name, arguments.data, arguments.quick)
+        started, load = time.time(), os.getloadavg()[0]
+        part = run(name, common_words(arguments))
         failed |= part is None
         if part is None:
             part = Result(skipped=[Skipped(name, "the script failed, its error is above the table")])
-        result.rows += part.rows
-        result.skipped += part.skipped
-    document = {
-        "schema": 1,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": command_line(),
-        "quick": arguments.quick,
-        "seconds": round(time.time() - started, 1),
-        # Other programs' work on the machine: above the number of cores, wall times say little.
-        "load": [load, os.getloadavg()[0]],
-        "environment": describe() | {"device": _device()},
-        **asdict(result),
-    }
-    write_json(arguments.output / "speed.json", document)
-    for file, text in (("speed.md", markdown_page(document)), ("speed.html", html_page(document))):
-        with atomic_write(arguments.output / file, "w") as output:
-            output.write(text)
+        for kind, found in asdict(part).items():
+            kept = [entry for entry in document[kind] if entry["name"].split("/")[0] != name]
+            document[kind] = sorted(kept + found, key=lambda entry: list(SCRIPTS).index(entry["name"].split("/")[0]))
+        document["parts"][name] = {
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": command_line(),
+            "seconds": round(time.time() - started, 1),
+            # Other programs' work on the machine: above the number of cores, wall times say little.
+            "load": [load, os.getloadavg()[0]],
+        }
+        write_json(arguments.output / "speed.json", document)
+        for file, text in (("speed.md", markdown_page(document)), ("speed.html", html_page(document))):
+            with atomic_write(arguments.output / file, "w") as output:
+                output.write(text)
     print(f"-> {arguments.output}/speed.json, speed.md, speed.html")
     return int(failed)
 
 
-def run(name: str, data: Path | None, quick: bool) -> Result | None:
+def _earlier(file: Path, place: dict[str, Any], quick: bool) -> dict[str, Any]:
+    """What was measured before on the same machine with the same packages: what is measured now replaces it by name."""
+    fresh = {"schema": 1, "quick": quick, "environment": place, "parts": {}, **asdict(Result())}
+    try:
+        document = read_json(file)
+        same = all(document["environment"][k] == place[k] for k in ("processor", "cores", "device", "packages"))
+        return document | {"environment": place} if same and document["quick"] == quick else fresh
+    except (UserError, KeyError, TypeError):
+        return fresh
+
+
+def run(name: str, words: list[str]) -> Result | None:
     """Run one script in a process of its own and return its rows; None if it failed."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.json"
-        options = [*(["--quick"] if quick else []), *(["--data", str(data)] if data else [])]
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.speed.{name}", "--rows", str(rows), *options])
+        done = subprocess.run([sys.executable, "-m", f"benchmarks.speed.{name}", "--rows", str(rows), *words])
         return read_result(rows) if done.returncode == 0 else None
 
 

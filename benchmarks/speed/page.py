@@ -33,12 +33,17 @@ def facts(document: dict[str, Any]) -> list[str]:
     """What the figures hold for."""
     place, packages = document["environment"], document["environment"]["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "torchvision", "numpy", "pillow"))
-    load = " to ".join(f"{value:.1f}" for value in document["load"])
-    return [
-        f"{document['date'][:16].replace('T', ' ')} UTC, `{document['command']}`, {document['seconds']:.0f} s",
-        f"{place['processor']}, {place['cores']} cores, device {place['device']}, load of the machine {load}",
+    lines = [
+        f"{place['processor']}, {place['cores']} cores, device {place['device']}",
         f"Python {place['python']}, {versions}",
         "Medians over rounds that alternate with the peer's; a range is over rounds.",
+    ]
+    for name, part in document["parts"].items():
+        load = " to ".join(f"{value:.1f}" for value in part["load"])
+        date = part["date"][:16].replace("T", " ")
+        lines.append(f"{name}: {date} UTC, {part['seconds']:.0f} s, load of the machine {load}: `{part['command']}`")
+    return [
+        *lines,
         *(["Measured with --quick: the sizes are too small to conclude from."] if document["quick"] else []),
     ]
 

@@ -18,6 +18,9 @@ from typing import Any, Literal
 from runs.errors import UserError
 from runs.files import write_json
 
+# Clones that stand beside the installed peers, which they are no packages of.
+OFFICIAL = "facebookresearch/simsiam@a7bc177"
+SOLO_LEARN = "vturrisi/solo-learn@9187ea3"
 Measure = Callable[[argparse.Namespace], Iterable["Row | Skipped"]]
 
 
@@ -139,20 +142,34 @@ def line(row: Row) -> str:
     return text
 
 
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `python -m benchmarks.speed` has and hands on to every script, see `common_words`."""
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: does it run at all?")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder with VOC2007/, coco/; default: generated scenes"
+    )
+    for name, source in (("--official", OFFICIAL), ("--solo-learn", SOLO_LEARN)):
+        parser.add_argument(name, type=Path, metavar="CLONE", help=f"a clone of {source}, to measure against")
+
+
+def common_words(arguments: argparse.Namespace) -> list[str]:
+    """The arguments of `add_common` as words again."""
+    folders = {"--data": arguments.data, "--official": arguments.official, "--solo-learn": arguments.solo_learn}
+    words = [word for name, folder in folders.items() if folder for word in (name, str(folder))]
+    return [*(["--quick"] if arguments.quick else []), *words]
+
+
 def script(measure: Measure, description: str, options: Callable[[argparse.ArgumentParser], Any] | None = None) -> None:
     """The command line of a measurement script.
 
     Args:
-        measure: yields rows; gets the parsed arguments, `quick` and `data` (a folder or None) among them.
+        measure: yields rows; gets the parsed arguments, those of `add_common` among them.
         description: the script's docstring.
         options: adds arguments of the script's own; each must have a default that works, as they are not passed on.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: does it run at all?")
+    add_common(parser)
     parser.add_argument("--rows", type=Path, metavar="FILE", help="write the rows as JSON")
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder with VOC2007/, coco/; default: generated scenes"
-    )
     if options:
         options(parser)
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """One training step of SimSiam: this project's against the official script's, and the rate of matrix products.
 
-    python -m benchmarks.speed.step [--official DIR] [--device cuda]
+    python -m benchmarks.speed.step [--official CLONE] [--device cuda]
 
 Both sides get the same images, already in memory. `--official` is a clone of facebookresearch/simsiam@a7bc177, whose
 builder makes the model and whose loop (main_simsiam.py, `train`) is followed; without it the peer is that loop around
@@ -20,13 +20,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from benchmarks.speed.limits import multiply_rate
-from benchmarks.speed.rows import Row, Skipped, alternate, script
+from benchmarks.speed.rows import OFFICIAL, Row, Skipped, alternate, script
 from pretrain.machine import set_up_arithmetic
 from pretrain.method import Batch, Plan, build_method
 from pretrain.method.simsiam import SimSiam, SimSiamConfig
 from pretrain.optim import OptimizerConfig, build_optimizer, clip_gradients
+from runs.errors import UserError
 
-OFFICIAL = "facebookresearch/simsiam@a7bc177"
 TITLES = {
     "fp32": "default settings",
     "fused": "optimizer.fused=true",
@@ -133,8 +133,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
     """Float32 as released, then what this project's settings add, on one device."""
     device = arguments.device
     if device == "cuda" and not torch.cuda.is_available():
-        yield Skipped("step/cuda", "no CUDA device; run it on a machine that has one: --device cuda")
-        return
+        raise UserError("--device cuda: no CUDA device here; run it on a machine that has one")
     if device == "cpu":
         torch.set_num_threads(1)
     arch, batch, size, rounds = ("resnet18", 4, 64, 2) if arguments.quick else ("resnet50", 4, 224, 4)
@@ -178,7 +177,6 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Arguments of this script."""
-    parser.add_argument("--official", type=Path, metavar="DIR", help=f"a clone of {OFFICIAL}")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default, help="default: cuda where there is one")
     parser.add_argument("--batch", type=int, default=0, metavar="N", help="images a step (default 4; 512 on a GPU)")

@@ -1,6 +1,6 @@
 """Two augmented views of an image, decoded and collated: the fast pipeline against the official script's and others'.
 
-    python -m benchmarks.speed.views --data DIR [--official DIR]
+    python -m benchmarks.speed.views --data DIR [--official CLONE]
 
 On one thread, in processor seconds: views a second and core. DIR/VOC2007/JPEGImages holds the photographs; without it
 scenes are generated. `--official` is a clone of facebookresearch/simsiam@a7bc177; without it, its transforms are those
@@ -31,7 +31,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from benchmarks.speed.limits import decode_rate
-from benchmarks.speed.rows import Row, Skipped, alternate, script
+from benchmarks.speed.rows import OFFICIAL, Row, Skipped, alternate, script
 from pretrain import augment
 from pretrain.augment import AugmentConfig, build_views
 from pretrain.data import Images
@@ -40,7 +40,6 @@ from pretrain.views_fast import FastViews
 
 CPU = torch.device("cpu")
 BATCH = 32
-OFFICIAL = "facebookresearch/simsiam@a7bc177"
 
 
 def recipe(name: str) -> AugmentConfig:
@@ -228,10 +227,5 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
         )
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """Arguments of this script."""
-    parser.add_argument("--official", type=Path, metavar="DIR", help=f"a clone of {OFFICIAL}")
-
-
 if __name__ == "__main__":
-    script(measure, __doc__ or "", options)
+    script(measure, __doc__ or "")

@@ -100,7 +100,7 @@ def test_the_page_says_what_was_left_out_and_where_it_was_measured(tmp_path: Pat
         "packages": {"torch": "2", "torchvision": "0", "numpy": "2", "pillow": "12"},
     }  # fmt: skip
     document = {
-        "date": "2026-11-21T08:00:00+00:00", "command": "python -m benchmarks.speed", "seconds": 5, "load": [0.1, 0.2],
+        "parts": {"knn": {"date": "2026-11-21T08:00:00+00:00", "command": "a", "seconds": 5, "load": [0.1, 0.2]}},
         "quick": False, "environment": environment, "rows": [asdict(row("knn/cpu", 2.0))],
         "skipped": [{"name": "step/gpu", "reason": "no CUDA device"}],
     }  # fmt: skip
