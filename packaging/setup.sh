@@ -74,9 +74,10 @@ install() { "$py" -m uv pip install --python "$py" --build-constraints requireme
 # 3. The packages, and the project itself as an editable install.
 if [ -e "$made" ]; then
     say "installing the pinned packages (PyTorch with CUDA is about 3 GB, once)"
-    install --require-hashes -r requirements.txt
+    install --quiet --require-hashes -r requirements.txt
     install --quiet --no-deps --no-build-isolation --editable .
 else
+    # Not quiet: whose environment it is should see what was added.
     say "$venv was there already: adding what is missing, replacing nothing that fits"
     install --editable '.[dev]'
 fi
@@ -100,7 +101,7 @@ else:
 PYTHON
 )
 case $state in
-install) install packaging/detectron2 ;;
+install) install --quiet packaging/detectron2 ;;
 found*) say "using the Detectron2 that is there: ${state#found }" ;;
 esac
 rm -f "$unfinished"
