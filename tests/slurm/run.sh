@@ -2,6 +2,7 @@
 # A table through a real one-node SLURM: install, start, run, compare with the local executor, stop. Opt-in:
 #
 #   sudo tests/slurm/run.sh [TABLE OPTIONS…]      (default: table4 --rows scratch --columns knn200)
+#   sudo LOCAL=outputs/all tests/slurm/run.sh table4 table5      (compares with a finished local run)
 #
 # Needs Debian or Ubuntu and root: SLURM's daemons start jobs as other users. Everything it writes lies in one folder,
 # and the daemons are stopped at the end. Without systemd and without control of cgroups, hence the plain plugins below.
@@ -77,6 +78,7 @@ common=(run "${arguments[@]}" --scale mini)
 "$python" -m benchmarks "${common[@]}" --output "$work/cluster" --executor slurm -- \
     --slurm-status-command squeue --slurm-init-seconds-before-status-checks 2 --seconds-between-status-checks 2 \
     --default-resources slurm_partition=test runtime=60 mem_mb=4000 --latency-wait 30
-"$python" -m benchmarks "${common[@]}" --output "$work/local"
-cut -d, -f1-11,13 "$work/cluster/tables.csv" | diff - <(cut -d, -f1-11,13 "$work/local/tables.csv")
+local=${LOCAL:-$work/local}
+[ -n "${LOCAL:-}" ] || "$python" -m benchmarks "${common[@]}" --output "$local"
+cut -d, -f1-11,13 "$work/cluster/tables.csv" | diff - <(cut -d, -f1-11,13 "$local/tables.csv")
 echo "the same numbers through SLURM and locally; kept: $work"
