@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.compare import compare
-from benchmarks.speed.page import html_page, markdown_page
+from benchmarks.speed.compare import compare, read_rows
+from benchmarks.speed.page import html_page, markdown_page, put
 from benchmarks.speed.rows import Result, Skipped, add_common, common_words, read_result
 from runs.app import Parser, cli
 from runs.environment import command_line, describe
@@ -40,12 +40,15 @@ def main() -> int:
     """Measure, or compare two result files."""
     if sys.argv[1:2] == ["compare"]:
         return _compare(sys.argv[2:])
+    if sys.argv[1:2] == ["page"]:
+        return _page(sys.argv[2:])
     names = "\n".join(f"  {name:11} {about}" for name, about in SCRIPTS.items())
     parser = Parser(
         prog="python -m benchmarks.speed",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{__doc__}\n\nwhat can be measured:\n{names}",
-        epilog="python -m benchmarks.speed compare A.json B.json: exit status 1 if a row fell behind its peer",
+        epilog="python -m benchmarks.speed compare A.json B.json: exit status 1 if a row fell behind its peer\n"
+        "python -m benchmarks.speed page A.json PAGE.md: put the table into a page",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure (default: everything)")
     parser.add_argument("--output", type=Path, default=Path("outputs/speed"), metavar="DIR", help="for the results")
@@ -117,6 +120,20 @@ def _compare(words: list[str]) -> int:
     lines, fallen = compare(arguments.before, arguments.after, arguments.tolerance)
     print("\n".join(lines))
     return int(fallen)
+
+
+def _page(words: list[str]) -> int:
+    parser = Parser(prog="python -m benchmarks.speed page", description=put.__doc__)
+    parser.add_argument("result", type=Path, metavar="A.json")
+    parser.add_argument(
+        "page", type=Path, metavar="PAGE.md", help="with a line for the table's begin and one for its end"
+    )
+    arguments = parser.parse_args(words)
+    read_rows(arguments.result)  # refuses what is no result
+    text = put(arguments.page.read_text(encoding="utf-8"), markdown_page(read_json(arguments.result)))
+    with atomic_write(arguments.page, "w") as output:
+        output.write(text)
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ import statistics
 from typing import Any
 
 from benchmarks.speed.rows import Row
+from runs.errors import UserError
 
+BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 HEAD = ("what", "ours", "peer", "peer's", "times better (range, rounds)", "asked", "the hardware's limit", "reached")
 
 
@@ -75,3 +77,16 @@ def html_page(document: dict[str, Any]) -> str:
         + (f"<h2>Left out</h2><ul>{left}</ul>" if left else "")
         + "</html>\n"
     )
+
+
+def put(text: str, block: str) -> str:
+    """Put a block between the marks of a page.
+
+    Raises:
+        UserError: the page has not exactly one pair of marks.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in after:
+        raise UserError(f"the page needs one pair of lines {BEGIN} and {END}; add them where the table belongs")
+    return f"{before}{BEGIN}\n{block.strip()}\n{END}{after}"

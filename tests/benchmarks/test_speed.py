@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speed.page import cells, markdown_page
+from benchmarks.speed.page import BEGIN, END, cells, markdown_page
 from benchmarks.speed.rows import Row, alternate
 
 
@@ -113,3 +113,52 @@ def test_every_script_is_in_the_list(root: Path) -> None:
     names = [line.split()[0] for line in done.stdout.splitlines() if ": " in line or line.startswith("  ")]
     scripts = {p.stem for p in (root / "benchmarks/speed").glob("*.py") if "    script(measure, " in p.read_text()}
     assert scripts and scripts <= set(names), scripts - set(names)
+
+
+def test_the_table_goes_between_the_marks_of_a_page(tmp_path: Path, root: Path) -> None:
+    environment = {
+        "processor": "a processor", "cores": 2, "device": "cpu", "python": "3.11",
+        "packages": {"torch": "2", "torchvision": "0", "numpy": "2", "pillow": "12"},
+    }  # fmt: skip
+    document = {"schema": 1, "parts": {}, "quick": False, "environment": environment, "skipped": []}
+    file, page = tmp_path / "speed.json", tmp_path / "speed.md"
+    file.write_text(json.dumps(document | {"rows": [asdict(row("knn/cpu", 2.0))]}))
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert run("page", file, page, root=root).returncode == 0
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith(f"{END}\nafter\n")
+    assert "old" not in text and "2.00 (2.00 to 2.00, 3)" in text
+    page.write_text("no marks\n")
+    done = run("page", file, page, root=root)
+    assert done.returncode == 2 and BEGIN in done.stderr and page.read_text() == "no marks\n"
+
+
+def test_what_is_measured_again_replaces_its_rows_and_leaves_the_others(tmp_path: Path, root: Path) -> None:
+    def commands() -> dict[str, object]:
+        done = run("commands", "--quick", "--output", tmp_path, root=root)
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / "speed.json").read_text())
+
+    first = commands()
+    kept = asdict(row("knn/cpu", 2.0))
+    (tmp_path / "speed.json").write_text(json.dumps(first | {"rows": [*first["rows"], kept]}))
+    second = commands()
+    assert [r["name"] for r in second["rows"]] == ["knn/cpu", *(r["name"] for r in first["rows"])]
+    assert second["rows"][0] == kept and second["rows"][1:] != first["rows"]
+    # On another machine nothing is kept.
+    elsewhere = second | {"environment": second["environment"] | {"processor": "another"}}
+    (tmp_path / "speed.json").write_text(json.dumps(elsewhere))
+    assert [r["name"] for r in commands()["rows"]] == [r["name"] for r in first["rows"]]
+
+
+def test_a_slope_that_is_too_steep_is_named() -> None:
+    from benchmarks.speed.growth import Growth, slope, steeper, table
+
+    sizes = [100, 200, 400, 800]
+    even, square = ([float(n**power) for n in sizes] for power in (1, 2))
+    assert slope(sizes, even) == pytest.approx(1) and slope(sizes, square) == pytest.approx(2)
+    fine = Growth("a", "images", sizes, even, even, 1.0, 1, 1.0)
+    slow = Growth("b", "images", sizes, square, even, 2.0, 1, 1.0)
+    large = Growth("c", "images", sizes, even, square, 1.0, 1, 2.0)
+    assert [line[:1] for line in steeper([fine, slow, large])] == ["b", "c"]
+    assert "| b | images | 100 to 800 |" in table([slow])
