@@ -14,40 +14,41 @@ from benchmarks.speed.rows import Row, Skipped, script
 
 # command -> what it needs before it can compose its settings or list its options; a mistake
 COMMANDS = {
-    "benchmarks": ("argparse, json, pathlib", ["shwo"]),
-    "benchmarks.speed": ("argparse, json, pathlib, subprocess", ["evaluator"]),
-    "benchmarks.shapes": ("argparse, numpy, PIL.Image", ["--sed"]),
-    "converters": ("argparse, json, pathlib", ["inspekt"]),
-    "pretrain": ("hydra, torch", ["metod=simsiam"]),
-    "pretrain.linear": ("hydra, torch", ["lrs=[0.1]"]),
-    "pretrain.knn": ("hydra, torch", ["ks=[20]"]),
-    "pretrain.collapse": ("hydra, torch", ["chekpoint=a"]),
-    "pretrain.shard": ("hydra, torch", ["shards=2"]),
-    "transfer": ("hydra", ["tasks=voc07"]),
-    "transfer.check": ("hydra", ["tasks=voc07"]),
-    "transfer.evaluate": ("argparse, numpy", ["--tasks=voc07"]),
+    "benchmarks": ("argparse, json, pathlib", "shwo"),
+    "benchmarks.speed": ("argparse, json, pathlib, subprocess", "evaluator"),
+    "benchmarks.shapes": ("argparse, numpy, PIL.Image", "--sed"),
+    "converters": ("argparse, json, pathlib", "inspekt"),
+    "pretrain": ("hydra, torch", "metod=simsiam"),
+    "pretrain.linear": ("hydra, torch", "lrs=[0.1]"),
+    "pretrain.knn": ("hydra, torch", "ks=[20]"),
+    "pretrain.collapse": ("hydra, torch", "chekpoint=a"),
+    "pretrain.shard": ("hydra, torch", "shards=2"),
+    "transfer": ("hydra", "tasks=voc07"),
+    "transfer.check": ("hydra", "tasks=voc07"),
+    "transfer.evaluate": ("argparse, numpy", "--tasks=voc07"),
 }
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
     """Two rows a command."""
-    rounds = 1 if arguments.quick else 5
     for command in ("benchmarks", "converters") if arguments.quick else COMMANDS:
         needed, mistake = COMMANDS[command]
         peer = [sys.executable, "-c", f"import {needed}"]
-        for name, words, expected in (("help", ["--help"], 0), ("mistake", mistake, 2)):
-            ours = [sys.executable, "-m", command, *words]
-            status, _ = spent(ours)
-            if status != expected:
-                # As `benchmarks` knows it: a part may not be installed.
-                yield Skipped(f"commands/{command}-{name}", f"it ended with status {status} instead of {expected}")
+        asked = {"help": ([sys.executable, "-m", command, "--help"], 0)}
+        asked["mistake"] = ([sys.executable, "-m", command, mistake], 2)
+        # Once untimed, which also says whether the part is installed.
+        status = {name: spent(words)[0] for name, (words, _) in asked.items()}
+        times: dict[str, list[float]] = {"help": [], "mistake": [], "peer": []}
+        for _ in range(1 if arguments.quick else 3):
+            for name, words in (*((name, words) for name, (words, _) in asked.items()), ("peer", peer)):
+                times[name].append(spent(words)[1])
+        for name, (words, expected) in asked.items():
+            if status[name] != expected:
+                yield Skipped(f"commands/{command}-{name}", f"it ended with status {status[name]}, not {expected}")
                 continue
-            spent(peer)
-            pairs = [(spent(ours)[1], spent(peer)[1]) for _ in range(rounds)]
             yield Row(
-                f"commands/{command}-{name}", f"python -m {command} {' '.join(words)}", "s", False,
-                [pair[0] for pair in pairs], [pair[1] for pair in pairs], f"import {needed}", "cpu",
-                min(pair[1] for pair in pairs), "these imports",
+                f"commands/{command}-{name}", f"python {' '.join(words[1:])}", "s", False, times[name], times["peer"],
+                f"import {needed}", "cpu", min(times["peer"]), "these imports",
             )  # fmt: skip
 
 
