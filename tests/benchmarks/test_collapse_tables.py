@@ -10,6 +10,7 @@ from benchmarks import render, scales, tables
 from benchmarks.expansion import expand
 from benchmarks.fill import fill, read_records
 from benchmarks.pictures import main as draw
+from benchmarks.pictures import published
 from benchmarks.plan import Plan
 from benchmarks.report import write_report
 from runs.record import Dataset, Record, Subject, write_record
@@ -56,7 +57,7 @@ def test_no_row_of_either_group_is_left_out(scale: str, tmp_path: Path) -> None:
 
 
 def test_columns_that_a_scale_cannot_measure_have_stand_ins() -> None:
-    table = scales.load("lab").fit(tables.load("collapse/table2"))
+    table = tables.load("collapse/table2")
     assert [c.metric for c in table.columns] == ["knn_top1", "knn_top1_start", "std", "m_o", "m_r"]
     assert table.columns[0].label == "Top-1 (kNN)"
     assert table.rows[0].values == (66.62, None, None, None, None)
@@ -125,3 +126,13 @@ def test_the_curves_become_a_picture(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         draw([str(tmp_path), str(tmp_path / "image"), "figure2"])
     assert ended.value.code == 2
+
+
+def test_the_papers_numbers_are_drawn_with_ours() -> None:
+    table = tables.load("collapse/figure5")
+    assert published(table, "eta_p") == [("(a) o_p in o_z − o_p", -0.5)]
+    assert published(table, "eta_z") == [("(a) o_z in o_p − o_z", 0.2)]
+    assert published(table, "m_r") == []
+    # A linear accuracy is no curve of a pre-training.
+    assert published(scales.load("lab").fit(tables.load("collapse/table2")), "knn_top1") == []
+    assert published(tables.load("figure2"), "loss") == [("w/o stop-grad", -1.0)]
