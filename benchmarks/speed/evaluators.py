@@ -10,13 +10,16 @@ truth, tied scores, an empty class. COCO: a small instances file repeated to the
 
 import argparse
 import gzip
+import importlib
+import importlib.util
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import detectron2
 import numpy as np
@@ -30,6 +33,7 @@ from transfer.coco_evaluation import evaluate_results
 from transfer.settings import VOC_CLASSES
 from transfer.voc_evaluation import Truth, evaluate_voc
 
+Evaluate = Callable[[Path, list[dict[str, Any]], str], list[float]]
 SCENES = ("--images=4", "--val-images=2", "--voc07=2", "--voc07-test=2", "--voc12=2", "--coco=2", "--coco-val=8")
 
 
@@ -49,7 +53,13 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
         enlarge(instances, copies, file)
         results = make_results(file, 3, masks=True)
         for kind in ("bbox", "segm"):
-            yield coco(file, results, kind, copies * count, 1 if arguments.quick else 3)
+            rounds = 1 if arguments.quick else 3
+            yield coco(file, results, kind, copies * count, rounds, "pycocotools", official_coco)
+            if importlib.util.find_spec("faster_coco_eval"):
+                yield coco(file, results, kind, copies * count, rounds, "faster-coco-eval", faster_coco)
+            else:
+                name = f"evaluators/coco-{'box' if kind == 'bbox' else 'mask'}-faster-coco-eval"
+                yield Skipped(name, "faster-coco-eval is not installed; pip install -e .[peers] brings it")
 
 
 def voc(data: Path | None, images: int, count: int) -> Row:
@@ -88,22 +98,42 @@ def voc(data: Path | None, images: int, count: int) -> Row:
     )  # fmt: skip
 
 
-def coco(file: Path, results: list[dict[str, object]], kind: str, images: int, rounds: int) -> Row:
+def official_coco(file: Path, results: list[dict[str, Any]], kind: str) -> list[float]:
+    """AP, AP50, AP75 by pycocotools, 0 to 1."""
+    return [float(value) for value in pycocotools_evaluate(file, results, kind)[0][:3]]
+
+
+def faster_coco(file: Path, results: list[dict[str, Any]], kind: str) -> list[float]:
+    """The same by faster-coco-eval, whose matching is in C++."""
+    library: Any = importlib.import_module("faster_coco_eval")
+    drop = "bbox" if kind == "segm" else "segmentation"
+    truth = library.COCO(str(file))
+    found = truth.loadRes([{k: v for k, v in r.items() if k != drop} for r in results])
+    evaluation = library.COCOeval_faster(truth, found, kind, print_function=lambda *_: None)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return [float(value) for value in evaluation.stats[:3]]
+
+
+def coco(
+    file: Path, results: list[dict[str, Any]], kind: str, images: int, rounds: int, package: str, by_peer: Evaluate
+) -> Row:
     """COCO at the size of val2017."""
     categories = {c["id"]: c["name"] for c in json.loads(file.read_text())["categories"]}
     kept: dict[str, list[float]] = {}
     ours, peer = alternate(
         lambda: kept.update(ours=list(evaluate_results(results, file, categories, (kind,))[0].values())),
-        lambda: kept.update(peer=[100 * float(v) for v in pycocotools_evaluate(file, results, kind)[0][:3]]),
+        lambda: kept.update(peer=[100 * value for value in by_peer(file, results, kind)]),
         rounds, "cpu", warm=False,
     )  # fmt: skip
     worst = max(abs(a - b) for a, b in zip(kept["ours"], kept["peer"], strict=True))
-    what = "box" if kind == "bbox" else "mask"
+    what, usual = "box" if kind == "bbox" else "mask", package == "pycocotools"
     title = f"COCO {what} AP, {len(results)} detections, {images} images"
     return Row(
-        f"evaluators/coco-{what}", title, "s", False, ours, peer,
-        f"pycocotools {version('pycocotools')}", "cpu", best(lambda: json.loads(file.read_text())),
-        "parsing the annotations", 3, f"largest difference {worst:.0e} AP",
+        f"evaluators/coco-{what}" + ("" if usual else f"-{package}"), title, "s", False, ours, peer,
+        f"{package} {version(package)}", "cpu", best(lambda: json.loads(file.read_text())),
+        "parsing the annotations", 3 if usual else None, f"largest difference {worst:.0e} AP",
     )  # fmt: skip
 
 
