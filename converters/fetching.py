@@ -11,6 +11,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 from runs.errors import UserError
 from runs.files import sha256, write_json
@@ -22,6 +23,8 @@ CHUNK = 1 << 16
 MAX_BYTES = 16 << 30
 # Seconds without a byte after which a download counts as broken.
 TIMEOUT = 30
+# Plain http only to this machine, where a test or a mirror serves.
+ALLOWED = re.compile(r"https://[^/]+/|http://(127\.0\.0\.1|localhost)(:\d+)?/")
 
 
 def local(source: str | Path, cache: Path | None = None) -> Path:
@@ -44,8 +47,7 @@ def local(source: str | Path, cache: Path | None = None) -> Path:
         text = _hub_address(text)
     if "://" not in text:
         return Path(source)
-    # Plain http only to this machine, where a test or a mirror serves.
-    if not re.match(r"https://[^/]+/|http://(127\.0\.0\.1|localhost)(:\d+)?/", text):
+    if not ALLOWED.match(text):
         raise UserError(f"{text}: not an https address; checkpoints are fetched by https://, hf:// or zoo: only")
     return _cached(text, expected, cache or default_cache())
 
@@ -127,7 +129,10 @@ def _download(url: str, part: Path) -> None:
     if "HF_TOKEN" in os.environ and url.startswith("https://huggingface.co/"):
         headers["Authorization"] = f"Bearer {os.environ['HF_TOKEN']}"
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        with requests.get(
+            url, headers=headers, stream=True, timeout=TIMEOUT, verify=_authorities(),
+            hooks={"response": _stays_on_https},
+        ) as answer:  # fmt: skip
             if answer.status_code not in (200, 206):
                 raise UserError(f"{url}: the server answers {answer.status_code} {answer.reason}; check the address")
             if answer.status_code == 200:
@@ -144,8 +149,15 @@ def _download(url: str, part: Path) -> None:
                         raise UserError(f"{url}: more than {MAX_BYTES / 1e9:.0f} GB; check the address")
                 file.flush()
                 os.fsync(file.fileno())
+    except requests.exceptions.SSLError as error:
+        raise UserError(
+            f"{url}: the server's certificate is not trusted ({_reason(error)}); if it should be, name the file of its "
+            "authority in SSL_CERT_FILE"
+        ) from error
+    except requests.TooManyRedirects as error:
+        raise UserError(f"{url}: the server redirects without end; check the address") from error
     except (requests.RequestException, OSError) as error:
-        reason = str(error).split("(Caused by")[0][:200]
+        reason = _reason(error)[:200]
         raise UserError(f"{url}: the download broke ({reason}); run the same command again to continue it") from error
     if not tag.read_text():
         tag.unlink()  # without a tag, a later part cannot be known to belong to this one
@@ -154,3 +166,23 @@ def _download(url: str, part: Path) -> None:
             f"{url}: {part.stat().st_size:,} of {total:,} bytes came; run the same command again to continue"
         )
     tag.unlink(missing_ok=True)
+
+
+def _stays_on_https(answer: Any, **_: Any) -> None:
+    """Look where a server sends us before we go there."""
+    to = urljoin(answer.url, answer.headers["Location"]) if answer.is_redirect else answer.url
+    if not ALLOWED.match(to):
+        raise UserError(f"{answer.url}: leads to {to}, which is not https; checkpoints are fetched by https only")
+
+
+def _authorities() -> str | bool:
+    """Whom to trust: requests looks at variables of its own only, other programs at this one."""
+    own = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    return own or os.environ.get("SSL_CERT_FILE") or True
+
+
+def _reason(error: BaseException) -> str:
+    """What lies at the bottom of a network error; the layers above it repeat the address."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return getattr(error, "verify_message", None) or getattr(error, "strerror", None) or str(error)
