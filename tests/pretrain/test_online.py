@@ -1,5 +1,6 @@
 """The classifier that learns beside the pre-training: its steps by hand, and a run that does not notice it."""
 
+import json
 import random
 import signal
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from converters.resnet import build_resnet
+from pretrain.data import DataConfig, open_images
+from pretrain.heads import load_heads
 from pretrain.online import OnlineProbe, ProbeConfig
 from runs.errors import UserError
 from tests.pretrain.processes import (
@@ -111,6 +114,22 @@ def test_a_run_does_not_notice_it_and_logs_its_accuracy_every_epoch(whole: Path,
     # Colours of four classes: chance is 25 %.
     assert found[-1][1] > 60
     assert [line for line in lines(whole) if "online_top1" not in line] == lines(plain)
+
+
+def test_the_record_has_the_bias_and_the_training_sets_center(whole: Path, images: Path) -> None:
+    """Two views of each of the 64 images, in NumPy; the last batch's center is another."""
+    metrics = json.loads((whole / "result.json").read_text())["metrics"]
+    assert metrics["online_top1"] == [line["online_top1"] for line in lines(whole) if "online_top1" in line][-1]
+    train = open_images(DataConfig("test", "folder", str(images)), "train")
+    heads = load_heads(whole / "checkpoint_0002.pth.tar", train, torch.device("cpu"))
+    assert heads is not None
+    z, z2, _ = heads.outputs(train, list(range(64)), 64, 0, torch.device("cpu"))
+    rows = numpy.concatenate([z.numpy(), z2.numpy()]).astype(float)
+    o = (rows / numpy.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0)
+    b = heads.method.predictor[3].bias.detach().numpy().astype(float)  # type: ignore[index, union-attr]
+    expected = o @ b / numpy.linalg.norm(o) / numpy.linalg.norm(b)
+    assert metrics["bias_set_cosine"] == pytest.approx(expected, abs=1e-4)
+    assert metrics["bias_center_cosine"] != pytest.approx(expected, abs=1e-3)
 
 
 def test_killed_and_resumed_bit_for_bit(whole: Path, images: Path, tmp_path: Path) -> None:
