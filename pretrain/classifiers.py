@@ -11,7 +11,7 @@ from torchvision.models.resnet import ResNet
 
 from pretrain.augment import evaluation_view
 from pretrain.checkpoint import write_tensors
-from pretrain.data import BrokenImage, Images
+from pretrain.data import Images
 from pretrain.evaluate import Ready
 from pretrain.features import Plain, batches, extract
 from pretrain.frozen import Frozen
@@ -208,7 +208,7 @@ def _fresh(
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
         for batch in loader:
-            if isinstance(batch, BrokenImage):
+            if isinstance(batch, UserError):
                 raise batch
             tensors, labels, names = batch
             images, labels = upload(tensors, labels)

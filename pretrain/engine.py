@@ -17,7 +17,7 @@ from converters.architecture import parse
 from pretrain import distributed, pictures
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import FREE, PretrainConfig, check_batch
-from pretrain.data import BrokenImage, Images, open_splits
+from pretrain.data import Images, open_splits
 from pretrain.loader import Ahead, EpochSampler, choose_workers, step_loader
 from pretrain.machine import check_compiler, set_up_arithmetic
 from pretrain.method import Batch, Method, Plan, build_method
@@ -29,6 +29,7 @@ from pretrain.resume import capture, restore
 from pretrain.upload import Upload
 from pretrain.views_fast import open_views
 from runs.app import fail, mendable
+from runs.errors import UserError
 from runs.folder import RECORD, RunFolder
 from runs.progress import progress
 from runs.seeds import seed_everything
@@ -177,7 +178,7 @@ class Training:
         self.observer.begin(self.step)
         before = time.time()
         for batch in self.loader:
-            if isinstance(batch, BrokenImage):
+            if isinstance(batch, UserError):
                 raise batch
             views, labels, broken = batch
             waited = time.time() - before
@@ -249,7 +250,7 @@ class Training:
 
     def _batches(self, loader: Iterable[Any]) -> Iterator[Batch]:
         for step, content in enumerate(loader, self.step):
-            if isinstance(content, BrokenImage):
+            if isinstance(content, UserError):
                 raise content
             yield self._batch(content[0], content[1], step)
 

@@ -29,13 +29,13 @@ class Plain(Dataset[Any]):
         index = self.indices[i]
         try:
             return self.transform(self.images.open(index)), self.images.labels[index]
-        except BrokenImage as error:
+        except UserError as error:
             return error
 
 
-def _collate(samples: list[Any]) -> tuple[Tensor, Tensor, list[BrokenImage]]:
-    whole = [s for s in samples if not isinstance(s, BrokenImage)]
-    broken = [s for s in samples if isinstance(s, BrokenImage)]
+def _collate(samples: list[Any]) -> tuple[Tensor, Tensor, list[UserError]]:
+    whole = [s for s in samples if not isinstance(s, UserError)]
+    broken = [s for s in samples if isinstance(s, UserError)]
     images = torch.stack([s[0] for s in whole]) if whole else torch.empty(0)
     return images, torch.tensor([s[1] for s in whole], dtype=torch.int64), broken
 
@@ -61,7 +61,7 @@ def batches(
     )  # fmt: skip
     for images, labels, errors in loader:
         for error in errors:
-            if not skip_broken:
+            if not skip_broken or not isinstance(error, BrokenImage):
                 raise error
             if broken is not None:
                 broken.add(error.name)

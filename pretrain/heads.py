@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pretrain.augment import AugmentConfig, build_views
 from pretrain.checkpoint import Checkpoints
-from pretrain.data import BrokenImage, Images
+from pretrain.data import Images
 from pretrain.frozen import settings_beside
 from pretrain.loader import Views, collate
 from pretrain.method import Method, MethodConfig, Plan, build_method
@@ -73,7 +73,7 @@ class Heads:
         first, second, predicted = [], [], []
         for start in range(0, len(indices), batch_size):
             batch = collate(views.__getitems__([(0, i) for i in indices[start : start + batch_size]]))
-            if isinstance(batch, BrokenImage):
+            if isinstance(batch, UserError):
                 raise batch
             z1, z2 = (self.z(x.to(device)) for x in batch[0])  # n-by-d
             first.append(z1)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pretrain.augment import Transform
 from pretrain.data import BrokenImage, Images
+from runs.errors import UserError
 
 Key = tuple[int, int]
 
@@ -47,11 +48,11 @@ class Views(Dataset[Any]):
             place = (index + step) % len(self.images)
             try:
                 return self.sample(place, key), self.images.labels[place], broken
-            except BrokenImage as error:
-                broken.append(error.name)
-                if not self.skip_broken:
+            except UserError as error:
+                if not self.skip_broken or not isinstance(error, BrokenImage):
                     # An exception that crosses a worker's border comes out as many lines: hand it over as a value.
                     return error
+                broken.append(error.name)
         return BrokenImage(broken[0])
 
     def sample(self, place: int, key: Key) -> list[Tensor]:
@@ -135,10 +136,10 @@ class Ahead(Sampler[list[Key]]):
         return len(self.steps)
 
 
-def collate(samples: list[Any]) -> tuple[list[Tensor], Tensor, list[str]] | BrokenImage:
-    """Stack samples into ([(N, 3, H, W)] a view, labels (N,), names of broken images)."""
+def collate(samples: list[Any]) -> tuple[list[Tensor], Tensor, list[str]] | UserError:
+    """Stack samples into ([(N, 3, H, W)] a view, labels (N,), names of broken images), or return what went wrong."""
     for sample in samples:
-        if isinstance(sample, BrokenImage):
+        if isinstance(sample, UserError):
             return sample
     views = [torch.stack(list(view)) for view in zip(*(sample[0] for sample in samples), strict=True)]
     return views, torch.tensor([sample[1] for sample in samples]), [name for sample in samples for name in sample[2]]

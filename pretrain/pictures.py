@@ -9,8 +9,8 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from pretrain.augment import AugmentConfig, denormalize
-from pretrain.data import BrokenImage
 from pretrain.loader import Views
+from runs.errors import UserError
 from runs.files import atomic_write
 
 
@@ -31,7 +31,7 @@ def save_views(views: Views, config: AugmentConfig, path: Path, images: int = 12
     samples = []
     for i, sample in zip(chosen, views.__getitems__([(0, i) for i in chosen]), strict=True):
         # A sample that names broken images shows another image in their place.
-        if not isinstance(sample, BrokenImage) and not sample[2]:
+        if not isinstance(sample, UserError) and not sample[2]:
             finished = views.finish([tensor[None] for tensor in sample[0]], torch.device("cpu"))
             samples.append((views.images.open(i), [view[0] for view in finished]))
     if not samples:

@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from PIL import Image
 
 from pretrain.data.source import DAMAGE, Source
-from runs.errors import UserError
+from runs.errors import UserError, from_os_error
 
 SPLITS = ("train", "val")
 
@@ -53,6 +53,10 @@ class BrokenImage(UserError):
         )
         self.name = name
 
+    def __reduce__(self) -> tuple[type["BrokenImage"], tuple[str]]:
+        # Out of a loading process it comes pickled, and made anew from its message would say it twice.
+        return type(self), (self.name,)
+
 
 @dataclass
 class Images:
@@ -85,13 +89,14 @@ class Images:
 
         Raises:
             BrokenImage: it cannot be decoded.
+            UserError: the file cannot be read at all.
         """
         if self.cached is not None:
             cached = self.cached[index]
             if cached is None:
                 raise BrokenImage(self.names[index])
             return cached
-        content = self.read(index)
+        content = self.content(index)
         if isinstance(content, Image.Image):
             return content
         try:
@@ -105,18 +110,31 @@ class Images:
 
         Raises:
             BrokenImage: its header is damaged; damage further behind shows when it is decoded.
+            UserError: the file cannot be read at all.
         """
 
         def broken() -> BrokenImage:
             return BrokenImage(self.names[index])
 
-        content = self.open(index) if self.cached is not None else self.read(index)
+        content = self.open(index) if self.cached is not None else self.content(index)
         if isinstance(content, Image.Image):
             return Source(content, None, broken)
         try:
             return Source(Image.open(io.BytesIO(content)), content, broken)
         except DAMAGE as error:
             raise broken() from error
+
+    def content(self, index: int) -> bytes | Image.Image:
+        """Read an image's bytes, or an image.
+
+        Raises:
+            UserError: the operating system refuses; no option passes over that, as the next file may fare no better.
+        """
+        try:
+            return self.read(index)
+        except OSError as error:
+            error.filename = error.filename or self.names[index]
+            raise from_os_error(error) from error
 
     def cache(self, skip_broken: bool) -> list[str]:
         """Decode everything now and keep it; nothing else changes, a broken image stays a broken one.
