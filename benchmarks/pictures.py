@@ -47,6 +47,9 @@ def png(logs: content.Logs, table: Table) -> bytes:
             axis, content.lines_of(logs, key), title, "epoch", up, level, markers, from_zero, COLOURS, "#222222", False
         )
         axis.title.set_fontsize(8)
+        if from_zero:
+            # A curve that stays at the top is not to lie on the edge.
+            axis.set_ylim(top=1.04 * axis.get_ylim()[1])
         for row, value in published(table, key):
             if row in colours:
                 axis.axhline(value, color=colours[row], linewidth=0.9, linestyle=PAPER)

@@ -14,7 +14,8 @@ WANTED = {
     "figure2": 2, "table1": 4, "table2": 7, "table3": 4, "similarity": 2, "symmetrization": 3, "alternation": 4,
     "moving_average": 2, "dimension": 4, "simclr_ablation": 3, "swav_ablation": 3, "table4": 7, "table5": 8,
     "tableC1": 2, "figureD1": 2, "collapse/table1": 3, "collapse/table2": 4, "collapse/table3": 3, "collapse/table4": 4,
-    "collapse/table5": 4, "collapse/table6": 2, "collapse/figure3": 2, "collapse/figure4": 4, "collapse/figure5": 4,
+    "collapse/table5": 4, "collapse/table6": 2, "collapse/figure3": 2, "collapse/figure4": 4,
+    "collapse/figure5a": 2, "collapse/figure5b": 1, "collapse/figure5c": 1,
     "collapse/figure6": 3, "collapse/figure7": 4, "collapse/figure8": 5,
 }  # fmt: skip
 
