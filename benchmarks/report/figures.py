@@ -10,6 +10,8 @@ from typing import Any
 # Colours that stand for CSS variables until the SVG is inside the page. Matplotlib writes them out in lower case.
 INK = "#010203"
 SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06", "#0a0b07", "#0a0b08")
+# Letters of a legend's longest entry that leave room for the curves beside it.
+ENTRY = 24
 # Told apart without colour, too.
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))
 
@@ -52,8 +54,13 @@ def curves(
 
     # Text stays text (searchable, in the page's font), and equal data give an equal file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 10}):
-        figure = Figure(figsize=(4.2, 2.9), layout="constrained")
-        plot(figure.add_subplot(), lines, title, across, up, level, markers, from_zero, SERIES, INK)
+        entries = len({line.group for line in lines}) + (level is not None)
+        below = entries > 1 and max(len(line.label) for line in lines) > ENTRY
+        figure = Figure(figsize=(4.2, 2.9 + (0.18 * entries if below else 0)), layout="constrained")
+        axes = figure.add_subplot()
+        plot(axes, lines, title, across, up, level, markers, from_zero, SERIES, INK, not below)
+        if below:
+            figure.legend(loc="outside lower left", frameon=False, fontsize=8.5, labelcolor=INK)
         return _inline(figure, title)
 
 
