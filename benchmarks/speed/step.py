@@ -136,7 +136,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
         raise UserError("--device cuda: no CUDA device here; run it on a machine that has one")
     if device == "cpu":
         torch.set_num_threads(1)
-    arch, batch, size, rounds = ("resnet18", 4, 64, 2) if arguments.quick else ("resnet50", 4, 224, 4)
+    arch, batch, size, rounds = ("resnet18", 4, 64, 2) if arguments.quick else ("resnet50", 4, 224, 3)
     if device == "cuda":
         torch.backends.cudnn.benchmark = True  # the official script sets it
         batch, rounds = (16, 3) if arguments.quick else (512, 20)
