@@ -1,6 +1,7 @@
 """Tables that say who collapses: the lab scale, the monitors' verdicts beside the paper's, the curves."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_no_row_of_either_group_is_left_out(scale: str, tmp_path: Path) -> None:
     for run in (p.runs[r] for c in p.cells if c.table.startswith("collapse/") for r in c.runs):
         if run.kind == "pretrain":
             assert run.settings["probe.enabled"] == (scale != "lab")
+
+
+def test_no_column_asks_a_row_for_what_it_cannot_have() -> None:
+    """A record without the metric of its column ends the table: numbers of a predictor need one, to the last step."""
+    without = re.compile("naive|no_predictor|moving_average|expectation_|triplet|_only$|infonce|decorrelate")
+    for table in (tables.load(name) for group in ("collapse", "collapse-more") for name in tables.groups()[group]):
+        asked = [c.metric for c in table.columns if c.metric.startswith(("eta_", "bias_", "p_", "o_e"))]
+        for row in table.rows:
+            assert not asked or not without.search(str(row.pretrain.get("variant", ""))), (table.name, row.id, asked)
 
 
 def test_columns_that_a_scale_cannot_measure_have_stand_ins() -> None:
