@@ -59,7 +59,6 @@ def main() -> int:
         raise UserError(f"{unknown[0]}: nothing of this name is measured; choose from {', '.join(SCRIPTS)}")
     chosen = [name for name in SCRIPTS if name in arguments.names or not arguments.names]
     place = describe() | {"device": _device()}
-    document = _earlier(arguments.output / "speed.json", place, arguments.quick)
     failed = False
     for name in chosen:
         print(f"== {name}: {SCRIPTS[name]}", flush=True)
@@ -68,6 +67,8 @@ def main() -> int:
         failed |= part is None
         if part is None:
             part = Result(skipped=[Skipped(name, "the script failed, its error is above the table")])
+        # Read only now: another part may have been measured into this folder meanwhile.
+        document = _earlier(arguments.output / "speed.json", place, arguments.quick)
         for kind, found in asdict(part).items():
             kept = [entry for entry in document[kind] if entry["name"].split("/")[0] != name]
             document[kind] = sorted(kept + found, key=lambda entry: list(SCRIPTS).index(entry["name"].split("/")[0]))

@@ -127,7 +127,7 @@ def rows(name: str, peer: Peer, arguments: argparse.Namespace) -> Iterator[Row]:
         "decoding alone (Pillow)",
     )  # fmt: skip
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    arch, batch, size, rounds = ("resnet18", 4, 64, 2) if arguments.quick else ("resnet50", 16, 128, 3)
+    arch, batch, size, rounds = ("resnet18", 4, 64, 2) if arguments.quick else ("resnet50", 8, 96, 3)
     if device == "cuda" and not arguments.quick:
         batch, size, rounds = 256, 224, 10
     images = [torch.randn(batch, 3, size, size) for _ in range(2)]

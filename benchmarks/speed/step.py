@@ -136,7 +136,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
         raise UserError("--device cuda: no CUDA device here; run it on a machine that has one")
     if device == "cpu":
         torch.set_num_threads(1)
-    arch, batch, size, rounds = ("resnet18", 4, 64, 2) if arguments.quick else ("resnet50", 4, 224, 3)
+    arch, batch, size, rounds = ("resnet18", 4, 64, 2) if arguments.quick else ("resnet50", 2, 224, 3)
     if device == "cuda":
         torch.backends.cudnn.benchmark = True  # the official script sets it
         batch, rounds = (16, 3) if arguments.quick else (512, 20)
@@ -179,7 +179,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Arguments of this script."""
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default, help="default: cuda where there is one")
-    parser.add_argument("--batch", type=int, default=0, metavar="N", help="images a step (default 4; 512 on a GPU)")
+    parser.add_argument("--batch", type=int, default=0, metavar="N", help="images a step (default 2; 512 on a GPU)")
 
 
 if __name__ == "__main__":
