@@ -8,11 +8,11 @@ three times in two hundred comparisons; docs/benchmarks.md has the measured rate
 import argparse
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import gate_baseline, gate_output
-from benchmarks.bootstrap import compare
+from benchmarks.bootstrap import POOLED, Interval, compare
 from benchmarks.gate_baseline import Measured
 from runs.errors import UserError
 
@@ -38,6 +38,7 @@ class Line:
         smallest: the smallest drop that would be caught with a probability of 80 %.
         verdict: `pass`, `fail`, `not enough data`, or `shown` for a metric that does not decide.
         how: where the error comes from.
+        pooled: the difference of the AP of all classes' detections ranked together, where the detections are there.
     """
 
     key: str
@@ -48,6 +49,7 @@ class Line:
     smallest: float
     verdict: str
     how: str
+    pooled: Interval | None = None
 
     @property
     def difference(self) -> float:
@@ -104,8 +106,10 @@ def gate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def judge(before: dict[str, Measured], now: dict[str, Measured], tolerance: float, detect: float) -> list[Line]:
-    """Compare all that the baseline holds.
+def judge(
+    before: dict[str, Measured], now: dict[str, Measured], tolerance: float, detect: float, resamples: int = 1000
+) -> list[Line]:
+    """Compare all that the baseline holds; `resamples` of the test images tell the errors of paired differences.
 
     Raises:
         UserError: something of the baseline is missing among the results: a gate that passes by not looking is none.
@@ -114,6 +118,7 @@ def judge(before: dict[str, Measured], now: dict[str, Measured], tolerance: floa
         if key not in now:
             raise UserError(f"baseline: no result for {key}; give that run's record too")
     deciding = sum(metric in DECISIVE for m in before.values() for metric in m.values)
+    deciding += sum(bool(m.matches and now[key].matches) for key, m in before.items())
     if not deciding:
         raise UserError(f"baseline: none of its numbers decides; it needs one of {', '.join(DECISIVE)}")
     z = _quantile(1 - ALPHA / deciding)
@@ -123,36 +128,42 @@ def judge(before: dict[str, Measured], now: dict[str, Measured], tolerance: floa
         absent = next((m for m in old.values if m not in new.values), None)
         if absent:
             raise UserError(f"baseline: the result for {key} has no metric {absent}; run it again")
-        errors, how = _errors(old, new)
+        errors, pooled, how = _errors(old, new, resamples)
         for metric, trials in old.values.items():
             was, is_ = _mean(trials), _mean(new.values[metric])
-            smallest = tolerance + (z + _quantile(POWER)) * errors[metric]
+            # What speaks of a drop, and its error: the number itself, and for an AP that of all classes together.
+            found = [(was - is_, errors[metric])]
+            ranked = pooled if metric == "bbox/AP" else None
+            found += [(-ranked.value, ranked.error)] if ranked else []
+            smallest = tolerance + (z + _quantile(POWER)) * min(error for _, error in found)
             verdict = "shown"
             if metric in DECISIVE:
-                drop = was - is_
-                if drop > tolerance and drop - tolerance > z * errors[metric]:
-                    verdict = "fail"
-                else:
-                    verdict = "pass" if smallest <= max(detect, tolerance) else "not enough data"
-            lines.append(Line(key, metric, was, is_, errors[metric], smallest, verdict, how))
+                # Whatever the evidence, the number itself has to have dropped.
+                real = was - is_ > tolerance and any(drop - tolerance > z * error for drop, error in found)
+                seen = smallest <= max(detect, tolerance)
+                verdict = "fail" if real else "pass" if seen else "not enough data"
+            lines.append(Line(key, metric, was, is_, errors[metric], smallest, verdict, how, ranked))
     return lines
 
 
-def _errors(old: Measured, new: Measured) -> tuple[dict[str, float], str]:
-    """Standard error of each metric's difference, and its origin."""
+def _errors(old: Measured, new: Measured, resamples: int) -> tuple[dict[str, float], Interval | None, str]:
+    """Standard error of each metric's difference, the pooled AP's difference with its error, and their origin."""
     trials = {m: math.hypot(_deviation(old, m) / math.sqrt(len(v)), _deviation(old, m) / math.sqrt(len(new.values[m])))
               for m, v in old.values.items()}  # fmt: skip
     seeds = "trials" if old.deviation_measured else "published noise of a trial"
     if old.matches and new.matches:
-        images = {f"bbox/{name}": i.error for name, i in compare(old.matches, new.matches).items()}
+        found = compare(old.matches, new.matches, resamples)
+        images = {f"bbox/{name}": i.error for name, i in found.items()}
         both = {m: _together(images.get(m, 0.0), old, trials[m]) for m in trials}
-        return both, f"paired over test images, {seeds}"
+        pooled = found[POOLED]
+        pooled = replace(pooled, error=_together(pooled.error, old, trials["bbox/AP"]))
+        return both, pooled, f"paired over test images, {seeds}"
     if old.deviation_measured and len(next(iter(old.values.values()))) > 1:
-        return trials, seeds
+        return trials, None, seeds
     # A share of N images counted right; the two tests are on the same images, which makes this a cautious figure.
     sampling = {m: math.sqrt(2 * max(p := _mean(v) / 100, 1e-3) * (1 - min(p, 0.999)) / max(old.images, 1)) * 100
                 for m, v in old.values.items()}  # fmt: skip
-    return {m: math.hypot(trials[m], sampling[m]) for m in trials}, f"number of test images, {seeds}"
+    return {m: math.hypot(trials[m], sampling[m]) for m in trials}, None, f"number of test images, {seeds}"
 
 
 def _together(images: float, old: Measured, trials: float) -> float:

@@ -21,6 +21,8 @@ def sentence(line: Line) -> str:
         f"{line.key}: {line.metric} {line.now:.2f}, baseline {line.before:.2f}, "
         f"difference {line.difference:+.2f} ± {1.96 * line.error:.2f}"
     )
+    if line.pooled:
+        text += f"; classes ranked together {line.pooled.value:+.2f} ± {1.96 * line.pooled.error:.2f}"
     if line.verdict == "not enough data":
         text += f"; not enough data: a drop below {line.smallest:.1f} points may go unseen"
     return text

@@ -3,6 +3,7 @@
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.bootstrap import average_precision, compare
-from benchmarks.calibration import detector, rate, slope, spread, world
+from benchmarks.bootstrap import POOLED, average_precision, compare, pooled_precision
+from benchmarks.calibration import CLASSES, Case, detector, fails, slope, spread, world
 from benchmarks.detections import Matches
 from benchmarks.gate import judge
 from benchmarks.gate_baseline import Measured, read, write
@@ -156,6 +157,38 @@ def test_rates_on_simulated_detectors() -> None:
     """A small version of `python -m benchmarks.calibration`, whose figures are in docs/benchmarks.md."""
     _, points = slope()
     assert 0.12 < spread(8) < 0.32  # the published spread of a trial is 0.2 AP
-    false_alarms, _ = rate(12, 300, 0.0, points)
-    caught, difference = rate(12, 300, 6.0, points)
-    assert false_alarms <= 1 / 12 and caught >= 10 / 12 and -8 < difference < -4
+    alarms, caught, in_few = (
+        sum(fails(case, pair, points) for pair in range(12))
+        for case in (Case(300, 1, 0.0), Case(300, 1, 6.0), Case(300, 1, 6.0, classes=8))
+    )
+    assert alarms <= 1 and caught >= 10 and in_few >= 8
+
+
+def test_a_drop_of_all_classes_shows_in_their_common_ranking() -> None:
+    """One class's objects are too few to tell; and what the ranking says counts only if the AP has dropped as well."""
+    scene = world(500, 3)
+    before, now = measured([detector(scene, 1.0, 1)]), measured([detector(scene, 0.95, 2)])
+    (line,) = (line for line in judge({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
+    assert line.verdict == "fail" and line.pooled is not None and line.how.startswith("paired over test images")
+    quantile = 2.4  # of one in two hundred or so
+    assert -line.difference < quantile * line.error and -line.pooled.value > quantile * line.pooled.error
+    now.values["bbox/AP"] = [before.values["bbox/AP"][0] + 0.1]
+    (line,) = (line for line in judge({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
+    assert line.verdict != "fail"
+
+
+def test_the_common_ranking_of_one_class_is_its_ap() -> None:
+    matches = detector(world(80, 5), 1.0, 1)
+    chosen = matches.category == 0
+    one = replace(
+        matches, classes=("only",), image=matches.image[chosen], category=matches.category[chosen],
+        score=matches.score[chosen], verdict=matches.verdict[chosen], objects=matches.objects[:, :1],
+        eleven_points=False,
+    )  # fmt: skip
+    assert compare([one], [one], 50)[POOLED].error == 0 and len(matches.classes) == CLASSES
+    np.testing.assert_allclose(pooled_precision(one), average_precision(one)[:, 0])
+    # Ranked by nothing but their scores: the order of the classes' numbers makes no difference.
+    turned = replace(
+        matches, category=CLASSES - 1 - matches.category, objects=matches.objects[:, ::-1], eleven_points=True
+    )
+    np.testing.assert_allclose(pooled_precision(turned), pooled_precision(matches))
