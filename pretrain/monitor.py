@@ -11,6 +11,8 @@ from runs.errors import UserError
 
 # Outputs whose pairs are compared: 130,000 pairs settle a median, and more would only cost time.
 PAIRS = 512
+# A loss that has been this near to a constant output's, as part of it, for so many epochs and looks is stuck there.
+FLAT, FLAT_EPOCHS, FLAT_LOOKS = 0.01, 2, 10
 
 
 @dataclass
@@ -113,12 +115,13 @@ class Monitor:
 
     Args:
         config: thresholds.
+        settles: steps before which no look is bad.
     """
 
     STATE = ("bad", "streak", "bad_since", "collapsed_at", "looks", "best")
 
-    def __init__(self, config: MonitorConfig) -> None:
-        self.config = config
+    def __init__(self, config: MonitorConfig, settles: int = 0) -> None:
+        self.config, self.settles = config, settles
         self.bad, self.streak, self.bad_since = False, 0, 0
         self.collapsed_at: int | None = None
         self.looks = 0
@@ -136,7 +139,7 @@ class Monitor:
         self.best = [max(pair) for pair in zip(self.best, now, strict=True)]
         limits = [max(self.config.threshold * best, self.config.floor) for best in self.best]
         fallen = any(value < limit for value, limit in zip(now, limits, strict=True))
-        bad = fallen or health.effective_rank < self.config.min_rank
+        bad = (fallen or health.effective_rank < self.config.min_rank) and step > self.settles
         self.streak = self.streak + 1 if bad == self.bad else 1
         if bad and not self.bad:
             self.bad_since = step
@@ -176,10 +179,28 @@ class Watch:
 
     Args:
         config: thresholds, the same for both.
+        settles: as for `Monitor`.
+        constant_loss: the method's.
+        steps_per_epoch: of the run.
     """
 
-    def __init__(self, config: MonitorConfig) -> None:
-        self.output, self.prediction = Monitor(config), Monitor(config)
+    def __init__(
+        self, config: MonitorConfig, settles: int = 0, constant_loss: float | None = None, steps_per_epoch: int = 1
+    ) -> None:
+        self.output, self.prediction = Monitor(config, settles), Monitor(config, settles)
+        self.constant_loss = constant_loss
+        self.stays = max(FLAT_LOOKS, -(-FLAT_EPOCHS * steps_per_epoch // config.every))
+        self.flat = 0
+
+    def see_loss(self, loss: float) -> bool:
+        """Take the loss of a look into account.
+
+        Returns:
+            Whether it has been that of a constant output for long with this look, and not longer.
+        """
+        level = self.constant_loss
+        self.flat = self.flat + 1 if level is not None and abs(loss - level) <= FLAT * level else 0
+        return self.flat == self.stays
 
     @property
     def collapsed_at(self) -> int | None:
@@ -200,16 +221,19 @@ class Watch:
 
     @property
     def verdict(self) -> str:
-        """As `Monitor.verdict`; `collapsed at step 412 in the prediction` where z is not."""
+        """As `Monitor.verdict`; `collapsed at step 412 in the prediction` where z is not; or `does not learn: …`."""
         if self.output.collapsed_at is None and self.prediction.collapsed_at is not None:
             return f"{self.prediction.verdict} in the prediction"
+        if self.collapsed_at is None and self.flat >= self.stays:
+            return f"does not learn: the loss stays at {self.constant_loss:.2f}, that of a constant output"
         return self.output.verdict
 
     def state(self) -> dict[str, Any]:
         """Plain values."""
-        return {"output": self.output.state(), "prediction": self.prediction.state()}
+        return {"output": self.output.state(), "prediction": self.prediction.state(), "flat": self.flat}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
         self.output.load_state(state["output"])
         self.prediction.load_state(state["prediction"])
+        self.flat = state["flat"]

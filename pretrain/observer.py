@@ -43,7 +43,7 @@ class Observer:
 
     def __init__(self, config: PretrainConfig, plan: Plan, method: Method, online: OnlineProbe | None = None) -> None:
         self.config, self.plan, self.method, self.online = config, plan, method, online
-        self.monitor = Watch(config.monitor)
+        self.monitor = Watch(config.monitor, method.settles, method.constant_loss, plan.steps_per_epoch)
         self.health: Health | None = None
         self.last, self.details = {"loss": float("nan")}, dict[str, float]()
         self.knn: float | None = None
@@ -90,6 +90,8 @@ class Observer:
         collapsed = False
         if step % self.config.monitor.every == 0 and "z" in output:
             collapsed = self._look(step, output["z"], output.get("p"))
+            if self.monitor.see_loss(distributed.mean(output["loss"])) and self.logs:
+                print(f"\nWARNING: {self.monitor.verdict}; see docs/pretrain.md, 'What is watched'", file=sys.stderr)
         every, last = self.config.monitor.microscope_every, step == self.plan.steps
         if every and (step % every == 0 or last) and "z" in output:
             self._examine(step, output)

@@ -1,5 +1,6 @@
 """SwAV. Caron et al.: Unsupervised Learning by Contrasting Cluster Assignments, arXiv:2006.09882, appendix A."""
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -77,6 +78,8 @@ class SwAV(Method):
         hidden = [config.hidden] * (config.layers - 1)
         self.encoder.fc = mlp([width, *hidden, config.dim], hidden_bias=True, output_bias=True)
         self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
+        # Codes that are uniform ask for uniform predictions, whatever the projections: the loss then stays here.
+        self.constant_loss = math.log(config.prototypes)
         self.normalize_prototypes()
         if config.predictor:
             self.predictor = mlp([config.prototypes, config.predictor, config.prototypes], output_bias=True)

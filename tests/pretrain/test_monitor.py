@@ -109,3 +109,29 @@ def test_a_constant_prediction_of_a_healthy_output_is_a_collapse_too() -> None:
     # A method without a predictor.
     alone = Watch(MonitorConfig())
     assert not alone.see(10, health(0.25), None) and alone.verdict == "healthy"
+
+
+def test_no_look_is_bad_before_the_method_has_settled() -> None:
+    """MoCo's queue of random vectors pushes all outputs to one side, from where they part again."""
+    fallen, even = Health(0.01, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0), Health(0.25, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0)
+    recovers, stays = (Monitor(MonitorConfig(every=10, patience=3), settles=40) for _ in range(2))
+    for step in range(10, 90, 10):
+        assert not recovers.see(step, fallen if step <= 40 else even)
+        assert stays.see(step, fallen) == (step == 70)
+    assert recovers.verdict == "healthy" and stays.verdict == "collapsed at step 50"
+
+
+def test_a_loss_that_stays_where_a_constant_output_has_it() -> None:
+    watch = Watch(MonitorConfig(every=10), constant_loss=2.0, steps_per_epoch=60)
+    even = Health(0.25, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0)
+    assert [watch.see_loss(loss) for loss in (2.0, 2.1, 1.9, *[2.0] * 9, 2.01)] == [False] * 13
+    watch.see(130, even, None)
+    assert watch.verdict == "healthy", "ten looks are not two epochs"
+    again = Watch(MonitorConfig(every=10), constant_loss=2.0, steps_per_epoch=60)
+    again.load_state(watch.state())
+    assert [again.see_loss(loss) for loss in (1.99, 2.0, 2.0)] == [False, True, False]
+    assert again.verdict == "does not learn: the loss stays at 2.00, that of a constant output"
+    assert not again.see_loss(1.5) and again.verdict == "healthy"
+    # Methods whose constant output is a collapse, or no trap, have no such level.
+    other = Watch(MonitorConfig())
+    assert not any(other.see_loss(9.0) for _ in range(20)) and other.verdict == "not watched"
