@@ -182,7 +182,7 @@ def plot(curves: list[Growth], file: Path) -> None:
             sizes, megabytes = [n for n, _ in shown], [m for _, m in shown]
             _panel(memory_panel, sizes, megabytes, curve.expected, curve.memory_slope, RED)
         else:
-            memory_panel.text(0.5, 0.5, f"below {LEAST} MB", transform=memory_panel.transAxes, ha="center")
+            memory_panel.text(0.5, 0.5, "within what\nthe inputs took", transform=memory_panel.transAxes, ha="center")
             memory_panel.set_yticks([])
         memory_panel.set_xlabel(curve.against)
         memory_panel.set_xticks(curve.sizes, [f"{n // 1000}k" if n >= 10_000 else str(n) for n in curve.sizes])
@@ -202,6 +202,8 @@ def _panel(
     ideal = [values[0] * (n / sizes[0]) ** expected for n in sizes]
     panel.plot(sizes, ideal, ":", color="#777777", label=f"slope {expected:g}")
     panel.plot(sizes, values, "o-", color=colour, label="" if found is None else f"slope {found:.2f}")
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    panel.yaxis.set_minor_formatter(lambda *_: "")
     low, high = min(*values, *ideal), max(*values, *ideal)
     panel.set_ylim(low / 1.6, high * 3)
     panel.legend(frameon=False, fontsize=8, loc="upper left")

@@ -25,7 +25,7 @@ def cells(row: Row) -> tuple[str, ...]:
         row.peer_name,
         f"{figure(statistics.median(row.peer))} {row.unit}",
         f"{row.ratio:.2f} ({min(row.ratios):.2f} to {max(row.ratios):.2f}, {len(row.ours)})",
-        "" if row.goal is None else f"{row.goal:g}: {'reached' if row.ratio >= row.goal else 'missed'}",
+        "" if row.goal is None else f"{figure(row.goal)}: {'reached' if row.ratio >= row.goal else 'missed'}",
         limit,
         "" if row.share is None else f"{100 * row.share:.0f} %",
     )
@@ -43,7 +43,7 @@ def facts(document: dict[str, Any]) -> list[str]:
     for name, part in document["parts"].items():
         load = " to ".join(f"{value:.1f}" for value in part["load"])
         date = part["date"][:16].replace("T", " ")
-        lines.append(f"{name}: {date} UTC, {part['seconds']:.0f} s, load of the machine {load}: `{part['command']}`")
+        lines.append(f"{name}: {date} UTC, {part['seconds']:.0f} s, load of the machine {load}:\n  `{part['command']}`")
     return [
         *lines,
         *(["Measured with --quick: the sizes are too small to conclude from."] if document["quick"] else []),
