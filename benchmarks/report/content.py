@@ -25,6 +25,7 @@ TASKS = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
 QUANTITIES = {
     "loss": ("Training loss", "loss", False, False),
     "std": ("Std of the normalized output (collapse: 0)", "std", False, True),
+    "std_share": ("Std of the output, times √d (collapse: 0)", "std · √d", False, True),
     "knn_top1": ("kNN accuracy during training", "top-1 (%)", True, False),
     "online_top1": ("Accuracy of the online classifier", "top-1 (%)", True, False),
     "m_o": ("Share of the center, m_o (collapse: 1)", "m_o", False, True),
@@ -69,13 +70,16 @@ def table_logs(plan: Plan, table: Table) -> Logs:
 
 
 def drawn(logs: Logs, key: str) -> list[str]:
-    """One picture of a quantity, none if no log has it."""
+    """One picture of a quantity, none if no log has it; outputs of several lengths are compared by their std · √d."""
+    if key == "std" and len(_healthy(logs)) > 1:
+        key, logs = "std_share", [(label, [_shared(row) for row in log]) for label, log in logs]
     title, up, markers, from_zero = QUANTITIES[key]
     lines = lines_of(logs, key)
     if not lines:
         return []
     across = "epoch" if any("epoch" in row for _, log in logs for row in log[:1]) else "step"
-    return [curves(lines, title, across, up, level(logs) if key == "std" else None, markers, from_zero)]
+    even = {"std": level(logs), "std_share": (1.0, "spread evenly")}.get(key)
+    return [curves(lines, title, across, up, even, markers, from_zero)]
 
 
 def lines_of(logs: Logs, key: str) -> list[Line]:
@@ -87,8 +91,16 @@ def lines_of(logs: Logs, key: str) -> list[Line]:
 
 def level(logs: Logs) -> tuple[float, str] | None:
     """The std of an output spread evenly, if it is the same for all."""
-    healthy = {row["std_healthy"] for _, log in logs for row in log if row.get("std_healthy")}
+    healthy = _healthy(logs)
     return (healthy.pop(), "1/√d") if len(healthy) == 1 else None
+
+
+def _healthy(logs: Logs) -> set[float]:
+    return {row["std_healthy"] for _, log in logs for row in log if row.get("std_healthy")}
+
+
+def _shared(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"std_share": row["std"] / row["std_healthy"]} if "std" in row and row.get("std_healthy") else row
 
 
 def _log(plan: Plan, run: str) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from typing import Any
 # Colours that stand for CSS variables until the SVG is inside the page. Matplotlib writes them out in lower case.
 INK = "#010203"
 SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06", "#0a0b07", "#0a0b08")
-# Letters of a legend's longest entry that leave room for the curves beside it.
-ENTRY = 24
+# Letters of a legend's longest entry, and entries, that leave room for the curves beside it.
+ENTRY, ENTRIES = 24, 4
 # Told apart without colour, too.
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))
 
@@ -55,12 +55,14 @@ def curves(
     # Text stays text (searchable, in the page's font), and equal data give an equal file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 10}):
         entries = len({line.group for line in lines}) + (level is not None)
-        below = entries > 1 and max(len(line.label) for line in lines) > ENTRY
-        figure = Figure(figsize=(4.2, 2.9 + (0.18 * entries if below else 0)), layout="constrained")
+        long = max(len(line.label) for line in lines) > ENTRY
+        below = entries > 1 and (long or entries > ENTRIES)
+        columns = 1 if long else 2
+        figure = Figure(figsize=(4.2, 2.9 + (0.18 * -(-entries // columns) if below else 0)), layout="constrained")
         axes = figure.add_subplot()
         plot(axes, lines, title, across, up, level, markers, from_zero, SERIES, INK, not below)
         if below:
-            figure.legend(loc="outside lower left", frameon=False, fontsize=8.5, labelcolor=INK)
+            figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5, labelcolor=INK)
         return _inline(figure, title)
 
 
