@@ -131,18 +131,24 @@ def rows(name: str, peer: Peer, arguments: argparse.Namespace) -> Iterator[Row]:
     if device == "cuda" and not arguments.quick:
         batch, size, rounds = 256, 224, 10
     images = [torch.randn(batch, 3, size, size) for _ in range(2)]
-    step = our_step(arch, images, device, "fp32", torch.contiguous_format, False, False)
-    seconds = alternate(step, build(arch, images, device), rounds, "cpu" if device == "cpu" else "wall")
-    yield Row(
-        f"libraries/{name}-{device}", f"SimSiam step, {arch}, {batch} images of {size} px, {device}, float32",
-        "images/s", True, [batch / s for s in seconds[0]], [batch / s for s in seconds[1]], title,
-        "cpu" if device == "cpu" else "wall", batch * multiply_rate(device=device) / flops(step),
-        "matrix products at full rate",
-    )  # fmt: skip
+    # Both layouts: solo-learn turns its own to channels-last, lightly leaves that to its user.
+    for layout, said, mark in (
+        (torch.contiguous_format, "default settings", ""),
+        (torch.channels_last, "channels_last=true, optimizer.fused=true", "-channels-last"),
+    ):
+        step = our_step(arch, images, device, "fp32", layout, False, bool(mark))
+        seconds = alternate(step, build(arch, images, device), rounds, "cpu" if device == "cpu" else "wall")
+        yield Row(
+            f"libraries/{name}-{device}{mark}",
+            f"SimSiam step, {arch}, {batch} images of {size} px, {device}, float32: {said}",
+            "images/s", True, [batch / s for s in seconds[0]], [batch / s for s in seconds[1]], title,
+            "cpu" if device == "cpu" else "wall", batch * multiply_rate(device=device) / flops(step),
+            "matrix products at full rate",
+        )  # fmt: skip
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
-    """Two rows a library."""
+    """Three rows a library."""
     torch.set_num_threads(1)
     if importlib.util.find_spec("lightly") is None:
         yield Skipped("libraries/lightly", "lightly is not installed; pip install -e .[peers] brings it")
