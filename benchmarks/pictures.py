@@ -9,6 +9,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from benchmarks import scales
 from benchmarks.expansion import expand
 from benchmarks.report import content
@@ -58,10 +60,12 @@ def png(logs: content.Logs, table: Table) -> bytes:
     if said:
         handles, names = (*handles, Line2D([], [], color="#222222", linewidth=0.9, linestyle=PAPER)), (*names, "paper")
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), frameon=False, fontsize=9)
-    buffer = io.BytesIO()
+    buffer, small = io.BytesIO(), io.BytesIO()
     # No version of Matplotlib in the file: equal data give an equal file.
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    # Lines of a few colours: a palette takes a third of the bytes, and the pictures stand in a repository.
+    Image.open(buffer).convert("RGB").quantize(64).save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 def published(table: Table, key: str) -> list[tuple[str, float]]:
