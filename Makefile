@@ -31,7 +31,7 @@ results: $(READY) ## all rows of Tables 4 and 5 at mini scale, 35 minutes on two
 # One thread a worker, as two thread pools on two cores slow each other down; a file's tests in one worker, as they
 # share what the file's fixtures trained.
 test: lint ## everything that CI checks; a part of it: make test ARGS="tests/converters -k proof"
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term $(ARGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --durations=15 $(ARGS)
 
 lint: $(READY) ## formatting, style, types, the import table
 	$(PY) -m ruff format --check .
