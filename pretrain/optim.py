@@ -31,7 +31,8 @@ class OptimizerConfig:
     warmup_epochs: int = 0
     """Epochs of linear warm-up."""
     warmup_start: float = 0.0
-    """Learning rate at the start of the warm-up, as a fraction of the peak."""
+    """Learning rate at the start of the warm-up, as a fraction of the peak; of its whole first epoch if set once an
+    `epoch`."""
     final: float = 0.0
     """Learning rate at the end of the cosine, as a fraction of the peak."""
     schedule: str = "epoch"
@@ -192,7 +193,8 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig, lr: f
         return Larc(groups, trust=config.trust, **settings)
     if config.name == "lars":
         return Lars(groups, trust=config.trust, **settings)
-    return torch.optim.SGD(groups, fused=config.fused, **settings)
+    # None, not False, which would also keep PyTorch from moving all of a GPU's weights in a few kernels (foreach).
+    return torch.optim.SGD(groups, fused=config.fused or None, **settings)
 
 
 def clip_gradients(parameters: Iterable[Tensor], limit: float) -> None:

@@ -5,9 +5,11 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from benchmarks.speed import step as speed_step
 from pretrain import augment
@@ -18,6 +20,7 @@ from pretrain.loader import Views
 from pretrain.method import Batch
 from pretrain.optim import OptimizerConfig, build_optimizer, clip_gradients
 from pretrain.upload import Upload
+from pretrain.views_fast import FastViews
 from tests.pretrain import tiny
 
 META = torch.device("meta")
@@ -55,6 +58,21 @@ def test_the_timed_step_waits_for_nothing_and_the_official_one_for_its_loss(monk
         official()
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_where_pytorch_can_it_moves_all_weights_in_a_few_kernels(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a GPU; by itself PyTorch goes weight by weight on a CPU.
+    module = sys.modules["torch.optim.optimizer"]
+    monkeypatch.setattr(module, "_get_foreach_kernels_supported_devices", lambda: ["cpu"])
+    parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = build_optimizer([{"params": parameters}], OptimizerConfig(fused=fused), 0.1)
+    for p in parameters:
+        p.grad = torch.ones(3)
+    with torch.profiler.profile() as profile:
+        optimizer.step()
+    together = [event.key for event in profile.key_averages() if "_foreach_" in event.key or "_fused_" in event.key]
+    assert any("_fused_" in key for key in together) == fused and together
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_the_timed_step_refuses_a_missing_gpu_in_one_line(root: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.speed.step", "--device", "cuda"]
@@ -82,6 +100,18 @@ def test_an_upload_changes_the_layout_alone(channels_last: bool) -> None:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     assert all(torch.equal(a, b) and b.is_contiguous(memory_format=layout) for a, b in zip(before, after, strict=True))
     assert labels.tolist() == [0, 1]
+
+
+def test_views_are_the_same_under_mixed_precision() -> None:
+    config = AugmentConfig(name="test", size=32, blur_p=1.0)
+    image = Image.fromarray(numpy.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=numpy.uint8))
+    views = FastViews(Images("", "train", [""], [0], ["a"], lambda _: image), config, 2, 0, False, batched=True)
+    tensors = [tensor[None] for tensor in views[0, 0][0]]
+    upload = Upload(views, torch.device("cpu"), False)
+    plain, _ = upload(tensors, torch.zeros(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, _ = upload(tensors, torch.zeros(1))
+    assert all(torch.equal(a, b) for a, b in zip(plain, mixed, strict=True))
 
 
 @pytest.mark.gpu
