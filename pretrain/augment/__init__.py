@@ -55,7 +55,7 @@ class AugmentConfig:
     second: dict[str, Any] = field(default_factory=dict)
     """What differs in the second view: any of the fields above (BYOL)."""
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    """Mean of images in [0, 1], R G B; every released ImageNet ResNet uses these."""
+    """Mean of images in [0, 1], R G B; torchvision's, SimSiam's and MoCo's on ImageNet."""
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     """Standard deviation of images in [0, 1], R G B."""
     eval_resize: int = 0

@@ -97,6 +97,37 @@ def test_supervised_training_divides_by_ten_after_epochs_30_and_60() -> None:
     assert got == pytest.approx([0.1] * 60 + [0.01] * 60 + [0.001] * 60)
 
 
+@pytest.mark.parametrize("method", ["simsiam", "siamese"])
+def test_simsiam_warms_up_from_the_rate_of_256_images_for_large_batches(method: str) -> None:
+    for batch in (256, 512):
+        assert rates(recipe(method, f"batch_size={batch}"))[0] == pytest.approx(0.05 * batch / 256)
+    for batch in (1024, 2048, 4096):
+        got, peak = rates(recipe(method, f"batch_size={batch}"))[::4], 0.05 * batch / 256
+        assert got[0] == pytest.approx(0.05) and got[10] == pytest.approx(peak)
+        assert got[5] == pytest.approx((0.05 + peak) / 2)
+
+
+# What the methods are, by hand from the sources that their YAML files name.
+METHODS_BY_HAND = {
+    "simsiam": {"dim": 2048, "hidden": 512, "layers": 3, "fix_predictor_lr": True, "stop_gradient": True},
+    "siamese": {"dim": 2048, "hidden": 512, "layers": 3, "fix_predictor_lr": True, "stop_gradient": True},
+    "simclr": {"dim": 128, "layers": 3, "temperature": 0.1, "reduction": "sum", "predictor": 0},
+    "moco": {"dim": 128, "queue": 65536, "momentum": 0.999, "temperature": 0.2, "symmetrized": True, "shuffle": True},
+    "byol": {"dim": 256, "hidden": 4096},
+    "swav": {
+        "dim": 128, "hidden": 2048, "layers": 3, "prototypes": 3000, "temperature": 0.1, "epsilon": 0.05,
+        "iterations": 3, "freeze_epochs": 1, "queue": 0, "predictor": 0, "stop_gradient": True,
+    },
+    "supervised": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_its_papers(method: str) -> None:
+    settings = vars(recipe(method).method)
+    assert {key: settings[key] for key in METHODS_BY_HAND[method]} == METHODS_BY_HAND[method]
+
+
 @pytest.mark.parametrize("method", ["simclr", "byol", "swav"])
 def test_a_short_run_leaves_its_warm_up(method: str) -> None:
     for epochs in (2, 8, 12, 30, 40):
