@@ -194,8 +194,10 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         axes = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
         count = input.numel() // input.shape[1] * world()
-        mean = all_sum(input.sum(axes)) / count  # C
-        centred = input - mean.view(shape)
+        # Statistics of bf16 inputs are float32 and the output is bf16 again, as PyTorch's.
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        mean = all_sum(x.sum(axes)) / count  # C
+        centred = x - mean.view(shape)
         variance = all_sum(centred.square().sum(axes)) / count  # C
         with torch.no_grad():
             assert (
@@ -205,7 +207,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_mean.lerp_(mean, self.momentum or 0.1)
             self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum or 0.1)
         out = centred * torch.rsqrt(variance + self.eps).view(shape)
-        return out if self.weight is None else out * self.weight.view(shape) + self.bias.view(shape)
+        out = out if self.weight is None else out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(input.dtype)
 
 
 def synchronize_norms(module: nn.Module, device: torch.device) -> nn.Module:

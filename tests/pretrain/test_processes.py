@@ -116,3 +116,17 @@ def test_synchronized_norm_is_pytorchs_for_one_process() -> None:
         outputs.append((y.detach(), leaf.grad, norm.running_mean, norm.running_var))
     for a, b in zip(*outputs, strict=True):
         assert torch.allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
+def test_synchronized_norm_in_bf16_is_pytorchs() -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(64, 5, 4, 4) * 3 + 20).bfloat16()
+    outputs = []
+    for norm in (nn.BatchNorm2d(5), distributed.SyncBatchNorm(5)):
+        y = norm(x)
+        assert y.dtype == torch.bfloat16 and norm.running_mean is not None and norm.running_var is not None
+        outputs.append((y.float(), norm.running_mean, norm.running_var))
+    for a, b in zip(*outputs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-2, atol=1e-2)
+    # The statistics in bf16 would have 2 to 3 digits.
+    assert torch.allclose(outputs[0][2], outputs[1][2], rtol=1e-5)
