@@ -234,7 +234,7 @@ class Training:
     def _batch(self, views: list[Tensor], labels: Tensor, step: int) -> Batch:
         views, labels = self.upload(views, labels)
         indices = torch.tensor([index for _, index in self.sampler.keys(*divmod(step, len(self.sampler)))])
-        return Batch(views, labels, step, indices.to(self.device, non_blocking=True))
+        return Batch(views, labels, step, indices)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

@@ -53,7 +53,7 @@ class Batch:
     step: int
     """Steps done before this one."""
     indices: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    """(N,) int64, the images' places in the training set; empty where nobody counted them."""
+    """(N,) int64 in the host's memory, the images' places in the training set; empty where nobody counted them."""
 
 
 Output = dict[str, Tensor]

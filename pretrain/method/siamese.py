@@ -156,8 +156,8 @@ class Siamese(Method):
         phase = self.phase(batch.step)
         if phase != "train":
             loss = similarity.cosine(z[0], z[1]) if phase == "collapse" else decorrelation(*z)
-            # DDP waits for a gradient of every parameter; h gets zeros.
-            idle = 0 * torch.stack([w.sum() for w in self.predictor.parameters()]).sum()
+            # DDP waits for a gradient of every parameter; the heads get zeros.
+            idle = sum(0 * w.sum() for head in self.heads() for w in head.parameters())
             return {"loss": loss + idle, "z": z[0], "z2": z[1]}
         t = self.target(z, batch)  # n-by-d a view
         if self.config.arrangement == "inverse":
@@ -172,7 +172,8 @@ class Siamese(Method):
     def outputs(self, batch: Batch) -> list[Tensor]:
         """Outputs (n, d) of all views; of those that only are targets without a gradient."""
         learning = {a for a, _ in self.pairs}
-        constant = self.config.stop_gradient and self.config.arrangement == "predict"
+        training = self.phase(batch.step) == "train"
+        constant = training and self.config.stop_gradient and self.config.arrangement == "predict"
         z = []
         for number, x in enumerate(batch.views):
             with torch.set_grad_enabled(torch.is_grad_enabled() and (number in learning or not constant)):
@@ -224,9 +225,12 @@ class Siamese(Method):
     def backbone(self) -> ResNet:  # noqa: D102
         return self.encoder
 
+    def heads(self) -> list[nn.Module]:
+        """What predicts: h, and what undoes it."""
+        return [self.predictor, self.inverse] if self.config.arrangement == "inverse" else [self.predictor]
+
     def groups(self) -> list[Group]:  # noqa: D102
-        heads = [self.predictor, *([self.inverse] if self.config.arrangement == "inverse" else [])]
         return [
             {"params": list(self.encoder.parameters()), "fix_lr": False},
-            {"params": [p for head in heads for p in head.parameters()], "fix_lr": self.config.fix_predictor_lr},
+            {"params": [p for head in self.heads() for p in head.parameters()], "fix_lr": self.config.fix_predictor_lr},
         ]

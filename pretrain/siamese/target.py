@@ -96,9 +96,10 @@ class MovingAverage(Target):
     def forward(self, z: list[Tensor], batch: Batch) -> list[Tensor]:
         """As `Target`."""
         Z = [unit(v) for v in z]  # n-by-d
-        eta = self.memory.values[batch.indices.cpu()].to(Z[0])  # n-by-d
+        eta = self.memory.values[batch.indices].to(Z[0])  # n-by-d
         # Every process writes what all saw: the memories stay equal, and any of them can be saved.
-        where, what = gather(batch.indices), gather(self.moved(eta, torch.stack(Z).mean(dim=0)))
+        where = gather(batch.indices.to(Z[0].device))  # N
+        what = gather(self.moved(eta, torch.stack(Z).mean(dim=0)))  # N-by-d
         self.memory.values[where.cpu()] = what.to(self.memory.values)
         return [self.moved(eta, v) for v in Z]
 

@@ -1,6 +1,7 @@
 """What views are compared with, and what remembers: against SimSiam itself, plain loops and NumPy."""
 
 import copy
+import math
 from typing import Any
 
 import numpy
@@ -212,6 +213,20 @@ def test_the_phases_of_figure_5_b() -> None:
     assert float(method(data.batch(9))["loss"]) == pytest.approx(want, rel=1e-9)
     # Never the monitor's first epoch by mistake: 0 means never.
     assert build(SiameseConfig(dim=32, hidden=8)).phase(10**6) == "train"  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["no_predictor", "inverse_predictor", "asymmetric"])
+def test_the_phases_are_for_every_composition(name: str) -> None:
+    method: Any = build(small(name, collapse_from=1, decorrelate_from=2))
+    data = Data(2)
+    assert all(math.isfinite(loss) for loss in train(method, 9, data=data))
+    for step in (3, 6):
+        method.zero_grad(set_to_none=True)
+        output = method(data.batch(step))
+        assert output["z2"].requires_grad, "no view is a constant"
+        output["loss"].backward()
+        # As DDP asks for it.
+        assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
 
 
 def test_batch_norm_behind_the_l2_norm_leaves_no_center() -> None:
