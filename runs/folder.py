@@ -27,7 +27,7 @@ class RunFolder:
     Args:
         path: the folder; made if it is missing.
         config: the resolved configuration, plain values only.
-        kind: `"pretrain"`, `"linear"`, `"knn"`, `"convert"` or `"transfer"`.
+        kind: one of `runs.record.KINDS`, or another command's name where it writes no record.
         free: dotted keys that may differ between two starts of one run because they do not touch its result
             (number of data workers, device, the folder's own path).
 

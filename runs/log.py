@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runs.errors import from_os_error
+from runs.files import atomic_write
 
 
 class MetricsLog:
@@ -24,10 +25,9 @@ class MetricsLog:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = [line for line in read_log(self.path) if line["step"] < resume_step] if self.path.exists() else []
-            self._file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115  closed in close()
-            for line in kept:
-                self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            with atomic_write(self.path, "w") as file:
+                file.writelines(json.dumps(line) + "\n" for line in kept)
+            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  closed in close()
         except OSError as error:
             raise from_os_error(error) from error
 

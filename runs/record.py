@@ -48,7 +48,7 @@ class Record:
 
     Metrics in percent are 0 to 100 and named as the field names them (`top1`, `bbox/AP50`, `segm/AP`). `verdict` is a
     sentence (pre-training: the collapse monitor's; conversion: the proof's). `details` holds whatever the kind's own
-    pages describe: curves, per-class tables, a search's grid. `commands` is the command line that made the run.
+    pages describe: curves, per-class tables, a search's grid. `command` is the command line that made the run.
     """
 
     kind: str

@@ -1,6 +1,5 @@
 """Every random generator of a process: seeded, saved and restored together."""
 
-import os
 import random
 from typing import Any, cast
 
@@ -15,16 +14,6 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def deterministic() -> None:
-    """Ask PyTorch for algorithms whose result does not change between runs on one machine."""
-    import torch
-
-    # cuBLAS needs it to be set before its first call.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-
-
 def generator_states() -> dict[str, Any]:
     """Return the state of every generator as tensors and plain values, loadable with `weights_only=True`."""
     import numpy
@@ -37,7 +26,8 @@ def generator_states() -> dict[str, Any]:
         "numpy": {"name": str(name), "keys": torch.from_numpy(keys.astype("int64")), "position": int(position),
                   "has_gauss": int(has_gauss), "cached": float(cached)},
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # Of this process's own device: a run may go on where that has another number.
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }  # fmt: skip
 
 
@@ -52,5 +42,5 @@ def set_generator_states(states: dict[str, Any]) -> None:
         (array["name"], array["keys"].numpy().astype("uint32"), array["position"], array["has_gauss"], array["cached"])
     )
     torch.set_rng_state(states["torch"].cpu())
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in states["cuda"]])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"].cpu())

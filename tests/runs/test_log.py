@@ -1,8 +1,12 @@
 """The log of a resumed run reads as if the run had never stopped."""
 
 import json
+import os
 from pathlib import Path
 
+import pytest
+
+from runs.errors import UserError
 from runs.log import MetricsLog, read_log
 
 
@@ -30,3 +34,20 @@ def test_nan_is_written_as_null(tmp_path: Path) -> None:
     log.write(0, loss=float("nan"), std=0.5)
     log.close()
     assert list(read_log(tmp_path / "metrics.jsonl")) == [{"step": 0, "loss": None, "std": 0.5}]
+
+
+def test_a_resume_that_fails_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    for step in range(3):
+        log.write(step, loss=0.5)
+    log.close()
+    before = path.read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="no space left"):
+        MetricsLog(path, resume_step=2)
+    assert path.read_text() == before

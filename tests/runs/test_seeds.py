@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import numpy
+import pytest
 import torch
 
 from runs.seeds import generator_states, seed_everything, set_generator_states
@@ -32,3 +33,16 @@ def test_another_seed_draws_other_numbers() -> None:
     assert draw() == first
     seed_everything(1)
     assert all(a != b for a, b in zip(draw(), first, strict=True))
+
+
+def test_a_devices_generator_goes_on_where_the_device_has_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two devices the second is this process's; later there is but one."""
+    devices, current = [torch.Generator().manual_seed(seed) for seed in (1, 2)], 1
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: devices[current].get_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state: devices[current].set_state(state))
+    states = generator_states()
+    expected = torch.rand(3, generator=devices[1])
+    devices, current = [torch.Generator().manual_seed(3)], 0
+    set_generator_states(states)
+    assert torch.equal(torch.rand(3, generator=devices[0]), expected)
