@@ -194,7 +194,7 @@ class _Builder:
         data = {} if "transfer" in stages else {"data": self.scale.data.get(table.dataset, table.dataset)}
         method = self.scale.methods.get(own.get("method", ""), {}) if "pretrain" in stages else {}
         last = {**self.scale.forced(*stages), **self.scale.special(table.name, row.id, *stages), **user}
-        return {**data, **self.scale.common(*stages), **method, **own, **last}
+        return {**data, **self.scale.common(table.dataset, *stages), **method, **own, **last}
 
     def _root(self, table: Table, detection: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The data of a run: the generated set, which is a run itself, or the user's folder."""
@@ -219,7 +219,7 @@ class _Builder:
         digest = hashlib.sha256(json.dumps(_portable(identity, self.output), sort_keys=True).encode()).hexdigest()[:8]
         run_id = f"{kind}/{name}-{digest}"
         if run_id not in self.runs:
-            gpus = self.scale.gpus if kind in ("pretrain", "linear", "knn", "transfer") else 0
+            gpus = _devices(kind, self.scale.gpus)
             command = _command(kind, {**settings, **root}, f"{self.output}/{run_id}", gpus)
             target = {"data": "set/manifest.json", "convert": "backbone.pkl"}.get(kind, RECORD)
             self.runs[run_id] = Run(run_id, kind, task, command, target, needs, {**settings, **root}, gpus)
@@ -231,6 +231,11 @@ def _readable(run: Run) -> str:
     return run.id.split("/")[1].rsplit("-", 1)[0]
 
 
+def _devices(kind: str, gpus: int) -> int:
+    """Devices of a run: what trains a whole network is spread, features are computed on one."""
+    return {"pretrain": gpus, "transfer": gpus, "linear": min(gpus, 1), "knn": min(gpus, 1)}.get(kind, 0)
+
+
 def _command(kind: str, settings: dict[str, Any], folder: str, gpus: int) -> tuple[str, ...]:
     if kind == "data":
         options = [word for k, v in settings.items() for word in (f"--{k.replace('_', '-')}", str(v))]
@@ -239,8 +244,7 @@ def _command(kind: str, settings: dict[str, Any], folder: str, gpus: int) -> tup
         return ("python", "-m", "converters", "detectron2", settings["file"], f"{folder}/backbone.pkl")
     module = {"pretrain": "pretrain", "linear": "pretrain.linear", "knn": "pretrain.knn", "transfer": "transfer"}[kind]
     start = ["python", "-m", module]
-    # Features are computed on one device; only what trains a whole network is spread.
-    if gpus > 1 and kind in ("pretrain", "transfer"):
+    if gpus > 1:
         start = ["torchrun", "--standalone", f"--nproc_per_node={gpus}", "-m", module]
     ordered = {k: settings[k] for k in FIRST if k in settings} | settings
     return (*start, *(f"{k}={_plain(v)}" for k, v in ordered.items()), f"output={folder}")

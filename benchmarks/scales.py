@@ -27,6 +27,7 @@ class Scale:
         epochs: the paper's epochs -> this scale's; None means the same.
         trials: at most so many trials a column, by what varies.
         stages: overrides by stage; a task's own come after those of `transfer`.
+        datasets: further overrides by the paper's data set, `{data set: {stage: {key: value}}}`.
         methods: overrides of the pre-training by `method`; the rows' own win, as over `stages`.
         force: overrides by stage that win over the rows' own.
         rows: further overrides by row: `{row: {stage: {key: value}}}`; `table/row` is more special than `row`.
@@ -46,6 +47,7 @@ class Scale:
     epochs: dict[int, int] | None = None
     trials: dict[str, int] = field(default_factory=dict)
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    datasets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     force: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
@@ -58,9 +60,14 @@ class Scale:
     figures: str = ""
     gigabytes: dict[str, float] = field(default_factory=dict)
 
-    def common(self, *stages: str) -> dict[str, Any]:
-        """Overrides of every row; a later stage's win."""
-        return {key: value for stage in stages for key, value in self.stages.get(stage, {}).items()}
+    def common(self, dataset: str, *stages: str) -> dict[str, Any]:
+        """Overrides of every row of tables on `dataset`; a later stage's win, and the data set's over those of all."""
+        return {
+            key: value
+            for overrides in (self.stages, self.datasets.get(dataset, {}))
+            for stage in stages
+            for key, value in overrides.get(stage, {}).items()
+        }
 
     def forced(self, *stages: str) -> dict[str, Any]:
         """Overrides that win over the rows' own."""
@@ -109,7 +116,8 @@ def load(name: str) -> Scale:
         if key not in known:
             raise UserError(f"{path}: unknown field '{key}'; it may have {', '.join(sorted(known))}")
     scale = _flat(Scale(name=path.stem, **body))
-    for key in (*scale.stages, *scale.force, *(s for r in scale.rows.values() for s in r)):
+    nested = (*scale.rows.values(), *scale.datasets.values())
+    for key in (*scale.stages, *scale.force, *(stage for overrides in nested for stage in overrides)):
         if key not in STAGES:
             raise UserError(f"{path}: unknown stage '{key}'; there are {', '.join(STAGES)}")
     for where, keys in (("seconds", scale.seconds), ("gigabytes", scale.gigabytes)):
@@ -123,11 +131,13 @@ def _flat(scale: Scale) -> Scale:
     """Nested settings as dotted keys, so that a more special one replaces a single value."""
     return dataclasses.replace(
         scale,
-        stages={stage: flatten(settings) if settings else {} for stage, settings in scale.stages.items()},
+        stages=_by_stage(scale.stages),
         methods={method: flatten(settings) for method, settings in scale.methods.items()},
         force={stage: flatten(settings) for stage, settings in scale.force.items()},
-        rows={
-            row: {stage: flatten(settings) if settings else {} for stage, settings in stages.items()}
-            for row, stages in scale.rows.items()
-        },
+        datasets={name: _by_stage(stages) for name, stages in scale.datasets.items()},
+        rows={row: _by_stage(stages) for row, stages in scale.rows.items()},
     )
+
+
+def _by_stage(overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {stage: flatten(settings) if settings else {} for stage, settings in overrides.items()}

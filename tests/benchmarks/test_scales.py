@@ -1,0 +1,59 @@
+"""The sizes: what they may say, and that what they say can be run."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import scales, tables
+from benchmarks.expansion import expand
+from benchmarks.fill import pretrainings
+from converters.architecture import parse
+from converters.proof import detectron2_obstacle
+from runs.errors import UserError
+
+
+@pytest.mark.parametrize("scale", ["mini", "small", "paper"])
+def test_table_5_fine_tunes_networks_that_a_c4_detector_can_hold(scale: str) -> None:
+    plan = expand([tables.load("table5")], scales.load(scale), "outputs/x")
+    archs = {run.settings["arch"] for run in plan.runs.values() if "arch" in run.settings}
+    assert archs
+    for name in archs:
+        arch = parse(name)
+        assert detectron2_obstacle(arch) == "" and arch.bottleneck, name
+
+
+def test_features_are_computed_on_one_device() -> None:
+    plan = expand([tables.load("table4"), tables.load("table5")], scales.load("paper"), "outputs/x")
+    devices = {(run.kind, run.gpus, run.command[0]) for run in plan.runs.values()}
+    assert devices == {
+        ("pretrain", 8, "torchrun"),
+        ("transfer", 8, "torchrun"),
+        ("linear", 1, "python"),
+        ("knn", 1, "python"),
+        ("convert", 0, "python"),
+    }
+
+
+def test_settings_of_a_data_set_reach_its_tables_only(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "about: a test\nstages: {pretrain: {arch: resnet18, batch_size: 8}}\n"
+        "datasets: {imagenet: {pretrain: {arch: resnet50, augment: {size: 96}}}}\n"
+    )
+    chosen = [tables.load(name) for name in ("table2", "figureD1")]
+    plan = expand(chosen, scales.load(str(file)), "outputs/x")
+    given = {
+        table.name: [plan.runs[id_].settings for row in table.rows for id_ in pretrainings(plan, table.name, row.id)]
+        for table in chosen
+    }
+    assert all(run["arch"] == "resnet50" and run["augment.size"] == 96 for run in given["table2"])
+    # The row's own batch wins over both.
+    assert {run["batch_size"] for run in given["table2"]} == {64, 128, 256, 512, 1024, 2048, 4096}
+    assert given["figureD1"] and all("augment.size" not in run for run in given["figureD1"])
+
+
+def test_a_stage_of_a_data_set_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("about: a test\ndatasets: {imagenet: {pretraining: {arch: resnet50}}}\n")
+    with pytest.raises(UserError, match="unknown stage 'pretraining'"):
+        scales.load(str(file))
