@@ -66,7 +66,7 @@ def plan(arguments: argparse.Namespace) -> int:
     if arguments.commands:
         for run_id in order(made.runs):
             print(f"# {'done' if run_id in done else clock(expected[run_id])}")
-            print(" ".join(made.runs[run_id].command))
+            print(made.runs[run_id].line)
         print()
     chain = _critical_path(made, expected, waiting)
     print(f"{len(waiting)} of {len(made.runs)} runs to do, about {clock(left(made, expected, {}, waiting))} with "

@@ -136,7 +136,7 @@ def model_card(plan: Plan, filled: list[Filled], facts: dict[str, Any], file: Pa
         for f in filled for c, e in zip(f.table.columns, f.entries[0], strict=True) if e.ours
     ]  # fmt: skip
     keys = ("file", "sha256", "format", "arch", "parameters", "input", "checks", "caveat")
-    commands = [" ".join(run.command) for run in plan.runs.values()]
+    commands = [run.line for run in plan.runs.values()]
     card = {
         "schema": SCHEMA, "scale": plan.scale, "checkpoint": {k: facts.get(k) for k in keys}, "results": results,
         "commands": commands, "environment": describe(),

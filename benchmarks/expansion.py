@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from runs.folder import RECORD
 DETECTION = ("voc07", "voc0712", "coco")
 # Detectron2's own default for the folder of VOC2007, VOC2012 and coco; other sets are `datasets/<name>`.
 DETECTION_ROOT = "datasets"
+# Values that Hydra reads without quotes.
+PLAIN = re.compile(r"[\w./:@%+-]*")
 # What a reader looks for first in a command.
 FIRST = ("method", "variant", "task", "checkpoint", "weights", "data", "data.root", "arch", "epochs")
 
@@ -258,7 +261,9 @@ def _plain(value: Any) -> str:
         return "null"
     if isinstance(value, list | tuple):
         return "[" + ",".join(_plain(v) for v in value) + "]"
-    return str(value)
+    text = str(value)
+    # Lightning's `epoch=99-step=1000.ckpt`, a browser's `net (1).pth`: Hydra's grammar wants them in quotes.
+    return text if PLAIN.fullmatch(text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _portable(value: Any, output: str) -> Any:

@@ -56,7 +56,7 @@ def execute(plan: Plan, run: Run) -> int:
     began: dict[str, Any] = {"started": time.time(), "pid": os.getpid()}
     write_json(state_file(plan, run.id), began)
     with open(folder / LOG, "ab") as log:
-        log.write(f"$ {' '.join(run.command)}\n".encode())
+        log.write(f"$ {run.line}\n".encode())
         log.flush()
         status = subprocess.run(
             _words(run.command), stdout=log, stderr=subprocess.STDOUT, env=_environment(plan), check=False

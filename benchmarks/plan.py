@@ -1,6 +1,7 @@
 """The graph of runs: which commands fill which cells of which tables."""
 
 import os
+import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,6 +36,11 @@ class Run:
     needs: tuple[str, ...]
     settings: dict[str, Any]
     gpus: int = 0
+
+    @property
+    def line(self) -> str:
+        """The command for a shell: zsh, unlike bash, refuses a bare `lr=[1.0,10.0]`."""
+        return shlex.join(self.command)
 
 
 @dataclass(frozen=True)

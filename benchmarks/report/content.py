@@ -193,7 +193,7 @@ def costs(plans: Sequence[Plan], records: dict[str, dict[str, Record]]) -> list[
                 "time": clock(took) if took is not None else "–",
                 "memory": round(record.peak_memory_mb) if record else None,
                 "verdict": record.verdict if record else "",
-                "command": " ".join(run.command),
+                "command": run.line,
             })  # fmt: skip
     return lines
 

@@ -1,8 +1,10 @@
 """From tables to runs: sharing, identity, and what a change touches."""
 
+import shlex
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmarks import scales, tables
 from benchmarks.expansion import Source, expand, parse_override
@@ -102,6 +104,17 @@ def test_commands_are_what_a_user_would_type() -> None:
     assert "epochs=200" in words and "optimizer.lr=0.5" in words and "optimizer.weight_decay=1e-05" in words
     single = expand([tables.load("table4").select(["simsiam"], ["ep100"])], scales.load("mini"), "outputs/x")
     assert all(r.command[0] == "python" for r in single.runs.values())
+    # A shell takes every line apart into the words that are run, and finds no pattern of file names in it.
+    for run in single.runs.values():
+        assert tuple(shlex.split(run.line)) == run.command and " lr=[" not in run.line
+    linear = plan("table4", rows=["simsiam"])
+    assert any("'lr=[1.0,10.0,30.0]'" in run.line for run in linear.runs.values())
+    odd = expand(
+        [tables.load("table4").select(["simsiam"], ["ep200"])], scales.load("small"), "outputs/x",
+        guest=Source("net", "runs/epoch=9-step=100 (it's).ckpt"),
+    )  # fmt: skip
+    (run,) = odd.runs.values()
+    assert OverridesParser.create().parse_override(run.command[3]).value() == "runs/epoch=9-step=100 (it's).ckpt"
 
 
 def test_what_cannot_run_says_why() -> None:
