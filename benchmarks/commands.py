@@ -13,6 +13,7 @@ from benchmarks.expansion import expand, parse_override
 from benchmarks.fill import fill, read_records
 from benchmarks.plan import Plan, chains, names, order
 from benchmarks.render import terminal
+from benchmarks.scales import Scale
 from runs.environment import command_line
 from runs.errors import UserError
 
@@ -27,7 +28,7 @@ def build(arguments: argparse.Namespace) -> Plan:
         chosen,
         scale,
         arguments.output or f"outputs/{scale.name}",
-        roots_of(arguments.data),
+        roots_of(arguments.data, scale),
         [parse_override(text, scales.STAGES) for text in arguments.overrides],
         arguments.trials,
     )
@@ -35,13 +36,30 @@ def build(arguments: argparse.Namespace) -> Plan:
     return plan
 
 
-def roots_of(given: list[str]) -> dict[str, str]:
-    """Read `--data NAME=DIR`."""
+def roots_of(given: list[str], scale: Scale | None = None) -> dict[str, str]:
+    """Read `--data NAME=DIR`.
+
+    Args:
+        given: the words.
+        scale: what they are for; None for a command that takes any name.
+
+    Raises:
+        UserError: not of this form, or nothing that the scale would look at: numbers of other data than the user
+            believes are worse than none.
+    """
     roots = {}
     for text in given:
         name, equals, folder = text.partition("=")
         if not equals or not folder:
             raise UserError(f"--data {text}: must be NAME=DIR, e.g. imagenet=/data/imagenet")
+        if scale and scale.generate is not None:
+            raise UserError(
+                f"--data {text}: the {scale.name} scale makes its own data; add --scale small or --scale paper, or a "
+                "scale file of your own (docs/benchmarks.md)"
+            )
+        known = ["detection", *sorted({tables.load(t).dataset for t in tables.names()})] if scale else [name]
+        if name not in known:
+            raise UserError(f"--data {text}: no table reads '{name}'; there are {', '.join(known)}")
         roots[name] = folder
     return roots
 

@@ -34,15 +34,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from benchmarks.commands import roots_of
     from benchmarks.run import work
 
-    unknown = [t for t in arguments.tasks if t not in PLACES]
-    if unknown or not arguments.tasks:
-        raise UserError(f"--tasks {','.join(arguments.tasks)}: choose from {', '.join(PLACES)}")
+    check_tasks(arguments.tasks)
     overrides = [parse_override(text, scales.STAGES) for text in arguments.overrides]
+    # Before the checkpoint is fetched.
+    roots = roots_of(arguments.data, scales.load(arguments.scale))
     file, facts = inspected(arguments.file)
     output = arguments.output or f"outputs/evaluate/{slug(file)}-{facts['sha256'][:8]}"
-    plan = plan_of(
-        file, facts, arguments.tasks, arguments.scale, output, roots_of(arguments.data), overrides, arguments.trials
-    )
+    plan = plan_of(file, facts, arguments.tasks, arguments.scale, output, roots, overrides, arguments.trials)
     if arguments.jobs:
         plan.jobs = arguments.jobs
     print(f"{file}: {facts['format']}, {facts['arch']}, proved", file=sys.stderr)
@@ -52,6 +50,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
     card = model_card(plan, filled, facts, file)
     print(f"model card: {card}")
     return 1 if status.failed else 0
+
+
+def check_tasks(tasks: list[str]) -> None:
+    """Refuse a task that there is not, before anything is fetched."""
+    unknown = [task for task in tasks if task not in PLACES]
+    if unknown or not tasks:
+        raise UserError(f"--tasks {','.join(unknown or tasks)}: choose from {', '.join(PLACES)}")
 
 
 def plan_of(
@@ -76,9 +81,10 @@ def for_gate(arguments: argparse.Namespace) -> list[str]:
     from benchmarks.commands import roots_of
     from benchmarks.run import work
 
+    check_tasks(arguments.tasks)
+    roots = roots_of(arguments.data, scales.load(arguments.scale))
     file, facts = inspected(arguments.checkpoint)
     output = arguments.output or "outputs/gate"
-    roots = roots_of(arguments.data)
     plan = plan_of(file, facts, arguments.tasks, arguments.scale, output, roots, [], None)
     status = work(plan)
     if status.failed or status.blocked:

@@ -4,10 +4,14 @@ import contextlib
 import functools
 import http.server
 import json
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
 
 import pytest
 import torch
@@ -15,9 +19,11 @@ import torch
 from benchmarks.__main__ import main
 from benchmarks.evaluate import inspected, model_card, plan_of, slug
 from benchmarks.fill import fill
+from benchmarks.plan import Plan
 from benchmarks.status import Status
 from converters.resnet import build_resnet
 from runs.files import sha256
+from runs.record import write_record
 
 FACTS = {
     "file": "x.pth", "sha256": "ab" * 32, "format": "torchvision", "arch": "resnet50", "parameters": 23_508_032,
@@ -33,7 +39,7 @@ def test_plan_and_card(make: SimpleNamespace, tmp_path: Path) -> None:
     plan = plan_of(file, FACTS, ["linear", "knn", "voc07", "coco"], "mini", str(tmp_path / "out"), {}, [], None)
     assert sorted(r.task for r in plan.runs.values()) == ["coco", "convert", "data", "knn", "linear", "voc07"]
     linear = next(r for r in plan.runs.values() if r.kind == "linear")
-    assert f"checkpoint={file}" in linear.command and not any(w.startswith("arch=") for w in linear.command)
+    assert f"checkpoint='{file}'" in linear.command and not any(w.startswith("arch=") for w in linear.command)
     records = {linear.id: make.record("linear", "my", 61.25)}
     card = model_card(plan, fill(plan, records, Status()), FACTS, file)
     text = card.read_text()
@@ -51,8 +57,11 @@ def test_names_of_folders() -> None:
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
-    [(["nowhere.pth"], "nowhere.pth"), (["x.pth", "--tasks", "linear,dance"], "--tasks linear,dance"),
+    [(["nowhere.pth"], "nowhere.pth"), (["x.pth", "--tasks", "linear,dance"], "--tasks dance: choose from linear"),
      (["x.pth", "--set", "nonsense"], "must be STAGE.KEY=VALUE"),
+     (["x.pth", "--data", "imagenet=photographs"], "the mini scale makes its own data; add --scale small"),
+     (["x.pth", "--scale", "small", "--data", "imagnet=photographs"], "no table reads 'imagnet'; there are detection"),
+     (["x.pth", "--scale", "small", "--data", "photographs"], "must be NAME=DIR"),
      (["http://example.org/x.pth"], "not an https address"), (["zoo:nothing"], "zoo:nothing: no such checkpoint")],
 )  # fmt: skip
 def test_bad_input_is_one_line(words: list[str], complaint: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -74,13 +83,27 @@ def a_checkpoint() -> dict[str, torch.Tensor]:
     return network.state_dict()
 
 
+class Cut(http.server.SimpleHTTPRequestHandler):
+    """Promises a file `…cut….pth` whole and sends the first kilobytes of it."""
+
+    def copyfile(self, source: IO[bytes], outputfile: IO[bytes]) -> None:  # type: ignore[override]
+        if "cut" in self.path:
+            outputfile.write(source.read(5000))
+        else:
+            super().copyfile(source, outputfile)
+
+
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """A web server of this machine; plain http is refused everywhere else."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+def served(folder: Path, certificate: Path | None = None) -> Iterator[str]:
+    """A web server of this machine; plain http is refused everywhere else. `certificate`: a file with its key."""
+    handler = functools.partial(Cut, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
@@ -117,3 +140,52 @@ def test_an_untrained_network_is_refused_in_the_converters_words(
         main(["evaluate", str(tmp_path / "net.pth"), "--output", str(tmp_path / "out")])
     assert stop.value.code == 2 and "initial mean 0" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_an_https_address_becomes_a_row_and_a_card(
+    make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From a server whose authority is named in SSL_CERT_FILE; the runs themselves are stand-ins."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+
+    def work(plan: Plan) -> Status:
+        for run in plan.runs.values():
+            if run.kind in ("linear", "knn"):
+                write_record(plan.folder(run), make.record(run.kind, "net", 61.25))
+        return Status()
+
+    def evaluate(name: str) -> tuple[int, str, list[str]]:
+        words = [f"{address}/{name}", "--tasks", "linear,knn", "--output", str(tmp_path / "out")]
+        with pytest.raises(SystemExit) as stop:
+            main(["evaluate", *words])
+        text = capfd.readouterr()
+        errors = [line for line in text.err.splitlines() if line.startswith("error: ")]
+        return int(stop.value.code or 0), text.out, errors
+
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate := tmp_path / "server.pem"))
+    monkeypatch.setattr("benchmarks.run.work", work)
+    request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(
+        [*request.split(), "-keyout", certificate, "-out", tmp_path / "c.pem"], check=True, capture_output=True
+    )
+    certificate.write_bytes(certificate.read_bytes() + (tmp_path / "c.pem").read_bytes())
+    (site := tmp_path / "site").mkdir()
+    torch.save(a_checkpoint(), site / "net.pth")
+    shutil.copy(site / "net.pth", site / "cut.pth")
+    with served(site, certificate) as address:
+        for name, complaint in (("absent.pth", "answers 404 File not found; check the address"),
+                                ("cut.pth", "run the same command again to continue")):  # fmt: skip
+            status, _, errors = evaluate(name)
+            assert status == 2 and len(errors) == 1 and complaint in errors[0]
+            assert not (tmp_path / "out").exists()
+        status, row, errors = evaluate("net.pth")
+    assert status == 0 and not errors and row.count("61.2") == 2
+    card = (tmp_path / "out" / "model_card.md").read_text()
+    assert "| **net.pth** | 61.2 (n = 1) | 61.2 (n = 1) |" in card and sha256(site / "net.pth") in card
+    # From the cache, without a server.
+    assert evaluate("net.pth")[0] == 0
