@@ -80,7 +80,12 @@ def gate(arguments: argparse.Namespace) -> int:
     measured = gate_baseline.measure(results, arguments.noise)
     if arguments.write_baseline:
         gate_baseline.write(Path(arguments.write_baseline), measured)
-        print(f"{arguments.write_baseline}: baseline of {len(measured)} kinds of run written")
+        path = Path(arguments.write_baseline)
+        beside = f" and {path.with_suffix('.npz')} (keep both)" if any(m.matches for m in measured.values()) else ""
+        print(f"baseline written: {path}{beside}")
+        for key, kind in measured.items():
+            means = ", ".join(f"{metric} {_mean(v):.2f}" for metric, v in kind.values.items())
+            print(f"  {key}: {means} (n = {len(next(iter(kind.values.values())))}, {kind.images} test images)")
         return 0
     if arguments.noise is not None:
         for old in before.values():
@@ -116,7 +121,13 @@ def judge(
     """
     for key in before:
         if key not in now:
-            raise UserError(f"baseline: no result for {key}; give that run's record too")
+            raise UserError(f"baseline: no result for {key}; give that run's record too (given: {'; '.join(now)})")
+        prints = {before[key].fingerprint, now[key].fingerprint} - {""}
+        if len(prints) > 1:
+            raise UserError(
+                f"baseline: {key} was measured on other images or annotations than these results; restore the data "
+                "set, or write the baseline again with results on it"
+            )
     deciding = sum(metric in DECISIVE for m in before.values() for metric in m.values)
     deciding += sum(bool(m.matches and now[key].matches) for key, m in before.items())
     if not deciding:

@@ -5,7 +5,7 @@ detections, already matched with the objects, so that no data set is needed to c
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from runs.errors import UserError
 from runs.files import atomic_write, read_json, write_json
 from runs.record import Record
 
-SCHEMA = 2
+SCHEMA = 3
 # Trials whose detections a baseline keeps: as many as the papers average.
 TRIALS = 5
 # Standard deviation of one trial as published for this fine-tuning code (facebookresearch/moco README: VOC AP50, AP,
@@ -41,6 +41,7 @@ class Measured:
         deviation_images: the number of test images that it is the deviation on.
         images: test images.
         matches: of each VOC run whose detections are there.
+        fingerprint: of the test set.
     """
 
     values: dict[str, list[float]] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class Measured:
     deviation_images: int = 0
     images: int = 0
     matches: list[Matches] = field(default_factory=list)
+    fingerprint: str = ""
 
 
 def key_of(record: Record) -> str:
@@ -71,18 +73,20 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
         UserError: a record is refused, two are of different data under one name, or there is none.
     """
     found: dict[str, Measured] = {}
-    prints: dict[str, str] = {}
-    for path, record in demand(find(places)).items():
-        if record.kind not in ("linear", "knn", "transfer") or record.dataset is None:
+    records = demand(find(places))
+    for path, record in records.items():
+        trials = _trials(path, record, records)
+        if record.kind not in ("linear", "knn", "transfer") or record.dataset is None or not trials:
             continue
         key = key_of(record)
-        if prints.setdefault(key, record.dataset.fingerprint) != record.dataset.fingerprint:
+        measured = found.setdefault(key, Measured(images=record.dataset.size, fingerprint=record.dataset.fingerprint))
+        if measured.fingerprint != record.dataset.fingerprint:
             raise UserError(
                 f"{path}: measured on another version of {record.dataset.name} than the other runs of {key}"
             )
-        measured = found.setdefault(key, Measured(images=record.dataset.size))
-        for metric, value in record.metrics.items():
-            measured.values.setdefault(metric, []).append(value)
+        for metrics in trials:
+            for metric, value in metrics.items():
+                measured.values.setdefault(metric, []).append(value)
         if record.dataset.split.startswith("voc_") and (path.parent / "detections.npz").exists():
             measured.matches.append(read_matches(path.parent, record))
     if not found:
@@ -92,6 +96,24 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
         if noise is not None:
             assume(measured, noise)
     return found
+
+
+def _trials(path: Path, record: Record, records: Mapping[Path, Record]) -> list[dict[str, float]]:
+    """The metrics of the trials that a record stands for; none of those that its neighbours tell.
+
+    `transfer trials=3` leaves a record of each trial and one of their mean above them; a search, one of each rate.
+    """
+    above = next((p for p in records if p.parent in path.parent.parents and _several(records[p])), None)
+    if above and not path.parent.name.startswith("trial"):
+        return []
+    if not _several(record):
+        return [record.metrics]
+    own = any(path.parent == p.parent.parent and p.parent.name.startswith("trial") for p in records)
+    return [] if own else [trial["metrics"] for trial in record.details["trials"]]
+
+
+def _several(record: Record) -> bool:
+    return record.kind == "transfer" and "trials" in record.details
 
 
 def assume(measured: Measured, noise: float) -> None:
@@ -113,7 +135,13 @@ def _spread(key: str, measured: Measured) -> None:
 
 
 def write(path: Path, measured: dict[str, Measured]) -> None:
-    """Store a baseline."""
+    """Store a baseline.
+
+    Raises:
+        UserError: the name is that of the file of detections beside it, or the disk refuses.
+    """
+    if path.suffix == ".npz":
+        raise UserError(f"{path}: is the name of the file of detections beside a baseline; give FILE.json")
     arrays: dict[str, Any] = {}
     for number, (_, m) in enumerate(measured.items()):
         for trial, matches in enumerate(m.matches[:TRIALS]):
@@ -129,7 +157,8 @@ def write(path: Path, measured: dict[str, Measured]) -> None:
         "schema": SCHEMA, "kind": "baseline",
         "runs": [
             {"key": key, "values": m.values, "deviation": m.deviation, "deviation_measured": m.deviation_measured,
-             "deviation_images": m.deviation_images, "images": m.images, "matches": min(len(m.matches), TRIALS)}
+             "deviation_images": m.deviation_images, "images": m.images, "matches": min(len(m.matches), TRIALS),
+             "fingerprint": m.fingerprint}
             for key, m in measured.items()
         ],
     })  # fmt: skip
@@ -155,6 +184,7 @@ def read(path: Path) -> dict[str, Measured]:
                 {m: [float(x) for x in v] for m, v in run["values"].items()},
                 {m: float(x) for m, x in run["deviation"].items()},
                 bool(run["deviation_measured"]), int(run["deviation_images"]), int(run["images"]), matches,
+                str(run["fingerprint"]),
             )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error!r}); write it again with gate --write-baseline") from error

@@ -15,10 +15,10 @@ from benchmarks.bootstrap import POOLED, average_precision, compare, pooled_prec
 from benchmarks.calibration import CLASSES, Case, detector, fails, slope, spread, world
 from benchmarks.detections import Matches
 from benchmarks.gate import judge
-from benchmarks.gate_baseline import Measured, read, write
+from benchmarks.gate_baseline import Measured, measure, read, write
 from benchmarks.plan import Plan
 from benchmarks.status import Status
-from runs.record import write_record
+from runs.record import Dataset, write_record
 
 
 @pytest.fixture
@@ -66,14 +66,17 @@ def test_bad_input_is_one_line_and_status_2(
     newer = tmp_path / "newer.json"
     newer.write_text(json.dumps({**json.loads(base.read_text()), "schema": 9}))
     damaged = tmp_path / "damaged.json"
-    damaged.write_text(json.dumps({"kind": "baseline", "schema": 2, "runs": [{"key": "x"}]}))
+    damaged.write_text(json.dumps({"kind": "baseline", "schema": 3, "runs": [{"key": "x"}]}))
+    elsewhere = runs(make, tmp_path / "elsewhere", [70.0, 70.5], dataset=Dataset("shapes", "val", 640, "other"))
     cases = [
         (("--baseline", tmp_path / "no.json", good), "no such file"),
         (("--baseline", odd, good), "not a baseline"),
         (("--baseline", newer, good), "baseline version 9"),
         (("--baseline", damaged, good), "damaged"),
         (("--baseline", base, tmp_path / "nowhere"), "no such file or folder"),
-        (("--baseline", base, other), "no result for linear, simsiam"),
+        (("--baseline", base, other), "(given: linear, byol"),
+        (("--baseline", base, elsewhere), "measured on other images or annotations"),
+        (("--write-baseline", tmp_path / "base.npz", good), "give FILE.json"),
         (("--baseline", base), "give RESULTS"),
         (("--baseline", base, "--tolerance", -1, good), "--tolerance -1.0"),
     ]
@@ -104,6 +107,20 @@ def test_a_checkpoint_is_evaluated_first(
     value[0] = 40.0
     code, text = gate("--baseline", base, *common)
     assert code == 1 and "difference -30.00" in text
+
+
+def test_a_run_of_several_trials_is_counted_once(make: SimpleNamespace, tmp_path: Path) -> None:
+    """`transfer trials=3 search.enabled=true` leaves the trials, the rates that were tried, and their mean above."""
+    for seed, value in enumerate(values := [20.0, 21.0, 25.0]):
+        write_record(tmp_path / f"trial{seed}", make.record("transfer", value=value, seed=seed))
+    write_record(tmp_path / "search_lr0.1", make.record("transfer", value=3.0, seed=9))
+    trials = [{"seed": i, "metrics": {"bbox/AP": v}} for i, v in enumerate(values)]
+    write_record(tmp_path, make.record("transfer", value=22.0, details={"trials": trials}))
+    (found,) = measure([str(tmp_path)]).values()
+    assert found.values["bbox/AP"] == values and found.deviation["bbox/AP"] == pytest.approx(np.std(values, ddof=1))
+    # The mean's record alone stands for its trials.
+    (found,) = measure([str(tmp_path / "result.json")]).values()
+    assert found.values["bbox/AP"] == values
 
 
 def test_summary_and_junit(make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]]) -> None:
