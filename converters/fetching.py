@@ -23,6 +23,8 @@ CHUNK = 1 << 16
 MAX_BYTES = 16 << 30
 # Seconds without a byte after which a download counts as broken.
 TIMEOUT = 30
+# Files of authorities: requests looks at variables of its own only, which come first, other programs at the last one.
+VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 # Plain http only to this machine, where a test or a mirror serves.
 ALLOWED = re.compile(r"https://[^/]+/|http://(127\.0\.0\.1|localhost)(:\d+)?/")
 
@@ -128,11 +130,13 @@ def _download(url: str, part: Path) -> None:
         headers |= {"Range": f"bytes={begun}-", "If-Range": tag.read_text()}
     if "HF_TOKEN" in os.environ and url.startswith("https://huggingface.co/"):
         headers["Authorization"] = f"Bearer {os.environ['HF_TOKEN']}"
+    answered = False
     try:
         with requests.get(
             url, headers=headers, stream=True, timeout=TIMEOUT, verify=_authorities(),
             hooks={"response": _stays_on_https},
         ) as answer:  # fmt: skip
+            answered = True
             if answer.status_code not in (200, 206):
                 raise UserError(f"{url}: the server answers {answer.status_code} {answer.reason}; check the address")
             if answer.status_code == 200:
@@ -152,12 +156,14 @@ def _download(url: str, part: Path) -> None:
     except requests.exceptions.SSLError as error:
         raise UserError(
             f"{url}: the server's certificate is not trusted ({_reason(error)}); if it should be, name the file of its "
-            "authority in SSL_CERT_FILE"
+            f"authority in {_variable() or VARIABLES[-1]}{_now()}"
         ) from error
     except requests.TooManyRedirects as error:
         raise UserError(f"{url}: the server redirects without end; check the address") from error
     except (requests.RequestException, OSError) as error:
         reason = _reason(error)[:200]
+        if not answered and isinstance(error, requests.ConnectionError):
+            raise UserError(f"{url}: the server cannot be reached ({reason}); check the address") from error
         raise UserError(f"{url}: the download broke ({reason}); run the same command again to continue it") from error
     if not tag.read_text():
         tag.unlink()  # without a tag, a later part cannot be known to belong to this one
@@ -175,10 +181,21 @@ def _stays_on_https(answer: Any, **_: Any) -> None:
         raise UserError(f"{answer.url}: leads to {to}, which is not https; checkpoints are fetched by https only")
 
 
+def _variable() -> str | None:
+    """The variable that says whom to trust."""
+    return next((name for name in VARIABLES if os.environ.get(name)), None)
+
+
 def _authorities() -> str | bool:
-    """Whom to trust: requests looks at variables of its own only, other programs at this one."""
-    own = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    return own or os.environ.get("SSL_CERT_FILE") or True
+    name = _variable()
+    if name and not Path(os.environ[name]).exists():
+        raise UserError(f"{name}={os.environ[name]}: no such file; name the authorities' file or unset the variable")
+    return os.environ[name] if name else True
+
+
+def _now() -> str:
+    name = _variable()
+    return f", which says {os.environ[name]} now" if name else ""
 
 
 def _reason(error: BaseException) -> str:

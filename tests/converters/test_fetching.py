@@ -139,7 +139,7 @@ def test_hub_addresses(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
         ("http://example.com/a.pth", "not an https address"),
         ("file:///etc/passwd", "not an https address"),
         ("ftp://example.com/a.pth", "not an https address"),
-        ("http://127.0.0.1:9/a.pth", "the download broke"),
+        ("http://127.0.0.1:9/a.pth", "the server cannot be reached (Connection refused); check the address"),
     ],
 )
 def test_addresses_that_are_refused(source: str, message: str, converters: Callable[..., Any]) -> None:
