@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pretrain.augment import Transform
 from pretrain.data import BrokenImage, Images
-from pretrain.loader import leave_signals
+from pretrain.loader import start_worker
 from runs.errors import UserError
 from runs.progress import Progress
 
@@ -56,7 +56,7 @@ def batches(
         BrokenImage: an image cannot be decoded and `skip_broken` is off.
     """
     loader = DataLoader(
-        data, batch_size=batch_size, num_workers=workers, collate_fn=_collate, worker_init_fn=leave_signals,
+        data, batch_size=batch_size, num_workers=workers, collate_fn=_collate, worker_init_fn=start_worker,
         multiprocessing_context="fork" if workers else None, generator=torch.Generator(),
     )  # fmt: skip
     for images, labels, errors in loader:

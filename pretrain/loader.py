@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import cv2
 import numpy
 import torch
 from torch import Tensor
@@ -154,11 +155,13 @@ def choose_workers(asked: int, world: int) -> int:
     return max(0, min(16, cores // world - 1))
 
 
-def leave_signals(_: int) -> None:
-    """Make a loading process pass over the signals that a cluster sends to all processes; its parent may still end it.
+def start_worker(_: int) -> None:
+    """Begin a loading process: one thread, and no ear for the signals that a cluster sends to all processes.
 
-    Without this, the training process could not finish its step and save.
+    Its parent may still end it. If a cluster could, the training process would not finish its step and save.
     """
+    # PyTorch gives a loading process one thread, OpenCV would take all cores in each of them.
+    cv2.setNumThreads(0)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     # Only Linux and its like tell who sent a signal.
     if hasattr(signal, "sigwaitinfo"):
@@ -183,7 +186,7 @@ def step_loader(dataset: Views, sampler: EpochSampler | Ahead, workers: int, pin
         # The sampler's epoch is read when an epoch starts; the workers get it inside each key and may stay alive.
         persistent_workers=workers > 0,
         multiprocessing_context="fork" if workers else None,
-        worker_init_fn=leave_signals,
+        worker_init_fn=start_worker,
         # Each start of an iterator draws a number; from the process's generator it would change what the method draws.
         generator=torch.Generator(),
     )

@@ -1,4 +1,4 @@
-"""Heads, pooled features and batch norm over several processes."""
+"""What several methods are built of: MLP heads, pooled features, and products that keep their precision."""
 
 import itertools
 from collections.abc import Sequence

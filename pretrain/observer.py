@@ -187,6 +187,7 @@ class Observer:
         return True
 
     def _examine(self, step: int, output: dict[str, Tensor]) -> None:
+        self.check_finite(step)
         # All processes' rows.
         z = distributed.gather(output["z"].detach())  # n-by-d
         z2, p = (distributed.gather(output[k].detach()) if k in output else None for k in ("z2", "p"))  # n-by-d

@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy
 import pytest
 import torch
@@ -58,6 +59,24 @@ def test_batches_do_not_depend_on_workers_positions_or_what_was_drawn_before(ima
     assert not same(whole, batches(images, workers=0, seed=4))
     assert not torch.equal(whole[0][0][0], whole[0][0][1]), "an image's two views are alike"
     assert not torch.equal(whole[0][0][0], whole[4][0][0]), "two epochs' views are alike"
+
+
+class Threads(Views):
+    """Not images: how many threads OpenCV would use."""
+
+    def sample(self, place: int, key: tuple[int, int]) -> list[torch.Tensor]:
+        return [torch.tensor(cv2.getNumThreads())]
+
+
+def test_a_loading_process_keeps_to_one_thread(images: Path) -> None:
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(4)
+        split = open_images(tree(images), "train")
+        loader = step_loader(Threads(split, (), 0, False), EpochSampler(len(split), 16, 0, 0, 1), 1, False)
+        assert next(iter(loader))[0][0].unique().tolist() == [1]
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_the_shares_of_two_processes_are_the_batch_of_one(images: Path) -> None:

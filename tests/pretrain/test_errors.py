@@ -226,9 +226,12 @@ def test_no_space_left(images: Path, tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_loss_that_is_not_finite_names_the_step(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["log_every=5", "monitor.microscope_every=5"])
+def test_a_loss_that_is_not_finite_names_the_step(first: str, images: Path, tmp_path: Path) -> None:
+    """Whatever looks first: the log, or the microscope."""
     folder = tmp_path / "run"
-    more = ("optimizer.lr=1e30", "log_every=5", "monitor.knn_every=0")
+    late = ("log_every=50", "monitor.every=50", "checkpoint.every_steps=0", "checkpoint.every_epochs=9")
+    more = ("optimizer.lr=1e30", "monitor.knn_every=0", *late, first)
     status, text = run("pretrain", small("simsiam", images, folder, *more), folder)
     assert status == 2 and f"error: {folder}: the loss is not finite at step " in text and "Traceback" not in text, text
     assert not (folder / "result.json").exists()
