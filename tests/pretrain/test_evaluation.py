@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,12 @@ from torch import Tensor
 from converters.resnet import build_resnet
 from pretrain import features
 from pretrain.augment import AugmentConfig, evaluation_view
-from pretrain.classifiers import Classifiers, _cached, _fresh, _stand_ins
-from pretrain.data import DataConfig, open_images
+from pretrain.classifiers import Classifiers
+from pretrain.data import DataConfig, open_images, open_splits
+from pretrain.evaluate import Ready
 from pretrain.features import Plain, batches, extract, knn_accuracy, nearest_neighbours
 from pretrain.frozen import load_frozen
-from pretrain.linear import LinearConfig
+from pretrain.linear import LinearConfig, _cached, _fresh, _stand_ins, build_classifiers, train
 from pretrain.loader import EpochSampler
 from pretrain.optim import OptimizerConfig, build_optimizer
 from tests.pretrain.processes import Command, differences, newest, run, small
@@ -94,8 +96,7 @@ def config(**changes: object) -> LinearConfig:
 
 def trained(settings: LinearConfig, features: Tensor, labels: Tensor, val: tuple[Tensor, Tensor]) -> Classifiers:
     """Classifiers on given features instead of a network's."""
-    network = load_frozen("random", "resnet18x0.25", True, settings.augment, 0, CPU)
-    heads = Classifiers(settings, network.network, 4, CPU)
+    heads = build_classifiers(settings, "resnet18x0.25", 4, CPU)
     assert heads.heads.weight.shape[2] == features.shape[1] == 128
     for heads.epoch in range(settings.epochs):
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(heads.epoch))
@@ -146,8 +147,7 @@ def test_linear_on_separable_features_and_on_shuffled_labels() -> None:
 
 
 def test_best_and_last_epoch_are_told_apart() -> None:
-    network = load_frozen("random", "resnet18x0.25", True, config().augment, 0, CPU)
-    heads = Classifiers(config(), network.network, 4, CPU)
+    heads = build_classifiers(config(), "resnet18x0.25", 4, CPU)
     x, y = torch.randn(100, 128), torch.zeros(100, dtype=torch.int64)
     for heads.epoch, bias in enumerate(([0.0, 9, 0, 0], [9.0, 0, 0, 0], [0.0, 9, 8, 7])):
         heads.heads.weight.zero_()
@@ -163,7 +163,8 @@ def test_cached_features_are_those_of_the_stream(images: Path) -> None:
     train_features = extract(network, batches(Plain(train, evaluation_view(settings.augment)), 256, 0, False), CPU)
     sampler = EpochSampler(len(train), 16, 0, 0, 1)
     cached = _cached(*train_features, _stand_ins(train, set()), sampler)
-    fresh = _fresh(settings, network, train, sampler, 0, set(), CPU)
+    settings.data.workers = 0
+    fresh = _fresh(settings, Ready(network, train, train, CPU, Path("x")), sampler, set())
     for (a, x), (b, y) in zip(cached(), fresh(), strict=True):
         assert torch.equal(x, y) and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -172,6 +173,20 @@ def test_a_broken_images_features_are_the_next_ones(images: Path) -> None:
     train = open_images(DataConfig("test", "folder", str(images)), "train")
     rows = _stand_ins(train, {train.names[3], train.names[4], train.names[63]})
     assert rows[:7] == [0, 1, 2, 3, 3, 3, 4] and rows[62:] == [60, 0]
+
+
+def test_broken_images_are_still_named_after_a_kill_behind_the_last_epoch(images: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    bad = data / "train" / "class0" / "000.png"
+    bad.write_bytes(b"not a picture")
+    layout = DataConfig("test", "folder", str(data), workers=0, skip_broken=True)
+    settings = config(augment=AugmentConfig(name="crops", size=32), data=layout, epochs=1, batch_size=16)
+    network = load_frozen("random", "resnet18x0.25", False, settings.augment, 0, CPU)
+    ready = Ready(network, *open_splits(layout), CPU, tmp_path / "run")
+    for _ in range(2):
+        # The first start ends before its record is written; the second has no epoch left.
+        assert train(settings, ready, build_classifiers(settings, "resnet18x0.25", 4, CPU)) == {str(bad)}
 
 
 def arguments(images: Path, folder: Path, checkpoint: str, *more: str) -> list[str]:
