@@ -64,6 +64,7 @@ class Row:
         properties: the paper's descriptive columns.
         spread: published standard deviations, one a column.
         needs: what is missing to run the row; empty if nothing is.
+        curves: of the table's `curves`, those that have a meaning for this row; empty for all.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Row:
     properties: dict[str, Any] = field(default_factory=dict)
     spread: tuple[float | None, ...] = ()
     needs: str = ""
+    curves: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Table:
     """A table or a figure of a paper. `name` is `table5` for the first paper and `collapse/table1` for the second.
 
     A property named `collapse` says for each row whether the paper found a collapse: `✓` or `×`. The monitors' verdicts
-    are then shown beside it. `curves` names what the report draws of the rows' pre-trainings.
+    are then shown beside it. `curves` names what the report draws of the rows' pre-trainings. `across` names the
+    setting in which the rows differ, where the paper draws the ends of training over it.
     """
 
     name: str
@@ -97,6 +100,7 @@ class Table:
     properties: tuple[str, ...] = ()
     bold: dict[str, float] = field(default_factory=dict)
     curves: tuple[str, ...] = ()
+    across: str = ""
     notes: tuple[str, ...] = ()
     needs: str = ""
 
@@ -286,6 +290,8 @@ def _check(table: Table, path: Path) -> None:
         for v in r.values:
             if isinstance(v, bool) or not (v is None or isinstance(v, int | float | str)):
                 raise UserError(f"{path}: row {r.id}: value {v!r} is neither a number, a word nor null")
+        if table.across and not isinstance(r.pretrain.get(table.across), int | float):
+            raise UserError(f"{path}: row {r.id}: the table lies across {table.across}, of which the row has no number")
         for key in r.properties:
             if key not in table.properties:
                 raise UserError(f"{path}: row {r.id}: property '{key}' is none of the table's")

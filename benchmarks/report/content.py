@@ -30,6 +30,7 @@ QUANTITIES = {
     "online_top1": ("Accuracy of the online classifier", "top-1 (%)", True, False),
     "m_o": ("Share of the center, m_o (collapse: 1)", "m_o", False, True),
     "m_r": ("Share of the residual, m_r (collapse: 0)", "m_r", False, True),
+    "p_m_o": ("m_o of the prediction (collapse: 1)", "m_o of p", False, True),
     "covariance": ("Covariance of the channels", "covariance", False, True),
     "eta_p": ("Amount of o_p in o_z − o_p", "η_p", False, False),
     "eta_z": ("Amount of o_z in o_p − o_z", "η_z", False, False),
@@ -60,9 +61,10 @@ def drawings(plan: Plan, table: Table) -> list[str]:
 
 
 def table_logs(plan: Plan, table: Table) -> Logs:
-    """The logs of the pre-trainings behind each row, under the row's label."""
+    """The logs of the pre-trainings behind each row, under the row's label; without curves that are not the row's."""
+    not_drawn = {row.label: set(table.curves) - set(row.curves or table.curves) for row in table.rows}
     return [
-        (row.label, log)
+        (row.label, [{k: v for k, v in line.items() if k not in not_drawn[row.label]} for line in log])
         for row in table.rows
         for run in pretrainings(plan, table.name, row.id)
         if (log := _log(plan, run))

@@ -18,12 +18,16 @@ STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0,
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. `group` decides colour and style, so that the seeds of a method look alike."""
+    """One curve. `group` decides colour and style, so that the seeds of a method look alike.
+
+    `spread` is what `y` may be off by, at every point: a band around the curve.
+    """
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
     group: int = 0
+    spread: Sequence[float] = ()
 
 
 def curves(
@@ -92,6 +96,9 @@ def plot(
             line.x, line.y, color=colours[line.group % 8], linestyle=STYLES[line.group % 8], label=label,
             linewidth=1.6, alpha=0.85, marker="o" if markers else None, markersize=3,
         )  # fmt: skip
+        if line.spread:
+            low, high = zip(*((y - s, y + s) for y, s in zip(line.y, line.spread, strict=True)), strict=True)
+            axes.fill_between(line.x, low, high, color=colours[line.group % 8], alpha=0.14, linewidth=0)
     if level is not None:
         axes.axhline(level[0], color=ink, linewidth=0.8, linestyle=(0, (2, 3)), label=level[1])
     if from_zero:

@@ -10,10 +10,13 @@ from rich.console import Console
 from benchmarks import render, scales, tables
 from benchmarks.expansion import expand
 from benchmarks.fill import fill, read_records
+from benchmarks.pictures import averaged, ends, published
 from benchmarks.pictures import main as draw
-from benchmarks.pictures import published
 from benchmarks.plan import Plan
 from benchmarks.report import write_report
+from benchmarks.report.content import lines_of, table_logs
+from benchmarks.report.figures import Line
+from runs.errors import UserError
 from runs.record import Dataset, Record, Subject, write_record
 
 
@@ -85,7 +88,8 @@ def finish(p: Plan, row: str, collapsed: list[bool]) -> None:
         subject, data = Subject("siamese", "resnet18x0.125_cifar", 6), Dataset("shapes", "train", 8, "f")
         verdict = "collapsed at step 20" if bad else "healthy"
         write_record(p.folder(run), Record("pretrain", subject, data, metrics, 0, {}, 1.0, 1.0, verdict=verdict))
-        lines = [{"step": i, "epoch": i / 4, "std": 0.04 / (i + 1), "std_healthy": 0.044, "m_o": 0.1, "m_r": 0.9}
+        lines = [{"step": i, "epoch": i / 4, "std": 0.04 / (i + 1), "std_healthy": 0.044, "m_o": 0.1, "m_r": 0.9,
+                  "covariance": 0.2}
                  for i in range(4)]  # fmt: skip
         (p.folder(run) / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -99,7 +103,7 @@ def test_the_monitors_verdicts_stand_beside_the_papers(tmp_path: Path) -> None:
     p.write()
     write_report([p], tmp_path)
     [filled] = fill(p, read_records(p))
-    assert [str(v) for v in filled.verdicts] == ["× 0/3", "✓ 3/3", "2/3", "None"]
+    assert [str(v) for v in filled.verdicts] == ["× 0/3", "✓ 3/3", "2/3", "None", "None"]
     assert "Mirror SimSiam: collapsed in 2 of 3 runs; the paper has a collapse." in filled.remarks
     text = render.markdown(filled)
     assert "| × | × 0/3 |" in text and "| ✓ | ✓ 3/3 |" in text
@@ -123,16 +127,17 @@ def test_agreement_is_said_once(tmp_path: Path) -> None:
     assert filled.remarks[0].startswith("Who collapses and who does not is as in the paper")
 
 
-def test_the_curves_become_a_picture(tmp_path: Path) -> None:
-    p = plan(tmp_path, "collapse/figure7")
+@pytest.mark.parametrize(("table", "row"), [("figure7", "naive"), ("figure8", "t02")])
+def test_the_curves_become_a_picture(table: str, row: str, tmp_path: Path) -> None:
+    p = plan(tmp_path, f"collapse/{table}")
     for folder in p.runs:
         p.folder(folder).mkdir(parents=True)
-    finish(p, "naive", [True] * 3)
+    finish(p, row, [True] * 3)
     p.write()
     with pytest.raises(SystemExit) as ended:
-        draw([str(tmp_path), str(tmp_path / "image"), "collapse/figure7"])
+        draw([str(tmp_path), str(tmp_path / "image"), f"collapse/{table}"])
     assert ended.value.code == 0
-    assert (tmp_path / "image-collapse-figure7.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / f"image-collapse-{table}.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(SystemExit) as ended:
         draw([str(tmp_path), str(tmp_path / "image"), "figure2"])
     assert ended.value.code == 2
@@ -146,3 +151,44 @@ def test_the_papers_numbers_are_drawn_with_ours() -> None:
     # A linear accuracy is no curve of a pre-training.
     assert published(tables.load("collapse/table2"), "knn_top1") == []
     assert published(tables.load("figure2"), "loss") == [("w/o stop-grad", -1.0)]
+
+
+def test_the_runs_of_a_row_are_one_curve_in_a_band() -> None:
+    x = (0.0, 1.0)
+    lines = [Line("a", x, (1.0, 2.0)), Line("a", x, (3.0, 2.0)), Line("b", x, (5.0, 6.0), 1), Line("a", x, (2.0, 8.0))]
+    a, b = averaged(lines)
+    assert (a.label, a.x, b.label, b.y, b.spread) == ("a", x, "b", [5.0, 6.0], ())
+    # Mean and sample deviation, point by point.
+    assert a.y == pytest.approx([2.0, 4.0]) and a.spread == pytest.approx([1.0, 12**0.5])
+    # A run that was looked at in other steps is a curve of its own.
+    assert [line.x for line in averaged([*lines, Line("a", (0.0, 2.0), (0.0, 0.0))])] == [x, x, (0.0, 2.0)]
+
+
+def test_the_ends_of_training_lie_over_the_setting() -> None:
+    table = tables.load("collapse/figure8")
+    log = {
+        label: [[{"step": i, "covariance": v + i} for i in range(3)] for v in (0.1, 0.3)]
+        for label in ("τ = 1.0", "τ = 0.05")
+    }
+    log["τ = 0.05"][1][2]["covariance"] = 4.1
+    [line] = ends([(label, one) for label, runs in log.items() for one in runs], table, "covariance")
+    assert line.x == [0.05, 1.0]
+    assert line.y == pytest.approx([3.1, 2.2]) and line.spread == pytest.approx([2**0.5, 0.02**0.5])
+    assert ends([], table, "covariance") == []
+
+
+def test_a_row_without_the_setting_of_its_table_is_refused(tmp_path: Path) -> None:
+    text = (tables.PAPERS / "collapse" / "figure8.yaml").read_text(encoding="utf-8")
+    (tmp_path / "f.yaml").write_text(text.replace("method.temperature: 0.1, ", ""), encoding="utf-8")
+    with pytest.raises(UserError, match="row t01: the table lies across"):
+        tables.read(tmp_path / "f.yaml", "f")
+
+
+def test_a_row_draws_only_the_curves_that_are_its_own(tmp_path: Path) -> None:
+    p = plan(tmp_path, "collapse/figure5a")
+    for run in p.runs:
+        p.folder(run).mkdir(parents=True)
+        (p.folder(run) / "metrics.jsonl").write_text('{"step": 7, "epoch": 1.0, "eta_p": -0.5, "eta_z": 0.2}\n')
+    logs = table_logs(p, tables.load("collapse/figure5a"))
+    assert [line.label for line in lines_of(logs, "eta_p")] == ["SimSiam"] * 3
+    assert [line.label for line in lines_of(logs, "eta_z")] == ["Mirror SimSiam"] * 3

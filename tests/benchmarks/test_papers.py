@@ -16,7 +16,7 @@ WANTED = {
     "tableC1": 2, "figureD1": 2, "collapse/table1": 3, "collapse/table2": 4, "collapse/table3": 3, "collapse/table4": 4,
     "collapse/table5": 4, "collapse/table6": 2, "collapse/figure3": 2, "collapse/figure4": 4,
     "collapse/figure5a": 2, "collapse/figure5b": 1, "collapse/figure5c": 1,
-    "collapse/figure6": 3, "collapse/figure7": 4, "collapse/figure8": 5,
+    "collapse/figure6": 3, "collapse/figure7": 5, "collapse/figure8": 5,
 }  # fmt: skip
 
 
