@@ -21,6 +21,7 @@ from runs.errors import UserError
 from runs.files import atomic_write, write_json
 
 SCHEMA = 1
+OTHERS = "The published rows are of 200 epochs of pre-training on ImageNet."
 # Which columns of the paper a task fills. The 200-epoch column stands for "this checkpoint", whatever its own length.
 PLACES = {
     "linear": ("table4", "ep200"),
@@ -47,7 +48,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     status = work(plan)
     filled = fill(plan, read_records(plan), status)
     show(filled, file.name)
-    card = model_card(plan, filled, facts, file)
+    print(f"{plan.scale} scale: {plan.about}")
+    card = model_card(plan, filled, facts, file, arguments.file)
     print(f"model card: {card}")
     return 1 if status.failed else 0
 
@@ -124,7 +126,8 @@ def show(filled: list[Filled], name: str) -> None:
     console = Console()
     for f in filled:
         whole = tables.load(f.table.name).select(None, [c.id for c in f.table.columns])
-        console.print(f"{f.table.label}: {f.table.title} ({f.table.quantity}, {f.scale} scale)", style="bold")
+        console.print(f"{f.table.label}: {f.table.title}", style="bold", highlight=False)
+        console.print(f"{f.table.quantity}, {f.scale} scale. {OTHERS}", style="dim", highlight=False)
         lines = [(name[:40], [Text(number(e, False)) for e in f.entries[0]], "bold")]
         lines += [
             (r.label, [Text("–" if v is None else str(v)) for v in r.values], "dim")
@@ -134,8 +137,9 @@ def show(filled: list[Filled], name: str) -> None:
         print_grid(console, [(c.group, c.label) for c in f.table.columns], lines)
 
 
-def model_card(plan: Plan, filled: list[Filled], facts: dict[str, Any], file: Path) -> Path:
-    """Write `model_card.md` and `model_card.json`; returns the former."""
+def model_card(plan: Plan, filled: list[Filled], facts: dict[str, Any], file: Path, address: str = "") -> Path:
+    """Write `model_card.md` and `model_card.json`; returns the former. `address`: where the file was fetched from."""
+    fetched, here = "://" in address or address.startswith("zoo:"), describe()
     results = [
         {"task": c.task, "metric": c.metric, "column": full_label(c),
          "n": e.ours.n, "mean": e.ours.mean, "std": e.ours.std}
@@ -144,28 +148,31 @@ def model_card(plan: Plan, filled: list[Filled], facts: dict[str, Any], file: Pa
     keys = ("file", "sha256", "format", "arch", "parameters", "input", "checks", "caveat")
     commands = [run.line for run in plan.runs.values()]
     card = {
-        "schema": SCHEMA, "scale": plan.scale, "checkpoint": {k: facts.get(k) for k in keys}, "results": results,
-        "commands": commands, "environment": describe(),
+        "schema": SCHEMA, "scale": plan.scale,
+        "checkpoint": {k: facts.get(k) for k in keys} | {"address": address if fetched else None},
+        "results": results, "commands": commands, "environment": here,
     }  # fmt: skip
     write_json(Path(plan.output) / "model_card.json", card)
     lines = [
-        f"# {file.name}", "", f"- Format: {facts['format']}",
+        f"# {file.name}", "", *([f"- Fetched from: {address}"] if fetched else []), f"- Format: {facts['format']}",
         f"- Network: {facts['arch']}, {facts['parameters']:,} parameters",
         f"- SHA-256: `{facts['sha256']}`", f"- Input: {_input(facts['input'])}",
         *(f"- Verified: {check['name']}: {check['figure']}" for check in facts["checks"]),
         *([f"- Caveat: {facts['caveat']}"] if facts.get("caveat") else []), "",
-        f"Measured at the {plan.scale} scale. {plan.about}", "",
+        f"Measured at the {plan.scale} scale: {plan.about} {OTHERS}", "",
     ]  # fmt: skip
     for f in filled:
         whole = tables.load(f.table.name).select(None, [c.id for c in f.table.columns])
         lines += ["| " + " | ".join([f.table.label, *(full_label(c) for c in f.table.columns)]) + " |"]
         lines += ["|" + " --- |" * (len(f.table.columns) + 1)]
         lines += ["| " + " | ".join([f"**{file.name}**", *(number(e) for e in f.entries[0])]) + " |"]
-        for row in whole.rows:
+        for row in (r for r in whole.rows if any(r.values)):
             words = ["–" if v is None else str(v) for v in row.values]
             lines += ["| " + " | ".join([f"{row.label} (paper)", *words]) + " |"]
         lines += [""]
-    lines += ["## Commands", "", "```", *commands, "```", ""]
+    packages = ", ".join(f"{name} {here['packages'][name]}" for name in ("torch", "torchvision", "detectron2"))
+    lines += [f"Made by: {here['processor']}, device {here['device']}, Python {here['python']}, {packages}, "
+              f"commit {here['commit'] or 'unknown'}", "", "## Commands", "", "```", *commands, "```", ""]  # fmt: skip
     path = Path(plan.output) / "model_card.md"
     with atomic_write(path, "w") as handle:
         handle.write("\n".join(lines))

@@ -98,6 +98,11 @@ def _cached(url: str, expected: str | None, cache: Path) -> Path:
         if not (file.exists() and record.exists()):
             part = folder / f"{file.name}.part"
             _download(url, part)
+            with open(part, "rb") as begin:
+                if begin.read(64).lstrip().lower().startswith((b"<!doctype", b"<html")):
+                    # Kept, it would be answered from the cache ever after.
+                    part.unlink()
+                    raise UserError(f"{url}: the server sent a web page; give the address that its download link has")
             digest = sha256(part)
             if expected and digest != expected:
                 part.unlink()

@@ -187,5 +187,6 @@ def test_an_https_address_becomes_a_row_and_a_card(
     assert status == 0 and not errors and row.count("61.2") == 2
     card = (tmp_path / "out" / "model_card.md").read_text()
     assert "| **net.pth** | 61.2 (n = 1) | 61.2 (n = 1) |" in card and sha256(site / "net.pth") in card
+    assert f"- Fetched from: {address}/net.pth" in card and "untrained" not in card
     # From the cache, without a server.
     assert evaluate("net.pth")[0] == 0

@@ -49,10 +49,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Location", places[kind])
             self.end_headers()
             return
+        data = b"\n<!DOCTYPE html><title>Sign in</title>" if kind == "page" else self.data
         self.send_response(200)
-        self.send_header("Content-Length", str(len(self.data)))
+        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(self.data[: len(self.data) // 2] if kind == "cut" else self.data)
+        self.wfile.write(data[: len(data) // 2] if kind == "cut" else data)
 
     def log_message(self, *_: Any) -> None: ...
 
@@ -110,6 +111,7 @@ def test_a_named_authority_is_trusted(
         ("good", "good", "missing/net.pth", "answers 404 Not Found; check the address"),
         ("good", "good", "cut/net.pth", "run the same command again to continue"),
         ("good", "good", "loop/net.pth", "redirects without end"),
+        ("good", "good", "page/net.pth", "sent a web page; give the address that its download link has"),
         ("good", "good", "downgraded/net.pth", "is not https"),
     ],
 )
