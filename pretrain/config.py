@@ -56,7 +56,7 @@ class CommandConfig:
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
     precision: str = "fp32"
-    """`fp32`; `tf32` (fp32 with TF32 matrix products); `bf16` (mixed precision)."""
+    """`fp32`; `tf32` (fp32 with TF32 products and convolutions); `bf16` (mixed precision)."""
     threads: int = 0
     """PyTorch's threads on the CPU; 0 leaves its choice."""
 

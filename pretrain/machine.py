@@ -11,9 +11,19 @@ from runs.errors import UserError
 
 
 def set_up_arithmetic(threads: int, precision: str) -> None:
-    """Set the number of CPU threads (0 leaves it) and whether matrix products may use TF32."""
+    """Set the number of CPU threads (0 leaves it), and how a GPU computes.
+
+    NOTE: `fp32` is float32 throughout, as on the GPUs of the papers; PyTorch's own default, which the releases leave,
+    lets convolutions use TF32 where a GPU has it.
+
+    Args:
+        threads: PyTorch's on the CPU.
+        precision: one of `CommandConfig.precision`; all but `fp32` let products and convolutions use TF32.
+    """
     if threads:
         torch.set_num_threads(threads)
+    # As main_simsiam.py: batches have one size, so cuDNN looks for the fastest convolution once.
+    torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
 

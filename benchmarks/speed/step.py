@@ -85,7 +85,7 @@ def our_step(
 
 
 def official_step(arch: str, images: list[Tensor], device: str, folder: Path | None) -> Callable[[], Any]:
-    """The body of main_simsiam.py's `train`, in float32 as it is."""
+    """The body of main_simsiam.py's `train`, with the arithmetic that it gets from PyTorch."""
     torch.manual_seed(0)
     if folder:
         sys.path.insert(0, str(folder))
@@ -103,7 +103,8 @@ def official_step(arch: str, images: list[Tensor], device: str, folder: Path | N
     model.train()
 
     def step() -> None:
-        set_up_arithmetic(0, "fp32")
+        # PyTorch's defaults, which the script leaves: TF32 in convolutions alone.
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
         x1, x2 = (view.to(device, non_blocking=True) for view in images)
         p1, p2, z1, z2 = model(x1=x1, x2=x2)
         loss = -(criterion(p1, z2).mean() + criterion(p2, z1).mean()) * 0.5

@@ -81,11 +81,13 @@ def test_the_command_in_bf16(images: Path, tmp_path: Path) -> None:
 
 def test_tf32_is_used_where_it_is_asked_for() -> None:
     flags = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [flag.allow_tf32 for flag in flags]
+    before, search = [flag.allow_tf32 for flag in flags], torch.backends.cudnn.benchmark
     try:
         for precision, expected in (("tf32", True), ("fp32", False), ("bf16", True)):
             set_up_arithmetic(0, precision)
             assert [flag.allow_tf32 for flag in flags] == [expected, expected]
+            assert torch.backends.cudnn.benchmark, "as the releases have it"
     finally:
+        torch.backends.cudnn.benchmark = search
         for flag, value in zip(flags, before, strict=True):
             flag.allow_tf32 = value
