@@ -115,8 +115,8 @@ class Architecture:
     def detectron2_settings(self, stride_in_1x1: bool = False) -> dict[str, object]:
         """The `cfg.MODEL.RESNETS` keys that make Detectron2 build exactly this network.
 
-        Source: detectron2/modeling/backbone/resnet.py, `build_resnet_backbone`. For basic blocks, Detectron2 allows
-        only RES2_OUT_CHANNELS 64 and no STRIDE_IN_1X1 = False restriction applies.
+        Source: detectron2/modeling/backbone/resnet.py, `build_resnet_backbone`, which builds basic blocks with
+        RES2_OUT_CHANNELS 64 only and does not look at their STRIDE_IN_1X1.
         """
         return {
             "DEPTH": self.depth,

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from converters.architecture import Architecture
 
-# Convolution weights with the same values under two names are a copying mistake; independent training never gives them.
 _NORM = re.compile(r"(.*\b(?:bn\d|downsample\.1))\.running_var")
 
 
@@ -95,6 +94,7 @@ def _check_norms(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) ->
 
 
 def _check_copies(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> Check:
+    """Equal convolutions under two names are a copying mistake: independent initial values never train to them."""
     seen: dict[tuple[tuple[int, ...], float], str] = {}
     copies: list[tuple[str, str]] = []
     for name, tensor in state_dict.items():

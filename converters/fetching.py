@@ -142,6 +142,13 @@ def _download(url: str, part: Path) -> None:
             hooks={"response": _stays_on_https},
         ) as answer:  # fmt: skip
             answered = True
+            if begun and answer.status_code == 416:
+                # Nothing is left to send: the command ended before the file got its name, or the file is shorter now.
+                if answer.headers.get("Content-Range") != f"bytes */{begun}":
+                    part.unlink()
+                    _download(url, part)
+                tag.unlink(missing_ok=True)
+                return
             if answer.status_code not in (200, 206):
                 raise UserError(f"{url}: the server answers {answer.status_code} {answer.reason}; check the address")
             if answer.status_code == 200:

@@ -247,6 +247,11 @@ def globals_of(file: IO[bytes]) -> set[str]:
         elif kind in ("BINGET", "LONG_BINGET", "GET"):
             texts.append(memo.get(int(argument), "?"))
         elif kind in ("BINPUT", "LONG_BINPUT", "PUT"):
+            if int(argument) > MAX_OPCODES:
+                # The unpickler's memo is an array as long as the largest index: five bytes would claim gigabytes.
+                raise UserError(
+                    f"a pickle memo of {int(argument):,} places, which no checkpoint has; the file is hostile"
+                )
             memo[int(argument)] = texts[-1] if texts else "?"
         elif kind == "MEMOIZE":
             memo[len(memo)] = texts[-1] if texts else "?"

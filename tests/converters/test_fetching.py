@@ -37,6 +37,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         same = self.headers.get("If-Range") == self.server.tag
         start = int(re.findall(r"\d+", wanted)[0]) if wanted and same else 0
+        if start >= len(self.server.data):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(self.server.data)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         body = self.server.data[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -95,6 +101,19 @@ def test_a_broken_download_is_continued(server: Server) -> None:
     starts = [start for _, start in server.requests]
     assert starts[0] == 0 and 0 < starts[1] <= 1_000_000 < starts[2] <= 3_000_000
     assert sorted(path.name for path in file.parent.iterdir() if path.suffix in (".part", ".etag")) == []
+
+
+@pytest.mark.parametrize("excess", [b"", b"of a longer file"])
+def test_a_download_that_ended_before_it_got_its_name(server: Server, excess: bytes) -> None:
+    """Killed between the last byte and the rename, a command would otherwise ask for nothing, forever."""
+    file = fetching.local(address(server))
+    part = file.with_name(f"{file.name}.part")
+    part.write_bytes(file.read_bytes() + excess)
+    part.with_suffix(".etag").write_text(server.tag)
+    file.unlink()
+    assert fetching.local(address(server)).read_bytes() == server.data
+    assert {path.name for path in file.parent.iterdir()} == {file.name, "download.json", ".lock"}
+    assert [start for _, start in server.requests] == ([0] if not excess else [0, 0])
 
 
 def test_a_file_that_changed_on_the_server_begins_again(server: Server) -> None:

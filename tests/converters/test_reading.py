@@ -231,6 +231,11 @@ def test_pickles_with_too_many_opcodes() -> None:
         safe_pickle.load(b"\x80\x02" + b"]0" * 600_000 + b"N.")
 
 
+def test_a_pickle_that_claims_a_memo_of_gigabytes() -> None:
+    with pytest.raises(UserError, match="memo of 2,147,483,647 places"):
+        safe_pickle.load(b"\x80\x02}r\xff\xff\xff\x7f.")
+
+
 def test_a_shared_dictionary_is_read_once() -> None:
     """Dictionaries within dictionaries, each twice: 2^40 paths, 41 dictionaries."""
     tree: dict[str, Any] = {"w": np.ones(1)}
