@@ -1,72 +1,69 @@
 """A backbone file: read safely, loaded by exact names, and proved to be in the detector."""
 
-import pickle
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from converters.formats import InputConvention
+from converters.reading import read
 from runs.errors import UserError
 from runs.files import sha256
 
-# What NumPy arrays and plain containers need in a pickle; anything else in one could run code.
-_ALLOWED = {
-    "numpy.ndarray", "numpy.dtype", "numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar",
-    "numpy._core.numeric._frombuffer", "collections.OrderedDict", "_codecs.encode",
-}  # fmt: skip
 # Blocks in res4 -> depth, for bottleneck networks (He et al., "Deep Residual Learning", Table 1).
 _DEPTHS = {6: 50, 23: 101, 36: 152}
 _REMEDY = "make it with python -m converters detectron2 CHECKPOINT OUT.pkl"
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        # NumPy 2 renamed its private package; files written before say numpy.core.
-        module = re.sub(r"^numpy\.core\b", "numpy._core", module)
-        if f"{module}.{name}" not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
-        return super().find_class(module, name)
 
 
 @dataclass(frozen=True)
 class BackboneFile:
     """A backbone in Detectron2's names (`stem.conv1.weight`, `res2.0.conv1.norm.bias`, ...), as NumPy arrays.
 
-    `provenance` is what `python -m converters` wrote beside the tensors, empty for a file of somebody else.
+    Attributes:
+        path: the file.
+        sha256: of the file.
+        tensors: name -> array.
+        folded: whether the batch norms' statistics are folded into weight and bias, as in Caffe2's files.
+        provenance: what `python -m converters` wrote beside the tensors, empty for a file of somebody else.
     """
 
     path: Path
     sha256: str
     tensors: dict[str, np.ndarray]
-    author: str
+    folded: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """The Detectron2 settings that this backbone needs: its size, and its input convention where the file says it.
 
         Raises:
-            UserError: it is no bottleneck ResNet of 50, 101 or 152 layers, the ones a C4 detector can use.
+            UserError: it is no bottleneck ResNet of 50, 101 or 152 layers, the ones a C4 detector can use, or its
+                input convention is none.
         """
         try:
             stem, inner = (self.tensors[f"{name}.weight"].shape[0] for name in ("stem.conv1", "res2.0.conv1"))
             grouped, out = self.tensors["res2.0.conv2.weight"].shape[1], self.tensors["res2.0.conv3.weight"].shape[0]
             blocks = {name.split(".")[1] for name in self.tensors if name.startswith("res4.")}
             depth = _DEPTHS[len(blocks)]
-        except (KeyError, IndexError) as error:
+            groups = inner // grouped
+        except (KeyError, IndexError, ZeroDivisionError) as error:
             raise UserError(
                 f"weights={self.path}: no bottleneck ResNet of 50, 101 or 152 layers in Detectron2's names; {_REMEDY}"
             ) from error
         resnets = {
             "DEPTH": depth, "STEM_OUT_CHANNELS": stem, "RES2_OUT_CHANNELS": out,
-            "NUM_GROUPS": inner // grouped, "WIDTH_PER_GROUP": grouped,
+            "NUM_GROUPS": groups, "WIDTH_PER_GROUP": grouped,
         }  # fmt: skip
         settings: dict[str, Any] = {"MODEL": {"RESNETS": resnets}}
         convention = self.provenance.get("input")
         if convention:
+            try:
+                InputConvention.from_detectron2(convention)
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"weights={self.path}: provenance.input is no input convention; {_REMEDY}") from error
             resnets["STRIDE_IN_1X1"] = convention["stride_in_1x1"]
             settings["MODEL"]["PIXEL_MEAN"] = list(convention["pixel_mean"])
             settings["MODEL"]["PIXEL_STD"] = list(convention["pixel_std"])
@@ -75,7 +72,7 @@ class BackboneFile:
 
 
 def read_backbone(path: str | Path) -> BackboneFile:
-    """Read a `.pkl` backbone of Detectron2's form, or of Caffe2's (MSRA's ImageNet weights).
+    """Read a `.pkl` backbone of Detectron2's form, or of Caffe2's (MSRA's ImageNet weights); nothing in it is run.
 
     Raises:
         UserError: absent, truncated, not a pickle of arrays, or without tensors.
@@ -83,22 +80,23 @@ def read_backbone(path: str | Path) -> BackboneFile:
     path = Path(path)
     digest = sha256(path)
     try:
-        with open(path, "rb") as file:
-            content = _load(file)
-    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, ImportError, IndexError, KeyError) as error:
-        reason = " ".join(str(error).split()) or "it ends too early"
+        contents = read(path)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ").partition("; ")[0]
         raise UserError(f"weights={path}: not a backbone file ({reason}); {_REMEDY}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"weights={path}: not a backbone file; {_REMEDY}")
+    if contents.reader != "pickle":
+        raise UserError(f"weights={path}: not a backbone file (read as {contents.reader}); {_REMEDY}")
     # Detectron2 takes a file without an author for Caffe2's (detectron2/checkpoint, _load_file).
-    author = str(content["__author__"]) if "model" in content and "__author__" in content else "Caffe2"
-    tensors = content["model"] if "model" in content else content.get("blobs", content)
-    tensors = {k: np.asarray(v) for k, v in tensors.items() if isinstance(v, np.ndarray)}
-    if author == "Caffe2":
-        tensors = _from_caffe2(tensors)
+    caffe2 = not {"model", "__author__"} <= set(contents.entries)
+    container = next((f"{name}/" for name in ("model", "blobs") if name in contents.entries), "")
+    tensors = {
+        name.removeprefix(container): np.asarray(array)
+        for name, array in contents.tensors.items()
+        if name.startswith(container)
+    }
     if not tensors:
         raise UserError(f"weights={path}: holds no tensors; {_REMEDY}")
-    return BackboneFile(path, digest, tensors, author, dict(content.get("provenance", {})))
+    return BackboneFile(path, digest, _from_caffe2(tensors) if caffe2 else tensors, caffe2, contents.provenance)
 
 
 def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
@@ -121,7 +119,7 @@ def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
     absent = [name for name in wanted if name not in file.tensors]
     # Caffe2's networks have their statistics folded into weight and bias: mean 0 and variance 1 stand for none
     # (detectron2/layers/batch_norm.py, FrozenBatchNorm2d).
-    folded = [n for n in absent if n.endswith(("running_mean", "running_var"))] if file.author == "Caffe2" else []
+    folded = [name for name in absent if name.endswith(("running_mean", "running_var"))] if file.folded else []
     absent = [name for name in absent if name not in folded]
     if absent:
         raise UserError(
@@ -172,11 +170,6 @@ def _backbone_names(detector: nn.Module) -> dict[str, str]:
         if not name.endswith("num_batches_tracked"):
             names[name] = place
     return names
-
-
-def _load(file: IO[bytes]) -> Any:
-    # latin1 as in Detectron2: the oldest files were written by Python 2.
-    return _Unpickler(file, encoding="latin1").load()
 
 
 def _from_caffe2(blobs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -99,7 +99,21 @@ def moco_of_simsiam(content: dict[str, Any]) -> None:
     content["model"] = {}
 
 
-@pytest.mark.parametrize("change", [missing, misshapen, not_a_number, moco_of_simsiam])
+def no_convention(content: dict[str, Any]) -> None:
+    content["provenance"]["input"] = {"format": "RGB"}
+
+
+def no_channels(content: dict[str, Any]) -> None:
+    content["model"]["res2.0.conv2.weight"] = np.zeros((8, 0, 3, 3), np.float32)
+
+
+def objects(content: dict[str, Any]) -> None:
+    content["model"]["res3.0.conv1.weight"] = np.array([None, 1])
+
+
+@pytest.mark.parametrize(
+    "change", [missing, misshapen, not_a_number, moco_of_simsiam, no_convention, no_channels, objects]
+)
 def test_a_wrong_file_is_refused(backbone: Path, tmp_path: Path, change: Any) -> None:
     path = edited(backbone, tmp_path, change)
     with pytest.raises(UserError, match=r"edited\.pkl"):
@@ -111,14 +125,17 @@ class Evil:
         return print, ("run by a pickle",)
 
 
-@pytest.mark.parametrize("kind", ["empty", "truncated", "text", "code"])
+@pytest.mark.parametrize("kind", ["empty", "truncated", "text", "code", "checkpoint"])
 def test_what_is_no_backbone_is_refused(backbone: Path, tmp_path: Path, capsys: Any, kind: str) -> None:
     whole = backbone.read_bytes()
-    content = {"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"hello", "code": pickle.dumps(Evil())}[
-        kind
-    ]
     path = tmp_path / "bad.pkl"
-    path.write_bytes(content)
+    # What pre-training writes, not yet converted.
+    torch.save({"state_dict": {"module.encoder.conv1.weight": torch.zeros(8, 3, 7, 7)}}, path)
+    content = {
+        "empty": b"", "truncated": whole[: len(whole) // 2], "text": b"hello", "code": pickle.dumps(Evil()),
+        "checkpoint": path.read_bytes(),
+    }  # fmt: skip
+    path.write_bytes(content[kind])
     with pytest.raises(UserError, match=r"bad\.pkl: not a backbone file"):
         read_backbone(path)
     assert capsys.readouterr().out == ""
