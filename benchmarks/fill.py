@@ -255,7 +255,7 @@ def _remarks(table: Table, entries: tuple[tuple[Entry, ...], ...], scale: str) -
             remarks.append(f"{reason[0].upper()}{reason[1:]}: {_places(where)}.")
     few = sorted({e.ours.n for line in entries for e in line if e.ours and e.ours.n < 5})
     if few:
-        counts = _listed([str(n) for n in few])
+        counts = listed([str(n) for n in few])
         remarks.append(
             f"n < 5: entries of {counts} trial{'s' if few != [1] else ''} only; their spread is uncertain or unknown."
         )
@@ -277,10 +277,11 @@ def _places(columns: list[Column]) -> str:
     groups: dict[str, list[str]] = {}
     for column in columns:
         groups.setdefault(column.group, []).append(column.label)
-    return _listed(
+    return listed(
         [f"{group} ({', '.join(labels)})" if group else ", ".join(labels) for group, labels in groups.items()]
     )
 
 
-def _listed(items: list[str]) -> str:
+def listed(items: list[str]) -> str:
+    """`a, b and c`."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

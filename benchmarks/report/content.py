@@ -146,16 +146,20 @@ def _mean_precision(by_class: dict[str, list[list[float]]]) -> list[float]:
 
 def pictures(plans: Sequence[Plan], kind: str, file: str) -> list[dict[str, str]]:
     """The picture that each run of a kind has written, as data for `<img>`; one trial of each is enough."""
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, str] = {}
     for plan in plans:
         served = labels(plan)
         for run in plan.runs.values():
             path = plan.folder(run) / file
             if run.kind == kind and path.exists():
                 title = served[run.id] if kind == "pretrain" else f"{served[run.id]}, {TASKS[run.task]}"
-                found.setdefault(title, {"title": title, "source": embedded(path)})
-    # Variants that see the same views are shown once.
-    return list({picture["source"]: picture for picture in reversed(found.values())}.values())[::-1]
+                if title not in found:
+                    found[title] = embedded(path)
+    # Methods that see the same views share one picture.
+    titles: dict[str, list[str]] = {}
+    for title, source in found.items():
+        titles.setdefault(source, []).append(title)
+    return [{"title": "; ".join(shared), "source": source} for source, shared in titles.items()]
 
 
 def labels(plan: Plan) -> dict[str, str]:

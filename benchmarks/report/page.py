@@ -8,7 +8,7 @@ import jinja2
 
 from benchmarks import tables
 from benchmarks.estimate import clock
-from benchmarks.fill import Filled, full_label
+from benchmarks.fill import Filled, full_label, listed
 from benchmarks.plan import Plan
 from benchmarks.records import Found
 from benchmarks.render import number, published, signed
@@ -61,7 +61,10 @@ def page(plans: Sequence[Plan], records: dict[str, dict[str, Record]], filled: S
 def _title(filled: Sequence[Filled]) -> str:
     if not filled:
         return "Run records"
-    return " and ".join(dict.fromkeys(f.table.label for f in filled)) + ", measured"
+    labels = list(dict.fromkeys(f.table.label for f in filled))
+    if len(labels) > 1 and all(label.startswith("Table ") for label in labels):
+        labels = ["Tables " + labels[0].removeprefix("Table "), *(label.removeprefix("Table ") for label in labels[1:])]
+    return listed(labels) + ", measured"
 
 
 def _drawings(plans: Sequence[Plan], filled: Sequence[Filled]) -> list[list[str]]:

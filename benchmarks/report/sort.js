@@ -20,3 +20,7 @@ document.querySelectorAll("table.sortable").forEach((table) => {
     head.addEventListener("keydown", (event) => event.key === "Enter" && sort());
   });
 });
+// Sheets of pictures are small until they are clicked.
+document.querySelectorAll(".sheet img").forEach((image) => {
+  image.addEventListener("click", () => image.parentElement.classList.toggle("large"));
+});

@@ -71,6 +71,10 @@ def test_the_page_needs_no_other_file(make: SimpleNamespace, tmp_path: Path) -> 
     assert (
         page.count('src="data:image/jpeg') == 1 + 5
     )  # the views of one pre-training; six detectors' detections, of which two are equal
+    # A reader without the paper: what the numbers beside are, and that a name keeps its capitals.
+    assert "<h1>Tables 4 and 5, measured</h1>" in page and "<i>Exploring Simple Siamese" in page
+    assert page.count("A dash: not measured or not published") == 2 and "Linear top-1 accuracy (%) at the mini" in page
+    assert "About what was measured here" in page and "About the published table" in page
     assert page.count("<svg") == 3 + 3  # training, and precision over recall a task
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids)), "two pictures share an id"
@@ -112,3 +116,10 @@ def test_what_is_refused_is_said(make: SimpleNamespace, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to report"):
         (tmp_path / "empty").mkdir()
         write_report([], tmp_path, [str(tmp_path / "empty")])
+
+
+def test_long_lists_are_folded_and_equal_views_shown_once(make: SimpleNamespace, tmp_path: Path) -> None:
+    page = write_report([results(make, tmp_path)], tmp_path).read_text()
+    # Five sheets lie open; of the two dozen runs only the line is seen.
+    assert "<details open><summary>5 sheets of detections" in page
+    assert re.search(r"<details><summary>2\d runs: state, time", page)
