@@ -1,10 +1,6 @@
 """`python -m transfer task=voc07 weights=FILE.pkl data.root=DIR seed=0`: one fine-tuning trial."""
 
-import os
-import sys
-
-from runs.app import hydra_app
-from runs.errors import UserError
+from runs.app import fail, hydra_app, mendable
 from transfer.settings import TransferConfig
 
 
@@ -12,15 +8,21 @@ from transfer.settings import TransferConfig
 def main(config: TransferConfig) -> None:
     """Fine-tune a detector and report its AP."""
     # Here, so that a mistyped key is answered before Detectron2's seconds of import.
+    from transfer.distributed import choose_device, first_to_fail, join, leave
     from transfer.trials import run
 
+    join(choose_device(config.device))
     try:
         run(config)
-    except UserError:
-        # Every process meets the same mistake; one of them says so.
-        if os.environ.get("RANK", "0") != "0":
-            sys.exit(2)
-        raise
+    except Exception as error:
+        if not first_to_fail():
+            raise SystemExit(2) from error
+        message = mendable(error)
+        if message is None:
+            raise
+        fail(message)
+    finally:
+        leave()
 
 
 if __name__ == "__main__":

@@ -3,15 +3,46 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from runs.errors import UserError
 from runs.progress import progress
+
+# The others wait while the first process measures a test split and saves; NCCL's own limit of 10 minutes is too short
+# for that on a slow disk.
+PATIENCE = timedelta(hours=4)
+# Processes that compute the same come to the same place within an iteration.
+TOGETHER = timedelta(minutes=2)
+
+# Where the processes found each other, and a group for the CPU, on which a wait can have an end. None alone.
+_store: Any = None
+_control: Any = None
+
+
+def choose_device(name: str) -> str:
+    """`cpu` or `cuda`, whichever `name` means on this machine.
+
+    Raises:
+        UserError: CUDA is asked for and there is none, or fewer devices than torchrun started processes.
+    """
+    devices = torch.cuda.device_count()
+    if name == "auto":
+        name = "cuda" if devices else "cpu"
+    if name == "cuda" and not devices:
+        raise UserError("device=cuda: PyTorch sees no CUDA device; use device=cpu or auto")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if name == "cuda" and here > devices:
+        raise UserError(f"torchrun: {here} processes for {devices} CUDA devices; start fewer, or use device=cpu")
+    return name
 
 
 def join(device: str) -> None:
@@ -20,12 +51,49 @@ def join(device: str) -> None:
     Args:
         device: `cpu` (Gloo) or `cuda` (NCCL, a device a process).
     """
+    global _store, _control
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    _store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+    _store.set_timeout(PATIENCE)
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=_store, rank=rank, world_size=world, timeout=PATIENCE)
+    _control = dist.new_group(backend="gloo", timeout=PATIENCE)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def leave() -> None:
+    """Leave the other processes, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def first_to_fail() -> bool:
+    """Whether no other process has failed before this one, which then is to say why.
+
+    A fault that all processes meet is said once, and one that a single process meets (a broken image, a device without
+    memory) by that one.
+    """
+    if _store is None:
+        return True
+    try:
+        return bool(_store.add("failures", 1) == 1)
+    except RuntimeError:
+        # The process that keeps the store has gone, with its message.
+        return False
+
+
+def met_by_all() -> bool:
+    """Wait for the other processes at the same place; whether they came."""
+    if comm.get_world_size() == 1:
+        return True
+    try:
+        dist.monitored_barrier(_control, timeout=TOGETHER)
+    except RuntimeError:
+        return False
+    return True
 
 
 def check_split(cfg: Any) -> None:
@@ -57,6 +125,29 @@ def mean_over_processes(losses: dict[str, torch.Tensor]) -> dict[str, float]:
         dist.all_reduce(stacked)
         stacked /= comm.get_world_size()
     return dict(zip(losses, stacked.tolist(), strict=True))
+
+
+class FullPrecisionSyncBatchNorm(NaiveSyncBatchNorm):
+    """Detectron2's batch norm over processes, with float32 statistics of bfloat16 features.
+
+    NOTE: Detectron2's own does so for float16 alone (detectron2/layers/batch_norm.py@a59f0563), and its variance is a
+    difference of squares, of which the 8 bits of bfloat16 leave nothing.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (N, C, H, W); the output has the input's type."""
+        output: Tensor = super().forward(input.float() if self.training else input)
+        return output.to(input.dtype)
+
+
+def synchronise_in_full_precision(detector: nn.Module) -> None:
+    """Give every batch norm over processes float32 statistics; parameters, buffers and names stay."""
+    if comm.get_world_size() == 1:
+        return
+    for module in detector.modules():
+        if isinstance(module, NaiveSyncBatchNorm):
+            # Only the forward pass differs.
+            module.__class__ = FullPrecisionSyncBatchNorm
 
 
 class _Silent:

@@ -1,6 +1,7 @@
 """The training loop: Detectron2's model, solver and events, with a checkpoint that continues bit for bit."""
 
 import contextlib
+import pickle
 import signal
 import sys
 import time
@@ -21,12 +22,15 @@ from runs.errors import UserError
 from runs.files import atomic_write, write_json
 from runs.log import MetricsLog
 from runs.seeds import generator_states, set_generator_states
-from transfer.distributed import mean_over_processes, shown
+from transfer.distributed import mean_over_processes, met_by_all, shown
 from transfer.loading import BrokenImage, one_line, train_loader
 
 CHECKPOINT = "checkpoint.pth"
 # 128 + SIGTERM, as shells report it.
 TERMINATED = 143
+
+
+LOWER = "lower detectron2.SOLVER.BASE_LR or lengthen detectron2.SOLVER.WARMUP_ITERS, and choose another output="
 
 
 class Diverged(UserError):
@@ -109,13 +113,14 @@ class Trainer:
                     self.model.train()
                     if log is not None:
                         log.write(self.iteration - 1, **metrics)
-                due = self._stop or time.perf_counter() - saved > self.save_seconds
+                # Looked at once, and by all processes together: a signal from here on counts in the next iteration.
+                stop, due = self._stop, time.perf_counter() - saved > self.save_seconds
                 if comm.get_world_size() > 1:
-                    due = any(comm.all_gather(due))
-                if due or self.iteration == end:
+                    stop, due = (any(flags) for flags in zip(*comm.all_gather((stop, due)), strict=True))
+                if stop or due or self.iteration == end:
                     self.save()
                     saved = time.perf_counter()
-                if self._stop:
+                if stop:
                     sys.exit(TERMINATED)
         if log is not None:
             log.close()
@@ -140,7 +145,11 @@ class Trainer:
             total.backward()
             self.optimizer.step()
         except FloatingPointError as error:
-            # Detectron2 notices proposals that are no numbers before there is a loss.
+            # Detectron2 notices proposals that are no numbers before there is a loss, each process its own.
+            if not met_by_all():
+                raise UserError(
+                    f"proposals of one process are not finite at iteration {self.iteration}; {LOWER}"
+                ) from error
             raise self._diverged(batch, "proposals are not finite", {}) from error
         except torch.OutOfMemoryError as error:
             height, width = (max(image["image"].shape[d] for image in batch) for d in (1, 2))
@@ -160,15 +169,13 @@ class Trainer:
             raise self._diverged(batch, f"the loss is {total}", {name: str(value) for name, value in terms.items()})
 
     def _diverged(self, batch: list[dict[str, Any]], what: str, losses: dict[str, str]) -> UserError:
-        """Save which images it happened on; returns what to tell the user."""
+        """Save which images it happened on, those of all processes; returns what to tell the user."""
         file = self.folder / "not_finite.json"
-        ids = [image["image_id"] for image in batch]
+        shares = comm.gather([image["image_id"] for image in batch])
         if comm.is_main_process():
+            ids = [image_id for share in shares for image_id in share]
             write_json(file, {"iteration": self.iteration, "losses": losses, "image_ids": ids})
-        return Diverged(
-            f"{what} at iteration {self.iteration} (its images are in {file}); lower "
-            "detectron2.SOLVER.BASE_LR or lengthen detectron2.SOLVER.WARMUP_ITERS, and choose another output="
-        )
+        return Diverged(f"{what} at iteration {self.iteration} (its images are in {file}); {LOWER}")
 
     def precise_bn(self) -> None:
         """Replace the running statistics of every batch norm by those of TEST.PRECISE_BN.NUM_ITER training batches.
@@ -206,18 +213,24 @@ class Trainer:
             self.detector.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
-            generators: dict[str, Any] = state["generators"][comm.get_rank()]
-        except (RuntimeError, KeyError, ValueError, EOFError, IndexError) as error:
-            raise UserError(f"{path}: damaged, or of another number of processes; delete {self.folder}") from error
+            generators: list[dict[str, Any]] = state["generators"]
+        except (RuntimeError, KeyError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(f"{path}: damaged; delete {self.folder}") from error
+        if len(generators) != comm.get_world_size():
+            raise UserError(
+                f"{path}: of {len(generators)} processes, not {comm.get_world_size()}; start as many, or choose "
+                "another output="
+            )
         self.iteration, self._window, self.seconds = state["iteration"], state["window"], state["seconds"]
-        return generators
+        return generators[comm.get_rank()]
 
     def _write(self, log: MetricsLog | None, board: Any) -> None:
         """One line: the means over the window."""
         window, self._window = self._window, []
         means = {name: sum(v[name] for v in window) / len(window) for name in window[0]}
         means["lr"] = window[-1]["lr"]
-        memory = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else peak_memory_mb()
+        on_gpu = next(self.detector.parameters()).is_cuda
+        memory = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else peak_memory_mb()
         if log is not None:
             log.write(self.iteration - 1, **means, memory_mb=round(memory))
         if board is not None:

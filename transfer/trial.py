@@ -20,7 +20,7 @@ from runs.folder import RECORD, RunFolder
 from runs.record import Dataset, Record, Subject, read_record, write_record
 from runs.seeds import seed_everything
 from transfer.datasets import Split, load_splits
-from transfer.distributed import check_split, join
+from transfer.distributed import check_split, choose_device, synchronise_in_full_precision
 from transfer.evaluation import detect, measure
 from transfer.loading import train_images
 from transfer.pictures import best_and_worst, evenly, sheet
@@ -48,11 +48,10 @@ def run(config: TransferConfig) -> dict[str, float]:
     backbone = None if scratch else read_backbone(config.weights)
     device = choose_device(config.device)
     autocast = _precision(config.precision, device)
-    join(device)
     cfg = build_cfg(config, backbone, device)
     check_split(cfg)
     output = Path(config.output or default_output(config))
-    identity = dataclasses.asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
+    identity = identity_of(config, backbone)
     if (output / RECORD).exists():
         if comm.is_main_process():
             folder = RunFolder(output, identity, "transfer", FREE)
@@ -73,6 +72,7 @@ def run(config: TransferConfig) -> dict[str, float]:
     seed_everything(config.seed)
     detector = build_model(cfg)
     proof = load_backbone(detector, backbone) if backbone else None
+    synchronise_in_full_precision(detector)
     if config.channels_last:
         detector.to(memory_format=torch.channels_last)
     # Drawn here, from the generator seeded above, as Detectron2's trainer draws them for its two samplers.
@@ -80,7 +80,7 @@ def run(config: TransferConfig) -> dict[str, float]:
     results: dict[str, Any] = {}
 
     def evaluate() -> dict[str, float]:
-        # In full precision, as Detectron2's own mixed precision: scores of 8 bits would be full of ties.
+        # Without autocast, as Detectron2's own mixed precision: scores of 8 bits would be full of ties.
         found = detect(cfg, detector, test, config.data.processes, output)
         if found is None:
             return {}
@@ -132,6 +132,8 @@ def _splits(data: DataConfig, cfg: Any) -> tuple[Split, Split]:
     """Return (images to train on, images to report on)."""
     train = load_splits(data.root, cfg.DATASETS.TRAIN, data.classes)
     if data.held_out:
+        if not train.voc and len(cfg.DATASETS.TRAIN) > 1:
+            raise UserError("data.held_out: COCO's AP reads one annotation file; name one split in data.train")
         images, held = hold_out(train.images, data.held_out, data.seed)
         test = dataclasses.replace(train, images=held, part=f"{data.held_out:g} held out, seed {data.seed}")
         train = dataclasses.replace(train, images=images, part=f"without {test.part}")
@@ -146,17 +148,9 @@ def _splits(data: DataConfig, cfg: Any) -> tuple[Split, Split]:
     return train, test
 
 
-def choose_device(name: str) -> str:
-    """`cpu` or `cuda`, whichever `name` means on this machine.
-
-    Raises:
-        UserError: CUDA is asked for and there is none.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: PyTorch sees no CUDA device; use device=cpu or auto")
-    return name
+def identity_of(config: TransferConfig, backbone: BackboneFile | None) -> dict[str, Any]:
+    """All that makes a run this run: the settings, and the weights by what is in their file."""
+    return dataclasses.asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
 
 
 def _precision(name: str, device: str) -> Callable[[], Any]:
@@ -191,7 +185,8 @@ def _subject(config: TransferConfig, backbone: BackboneFile | None, cfg: Any) ->
     if backbone is None:
         return Subject(method="scratch", arch=config.arch)
     provenance = backbone.provenance
-    known = provenance.get("subject") or {}
+    known = provenance.get("subject")
+    known = known if isinstance(known, dict) else {}
     width = cfg.MODEL.RESNETS.STEM_OUT_CHANNELS / 64
     arch = provenance.get("arch") or f"resnet{cfg.MODEL.RESNETS.DEPTH}" + (f"x{width:g}" if width != 1 else "")
     return Subject(

@@ -13,9 +13,9 @@ from runs.environment import command_line
 from runs.folder import RECORD, RunFolder
 from runs.record import Record, read_record, write_record
 from transfer import trial
-from transfer.distributed import join
 from transfer.settings import GRIDS, SearchConfig, TransferConfig
 from transfer.training import Diverged
+from transfer.weights import read_backbone
 
 # What VISSL chose for its high rates (configs/.../voc0712/simclr_swav): a start at a third, over 1000 iterations.
 WARMUP_ABOVE, WARMUP_ITERS, WARMUP_FACTOR = 0.05, 1000, 0.3333
@@ -35,8 +35,9 @@ def run(config: TransferConfig) -> dict[str, float]:
     if config.trials == 1 and not config.search.enabled:
         return trial.run(config)
     output = Path(config.output or trial.default_output(config))
-    join(trial.choose_device(config.device))
-    folder = RunFolder(output, dataclasses.asdict(config), "transfer", trial.FREE) if comm.is_main_process() else None
+    backbone = None if config.weights == "scratch" else read_backbone(config.weights)
+    identity = trial.identity_of(config, backbone)
+    folder = RunFolder(output, identity, "transfer", trial.FREE) if comm.is_main_process() else None
     comm.synchronize()
     if (output / RECORD).exists():
         if folder:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.transfer.conftest import CLASSES, TINY, overrides
+from transfer.loading import Batches
 
 # Where nothing is left to chance and each process has as many regions as the other, the two computations are the same
 # sums: all images of one size with two objects each, every anchor sampled, every anchor's
@@ -88,6 +89,59 @@ def test_two_processes_compute_what_one_does(backbone: Path, tmp_path: Path) -> 
         assert {k: two[k] for k in losses} == pytest.approx({k: one[k] for k in losses}, rel=2e-5, abs=1e-6)
     # Gradients agree to 1e-12 in double precision; in single precision rounding is amplified to a percent through the
     # fifty norms, so weights are not compared, and the losses of the later iterations stand for them.
+
+
+@pytest.mark.slow
+def test_the_process_that_fails_says_why(backbone: Path, tmp_path: Path) -> None:
+    """An image that only the second process decodes: its line is on standard error, once."""
+    write_scenes(tmp_path)
+    np.random.seed(0)
+    first = next(iter(Batches([False] * 8, 4, seed=np.random.randint(2**31))))
+    file = tmp_path / f"VOC2007/JPEGImages/{first[1][0]}.jpg"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    done = start(2, tmp_path, backbone, tmp_path / "out")
+    assert done.returncode != 0 and not (tmp_path / "out/metrics.jsonl").read_text()
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and str(file) in told[0] and "cannot be read" in told[0]
+
+
+def test_statistics_of_bfloat16_features_are_those_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes with the same features, whose mean is far from 0: against float64."""
+    import torch
+    from detectron2.layers import batch_norm
+
+    from transfer import distributed
+
+    monkeypatch.setattr(batch_norm.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(batch_norm.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(batch_norm, "differentiable_all_reduce", lambda vector: vector * 2)
+    detector = torch.nn.Sequential(batch_norm.NaiveSyncBatchNorm(4))
+    torch.manual_seed(0)
+    features = (torch.randn(8, 4, 6, 6) + 5).bfloat16()  # (N, C, H, W)
+    exact = features.double()
+    mean, var = exact.mean((0, 2, 3)), exact.var((0, 2, 3), correction=0)
+    expected = (exact - mean.view(1, 4, 1, 1)) / (var.view(1, 4, 1, 1) + 1e-5).sqrt()
+    names = list(detector.state_dict())
+    distributed.synchronise_in_full_precision(detector)
+    found = detector(features)
+    assert found.dtype == torch.bfloat16 and list(detector.state_dict()) == names
+    torch.testing.assert_close(found.double(), expected, rtol=0.01, atol=0.02)
+    torch.testing.assert_close(detector[0].running_var.double(), 0.9 + 0.1 * var, rtol=1e-5, atol=1e-5)
+
+
+def test_too_few_devices_for_the_processes_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from runs.errors import UserError
+    from transfer.distributed import choose_device
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(UserError, match="8 processes for 2 CUDA devices"):
+        choose_device("auto")
+    assert choose_device("cpu") == "cpu"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert choose_device("auto") == "cuda"
 
 
 def test_a_split_that_is_not_equivalent_is_refused(

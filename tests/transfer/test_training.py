@@ -102,6 +102,24 @@ def test_sigterm_saves_and_stops(tiny: TransferConfig) -> None:
     assert state["iteration"] == iterations_done(folder) < 10_000
 
 
+def test_a_checkpoint_of_other_processes_or_a_damaged_one_is_refused(tiny: TransferConfig) -> None:
+    tiny.detectron2["SOLVER"] |= {"MAX_ITER": 10_000}
+    tiny.log_every, tiny.save_seconds = 1, 0.0
+    file = Path(tiny.output) / "checkpoint.pth"
+    child = in_child(tiny)
+    wait_for(file.exists, child)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    state = torch.load(file, weights_only=True)
+    torch.save({**state, "generators": state["generators"] * 2}, file)
+    with pytest.raises(UserError, match=r"checkpoint\.pth: of 2 processes, not 1"):
+        trial.run(tiny)
+    for content in (b"", b"no archive", b"\x80\x02}."):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"checkpoint\.pth: damaged"):
+            trial.run(tiny)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tiny: TransferConfig) -> None:
     tiny.detectron2["SOLVER"] |= {"BASE_LR": 1e30, "WARMUP_ITERS": 0}
     with pytest.raises(UserError, match=r"(loss is|proposals are) .* at iteration \d.*BASE_LR"):

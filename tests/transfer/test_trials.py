@@ -27,6 +27,16 @@ def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(trial, "run", lambda _: pytest.fail("ran again"))
     assert trials.run(tiny) == metrics
 
+    # Another file under the same name is another run.
+    other = Path(tiny.output).parent / "other.pkl"
+    other.write_bytes(Path(tiny.weights).read_bytes() + b" ")
+    tiny.weights = str(other)
+    folder.joinpath("config.yaml").write_text(
+        folder.joinpath("config.yaml").read_text().replace(record.config["weights"], tiny.weights)
+    )
+    with pytest.raises(UserError, match=r"belongs to another run .*weights_sha256"):
+        trials.run(tiny)
+
 
 def test_the_search_chooses_on_held_out_training_images(tiny: TransferConfig) -> None:
     tiny.search.enabled, tiny.search.rates, tiny.search.held_out = True, [0.01, 1e30, 0.1], 0.3
