@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetFromList, DatasetMapper
 from detectron2.data.build import filter_images_with_only_crowd_annotations, trivial_batch_collator
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
@@ -23,7 +23,9 @@ class Images(Dataset[dict[str, Any]]):
     """Detectron2's mapper over a split; `draw` names the image and seeds its augmentation."""
 
     def __init__(self, images: list[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any], seed: int | None) -> None:
-        self.images, self.mapper, self.seed = images, mapper, seed
+        # In one block of bytes: each loading process would end with a copy of its own of a million Python objects,
+        # because looking at one counts its references and so writes to its page.
+        self.images, self.mapper, self.seed = DatasetFromList(images, serialize=True), mapper, seed
 
     def __len__(self) -> int:
         return len(self.images)

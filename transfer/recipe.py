@@ -1,5 +1,6 @@
 """From a recipe (a plain Detectron2 YAML), a backbone and the user's own settings to Detectron2's configuration."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,22 @@ from transfer.settings import RECIPES, TransferConfig
 from transfer.weights import BackboneFile
 
 FOLDER = Path(__file__).parent / "recipes"
+# Detectron2's settings that the command has words of its own for.
+OWN = {
+    "MODEL.WEIGHTS": "weights=", "MODEL.DEVICE": "device=", "MODEL.ROI_HEADS.NUM_CLASSES": "data.classes=",
+    "DATALOADER.NUM_WORKERS": "data.workers=", "SOLVER.CHECKPOINT_PERIOD": "save_seconds=", "SEED": "seed=",
+    "OUTPUT_DIR": "output=", "VIS_PERIOD": "pictures=",
+}  # fmt: skip
+# What Detectron2's own training loop would do if asked, and this one does not: the value that it has to have, and what
+# to use instead.
+ABSENT: dict[str, tuple[Any, str]] = {
+    "SOLVER.AMP.ENABLED": (False, "use precision=bf16"),
+    "SOLVER.REFERENCE_WORLD_SIZE": (0, "give SOLVER's numbers themselves"),
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "leave it out"),
+    "MODEL.LOAD_PROPOSALS": (False, "leave it out"),
+    "TEST.AUG.ENABLED": (False, "leave it out"),
+    "CUDNN_BENCHMARK": (False, "leave it out"),
+}
 
 
 def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str) -> CfgNode:
@@ -28,7 +45,8 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
         Detectron2's configuration, not yet frozen (the data set adds its number of classes).
 
     Raises:
-        UserError: a recipe or key that does not exist, a value of the wrong type, or a network that C4 cannot use.
+        UserError: a recipe or key that does not exist, a value of the wrong type, a setting without effect here, or a
+            network that C4 cannot use.
     """
     cfg = get_cfg()
     path = recipe_path(config.recipe or RECIPES[config.task])
@@ -37,7 +55,14 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(f"recipe={path}: {_reason(error)}") from error
     _merge(cfg, _scratch(config.arch) if backbone is None else backbone.settings(), "weights")
+    for key in flatten(dict(config.detectron2)):
+        if key in OWN:
+            raise UserError(f"detectron2.{key}: use {OWN[key]}")
     _merge(cfg, config.detectron2, "detectron2")
+    for key, (value, instead) in ABSENT.items():
+        found = functools.reduce(getattr, key.split("."), cfg)
+        if found != value:
+            raise UserError(f"detectron2.{key}={found}: would do nothing here; {instead}")
     # The backbone is loaded and proved by transfer.weights; Detectron2 would only warn about what it could not match.
     cfg.MODEL.WEIGHTS = "" if backbone is None else str(backbone.path)
     cfg.MODEL.DEVICE = device

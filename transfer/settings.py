@@ -21,6 +21,8 @@ RECIPES = {"voc07": "voc07_R50_C4_9k", "voc0712": "voc0712_R50_C4_24k", "coco": 
 # (facebookresearch/vissl configs/.../voc0712/simclr_swav, cvpr21_scale/R50_VOC0712/sBNextraNorm_precBN.yaml).
 GRIDS = {"voc07": (0.02, 0.05, 0.1, 0.15), "voc0712": (0.02, 0.05, 0.1, 0.15), "coco": (0.02, 0.04, 0.1)}
 PRECISIONS = ("fp32", "tf32", "bf16")
+_BOX = ("bbox/AP", "bbox/AP50", "bbox/AP75")
+METRICS = {"voc07": _BOX, "voc0712": _BOX, "coco": (*_BOX, "segm/AP", "segm/AP50", "segm/AP75")}
 
 
 @dataclass
@@ -52,9 +54,11 @@ class DataConfig:
         """`workers` as a number of this machine."""
         if self.workers >= 0:
             return self.workers
-        # One core is each trainer's own; eight loaders keep up with one device.
+        # One core is each trainer's own; eight loaders keep up with one device. On a shared node a job has fewer cores
+        # than the machine.
         trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return max(0, min(8, (os.cpu_count() or 1) // trainers - 1))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(0, min(8, cores // trainers - 1))
 
 
 @dataclass
@@ -133,6 +137,10 @@ class TransferConfig:
             raise UserError(f"data.images={self.data.images}: must be 0 (all) or more")
         if self.search.enabled and not self.search.held_out:
             raise UserError("search.held_out=0: a search needs images to choose on; hold some out, e.g. 0.2")
+        if self.search.enabled and self.data.held_out:
+            # The same hash holds both parts out: the rate would be chosen on images that are reported on.
+            raise UserError("data.held_out: is what a search chooses on; leave it 0 with search.enabled=true")
+        _choice("search.metric", self.search.metric, METRICS[self.task])
         if any(rate <= 0 for rate in self.search.rates):
             raise UserError(f"search.rates={self.search.rates}: must be above 0")
         # NumPy's generator, which Detectron2's augmentation reads, takes 32 bits.

@@ -26,6 +26,20 @@ WRONG = {
 }
 
 
+def test_a_search_that_could_not_end_well_is_refused() -> None:
+    """A metric that no record has would be missed after every rate was tried; one hash holds out both parts."""
+    from runs.errors import UserError
+    from transfer.settings import DataConfig, SearchConfig, TransferConfig
+
+    with pytest.raises(UserError, match=r"search\.metric=segm/AP: must be one of bbox/AP, bbox/AP50"):
+        TransferConfig(task="voc07", weights="scratch", search=SearchConfig(enabled=True, metric="segm/AP"))
+    TransferConfig(task="coco", weights="scratch", search=SearchConfig(enabled=True, metric="segm/AP"))
+    with pytest.raises(UserError, match=r"data\.held_out: is what a search chooses on"):
+        TransferConfig(
+            task="voc07", weights="scratch", search=SearchConfig(enabled=True), data=DataConfig(held_out=0.2)
+        )
+
+
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_command_line_is_one_line(command: Command, case: str) -> None:
     arguments, named = WRONG[case]
@@ -48,6 +62,17 @@ def test_wrong_settings_and_files_are_one_line(tiny: Any, tmp_path: Path, genera
         (lambda c: setattr(c.data, "images", 10**6), r"data\.images"),
         (lambda c: (setattr(c, "weights", "scratch"), setattr(c, "arch", "resnet18")), "arch: ResNet-18"),
         (lambda c: (setattr(c, "weights", "scratch"), setattr(c, "arch", "resnet50_cifar")), "_cifar"),
+        (lambda c: c.detectron2.update(SEED=1), r"detectron2\.SEED: use seed="),
+        (lambda c: c.detectron2["SOLVER"].update(AMP={"ENABLED": True}), r"AMP\.ENABLED=True: .* precision=bf16"),
+        (lambda c: c.detectron2["TEST"].update(AUG={"ENABLED": True}), r"TEST\.AUG\.ENABLED=True: would do nothing"),
+        (
+            lambda c: (
+                setattr(c, "task", "coco"),
+                setattr(c.data, "held_out", 0.3),
+                setattr(c.data, "train", ["coco_2017_train", "coco_2017_val"]),
+            ),
+            r"data\.held_out: COCO's AP",
+        ),
     ]
     import copy
 
