@@ -51,7 +51,9 @@ def block(filled: Filled, plan: Plan, records: Mapping[str, Record], metrics: Se
         if metric not in METRICS:
             raise UserError(f"{metric}: no such metric; there are {', '.join(METRICS)}")
     published = tables.load(filled.table.name)
-    accuracy = next((i for i, c in enumerate(published.columns) if c.task in ("linear", "knn")), None)
+    # A figure need not print its accuracies.
+    printed = [i for i in range(len(published.columns)) if any(row.values[i] is not None for row in published.rows)]
+    accuracy = next((i for i in printed if published.columns[i].task in ("linear", "knn")), None)
     asked = "collapse" in published.properties
     heads = ["", "preset", *(["paper: top-1 (%)"] if accuracy is not None else [])]
     heads += ["paper: collapse", "ours: collapsed"] if asked else []

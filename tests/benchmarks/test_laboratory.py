@@ -31,6 +31,12 @@ def test_blocks_are_filled_from_records(tmp_path: Path) -> None:
     assert filled_page(page, str(tmp_path)) == page
 
 
+def test_a_figure_that_prints_no_accuracy_has_no_column_for_it(tmp_path: Path) -> None:
+    page = filled_page("<!-- table: collapse/figure8 covariance -->\n<!-- end -->\n", str(tmp_path))
+    assert "|  | preset | n | covariance |" in page
+    assert "| τ = 0.1 | `method=simclr method.temperature=0.1` | 0 | – |" in page
+
+
 def test_a_page_without_blocks_and_an_unknown_metric_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no block"):
         filled_page("nothing", str(tmp_path))
