@@ -9,8 +9,8 @@ from pretrain.augment import AugmentConfig
 from pretrain.data import DataConfig
 from pretrain.method import MethodConfig
 from pretrain.monitor import MonitorConfig
-from pretrain.online import ProbeConfig
 from pretrain.optim import OptimizerConfig
+from pretrain.probe import ProbeConfig
 from runs.errors import UserError
 
 

@@ -22,9 +22,9 @@ from pretrain.loader import Ahead, EpochSampler, choose_workers, step_loader
 from pretrain.machine import check_compiler, set_up_arithmetic
 from pretrain.method import Batch, Method, Plan, build_method
 from pretrain.observer import Observer
-from pretrain.online import OnlineProbe
 from pretrain.optim import build_optimizer, clip_gradients, peak_lr, scheduled_lr
 from pretrain.outcome import write_outcome
+from pretrain.probe import OnlineProbe
 from pretrain.resume import capture, restore
 from pretrain.upload import Upload
 from pretrain.views_fast import open_views

@@ -17,8 +17,8 @@ from pretrain.loader import choose_workers
 from pretrain.logging import Logs
 from pretrain.method import Method, Plan
 from pretrain.monitor import Health, Watch, look
-from pretrain.online import OnlineProbe
-from pretrain.probe import NeighbourProbe
+from pretrain.neighbours import Neighbours
+from pretrain.probe import OnlineProbe
 from runs.errors import UserError
 
 
@@ -51,7 +51,7 @@ class Observer:
         self.knn_step = -1
         self.losses: list[Tensor] = []
         self.logs: Logs | None = None
-        self.probe: NeighbourProbe | None = None
+        self.neighbours: Neighbours | None = None
         self.begin(0)
 
     def open(self, step: int, train: Images, val: Images, device: torch.device) -> None:
@@ -59,7 +59,7 @@ class Observer:
         self.logs = Logs(Path(self.config.output), step, self.config)
         self.val = val
         if self.config.monitor.knn_every:
-            self.probe = NeighbourProbe(train, val, self.config, device)
+            self.neighbours = Neighbours(train, val, self.config, device)
 
     def close(self) -> None:
         """Close the log."""
@@ -142,9 +142,9 @@ class Observer:
         epochs, inside = divmod(step, self.plan.steps_per_epoch)
         self._evaluate_online(step, ends or (step > 0 and not inside and epochs % self.config.probe.every == 0))
         due = not inside and epochs % max(self.config.monitor.knn_every, 1) == 0
-        if self.probe is None or self.knn_step == step or not (due or ends):
+        if self.neighbours is None or self.knn_step == step or not (due or ends):
             return
-        self.knn, self.knn_step = self.probe.accuracy(self.method.backbone()), step
+        self.knn, self.knn_step = self.neighbours.accuracy(self.method.backbone()), step
         if step == 0:
             self.knn_start = self.knn
         # Filed under the last step that it has seen, so that a resume keeps it exactly when it keeps that step.

@@ -1,51 +1,117 @@
-"""The kNN accuracy that watches a pre-training."""
+"""The online linear probe: a classifier that learns from the backbone's features while the backbone is pre-trained.
 
-import random
+So are the accuracies of Zhang et al., ICLR 2022, measured (appendix A.1, "online linear evaluation"), with solo-learn:
+vturrisi/solo-learn@9187ea3 solo/methods/base.py has the classifier, scripts/pretrain/cifar/simsiam.yaml its settings.
+"""
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import ResNet
 
-from pretrain.augment import evaluation_view
-from pretrain.config import PretrainConfig
+from pretrain.augment import Transform
 from pretrain.data import Images
-from pretrain.features import Plain, batches, evaluating, extract, knn_accuracy
-from pretrain.loader import choose_workers
+from pretrain.distributed import all_sum, world
+from pretrain.features import Plain, batches, evaluating, extract
 from pretrain.networks import pooled
+from runs.errors import UserError
 
 
-class NeighbourProbe:
-    """kNN accuracy of a network in training, on a fixed random part of the data.
+@dataclass
+class ProbeConfig:
+    """The linear classifier beside the pre-training."""
+
+    enabled: bool = False
+    """Train one."""
+    lr: float = 0.1
+    """Its learning rate at 256 images a step; it follows the encoder's schedule."""
+    momentum: float = 0.9
+    every: int = 1
+    """Epochs between two looks at its validation accuracy."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or not 0 <= self.momentum < 1 or self.every < 1:
+            raise UserError("probe.lr must be positive, probe.momentum lie in 0 to 1 and probe.every be at least 1")
+
+
+class OnlineProbe:
+    """A linear classifier of the pooled features that a pre-training step computes anyway, of all its views.
+
+    NOTE: it starts at zero, where solo-learn draws: the problem is convex, and the run's own draws stay as they are.
 
     Args:
-        train: the images that vote.
-        val: the images that are classified.
-        config: the run's settings.
-        device: where the network computes.
+        config: its settings.
+        network: the backbone; what its `fc` is given are the features.
+        channels: C, their number.
+        classes: of the training set.
+        batch_size: images a step, all processes together.
+        device: where it computes.
     """
 
-    def __init__(self, train: Images, val: Images, config: PretrainConfig, device: torch.device) -> None:
-        self.config, self.device, self.classes = config, device, len(train.classes)
-        view, chance = evaluation_view(config.augment), random.Random(0)
-        limits = (config.monitor.knn_bank, config.monitor.knn_queries)
-        # The splits are sorted by class, so a part has to be drawn.
-        self.parts = [
-            Plain(images, view, sorted(chance.sample(range(len(images)), min(limit, len(images)))))
-            for images, limit in zip((train, val), limits, strict=True)
-        ]
+    def __init__(
+        self, config: ProbeConfig, network: ResNet, channels: int, classes: int, batch_size: int, device: torch.device
+    ) -> None:
+        self.config, self.network, self.device = config, network, device
+        self.classifier = nn.Linear(channels, classes, device="meta").to_empty(device=device)
+        for parameter in self.classifier.parameters():
+            nn.init.zeros_(parameter)
+        # No weight decay (solo/methods/base.py); the rate grows with the batch (solo/args/pretrain.py).
+        self.lr = config.lr * batch_size / 256
+        self.optimizer = torch.optim.SGD(self.classifier.parameters(), lr=self.lr, momentum=config.momentum)
+        self.features: list[Tensor] = []
+        self.top1: float | None = None
+        self.step = -1
+        network.fc.register_forward_pre_hook(self._keep)
 
-    def accuracy(self, network: ResNet) -> float:
-        """Return top-1 in percent; the network's mode is left as it was."""
-        config = self.config
-        workers = choose_workers(config.data.workers, 1)
-        with evaluating(network), torch.no_grad():
-            (bank, labels), (queries, targets) = (
-                extract(
-                    lambda images: pooled(network, images),
-                    batches(part, 256, workers, config.data.skip_broken),
-                    self.device,
-                )
-                for part in self.parts
-            )
-        k = max(1, min(config.monitor.knn_k, len(bank) // 10))
-        t = config.monitor.knn_temperature
-        return knn_accuracy(bank, labels, queries, targets, self.classes, [k], [t])[k, t]
+    def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        # Detached: the backbone learns nothing of the labels.
+        self.features.append(inputs[0].detach())
+
+    def begin(self) -> None:
+        """A training step begins: what the network has seen until now does not belong to it."""
+        self.features.clear()
+
+    def learn(self, labels: Tensor, share: float) -> None:
+        """Take a step on the features of the training step that ends.
+
+        Args:
+            labels: (N,), this process's.
+            share: the encoder's learning rate over its largest.
+        """
+        features = torch.cat(self.features).float()  # views * N-by-C, view after view
+        self.begin()
+        with torch.enable_grad():
+            loss = cross_entropy(self.classifier(features), labels.repeat(len(features) // len(labels)))
+        parameters = list(self.classifier.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = all_sum(gradient) / world()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * share
+        self.optimizer.step()
+
+    def evaluate(self, step: int, val: Images, view: Transform, workers: int, skip_broken: bool) -> float:
+        """Measure the top-1 accuracy in percent and keep it as that of `step`.
+
+        Raises:
+            BrokenImage: an image cannot be decoded and `skip_broken` is off.
+        """
+        with evaluating(self.network), torch.no_grad():
+            loader = batches(Plain(val, view), 256, workers, skip_broken)
+            features, labels = extract(lambda images: pooled(self.network, images), loader, self.device)  # n-by-C, n
+            correct = self.classifier(features).argmax(dim=1) == labels  # n
+        self.top1, self.step = 100 * correct.float().mean().item(), step
+        return self.top1
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        classifier, optimizer = self.classifier.state_dict(), self.optimizer.state_dict()
+        return {"classifier": classifier, "optimizer": optimizer, "top1": self.top1, "step": self.step}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
+        self.classifier.load_state_dict(state["classifier"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.top1, self.step = state["top1"], state["step"]

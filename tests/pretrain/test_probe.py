@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from converters.resnet import build_resnet
 from pretrain.data import DataConfig, open_images
 from pretrain.heads import load_heads
-from pretrain.online import OnlineProbe, ProbeConfig
+from pretrain.probe import OnlineProbe, ProbeConfig
 from runs.errors import UserError
 from tests.pretrain.processes import (
     Command,

@@ -1,0 +1,51 @@
+"""The kNN accuracy that watches a pre-training."""
+
+import random
+
+import torch
+from torchvision.models.resnet import ResNet
+
+from pretrain.augment import evaluation_view
+from pretrain.config import PretrainConfig
+from pretrain.data import Images
+from pretrain.features import Plain, batches, evaluating, extract, knn_accuracy
+from pretrain.loader import choose_workers
+from pretrain.networks import pooled
+
+
+class Neighbours:
+    """kNN accuracy of a network in training, on a fixed random part of the data.
+
+    Args:
+        train: the images that vote.
+        val: the images that are classified.
+        config: the run's settings.
+        device: where the network computes.
+    """
+
+    def __init__(self, train: Images, val: Images, config: PretrainConfig, device: torch.device) -> None:
+        self.config, self.device, self.classes = config, device, len(train.classes)
+        view, chance = evaluation_view(config.augment), random.Random(0)
+        limits = (config.monitor.knn_bank, config.monitor.knn_queries)
+        # The splits are sorted by class, so a part has to be drawn.
+        self.parts = [
+            Plain(images, view, sorted(chance.sample(range(len(images)), min(limit, len(images)))))
+            for images, limit in zip((train, val), limits, strict=True)
+        ]
+
+    def accuracy(self, network: ResNet) -> float:
+        """Return top-1 in percent; the network's mode is left as it was."""
+        config = self.config
+        workers = choose_workers(config.data.workers, 1)
+        with evaluating(network), torch.no_grad():
+            (bank, labels), (queries, targets) = (
+                extract(
+                    lambda images: pooled(network, images),
+                    batches(part, 256, workers, config.data.skip_broken),
+                    self.device,
+                )
+                for part in self.parts
+            )
+        k = max(1, min(config.monitor.knn_k, len(bank) // 10))
+        t = config.monitor.knn_temperature
+        return knn_accuracy(bank, labels, queries, targets, self.classes, [k], [t])[k, t]
