@@ -38,9 +38,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     check_tasks(arguments.tasks)
     overrides = [parse_override(text, scales.STAGES) for text in arguments.overrides]
     # Before the checkpoint is fetched.
-    roots = roots_of(arguments.data, scales.load(arguments.scale))
+    roots = roots_of(arguments.data, scale := scales.load(arguments.scale))
+    check_places(roots)
     file, facts = inspected(arguments.file)
-    output = arguments.output or f"outputs/evaluate/{slug(file)}-{facts['sha256'][:8]}"
+    output = arguments.output or f"outputs/evaluate/{slug(file)}-{facts['sha256'][:8]}-{scale.name}"
     plan = plan_of(file, facts, arguments.tasks, arguments.scale, output, roots, overrides, arguments.trials)
     if arguments.jobs:
         plan.jobs = arguments.jobs
@@ -59,6 +60,13 @@ def check_tasks(tasks: list[str]) -> None:
     unknown = [task for task in tasks if task not in PLACES]
     if unknown or not tasks:
         raise UserError(f"--tasks {','.join(unknown or tasks)}: choose from {', '.join(PLACES)}")
+
+
+def check_places(roots: dict[str, str]) -> None:
+    """Refuse a folder that does not exist; `plan` takes it, asked on another machine than the one that has the data."""
+    for name, folder in roots.items():
+        if not Path(folder).is_dir():
+            raise UserError(f"--data {name}={folder}: no such folder")
 
 
 def plan_of(
@@ -85,6 +93,7 @@ def for_gate(arguments: argparse.Namespace) -> list[str]:
 
     check_tasks(arguments.tasks)
     roots = roots_of(arguments.data, scales.load(arguments.scale))
+    check_places(roots)
     file, facts = inspected(arguments.checkpoint)
     output = arguments.output or "outputs/gate"
     plan = plan_of(file, facts, arguments.tasks, arguments.scale, output, roots, [], None)
@@ -127,7 +136,7 @@ def show(filled: list[Filled], name: str) -> None:
     for f in filled:
         whole = tables.load(f.table.name).select(None, [c.id for c in f.table.columns])
         console.print(f"{f.table.label}: {f.table.title}", style="bold", highlight=False)
-        console.print(f"{f.table.quantity}, {f.scale} scale. {OTHERS}", style="dim", highlight=False)
+        console.print(f"{f.table.quantity}, {f.scale} scale. {OTHERS}", style="dim", highlight=False, soft_wrap=True)
         lines = [(name[:40], [Text(number(e, False)) for e in f.entries[0]], "bold")]
         lines += [
             (r.label, [Text("–" if v is None else str(v)) for v in r.values], "dim")
@@ -170,7 +179,8 @@ def model_card(plan: Plan, filled: list[Filled], facts: dict[str, Any], file: Pa
             words = ["–" if v is None else str(v) for v in row.values]
             lines += ["| " + " | ".join([f"{row.label} (paper)", *words]) + " |"]
         lines += [""]
-    packages = ", ".join(f"{name} {here['packages'][name]}" for name in ("torch", "torchvision", "detectron2"))
+    versions = {name: here["packages"][name] for name in ("torch", "torchvision", "detectron2")}
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     lines += [f"Made by: {here['processor']}, device {here['device']}, Python {here['python']}, {packages}, "
               f"commit {here['commit'] or 'unknown'}", "", "## Commands", "", "```", *commands, "```", ""]  # fmt: skip
     path = Path(plan.output) / "model_card.md"

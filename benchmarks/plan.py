@@ -13,6 +13,11 @@ from runs.files import read_json, write_json
 PLAN = "plan.json"
 
 
+def _quoted(word: str) -> str:
+    """A word for a shell; Hydra's own quotes stand in double ones, which `shlex.quote` would write as five."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+
+
 @dataclass(frozen=True)
 class Run:
     """One command with one result.
@@ -40,7 +45,7 @@ class Run:
     @property
     def line(self) -> str:
         """The command for a shell: zsh, unlike bash, refuses a bare `lr=[1.0,10.0]`."""
-        return shlex.join(self.command)
+        return " ".join(_quoted(word) for word in self.command)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def print_table(report: Report) -> None:
         "format": backbone.format,
         "network": f"{backbone.arch}, {sum(t.numel() for t in backbone.state_dict.values()) / 1e6:.2f} million values",
         "input": f"{backbone.input.channels}, mean {mean}, std {std}, stride in the {stride} convolution",
-        "kept": f"{len(backbone.state_dict)} tensors, renamed {_example(backbone.renamed)}",
+        "kept": f"{len(backbone.state_dict)} tensors, {_example(backbone.renamed)}",
         "dropped": f"{len(backbone.dropped)} tensors"
         + (f": {', '.join(_groups(backbone.dropped))}" if backbone.dropped else ""),
     }
@@ -78,8 +78,8 @@ def print_table(report: Report) -> None:
 
 
 def _example(renamed: dict[str, str]) -> str:
-    new, old = next(iter(renamed.items()))
-    return f"{old} -> {new}, …"
+    changed = [(old, new) for new, old in renamed.items() if old != new]
+    return f"renamed {changed[0][0]} -> {changed[0][1]}, …" if changed else "their names are torchvision's already"
 
 
 def _groups(names: list[str]) -> list[str]:

@@ -62,6 +62,7 @@ def test_names_of_folders() -> None:
      (["x.pth", "--data", "imagenet=photographs"], "the mini scale makes its own data; add --scale small"),
      (["x.pth", "--scale", "small", "--data", "imagnet=photographs"], "no table reads 'imagnet'; there are detection"),
      (["x.pth", "--scale", "small", "--data", "photographs"], "must be NAME=DIR"),
+     (["x.pth", "--scale", "small", "--data", "imagenet=nowhere"], "imagenet=nowhere: no such folder"),
      (["http://example.org/x.pth"], "not an https address"), (["zoo:nothing"], "zoo:nothing: no such checkpoint")],
 )  # fmt: skip
 def test_bad_input_is_one_line(words: list[str], complaint: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """From tables to runs: sharing, identity, and what a change touches."""
 
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -115,6 +116,8 @@ def test_commands_are_what_a_user_would_type() -> None:
     )  # fmt: skip
     (run,) = odd.runs.values()
     assert OverridesParser.create().parse_override(run.command[3]).value() == "runs/epoch=9-step=100 (it's).ckpt"
+    assert tuple(shlex.split(run.line)) == run.command
+    assert dataclasses.replace(run, command=("python", "a='b=c'")).line == "python \"a='b=c'\""
 
 
 def test_what_cannot_run_says_why() -> None:
