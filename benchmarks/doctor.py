@@ -19,8 +19,8 @@ from runs.environment import describe
 from runs.errors import UserError
 
 GOOD, ABSENT, BAD = "ok", "--", "BAD"
-# GB that a run of a scale leaves behind, checkpoints above all.
-DISK = {"mini": 2.0, "small": 20.0, "paper": 500.0}
+# GB that the demo leaves behind, checkpoints above all.
+DEMO = 2.0
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp")
 
 # Asked in a process of its own: this package imports neither PyTorch nor Detectron2, and a broken one may crash.
@@ -100,8 +100,8 @@ def machine(place: Path) -> list[Finding]:
     return [
         Finding(GOOD, "processor", f"{facts['processor']}, {facts['cores']} cores"),
         Finding(GOOD, "memory", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"),
-        Finding(GOOD if free > DISK["mini"] else BAD, "disk",
-                f"{free:.1f} GB free at {place.resolve()}" + ("" if free > DISK["mini"] else "; the demo needs 2 GB")),
+        Finding(GOOD if free > DEMO else BAD, "disk",
+                f"{free:.1f} GB free at {place.resolve()}" + ("" if free > DEMO else f"; the demo needs {DEMO:g} GB")),
     ]  # fmt: skip
 
 

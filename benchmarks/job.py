@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.devices import claimed
 from benchmarks.plan import Plan, Run, read_plan
-from runs.app import Parser, cli
+from runs.app import PARENT, Parser, cli
 from runs.errors import UserError
 from runs.files import write_json
 from runs.folder import LOG
@@ -35,14 +36,20 @@ def state(plan: Plan, run: str) -> dict[str, Any]:
 
 
 def last_lines(plan: Plan, run: str, count: int = 8) -> list[str]:
-    """The end of a run's log, for a person who wants to know why it failed."""
+    """The end of a run's log, for a person who wants to know why it failed.
+
+    Of several processes the one that failed says why in a line of its own, and torchrun a page about it behind that.
+    """
     try:
         text = (plan.folder(run) / LOG).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
     # A progress bar rewrites its line with carriage returns: what counts is what stood there last.
-    lines = [line.rstrip().rsplit("\r", 1)[-1] for line in text.splitlines()]
-    return [line for line in lines if line.strip()][-count:]
+    lines = [line.rstrip().rsplit("\r", 1)[-1] for line in text.split("\n")]
+    begun = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=0)
+    said = max((i for i, line in enumerate(lines) if line.startswith("error: ")), default=0)
+    end = said + 1 if said > begun else len(lines)
+    return [line for line in lines[:end] if line.strip()][-count:]
 
 
 def execute(plan: Plan, run: Run) -> int:
@@ -53,13 +60,15 @@ def execute(plan: Plan, run: Run) -> int:
     """
     folder = plan.folder(run)
     folder.mkdir(parents=True, exist_ok=True)
-    began: dict[str, Any] = {"started": time.time(), "pid": os.getpid()}
-    write_json(state_file(plan, run.id), began)
-    with open(folder / LOG, "ab") as log:
+    # On a cluster the scheduler gives a run its devices, elsewhere nobody does.
+    wanted = run.gpus if PARENT in os.environ else 0
+    with claimed(Path(plan.output) / JOBS, wanted) as devices, open(folder / LOG, "ab") as log:
+        began: dict[str, Any] = {"started": time.time(), "pid": os.getpid()}
+        write_json(state_file(plan, run.id), began)
         log.write(f"$ {run.line}\n".encode())
         log.flush()
         status = subprocess.run(
-            _words(run.command), stdout=log, stderr=subprocess.STDOUT, env=_environment(plan), check=False
+            _words(run.command), stdout=log, stderr=subprocess.STDOUT, env=_environment(plan) | devices, check=False
         ).returncode
         if status == 0 and not plan.target(run).exists():
             log.write(f"ended with status 0 but without {run.target}\n".encode())

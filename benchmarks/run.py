@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from benchmarks.display import Display, failures
-from benchmarks.engine import options
+from benchmarks.engine import check, options
 from benchmarks.plan import Plan
 from benchmarks.status import Status, look
 from runs.app import PARENT
@@ -29,8 +29,10 @@ def work(plan: Plan, executor: str = "local", extra: list[str] | None = None) ->
         The state at the end.
 
     Raises:
-        UserError: Snakemake could not start (its own words are quoted), or the disk refuses.
+        UserError: the runs cannot get their devices, Snakemake could not start (its own words are quoted), or the disk
+            refuses.
     """
+    check(plan, executor, extra or [])
     plan_file = plan.write()
     before = look(plan)
     if len(before.done) == len(plan.runs):
