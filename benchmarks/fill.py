@@ -20,7 +20,7 @@ class Entry:
         ours: our trials; None while there are none.
         wanted: trials that the plan has for it.
         remark: why `ours` is missing or incomplete; empty otherwise.
-        differs: whether ours lies outside both noises of the paper's; None if that cannot be said.
+        differs: whether ours lies outside the noise of both sides; None if that cannot be said.
         digits: behind the point, where the numbers are printed.
         bold: whether ours is within the table's bold rule.
         paper_bold: the same for the paper's.
@@ -108,7 +108,9 @@ def fill(plan: Plan, records: dict[str, Record], status: Status | None = None) -
         table = fit(load(chosen["name"]), plan.instead, plan.watch).select(chosen["rows"], chosen["columns"])
         cells = {(c.row, c.column): c for c in plan.cells if c.table == table.name}
         entries = tuple(
-            tuple(_entry(table, row, column, cells[row.id, column.id], records, status) for column in table.columns)
+            tuple(
+                _entry(plan, table, row, column, cells[row.id, column.id], records, status) for column in table.columns
+            )
             for row in table.rows
         )
         entries = _with_scratch(table, _with_bold(table, entries))
@@ -157,7 +159,9 @@ def _collapse_remarks(table: Table, verdicts: tuple[Verdict | None, ...]) -> lis
     return remarks
 
 
-def _entry(table: Table, row: Row, column: Column, cell: Cell, records: dict[str, Record], status: Status) -> Entry:
+def _entry(
+    plan: Plan, table: Table, row: Row, column: Column, cell: Cell, records: dict[str, Record], status: Status
+) -> Entry:
     paper = table.value(row, column)
     values = []
     for run in cell.runs:
@@ -169,8 +173,9 @@ def _entry(table: Table, row: Row, column: Column, cell: Cell, records: dict[str
             values.append(records[run].metrics[column.metric])
     ours = summarize(values) if values else None
     differs = None
-    if ours is not None and isinstance(paper, int | float):
-        differs = outside_noise(ours, paper, column.noise)
+    # At other scales the numbers mean something else, and noise explains none of the difference.
+    if ours is not None and isinstance(paper, int | float) and plan.scale == "paper":
+        differs = outside_noise(ours, paper, column.noise, column.trials)
     remark = cell.absent or _missing(cell, records, status)
     return Entry(paper, ours, len(cell.runs), remark, differs, column.digits)
 
@@ -259,6 +264,8 @@ def _remarks(table: Table, entries: tuple[tuple[Entry, ...], ...], scale: str) -
         remarks.append(
             f"n < 5: entries of {counts} trial{'s' if few != [1] else ''} only; their spread is uncertain or unknown."
         )
+    if any(e.differs is not None for line in entries for e in line):
+        remarks.append("≈ and ≠ behind a difference: inside and outside the noise of both sides together, at 95 %.")
     if scale != "paper" and any(e.ours for line in entries for e in line):
         remarks.append(
             f"Measured at the {scale} scale: other data, network and length than the paper's, "

@@ -34,8 +34,11 @@ def published(entry: Entry) -> str:
 
 
 def signed(entry: Entry) -> str:
-    """The difference with its sign and a true minus."""
-    return ABSENT if entry.difference is None else f"{entry.difference:+.{entry.digits}f}".replace("-", "−")
+    """The difference with its sign and a true minus, and whether it lies inside (≈) or outside (≠) the noise."""
+    if entry.difference is None:
+        return ABSENT
+    mark = "" if entry.differs is None else " ≠" if entry.differs else " ≈"
+    return f"{entry.difference:+.{entry.digits}f}{mark}".replace("-", "−")
 
 
 def terminal(filled: Filled, console: Console | None = None) -> None:

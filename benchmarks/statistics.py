@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# The 97.5 % quantile of the normal distribution, for deviations that are known rather than estimated.
+NORMAL = 1.96
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -38,22 +41,23 @@ def summarize(values: Sequence[float]) -> Summary:
     return Summary(tuple(values), mean, std, _student(n - 1) * std / math.sqrt(n))
 
 
-def outside_noise(summary: Summary, published: float, noise: float | None) -> bool | None:
+def outside_noise(summary: Summary, published: float, noise: float | None, trials: int = 1) -> bool | None:
     """Whether our mean differs from a published number by more than both noises together, at 95 %.
 
     Args:
         summary: our trials.
         published: the paper's number.
         noise: standard deviation of a single trial as published, used for ours too where n = 1; None if unknown.
+        trials: how many the published number averages.
 
     Returns:
-        None where neither side's noise is known.
+        None where our noise is not known.
     """
-    own = summary.std if summary.std is not None else noise
-    if own is None:
+    if summary.half is None and noise is None:
         return None
-    spread = math.hypot(own / math.sqrt(summary.n), noise or 0.0)
-    return abs(summary.mean - published) > 1.96 * spread
+    paper = NORMAL * (noise or 0.0) / math.sqrt(trials)
+    ours = summary.half if summary.half is not None else NORMAL * (noise or 0.0)
+    return abs(summary.mean - published) > math.hypot(ours, paper)
 
 
 def clearly_above(summary: Summary, reference: Summary) -> bool | None:

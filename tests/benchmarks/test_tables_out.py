@@ -37,6 +37,13 @@ def test_comparisons() -> None:
     assert outside_noise(summarize([57.0]), 57.3, 0.2) is False
     assert outside_noise(summarize([56.0]), 57.3, 0.2) is True
     assert outside_noise(summarize([56.0]), 57.3, None) is None
+    # Student's interval of ours, whose quantile is 2.776 at five trials, and the paper's mean of five.
+    trials = summarize([57.0, 57.2, 56.8, 57.1, 56.9])
+    half = 2.776 * math.sqrt(0.1 / 4 / 5)
+    both = math.hypot(half, 1.96 * 0.2 / math.sqrt(5))
+    assert outside_noise(trials, 57.0 + 0.99 * both, 0.2, 5) is False
+    assert outside_noise(trials, 57.0 + 1.01 * both, 0.2, 5) is True
+    assert outside_noise(trials, 57.0 + 1.01 * half, None) is True
     assert clearly_above(summarize([50.0, 51.0, 52.0]), summarize([40.0, 41.0, 42.0])) is True
     assert clearly_above(summarize([50.0, 55.0, 60.0]), summarize([45.0, 50.0, 55.0])) is False
     assert clearly_above(summarize([50.0]), summarize([40.0])) is None
@@ -50,6 +57,22 @@ def filled(make: SimpleNamespace, folder: Path, scratch: list[float], simsiam: l
         for run, value in zip(cell.runs, scratch if cell.row == "scratch" else simsiam, strict=False):
             records[run] = make.record("linear", cell.row, value)
     return fill(plan, records, Status())[0]
+
+
+@pytest.mark.parametrize(("scale", "ours", "mark"), [("paper", 47.1, " ≈"), ("paper", 45.0, " ≠"), ("mini", 45.0, "")])
+def test_a_difference_says_whether_it_is_noise(
+    make: SimpleNamespace, tmp_path: Path, scale: str, ours: float, mark: str
+) -> None:
+    chosen = [tables.load("table5").select(["simsiam"], ["voc07_ap"])]
+    plan = expand(chosen, scales.load(scale), tmp_path)
+    (cell,) = plan.cells
+    values = dict(zip(cell.runs, [ours - 0.1, ours, ours + 0.1, ours - 0.1, ours + 0.1], strict=False))
+    records = {run: make.record("transfer", value=value) for run, value in values.items()}
+    (table,) = fill(plan, records, Status())
+    assert render.signed(table.entries[0][0]).endswith(mark) and ("noise of both" in " ".join(table.remarks)) == bool(
+        mark
+    )
+    assert render.signed(table.entries[0][0])[-1].isdigit() == (not mark)
 
 
 def test_entries_and_remarks(make: SimpleNamespace, tmp_path: Path) -> None:
