@@ -94,13 +94,13 @@ class Training:
             len(self.train), config.batch_size, config.seed, distributed.rank(), distributed.world()
         )
         self.plan = Plan(
-            config.arch,
-            config.zero_init_residual,
-            config.epochs,
-            len(self.sampler),
-            config.batch_size,
-            len(self.train.classes),
-            len(self.train),
+            arch=config.arch,
+            zero_init_residual=config.zero_init_residual,
+            epochs=config.epochs,
+            steps_per_epoch=len(self.sampler),
+            batch_size=config.batch_size,
+            classes=len(self.train.classes),
+            images=len(self.train),
         )
         seed_everything(config.seed)
         self.method: Method = build_method(config.method, self.plan).to(device)

@@ -101,9 +101,15 @@ def load_heads(checkpoint: Path, train: Images, device: torch.device) -> Heads |
     if not settings:
         return None
     config = _method(settings["method"])
-    batch, epochs = settings["batch_size"], settings["epochs"]
-    steps = max(len(train) // batch, 1)
-    plan = Plan(settings["arch"], settings["zero_init_residual"], epochs, steps, batch, len(train.classes), len(train))
+    plan = Plan(
+        arch=settings["arch"],
+        zero_init_residual=settings["zero_init_residual"],
+        epochs=settings["epochs"],
+        steps_per_epoch=max(len(train) // settings["batch_size"], 1),
+        batch_size=settings["batch_size"],
+        classes=len(train.classes),
+        images=len(train),
+    )
     method = build_method(config, plan)
     state = Checkpoints(checkpoint.parent, 1, 0).load(checkpoint)["state_dict"]
     try:
