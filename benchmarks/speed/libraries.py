@@ -23,7 +23,7 @@ from torchvision import models
 
 from benchmarks.speed.limits import decode_rate, multiply_rate
 from benchmarks.speed.rows import SOLO_LEARN, Row, Skipped, alternate, script
-from benchmarks.speed.step import flops, our_step, wait
+from benchmarks.speed.step import default_arithmetic, flops, our_step, wait
 from benchmarks.speed.views import by_pillow, by_transform, ours, read_files, recipe
 from runs.errors import UserError
 
@@ -53,6 +53,7 @@ def lightly() -> Peer:
             return z.detach(), predict(z)
 
         def step() -> None:
+            default_arithmetic()
             (z0, p0), (z1, p1) = (forward(view.to(device, non_blocking=True)) for view in images)
             value = 0.5 * (criterion(z0, p1) + criterion(z1, p0))
             value.backward()
@@ -96,6 +97,7 @@ def solo_learn(folder: Path) -> Peer:
         labels = torch.zeros(len(images[0]), dtype=torch.long, device=device)
 
         def step() -> None:
+            default_arithmetic()
             value = model.training_step([labels, [view.to(device, non_blocking=True) for view in images], labels], 0)
             optimizer.zero_grad()
             value.backward()

@@ -103,8 +103,7 @@ def official_step(arch: str, images: list[Tensor], device: str, folder: Path | N
     model.train()
 
     def step() -> None:
-        # PyTorch's defaults, which the script leaves: TF32 in convolutions alone.
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
+        default_arithmetic()
         x1, x2 = (view.to(device, non_blocking=True) for view in images)
         p1, p2, z1, z2 = model(x1=x1, x2=x2)
         loss = -(criterion(p1, z2).mean() + criterion(p2, z1).mean()) * 0.5
@@ -115,6 +114,11 @@ def official_step(arch: str, images: list[Tensor], device: str, folder: Path | N
         wait(device)
 
     return step
+
+
+def default_arithmetic() -> None:
+    """PyTorch's defaults, which the peers leave and our step changes: TF32 in convolutions alone."""
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
 
 
 def wait(device: str) -> None:
