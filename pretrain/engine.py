@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -28,7 +29,7 @@ from pretrain.probe import OnlineProbe
 from pretrain.resume import capture, restore
 from pretrain.upload import Upload
 from pretrain.views_fast import open_views
-from runs.app import fail, mendable
+from runs.app import mendable
 from runs.errors import UserError
 from runs.folder import RECORD, RunFolder
 from runs.progress import progress
@@ -52,26 +53,33 @@ def run(config: PretrainConfig) -> int:
     """
     device = distributed.start(config.device)
     try:
-        # Faults of the settings and the data are found before the folder is bound to them; a done run needs no data.
-        done = distributed.objects((Path(config.output) / RECORD).exists())[0]
-        training = None if done else Training(config, device)
-        # Only one process may hold the folder's lock; the others go by what it finds.
-        folder = RunFolder(config.output, asdict(config), "pretrain", FREE) if distributed.rank() == 0 else None
-        done = distributed.objects(folder.done if folder else None)[0]
-        if training is None or done:
-            if folder:
-                print(f"{config.output}: done, see {folder.record}")
-            return 0
-        return training.run()
+        status = _run(config, device)
     except Exception as error:
-        if not distributed.first_to_fail():
-            raise SystemExit(2) from error
-        message = mendable(error)
-        if message is None:
+        if distributed.world() == 1:
             raise
-        fail(message)
-    finally:
-        distributed.stop()
+        if distributed.first_to_fail():
+            message = mendable(error)
+            if message is None:
+                traceback.print_exception(error)
+            else:
+                print(f"error: {message}", file=sys.stderr)
+        distributed.quit_failed()
+    distributed.stop()
+    return status
+
+
+def _run(config: PretrainConfig, device: torch.device) -> int:
+    # Faults of the settings and the data are found before the folder is bound to them; a done run needs no data.
+    done = distributed.objects((Path(config.output) / RECORD).exists())[0]
+    training = None if done else Training(config, device)
+    # Only one process may hold the folder's lock; the others go by what it finds.
+    folder = RunFolder(config.output, asdict(config), "pretrain", FREE) if distributed.rank() == 0 else None
+    done = distributed.objects(folder.done if folder else None)[0]
+    if training is None or done:
+        if folder:
+            print(f"{config.output}: done, see {folder.record}")
+        return 0
+    return training.run()
 
 
 class Training:

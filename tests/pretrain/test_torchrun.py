@@ -1,15 +1,21 @@
 """Under torchrun: the run of one process, a signal to the launcher, and errors that are said once."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from pretrain import distributed, engine
+from runs.errors import UserError
 from tests.pretrain.processes import lines, newest, run, small, steps_logged
+from tests.pretrain.variants import settings
 
 
 def torchrun(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -48,6 +54,30 @@ def test_two_processes_stopped_and_continued_end_as_one_process_does(images: Pat
 def test_an_error_of_all_processes_is_said_once(argument: str, images: Path, tmp_path: Path) -> None:
     status, text = run("pretrain", [*small("simsiam", images, tmp_path / "run"), argument], tmp_path / "run", world=2)
     assert status == 2 and text.startswith("error: ") and text.count("\n") == 1, text
+
+
+@pytest.mark.parametrize(("error", "said"), [(UserError("a: b; c"), "error: a: b; c\n"), (KeyError("x"), "KeyError")])
+def test_a_failed_process_does_not_wait_for_the_others(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with NCCL, where they hang in a collective and leaving the group waits for them."""
+    steps: list[Any] = []
+
+    def fails(*_: Any) -> int:
+        raise error
+
+    def ends(status: int) -> None:
+        steps.append(status)
+        raise SystemExit(status)
+
+    monkeypatch.setattr(engine, "_run", fails)
+    monkeypatch.setattr(distributed, "start", lambda _: torch.device("cpu"))
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "stop", lambda: steps.append("stop"))
+    monkeypatch.setattr(os, "_exit", ends)
+    with pytest.raises(SystemExit):
+        engine.run(settings("method=simsiam"))
+    assert steps == [2] and said in capsys.readouterr().err
 
 
 def test_an_error_of_one_process_is_said_by_that_one(images: Path, tmp_path: Path) -> None:
