@@ -21,7 +21,7 @@ from runs.record import Dataset, Record, Subject, read_record, write_record
 from runs.seeds import seed_everything
 from transfer.datasets import Split, load_splits
 from transfer.distributed import check_split, choose_device, synchronise_in_full_precision
-from transfer.evaluation import detect, measure
+from transfer.inference import detect, measure
 from transfer.loading import train_images
 from transfer.pictures import best_and_worst, evenly, sheet
 from transfer.recipe import build_cfg
