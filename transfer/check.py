@@ -68,7 +68,12 @@ def find_splits(root: Path) -> list[str]:
         split = path.stem.removeprefix("instances_")
         names.append(f"coco_{split[-4:]}_{split[:-4]}")
     if not names:
-        raise UserError(f"data.root={root}: holds no split of VOC or COCO in Detectron2's layout")
+        from transfer.voc import meant
+
+        hint = meant(root)
+        raise UserError(
+            f"data.root={root}: holds no split of VOC or COCO in Detectron2's layout{'; ' if hint else ''}{hint}"
+        )
     return names
 
 

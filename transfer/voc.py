@@ -65,12 +65,21 @@ def voc_faults(root: Path, name: str, classes: Sequence[str]) -> tuple[list[dict
     return images, faults
 
 
+def meant(root: Path) -> str:
+    """Where the folder lies that the user may have meant by `root`; empty if there is no sign of one."""
+    if (root / "ImageSets" / "Main").is_dir():
+        return f"this is VOC itself: give the folder above, data.root={root.absolute().parent}"
+    below = next((p.parent for p in sorted(root.glob("*/VOC[0-9][0-9][0-9][0-9]"))), None)
+    return f"did you mean data.root={below}?" if below else ""
+
+
 def _listed(root: Path, name: str) -> tuple[Path, list[str]]:
     """Folder of a split's year, and the ids in its list."""
     folder, split = voc_folder(root, name)
     listing = folder / "ImageSets" / "Main" / f"{split}.txt"
     if not folder.is_dir():
-        raise UserError(f"data.root={root}: has no folder {folder.name}; {name} needs it in Detectron2's layout")
+        remedy = meant(root) or f"{name} needs it in Detectron2's layout"
+        raise UserError(f"data.root={root}: has no folder {folder.name}; {remedy}")
     if not listing.is_file():
         splits = sorted(p.stem for p in listing.parent.glob("*.txt") if "_" not in p.stem)
         raise UserError(f"{listing}: no such split; {folder.name} has {', '.join(splits) or 'none'}")

@@ -199,6 +199,17 @@ def test_missing_roots_are_named(tmp_path: Path) -> None:
         load_splits(str(tmp_path), ["imagenet"], CLASSES)
 
 
+def test_the_folder_that_was_meant_is_named(tmp_path: Path) -> None:
+    """The kit unpacks to VOCdevkit/VOC2007; its parent and its child are what people give."""
+    kit = tmp_path / "VOCdevkit"
+    (kit / "VOC2007" / "ImageSets" / "Main").mkdir(parents=True)
+    for look in (find_splits, lambda root: load_splits(str(root), ["voc_2007_train"], CLASSES)):
+        with pytest.raises(UserError, match=f"did you mean data.root={kit}"):
+            look(tmp_path)
+        with pytest.raises(UserError, match=f"give the folder above, data.root={kit}"):
+            look(kit / "VOC2007")
+
+
 def test_the_check_finds_every_fault_at_once(generated: Path, tmp_path: Path) -> None:
     root = shutil.copytree(generated, tmp_path / "data")
     assert {"voc_2007_test", "voc_2012_trainval", "coco_2017_val"} <= set(find_splits(root))
