@@ -30,7 +30,8 @@ SIZE = 500.0
 SHARED = 0.8
 # A fifth of the gate's own number, to save time: an error is then uncertain by a twentieth instead of a fiftieth.
 RESAMPLES = 200
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+# As in benchmarks/pictures.py.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#777777")
 
 
 @dataclass(frozen=True)
@@ -142,19 +143,21 @@ def _measured(trials: list[Matches], images: int) -> Measured:
 
 
 def picture(shares: dict[Case, float]) -> bytes:
-    """The power: the share of pairs that fail over the true drop in all classes, a curve a size, as PNG."""
+    """The power: the share of pairs that fail over the true drop in AP, a curve a size, as PNG."""
     from matplotlib.figure import Figure
 
     lines: list[Line] = []
-    for images, trials in sorted({(c.images, c.trials) for c in shares}):
-        drops = sorted(c.drop for c in shares if (c.images, c.trials, c.classes) == (images, trials, CLASSES))
-        found = [100 * shares[Case(images, trials, drop)] for drop in drops]
+    for images, trials, classes in sorted({(c.images, c.trials, c.classes) for c in shares}):
+        drops = sorted(c.drop for c in shares if (c.images, c.trials, c.classes) == (images, trials, classes))
+        found = [100 * shares[Case(images, trials, drop, classes)] for drop in drops]
         label = f"{images} images, {trials} trial{'s' * (trials > 1)} a side"
+        label += "" if classes == CLASSES else f", all of it in {classes} classes"
         lines.append(Line(label, drops, found, len(lines)))
-    figure = Figure(figsize=(5.2, 3.2), layout="constrained", dpi=110)
+    figure = Figure(figsize=(5.2, 3.0 + 0.2 * (len(lines) + 1)), layout="constrained", dpi=110)
     axes = figure.add_subplot()
     title, level = "How often the gate fails", (80.0, "four times out of five")
-    plot(axes, lines, title, "true drop in AP", "pairs that fail (%)", level, True, True, COLOURS, "#222222")
+    plot(axes, lines, title, "true drop in AP", "pairs that fail (%)", level, True, True, COLOURS, "#222222", False)
+    figure.legend(loc="outside lower left", frameon=False, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

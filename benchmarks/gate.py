@@ -39,6 +39,7 @@ class Line:
         verdict: `pass`, `fail`, `not enough data`, or `shown` for a metric that does not decide.
         how: where the error comes from.
         pooled: the difference of the AP of all classes' detections ranked together, where the detections are there.
+        low: whether the baseline itself is no larger than the drop that should be seen.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Line:
     verdict: str
     how: str
     pooled: Interval | None = None
+    low: bool = False
 
     @property
     def difference(self) -> float:
@@ -151,9 +153,9 @@ def judge(
             if metric in DECISIVE:
                 # Whatever the evidence, the number itself has to have dropped.
                 real = was - is_ > tolerance and any(drop - tolerance > z * error for drop, error in found)
-                seen = smallest <= max(detect, tolerance)
+                seen = smallest <= max(detect, tolerance) and was > detect
                 verdict = "fail" if real else "pass" if seen else "not enough data"
-            lines.append(Line(key, metric, was, is_, errors[metric], smallest, verdict, how, ranked))
+            lines.append(Line(key, metric, was, is_, errors[metric], smallest, verdict, how, ranked, was <= detect))
     return lines
 
 

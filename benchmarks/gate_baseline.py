@@ -142,6 +142,10 @@ def write(path: Path, measured: dict[str, Measured]) -> None:
     """
     if path.suffix == ".npz":
         raise UserError(f"{path}: is the name of the file of detections beside a baseline; give FILE.json")
+    if path.exists():
+        found = read_json(path)
+        if not isinstance(found, dict) or found.get("kind") != "baseline":
+            raise UserError(f"{path}: is there already and no baseline; choose another name")
     arrays: dict[str, Any] = {}
     for number, (_, m) in enumerate(measured.items()):
         for trial, matches in enumerate(m.matches[:TRIALS]):
@@ -172,7 +176,7 @@ def read(path: Path) -> dict[str, Measured]:
     """
     body = read_json(path)
     if not isinstance(body, dict) or body.get("kind") != "baseline":
-        raise UserError(f"{path}: not a baseline; write one with gate --write-baseline {path} RESULTS…")
+        raise UserError(f"{path}: not a baseline; write one with gate --write-baseline FILE.json RESULTS")
     if body.get("schema") != SCHEMA:
         raise UserError(f"{path}: baseline version {body.get('schema')}, this program reads {SCHEMA}; write it again")
     result = {}

@@ -23,7 +23,9 @@ def sentence(line: Line) -> str:
     )
     if line.pooled:
         text += f"; classes ranked together {line.pooled.value:+.2f} ± {1.96 * line.pooled.error:.2f}"
-    if line.verdict == "not enough data":
+    if line.verdict == "not enough data" and line.low:
+        text += "; not enough data: the baseline is smaller than the drop that should be seen; train it longer"
+    elif line.verdict == "not enough data":
         text += f"; not enough data: a drop below {line.smallest:.1f} points may go unseen"
     return text
 

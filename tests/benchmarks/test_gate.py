@@ -55,6 +55,18 @@ def test_verdicts_and_exit_codes(make: SimpleNamespace, tmp_path: Path, gate: Ca
     assert gate("--baseline", base, tmp_path / "c")[0] == 0
 
 
+def test_a_baseline_that_has_learned_nothing_guards_nothing(
+    make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]]
+) -> None:
+    base = tmp_path / "base.json"
+    gate("--write-baseline", base, results := runs(make, tmp_path / "a", [0.17, 0.18, 0.16]))
+    code, text = gate("--baseline", base, results)
+    assert code == 0 and "????" in text and "the baseline is smaller than the drop that should be seen" in text
+    assert gate("--baseline", base, "--detect", 2, results)[0] == 3
+    # Whoever cares for a tenth of a point may ask for it.
+    assert gate("--baseline", base, "--detect", 0.1, results)[0] == 0
+
+
 def test_bad_input_is_one_line_and_status_2(
     make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]]
 ) -> None:
@@ -77,6 +89,7 @@ def test_bad_input_is_one_line_and_status_2(
         (("--baseline", base, other), "(given: linear, byol"),
         (("--baseline", base, elsewhere), "measured on other images or annotations"),
         (("--write-baseline", tmp_path / "base.npz", good), "give FILE.json"),
+        (("--write-baseline", good / "0" / "result.json", good), "is there already and no baseline"),
         (("--baseline", base), "give RESULTS"),
         (("--baseline", base, "--tolerance", -1, good), "--tolerance -1.0"),
     ]
@@ -167,6 +180,16 @@ def test_what_the_images_show_is_not_counted_twice() -> None:
     before.deviation = dict.fromkeys(before.values, 3.0)
     (error,) = (line.error for line in judge({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
     assert error == pytest.approx(3.0 * np.sqrt(2))
+
+
+def test_the_power_is_drawn_a_curve_a_question() -> None:
+    from benchmarks.calibration import picture
+
+    shares = {
+        Case(images, trials, drop, classes): drop / 3
+        for images in (500, 1000) for trials in (1, 2) for drop in (1.0, 2.0) for classes in (CLASSES, 3)
+    }  # fmt: skip
+    assert picture(shares).startswith(b"\x89PNG") and picture(shares) != picture({**shares, Case(500, 1, 2.0, 3): 0.1})
 
 
 @pytest.mark.slow
