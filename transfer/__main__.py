@@ -1,6 +1,10 @@
 """`python -m transfer task=voc07 weights=FILE.pkl data.root=DIR seed=0`: one fine-tuning trial."""
 
-from runs.app import fail, hydra_app, mendable
+import os
+import sys
+import traceback
+
+from runs.app import hydra_app, mendable
 from transfer.settings import TransferConfig
 
 
@@ -8,21 +12,21 @@ from transfer.settings import TransferConfig
 def main(config: TransferConfig) -> None:
     """Fine-tune a detector and report its AP."""
     # Here, so that a mistyped key is answered before Detectron2's seconds of import.
-    from transfer.distributed import choose_device, first_to_fail, join, leave
+    from transfer.distributed import choose_device, first_to_fail, join, joined, leave
     from transfer.trials import run
 
     join(choose_device(config.device))
     try:
         run(config)
     except Exception as error:
-        if not first_to_fail():
-            raise SystemExit(2) from error
-        message = mendable(error)
-        if message is None:
+        if not joined():
             raise
-        fail(message)
-    finally:
-        leave()
+        if first_to_fail():
+            message = mendable(error)
+            print(f"error: {message}" if message else traceback.format_exc(), file=sys.stderr, flush=True)
+        # At once: to leave NCCL is a collective too, and the others, who wait in another one, would never come to it.
+        os._exit(2)
+    leave()
 
 
 if __name__ == "__main__":

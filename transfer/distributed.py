@@ -64,9 +64,14 @@ def join(device: str) -> None:
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
 
 
+def joined() -> bool:
+    """Whether this is one of several processes."""
+    return bool(dist.is_initialized())
+
+
 def leave() -> None:
-    """Leave the other processes, if there are any."""
-    if dist.is_initialized():
+    """Leave the other processes, if there are any, once all have come to their end."""
+    if joined():
         dist.destroy_process_group()
 
 
