@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -15,6 +16,8 @@ from runs.errors import UserError
 # The others wait while the first process evaluates and saves; the backends' own limits of 10 and 30 minutes are too
 # short for that on a large data set or a slow disk.
 PATIENCE = timedelta(hours=4)
+# How long the others have to meet the failure that the keeper of their store has met.
+MOMENT = timedelta(seconds=10)
 
 # Where the processes found each other, None alone.
 _store: Any = None
@@ -68,10 +71,15 @@ def quit_failed() -> NoReturn:
     """End this process of several at once, with status 2.
 
     Not by way of `stop`: NCCL leaves a group only when all do, and the others wait in a collective for this process.
-    When it is gone, `torchrun` ends them.
+    When it is gone, `torchrun` ends them. Without `torchrun` the first process keeps the store, and gives the others
+    a moment to fail too: PyTorch prints a stack for a lost store, below the one line that says what is wrong.
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    if _store is not None and rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        end = time.monotonic() + MOMENT.total_seconds()
+        while _store.add("failures", 0) < world() and time.monotonic() < end:
+            time.sleep(0.02)
     os._exit(2)
 
 

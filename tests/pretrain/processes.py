@@ -55,7 +55,7 @@ class Command:
 
     def __init__(self, module: str, arguments: list[str], log: Path, world: int = 1) -> None:
         self.log = log
-        shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         self.processes = []
         for rank in range(world):
             environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {}
@@ -108,7 +108,8 @@ def _main(module: str, arguments: list[str], environment: dict[str, str], log: s
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

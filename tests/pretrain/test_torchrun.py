@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from pretrain import distributed, engine
 from runs.errors import UserError
-from tests.pretrain.processes import lines, newest, run, small, steps_logged
+from tests.pretrain.processes import CONTEXT, free_port, lines, newest, run, small, steps_logged
 from tests.pretrain.variants import settings
 
 
@@ -54,6 +55,33 @@ def test_two_processes_stopped_and_continued_end_as_one_process_does(images: Pat
 def test_an_error_of_all_processes_is_said_once(argument: str, images: Path, tmp_path: Path) -> None:
     status, text = run("pretrain", [*small("simsiam", images, tmp_path / "run"), argument], tmp_path / "run", world=2)
     assert status == 2 and text.startswith("error: ") and text.count("\n") == 1, text
+
+
+def fail_late(rank: int, port: int, moment: float, log: str) -> None:
+    """One of two processes that fail, the second some time after the first."""
+    environment = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
+    distributed.MOMENT = timedelta(seconds=moment)
+    distributed.start("cpu")
+    # Longer than the first needs to come to its end.
+    time.sleep(rank)
+    if distributed.first_to_fail():
+        print("error: a: b; c", file=sys.stderr)
+    distributed.quit_failed()
+
+
+@pytest.mark.parametrize(("moment", "clean"), [(60, True), (0, False)])
+def test_the_keeper_of_the_store_waits_for_the_others_failures(moment: float, clean: bool, tmp_path: Path) -> None:
+    """Else they print a stack for the store that they lost."""
+    log, port = tmp_path / "log.txt", free_port()
+    processes = [CONTEXT.Process(target=fail_late, args=(rank, port, moment, str(log))) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+    assert [process.exitcode for process in processes] == [2, 2]
+    assert (log.read_text() == "error: a: b; c\n") == clean, log.read_text()
 
 
 @pytest.mark.parametrize(("error", "said"), [(UserError("a: b; c"), "error: a: b; c\n"), (KeyError("x"), "KeyError")])
