@@ -104,5 +104,12 @@ case $state in
 install) install --quiet packaging/detectron2 ;;
 found*) say "using the Detectron2 that is there: ${state#found }" ;;
 esac
+
+# 5. Bytecode, once: where none may be written later (PYTHONDONTWRITEBYTECODE, a read-only folder), every command would compile PyTorch's
+# sources again, 4 s of a start. Templates among the files are no Python, so the status says nothing.
+if [ -e "$made" ]; then
+    say "compiling the packages' bytecode"
+    "$py" -m compileall -q -j 0 "$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null 2>&1 || true
+fi
 rm -f "$unfinished"
 say "done: $venv"

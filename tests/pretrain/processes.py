@@ -18,7 +18,10 @@ from pretrain.checkpoint import Checkpoints
 
 # Forked from a server that has imported everything: a process of its own all the same, with its own memory and signals.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pretrain.engine", "pretrain.linear", "pretrain.knn", "tests.pretrain.processes"])
+# PyTorch imports torch._dynamo with the first optimizer.
+CONTEXT.set_forkserver_preload(
+    ["pretrain.engine", "pretrain.linear", "pretrain.knn", "torch._dynamo", "tests.pretrain.processes"]
+)
 
 SMALL = (
     "data=imagefolder", "arch=resnet18x0.25", "batch_size=16", "epochs=3", "augment.size=32", "log_every=1",
