@@ -19,7 +19,11 @@ from runs.errors import UserError
 
 
 def build(arguments: argparse.Namespace) -> Plan:
-    """The plan that the arguments of `plan` and `run` ask for."""
+    """The plan that the arguments of `plan` and `run` ask for.
+
+    Raises:
+        UserError: an argument is unknown, or nothing of these tables can be run at the scale.
+    """
     scale = scales.load(arguments.scale)
     changes = {k: v for k, v in (("jobs", arguments.jobs), ("gpus", arguments.gpus)) if v is not None}
     scale = dataclasses.replace(scale, **changes)
@@ -32,6 +36,10 @@ def build(arguments: argparse.Namespace) -> Plan:
         [parse_override(text, scales.STAGES) for text in arguments.overrides],
         arguments.trials,
     )
+    if not plan.runs:
+        fitting = [name for name in scales.names() if expand(chosen, scales.load(name), plan.output).runs]
+        remedy = f"add --scale {' or --scale '.join(fitting)}" if fitting else "choose other rows or tables"
+        raise UserError(f"{', '.join(arguments.tables)}: {plan.cells[0].absent}; {remedy}")
     plan.command = command_line()
     return plan
 

@@ -8,6 +8,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmarks import scales, tables
+from benchmarks.__main__ import main
 from benchmarks.expansion import Source, expand, parse_override
 from benchmarks.plan import Plan, chains, names, order, read_plan
 from runs.errors import UserError
@@ -127,6 +128,17 @@ def test_what_cannot_run_says_why() -> None:
     }
     reasons = {c.absent for c in plan("table4", rows=["simsiam"]).cells}
     assert reasons == {"", "not at the mini scale"}
+
+
+def test_tables_of_another_scale_are_refused_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        ("plan collapse --scale mini", "not at the mini scale; add --scale lab or --scale small or --scale paper"),
+        ("run tableC1", "Table 4 runs the reproductions; choose other rows or tables"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(words.split())
+        error = capsys.readouterr().err
+        assert error.endswith(f"{said}\n") and error.count("\n") == 1
 
 
 def test_a_given_checkpoint_takes_the_rows_place() -> None:
