@@ -47,6 +47,7 @@ def page(plans: Sequence[Plan], records: dict[str, dict[str, Record]], filled: S
         views=content.pictures(plans, "pretrain", "views.png"),
         detections=content.pictures(plans, "transfer", "detections.png"),
         costs=costs,
+        ended=sum(len(group) for group in records.values()),
         total=clock(sum(known)) if known else "",
         environments=content.environments(every),
         commands=list(dict.fromkeys(p.command for p in plans if p.command)),
