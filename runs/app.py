@@ -6,6 +6,7 @@ import difflib
 import errno
 import functools
 import os
+import re
 import sys
 import threading
 import time
@@ -28,7 +29,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
-    """Wrap a command's main function: `UserError` and refusals of the operating system end it in one line, status 2.
+    """Wrap a command's main function: what the user can mend (see `mendable`) ends it in one line, status 2.
 
     Args:
         main: the command; its integer result becomes the exit status.
@@ -43,7 +44,7 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
             # The reader went away (`… | head`): nothing is wrong.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
-        except (UserError, OSError) as error:
+        except Exception as error:
             message = mendable(error)
             if message is None:
                 raise
@@ -150,7 +151,22 @@ def mendable(error: BaseException) -> str | None:
     """Say in one line what the user can mend; None for a defect of the program."""
     if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
         error = from_os_error(error)
+    if _out_of_memory(error):
+        asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+        error = UserError(
+            f"out of memory{f' for {asked[1]} more' if asked else ''}: take a smaller batch or smaller images, "
+            "precision=bf16, or a device with more"
+        )
     return str(error) if isinstance(error, UserError) else None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # PyTorch's exceptions are known by name and text, since this package does without PyTorch.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
+    )
 
 
 def fail(message: str) -> NoReturn:

@@ -4,9 +4,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from runs.app import mendable
 
 APPLICATION = """
 from dataclasses import dataclass, field
@@ -101,6 +105,23 @@ def test_the_status_that_the_command_returns_is_its_exit_status(application: Pat
 def test_a_defect_of_the_program_keeps_its_traceback(application: Path) -> None:
     result = start(application, "data.root=defect")
     assert result.returncode == 1 and "AssertionError: a defect of the program" in result.stderr
+
+
+def exhausted(ask: Callable[[], object]) -> Exception:
+    """What is raised for more than any machine has."""
+    with pytest.raises((MemoryError, RuntimeError)) as found:
+        ask()
+    return found.value
+
+
+def test_out_of_memory_is_one_line() -> None:
+    remedy = ": take a smaller batch or smaller images, precision=bf16, or a device with more"
+    # As a GPU says it (PyTorch 2.11), and as this machine does.
+    said = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of …")
+    assert mendable(said) == f"out of memory for 20.00 GiB more{remedy}"
+    assert mendable(exhausted(lambda: torch.empty(2**50))) == f"out of memory for {2**52} bytes more{remedy}"
+    assert mendable(exhausted(lambda: bytearray(2**50))) == f"out of memory{remedy}"
+    assert mendable(RuntimeError("shapes cannot be multiplied")) is None
 
 
 def test_a_child_ends_with_the_process_it_follows(tmp_path: Path) -> None:
