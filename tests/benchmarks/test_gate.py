@@ -117,6 +117,15 @@ def test_a_checkpoint_is_evaluated_first(
     base, common = tmp_path / "base.json", ("--checkpoint", "net.pth", "--tasks", "knn", "--output", output)
     assert gate("--write-baseline", base, *common)[0] == 0
     assert gate("--baseline", base, *common)[0] == 0
+    # Of a baseline of several runs, its own are judged; there have to be some.
+    write_record(tmp_path / "linear", make.record("linear", "net", 80.0))
+    assert gate("--write-baseline", tmp_path / "both.json", tmp_path / "linear", output / "knn")[0] == 0
+    assert gate("--baseline", tmp_path / "both.json", *common)[0] == 0
+    assert gate("--write-baseline", tmp_path / "linear.json", tmp_path / "linear")[0] == 0
+    code, text = gate("--baseline", tmp_path / "linear.json", *common)
+    assert code == 2 and "no number of knn, net" in text and "(there are: linear, net" in text
+    code, text = gate("--baseline", tmp_path / "linear.json", "--update-baseline", *common)
+    assert code == 0 and "knn, net" in text and gate("--baseline", tmp_path / "linear.json", *common)[0] == 0
     value[0] = 40.0
     code, text = gate("--baseline", base, *common)
     assert code == 1 and "difference -30.00" in text
