@@ -39,7 +39,8 @@ def build(arguments: argparse.Namespace) -> Plan:
     if not plan.runs:
         fitting = [name for name in scales.names() if expand(chosen, scales.load(name), plan.output).runs]
         remedy = f"add --scale {' or --scale '.join(fitting)}" if fitting else "choose other rows or tables"
-        raise UserError(f"{', '.join(arguments.tables)}: {plan.cells[0].absent}; {remedy}")
+        reasons = "; ".join(dict.fromkeys(cell.absent for cell in plan.cells))
+        raise UserError(f"{', '.join(arguments.tables)}: {reasons}; {remedy}")
     plan.command = command_line()
     return plan
 

@@ -51,6 +51,9 @@ recent_enough "$py" || stop "$venv has $("$py" --version 2>&1), Python 3.11 or l
 "$py" -m pip --version >/dev/null 2>&1 || "$py" -m ensurepip >/dev/null || stop "$venv has no pip and none can be added; install pip into it"
 if [ -e "$made" ]; then
     : >"$unfinished"
+    # Once: where no bytecode may be written later (PYTHONDONTWRITEBYTECODE, a read-only folder), every command would compile PyTorch's sources
+    # again, 4 s of a start.
+    export UV_COMPILE_BYTECODE=1
 fi
 
 # 2. uv, at the pinned version; it installs the rest in a fraction of pip's time. It does not read pip's settings, so they are passed on.
@@ -104,12 +107,5 @@ case $state in
 install) install --quiet packaging/detectron2 ;;
 found*) say "using the Detectron2 that is there: ${state#found }" ;;
 esac
-
-# 5. Bytecode, once: where none may be written later (PYTHONDONTWRITEBYTECODE, a read-only folder), every command would compile PyTorch's
-# sources again, 4 s of a start. Templates among the files are no Python, so the status says nothing.
-if [ -e "$made" ]; then
-    say "compiling the packages' bytecode"
-    "$py" -m compileall -q -j 0 "$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null 2>&1 || true
-fi
 rm -f "$unfinished"
 say "done: $venv"

@@ -68,7 +68,7 @@ def first_to_fail() -> bool:
 
 
 def quit_failed() -> NoReturn:
-    """End this process of several at once, with status 2.
+    """End this process of several with status 2, whatever the others do.
 
     Not by way of `stop`: NCCL leaves a group only when all do, and the others wait in a collective for this process.
     When it is gone, `torchrun` ends them. Without `torchrun` the first process keeps the store, and gives the others

@@ -31,9 +31,7 @@ def page(plans: Sequence[Plan], records: dict[str, dict[str, Record]], filled: S
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    every = [r for group in records.values() for r in group.values()] + list(others.records.values())
-    costs = content.costs(plans, records)
-    known = [line["seconds"] for line in costs if line["seconds"] is not None]
+    recorded = [r for group in records.values() for r in group.values()]
     return environment.get_template("page.html.j2").render(
         title=_title(filled),
         papers=[tables.paper(p) for p in dict.fromkeys(f.table.paper for f in filled)],
@@ -46,10 +44,10 @@ def page(plans: Sequence[Plan], records: dict[str, dict[str, Record]], filled: S
         recall=content.precision_recall(plans, records),
         views=content.pictures(plans, "pretrain", "views.png"),
         detections=content.pictures(plans, "transfer", "detections.png"),
-        costs=costs,
-        ended=sum(len(group) for group in records.values()),
-        total=clock(sum(known)) if known else "",
-        environments=content.environments(every),
+        costs=content.costs(plans, records),
+        ended=len(recorded),
+        total=clock(sum(r.seconds for r in recorded)),
+        environments=content.environments([*recorded, *others.records.values()]),
         commands=list(dict.fromkeys(p.command for p in plans if p.command)),
         others=[_loose(path, record) for path, record in others.records.items()],
         refused=list(others.refused.values()),
