@@ -126,4 +126,4 @@ def test_long_lists_are_folded_and_equal_views_shown_once(make: SimpleNamespace,
     page = write_report([results(make, tmp_path)], tmp_path).read_text()
     # Five sheets lie open; of the two dozen runs only the line is seen.
     assert "<details open><summary>5 sheets of detections" in page
-    assert re.search(r"<details><summary>2\d runs: state, time", page)
+    assert re.search(r"<details><summary>2\d runs, data and conversions among them: state, time", page)
