@@ -12,12 +12,12 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.bootstrap import POOLED, average_precision, compare, pooled_precision
-from benchmarks.calibration import CLASSES, Case, detector, fails, slope, spread, world
 from benchmarks.detections import Matches
 from benchmarks.gate import judge
 from benchmarks.gate_baseline import Measured, measure, read, write
 from benchmarks.plan import Plan
 from benchmarks.status import Status
+from experiments.calibration import CLASSES, detector, world
 from runs.record import Dataset, write_record
 
 
@@ -189,28 +189,6 @@ def test_what_the_images_show_is_not_counted_twice() -> None:
     before.deviation = dict.fromkeys(before.values, 3.0)
     (error,) = (line.error for line in judge({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
     assert error == pytest.approx(3.0 * np.sqrt(2))
-
-
-def test_the_power_is_drawn_a_curve_a_question() -> None:
-    from benchmarks.calibration import picture
-
-    shares = {
-        Case(images, trials, drop, classes): drop / 3
-        for images in (500, 1000) for trials in (1, 2) for drop in (1.0, 2.0) for classes in (CLASSES, 3)
-    }  # fmt: skip
-    assert picture(shares).startswith(b"\x89PNG") and picture(shares) != picture({**shares, Case(500, 1, 2.0, 3): 0.1})
-
-
-@pytest.mark.slow
-def test_rates_on_simulated_detectors() -> None:
-    """A small version of `python -m benchmarks.calibration`, whose figures are in docs/benchmarks.md."""
-    _, points = slope()
-    assert 0.12 < spread(8) < 0.32  # the published spread of a trial is 0.2 AP
-    alarms, caught, in_few = (
-        sum(fails(case, pair, points) for pair in range(12))
-        for case in (Case(300, 1, 0.0), Case(300, 1, 6.0), Case(300, 1, 6.0, classes=8))
-    )
-    assert alarms <= 1 and caught >= 10 and in_few >= 8
 
 
 def test_a_drop_of_all_classes_shows_in_their_common_ranking() -> None:

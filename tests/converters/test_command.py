@@ -112,7 +112,7 @@ def test_an_existing_output_survives_a_refused_conversion(
 
 
 def test_help_needs_no_torch() -> None:
-    """What makes `--help` quick; benchmarks/speed/converters.py measures how quick."""
+    """What makes `--help` quick; experiments/speed/converters.py measures how quick."""
     code = (
         "import sys, converters.__main__ as command\n"
         "try: command.main(['--help'])\n"

@@ -81,7 +81,7 @@ def test_torch_is_the_build_of_the_public_index(pins: dict[str, list[Version]]) 
     assert [version.local for name in ("torch", "torchvision") for version in pins[name]] == [None, None]
 
 
-PACKAGES = ("benchmarks", "converters", "pretrain", "runs", "transfer")
+PACKAGES = ("benchmarks", "converters", "experiments", "pretrain", "runs", "transfer")
 
 
 def third_party_imports(folder: Path) -> dict[str, Path]:
@@ -96,8 +96,7 @@ def third_party_imports(folder: Path) -> dict[str, Path]:
             else:
                 continue
             found |= {name.split(".")[0]: path for name in names}
-    # benchmarks/speed runs from a checkout only and measures on the tests' cases.
-    ours = (*PACKAGES, "tests", "detectron2")
+    ours = (*PACKAGES, "detectron2")
     return {name: path for name, path in found.items() if name not in (*sys.stdlib_module_names, *ours)}
 
 

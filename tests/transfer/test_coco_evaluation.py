@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coder
 
+from experiments.speed.coco_cases import make_results, pycocotools_evaluate
 from runs.errors import UserError
-from tests.transfer.coco_cases import make_results, pycocotools_evaluate
 from transfer.coco_evaluation import evaluate, evaluate_coco, evaluate_results, read_truth
 from transfer.coco_matching import summarize
 from transfer.detections import Detections

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.speed.coco_cases import make_results
 from runs.record import read_record
-from tests.transfer.coco_cases import make_results
 from tests.transfer.conftest import CLASSES
 from transfer import trial
 from transfer.detections import read_detections

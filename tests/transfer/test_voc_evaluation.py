@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.transfer.voc_cases import detectron2_evaluate, make_detections, make_truth, write_voc
+from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, write_voc
 from transfer.detections import Detections
 from transfer.settings import VOC_CLASSES
 from transfer.voc_evaluation import Truth, evaluate_voc
@@ -66,7 +66,7 @@ def test_perfect_detections_are_100() -> None:
 
 @pytest.mark.shared
 def test_equals_detectron2_on_the_test_annotations(tmp_path: Path, shared: Path) -> None:
-    """All 4952 images with fewer detections than benchmarks/speed/evaluators.py, which times half a million."""
+    """All 4952 images with fewer detections than experiments/speed/evaluators.py, which times half a million."""
     with gzip.open(shared / "data/voc2007_ground_truth.json.gz", "rt") as file:
         entries = {k: v for k, v in json.load(file).items() if v["split"] == "test"}
     rows = [

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.speed [NAME …]`: every part against its peers, in turn; `compare` finds regressions.
+"""`python -m experiments.speed [NAME …]`: every part against its peers, in turn; `compare` finds regressions.
 
 A part's rows stand in the results as soon as it is done. Measured again into the same folder, they are replaced.
 """
@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.compare import compare, read_rows
-from benchmarks.speed.page import html_page, markdown_page, put
-from benchmarks.speed.rows import Result, Skipped, add_common, common_words, read_result
+from experiments.speed.compare import compare, read_rows
+from experiments.speed.page import html_page, markdown_page, put
+from experiments.speed.rows import Result, Skipped, add_common, common_words, read_result
 from runs.app import Parser, cli
 from runs.environment import command_line, describe
 from runs.errors import UserError
@@ -44,11 +44,11 @@ def main() -> int:
         return _page(sys.argv[2:])
     names = "\n".join(f"  {name:11} {about}" for name, about in SCRIPTS.items())
     parser = Parser(
-        prog="python -m benchmarks.speed",
+        prog="python -m experiments.speed",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{__doc__}\n\nwhat can be measured:\n{names}",
-        epilog="python -m benchmarks.speed compare A.json B.json: exit status 1 if a row fell behind its peer\n"
-        "python -m benchmarks.speed page A.json PAGE.md: put the table into a page",
+        epilog="python -m experiments.speed compare A.json B.json: exit status 1 if a row fell behind its peer\n"
+        "python -m experiments.speed page A.json PAGE.md: put the table into a page",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure (default: everything)")
     parser.add_argument("--output", type=Path, default=Path("outputs/speed"), metavar="DIR", help="for the results")
@@ -102,18 +102,18 @@ def run(name: str, words: list[str]) -> Result | None:
     """Run one script in a process of its own and return its rows; None if it failed."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.json"
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.speed.{name}", "--rows", str(rows), *words])
+        done = subprocess.run([sys.executable, "-m", f"experiments.speed.{name}", "--rows", str(rows), *words])
         return read_result(rows) if done.returncode == 0 else None
 
 
 def _device() -> str:
-    """The CUDA device, asked of a process of its own: `benchmarks` imports no PyTorch."""
+    """The CUDA device, asked of a process of its own: this one starts in a tenth of a second without PyTorch."""
     code = "import torch; print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'cpu')"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _compare(words: list[str]) -> int:
-    parser = Parser(prog="python -m benchmarks.speed compare", description=compare.__doc__)
+    parser = Parser(prog="python -m experiments.speed compare", description=compare.__doc__)
     parser.add_argument("before", type=Path, metavar="A.json")
     parser.add_argument("after", type=Path, metavar="B.json")
     parser.add_argument("--tolerance", type=float, default=0.2, metavar="SHARE", help="a larger fall counts (0.2)")
@@ -124,7 +124,7 @@ def _compare(words: list[str]) -> int:
 
 
 def _page(words: list[str]) -> int:
-    parser = Parser(prog="python -m benchmarks.speed page", description=put.__doc__)
+    parser = Parser(prog="python -m experiments.speed page", description=put.__doc__)
     parser.add_argument("result", type=Path, metavar="A.json")
     parser.add_argument(
         "page", type=Path, metavar="PAGE.md", help="with a line for the table's begin and one for its end"

@@ -4,7 +4,7 @@ import html
 import statistics
 from typing import Any
 
-from benchmarks.speed.rows import Row
+from experiments.speed.rows import Row
 from runs.errors import UserError
 
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.speed.limits import multiply_rate
-from benchmarks.speed.rows import Row, Skipped, alternate, script
+from experiments.speed.limits import multiply_rate
+from experiments.speed.rows import Row, Skipped, alternate, script
 from pretrain.features import knn_accuracy
 
 WIDTH, CLASSES = 2048, 1000
@@ -59,7 +59,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
 
 def peak(side: str, size: int, queries: int) -> float:
     """GB of resident memory that one side adds to its tables."""
-    command = [sys.executable, "-m", "benchmarks.speed.knn", "--peak", side, str(size), str(queries)]
+    command = [sys.executable, "-m", "experiments.speed.knn", "--peak", side, str(size), str(queries)]
     return max(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout), 1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Time and memory of the converters on a full-width ResNet-50: `python -m benchmarks.speed.converters`.
+"""Time and memory of the converters on a full-width ResNet-50: `python -m experiments.speed.converters`.
 
 The peer reads and writes the same tensors and does nothing else, which is what facebookresearch/moco's converter does
 beside renaming: neither recognises a format nor proves the result.
@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.speed.limits import bandwidth
-from benchmarks.speed.rows import Row, Skipped, script
+from experiments.speed.limits import bandwidth
+from experiments.speed.rows import Row, Skipped, script
 
 # In a process of its own: benchmarks import neither torch nor the other parts.
 _WRITE = """

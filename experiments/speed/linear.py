@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed.limits import multiply_rate
-from benchmarks.speed.rows import Row, Skipped, alternate, script
 from converters.resnet import build_resnet
+from experiments.speed.limits import multiply_rate
+from experiments.speed.rows import Row, Skipped, alternate, script
 from pretrain.linear_heads import LinearHeads
 from pretrain.networks import pooled
 from pretrain.optim import OptimizerConfig, build_optimizer

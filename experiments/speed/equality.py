@@ -1,6 +1,6 @@
 """How far the fast views are from torchvision's on PIL images, in 8-bit levels, as a Markdown table.
 
-    python -m benchmarks.speed.equality [--data DIR] [--images N]
+    python -m experiments.speed.equality [--data DIR] [--images N]
 
 Operation by operation on crops of 224 pixels with given parameters, then whole views of every recipe with one seed.
 """
@@ -15,7 +15,7 @@ import torch
 import torchvision.transforms.functional as F
 from PIL import Image, ImageFilter
 
-from benchmarks.speed.views import by_pillow, read_files, recipe
+from experiments.speed.views import by_pillow, read_files, recipe
 from pretrain.augment import AugmentConfig, batched, build_views, pixels
 from pretrain.data import Images
 from pretrain.loader import Views

@@ -1,6 +1,6 @@
 """How time and memory grow: with images, classes, batch, detections and records, against the slope they should have.
 
-    python -m benchmarks.speed.growth [--quick] [--output DIR]
+    python -m experiments.speed.growth [--quick] [--output DIR]
 
 Each size is done in a process of its own: processor seconds, and resident memory beyond what was there before. A line
 through the logarithms gives the slope; 1 is in proportion. Writes growth.json, growth.md and growth.png, and ends with
@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 from benchmarks.records import find
-from benchmarks.speed.views import ours, read_files, recipe
+from experiments.speed.views import ours, read_files, recipe
+from experiments.speed.voc_cases import make_detections, make_truth
 from pretrain.features import knn_accuracy
 from pretrain.linear_heads import LinearHeads
 from runs.files import atomic_write, write_json
 from runs.record import Dataset, Record, Subject, write_record
-from tests.transfer.voc_cases import make_detections, make_truth
 from transfer.coco_matching import Found, Objects, accumulate, match, order, pairs
 from transfer.settings import VOC_CLASSES
 from transfer.voc_evaluation import evaluate_voc

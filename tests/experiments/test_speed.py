@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speed.page import BEGIN, END, cells, markdown_page
-from benchmarks.speed.rows import Row, alternate
+from experiments.speed.page import BEGIN, END, cells, markdown_page
+from experiments.speed.rows import Row, alternate
 
 
 def row(name: str, times: float, higher: bool = False) -> Row:
@@ -25,7 +25,7 @@ def result(file: Path, rows: list[Row]) -> Path:
 
 
 def run(*words: object, root: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.speed", *map(str, words)]
+    command = [sys.executable, "-m", "experiments.speed", *map(str, words)]
     return subprocess.run(command, cwd=root, capture_output=True, text=True)
 
 
@@ -111,7 +111,7 @@ def test_the_page_says_what_was_left_out_and_where_it_was_measured(tmp_path: Pat
 def test_every_script_is_in_the_list(root: Path) -> None:
     done = run("--help", root=root)
     names = [line.split()[0] for line in done.stdout.splitlines() if ": " in line or line.startswith("  ")]
-    scripts = {p.stem for p in (root / "benchmarks/speed").glob("*.py") if "    script(measure, " in p.read_text()}
+    scripts = {p.stem for p in (root / "experiments/speed").glob("*.py") if "    script(measure, " in p.read_text()}
     assert scripts and scripts <= set(names), scripts - set(names)
 
 
@@ -152,7 +152,7 @@ def test_what_is_measured_again_replaces_its_rows_and_leaves_the_others(tmp_path
 
 
 def test_a_slope_that_is_too_steep_is_named() -> None:
-    from benchmarks.speed.growth import Growth, slope, steeper, table
+    from experiments.speed.growth import Growth, slope, steeper, table
 
     sizes = [100, 200, 400, 800]
     even, square = ([float(n**power) for n in sizes] for power in (1, 2))

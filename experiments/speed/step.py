@@ -1,6 +1,6 @@
 """One training step of SimSiam: this project's against the official script's, and the rate of matrix products.
 
-    python -m benchmarks.speed.step [--official CLONE] [--device cuda]
+    python -m experiments.speed.step [--official CLONE] [--device cuda]
 
 Both sides get the same images, already in memory. `--official` is a clone of facebookresearch/simsiam@a7bc177, whose
 builder makes the model and whose loop (main_simsiam.py, `train`) is followed; without it the peer is that loop around
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from benchmarks.speed.limits import multiply_rate
-from benchmarks.speed.rows import OFFICIAL, Row, Skipped, alternate, script
+from experiments.speed.limits import multiply_rate
+from experiments.speed.rows import OFFICIAL, Row, Skipped, alternate, script
 from pretrain.machine import set_up_arithmetic
 from pretrain.method import Batch, Plan, build_method
 from pretrain.method.simsiam import SimSiam, SimSiamConfig

@@ -10,12 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from benchmarks.speed.rows import Row, Skipped, script
+from experiments.speed.rows import Row, Skipped, script
 
 # command -> what it needs before it can compose its settings or list its options; a mistake
 COMMANDS = {
     "benchmarks": ("argparse, json, pathlib", "shwo"),
-    "benchmarks.speed": ("argparse, json, pathlib, subprocess", "evaluator"),
+    "experiments.speed": ("argparse, json, pathlib, subprocess", "evaluator"),
     "benchmarks.shapes": ("argparse, numpy, PIL.Image", "--sed"),
     "converters": ("argparse, json, pathlib", "inspekt"),
     "pretrain": ("hydra, torch", "metod=simsiam"),

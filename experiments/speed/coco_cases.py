@@ -46,7 +46,7 @@ def make_results(file: Path, per_object: int, masks: bool, seed: int = 0) -> lis
 
 
 def pycocotools_evaluate(file: Path, results: list[dict[str, Any]], kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """(the twelve figures of the summary, precision of every threshold, recall, class, area and count)"""
+    """Return (the twelve figures of the summary, precision of every threshold, recall, class, area and count)."""
     drop = "bbox" if kind == "segm" else "segmentation"
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(file))

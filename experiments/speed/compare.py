@@ -3,7 +3,7 @@
 import statistics
 from pathlib import Path
 
-from benchmarks.speed.rows import Row
+from experiments.speed.rows import Row
 from runs.errors import UserError
 from runs.files import read_json
 
@@ -20,7 +20,7 @@ def read_rows(file: Path) -> dict[str, Row]:
             raise UserError(f"{file}: of schema {document['schema']}, this program reads 1; measure again")
         return {row["name"]: Row(**row) for row in document["rows"]}
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: no result of python -m benchmarks.speed ({error}); give its speed.json") from error
+        raise UserError(f"{file}: no result of python -m experiments.speed ({error}); give its speed.json") from error
 
 
 def compare(before: Path, after: Path, tolerance: float) -> tuple[list[str], bool]:

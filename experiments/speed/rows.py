@@ -1,8 +1,8 @@
 """A row of the speed table: ours and a peer, measured in turn in one run, with the physical limit of the work.
 
-Every measurement is a script of its own, `python -m benchmarks.speed.NAME [--quick] [--rows FILE]`, because it imports
-what `benchmarks` may not. It hands its `measure` function to `script`; `python -m benchmarks.speed` starts the scripts
-one after the other and puts their rows into one file.
+Every measurement is a script of its own, `python -m experiments.speed.NAME [--quick] [--rows FILE]`, so that none is
+timed with what another has loaded. It hands its `measure` function to `script`; `python -m experiments.speed` starts
+the scripts one after the other and puts their rows into one file.
 """
 
 import argparse
@@ -143,7 +143,7 @@ def line(row: Row) -> str:
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """The arguments that `python -m benchmarks.speed` has and hands on to every script, see `common_words`."""
+    """The arguments that `python -m experiments.speed` has and hands on to every script, see `common_words`."""
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: does it run at all?")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder with VOC2007/, coco/; default: generated scenes"

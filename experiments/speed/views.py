@@ -1,6 +1,6 @@
 """Two augmented views of an image, decoded and collated: the fast pipeline against the official script's and others'.
 
-    python -m benchmarks.speed.views --data DIR [--official CLONE]
+    python -m experiments.speed.views --data DIR [--official CLONE]
 
 On one thread, in processor seconds: views a second and core. DIR/VOC2007/JPEGImages holds the photographs; without it
 scenes are generated. `--official` is a clone of facebookresearch/simsiam@a7bc177; without it, its transforms are those
@@ -30,8 +30,8 @@ from torchvision import io as torchvision_io
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from benchmarks.speed.limits import decode_rate
-from benchmarks.speed.rows import OFFICIAL, Row, Skipped, alternate, script
+from experiments.speed.limits import decode_rate
+from experiments.speed.rows import OFFICIAL, Row, Skipped, alternate, script
 from pretrain import augment
 from pretrain.augment import AugmentConfig, build_views
 from pretrain.data import Images

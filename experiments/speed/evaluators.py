@@ -25,10 +25,10 @@ import detectron2
 import numpy as np
 from detectron2.evaluation import pascal_voc_evaluation as official
 
-from benchmarks.speed.limits import bandwidth, best
-from benchmarks.speed.rows import Row, Skipped, alternate, script
-from tests.transfer.coco_cases import enlarge, make_results, pycocotools_evaluate
-from tests.transfer.voc_cases import detectron2_evaluate, make_detections, make_truth, write_voc
+from experiments.speed.coco_cases import enlarge, make_results, pycocotools_evaluate
+from experiments.speed.limits import bandwidth, best
+from experiments.speed.rows import Row, Skipped, alternate, script
+from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, write_voc
 from transfer.coco_evaluation import evaluate_results
 from transfer.settings import VOC_CLASSES
 from transfer.voc_evaluation import Truth, evaluate_voc

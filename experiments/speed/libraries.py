@@ -21,10 +21,10 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchvision import models
 
-from benchmarks.speed.limits import decode_rate, multiply_rate
-from benchmarks.speed.rows import SOLO_LEARN, Row, Skipped, alternate, script
-from benchmarks.speed.step import default_arithmetic, flops, our_step, wait
-from benchmarks.speed.views import by_pillow, by_transform, ours, read_files, recipe
+from experiments.speed.limits import decode_rate, multiply_rate
+from experiments.speed.rows import SOLO_LEARN, Row, Skipped, alternate, script
+from experiments.speed.step import default_arithmetic, flops, our_step, wait
+from experiments.speed.views import by_pillow, by_transform, ours, read_files, recipe
 from runs.errors import UserError
 
 Step = Callable[[], Any]

@@ -1,0 +1,25 @@
+"""The simulation by which the gate's error rates are measured."""
+
+import pytest
+
+from experiments.calibration import CLASSES, Case, fails, picture, slope, spread
+
+
+def test_the_power_is_drawn_a_curve_a_question() -> None:
+    shares = {
+        Case(images, trials, drop, classes): drop / 3
+        for images in (500, 1000) for trials in (1, 2) for drop in (1.0, 2.0) for classes in (CLASSES, 3)
+    }  # fmt: skip
+    assert picture(shares).startswith(b"\x89PNG") and picture(shares) != picture({**shares, Case(500, 1, 2.0, 3): 0.1})
+
+
+@pytest.mark.slow
+def test_rates_on_simulated_detectors() -> None:
+    """A small version of `python -m experiments.calibration`, whose figures are in docs/benchmarks.md."""
+    _, points = slope()
+    assert 0.12 < spread(8) < 0.32  # the published spread of a trial is 0.2 AP
+    alarms, caught, in_few = (
+        sum(fails(case, pair, points) for pair in range(12))
+        for case in (Case(300, 1, 0.0), Case(300, 1, 6.0), Case(300, 1, 6.0, classes=8))
+    )
+    assert alarms <= 1 and caught >= 10 and in_few >= 8
