@@ -32,6 +32,14 @@ def coco_files(root: Path, name: str) -> tuple[Path, Path]:
     return annotations, images
 
 
+def read_instances(file: Path) -> dict[str, Any]:
+    """An instances file for evaluation, every annotation with `iscrowd`."""
+    document: dict[str, Any] = read_json(file)
+    for annotation in document["annotations"]:
+        annotation["iscrowd"] = int(bool(annotation.get("iscrowd")))
+    return document
+
+
 def load_coco(root: Path, name: str) -> tuple[list[dict[str, Any]], list[str], list[int]]:
     """Read a split with Detectron2's own loader after every annotation has been checked.
 

@@ -1,23 +1,33 @@
-"""COCO average precision by pycocotools' definition: its own code for masks, arrays for everything else."""
+"""COCO average precision and recall: pycocotools' definition, computed by ultrafast-pycocotools where it is installed.
 
-import itertools
-import json
+ultrafast-pycocotools has pycocotools' interface, and its matching in Rust. Its curves are pycocotools' to the last bit
+(tests/transfer/test_coco_evaluation.py) in a quarter of the time; pycocotools itself serves where it has no wheel.
+"""
+
+import contextlib
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coder
 
-from runs.errors import UserError
-from transfer.coco_matching import Curves, Found, Objects, accumulate, match, order, pairs, summarize
 from transfer.detections import Detections
+from transfer.matches import FALSE, IGNORED, TRUE, Matches
 
-METRICS = ("AP", "AP50", "AP75")
+try:
+    from ultrafast_pycocotools import mask as coder
+    from ultrafast_pycocotools.coco import COCO
+    from ultrafast_pycocotools.cocoeval import COCOeval
+except ImportError:
+    from pycocotools import mask as coder
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+# In the order of `COCOeval.stats`; of small, medium and large objects: s, m, l.
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
-def coco_results(detections: Detections, category_ids: list[int]) -> list[dict[str, Any]]:
+def coco_results(detections: Detections, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """Detections in COCO's results format: `bbox` is x, y, width, height; `segmentation` is run-length coded."""
     corner, extent = detections.box[:, :2], detections.box[:, 2:] - detections.box[:, :2]
     boxes = np.concatenate([corner, extent], axis=1).tolist()
@@ -32,170 +42,88 @@ def coco_results(detections: Detections, category_ids: list[int]) -> list[dict[s
     return results
 
 
-def evaluate_results(
-    results: list[dict[str, Any]],
-    annotations: Path,
-    categories: dict[int, str],
-    kinds: Sequence[str] = (),
-    image_ids: Sequence[int] = (),
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def evaluate_coco(
+    document: dict[str, Any], results: Sequence[dict[str, Any]], kinds: Sequence[str], image_ids: Sequence[int] = ()
+) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, Matches]]:
     """Box AP, mask AP or both.
 
     Args:
-        results: detections in COCO's results format.
-        annotations: the split's instances JSON.
-        categories: id -> name.
-        kinds: `bbox`, `segm`; empty: what the detections have.
+        document: the split's instances file, as `transfer.coco.read_instances` returns it.
+        results: detections in COCO's results format, masks run-length coded.
+        kinds: `bbox`, `segm`.
         image_ids: images to count; empty: all of the file.
 
     Returns:
-        (`bbox/AP`, `bbox/AP50`, `bbox/AP75`, `segm/…` in percent; class name -> `bbox`, `segm` AP, left out where the
-        split has no object of the class)
-
-    Raises:
-        UserError: a segmentation of a detection is not run-length coded.
+        (`METRICS` of each kind in percent, those of a size that no object has left out; class name -> `bbox`, `segm`
+        AP, left out where the split has no object of the class; matches by kind)
     """
-    # Not at the first detection: a masks-only result has no box.
-    kinds = kinds or [k for k, key in (("bbox", "bbox"), ("segm", "segmentation")) if all(key in r for r in results)]
-    metrics: dict[str, float] = {f"{k}/{m}": 0.0 for k, m in itertools.product(kinds, METRICS)}
-    names = [categories[c] for c in sorted(categories)]
-    per_class: dict[str, dict[str, float]] = {name: {} for name in names}
-    if not results:
-        return metrics, per_class
-    truth = read_truth(annotations, categories, image_ids)
+    metrics: dict[str, float] = {}
+    names = {c["id"]: str(c["name"]) for c in sorted(document["categories"], key=lambda c: c["id"])}
+    per_class: dict[str, dict[str, float]] = {name: {} for name in names.values()}
+    matches = {}
     for kind in kinds:
-        curves = evaluate(results, truth, kind)
-        for name, value in zip(METRICS, summarize(curves), strict=False):
-            metrics[f"{kind}/{name}"] = 100 * max(float(value), 0.0)
-        for number, name in enumerate(names):
-            points = curves.precision[:, :, number, 0]
+        evaluation = _evaluate(document, results, kind, image_ids)
+        metrics |= {f"{kind}/{m}": 100 * float(v) for m, v in zip(METRICS, evaluation.stats, strict=True) if v >= 0}
+        for number, name in enumerate(names.values()):
+            points = evaluation.eval["precision"][:, :, number, 0, -1]  # (10, 101) of all areas, 100 detections
             if (points > -1).any():
                 per_class[name][kind] = 100 * float(points[points > -1].mean())
-    return metrics, per_class
+        matches[kind] = _matches(evaluation, document)
+    return metrics, per_class, matches
 
 
-def evaluate_coco(
-    detections: Detections, annotations: Path, category_ids: list[int], classes: list[str], masks: bool
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """The same for a detector's own detections; `masks`: whether it is one with masks."""
-    results = coco_results(detections, category_ids)
-    kinds = ("bbox", "segm") if masks else ("bbox",)
-    categories = dict(zip(category_ids, classes, strict=True))
-    return evaluate_results(results, annotations, categories, kinds, detections.image_ids)
+def _evaluate(
+    document: dict[str, Any], results: Sequence[dict[str, Any]], kind: str, image_ids: Sequence[int]
+) -> COCOeval:
+    key = "bbox" if kind == "bbox" else "segmentation"
+    found = [
+        {"id": n, "image_id": r["image_id"], "category_id": r["category_id"], "score": r["score"], key: r[key],
+         "area": r[key][2] * r[key][3] if kind == "bbox" else int(coder.area(r[key])), "iscrowd": 0}
+        for n, r in enumerate(results, start=1)
+    ]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth, detected = _index(document), _index({**document, "annotations": found})
+        evaluation = COCOeval(truth, detected, kind)
+        evaluation.store_eval_imgs = True  # what pycocotools does anyway
+        if image_ids:
+            evaluation.params.imgIds = sorted(set(image_ids))
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
 
 
-@dataclass
-class CocoTruth:
-    """The objects of a split.
-
-    Attributes:
-        objects: by image id and, within one, in the file's order.
-        entries: their annotations.
-        images: image id -> its number, in the order of ids.
-        sizes: image id -> (height, width).
-        categories: category id -> its number, in the order of ids.
-    """
-
-    objects: Objects
-    entries: list[dict[str, Any]]
-    images: dict[int, int]
-    sizes: dict[int, tuple[int, int]]
-    categories: dict[int, int]
+def _index(document: dict[str, Any]) -> COCO:
+    index = COCO()
+    # pycocotools takes an object whose id is 0 for one that is never found, and writes into its annotations.
+    annotations = [{**a, "id": n} for n, a in enumerate(document["annotations"], start=1)]
+    index.dataset = {**document, "annotations": annotations}
+    index.createIndex()
+    return index
 
 
-def read_truth(annotations: Path, categories: Sequence[int] | dict[int, str], image_ids: Sequence[int]) -> CocoTruth:
-    """Read the objects of `image_ids` (empty: all) and `categories` from an instances JSON."""
-    document = json.loads(annotations.read_text(encoding="utf-8"))
-    sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
-    images = {image_id: number for number, image_id in enumerate(sorted(set(image_ids) or sizes))}
-    numbers = {category: number for number, category in enumerate(sorted(categories))}
-    entries = [a for a in document["annotations"] if a["image_id"] in images and a["category_id"] in numbers]
-    entries.sort(key=lambda a: images[a["image_id"]])
-    group = [images[a["image_id"]] * len(numbers) + numbers[a["category_id"]] for a in entries]
-    area, crowd = [a["area"] for a in entries], [a.get("iscrowd", 0) for a in entries]
-    objects = Objects(np.array(group, np.int64), np.array(area, np.float64), np.array(crowd, bool))
-    return CocoTruth(objects, entries, images, sizes, numbers)
-
-
-def evaluate(results: list[dict[str, Any]], truth: CocoTruth, kind: str) -> Curves:
-    """Precision and recall of boxes (`bbox`) or masks (`segm`); results of other images and classes do not count.
-
-    Raises:
-        UserError: a segmentation that is not run-length coded.
-    """
-    images, numbers = truth.images, truth.categories
-    results = [r for r in results if r["image_id"] in images and r["category_id"] in numbers]
-    group = np.array([images[r["image_id"]] * len(numbers) + numbers[r["category_id"]] for r in results], np.int64)
-    score = np.array([r["score"] for r in results], np.float64)
-    chosen, rank = order(group, score)
-    kept = [results[i] for i in chosen.tolist()]
-    detection, thing = pairs(group[chosen], truth.objects.group)
-    if kind == "bbox":
-        boxes = np.array([r["bbox"] for r in kept], np.float64).reshape(-1, 4)
-        area = boxes[:, 2] * boxes[:, 3]
-        theirs = np.array([a["bbox"] for a in truth.entries], np.float64).reshape(-1, 4)
-        iou = _box_iou(boxes[detection], theirs[thing], truth.objects.crowd[thing])
-    else:
-        masks = [_run_lengths(r) for r in kept]
-        area = _mask_areas(masks)
-        iou = _mask_iou(masks, truth, detection, thing)
-    found = Found(group[chosen], rank, score[chosen], area)
-    true, ignored = match(found, truth.objects, detection, thing, iou)
-    return accumulate(found, truth.objects, true, ignored, len(numbers))
-
-
-def _box_iou(a: np.ndarray, b: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """IoU of P pairs of boxes x, y, width, height, as in bbIou of maskApi.c; of a crowd, the share of `a` inside."""
-    ax, ay, aw, ah = a.T
-    bx, by, bw, bh = b.T
-    width = np.minimum(aw + ax, bw + bx) - np.maximum(ax, bx)
-    height = np.minimum(ah + ay, bh + by) - np.maximum(ay, by)
-    inside = np.where((width > 0) & (height > 0), width * height, 0.0)
-    area = aw * ah
-    union = np.where(crowd, area, area + bw * bh - inside)
-    # maskApi.c leaves 0 where nothing overlaps and never divides there.
-    return np.divide(inside, union, out=np.zeros_like(inside), where=inside > 0)
-
-
-def _mask_iou(masks: list[dict[str, Any]], truth: CocoTruth, detection: np.ndarray, thing: np.ndarray) -> np.ndarray:
-    """IoU of P pairs of masks, by pycocotools, which takes all detections and objects of a group in one call."""
-    iou = np.zeros(len(detection))
-    codes: dict[int, Any] = {}
-    for index in np.unique(thing).tolist():
-        entry = truth.entries[index]
-        codes[index] = _object_code(entry, *truth.sizes[entry["image_id"]])
-    crowd = truth.objects.crowd
-    group = truth.objects.group[thing]
-    bounds = np.flatnonzero(np.diff(group, prepend=-1, append=-1))
-    for begin, end in itertools.pairwise(bounds.tolist()):
-        first, last = int(detection[begin]), int(detection[end - 1])
-        objects = thing[begin : begin + (end - begin) // (last - first + 1)].tolist()
-        flags = crowd[objects].tolist()
-        part = coder.iou(masks[first : last + 1], [codes[index] for index in objects], flags)  # (d, g)
-        iou[begin:end] = np.asarray(part).ravel()
-    return iou
-
-
-def _object_code(entry: dict[str, Any], height: int, width: int) -> Any:
-    """An object's run-length code, from polygons or either form of run lengths, as COCO.annToRLE has it."""
-    shape = entry["segmentation"]
-    if isinstance(shape, list):
-        return coder.merge(coder.frPyObjects(shape, height, width))
-    return coder.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
-
-
-def _mask_areas(masks: list[dict[str, Any]]) -> np.ndarray:
-    """Pixels of each mask, (D,)."""
-    # pycocotools 2.0.11 takes at most 255 at a time: it squeezes the length of the list into one byte.
-    parts = [coder.area(masks[i : i + 255]) for i in range(0, len(masks), 255)]
-    return np.concatenate([np.zeros(0), *parts])
-
-
-def _run_lengths(result: dict[str, Any]) -> dict[str, Any]:
-    shape = result["segmentation"]
-    if not (isinstance(shape, dict) and isinstance(shape.get("counts"), str | bytes)):
-        raise UserError(
-            f"a segmentation of image {result['image_id']} is not run-length coded; write what "
-            "pycocotools.mask.encode returns, {'size': [height, width], 'counts': …}"
-        )
-    return shape
+def _matches(evaluation: COCOeval, document: dict[str, Any]) -> Matches:
+    """What the evaluation has matched, without limits of area."""
+    params = evaluation.params
+    images = {image_id: number for number, image_id in enumerate(params.imgIds)}
+    classes = {category: number for number, category in enumerate(params.catIds)}
+    # One entry for each class, area range and image, None where there is nothing.
+    block = len(params.areaRng) * len(images)
+    found = [e for k in range(len(classes)) for e in evaluation.evalImgs[k * block : k * block + len(images)] if e]
+    counts = [len(e["dtScores"]) for e in found]
+    score = np.array([s for e in found for s in e["dtScores"]], np.float64)
+    order = np.argsort(-score, kind="stable")
+    empty = np.zeros((len(params.iouThrs), 0))
+    right, ignored = (np.concatenate([empty, *(e[k] for e in found)], axis=1) for k in ("dtMatches", "dtIgnore"))
+    verdict = np.where(ignored > 0, IGNORED, np.where(right > 0, TRUE, FALSE)).astype(np.int8)  # (10, N)
+    objects = np.zeros((len(images), len(classes)), np.int32)
+    for a in document["annotations"]:
+        if a["image_id"] in images and not a["iscrowd"]:
+            objects[images[a["image_id"]], classes[a["category_id"]]] += 1
+    return Matches(
+        image=np.repeat([images[e["image_id"]] for e in found], counts).astype(np.int32)[order],
+        category=np.repeat([classes[e["category_id"]] for e in found], counts).astype(np.int16)[order],
+        score=score[order],
+        verdict=verdict[:, order].T,
+        objects=objects,
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from runs.errors import UserError
-from runs.files import atomic_write
+from runs.files import atomic_write, sha256
 
 
 @dataclass
@@ -36,8 +36,8 @@ class Detections:
     def __len__(self) -> int:
         return len(self.score)
 
-    def save(self, path: Path) -> None:
-        """Write a compressed `.npz`, atomically."""
+    def save(self, path: Path) -> str:
+        """Write a compressed `.npz`, atomically; returns its SHA-256."""
         arrays: dict[str, Any] = {
             "image_ids": np.array(self.image_ids), "image": self.image, "category": self.category,
             "score": self.score, "box": self.box, "sizes": self.sizes,
@@ -47,6 +47,7 @@ class Detections:
             arrays["mask_lengths"] = np.array([len(m) for m in self.masks], np.int32)
         with atomic_write(path) as file:
             np.savez_compressed(file, **arrays)
+        return sha256(path)
 
 
 def read_detections(path: Path) -> Detections:

@@ -17,11 +17,11 @@ import numpy as np
 
 from runs.app import Parser, cli
 from runs.errors import UserError, from_os_error
-from runs.files import read_json, write_json
-from transfer.coco_evaluation import evaluate_results
+from runs.files import write_json
+from transfer.coco import read_instances
 from transfer.detections import Detections, read_detections
 from transfer.settings import VOC_CLASSES
-from transfer.voc_evaluation import Truth, evaluate_voc
+from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
 
 def parser() -> Parser:
@@ -73,7 +73,7 @@ def _voc(arguments: Any) -> tuple[dict[str, float], dict[str, dict[str, float]]]
         if len(found) and found.category.max() >= len(classes):
             raise UserError(f"{arguments.detections}: more classes than --classes names; give the run's")
     use_07 = arguments.metric == "07" if arguments.metric else "2007" in arguments.split
-    metrics, per_class, _ = evaluate_voc(found, Truth.of(images), classes, use_07)
+    metrics, per_class, _ = evaluate_voc(match_voc(found, Truth.of(images), len(classes)), classes, use_07)
     return metrics, per_class
 
 
@@ -108,9 +108,9 @@ def read_voc_results(folder: Path, ids: list[str], classes: list[str]) -> Detect
 
 
 def _coco(arguments: Any) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    from transfer.coco_evaluation import coco_results
+    from transfer.coco_evaluation import coco_results, evaluate_coco
 
-    document = read_json(arguments.annotations)
+    document = read_instances(arguments.annotations)
     try:
         categories = {c["id"]: str(c["name"]) for c in document["categories"]}
         images = {image["id"] for image in document["images"]}
@@ -124,7 +124,9 @@ def _coco(arguments: Any) -> tuple[dict[str, float], dict[str, dict[str, float]]
         wrong = _wrong(result, images, categories)
         if wrong:
             raise UserError(f"{arguments.detections}: detection {number}: {wrong}")
-    return evaluate_results(results, arguments.annotations, categories)
+    # Not at the first detection: a masks-only result has no box.
+    kinds = [k for k, key in (("bbox", "bbox"), ("segm", "segmentation")) if all(key in r for r in results)]
+    return evaluate_coco(document, results, kinds)[:2]
 
 
 def _wrong(result: Any, images: set[Any], categories: dict[Any, str]) -> str | None:
@@ -136,6 +138,9 @@ def _wrong(result: Any, images: set[Any], categories: dict[Any, str]) -> str | N
         return f"its image {result['image_id']} is not in the annotations"
     if result["category_id"] not in categories:
         return f"its category {result['category_id']} is not in the annotations"
+    mask = result.get("segmentation", {"counts": ""})
+    if not (isinstance(mask, dict) and isinstance(mask.get("counts"), str)):
+        return "its segmentation is not run-length coded; write what pycocotools.mask.encode returns"
     return None
 
 

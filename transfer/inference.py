@@ -1,5 +1,6 @@
 """Run a detector over a split, keep what it finds, and measure it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
-from transfer.coco import coco_files
-from transfer.coco_evaluation import evaluate_coco
+from transfer.coco import coco_files, read_instances
+from transfer.coco_evaluation import coco_results, evaluate_coco
 from transfer.datasets import Split
 from transfer.detections import Detections
 from transfer.distributed import shown
 from transfer.loading import BrokenImage, one_line, test_loader
-from transfer.voc_evaluation import Truth, evaluate_voc
+from transfer.matches import Matches
+from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
 
 @torch.no_grad()
@@ -49,23 +51,40 @@ def detect(cfg: Any, detector: nn.Module, split: Split, workers: int, folder: Pa
     return _join(split, ordered, cfg.MODEL.MASK_ON)
 
 
-def measure(split: Split, detections: Detections, masks: bool) -> tuple[dict[str, float], dict[str, Any]]:
+@dataclass
+class Measured:
     """AP of a split by the definition its benchmark is known for.
 
-    Returns:
-        (metrics in percent, details: `per_class` and, for VOC, `curves` at IoU .50 with at most 101 points a class)
+    Attributes:
+        metrics: in percent.
+        details: for the record: `per_class` and, for VOC, `curves` at IoU .50 with at most 101 points a class.
+        matches: by `bbox` and `segm`.
+        metric: see `transfer.matches.save_matches`.
     """
+
+    metrics: dict[str, float]
+    details: dict[str, Any]
+    matches: dict[str, Matches]
+    metric: str
+
+
+def measure(split: Split, detections: Detections, masks: bool) -> Measured:
+    """Measure a detector's detections on a split, with masks or without."""
     if not split.voc:
         file, _ = coco_files(split.root, split.source)
-        metrics, per_class = evaluate_coco(detections, file, split.category_ids, split.classes, masks)
-        return metrics, {"per_class": per_class}
-    metrics, per_class, curves = evaluate_voc(detections, Truth.of(split.images), split.classes, "2007" in split.source)
+        results = coco_results(detections, split.category_ids)
+        kinds = ("bbox", "segm") if masks else ("bbox",)
+        metrics, per_class, matches = evaluate_coco(read_instances(file), results, kinds, detections.image_ids)
+        return Measured(metrics, {"per_class": per_class}, matches, "coco")
+    found = match_voc(detections, Truth.of(split.images), len(split.classes))
+    use_07 = "2007" in split.source
+    metrics, per_class, curves = evaluate_voc(found, split.classes, use_07)
     thinned = {}
     for name, curve in curves.items():
-        keep = np.unique(np.linspace(0, max(len(curve.recall) - 1, 0), 101).round().astype(int))[: len(curve.recall)]
-        points = np.stack([curve.recall[keep], curve.precision[keep]]) if len(curve.recall) else np.zeros((2, 0))
-        thinned[name] = np.nan_to_num(points).round(4).tolist()
-    return metrics, {"per_class": per_class, "curves": thinned}
+        keep = np.unique(np.linspace(0, max(curve.shape[1] - 1, 0), 101).round().astype(int))[: curve.shape[1]]
+        thinned[name] = np.nan_to_num(curve[:, keep]).round(4).tolist()
+    details = {"per_class": per_class, "curves": thinned}
+    return Measured(metrics, details, {"bbox": found}, "voc_2007" if use_07 else "voc_area")
 
 
 def _plain(instances: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[bytes] | None]:

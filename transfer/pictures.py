@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from runs.files import atomic_write
 from transfer.datasets import Split
 from transfer.detections import Detections
+from transfer.matches import FALSE, TRUE, Matches
 
 TILE, GAP = 288, 12
 # Okabe and Ito's palette, which colour-blind readers can tell apart; classes take its colours in turn.
@@ -25,42 +26,21 @@ def evenly(split: Split, count: int) -> list[int]:
     return sorted({int(n) for n in places.round()})
 
 
-def best_and_worst(split: Split, detections: Detections, count: int, threshold: float = 0.5) -> list[int]:
+def best_and_worst(matches: Matches, count: int, threshold: float = 0.5) -> list[int]:
     """Numbers of the images that the detector did best on, then of those that it did worst on, half of `count` each.
 
-    By the F-measure of detections with a score of at least `threshold` against objects that are neither difficult nor
-    crowds; a match is the same class at an IoU of .5. Images without objects are left out.
+    By the F-measure at IoU .5 of detections with a score of at least `threshold`. Images without objects are left out.
     """
-    scored = []
-    for number, image in enumerate(split.images):
-        objects = [a for a in image["annotations"] if not a.get("difficult", 0) and not a.get("iscrowd", 0)]
-        if objects:
-            mine = np.flatnonzero((detections.image == number) & (detections.score >= threshold))
-            scored.append((_f_measure(objects, detections, mine), number))
+    shown = matches.score >= threshold
+    verdict, image = matches.verdict[shown, 0], matches.image[shown]
+    right, wrong = (np.bincount(image[verdict == v], minlength=len(matches.objects)) for v in (TRUE, FALSE))
+    objects = matches.objects.sum(axis=1)
+    with_objects = np.flatnonzero(objects)
+    score = 2 * right[with_objects] / (objects + right + wrong)[with_objects]
     # Among equals the image with the lower number, at both ends.
-    best = [number for _, number in sorted(scored, key=lambda s: (-s[0], s[1]))[: (count + 1) // 2]]
-    rest = sorted(s for s in scored if s[1] not in best)
-    return best + [number for _, number in rest[: count // 2]]
-
-
-def _f_measure(objects: list[dict[str, Any]], detections: Detections, mine: np.ndarray) -> float:
-    free = [(a["category_id"], _corners(a)) for a in objects]
-    hits = 0
-    for index in mine[np.argsort(-detections.score[mine], kind="stable")]:
-        overlaps = [
-            _iou(detections.box[index].tolist(), corners) if category == detections.category[index] else 0.0
-            for category, corners in free
-        ]
-        if overlaps and max(overlaps) >= 0.5:
-            del free[int(np.argmax(overlaps))]
-            hits += 1
-    return 2 * hits / (len(objects) + len(mine))
-
-
-def _iou(a: Sequence[float], b: Sequence[float]) -> float:
-    width, height = (max(min(a[i + 2], b[i + 2]) - max(a[i], b[i]), 0.0) for i in (0, 1))
-    areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
-    return width * height / max(sum(areas) - width * height, 1e-9)
+    best = with_objects[np.argsort(-score, kind="stable")][: (count + 1) // 2].tolist()
+    worst = [n for n in with_objects[np.argsort(score, kind="stable")].tolist() if n not in best]
+    return best + worst[: count // 2]
 
 
 def sheet(path: Path, split: Split, detections: Detections, numbers: Sequence[int], threshold: float = 0.5) -> None:

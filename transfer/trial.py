@@ -23,6 +23,7 @@ from transfer.datasets import Split, load_splits
 from transfer.distributed import check_split, choose_device, synchronise_in_full_precision
 from transfer.inference import detect, measure
 from transfer.loading import train_images
+from transfer.matches import save_matches
 from transfer.pictures import best_and_worst, evenly, sheet
 from transfer.recipe import build_cfg
 from transfer.settings import DataConfig, TransferConfig
@@ -84,10 +85,15 @@ def run(config: TransferConfig) -> dict[str, float]:
         found = detect(cfg, detector, test, config.data.processes, output)
         if found is None:
             return {}
-        found.save(output / "detections.npz")
-        metrics, results["details"] = measure(test, found, cfg.MODEL.MASK_ON)
-        results["found"] = found
-        return metrics
+        measured = measure(test, found, cfg.MODEL.MASK_ON)
+        files = {
+            "detections.npz": found.save(output / "detections.npz"),
+            "matches.npz": save_matches(
+                output / "matches.npz", measured.matches, found.image_ids, test.classes, measured.metric
+            ),
+        }
+        results.update(found=found, matches=measured.matches["bbox"], details=measured.details | {"files": files})
+        return measured.metrics
 
     trainer = Trainer(
         cfg, detector, images, seeds, output, workers=config.data.processes, autocast=autocast,
@@ -103,7 +109,7 @@ def run(config: TransferConfig) -> dict[str, float]:
     if config.pictures:
         found = results["found"]
         sheet(output / "detections.png", test, found, evenly(test, config.pictures))
-        sheet(output / "best_and_worst.png", test, found, best_and_worst(test, found, config.pictures))
+        sheet(output / "best_and_worst.png", test, found, best_and_worst(results["matches"], config.pictures))
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()), "train": _dataset(train) | {"used": len(images)},
         "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3), **results["details"],

@@ -29,9 +29,10 @@ from experiments.speed.coco_cases import enlarge, make_results, pycocotools_eval
 from experiments.speed.limits import bandwidth, best
 from experiments.speed.rows import Row, Skipped, alternate, script
 from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, write_voc
-from transfer.coco_evaluation import evaluate_results
+from transfer.coco import read_instances
+from transfer.coco_evaluation import evaluate_coco
 from transfer.settings import VOC_CLASSES
-from transfer.voc_evaluation import Truth, evaluate_voc
+from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
 Evaluate = Callable[[Path, list[dict[str, Any]], str], list[float]]
 SCENES = ("--images=4", "--val-images=2", "--voc07=2", "--voc07-test=2", "--voc12=2", "--coco=2", "--coco-val=8")
@@ -85,7 +86,7 @@ def voc(data: Path | None, images: int, count: int) -> Row:
             official.parse_rec(f"{folder}/Annotations/{image_id}.xml")
         kept: dict[str, dict[str, float]] = {}
         ours, peer = alternate(
-            lambda: kept.update(ours=evaluate_voc(found, truth, VOC_CLASSES, use_07=True)[0]),
+            lambda: kept.update(ours=evaluate_voc(match_voc(found, truth, 20), VOC_CLASSES, use_07=True)[0]),
             lambda: kept.update(peer=detectron2_evaluate(Path(folder), found, VOC_CLASSES, 2007)),
             1, "cpu", warm=False,
         )  # fmt: skip
@@ -120,10 +121,9 @@ def coco(
     file: Path, results: list[dict[str, Any]], kind: str, images: int, rounds: int, package: str, by_peer: Evaluate
 ) -> Row:
     """COCO at the size of val2017."""
-    categories = {c["id"]: c["name"] for c in json.loads(file.read_text())["categories"]}
     kept: dict[str, list[float]] = {}
     ours, peer = alternate(
-        lambda: kept.update(ours=list(evaluate_results(results, file, categories, (kind,))[0].values())),
+        lambda: kept.update(ours=list(evaluate_coco(read_instances(file), results, (kind,))[0].values())[:3]),
         lambda: kept.update(peer=[100 * value for value in by_peer(file, results, kind)]),
         rounds, "cpu", warm=False,
     )  # fmt: skip

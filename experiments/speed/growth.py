@@ -29,9 +29,9 @@ from pretrain.features import knn_accuracy
 from pretrain.linear_heads import LinearHeads
 from runs.files import atomic_write, write_json
 from runs.record import Dataset, Record, Subject, write_record
-from transfer.coco_matching import Found, Objects, accumulate, match, order, pairs
+from transfer.coco_evaluation import evaluate_coco
 from transfer.settings import VOC_CLASSES
-from transfer.voc_evaluation import evaluate_voc
+from transfer.voc_evaluation import evaluate_voc, match_voc
 
 Work = Callable[[], Any]
 # Okabe, Ito: Color Universal Design (2008).
@@ -95,26 +95,35 @@ def voc(detections: int) -> Work:
     rng = np.random.default_rng(0)
     truth = make_truth(2000, len(VOC_CLASSES), rng)
     found = make_detections(truth, list(range(2000)), len(VOC_CLASSES), detections, rng)
-    return lambda: evaluate_voc(found, truth, VOC_CLASSES, use_07=True)
+    return lambda: evaluate_voc(match_voc(found, truth, 20), VOC_CLASSES, use_07=True)
 
 
 def coco(detections: int) -> Work:
-    """COCO's matching and averaging, with an image to 25 detections and three objects to an image."""
+    """COCO box AP, with an image to 25 detections and three objects to an image."""
     rng, images = np.random.default_rng(0), detections // 25
-    group = rng.integers(images * 80, size=detections)
-    objects = Objects(
-        rng.integers(images * 80, size=images * 3), rng.uniform(10, 1e5, images * 3), np.zeros(images * 3, bool)
-    )
-    score, area = rng.random(detections), rng.uniform(10, 1e5, detections)
 
-    def work() -> None:
-        chosen, rank = order(group, score)
-        detection, thing = pairs(group[chosen], objects.group)
-        found = Found(group[chosen], rank, score[chosen], area[chosen])
-        true, ignored = match(found, objects, detection, thing, rng.random(len(detection)))
-        accumulate(found, objects, true, ignored, 80)
+    def boxes(count: int) -> list[dict[str, Any]]:
+        corner, extent = rng.uniform(0, 400, (count, 2)), rng.uniform(4, 200, (count, 2))
+        image, category = rng.integers(images, size=count).tolist(), rng.integers(80, size=count).tolist()
+        table = np.concatenate([corner, extent], axis=1).tolist()
+        return [
+            {
+                "image_id": i,
+                "category_id": c,
+                "bbox": b,
+                "area": b[2] * b[3],
+                "iscrowd": 0,
+                "score": float(rng.random()),
+            }
+            for i, c, b in zip(image, category, table, strict=True)
+        ]
 
-    return work
+    document = {
+        "images": [{"id": i, "height": 600, "width": 600} for i in range(images)], "annotations": boxes(images * 3),
+        "categories": [{"id": c, "name": str(c)} for c in range(80)],
+    }  # fmt: skip
+    results = boxes(detections)
+    return lambda: evaluate_coco(document, results, ("bbox",))
 
 
 def records(count: int) -> Work:

@@ -6,32 +6,49 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pycocotools import mask as coder
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from experiments.speed.coco_cases import make_results, pycocotools_evaluate
-from runs.errors import UserError
-from transfer.coco_evaluation import evaluate, evaluate_coco, evaluate_results, read_truth
-from transfer.coco_matching import summarize
-from transfer.detections import Detections
+from transfer import coco_evaluation
+from transfer.coco import read_instances
+from transfer.coco_evaluation import METRICS, evaluate_coco
+from transfer.matches import FALSE, IGNORED, TRUE, Matches
+
+KINDS = ("bbox", "segm")
 
 
 def compare(file: Path, results: list[dict[str, object]]) -> dict[str, float]:
-    categories = {c["id"]: c["name"] for c in json.loads(file.read_text())["categories"]}
-    ours, per_class = evaluate_results(results, file, categories)
-    for kind in ("bbox", "segm"):
+    document = read_instances(file)
+    categories = {c["id"]: c["name"] for c in document["categories"]}
+    ours, per_class, matches = evaluate_coco(document, results, KINDS)
+    for kind in KINDS:
         stats, precision = pycocotools_evaluate(file, results, kind)
-        curves = evaluate(results, read_truth(file, categories, ()), kind)
+        curves = coco_evaluation._evaluate(document, results, kind, ()).eval["precision"]
         # Not close but equal: the same comparisons and divisions in the same order.
-        assert np.array_equal(curves.precision, precision[..., -1])
-        np.testing.assert_allclose(summarize(curves), stats, rtol=0, atol=1e-12)
-        mine = [ours[f"{kind}/{name}"] for name in ("AP", "AP50", "AP75")]
-        np.testing.assert_allclose(mine, 100 * stats[:3], rtol=0, atol=1e-9)
+        assert np.array_equal(curves, precision)
+        expected = {f"{kind}/{m}": 100 * v for m, v in zip(METRICS, stats, strict=True) if v >= 0}
+        assert {k: v for k, v in ours.items() if k.startswith(kind)} == expected
         for number, category in enumerate(sorted(categories)):
             points = precision[:, :, number, 0, -1]
-            expected = 100 * points[points > -1].mean() if (points > -1).any() else None
             value = per_class[categories[category]].get(kind)
-            assert (value is None) == (expected is None)
-            assert value is None or value == pytest.approx(expected, abs=1e-9)
+            assert (value is None) == bool((points == -1).all())
+            assert value is None or value == pytest.approx(100 * points[points > -1].mean(), abs=1e-9)
+        assert np.array_equal(curve_of(matches[kind]), precision[..., 0, -1])
     return ours
+
+
+def curve_of(matches: Matches) -> np.ndarray:
+    """(10, 101, K): COCO's interpolated precision from `matches.npz` alone, written as the definition reads."""
+    curves = -np.ones((10, 101, matches.objects.shape[1]))
+    for k, positives in enumerate(matches.objects.sum(axis=0)):
+        for t in range(10 if positives else 0):
+            verdict = matches.verdict[matches.category == k, t]
+            true, false = np.cumsum(verdict == TRUE), np.cumsum(verdict == FALSE)
+            precision = true / (true + false + np.spacing(1))
+            places = np.searchsorted(true / positives, np.linspace(0, 1, 101), side="left")
+            curves[t, :, k] = [precision[p:].max(initial=0) for p in places]
+    return curves
 
 
 def test_equals_pycocotools_on_generated_scenes(generated: Path) -> None:
@@ -97,39 +114,39 @@ def test_the_tied_cases_depend_on_crowds(tmp_path: Path) -> None:
     """Otherwise the equality above would say nothing about them."""
     file = tmp_path / "instances.json"
     _, results = crowded(file, 0)
-    right, _ = evaluate_results(results, file, {3: "a", 5: "b", 7: "c", 9: "d"}, ("bbox",))
-    truth = read_truth(file, (3, 5, 7, 9), ())
-    truth.objects.crowd[:] = False
-    assert abs(100 * summarize(evaluate(results, truth, "bbox"))[0] - right["bbox/AP"]) > 1e-3
+    document = read_instances(file)
+    right, _, matches = evaluate_coco(document, results, ("bbox",))
+    assert set(np.unique(matches["bbox"].verdict)) == {FALSE, TRUE, IGNORED}
+    for annotation in document["annotations"]:
+        annotation["iscrowd"] = 0
+    assert abs(evaluate_coco(document, results, ("bbox",))[0]["bbox/AP"] - right["bbox/AP"]) > 1e-3
+
+
+def test_pycocotools_serves_where_the_other_is_not_installed(generated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = generated / "coco/annotations/instances_val2017.json"
+    results = make_results(file, 2, masks=True)
+    fast = compare(file, results)
+    for name, value in (("COCO", COCO), ("COCOeval", COCOeval), ("coder", coder)):
+        assert getattr(coco_evaluation, name) is not value
+        monkeypatch.setattr(coco_evaluation, name, value)
+    assert compare(file, results) == fast
 
 
 def test_some_images_only(generated: Path) -> None:
-    file = generated / "coco/annotations/instances_val2017.json"
-    document = json.loads(file.read_text())
-    categories = {c["id"]: c["name"] for c in document["categories"]}
-    results, chosen = make_results(file, 3, masks=True), sorted(i["id"] for i in document["images"])[1::2]
-    part, _ = evaluate_results(results, file, categories, (), chosen)
-    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in chosen]
-    document["images"] = [i for i in document["images"] if i["id"] in chosen]
-    smaller = file.parent / "part.json"
-    smaller.write_text(json.dumps(document))
-    alone, _ = evaluate_results([r for r in results if r["image_id"] in chosen], smaller, categories)
-    assert part == alone
-
-
-def test_a_polygon_as_a_detection_is_refused_in_one_line(generated: Path) -> None:
-    file = generated / "coco/annotations/instances_val2017.json"
-    result = make_results(file, 2, masks=True)[0] | {"segmentation": [[0, 0, 0, 9, 9, 9]]}
-    categories = {c["id"]: c["name"] for c in json.loads(file.read_text())["categories"]}
-    with pytest.raises(UserError, match=r"not run-length coded; write what"):
-        evaluate_results([result], file, categories)
+    document = read_instances(generated / "coco/annotations/instances_val2017.json")
+    results = make_results(generated / "coco/annotations/instances_val2017.json", 3, masks=True)
+    chosen = sorted(i["id"] for i in document["images"])[1::2]
+    part, _, matches = evaluate_coco(document, results, KINDS, chosen)
+    smaller = {
+        "images": [i for i in document["images"] if i["id"] in chosen], "categories": document["categories"],
+        "annotations": [a for a in document["annotations"] if a["image_id"] in chosen],
+    }  # fmt: skip
+    alone, _, _ = evaluate_coco(smaller, [r for r in results if r["image_id"] in chosen], KINDS)
+    assert part == alone and matches["bbox"].objects.shape == (len(chosen), len(document["categories"]))
 
 
 def test_no_detections_is_zero(generated: Path) -> None:
-    file = generated / "coco/annotations/instances_val2017.json"
-    none = Detections(
-        [], np.zeros(0, np.int32), np.zeros(0, np.int16), np.zeros(0, np.float32), np.zeros((0, 4), np.float32),
-        np.zeros((0, 2), np.int32), [],
-    )  # fmt: skip
-    metrics, _ = evaluate_coco(none, file, [1, 2], ["a", "b"], masks=True)
-    assert set(metrics.values()) == {0.0} and len(metrics) == 6
+    document = read_instances(generated / "coco/annotations/instances_val2017.json")
+    metrics, _, matches = evaluate_coco(document, [], KINDS)
+    assert set(metrics.values()) == {0.0} and {"bbox/AP", "segm/AP75", "bbox/AR100"} <= set(metrics)
+    assert matches["bbox"].verdict.shape == (0, 10) and matches["bbox"].objects.sum() > 0

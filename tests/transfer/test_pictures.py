@@ -9,6 +9,7 @@ from tests.transfer.conftest import CLASSES
 from transfer.datasets import Split, load_splits
 from transfer.detections import Detections
 from transfer.pictures import COLOURS, best_and_worst, evenly, sheet
+from transfer.voc_evaluation import Truth, match_voc
 
 
 def truth_as_detections(split: Split, right: set[int]) -> Detections:
@@ -30,7 +31,8 @@ def test_best_before_worst(generated: Path) -> None:
     split = load_splits(str(generated), ["voc_2007_test"], CLASSES)
     easy = {n for n, i in enumerate(split.images) if not any(a["difficult"] for a in i["annotations"])}
     right = set(sorted(easy)[:2])
-    numbers = best_and_worst(split, truth_as_detections(split, right), 4)
+    found = match_voc(truth_as_detections(split, right), Truth.of(split.images), 8)
+    numbers = best_and_worst(found, 4)
     assert set(numbers[:2]) == right and len(set(numbers)) == 4
 
 

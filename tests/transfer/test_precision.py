@@ -21,7 +21,7 @@ def log(config: TransferConfig, output: Path) -> list[dict[str, float]]:
     config.output, config.log_every = str(output), 1
     config.detectron2["SOLVER"] |= {"MAX_ITER": 3, "STEPS": [2], "BASE_LR": 0.001}
     metrics = trial.run(config)
-    assert len(metrics) == 6 and all(0 <= value <= 100 for value in metrics.values())
+    assert metrics and all(0 <= value <= 100 for value in metrics.values())
     lines: list[dict[str, float]] = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 3
     return lines

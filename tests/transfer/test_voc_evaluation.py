@@ -1,7 +1,11 @@
 """VOC AP must be Detectron2's, to the last digits, in every corner of its definition."""
 
+import contextlib
+import dataclasses
 import gzip
 import json
+import unittest.mock
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +14,23 @@ import pytest
 from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, write_voc
 from transfer.detections import Detections
 from transfer.settings import VOC_CLASSES
-from transfer.voc_evaluation import Truth, evaluate_voc
+from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
+
+
+@contextlib.contextmanager
+def stable_sort() -> Iterator[None]:
+    unstable = np.argsort
+    with unittest.mock.patch.object(np, "argsort", lambda values, **_: unstable(values, kind="stable")):
+        yield
 
 
 def compare(folder: Path, truth: Truth, found: Detections, classes: list[str], year: int) -> dict[str, float]:
+    """Against Detectron2's evaluator with a stable sort; `test_only_its_own_sort_makes_detectron2_differ` says why."""
     write_voc(folder, truth, found.image_ids, classes)
-    theirs = detectron2_evaluate(folder, found, classes, year)
+    with stable_sort():
+        theirs = detectron2_evaluate(folder, found, classes, year)
     table = theirs.pop("table")
-    ours, per_class, _ = evaluate_voc(found, truth, classes, use_07=year == 2007)
+    ours, per_class, _ = evaluate_voc(match_voc(found, truth, len(classes)), classes, use_07=year == 2007)
     for row, name in zip(table, classes, strict=True):
         expected = [np.mean(row), row[0], row[5]]
         np.testing.assert_allclose(list(per_class[name].values()), expected, rtol=0, atol=1e-9, err_msg=name)
@@ -41,6 +54,41 @@ def test_equals_detectron2(tmp_path: Path, seed: int, year: int) -> None:
     assert 1 < metrics["bbox/AP50"] < 90
 
 
+def test_only_its_own_sort_makes_detectron2_differ(tmp_path: Path) -> None:
+    """Without equal scores the two are equal as they are; of equal scores Detectron2's order is arbitrary."""
+    rng = np.random.default_rng(5)
+    classes, ids = ["a", "b", "c", "d"], [f"{n:06d}" for n in range(40)]
+    truth = make_truth(40, 5, rng)
+    found = make_detections(truth, ids, 4, 900, rng)
+    write_voc(tmp_path, truth, ids, classes)
+
+    def both(found: Detections) -> tuple[float, float]:
+        theirs = detectron2_evaluate(tmp_path, found, classes, 2007)["bbox/AP75"]
+        return evaluate_voc(match_voc(found, truth, 4), classes, use_07=True)[0]["bbox/AP75"], theirs
+
+    distinct = dataclasses.replace(found, score=(rng.permutation(len(found)) / 1000).astype(np.float32))
+    ours, theirs = both(distinct)
+    assert ours == pytest.approx(theirs, abs=1e-9)
+    tied = dataclasses.replace(found, score=np.round(found.score, 1))
+    ours, theirs = both(tied)
+    assert abs(ours - theirs) > 1e-3
+    compare(tmp_path, truth, tied, classes, 2007)
+
+
+def test_equal_scores_come_in_the_order_of_images() -> None:
+    """Whatever order a file has them in; within an image its order holds."""
+    truth = make_truth(20, 3, np.random.default_rng(1))
+    found = make_detections(truth, list(range(20)), 3, 500, np.random.default_rng(1))
+    found.score = np.round(found.score, 1)
+    shuffled = np.random.default_rng(2).permutation(20)[found.image].argsort(kind="stable")
+    other = Detections(found.image_ids, *(getattr(found, k)[shuffled] for k in ("image", "category", "score", "box")),
+                       found.sizes)  # fmt: skip
+    one, two = match_voc(found, truth, 3), match_voc(other, truth, 3)
+    assert np.array_equal(one.verdict, two.verdict) and np.array_equal(one.image, two.image)
+    places = np.stack([-one.score, one.image])
+    assert np.array_equal(np.lexsort(places[::-1]), np.arange(len(one.score)))
+
+
 def test_no_detections_at_all(tmp_path: Path) -> None:
     truth = make_truth(5, 4, np.random.default_rng(0))
     ids = [f"{n:06d}" for n in range(5)]
@@ -59,9 +107,9 @@ def test_perfect_detections_are_100() -> None:
         np.linspace(1, 0.5, len(plain.image), dtype=np.float32), (plain.box - [1, 1, 0, 0]).astype(np.float32),
         np.full((30, 2), 500, np.int32),
     )  # fmt: skip
-    metrics, _, curves = evaluate_voc(found, plain, ["a"], use_07=True)
+    metrics, _, curves = evaluate_voc(match_voc(found, plain, 1), ["a"], use_07=True)
     assert metrics == pytest.approx({"bbox/AP": 100, "bbox/AP50": 100, "bbox/AP75": 100})
-    assert curves["a"].precision.min() == 1
+    assert curves["a"][1].min() == 1
 
 
 @pytest.mark.shared
