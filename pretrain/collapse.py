@@ -8,13 +8,9 @@ import torch
 from torch import Tensor
 
 from pretrain import microscope, pictures_collapse
-from pretrain.augment import evaluation_view
-from pretrain.data import Images
-from pretrain.evaluate import EvaluationConfig, Findings, Ready, evaluate
-from pretrain.features import Plain, batches, extract
-from pretrain.frozen import RANDOM
+from pretrain.evaluation import Evaluation, EvaluationConfig, Result, evaluate
+from pretrain.features import RANDOM
 from pretrain.heads import load_heads
-from pretrain.loader import choose_workers
 from pretrain.monitor import Health, look
 from runs.app import hydra_app
 from runs.errors import UserError
@@ -56,9 +52,6 @@ class CollapseConfig(EvaluationConfig):
         if not 0 < self.threshold < 1:
             raise UserError(f"threshold={self.threshold}: must lie between 0 and 1")
 
-    def check_data(self, train: Images) -> None:  # noqa: D102
-        pass
-
 
 def verdict(health: Health, threshold: float) -> str:
     """`collapsed` or `not collapsed`, and by which number."""
@@ -80,18 +73,16 @@ def table(metrics: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def outputs(config: CollapseConfig, ready: Ready) -> tuple[str, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+def outputs(config: CollapseConfig, run: Evaluation) -> tuple[str, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """What is looked at, in words; z, z2 and p (n, d); the predictor's last bias (d,)."""
-    val = ready.val
+    val = run.val
     indices = sorted(random.Random(config.seed).sample(range(len(val)), min(config.images, len(val))))
     ours = config.heads and config.checkpoint != RANDOM
-    heads = load_heads(Path(config.checkpoint), ready.train, ready.device) if ours else None
+    heads = load_heads(Path(config.checkpoint), run.train, run.device) if ours else None
     if heads is None:
-        view, workers = evaluation_view(ready.network.augment), choose_workers(config.data.workers, 1)
-        loader = batches(Plain(val, view, indices), config.batch_size, workers, config.data.skip_broken)
-        z = extract(ready.network, loader, ready.device, config.precision == "bf16")[0].float()
+        z = run.features(val, indices, config.batch_size).values.float()
         return "the pooled features", z, None, None, None
-    z, z2, p = heads.outputs(val, indices, config.batch_size, config.seed, ready.device)
+    z, z2, p = heads.outputs(val, indices, config.batch_size, config.seed, run.device)
     bias = microscope.last_bias(getattr(heads.method, "predictor", None), z.shape[1])
     return "the heads' output", z, z2, p, bias
 
@@ -100,8 +91,8 @@ def outputs(config: CollapseConfig, ready: Ready) -> tuple[str, Tensor, Tensor |
 def main(config: CollapseConfig) -> int:
     """Look at a checkpoint's outputs through the microscope."""
 
-    def measure(ready: Ready) -> Findings:
-        what, z, z2, p, bias = outputs(config, ready)
+    def measure(run: Evaluation) -> Result:
+        what, z, z2, p, bias = outputs(config, run)
         health = look(z)
         spectrum = microscope.spectrum(z)
         metrics = {**asdict(health), **microscope.examine(z, p, bias, spectrum)}
@@ -110,7 +101,7 @@ def main(config: CollapseConfig) -> int:
             metrics["r_e_cosine"], metrics["o_e_cosine"] = by_temperature[microscope.MIDDLE]
         singular = spectrum.tolist()
         said = verdict(health, config.threshold)
-        picture = ready.output / "collapse.png"
+        picture = run.output / "collapse.png"
         pictures_collapse.save(picture, metrics, singular, z, p, by_temperature)
         print(f"{what}, {len(z)} images, d = {z.shape[1]}\n{table(metrics)}")
         details = {
@@ -120,7 +111,7 @@ def main(config: CollapseConfig) -> int:
             "singular_values": [float(f"{s:.5g}") for s in singular],
             "decorrelation_cosines": [{"temperature": t, "r_e": r, "o_e": o} for t, (r, o) in by_temperature.items()],
         }
-        return Findings(metrics, details, f"{said}; picture {picture}", said)
+        return Result(metrics, details, f"{said}; picture {picture}", said)
 
     with torch.no_grad():
         return evaluate("collapse", config, measure)

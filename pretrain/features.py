@@ -1,191 +1,247 @@
-"""Features of images under a frozen network, and the weighted kNN classifier on them."""
+"""The network that is evaluated, from any checkpoint that `converters` reads, and the features that it computes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
+import yaml
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
+from torchvision.models.resnet import ResNet
 
-from pretrain.augment import Transform
+from converters import load_backbone
+from converters.architecture import parse
+from converters.resnet import build_resnet
+from pretrain.augment import AugmentConfig, Transform
+from pretrain.checkpoint import NAME, epochs_of
 from pretrain.data import BrokenImage, Images
+from pretrain.distributed import objects, rank, world
 from pretrain.loader import start_worker
+from pretrain.networks import pooled
 from runs.errors import UserError
+from runs.folder import CONFIG
 from runs.progress import Progress
+from runs.record import Subject
+from runs.seeds import seed_everything
+
+RANDOM = "random"
+"""The checkpoint that stands for an untrained network."""
 
 
-class Plain(Dataset[Any]):
-    """Images under one transform, with labels; a subset where `indices` are given."""
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """A frozen network without a classifier, and the input convention that it was trained with, in `augment`."""
 
-    def __init__(self, images: Images, transform: Transform, indices: Sequence[int] | None = None) -> None:
-        self.images, self.transform = images, transform
-        self.indices = range(len(images)) if indices is None else indices
+    network: ResNet
+    subject: Subject
+    augment: AugmentConfig
 
-    def __len__(self) -> int:
-        return len(self.indices)
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features (n, C) of images (n, 3, H, W)."""
+        return pooled(self.network, images)
 
-    def __getitem__(self, i: int) -> Any:
-        index = self.indices[i]
+    @property
+    def channels(self) -> int:
+        """C, the features' width."""
+        return parse(self.subject.arch).out_channels
+
+    def fingerprint(self) -> float:
+        """A number that changes when any weight or statistic does."""
+        return float(sum(v.double().sum() + v.double().square().sum() for v in self.network.state_dict().values()))
+
+
+def load_feature_extractor(
+    checkpoint: str, arch: str, zero_init_residual: bool, augment: AugmentConfig, seed: int, device: torch.device
+) -> FeatureExtractor:
+    """Load a checkpoint of any format that `converters` reads, or make an untrained network.
+
+    Args:
+        checkpoint: a file, or `random`.
+        arch: the architecture; for a file it may be empty and must agree otherwise.
+        zero_init_residual: how the untrained network starts, see `PretrainConfig`.
+        augment: the view recipe, whose mean and std the checkpoint's own replace.
+        seed: of the untrained network.
+        device: where it goes.
+
+    Raises:
+        UserError: the file is no complete ResNet, another architecture, or one whose strides torchvision lacks.
+    """
+    if checkpoint == RANDOM:
+        if not arch:
+            raise UserError("arch: is required with checkpoint=random; add e.g. arch=resnet50")
+        seed_everything(seed)
+        network = build_resnet(arch, None, zero_init_residual)
+        return FeatureExtractor(_freeze(network, device), Subject("scratch", arch, 0), augment)
+    backbone = load_backbone(checkpoint)
+    if arch and arch != backbone.arch:
+        raise UserError(f"arch={arch}: {checkpoint} is a {backbone.arch}; leave arch out")
+    if backbone.input.stride_in_1x1:
+        raise UserError(
+            f"checkpoint={checkpoint}: strides in the 1x1 convolutions (MSRA), which torchvision's ResNet lacks"
+        )
+    network = build_resnet(backbone.arch, None)
+    weights = dict(backbone.state_dict)
+    mean, std = list(backbone.input.mean), list(backbone.input.std)
+    if backbone.input.channels == "BGR":
+        # Images come as RGB: turning the first filters round is the same as turning every image round.
+        weights["conv1.weight"] = weights["conv1.weight"].flip(1)
+        mean, std = mean[::-1], std[::-1]
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
+        raise UserError(f"checkpoint={checkpoint}: tensors missing or left over: {[*missing, *unexpected][:3]}")
+    method, epochs = backbone.format, None
+    ours = settings_beside(Path(checkpoint))
+    if ours:
+        # A checkpoint of this project was trained with its recipe's own mean and std, CIFAR's for example.
+        method = ours.get("variant") or ours["method"]["name"]
+        mean, std = ours["augment"]["mean"], ours["augment"]["std"]
+        epochs = epochs_of(Path(checkpoint))
+    subject = Subject(method, backbone.arch, epochs, Path(checkpoint).name, backbone.source_sha256)
+    return FeatureExtractor(_freeze(network, device), subject, replace(augment, mean=mean, std=std))
+
+
+def settings_beside(checkpoint: Path) -> dict[str, Any]:
+    """The settings of the run of ours that wrote `checkpoint`, done or not; empty for anybody else's file."""
+    file = checkpoint.parent / CONFIG
+    if not NAME.fullmatch(checkpoint.name) or not file.is_file():
+        return {}
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: unreadable; put the checkpoint into a folder of its own") from error
+    return settings if isinstance(settings, dict) and settings.get("kind") == "pretrain" else {}
+
+
+def _freeze(network: ResNet, device: torch.device) -> ResNet:
+    for parameter in network.parameters():
+        parameter.requires_grad = False
+    return network.to(device).eval()
+
+
+class Features(NamedTuple):
+    """Features of the images that could be read, in the order of the images."""
+
+    values: Tensor
+    """(n, C) float32 or bfloat16."""
+    labels: Tensor
+    """(n,) int64."""
+    broken: list[str]
+    """Names of the images that were left out."""
+
+
+class ImageDataset(Dataset[Any]):
+    """(row, image, label) of images under one transform; of a broken image, the error."""
+
+    def __init__(self, images: Images, transform: Transform, indices: Sequence[int]) -> None:
+        self.images, self.transform, self.indices = images, transform, indices
+
+    def __getitem__(self, row: int) -> Any:
+        index = self.indices[row]
         try:
-            return self.transform(self.images.open(index)), self.images.labels[index]
+            return row, self.transform(self.images.open(index)), self.images.labels[index]
         except UserError as error:
             return error
 
 
-def _collate(samples: list[Any]) -> tuple[Tensor, Tensor, list[UserError]]:
-    whole = [s for s in samples if not isinstance(s, UserError)]
-    broken = [s for s in samples if isinstance(s, UserError)]
-    images = torch.stack([s[0] for s in whole]) if whole else torch.empty(0)
-    return images, torch.tensor([s[1] for s in whole], dtype=torch.int64), broken
-
-
-def batches(
-    data: Plain, batch_size: int, workers: int, skip_broken: bool, broken: set[str] | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images (n, 3, H, W), labels (n,)) in order.
+@torch.no_grad()
+def extract_features(
+    network: Callable[[Tensor], Tensor],
+    images: Images,
+    transform: Transform,
+    device: torch.device,
+    *,
+    indices: Sequence[int] | None = None,
+    batch_size: int = 256,
+    workers: int = 0,
+    skip_broken: bool = False,
+    bf16: bool = False,
+    bar: Progress | None = None,
+    split: bool = False,
+) -> Features:
+    """Compute features.
 
     Args:
-        data: the images.
+        network: (n, 3, H, W) to (n, C).
+        images: a split of a data set.
+        transform: the view of an image.
+        device: where the features are computed and stay.
+        indices: which images; all by default.
         batch_size: images a batch.
         workers: loading processes.
         skip_broken: leave broken images out instead of failing.
-        broken: gets the names of those left out.
+        bf16: compute in mixed precision, and keep the features in bfloat16.
+        bar: counts the images.
+        split: divide the batches among the processes, each of which has to call this and gets the features of all.
 
     Raises:
         BrokenImage: an image cannot be decoded and `skip_broken` is off.
+        UserError: not one image is left.
     """
-    loader = DataLoader(
-        data, batch_size=batch_size, num_workers=workers, collate_fn=_collate, worker_init_fn=start_worker,
-        multiprocessing_context="fork" if workers else None, generator=torch.Generator(),
-    )  # fmt: skip
-    for images, labels, errors in loader:
+    indices = range(len(images)) if indices is None else indices
+    # Whole batches are dealt out, so that a batch, and with it every bit, is the same on any number of processes.
+    batches = [list(range(len(indices)))[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    dealt = batches[rank() :: world()] if split else batches
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    table, broken = torch.empty(0), []
+    labels = torch.full((len(indices),), -1)
+    for rows, inputs, targets, errors in _load(ImageDataset(images, transform, indices), dealt, workers):
         for error in errors:
             if not skip_broken or not isinstance(error, BrokenImage):
                 raise error
-            if broken is not None:
-                broken.add(error.name)
-        if len(labels):
-            yield images, labels
-
-
-@torch.no_grad()
-def extract(
-    features: Callable[[Tensor], Tensor],
-    loader: Iterator[tuple[Tensor, Tensor]],
-    device: torch.device,
-    bf16: bool = False,
-    bar: Progress | None = None,
-    total: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Compute features of all images.
-
-    Args:
-        features: (n, 3, H, W) to (n, C).
-        loader: the images, see `batches`.
-        device: where the features are computed and stay.
-        bf16: compute in mixed precision, and keep the features in bfloat16.
-        bar: counts the images.
-        total: how many images there are at most, so that the table is made once; else it exists twice for a while.
-
-    Returns:
-        (n, C) float32, or bfloat16 if `bf16`, and labels (n,) on `device`.
-
-    Raises:
-        UserError: not one image is left.
-    """
-    outputs, labels, table, count = [], [], None, 0
-    for images, targets in loader:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            part = features(images.to(device)).to(torch.bfloat16 if bf16 else torch.float32)
-        if total:
-            table = part.new_empty(total, part.shape[1]) if table is None else table
-            table[count : count + len(part)] = part
-        else:
-            outputs.append(part)
-        labels.append(targets.to(device))
-        count += len(part)
+            broken.append(error.name)
+        if len(rows):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                part = network(inputs.to(device)).to(dtype)
+            if not len(table):
+                table = part.new_zeros(len(indices), part.shape[1])
+            table[rows.to(device)] = part
+            labels[rows] = targets
         if bar:
-            bar.update(len(targets))
-    if not count:
+            bar.update((len(rows) + len(errors)) * (world() if split else 1))
+    if split and world() > 1:
+        found = objects((table.shape[-1], broken))
+        broken = [name for _, names in found for name in names]
+        if not len(table):
+            table = torch.zeros(len(indices), max(width for width, _ in found), dtype=dtype, device=device)
+        labels = labels.to(device)
+        # Each row comes from one process and is zero (a label: -1) in the others, so the sum adds no rounding.
+        dist.all_reduce(table)
+        dist.all_reduce(labels, dist.ReduceOp.MAX)
+    labels = labels.to(device)
+    if not (labels >= 0).any():
         raise UserError("data.root: not one image can be read; check the files")
-    return torch.cat(outputs) if table is None else table[:count], torch.cat(labels)
+    return Features(table[labels >= 0] if broken else table, labels[labels >= 0], sorted(broken))
 
 
-@torch.no_grad()
-def knn_accuracy(
-    bank: Tensor,
-    bank_labels: Tensor,
-    queries: Tensor,
-    query_labels: Tensor,
-    classes: int,
-    ks: Sequence[int],
-    temperatures: Sequence[float],
-    chunk: int = 1024,
-) -> dict[tuple[int, float], float]:
-    """Classify by weighted nearest neighbours: Wu et al., arXiv:1805.01978, section 3.4.
+def _load(
+    dataset: ImageDataset, batches: list[list[int]], workers: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, list[UserError]]]:
+    """Rows (n,), images (n, 3, H, W) and labels (n,) of each batch, and the errors of its other images."""
 
-    Each of the k nearest training images (cosine similarity s) votes for its class with weight exp(s / temperature).
+    def collate(samples: list[Any]) -> tuple[Tensor, Tensor, Tensor, list[UserError]]:
+        whole = [s for s in samples if not isinstance(s, UserError)]
+        errors = [s for s in samples if isinstance(s, UserError)]
+        inputs = torch.stack([s[1] for s in whole]) if whole else torch.empty(0)
+        rows, labels = (torch.tensor([s[i] for s in whole], dtype=torch.int64) for i in (0, 2))
+        return rows, inputs, labels, errors
 
-    Args:
-        bank: (n, C) training features.
-        bank_labels: (n,).
-        queries: (m, C) test features.
-        query_labels: (m,).
-        classes: number of classes.
-        ks: numbers of neighbours to try.
-        temperatures: temperatures to try.
-        chunk: queries at a time; beside both tables, memory grows with chunk * `BANK` and `BANK` * C, not with n.
-
-    Returns:
-        top-1 accuracy in percent for every (k, temperature).
-    """
-    correct = {(k, t): 0 for k in ks for t in temperatures}
-    for q, labels in zip(queries.split(chunk), query_labels.split(chunk), strict=True):
-        s, nearest = nearest_neighbours(bank, normalize(q.float(), dim=1), min(max(ks), len(bank)))  # chunk-by-k
-        voters = bank_labels[nearest]  # chunk-by-k
-        for t in temperatures:
-            # The largest similarity is taken out, which changes no order and keeps small temperatures finite.
-            weights = ((s - s[:, :1]) / t).exp()  # chunk-by-k
-            for k in ks:
-                votes = weights.new_zeros(len(q), classes).scatter_add_(1, voters[:, :k], weights[:, :k])
-                correct[k, t] += int((votes.argmax(dim=1) == labels).sum())
-    return {key: 100 * value / len(query_labels) for key, value in correct.items()}
+    yield from DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, worker_init_fn=start_worker,
+        multiprocessing_context="fork" if workers else None, generator=torch.Generator(),
+    )  # fmt: skip
 
 
-BANK = 2**15
-"""Rows of the bank compared at a time: 268 MB of them at C = 2048, and 134 MB of similarities with 1024 queries."""
-
-
-def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The largest cosine similarities (m, k), falling, and the rows of the bank that have them (m, k).
-
-    Args:
-        bank: (n, C), of any length and type.
-        queries: (m, C) float32, each of length 1.
-        k: neighbours, at most n.
-    """
-    best, rows = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64).to(queries.device)
-    for start in range(0, len(bank), BANK):
-        part = normalize(bank[start : start + BANK].float(), dim=1)
-        s, i = (queries @ part.T).topk(min(k, len(part)), dim=1)  # m-by-k
-        best, rows = torch.cat([best, s], dim=1), torch.cat([rows, i + start], dim=1)
-        if start:
-            best, chosen = best.topk(min(k, best.shape[1]), dim=1)
-            rows = rows.gather(1, chosen)
-    return best, rows
-
-
-class evaluating:
-    """Evaluation mode for a while; the training mode of every module returns afterwards."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-
-    def __enter__(self) -> None:
-        self.modes = {module: module.training for module in self.network.modules()}
-        self.network.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module, mode in self.modes.items():
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode; the mode of every module returns afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
             module.training = mode

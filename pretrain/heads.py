@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pretrain.augment import AugmentConfig, build_views
 from pretrain.checkpoint import Checkpoints
 from pretrain.data import Images
-from pretrain.frozen import settings_beside
+from pretrain.features import settings_beside
 from pretrain.loader import Views, collate
 from pretrain.method import Method, MethodConfig, Plan, build_method
 from runs.errors import UserError

@@ -1,7 +1,7 @@
-"""`python -m pretrain.linear checkpoint=FILE data=… data.root=DIR`: a linear classifier on frozen features.
+"""`python -m pretrain.linear checkpoint=FILE data=… data.root=DIR`: linear classifiers on frozen features.
 
-Every learning rate of `lr` gets a classifier of its own and all of them see each batch, so that a sweep costs one
-forward pass of the frozen network.
+Every learning rate of `lr` gets a classifier of its own and all of them are trained on each batch, so that a sweep
+costs one forward pass of the frozen network. `torchrun` divides each batch among any number of processes.
 """
 
 from bisect import bisect_left
@@ -11,27 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
 
-from converters.architecture import parse
-from pretrain.augment import evaluation_view
 from pretrain.checkpoint import write_tensors
-from pretrain.classifiers import Classifiers
 from pretrain.config import check_fits
 from pretrain.data import Images
-from pretrain.evaluate import EvaluationConfig, Findings, Ready, evaluate
-from pretrain.features import Plain, batches, extract
-from pretrain.loader import EpochSampler, choose_workers, step_loader
-from pretrain.optim import OPTIMIZERS, OptimizerConfig
+from pretrain.distributed import all_sum, objects, rank, world
+from pretrain.evaluation import Evaluation, EvaluationConfig, Result, evaluate
+from pretrain.features import Features
+from pretrain.loader import EpochSampler, step_loader
+from pretrain.optim import OPTIMIZERS, OptimizerConfig, build_optimizer, peak_lr, scheduled_lr
 from pretrain.upload import Upload
 from pretrain.views_fast import open_views
 from runs.app import hydra_app
 from runs.errors import UserError
 from runs.log import MetricsLog
-from runs.progress import progress
 
 STATE = "linear_state.pt"
-Stream = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+CHUNK = 4096
+"""Validation images classified at a time."""
+SMALL = 2**16
+"""Weights of a classifier up to which all share one matrix product."""
+Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 @dataclass
@@ -49,7 +52,7 @@ class LinearConfig(EvaluationConfig):
     weight_decay: float = 0.0
     epochs: int = 90
     batch_size: int = 4096
-    """Images a step."""
+    """Images a step, all processes together."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,47 +67,143 @@ class LinearConfig(EvaluationConfig):
 
     def check_data(self, train: Images) -> None:  # noqa: D102
         check_fits(self.batch_size, len(train))
+        if self.batch_size % world():
+            raise UserError(f"batch_size={self.batch_size}: does not divide by {world()} processes; give a multiple")
+
+
+class LinearClassifiers(nn.Module):
+    """An `nn.Linear` for each learning rate, trained side by side.
+
+    As in facebookresearch/dinov2 dinov2/eval/linear.py. NOTE: records made with the closed-form gradient that this
+    replaced differ by rounding.
+
+    Args:
+        config: the settings.
+        channels: C, the features' width.
+        classes: number of classes.
+        device: where they live.
+
+    Attributes:
+        epoch: epochs done.
+        table: a row a learning rate: `lr`, `top1` and `top5` of its best epoch, `top1_last`, in percent.
+    """
+
+    def __init__(self, config: LinearConfig, channels: int, classes: int, device: torch.device) -> None:
+        super().__init__()
+        self.config = config
+        # main_lincls.py: fc.weight ~ N(0, 0.01), fc.bias = 0. All start alike, so that nothing but the rate differs.
+        generator = torch.Generator().manual_seed(config.seed)
+        start = torch.empty(classes, channels).normal_(0, 0.01, generator=generator)
+        self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, channels, classes) for _ in config.lr).to(device)
+        for layer in self.layers:
+            nn.init.zeros_(layer.bias)
+            with torch.no_grad():
+                layer.weight.copy_(start)
+        self.schedules = [
+            OptimizerConfig(config.optimizer, lr, config.momentum, config.weight_decay) for lr in config.lr
+        ]
+        groups = [{"params": list(layer.parameters())} for layer in self.layers]
+        self.optimizer = build_optimizer(groups, self.schedules[0], self.schedules[0].lr)
+        self.epoch = 0
+        self.table = [{"lr": lr, "top1": 0.0, "top5": 0.0, "top1_last": 0.0} for lr in config.lr]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (K, n, classes) from features (n, C)."""
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            if self.layers[0].weight.numel() > SMALL:
+                return torch.stack([layer(features) for layer in self.layers]).float()
+            # Products of few columns are slow: small classifiers share one.
+            weights, biases = (
+                torch.cat([getattr(layer, name) for layer in self.layers]) for name in ("weight", "bias")
+            )
+            logits = linear(features, weights, biases).float()  # n-by-(K * classes)
+            return logits.unflatten(1, (len(self.layers), -1)).transpose(0, 1)
+
+    def step(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Take a step with every classifier on this process's share of a batch.
+
+        Args:
+            features: (n, C).
+            labels: (n,).
+
+        Returns:
+            The losses before the step, (K,).
+        """
+        for group, schedule in zip(self.optimizer.param_groups, self.schedules, strict=True):
+            # adjust_learning_rate of the release: once an epoch.
+            peak = peak_lr(schedule, self.config.batch_size)
+            group["lr"] = scheduled_lr(schedule, peak, self.epoch, 1, self.config.epochs)
+        logits = self(features)  # K-by-n-by-classes
+        losses = cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")  # K * n
+        losses = losses.view(len(logits), -1).mean(dim=1)  # K
+        self.optimizer.zero_grad()
+        losses.sum().backward()
+        if world() > 1:
+            # Not DistributedDataParallel: it groups gradients anew after the first step, so that a resumed run of more
+            # than two processes would add in another order.
+            for p in self.parameters():
+                dist.all_reduce(p.grad)
+                p.grad /= world()
+        self.optimizer.step()
+        return losses.detach()
+
+    @torch.no_grad()
+    def evaluate(self, features: Tensor, labels: Tensor) -> list[float]:
+        """Measure all classifiers and remember their best epochs.
+
+        Args:
+            features: (m, C) of all validation images; the processes divide them.
+            labels: (m,).
+
+        Returns:
+            Top-1 in percent, K values.
+        """
+        correct = torch.zeros(len(self.layers), 2, dtype=torch.int64, device=labels.device)
+        chunks = zip(features.split(CHUNK), labels.split(CHUNK), strict=True)
+        for x, y in list(chunks)[rank() :: world()]:
+            logits = self(x)  # K-by-n-by-classes
+            hits = logits.topk(min(5, logits.shape[2]), dim=2).indices == y[:, None]  # K-by-n-by-5
+            correct += torch.stack([hits[..., 0].sum(dim=1), hits.sum(dim=(1, 2))], dim=1)
+        percent = (100 * all_sum(correct).double() / len(labels)).tolist()
+        for row, (top1, top5) in zip(self.table, percent, strict=True):
+            if top1 > row["top1"] or self.epoch == 0:
+                row["top1"], row["top5"] = top1, top5
+            row["top1_last"] = top1
+        return [top1 for top1, _ in percent]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What `state_dict` holds besides the weights."""
+        return {"optimizer": self.optimizer.state_dict(), "epoch": self.epoch, "table": self.table}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` returned."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.table = state["epoch"], state["table"]
 
 
 @hydra_app("pretrain", "config_linear", LinearConfig)
 def main(config: LinearConfig) -> int:
     """Train the classifiers and report the first one's best and last epoch."""
 
-    def measure(ready: Ready) -> Findings:
+    def measure(run: Evaluation) -> Result:
         if config.data.cache:
-            ready.train.cache(config.data.skip_broken)
-        before = ready.network.fingerprint()
-        heads = build_classifiers(config, ready.network.subject.arch, len(ready.train.classes), ready.device)
-        broken = train(config, ready, heads)
-        if ready.network.fingerprint() != before:
+            run.train.cache(config.data.skip_broken)
+        before = run.network.fingerprint()
+        classifiers = LinearClassifiers(config, run.network.channels, len(run.train.classes), run.device)
+        broken = train(config, run, classifiers)
+        if run.network.fingerprint() != before:
             raise AssertionError("the frozen network changed during linear evaluation")
-        rows = heads.table()
-        return Findings(
+        rows = classifiers.table
+        return Result(
             {name: rows[0][name] for name in ("top1", "top5", "top1_last")},
-            {"learning_rates": rows, "frozen_weights_unchanged": True, "broken_images": sorted(broken)},
+            {"learning_rates": rows, "frozen_weights_unchanged": True, "broken_images": broken},
             "linear top-1: " + ", ".join(f"{row['top1']:.1f} at lr {row['lr']:g}" for row in rows),
         )
 
     return evaluate("linear", config, measure)
 
 
-def build_classifiers(config: LinearConfig, arch: str, classes: int, device: torch.device) -> Classifiers:
-    """Make a classifier a learning rate. All start alike, so that nothing but the rate differs.
-
-    Args:
-        config: the settings.
-        arch: of the network, for the features' width.
-        classes: number of classes.
-        device: where they live.
-    """
-    generator = torch.Generator().manual_seed(config.seed)
-    # main_lincls.py: fc.weight ~ N(0, 0.01), fc.bias = 0.
-    start = torch.empty(classes, parse(arch).out_channels).normal_(0, 0.01, generator=generator)  # classes-by-C
-    settings = [OptimizerConfig(config.optimizer, lr, config.momentum, config.weight_decay) for lr in config.lr]
-    return Classifiers(settings, start.to(device), config.batch_size, config.epochs, config.precision == "bf16")
-
-
-def train(config: LinearConfig, ready: Ready, heads: Classifiers) -> set[str]:
+def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers) -> list[str]:
     """Train to the last epoch, continuing an earlier start.
 
     NOTE: an incomplete last batch is dropped, as in pre-training; main_lincls.py keeps it (at 4096 images, 3215 of
@@ -116,82 +215,78 @@ def train(config: LinearConfig, ready: Ready, heads: Classifiers) -> set[str]:
     Raises:
         UserError: a broken image without `data.skip_broken`, or a loss that is not finite.
     """
-    broken: set[str] = set()
-    val_features, val_labels = _features(config, ready, ready.val, broken)
-    state = ready.output / STATE
-    if state.exists():
-        saved = _read(state, ready.device)
-        heads.load_state(saved)
+    val = run.features(run.val)
+    broken = set(val.broken)
+    file = run.output / STATE
+    if file.exists():
+        saved = _read(file, run.device)
+        classifiers.load_state_dict(saved["classifiers"])
         broken.update(saved["broken"])
-    sampler = EpochSampler(len(ready.train), config.batch_size, config.seed, 0, 1)
+    sampler = EpochSampler(len(run.train), config.batch_size, config.seed, rank(), world())
     # Without a random crop an image has the same features in every epoch.
-    cached = not ready.network.augment.crop_scale
+    cached = not run.network.augment.crop_scale
     if cached:
-        features, labels = _features(config, ready, ready.train, broken)
-        stream = _cached(features, labels, _stand_ins(ready.train, broken), sampler)
+        features = run.features(run.train)
+        broken.update(features.broken)
+        batches = _cached(features, run.train, sampler)
     else:
-        stream = _fresh(config, ready, sampler, broken)
-    log = MetricsLog(ready.output / "metrics.jsonl", heads.epoch)
-    with progress(config.epochs * len(sampler), "linear", "step", heads.epoch * len(sampler), ready.output) as bar:
-        while heads.epoch < config.epochs:
-            sampler.epoch = heads.epoch
+        batches = _augmented(config, run, sampler, broken)
+    log = MetricsLog(run.output / "metrics.jsonl", classifiers.epoch) if rank() == 0 else None
+    with run.progress(config.epochs * len(sampler), "linear", "step", classifiers.epoch * len(sampler)) as bar:
+        while classifiers.epoch < config.epochs:
+            sampler.epoch = classifiers.epoch
             losses = []
-            for features, labels in stream():
-                losses.append(heads.step(features, labels))
-                bar.update(1)
-            mean = torch.stack(losses).mean(dim=0)  # K
+            for inputs, labels in batches():
+                losses.append(classifiers.step(inputs, labels))
+                if bar:
+                    bar.update(1)
+            mean = all_sum(torch.stack(losses).mean(dim=0)) / world()  # K
             if not mean.isfinite().all():
                 worst = config.lr[int((~mean.isfinite()).nonzero()[0])]
                 raise UserError(
-                    f"lr={worst}: the loss is not finite in epoch {heads.epoch}; leave this learning rate out"
+                    f"lr={worst}: the loss is not finite in epoch {classifiers.epoch}; leave this learning rate out"
                 )
-            top1 = heads.judge(val_features, val_labels)
-            log.write(heads.epoch, epoch=heads.epoch + 1, loss=mean.tolist(), top1=top1)
-            heads.epoch += 1
-            if not cached:
+            top1 = classifiers.evaluate(val.values, val.labels)
+            if log:
+                log.write(classifiers.epoch, epoch=classifiers.epoch + 1, loss=mean.tolist(), top1=top1)
+            classifiers.epoch += 1
+            broken.update(name for names in objects(broken) for name in names)
+            if log and not cached:
                 # Cached features come back in seconds; an epoch through the network does not.
-                write_tensors(state, heads.state() | {"broken": sorted(broken)})
-    log.close()
-    return broken
+                write_tensors(file, {"classifiers": classifiers.state_dict(), "broken": sorted(broken)})
+    if log:
+        log.close()
+    return sorted(broken)
 
 
-def _read(state: Path, device: torch.device) -> Any:
+def _read(file: Path, device: torch.device) -> Any:
     try:
-        return torch.load(state, map_location=device, weights_only=True)
+        return torch.load(file, map_location=device, weights_only=True)
     except OSError:
         raise
     except Exception as error:  # torch.load raises whatever the damage provokes
-        raise UserError(f"{state}: damaged; delete it to train the classifiers from the start") from error
+        raise UserError(f"{file}: damaged; delete it to train the classifiers from the start") from error
 
 
-def _features(config: LinearConfig, ready: Ready, images: Images, broken: set[str]) -> tuple[Tensor, Tensor]:
-    """Features (n, C) and labels (n,) of a split's whole images, centre crops."""
-    view, workers = evaluation_view(ready.network.augment), choose_workers(config.data.workers, 1)
-    with progress(len(images), f"features of {images.split}", "image", folder=ready.output) as bar:
-        loader = batches(Plain(images, view), 256, workers, config.data.skip_broken, broken)
-        return extract(ready.network, loader, ready.device, config.precision == "bf16", bar, len(images))
-
-
-def _stand_ins(images: Images, broken: set[str]) -> list[int]:
-    """For each image the row of its features; a broken image's place is taken by the next whole one, as in `Views`."""
+def _cached(features: Features, images: Images, sampler: EpochSampler) -> Batches:
+    broken = set(features.broken)
+    # A broken image's place is taken by the next whole one, as in `Views`.
     whole = [i for i, name in enumerate(images.names) if name not in broken]
-    return [bisect_left(whole, i) % len(whole) for i in range(len(images))]
+    rows = torch.tensor([bisect_left(whole, i) % len(whole) for i in range(len(images))])
 
-
-def _cached(features: Tensor, labels: Tensor, rows: list[int], sampler: EpochSampler) -> Stream:
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
         for keys in sampler:
-            chosen = torch.tensor([rows[index] for _, index in keys], device=labels.device)
-            yield features[chosen], labels[chosen]
+            chosen = rows[[index for _, index in keys]].to(features.labels.device)
+            yield features.values[chosen], features.labels[chosen]
 
     return epoch
 
 
-def _fresh(config: LinearConfig, ready: Ready, sampler: EpochSampler, broken: set[str]) -> Stream:
-    network, device, skip = ready.network, ready.device, config.data.skip_broken
-    views = open_views(ready.train, network.augment, 1, config.seed, skip, device)
+def _augmented(config: LinearConfig, run: Evaluation, sampler: EpochSampler, broken: set[str]) -> Batches:
+    network, device = run.network, run.device
+    views = open_views(run.train, network.augment, 1, config.seed, config.data.skip_broken, device)
     upload = Upload(views, device, channels_last=False)
-    loader = step_loader(views, sampler, choose_workers(config.data.workers, 1), device.type == "cuda")
+    loader = step_loader(views, sampler, run.workers, device.type == "cuda")
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
         for batch in loader:

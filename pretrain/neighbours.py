@@ -8,7 +8,8 @@ from torchvision.models.resnet import ResNet
 from pretrain.augment import evaluation_view
 from pretrain.config import PretrainConfig
 from pretrain.data import Images
-from pretrain.features import Plain, batches, evaluating, extract, knn_accuracy
+from pretrain.features import evaluating, extract_features
+from pretrain.knn import knn_accuracy
 from pretrain.loader import choose_workers
 from pretrain.networks import pooled
 
@@ -25,11 +26,11 @@ class Neighbours:
 
     def __init__(self, train: Images, val: Images, config: PretrainConfig, device: torch.device) -> None:
         self.config, self.device, self.classes = config, device, len(train.classes)
-        view, chance = evaluation_view(config.augment), random.Random(0)
+        self.view, chance = evaluation_view(config.augment), random.Random(0)
         limits = (config.monitor.knn_bank, config.monitor.knn_queries)
         # The splits are sorted by class, so a part has to be drawn.
         self.parts = [
-            Plain(images, view, sorted(chance.sample(range(len(images)), min(limit, len(images)))))
+            (images, sorted(chance.sample(range(len(images)), min(limit, len(images)))))
             for images, limit in zip((train, val), limits, strict=True)
         ]
 
@@ -37,15 +38,14 @@ class Neighbours:
         """Return top-1 in percent; the network's mode is left as it was."""
         config = self.config
         workers = choose_workers(config.data.workers, 1)
-        with evaluating(network), torch.no_grad():
-            (bank, labels), (queries, targets) = (
-                extract(
-                    lambda images: pooled(network, images),
-                    batches(part, 256, workers, config.data.skip_broken),
-                    self.device,
+        with evaluating(network):
+            bank, queries = (
+                extract_features(
+                    lambda x: pooled(network, x), images, self.view, self.device,
+                    indices=indices, workers=workers, skip_broken=config.data.skip_broken,
                 )
-                for part in self.parts
-            )
-        k = max(1, min(config.monitor.knn_k, len(bank) // 10))
+                for images, indices in self.parts
+            )  # fmt: skip
+        k = max(1, min(config.monitor.knn_k, len(bank.values) // 10))
         t = config.monitor.knn_temperature
-        return knn_accuracy(bank, labels, queries, targets, self.classes, [k], [t])[k, t]
+        return knn_accuracy(*bank[:2], *queries[:2], self.classes, [k], [t])[k, t]

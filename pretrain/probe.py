@@ -15,7 +15,7 @@ from torchvision.models.resnet import ResNet
 from pretrain.augment import Transform
 from pretrain.data import Images
 from pretrain.distributed import all_sum, world
-from pretrain.features import Plain, batches, evaluating, extract
+from pretrain.features import evaluating, extract_features
 from pretrain.networks import pooled
 from runs.errors import UserError
 
@@ -99,8 +99,9 @@ class OnlineProbe:
             BrokenImage: an image cannot be decoded and `skip_broken` is off.
         """
         with evaluating(self.network), torch.no_grad():
-            loader = batches(Plain(val, view), 256, workers, skip_broken)
-            features, labels = extract(lambda images: pooled(self.network, images), loader, self.device)  # n-by-C, n
+            features, labels, _ = extract_features(
+                lambda x: pooled(self.network, x), val, view, self.device, workers=workers, skip_broken=skip_broken
+            )  # n-by-C, n
             correct = self.classifier(features).argmax(dim=1) == labels  # n
         self.top1, self.step = 100 * correct.float().mean().item(), step
         return self.top1

@@ -14,7 +14,7 @@ from converters.resnet import build_resnet
 from pretrain.augment import AugmentConfig
 from pretrain.collapse import CollapseConfig, table, verdict
 from pretrain.data import DataConfig, open_images
-from pretrain.frozen import load_frozen
+from pretrain.features import load_feature_extractor
 from pretrain.heads import load_heads
 from pretrain.method import Plan, build_method
 from pretrain.monitor import look
@@ -67,7 +67,7 @@ def test_a_variant_keeps_its_name(tmp_path: Path, images: Path) -> None:
     file = path.parent / "config.yaml"
 
     def named() -> str:
-        return load_frozen(str(path), "", False, AugmentConfig(size=16), 0, CPU).subject.method
+        return load_feature_extractor(str(path), "", False, AugmentConfig(size=16), 0, CPU).subject.method
 
     assert named() == "simsiam"
     file.write_text(file.read_text() + "variant: mirror\n")

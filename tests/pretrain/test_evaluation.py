@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -13,17 +14,16 @@ import torch
 from torch import Tensor
 
 from converters.resnet import build_resnet
-from pretrain import features
+from pretrain import knn, linear
 from pretrain.augment import AugmentConfig, evaluation_view
-from pretrain.classifiers import Classifiers
 from pretrain.data import DataConfig, open_images, open_splits
-from pretrain.evaluate import Ready
-from pretrain.features import Plain, batches, extract, knn_accuracy, nearest_neighbours
-from pretrain.frozen import load_frozen
-from pretrain.linear import LinearConfig, _cached, _fresh, _stand_ins, build_classifiers, train
+from pretrain.evaluation import Evaluation
+from pretrain.features import Features, extract_features, load_feature_extractor
+from pretrain.knn import knn_accuracy, nearest_neighbours
+from pretrain.linear import LinearClassifiers, LinearConfig, _augmented, _cached, train
 from pretrain.loader import EpochSampler
-from pretrain.optim import OptimizerConfig, build_optimizer
-from tests.pretrain.processes import Command, differences, newest, run, small
+from pretrain.optim import OPTIMIZERS, OptimizerConfig, build_optimizer
+from tests.pretrain.processes import Command, differences, lines, newest, run, small
 
 CPU = torch.device("cpu")
 
@@ -66,16 +66,9 @@ def test_a_bank_in_parts_is_a_bank_in_one(monkeypatch: pytest.MonkeyPatch) -> No
     similarity = queries @ torch.nn.functional.normalize(bank, dim=1).T
     assert torch.equal(whole[1], similarity.argsort(dim=1, descending=True)[:, :50])
     for size in (299, 64, 20):  # a last part of one row; a part smaller than k
-        monkeypatch.setattr(features, "BANK", size)
+        monkeypatch.setattr(knn, "BANK_ROWS", size)
         parts = nearest_neighbours(bank, queries, 50)
         assert torch.equal(parts[1], whole[1]) and torch.allclose(parts[0], whole[0])
-
-
-def test_a_table_made_at_once_holds_the_same_features() -> None:
-    stream = [(torch.randn(n, 3), torch.arange(n)) for n in (4, 4, 2)]
-    apart, together = (extract(lambda x: x * 2, iter(stream), CPU, total=total) for total in (0, 12))
-    assert torch.equal(apart[0], together[0]) and torch.equal(apart[1], together[1]) and len(together[0]) == 10
-    assert extract(lambda x: x, iter(stream), CPU, bf16=True, total=12)[0].dtype == torch.bfloat16
 
 
 def test_knn_on_separable_features_and_on_shuffled_labels() -> None:
@@ -94,29 +87,44 @@ def config(**changes: object) -> LinearConfig:
     return LinearConfig(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def trained(settings: LinearConfig, features: Tensor, labels: Tensor, val: tuple[Tensor, Tensor]) -> Classifiers:
+def classifiers(settings: LinearConfig) -> LinearClassifiers:
+    return LinearClassifiers(settings, 128, 4, CPU)
+
+
+def trained(settings: LinearConfig, features: Tensor, labels: Tensor, val: tuple[Tensor, Tensor]) -> LinearClassifiers:
     """Classifiers on given features instead of a network's."""
-    heads = build_classifiers(settings, "resnet18x0.25", 4, CPU)
-    assert heads.heads.weight.shape[2] == features.shape[1] == 128
-    for heads.epoch in range(settings.epochs):
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(heads.epoch))
+    found = classifiers(settings)
+    for found.epoch in range(settings.epochs):
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(found.epoch))
         for chosen in order.split(settings.batch_size):
-            heads.step(features[chosen], labels[chosen])
-        heads.judge(*val)
-    return heads
+            found.step(features[chosen], labels[chosen])
+        found.evaluate(*val)
+    return found
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "larc"])
-def test_many_learning_rates_at_once_are_many_runs(optimizer: str) -> None:
+@pytest.mark.parametrize("small", [0, 2**16])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_many_learning_rates_at_once_are_many_runs(optimizer: str, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "SMALL", small)
     data, val = blobs(200, width=128, noise=3.0), blobs(200, width=128, noise=3.0, seed=1)
     rates = [0.05, 1.0, 20.0]
-    together = trained(config(lr=rates, optimizer=optimizer), *data, val)
+    together = trained(config(lr=rates, optimizer=optimizer, weight_decay=1e-3), *data, val)
     for i, rate in enumerate(rates):
-        alone = trained(config(lr=[rate], optimizer=optimizer), *data, val)
+        alone = trained(config(lr=[rate], optimizer=optimizer, weight_decay=1e-3), *data, val)
         # One product for all sums in another order than a product of its own.
-        assert torch.allclose(together.heads.weight[i], alone.heads.weight[0], rtol=1e-4, atol=1e-5)
-        assert together.table()[i] == alone.table()[0]
-    assert len({row["top1"] for row in together.table()}) > 1
+        weights = [found.layers[k].weight for found, k in ((together, i), (alone, 0))]
+        assert torch.allclose(*weights, rtol=1e-4, atol=1e-5)
+        assert together.table[i] == alone.table[0]
+    assert len({row["top1"] for row in together.table}) > 1
+
+
+def test_in_bf16_only_the_products_are_rounded() -> None:
+    x, y = blobs(100, width=128)
+    exact, rounded = (classifiers(config(optimizer="sgd", precision=p)) for p in ("fp32", "bf16"))
+    losses = [found.step(features, y) for found, features in ((exact, x), (rounded, x.bfloat16()))]
+    assert losses[1].dtype == torch.float32 and torch.allclose(*losses, rtol=1e-2)
+    assert {p.dtype for p in rounded.parameters()} == {torch.float32}
+    assert torch.allclose(exact.layers[0].weight, rounded.layers[0].weight, atol=2e-3)
 
 
 def test_larc_and_sgd_are_their_rules_in_numpy() -> None:
@@ -141,38 +149,45 @@ def test_larc_and_sgd_are_their_rules_in_numpy() -> None:
 def test_linear_on_separable_features_and_on_shuffled_labels() -> None:
     data, val = blobs(400, width=128), blobs(400, width=128, seed=1)
     settings = config(optimizer="sgd", lr=[1.0])
-    assert trained(settings, *data, val).table()[0]["top1"] > 99
+    assert trained(settings, *data, val).table[0]["top1"] > 99
     shuffled = data[1][torch.randperm(400, generator=torch.Generator().manual_seed(0))]
-    assert trained(settings, data[0], shuffled, val).table()[0]["top1_last"] == pytest.approx(25, abs=12)
+    assert trained(settings, data[0], shuffled, val).table[0]["top1_last"] == pytest.approx(25, abs=12)
 
 
 def test_best_and_last_epoch_are_told_apart() -> None:
-    heads = build_classifiers(config(), "resnet18x0.25", 4, CPU)
+    found = classifiers(config())
     x, y = torch.randn(100, 128), torch.zeros(100, dtype=torch.int64)
-    for heads.epoch, bias in enumerate(([0.0, 9, 0, 0], [9.0, 0, 0, 0], [0.0, 9, 8, 7])):
-        heads.heads.weight.zero_()
-        heads.heads.bias[0] = torch.tensor(bias)
-        heads.judge(x, y)
-    assert heads.table() == [{"lr": 0.1, "top1": 100.0, "top5": 100.0, "top1_last": 0.0}]
+    layer = found.layers[0]
+    for found.epoch, bias in enumerate(([0.0, 9, 0, 0], [9.0, 0, 0, 0], [0.0, 9, 8, 7])):
+        with torch.no_grad():
+            layer.weight.zero_()
+            layer.bias.copy_(torch.tensor(bias))
+        found.evaluate(x, y)
+    assert found.table == [{"lr": 0.1, "top1": 100.0, "top5": 100.0, "top1_last": 0.0}]
 
 
 def test_cached_features_are_those_of_the_stream(images: Path) -> None:
     settings = config(augment=AugmentConfig(name="none", size=32, crop_scale=[]), batch_size=16)
-    network = load_frozen("random", "resnet18x0.25", False, settings.augment, 0, CPU)
+    network = load_feature_extractor("random", "resnet18x0.25", False, settings.augment, 0, CPU)
     train = open_images(DataConfig("test", "folder", str(images)), "train")
-    train_features = extract(network, batches(Plain(train, evaluation_view(settings.augment)), 256, 0, False), CPU)
+    features = extract_features(network, train, evaluation_view(settings.augment), CPU)
     sampler = EpochSampler(len(train), 16, 0, 0, 1)
-    cached = _cached(*train_features, _stand_ins(train, set()), sampler)
     settings.data.workers = 0
-    fresh = _fresh(settings, Ready(network, train, train, CPU, Path("x")), sampler, set())
-    for (a, x), (b, y) in zip(cached(), fresh(), strict=True):
+    cached = _cached(features, train, sampler)
+    augmented = _augmented(settings, Evaluation(settings, network, train, train, CPU), sampler, set())
+    for (a, x), (b, y) in zip(cached(), augmented(), strict=True):
         assert torch.equal(x, y) and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_broken_images_features_are_the_next_ones(images: Path) -> None:
     train = open_images(DataConfig("test", "folder", str(images)), "train")
-    rows = _stand_ins(train, {train.names[3], train.names[4], train.names[63]})
-    assert rows[:7] == [0, 1, 2, 3, 3, 3, 4] and rows[62:] == [60, 0]
+    broken = [train.names[3], train.names[4], train.names[63]]
+    rows = torch.arange(61.0)[:, None]
+    batches = _cached(Features(rows, torch.zeros(61), broken), train, EpochSampler(64, 64, 0, 0, 1))
+    ((values, _),) = batches()
+    order = torch.tensor([index for _, index in EpochSampler(64, 64, 0, 0, 1).keys(0, 0)])
+    stand_ins = values[order.argsort(), 0].tolist()
+    assert stand_ins[:7] == [0, 1, 2, 3, 3, 3, 4] and stand_ins[62:] == [60, 0]
 
 
 def test_broken_images_are_still_named_after_a_kill_behind_the_last_epoch(images: Path, tmp_path: Path) -> None:
@@ -181,12 +196,13 @@ def test_broken_images_are_still_named_after_a_kill_behind_the_last_epoch(images
     bad = data / "train" / "class0" / "000.png"
     bad.write_bytes(b"not a picture")
     layout = DataConfig("test", "folder", str(data), workers=0, skip_broken=True)
-    settings = config(augment=AugmentConfig(name="crops", size=32), data=layout, epochs=1, batch_size=16)
-    network = load_frozen("random", "resnet18x0.25", False, settings.augment, 0, CPU)
-    ready = Ready(network, *open_splits(layout), CPU, tmp_path / "run")
+    settings = config(augment=AugmentConfig(name="crops", size=32), data=layout, epochs=1, batch_size=16,
+                      output=str(tmp_path / "run"))  # fmt: skip
+    network = load_feature_extractor("random", "resnet18x0.25", False, settings.augment, 0, CPU)
+    evaluation = Evaluation(settings, network, *open_splits(layout), CPU)
     for _ in range(2):
         # The first start ends before its record is written; the second has no epoch left.
-        assert train(settings, ready, build_classifiers(settings, "resnet18x0.25", 4, CPU)) == {str(bad)}
+        assert train(settings, evaluation, classifiers(settings)) == [str(bad)]
 
 
 def arguments(images: Path, folder: Path, checkpoint: str, *more: str) -> list[str]:
@@ -228,7 +244,9 @@ def test_the_official_linear_script_takes_a_checkpoint_of_ours(pretrained: Path)
 
 
 def test_a_checkpoint_is_evaluated_with_its_own_weights_and_input(images: Path, pretrained: Path) -> None:
-    frozen = load_frozen(str(pretrained), "", True, AugmentConfig(name="none", size=32, crop_scale=[]), 0, CPU)
+    frozen = load_feature_extractor(
+        str(pretrained), "", True, AugmentConfig(name="none", size=32, crop_scale=[]), 0, CPU
+    )
     assert frozen.augment.mean == [0.4, 0.5, 0.6], "the recipe's own mean belongs to the weights"
     assert (frozen.subject.method, frozen.subject.arch, frozen.subject.epochs) == ("simsiam", "resnet18x0.25", 3)
     weights = newest(pretrained.parent)["state_dict"]
@@ -238,19 +256,21 @@ def test_a_checkpoint_is_evaluated_with_its_own_weights_and_input(images: Path, 
     assert not frozen.network.training and not any(p.requires_grad for p in frozen.network.parameters())
 
 
-@pytest.mark.parametrize("recipe", ["none", "supervised"])
-def test_linear_by_command_killed_and_resumed(recipe: str, images: Path, pretrained: Path, tmp_path: Path) -> None:
-    more = (f"augment={recipe}", "batch_size=16", "epochs=4", "optimizer=sgd", "lr=[1,10]")
+@pytest.mark.parametrize(("recipe", "world"), [("none", 1), ("supervised", 1), ("supervised", 3)])
+def test_linear_by_command_killed_and_resumed(
+    recipe: str, world: int, images: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    more = (f"augment={recipe}", "batch_size=24", "epochs=4", "optimizer=sgd", "lr=[1,10]")
     folders = [tmp_path / "whole", tmp_path / "killed"]
-    status, text = run("pretrain.linear", arguments(images, folders[0], str(pretrained), *more), folders[0])
-    assert status == 0 and "linear top-1: " in text, text
+    status, text = run("pretrain.linear", arguments(images, folders[0], str(pretrained), *more), folders[0], world)
+    assert status == 0 and text.count("linear top-1: ") == 1, text
     killed = arguments(images, folders[1], str(pretrained), *more)
-    command = Command("pretrain.linear", killed, tmp_path / "log.txt")
+    command = Command("pretrain.linear", killed, tmp_path / "log.txt", world)
     log = folders[1] / "metrics.jsonl"
     command.until(lambda: log.exists() and log.read_text().count("\n") >= 2)
     command.signal(9)
     command.wait()
-    assert run("pretrain.linear", killed, folders[1])[0] == 0
+    assert run("pretrain.linear", killed, folders[1], world)[0] == 0
     records = [json.loads((folder / "result.json").read_text()) for folder in folders]
     assert records[0]["metrics"] == records[1]["metrics"] and records[0]["details"] == records[1]["details"]
     assert (folders[0] / "metrics.jsonl").read_text() == log.read_text()
@@ -258,6 +278,49 @@ def test_linear_by_command_killed_and_resumed(recipe: str, images: Path, pretrai
     assert record["details"]["frozen_weights_unchanged"] and len(record["details"]["learning_rates"]) == 2
     assert record["metrics"]["top1"] > 60, "the classes are colours; chance is 25 %"
     assert differences(newest(pretrained.parent)["epoch"], 3) == []
+
+
+def evaluated(module: str, images: Path, folder: Path, checkpoint: str, world: int, *more: str) -> dict[str, Any]:
+    folder = folder / f"{module}-{world}"
+    status, text = run(module, arguments(images, folder, checkpoint, *more), folder, world)
+    assert status == 0, text
+    record: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    assert record["details"].pop("processes") == world
+    return {"metrics": record["metrics"], "details": record["details"], "lines": lines(folder)}
+
+
+@pytest.mark.parametrize(
+    "more", [("augment=none", "optimizer=larc", "lr=[0.1,10]"), ("augment=supervised", "optimizer=sgd", "lr=[0.1,1]")]
+)
+def test_linear_in_one_process_two_and_four_is_the_same(
+    more: tuple[str, ...], images: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    settings = (*more, "batch_size=16", "epochs=3")
+    one, *others = (
+        evaluated("pretrain.linear", images, tmp_path, str(pretrained), world, *settings) for world in (1, 2, 4)
+    )
+    losses = [line["loss"] for line in one["lines"]]
+    assert losses[0] != losses[-1], "nothing was learned"
+    for other in others:
+        assert [line["loss"] for line in other["lines"]] == [pytest.approx(loss, rel=1e-6) for loss in losses]
+        assert (other["metrics"], other["details"]) == (one["metrics"], one["details"])
+
+
+def test_knn_in_one_process_two_and_four_is_the_same(images: Path, pretrained: Path, tmp_path: Path) -> None:
+    bad = images.parent / f"{tmp_path.name}-broken"
+    shutil.copytree(images, bad)
+    (bad / "val" / "class1" / "003.png").write_bytes(b"not a picture")
+    # More batches and chunks than processes, and fewer: 32 validation images.
+    settings = ("data.skip_broken=true", "batch_size=12", "chunk=12", "k=[5,10]", "temperature=[0.07,1]")
+    one, *others = (evaluated("pretrain.knn", bad, tmp_path, str(pretrained), world, *settings) for world in (1, 2, 4))
+    assert one["metrics"]["top1"] > 60 and len(one["details"]["broken_images"]) == 1
+    assert others == [one, one]
+
+
+def test_a_batch_that_does_not_divide_is_refused(images: Path, tmp_path: Path) -> None:
+    more = ("arch=resnet18x0.25", "augment=none", "batch_size=15")
+    status, text = run("pretrain.linear", arguments(images, tmp_path / "run", "random", *more), tmp_path / "run", 2)
+    assert status == 2 and text == "error: batch_size=15: does not divide by 2 processes; give a multiple\n", text
 
 
 def test_knn_by_command(images: Path, pretrained: Path, tmp_path: Path) -> None:
