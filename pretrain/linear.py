@@ -5,7 +5,7 @@ costs one forward pass of the frozen network. `torchrun` divides each batch amon
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,9 @@ class LinearClassifiers(nn.Module):
         # main_lincls.py: fc.weight ~ N(0, 0.01), fc.bias = 0. All start alike, so that nothing but the rate differs.
         generator = torch.Generator().manual_seed(config.seed)
         start = torch.empty(classes, channels).normal_(0, 0.01, generator=generator)
-        self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, channels, classes) for _ in config.lr).to(device)
+        self.layers: Sequence[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]
+            nn.Linear(channels, classes, device=device) for _ in config.lr
+        )
         for layer in self.layers:
             nn.init.zeros_(layer.bias)
             with torch.no_grad():
@@ -142,8 +144,9 @@ class LinearClassifiers(nn.Module):
             # Not DistributedDataParallel: it groups gradients anew after the first step, so that a resumed run of more
             # than two processes would add in another order.
             for p in self.parameters():
+                assert p.grad is not None
                 dist.all_reduce(p.grad)
-                p.grad /= world()
+                p.grad.div_(world())
         self.optimizer.step()
         return losses.detach()
 

@@ -25,8 +25,8 @@ import torch
 from benchmarks.records import find
 from experiments.speed.views import ours, read_files, recipe
 from experiments.speed.voc_cases import make_detections, make_truth
-from pretrain.features import knn_accuracy
-from pretrain.linear_heads import LinearHeads
+from pretrain.knn import knn_accuracy
+from pretrain.linear import LinearClassifiers, LinearConfig
 from runs.files import atomic_write, write_json
 from runs.record import Dataset, Record, Subject, write_record
 from transfer.coco_evaluation import evaluate_coco
@@ -85,9 +85,9 @@ def neighbours(bank: int) -> Work:
 
 def classifiers(classes: int, batch: int) -> Work:
     """A step of two classifiers."""
-    heads = LinearHeads(torch.randn(classes, 512) * 0.01, 2, 0.9, 0.0, "larc", 0.001)
-    x, y, rates = torch.randn(batch, 512), torch.randint(classes, (batch,)), torch.tensor([0.1, 1.0])
-    return lambda: heads.step(x, y, rates)
+    two = LinearClassifiers(LinearConfig(lr=[0.1, 1.0]), 512, classes, torch.device("cpu"))
+    x, y = torch.randn(batch, 512), torch.randint(classes, (batch,))
+    return lambda: two.step(x, y)
 
 
 def voc(detections: int) -> Work:

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from converters.resnet import build_resnet
 from experiments.speed.limits import multiply_rate
 from experiments.speed.rows import Row, Skipped, alternate, script
-from pretrain.linear_heads import LinearHeads
+from pretrain.linear import LinearClassifiers, LinearConfig
 from pretrain.networks import pooled
 from pretrain.optim import OptimizerConfig, build_optimizer
 
@@ -77,10 +77,9 @@ def rows(
 def heads(width: int, classes: int, batch: int, rounds: int, bf16: bool) -> tuple[list[float], list[float]]:
     """Seconds of a step of all classifiers together, and of the reference's single one."""
     features, labels = torch.randn(batch, width), torch.randint(classes, (batch,))
-    start = torch.randn(classes, width) * 0.01
-    together = LinearHeads(start, RATES, 0.9, 0.0, "larc", 0.001, bf16)
-    kept = features.to(together.dtype)
-    rates = torch.linspace(0.01, 1.0, RATES)
+    config = LinearConfig(lr=torch.linspace(0.01, 1.0, RATES).tolist(), precision="bf16" if bf16 else "fp32")
+    together = LinearClassifiers(config, width, classes, torch.device("cpu"))
+    kept = features.to(torch.bfloat16 if bf16 else torch.float32)
     layer = nn.Linear(width, classes)
     optimizer = build_optimizer([{"params": list(layer.parameters())}], OptimizerConfig("larc", 0.1, 0.9, 0.0), 0.1)
 
@@ -91,7 +90,7 @@ def heads(width: int, classes: int, batch: int, rounds: int, bf16: bool) -> tupl
         loss.backward()
         optimizer.step()
 
-    return alternate(lambda: together.step(kept, labels, rates), single, rounds, "cpu")
+    return alternate(lambda: together.step(kept, labels), single, rounds, "cpu")
 
 
 def seconds(work: Callable[[], Any]) -> float:
