@@ -1,4 +1,6 @@
-"""`python -m pretrain method=… data=… data.root=DIR`: pre-train a ResNet."""
+"""`python -m pretrain method=simsiam data=imagenet data.root=DIR epochs=200`: pre-train a ResNet without labels."""
+
+import sys
 
 from pretrain.config import PretrainConfig
 from pretrain.engine import run
@@ -6,9 +8,11 @@ from runs.app import hydra_app
 
 
 @hydra_app("pretrain", "config", PretrainConfig)
-def main(config: PretrainConfig) -> int:
+def main(config: PretrainConfig) -> None:
     """Pre-train as `config` says; continue where an earlier start of the same run stopped."""
-    return run(config)
+    status = run(config)
+    if status:
+        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pretrain.monitor import MonitorConfig
 from pretrain.optim import OptimizerConfig
 from pretrain.probe import ProbeConfig
 from runs.errors import UserError
+from runs.settings import choice, path
 
 
 def preset(value: float, table: Any) -> Any:
@@ -51,20 +52,15 @@ class CommandConfig:
     """Settings that all three commands have."""
 
     seed: int = 0
-    output: str = MISSING
+    output: str = path()
     """The run's folder."""
-    device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
-    precision: str = "fp32"
-    """`fp32`; `tf32` (fp32 with TF32 products and convolutions); `bf16` (mixed precision)."""
+    device: str = choice("auto", "cpu", "cuda")
+    precision: str = choice("fp32", "tf32", "bf16")
+    """tf32: fp32 with TF32 products and convolutions; bf16: mixed precision."""
     threads: int = 0
     """PyTorch's threads on the CPU; 0 leaves its choice."""
 
     def __post_init__(self) -> None:
-        choices = {"device": ("auto", "cpu", "cuda"), "precision": ("fp32", "tf32", "bf16")}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
         for name in ("threads", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)}: must not be negative")
@@ -96,8 +92,8 @@ class PretrainConfig(CommandConfig):
     """Use torch.compile; needs a C++ compiler."""
     log_every: int = 10
     """Steps between lines in metrics.jsonl."""
-    on_collapse: str = "warn"
-    """`warn`, or `stop` to end the run when the monitor says collapsed."""
+    on_collapse: str = choice("warn", "stop")
+    """stop: end the run when the monitor says collapsed."""
     tensorboard: bool = True
     """Write TensorBoard events too."""
     wandb: bool = False
@@ -108,8 +104,6 @@ class PretrainConfig(CommandConfig):
         for name in ("epochs", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.on_collapse not in ("warn", "stop"):
-            raise UserError(f"on_collapse={self.on_collapse}: choose warn or stop")
 
 
 def check_fits(batch_size: int, images: int) -> None:

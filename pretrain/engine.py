@@ -1,9 +1,10 @@
 """The training loop: one process or many, stopped and continued anywhere."""
 
+import os
+import shutil
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -15,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from converters.architecture import parse
-from pretrain import distributed, pictures
+from pretrain import pictures
+from pretrain.batch_norm import synchronize_norms
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import FREE, PretrainConfig, check_batch
 from pretrain.data import Images, open_splits
-from pretrain.loader import Ahead, EpochSampler, choose_workers, step_loader
-from pretrain.machine import check_compiler, set_up_arithmetic
+from pretrain.loader import Ahead, EpochSampler, step_loader
 from pretrain.method import Batch, Method, Plan, build_method
 from pretrain.observer import Observer
 from pretrain.optim import build_optimizer, clip_gradients, peak_lr, scheduled_lr
@@ -29,9 +30,9 @@ from pretrain.probe import OnlineProbe
 from pretrain.resume import capture, restore
 from pretrain.upload import Upload
 from pretrain.views_fast import open_views
-from runs.app import mendable
+from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
-from runs.folder import RECORD, RunFolder
+from runs.folder import Run, claim_run
 from runs.progress import progress
 from runs.seeds import seed_everything
 
@@ -51,35 +52,11 @@ def run(config: PretrainConfig) -> int:
     Raises:
         UserError: whatever the user can mend.
     """
-    device = distributed.start(config.device)
-    try:
-        status = _run(config, device)
-    except Exception as error:
-        if distributed.world() == 1:
-            raise
-        if distributed.first_to_fail():
-            message = mendable(error)
-            if message is None:
-                traceback.print_exception(error)
-            else:
-                print(f"error: {message}", file=sys.stderr)
-        distributed.quit_failed()
-    distributed.stop()
-    return status
-
-
-def _run(config: PretrainConfig, device: torch.device) -> int:
-    # Faults of the settings and the data are found before the folder is bound to them; a done run needs no data.
-    done = distributed.objects((Path(config.output) / RECORD).exists())[0]
-    training = None if done else Training(config, device)
-    # Only one process may hold the folder's lock; the others go by what it finds.
-    folder = RunFolder(config.output, asdict(config), "pretrain", FREE) if distributed.rank() == 0 else None
-    done = distributed.objects(folder.done if folder else None)[0]
-    if training is None or done:
-        if folder:
-            print(f"{config.output}: done, see {folder.record}")
-        return 0
-    return training.run()
+    with (
+        process_group(config.device) as device,
+        claim_run("pretrain", config.output, asdict(config), FREE) as claimed,
+    ):
+        return 0 if claimed.done else Training(config, device).run(claimed)
 
 
 class Training:
@@ -91,16 +68,14 @@ class Training:
     """
 
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
-        self.config, self.device, self.main = config, device, distributed.rank() == 0
-        set_up_arithmetic(config.threads, config.precision)
+        self.config, self.device, self.main = config, device, rank() == 0
+        self.autocast = set_precision(config.precision, device, config.threads)
         if config.compile:
             check_compiler()
         self.train, self.val = open_splits(config.data)
         self.broken = _prepare(self.train, config) + _prepare(self.val, config)
-        check_batch(config.batch_size, len(self.train), distributed.world())
-        self.sampler = EpochSampler(
-            len(self.train), config.batch_size, config.seed, distributed.rank(), distributed.world()
-        )
+        check_batch(config.batch_size, len(self.train), world_size())
+        self.sampler = EpochSampler(len(self.train), config.batch_size, config.seed, rank(), world_size())
         self.plan = Plan(
             arch=config.arch,
             zero_init_residual=config.zero_init_residual,
@@ -115,12 +90,12 @@ class Training:
         if config.channels_last:
             self.method = self.method.to(memory_format=torch.channels_last)
         if self.method.sync_bn:
-            distributed.synchronize_norms(self.method, device)
+            synchronize_norms(self.method, device)
         self.peak = peak_lr(config.optimizer, config.batch_size)
         self.optimizer = build_optimizer(self.method.groups(), config.optimizer, self.peak)
         skip = config.data.skip_broken
         self.views = open_views(self.train, config.augment, self.method.views, config.seed, skip, device)
-        self.workers = choose_workers(config.data.workers, distributed.world())
+        self.workers = worker_count(config.data.workers)
         self.upload = Upload(self.views, device, config.channels_last)
         self.loader = step_loader(self.views, self.sampler, self.workers, device.type == "cuda")
         self.model = self._wrap()
@@ -138,12 +113,12 @@ class Training:
 
     def _wrap(self) -> nn.Module:
         model: nn.Module = self.method
-        if distributed.world() > 1:
+        if world_size() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             model = DistributedDataParallel(model, device_ids=ids)
         return torch.compile(model) if self.config.compile else model  # type: ignore[return-value]
 
-    def run(self) -> int:
+    def run(self, claimed: Run) -> int:
         """Train to the end; returns the exit status."""
         self._resume()
         if self.main:
@@ -175,7 +150,7 @@ class Training:
                 )
             return INTERRUPTED
         if self.main:
-            write_outcome(self)
+            write_outcome(self, claimed)
         return 0
 
     def _epoch(self, bar: Any, started: float) -> None:
@@ -227,7 +202,7 @@ class Training:
             group["lr"] = self.peak if group.get("fix_lr") else lr
         if self.online:
             self.online.begin()
-        with self._precision():
+        with self.autocast():
             output: dict[str, Tensor] = self.model(batch)
         self.optimizer.zero_grad(set_to_none=True)
         output["loss"].backward()
@@ -244,16 +219,13 @@ class Training:
         indices = torch.tensor([index for _, index in self.sampler.keys(*divmod(step, len(self.sampler)))])
         return Batch(views, labels, step, indices)
 
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
-
     def _look_ahead(self) -> None:
         """Show the method the steps that it wants to see before this one."""
         steps = min(self.method.look_ahead(self.step), self.plan.steps - self.step)
         if steps:
             ahead = Ahead(self.sampler, self.step, steps)
             loader = step_loader(self.views, ahead, self.workers, self.device.type == "cuda")
-            with self._precision():
+            with self.autocast():
                 self.method.prepare(self._batches(loader))
 
     def _batches(self, loader: Iterable[Any]) -> Iterator[Batch]:
@@ -266,9 +238,9 @@ class Training:
         if self.stopped:
             return True
         # Processes agree before any of them leaves; asking at every step would cost a collective each.
-        if distributed.world() > 1 and self.step % self.config.log_every and not epoch_ends:
+        if world_size() > 1 and self.step % self.config.log_every and not epoch_ends:
             return False
-        self.stopped = next((name for name in distributed.objects(self.signal) if name), "")
+        self.stopped = next((name for name in all_gather_object(self.signal) if name), "")
         return bool(self.stopped)
 
     def _on_signal(self, number: int, _: Any) -> None:
@@ -279,7 +251,7 @@ class Training:
 
     def _save(self) -> None:
         self.observer.check_finite(self.step)
-        self.broken = sorted({name for names in distributed.objects(self.broken) for name in names})
+        self.broken = sorted({name for names in all_gather_object(self.broken) for name in names})
         state = capture(self)
         if self.main:
             epoch, inside = divmod(self.step, len(self.sampler))
@@ -288,7 +260,7 @@ class Training:
     def _resume(self) -> None:
         # Every process reads the same file; the first one chooses it.
         found = self.checkpoints.newest() if self.main else None
-        path = distributed.objects(found[0] if found else None)[0]
+        path = all_gather_object(found[0] if found else None)[0]
         if path is None:
             return
         restore(self, found[1] if found else self.checkpoints.load(path), path)
@@ -303,9 +275,22 @@ def _prepare(images: Images, config: PretrainConfig) -> list[str]:
 
 
 def _split(config: PretrainConfig, plan: Plan, peak: float) -> str:
-    world = distributed.world()
+    world = world_size()
     share = f"{world} x {config.batch_size // world}" if world > 1 else str(config.batch_size)
     return (
         f"{plan.epochs} epochs x {plan.steps_per_epoch} steps of {share} images, peak lr {peak:g} "
         f"= {config.optimizer.lr:g} x {config.batch_size}/256"
     )
+
+
+def check_compiler() -> None:
+    """Check that torch.compile finds the C++ compiler that it looks for (torch/_inductor/config.py, `cpp.cxx`).
+
+    Raises:
+        UserError: there is none.
+    """
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(name) is None:
+        raise UserError(
+            f"compile=true: needs the C++ compiler {name}; install it, name another in CXX, or leave it out"
+        )

@@ -1,8 +1,5 @@
 """What linear and kNN evaluation and `pretrain.collapse` share: their settings, their start and their record."""
 
-import sys
-import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -12,18 +9,15 @@ from typing import Any
 import torch
 from omegaconf import MISSING
 
-from pretrain import distributed
 from pretrain.augment import AugmentConfig, evaluation_view
 from pretrain.config import CommandConfig
 from pretrain.data import DataConfig, Images, open_splits
 from pretrain.features import FeatureExtractor, Features, extract_features, load_feature_extractor
-from pretrain.loader import choose_workers
-from pretrain.machine import peak_memory, set_up_arithmetic
-from runs.app import mendable
-from runs.environment import command_line
-from runs.folder import RECORD, RunFolder
+from runs.distributed import process_group, rank, set_precision, worker_count, world_size
+from runs.folder import RECORD, claim_run
 from runs.progress import Progress, progress
-from runs.record import Dataset, Record, write_record
+from runs.record import Dataset
+from runs.settings import path
 
 # Settings that touch no result: a run may be continued with others.
 FREE = ("data.workers", "data.cache", "data.root", "threads", "device")
@@ -36,7 +30,7 @@ class EvaluationConfig(CommandConfig):
     data: DataConfig = MISSING
     augment: AugmentConfig = MISSING
     """The view of the images."""
-    checkpoint: str = MISSING
+    checkpoint: str = path()
     """Any checkpoint that `python -m converters inspect` knows, or `random` for the untrained network."""
     arch: str = ""
     """Architecture of the untrained network; taken from the file otherwise."""
@@ -74,11 +68,11 @@ class Evaluation:
     @property
     def workers(self) -> int:
         """Loading processes of each process."""
-        return choose_workers(self.config.data.workers, distributed.world())
+        return worker_count(self.config.data.workers)
 
     def progress(self, total: int, title: str, unit: str, done: int = 0) -> AbstractContextManager[Progress | None]:
         """Show a bar, in the first process."""
-        return progress(total, title, unit, done, self.output) if distributed.rank() == 0 else nullcontext()
+        return progress(total, title, unit, done, self.output) if rank() == 0 else nullcontext()
 
     def features(self, images: Images, indices: Sequence[int] | None = None, batch_size: int = 256) -> Features:
         """Compute the features of whole images, centre crops, all processes together; see `extract_features`."""
@@ -118,65 +112,30 @@ def evaluate(
     Raises:
         UserError: whatever the user can mend.
     """
-    device = distributed.start(config.device)
-    try:
-        status = _evaluate(kind, config, device, measure, (*FREE, *free))
-    except Exception as error:
-        if distributed.world() == 1:
-            raise
-        if distributed.first_to_fail():
-            message = mendable(error)
-            if message is None:
-                traceback.print_exception(error)
-            else:
-                print(f"error: {message}", file=sys.stderr)
-        distributed.quit_failed()
-    distributed.stop()
-    return status
-
-
-def _evaluate(
-    kind: str,
-    config: EvaluationConfig,
-    device: torch.device,
-    measure: Callable[[Evaluation], Result],
-    free: tuple[str, ...],
-) -> int:
-    # Faults of the settings and the files are found before the folder is bound to them; a done run needs no files.
-    done = distributed.objects((Path(config.output) / RECORD).exists())[0]
-    run = None if done else _prepare(config, device)
-    folder = RunFolder(config.output, asdict(config), kind, free) if distributed.rank() == 0 else None
-    done = distributed.objects(folder.done if folder else None)[0]
-    if run is None or done:
-        if folder:
-            print(f"{config.output}: done, see {folder.record}")
-        return 0
-    started, val = time.time(), run.val
-    if folder:
-        print(f"{run.train.describe()}\n{run.val.describe()}")
-    found = measure(run)
-    if not folder:
-        return 0
-    record = Record(
-        kind=kind,
-        subject=run.network.subject,
-        dataset=Dataset(val.name, "val", len(val), val.fingerprint),
-        metrics=found.metrics,
-        seed=config.seed,
-        config=asdict(config),
-        seconds=time.time() - started,
-        peak_memory_mb=peak_memory(device),
-        command=command_line(),
-        verdict=found.verdict,
-        details=found.details | {"processes": distributed.world()},
-    )
-    write_record(folder.path, record)
-    print(f"{found.sentence} -> {folder.record}")
+    with (
+        process_group(config.device) as device,
+        claim_run(kind, config.output, asdict(config), (*FREE, *free)) as claimed,
+    ):
+        if claimed.done:
+            return 0
+        run = _prepare(config, device)
+        if rank() == 0:
+            print(f"{run.train.describe()}\n{run.val.describe()}")
+        found, val = measure(run), run.val
+        if rank() == 0:
+            claimed.finish(
+                run.network.subject,
+                Dataset(val.name, "val", len(val), val.fingerprint),
+                found.metrics,
+                verdict=found.verdict,
+                details=found.details | {"processes": world_size()},
+            )
+            print(f"{found.sentence} -> {claimed.path / RECORD}")
     return 0
 
 
 def _prepare(config: EvaluationConfig, device: torch.device) -> Evaluation:
-    set_up_arithmetic(config.threads, config.precision)
+    set_precision(config.precision, device, config.threads)
     train, val = open_splits(config.data)
     config.check_data(train)
     network = load_feature_extractor(

@@ -19,9 +19,9 @@ from converters.resnet import build_resnet
 from pretrain.augment import AugmentConfig, Transform
 from pretrain.checkpoint import NAME, epochs_of
 from pretrain.data import BrokenImage, Images
-from pretrain.distributed import objects, rank, world
 from pretrain.loader import start_worker
 from pretrain.networks import pooled
+from runs.distributed import all_gather_object, rank, world_size
 from runs.errors import UserError
 from runs.folder import CONFIG
 from runs.progress import Progress
@@ -184,7 +184,7 @@ def extract_features(
     indices = range(len(images)) if indices is None else indices
     # Whole batches are dealt out, so that a batch, and with it every bit, is the same on any number of processes.
     batches = [list(range(len(indices)))[i : i + batch_size] for i in range(0, len(indices), batch_size)]
-    dealt = batches[rank() :: world()] if split else batches
+    dealt = batches[rank() :: world_size()] if split else batches
     dtype = torch.bfloat16 if bf16 else torch.float32
     table, broken = torch.empty(0), []
     labels = torch.full((len(indices),), -1)
@@ -201,9 +201,9 @@ def extract_features(
             table[rows.to(device)] = part
             labels[rows] = targets
         if bar:
-            bar.update((len(rows) + len(errors)) * (world() if split else 1))
-    if split and world() > 1:
-        found = objects((table.shape[-1], broken))
+            bar.update((len(rows) + len(errors)) * (world_size() if split else 1))
+    if split and world_size() > 1:
+        found = all_gather_object((table.shape[-1], broken))
         broken = [name for _, names in found for name in names]
         if not len(table):
             table = torch.zeros(len(indices), max(width for width, _ in found), dtype=dtype, device=device)

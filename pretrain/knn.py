@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pretrain.data import Images
-from pretrain.distributed import rank, world
 from pretrain.evaluation import Evaluation, EvaluationConfig, Result, evaluate
 from runs.app import hydra_app
+from runs.distributed import rank, world_size
 from runs.errors import UserError
 
 BANK_ROWS = 2**15
@@ -106,7 +106,7 @@ def knn_accuracy(
     """
     chunks = list(zip(queries.split(chunk), query_labels.split(chunk), strict=True))
     correct = torch.zeros(len(ks), len(temperatures), dtype=torch.int64, device=bank.device)
-    for q, labels in chunks[rank() :: world()] if split else chunks:
+    for q, labels in chunks[rank() :: world_size()] if split else chunks:
         s, nearest = nearest_neighbours(bank, normalize(q.float(), dim=1), min(max(ks), len(bank)))  # chunk-by-k
         voters = bank_labels[nearest]  # chunk-by-k
         for j, t in enumerate(temperatures):
@@ -115,7 +115,7 @@ def knn_accuracy(
             for i, k in enumerate(ks):
                 votes = weights.new_zeros(len(q), classes).scatter_add_(1, voters[:, :k], weights[:, :k])
                 correct[i, j] += (votes.argmax(dim=1) == labels).sum()
-    if split and world() > 1:
+    if split and world_size() > 1:
         dist.all_reduce(correct)
     share = (100 * correct.double() / len(query_labels)).tolist()
     return {(k, t): share[i][j] for i, k in enumerate(ks) for j, t in enumerate(temperatures)}

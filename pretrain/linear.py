@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from pretrain.checkpoint import write_tensors
+from pretrain.collectives import all_reduce
 from pretrain.config import check_fits
 from pretrain.data import Images
-from pretrain.distributed import all_sum, objects, rank, world
 from pretrain.evaluation import Evaluation, EvaluationConfig, Result, evaluate
 from pretrain.features import Features
 from pretrain.loader import EpochSampler, step_loader
@@ -26,6 +26,7 @@ from pretrain.optim import OPTIMIZERS, OptimizerConfig, build_optimizer, peak_lr
 from pretrain.upload import Upload
 from pretrain.views_fast import open_views
 from runs.app import hydra_app
+from runs.distributed import all_gather_object, rank, world_size
 from runs.errors import UserError
 from runs.log import MetricsLog
 
@@ -67,8 +68,10 @@ class LinearConfig(EvaluationConfig):
 
     def check_data(self, train: Images) -> None:  # noqa: D102
         check_fits(self.batch_size, len(train))
-        if self.batch_size % world():
-            raise UserError(f"batch_size={self.batch_size}: does not divide by {world()} processes; give a multiple")
+        if self.batch_size % world_size():
+            raise UserError(
+                f"batch_size={self.batch_size}: does not divide by {world_size()} processes; give a multiple"
+            )
 
 
 class LinearClassifiers(nn.Module):
@@ -140,13 +143,13 @@ class LinearClassifiers(nn.Module):
         losses = losses.view(len(logits), -1).mean(dim=1)  # K
         self.optimizer.zero_grad()
         losses.sum().backward()
-        if world() > 1:
+        if world_size() > 1:
             # Not DistributedDataParallel: it groups gradients anew after the first step, so that a resumed run of more
             # than two processes would add in another order.
             for p in self.parameters():
                 assert p.grad is not None
                 dist.all_reduce(p.grad)
-                p.grad.div_(world())
+                p.grad.div_(world_size())
         self.optimizer.step()
         return losses.detach()
 
@@ -163,11 +166,11 @@ class LinearClassifiers(nn.Module):
         """
         correct = torch.zeros(len(self.layers), 2, dtype=torch.int64, device=labels.device)
         chunks = zip(features.split(CHUNK), labels.split(CHUNK), strict=True)
-        for x, y in list(chunks)[rank() :: world()]:
+        for x, y in list(chunks)[rank() :: world_size()]:
             logits = self(x)  # K-by-n-by-classes
             hits = logits.topk(min(5, logits.shape[2]), dim=2).indices == y[:, None]  # K-by-n-by-5
             correct += torch.stack([hits[..., 0].sum(dim=1), hits.sum(dim=(1, 2))], dim=1)
-        percent = (100 * all_sum(correct).double() / len(labels)).tolist()
+        percent = (100 * all_reduce(correct).double() / len(labels)).tolist()
         for row, (top1, top5) in zip(self.table, percent, strict=True):
             if top1 > row["top1"] or self.epoch == 0:
                 row["top1"], row["top5"] = top1, top5
@@ -225,7 +228,7 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
         saved = _read(file, run.device)
         classifiers.load_state_dict(saved["classifiers"])
         broken.update(saved["broken"])
-    sampler = EpochSampler(len(run.train), config.batch_size, config.seed, rank(), world())
+    sampler = EpochSampler(len(run.train), config.batch_size, config.seed, rank(), world_size())
     # Without a random crop an image has the same features in every epoch.
     cached = not run.network.augment.crop_scale
     if cached:
@@ -243,7 +246,7 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
                 losses.append(classifiers.step(inputs, labels))
                 if bar:
                     bar.update(1)
-            mean = all_sum(torch.stack(losses).mean(dim=0)) / world()  # K
+            mean = all_reduce(torch.stack(losses).mean(dim=0)) / world_size()  # K
             if not mean.isfinite().all():
                 worst = config.lr[int((~mean.isfinite()).nonzero()[0])]
                 raise UserError(
@@ -253,7 +256,7 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
             if log:
                 log.write(classifiers.epoch, epoch=classifiers.epoch + 1, loss=mean.tolist(), top1=top1)
             classifiers.epoch += 1
-            broken.update(name for names in objects(broken) for name in names)
+            broken.update(name for names in all_gather_object(broken) for name in names)
             if log and not cached:
                 # Cached features come back in seconds; an epoch through the network does not.
                 write_tensors(file, {"classifiers": classifiers.state_dict(), "broken": sorted(broken)})

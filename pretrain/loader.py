@@ -146,17 +146,8 @@ def collate(samples: list[Any]) -> tuple[list[Tensor], Tensor, list[str]] | User
     return views, torch.tensor([sample[1] for sample in samples]), [name for sample in samples for name in sample[2]]
 
 
-def choose_workers(asked: int, world: int) -> int:
-    """Return the number of loading processes: as asked, or by the cores that this process may use."""
-    if asked >= 0:
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # One core a process is left to the training; more than 16 loaders a process rarely help.
-    return max(0, min(16, cores // world - 1))
-
-
 def start_worker(_: int) -> None:
-    """Begin a loading process: one thread, and no ear for the signals that a cluster sends to all processes.
+    """Begin a loading process: one thread, and deaf to the signals that a cluster sends to all processes.
 
     Its parent may still end it. If a cluster could, the training process would not finish its step and save.
     """

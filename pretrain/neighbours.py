@@ -10,8 +10,8 @@ from pretrain.config import PretrainConfig
 from pretrain.data import Images
 from pretrain.features import evaluating, extract_features
 from pretrain.knn import knn_accuracy
-from pretrain.loader import choose_workers
 from pretrain.networks import pooled
+from runs.distributed import worker_count
 
 
 class Neighbours:
@@ -37,7 +37,7 @@ class Neighbours:
     def accuracy(self, network: ResNet) -> float:
         """Return top-1 in percent; the network's mode is left as it was."""
         config = self.config
-        workers = choose_workers(config.data.workers, 1)
+        workers = worker_count(config.data.workers, processes=1)
         with evaluating(network):
             bank, queries = (
                 extract_features(

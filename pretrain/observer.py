@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain import distributed, microscope
+from pretrain import microscope
 from pretrain.augment import evaluation_view
+from pretrain.collectives import all_gather, all_reduce, mean
 from pretrain.config import PretrainConfig
 from pretrain.data import Images
-from pretrain.loader import choose_workers
 from pretrain.logging import Logs
 from pretrain.method import Method, Plan
 from pretrain.monitor import Health, Watch, look
 from pretrain.neighbours import Neighbours
 from pretrain.probe import OnlineProbe
+from runs.distributed import worker_count
 from runs.errors import UserError
 
 
@@ -90,7 +91,7 @@ class Observer:
         collapsed = False
         if step % self.config.monitor.every == 0 and "z" in output:
             collapsed = self._look(step, output["z"], output.get("p"))
-            if self.monitor.see_loss(distributed.mean(output["loss"])) and self.logs:
+            if self.monitor.see_loss(mean(output["loss"])) and self.logs:
                 print(f"\nWARNING: {self.monitor.verdict}; see docs/pretrain.md, 'What is watched'", file=sys.stderr)
         every, last = self.config.monitor.microscope_every, step == self.plan.steps
         if every and (step % every == 0 or last) and "z" in output:
@@ -98,7 +99,7 @@ class Observer:
         if step % self.config.log_every == 0 or last:
             self.check_finite(step)
             # This step's own numbers: a mean since the last line would depend on where a run resumed.
-            self.last = {k: distributed.mean(v) for k, v in output.items() if v.ndim == 0}
+            self.last = {k: mean(v) for k, v in output.items() if v.ndim == 0}
             elapsed = time.time() - self.mark
             rate = (step - self.mark_step) * self.config.batch_size / elapsed
             health = asdict(self.health) if self.health else {}
@@ -120,7 +121,7 @@ class Observer:
         if not self.losses:
             return
         # Together, so that all processes end and none waits for another.
-        values = distributed.all_sum(torch.stack(self.losses).float())  # steps since the last look
+        values = all_reduce(torch.stack(self.losses).float())  # steps since the last look
         bad = (~values.isfinite()).nonzero()
         first = step - len(self.losses)
         self.losses = []
@@ -154,7 +155,7 @@ class Observer:
         if self.online is None or self.logs is None or not due or self.online.step == step:
             return
         view, data = evaluation_view(self.config.augment), self.config.data
-        found = self.online.evaluate(step, self.val, view, choose_workers(data.workers, 1), data.skip_broken)
+        found = self.online.evaluate(step, self.val, view, worker_count(data.workers, processes=1), data.skip_broken)
         self._write(step, epoch=step / self.plan.steps_per_epoch, online_top1=found)
 
     def state(self) -> dict[str, Any]:
@@ -172,8 +173,8 @@ class Observer:
     def _look(self, step: int, z: Tensor, p: Tensor | None) -> bool:
         self.check_finite(step)
         # All processes see all outputs and come to one verdict.
-        self.health = look(distributed.gather(z.detach()))
-        prediction = look(distributed.gather(p.detach())) if p is not None else None
+        self.health = look(all_gather(z.detach()))
+        prediction = look(all_gather(p.detach())) if p is not None else None
         if not self.monitor.see(step, self.health, prediction):
             return False
         bad = self.health if prediction is None or self.monitor.output.collapsed_at is not None else prediction
@@ -189,8 +190,8 @@ class Observer:
     def _examine(self, step: int, output: dict[str, Tensor]) -> None:
         self.check_finite(step)
         # All processes' rows.
-        z = distributed.gather(output["z"].detach())  # n-by-d
-        z2, p = (distributed.gather(output[k].detach()) if k in output else None for k in ("z2", "p"))  # n-by-d
+        z = all_gather(output["z"].detach())  # n-by-d
+        z2, p = (all_gather(output[k].detach()) if k in output else None for k in ("z2", "p"))  # n-by-d
         found = microscope.report(z, z2, p, microscope.last_bias(getattr(self.method, "predictor", None), z.shape[1]))
         self.details = {k: v for k, v in found.items() if isinstance(v, float)}
         self._write(step, **found)

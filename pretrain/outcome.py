@@ -4,12 +4,12 @@ import random
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pretrain import distributed, microscope
+from pretrain import microscope
 from pretrain.heads import Heads
-from pretrain.machine import peak_memory
-from runs.environment import command_line
+from runs.distributed import world_size
 from runs.files import sha256
-from runs.record import Dataset, Record, Subject, write_record
+from runs.folder import Run
+from runs.record import Dataset, Subject
 
 if TYPE_CHECKING:
     from pretrain.engine import Training
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CENTER = 2048
 
 
-def write_outcome(run: "Training") -> None:
+def write_outcome(run: "Training", claimed: Run) -> None:
     """Write `result.json`, from which on the run is done, and print the verdict.
 
     Raises:
@@ -38,22 +38,16 @@ def write_outcome(run: "Training") -> None:
     }
     metrics |= {name: value for name, value in tops.items() if value is not None}
     verdict = seen.monitor.verdict + (", stopped there" if run.stopped == "collapse" else "")
-    record = Record(
-        kind="pretrain",
-        subject=Subject(
+    claimed.finish(
+        Subject(
             config.variant or config.method.name, config.arch, run.step // len(run.sampler), path.name, sha256(path)
         ),
-        dataset=Dataset(run.train.name, "train", len(run.train), run.train.fingerprint),
-        metrics=metrics,
-        seed=config.seed,
-        config=asdict(config),
-        seconds=run.seconds,
-        peak_memory_mb=peak_memory(run.device),
-        command=command_line(),
+        Dataset(run.train.name, "train", len(run.train), run.train.fingerprint),
+        metrics,
         verdict=verdict,
-        details={"steps": run.step, "broken_images": run.broken, "processes": distributed.world()},
+        details={"steps": run.step, "broken_images": run.broken, "processes": world_size()},
+        seconds=run.seconds,
     )
-    write_record(config.output, record)
     print(f"{verdict}; kNN {seen.knn:.1f} %" if seen.knn is not None else verdict, f"-> {path}", sep=" ")
 
 

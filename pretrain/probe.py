@@ -13,10 +13,11 @@ from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import ResNet
 
 from pretrain.augment import Transform
+from pretrain.collectives import all_reduce
 from pretrain.data import Images
-from pretrain.distributed import all_sum, world
 from pretrain.features import evaluating, extract_features
 from pretrain.networks import pooled
+from runs.distributed import world_size
 from runs.errors import UserError
 
 
@@ -87,7 +88,7 @@ class OnlineProbe:
             loss = cross_entropy(self.classifier(features), labels.repeat(len(features) // len(labels)))
         parameters = list(self.classifier.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = all_sum(gradient) / world()
+            parameter.grad = all_reduce(gradient) / world_size()
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * share
         self.optimizer.step()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain import distributed
+from runs.distributed import all_gather_object, rank, world_size
 from runs.errors import UserError
 from runs.seeds import generator_states, set_generator_states
 
@@ -18,7 +18,7 @@ def capture(run: "Training") -> dict[str, Any]:
         The official release's entries, and `resume` with what else an exact resume needs. All of it loads with
         `torch.load(weights_only=True)`.
     """
-    generators = distributed.objects(generator_states())
+    generators = all_gather_object(generator_states())
     epoch, inside = divmod(run.step, len(run.sampler))
     resume = {"step": run.step, "generators": generators, "seconds": run.seconds, "broken": run.broken}
     resume |= run.observer.state()
@@ -44,14 +44,14 @@ def restore(run: "Training", state: dict[str, Any], path: Path) -> None:
         UserError: another number of processes wrote it.
     """
     resume = state["resume"]
-    if len(resume["generators"]) != distributed.world():
+    if len(resume["generators"]) != world_size():
         raise UserError(
             f"{path}: written by {len(resume['generators'])} processes; continue with as many "
             "(torchrun --nproc_per_node)"
         )
     run.method.load_state_dict({k.removeprefix("module."): v for k, v in state["state_dict"].items()})
     run.optimizer.load_state_dict(state["optimizer"])
-    set_generator_states(resume["generators"][distributed.rank()])
+    set_generator_states(resume["generators"][rank()])
     run.step, run.seconds, run.broken = resume["step"], resume["seconds"], resume["broken"]
     run.observer.load_state(resume)
     if run.online:

@@ -21,8 +21,9 @@ from pretrain.data.source import DAMAGE
 from runs.app import hydra_app
 from runs.errors import UserError
 from runs.files import atomic_write, sha256, write_json
-from runs.folder import RunFolder
+from runs.folder import claim_run
 from runs.progress import Progress, progress
+from runs.settings import path
 
 INDEX = "index.json"
 
@@ -37,7 +38,7 @@ class ShardConfig:
     """Images a shard: some 100 MB of ImageNet."""
     seed: int = 0
     """Of the order of the images."""
-    output: str = MISSING
+    output: str = path()
 
     def __post_init__(self) -> None:
         if self.images < 1:
@@ -54,26 +55,26 @@ def main(config: ShardConfig) -> int:
 
 def write(config: ShardConfig) -> int:
     """See `main`."""
-    splits = {split: open_images(config.data, split) for split in config.splits}
-    folder = RunFolder(config.output, asdict(config), "shard", ("data.workers", "data.cache", "data.root"))
-    index: dict[str, Any] = {"schema": 1}
-    for split, images in splits.items():
-        print(images.describe())
-        with progress(len(images), f"shards of {split}", "image", folder=folder.path) as bar:
-            shards, broken = write_split(images, folder.path / split, config, bar)
-        # Read back by the reader that training uses: what it cannot index was not written.
-        found = open_images(DataConfig(config.data.name, "shards", config.output), split)
-        if len(found) + len(broken) != len(images):
-            raise UserError(
-                f"{folder.path / split}: {len(found)} images, {len(images)} were put in; delete it, run again"
-            )
-        index[split] = {
-            "images": len(found), "broken": broken, "classes": list(images.classes), "source": images.fingerprint,
-            "shards": shards,
-        }  # fmt: skip
-    write_json(folder.path / INDEX, index)
+    with claim_run("shard", config.output, asdict(config), ("data.workers", "data.cache", "data.root")) as run:
+        splits = {split: open_images(config.data, split) for split in config.splits}
+        index: dict[str, Any] = {"schema": 1}
+        for split, images in splits.items():
+            print(images.describe())
+            with progress(len(images), f"shards of {split}", "image", folder=run.path) as bar:
+                shards, broken = write_split(images, run.path / split, config, bar)
+            # Read back by the reader that training uses: what it cannot index was not written.
+            found = open_images(DataConfig(config.data.name, "shards", config.output), split)
+            if len(found) + len(broken) != len(images):
+                raise UserError(
+                    f"{run.path / split}: {len(found)} images, {len(images)} were put in; delete it, run again"
+                )
+            index[split] = {
+                "images": len(found), "broken": broken, "classes": list(images.classes), "source": images.fingerprint,
+                "shards": shards,
+            }  # fmt: skip
+        write_json(run.path / INDEX, index)
     count = sum(len(index[split]["shards"]) for split in splits)
-    print(f"{count} shards, every one checked -> {folder.path / INDEX}")
+    print(f"{count} shards, every one checked -> {run.path / INDEX}")
     return 0
 
 

@@ -1,21 +1,32 @@
-"""How commands start and end: arguments in, one line and exit status 2 for whatever the user can mend."""
+"""How commands start and end: arguments in, one line and exit status 2 for whatever the user can put right."""
 
 import argparse
 import dataclasses
 import difflib
-import errno
 import functools
 import os
-import re
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
-from runs.errors import UserError, from_os_error
+from runs.errors import UserError, user_message
+from runs.folder import flatten
+from runs.settings import check_choices, help_text, path_settings
 
 PARENT = "RUNS_PARENT_PID"
+# What Hydra itself understands besides `key=value`.
+FLAGS = {
+    "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run", "-m",
+    "--multirun", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir",
+    "--experimental-rerun", "-i", "--info",
+}  # fmt: skip
+# Hydra makes no folders and writes no log: a run has its own (`runs.folder`).
+QUIET = (
+    "hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.dir=outputs/multirun", "hydra.sweep.subdir=.",
+    "hydra/job_logging=none", "hydra/hydra_logging=none",
+)  # fmt: skip
 P = ParamSpec("P")
 C = TypeVar("C")
 
@@ -29,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
-    """Wrap a command's main function: what the user can mend (see `mendable`) ends it in one line, status 2.
+    """Wrap a command's main function: what the user can put right (`user_message`) ends it in one line, status 2.
 
     Args:
         main: the command; its integer result becomes the exit status.
@@ -45,10 +56,12 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         except Exception as error:
-            message = mendable(error)
+            message = user_message(error)
             if message is None:
                 raise
-            fail(message if _speaks() else "")
+            if _speaks():
+                print(f"error: {message}", file=sys.stderr)
+            sys.exit(2)
         except KeyboardInterrupt:
             if _speaks():
                 print("interrupted; run the same command again to continue", file=sys.stderr)
@@ -57,67 +70,122 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
     return wrapped
 
 
-def hydra_app(
-    package: str, config: str, schema: type[C]
-) -> Callable[[Callable[[C], int | None]], Callable[[], NoReturn]]:
+def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[[C], Any]], Callable[[], NoReturn]]:
     """Make a Hydra application whose function gets a validated dataclass.
+
+    The function runs as Hydra's job, so that `-m` with any launcher works, and what it returns is the job's result, a
+    number for sweepers. An exit status other than 0 is raised, `sys.exit(75)`.
 
     Args:
         package: the importable package that holds the configuration files.
         config: the primary configuration's name in it, without `.yaml`; its defaults begin with `schema_<config>`.
-        schema: the dataclass that types every key; its `__post_init__` may raise `UserError`.
+        schema: the dataclass that types every key; its `__post_init__` may raise `UserError`. Its fields' docs are what
+            `--help` prints, behind the first line of the docstring of the function's module.
     """
 
-    def decorate(main: Callable[[C], int | None]) -> Callable[[], NoReturn]:
+    def decorate(main: Callable[[C], Any]) -> Callable[[], NoReturn]:
+        def job(settings: Any) -> Any:
+            try:
+                return main(typed(settings, schema))
+            except Exception as error:
+                message = _explain(error, schema)
+                if message is None:
+                    raise
+                # Hydra would print lines of its own around what a job raises, but lets this pass.
+                raise _Refused(message) from error
+
         @functools.wraps(main)
-        def start() -> int:
+        def start() -> None:
             import hydra
             from hydra.core.config_store import ConfigStore
-            from hydra.errors import HydraException
-            from omegaconf.errors import OmegaConfBaseException
 
             # Hydra itself prints several lines and exits with 1; with this it hands us the exception.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             ConfigStore.instance().store(name=f"schema_{config}", node=schema)
-
-            composed: list[Any] = []
+            arguments = _arguments(sys.argv[1:], schema)
+            if {"-h", "--help"} & set(arguments):
+                print(help_text(sys.modules[main.__module__].__doc__ or "", package, config, schema, arguments))
+                return
+            # Before the user's own, which win; behind the options, which must not stand between two settings.
+            first = next((i for i, a in enumerate(arguments) if "=" in a and a[0] != "-"), len(arguments))
+            sys.argv[1:] = [*arguments[:first], *QUIET, *arguments[first:]]
             try:
-                # The job only hands its settings out: Hydra prints lines of its own around a job that raises.
-                hydra.main(version_base="1.3", config_path=f"pkg://{package}", config_name=config)(composed.append)()
-                configurations = [_typed(settings, schema) for settings in composed]
-            except (HydraException, OmegaConfBaseException) as error:
-                raise UserError(_explain(error, schema)) from error
-            # More than one under Hydra's --multirun: the worst status speaks for all.
-            return max((main(configuration) or 0 for configuration in configurations), default=0)
+                hydra.main(version_base="1.3", config_path=f"pkg://{package}", config_name=config)(job)()
+            except _Refused as refused:
+                raise UserError(str(refused)) from refused.__cause__
+            except Exception as error:
+                message = _explain(error, schema)
+                if message is None:
+                    raise
+                raise UserError(message) from error
 
         return cli(start)
 
     return decorate
 
 
-def _typed(settings: Any, schema: type[C]) -> C:
-    """Turn composed settings into the dataclass; a key that it does not know (`+key=…`) is an error too."""
+class _Refused(BaseException):
+    """A `UserError` on its way through Hydra."""
+
+
+def _arguments(given: list[str], schema: type) -> list[str]:
+    """Return the command line as Hydra reads it: a path is the rest of its argument, whatever characters it has."""
+    paths = path_settings(schema)
+    arguments = []
+    for number, argument in enumerate(given):
+        name = argument.partition("=")[0]
+        if argument.startswith("-") and name not in FLAGS:
+            key = name.lstrip("-")
+            value = argument.partition("=")[2] or (given[number + 1] if number + 1 < len(given) else "…")
+            raise UserError(f"{argument}: settings are given as key=value; write {key}={value}, or see --help")
+        if name in paths and not {"-m", "--multirun"} & set(given):
+            argument = f"{name}={_quoted(argument.partition('=')[2])}"
+        arguments.append(argument)
+    return arguments
+
+
+def _quoted(value: str) -> str:
+    """Quote a value for Hydra's grammar; one that is quoted already stays as it is."""
+    if not value or value == "???" or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
+        return value
+    # OmegaConf would put another setting's value in the place of ${…}.
+    value = value.replace("${", "\\${")
+    # Hydra reads a backslash as one, unless a quote follows.
+    quoted = value.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{quoted}{chr(92) if quoted.endswith(chr(92)) else ''}'"
+
+
+def typed(settings: Any, schema: type[C]) -> C:
+    """Turn composed settings into the dataclass.
+
+    Raises:
+        UserError: a key that it does not know (`+key=…`), or what its `__post_init__` raises.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from runs.folder import flatten
-
     try:
-        typed: Any = OmegaConf.to_object(settings)
+        config: Any = OmegaConf.to_object(settings)
     except OmegaConfBaseException as error:
         # OmegaConf wraps what a dataclass's __post_init__ raises.
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise
-    given, known = flatten(OmegaConf.to_container(settings)), flatten(dataclasses.asdict(typed))
+    check_choices(config)
+    given, known = flatten(OmegaConf.to_container(settings)), flatten(dataclasses.asdict(config))
     for key in given:
         if key not in known and not any(k.startswith(key + ".") for k in known):
             raise UserError(f"unknown key '{key}'{_nearest(key, schema)}; --help lists the keys")
-    return cast(C, typed)
+    return cast(C, config)
 
 
-def _explain(error: BaseException, schema: type) -> str:
-    """One line that names the key and the remedy, from Hydra's and OmegaConf's many."""
+def _explain(error: Exception, schema: type) -> str | None:
+    """One line that names the key and the remedy, from Hydra's and OmegaConf's many; None for anything else."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return user_message(error)
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
@@ -140,45 +208,14 @@ def _explain(error: BaseException, schema: type) -> str:
 def _nearest(key: str, schema: type) -> str:
     from omegaconf import OmegaConf
 
-    from runs.folder import flatten
-
     keys = list(flatten(OmegaConf.to_container(OmegaConf.structured(schema))))
     close = difflib.get_close_matches(key, keys, n=1)
     return f", did you mean '{close[0]}'?" if close else ""
 
 
-def mendable(error: BaseException) -> str | None:
-    """Say in one line what the user can mend; None for a defect of the program."""
-    if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
-        error = from_os_error(error)
-    if _out_of_memory(error):
-        asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
-        error = UserError(
-            f"out of memory{f' for {asked[1]} more' if asked else ''}: take a smaller batch or smaller images, "
-            "precision=bf16, or a device with more"
-        )
-    return str(error) if isinstance(error, UserError) else None
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    # PyTorch's exceptions are known by name and text, since this package does without PyTorch.
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
-    )
-
-
-def fail(message: str) -> NoReturn:
-    """End with exit status 2 and one line on standard error, or with none where another process says it."""
-    if message:
-        print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
 def _speaks() -> bool:
     # All processes that torchrun starts come to one and the same fault in the settings.
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ
 
 
 def _follow_parent() -> None:

@@ -39,9 +39,12 @@ def command_line() -> str:
 
 
 def peak_memory_mb() -> float:
-    """The process's highest resident memory so far, in MB (10^6 bytes)."""
+    """The highest memory so far, in MB (10^6 bytes): of the GPU where this process uses one, else resident."""
     import resource
 
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return float(torch.cuda.max_memory_allocated() / 1e6)
     # Linux counts kilobytes, macOS bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

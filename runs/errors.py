@@ -1,7 +1,8 @@
-"""The one exception that means: the user can mend this."""
+"""The one exception that means: the user can put this right."""
 
 import errno
 import os
+import re
 
 
 class UserError(Exception):
@@ -28,9 +29,31 @@ def from_os_error(error: OSError) -> UserError:
     if error.errno == errno.ENOSPC:
         return UserError(f"{name}: no space left on the device; free some and run the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"{name}: permission denied; choose another place or mend its permissions")
+        return UserError(f"{name}: permission denied; choose another place or change its permissions")
     if error.errno == errno.ENOENT:
         return UserError(f"{name}: no such file or folder; check the path")
     if error.errno in (errno.ENOTDIR, errno.EISDIR):
         return UserError(f"{name}: {os.strerror(error.errno).lower()}; check the path")
     return UserError(f"{name}: {error.strerror or error}")
+
+
+def user_message(error: BaseException) -> str | None:
+    """Say in one line what the user can put right; None for a defect of the program."""
+    if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
+        error = from_os_error(error)
+    if _out_of_memory(error):
+        asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+        error = UserError(
+            f"out of memory{f' for {asked[1]} more' if asked else ''}: take a smaller batch or smaller images, "
+            "precision=bf16, or a device with more"
+        )
+    return str(error) if isinstance(error, UserError) else None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # PyTorch's exceptions are known by name and text, since this package does without PyTorch.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
+    )

@@ -1,104 +1,173 @@
-"""The folder of one run: claimed by one process, bound to one configuration."""
+"""The folder of one run: claimed by one process group, bound to one configuration, done when it holds a record."""
 
+import contextlib
 import fcntl
 import os
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
+from runs.distributed import all_gather_object, rank
+from runs.environment import command_line, peak_memory_mb
 from runs.errors import UserError, from_os_error
 from runs.files import atomic_write
+from runs.record import RECORD as RECORD
+from runs.record import Dataset, Record, Subject, read_record, write_record
 
-RECORD = "result.json"
 CONFIG = "config.yaml"
+LOCK = ".lock"
 # What a starter may put into a run's folder before the run itself begins: where its output goes.
 LOG = "log.txt"
 
 
-class RunFolder:
-    """An output folder, locked while its process lives and tied to the configuration that made it.
+class Run:
+    """One run in its folder; made by `claim_run`.
 
-    Starting the same command again finds the same folder and continues; another configuration is refused, so two runs
-    can never mix their files.
-
-    Args:
-        path: the folder; made if it is missing.
-        config: the resolved configuration, plain values only.
-        kind: one of `runs.record.KINDS`, or another command's name where it writes no record.
-        free: dotted keys that may differ between two starts of one run because they do not touch its result
-            (number of data workers, device, the folder's own path).
-
-    Raises:
-        UserError: the folder belongs to another run, or cannot be made or written.
+    Attributes:
+        path: the folder.
+        config: the settings, plain values.
+        done: the record of a run that was finished before, else None.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], config: dict[str, Any], kind: str, free: Iterable[str] = ()
-    ) -> None:
-        self.path = Path(path)
-        self.config = config
-        self.kind = kind
-        self._free = frozenset(free) | {"output"}
+    def __init__(self, kind: str, path: Path, config: dict[str, Any]) -> None:
+        self.kind, self.path, self.config = kind, path, config
+        self.done: Record | None = None
+        self._started = time.monotonic()
+
+    def finish(
+        self, subject: Subject, dataset: Dataset | None, metrics: dict[str, float], *, verdict: str = "",
+        details: dict[str, Any] | None = None, seconds: float | None = None,
+    ) -> Record:  # fmt: skip
+        """Write `result.json`, after which the run is done; for the first process only.
+
+        Args:
+            subject: what was measured.
+            dataset: on what.
+            metrics: see `Record`.
+            verdict: see `Record`.
+            details: see `Record`.
+            seconds: of the whole run; by default those since it was claimed.
+
+        Raises:
+            UserError: a metric is not a finite number, or the disk refuses.
+        """
+        record = Record(
+            kind=self.kind, subject=subject, dataset=dataset, metrics=metrics, seed=self.config["seed"],
+            config=self.config, seconds=time.monotonic() - self._started if seconds is None else seconds,
+            peak_memory_mb=peak_memory_mb(), command=command_line(), verdict=verdict, details=details or {},
+        )  # fmt: skip
+        write_record(self.path, record)
+        return record
+
+
+@contextlib.contextmanager
+def claim_run(
+    kind: str, output: str | os.PathLike[str], config: dict[str, Any], free: Iterable[str] = ()
+) -> Iterator[Run]:
+    """Hold an output folder for one run: locked while the block runs, and tied to the configuration that made it.
+
+    Starting the same command again finds the same folder and continues, or finds that it is done; another configuration
+    is refused, so two runs can never mix their files. Of several processes the first one holds the lock, and all learn
+    what it finds. A block that fails before it has written a file leaves no folder behind.
+
+    Args:
+        kind: one of `runs.record.KINDS`, or another command's name where it writes no record.
+        output: the folder; made if it is missing.
+        config: the resolved configuration, plain values only, with its `seed`.
+        free: dotted keys that may differ between two starts of one run because they do not touch its result; `output`
+            is one in any case.
+
+    Yields:
+        The `Run`. Where its `done` is a record, that has been said and nothing is left to do.
+
+    Raises:
+        UserError: the folder belongs to another run, holds a damaged record, or cannot be made or written.
+    """
+    run = Run(kind, Path(output), config)
+    if rank() > 0:
+        run.done = all_gather_object(None)[0]
+        yield run
+        return
+    lock, bound = _lock(run.path), True
+    try:
+        bound = (run.path / CONFIG).exists()
+        _compare(run, frozenset(free) | {"output"})
+        found = read_record(run.path) if (run.path / RECORD).exists() else None
+        run.done = all_gather_object(found)[0]
+        if run.done:
+            print(f"{run.path / RECORD}: done already")
+        run._started = time.monotonic()
+        yield run
+    except BaseException:
+        if not bound:
+            _undo(run.path)
+        raise
+    finally:
+        lock.close()
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Take the folder's lock, waiting for another live process (it may be finishing this very run)."""
+    while True:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            # A symbolic link is refused: the process's number would go into the file that it points to.
+            number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except FileExistsError as error:
-            raise UserError(f"output={self.path}: is a file; choose a folder") from error
+            raise UserError(f"output={folder}: is a file; choose a folder") from error
         except OSError as error:
             raise from_os_error(error) from error
-        self._lock = self._claim()
-        self._bind()
-
-    @property
-    def record(self) -> Path:
-        """Where the run record goes."""
-        return self.path / RECORD
-
-    @property
-    def done(self) -> bool:
-        """Whether the run is complete: its record is written last, so it exists exactly then."""
-        return self.record.exists()
-
-    def _claim(self) -> IO[str]:
-        """Take the folder's lock, waiting for another live process (it may be finishing this very run)."""
-        try:
-            lock = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  held for the process's life
-        except OSError as error:
-            raise from_os_error(error) from error
+        lock = os.fdopen(number, "r+", encoding="utf-8")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.seek(0)
-            print(f"{self.path}: waiting for process {lock.read().strip() or '?'}, which runs here", file=sys.stderr)
+            print(f"{folder}: waiting for process {lock.read().strip() or '?'}, which runs here", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        return lock
+        if os.fstat(number).st_nlink:
+            break
+        # The process before failed at its start and has taken the folder away.
+        lock.close()
+    lock.truncate(0)
+    lock.seek(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
 
-    def _bind(self) -> None:
-        """Write the configuration, or compare it with the one that is there."""
-        file = self.path / CONFIG
-        document = {"kind": self.kind, **self.config}
-        if file.exists():
-            try:
-                before = yaml.safe_load(file.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise UserError(f"{file}: unreadable; delete the folder or choose another output=") from error
-            differing = _differing(before, document, self._free)
-            if differing:
-                raise UserError(
-                    f"output={self.path} belongs to another run ({'; '.join(differing[:3])}"
-                    f"{'; …' if len(differing) > 3 else ''}); choose another output= or delete that folder"
-                )
-        elif self.done or any(
-            p.name not in (".lock", LOG) and not p.name.endswith(".partial") for p in self.path.iterdir()
-        ):
-            raise UserError(f"output={self.path} holds files of something else; choose another output=")
-        with atomic_write(file, "w") as handle:
-            yaml.safe_dump(document, handle, sort_keys=False)
+
+def _undo(folder: Path) -> None:
+    """Remove what a claim has made where nothing else was written."""
+    others = {path.name for path in folder.iterdir()} - {LOCK, CONFIG}
+    if others - {LOG}:
+        return
+    for name in (CONFIG, LOCK):
+        (folder / name).unlink(missing_ok=True)
+    if not others:
+        folder.rmdir()
+
+
+def _compare(run: Run, free: frozenset[str]) -> None:
+    """Write the configuration, or compare it with the one that is there."""
+    file = run.path / CONFIG
+    document = {"kind": run.kind, **run.config}
+    if file.exists():
+        try:
+            before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{file}: unreadable; delete the folder or choose another output=") from error
+        differing = _differing(before, document, free)
+        if differing:
+            raise UserError(
+                f"output={run.path} belongs to another run ({'; '.join(differing[:3])}"
+                f"{'; …' if len(differing) > 3 else ''}); choose another output= or delete that folder"
+            )
+    elif any(p.name not in (LOCK, LOG) and not p.name.endswith(".partial") for p in run.path.iterdir()):
+        raise UserError(f"output={run.path} holds files of something else; choose another output=")
+    with atomic_write(file, "w") as handle:
+        yaml.safe_dump(document, handle, sort_keys=False)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -120,3 +189,15 @@ def _differing(before: Any, now: Any, free: frozenset[str]) -> list[str]:
         for k in keys
         if old.get(k, absent) != new.get(k, absent)
     ]
+
+
+class RunFolder:
+    """As `claim_run`, held until the process ends; for `transfer` until it uses that."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], config: dict[str, Any], kind: str, free: Iterable[str] = ()
+    ) -> None:
+        self.path, self.config = Path(path), config
+        self._lock = _lock(self.path)
+        _compare(Run(kind, self.path, config), frozenset(free) | {"output"})
+        self.record = self.path / RECORD

@@ -11,8 +11,8 @@ from typing import Any
 from runs.environment import describe
 from runs.errors import UserError
 from runs.files import read_json, write_json
-from runs.folder import RECORD
 
+RECORD = "result.json"
 SCHEMA = 1
 KINDS = ("pretrain", "linear", "knn", "collapse", "convert", "transfer")
 

@@ -4,7 +4,8 @@ import os
 import sys
 import traceback
 
-from runs.app import hydra_app, mendable
+from runs.app import hydra_app
+from runs.errors import user_message
 from transfer.settings import TransferConfig
 
 
@@ -22,7 +23,7 @@ def main(config: TransferConfig) -> None:
         if not joined():
             raise
         if first_to_fail():
-            message = mendable(error)
+            message = user_message(error)
             print(f"error: {message}" if message else traceback.format_exc(), file=sys.stderr, flush=True)
         # At once: to leave NCCL is a collective too, and the others, who wait in another one, would never come to it.
         os._exit(2)

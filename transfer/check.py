@@ -2,18 +2,19 @@
 
 import concurrent.futures
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
 from PIL import Image
 
 from runs.app import hydra_app
 from runs.errors import UserError
 from runs.progress import progress
+from runs.settings import path
 from transfer.settings import VOC_CLASSES
 
 # Images and objects of the official splits, difficult ones and crowds included: counted in the VOC 2007 annotations;
@@ -30,7 +31,7 @@ SHOWN = 20
 class CheckData:
     """Where the images are; see `transfer.settings.DataConfig`."""
 
-    root: str = MISSING
+    root: str = path()
     classes: list[str] = field(default_factory=lambda: list(VOC_CLASSES))
 
 
@@ -64,8 +65,8 @@ def find_splits(root: Path) -> list[str]:
         lists = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
         # The kits' `aeroplane_train.txt` and the like are lists of one class for classification.
         names += [f"voc_{folder.name[3:]}_{path.stem}" for path in lists if "_" not in path.stem]
-    for path in sorted((root / "coco" / "annotations").glob("instances_*[0-9][0-9][0-9][0-9].json")):
-        split = path.stem.removeprefix("instances_")
+    for file in sorted((root / "coco" / "annotations").glob("instances_*[0-9][0-9][0-9][0-9].json")):
+        split = file.stem.removeprefix("instances_")
         names.append(f"coco_{split[-4:]}_{split[:-4]}")
     if not names:
         from transfer.voc import meant
@@ -124,7 +125,7 @@ def _collect(check: Callable[[Any], None], subject: Any) -> Iterator[str]:
 
 
 @hydra_app("transfer", "check_config", CheckConfig)
-def main(config: CheckConfig) -> int:
+def main(config: CheckConfig) -> None:
     """Print a line a split and every fault; exit 1 if there is one."""
     root = Path(config.data.root)
     faults: list[str] = []
@@ -150,7 +151,8 @@ def main(config: CheckConfig) -> int:
     if len(faults) > SHOWN:
         print(f"wrong: … and {len(faults) - SHOWN} more")
     print(f"{len(images)} images decoded, {len(faults)} faults")
-    return 1 if faults else 0
+    if faults:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

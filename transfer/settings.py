@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from runs.errors import UserError
+from runs.settings import path
 
 # The classes of PASCAL VOC in Detectron2's order (detectron2/data/datasets/pascal_voc.py).
 VOC_CLASSES = (
@@ -40,7 +41,7 @@ class DataConfig:
         workers: processes that load images; 0 loads in the training process, -1 takes what the machine has cores for.
     """
 
-    root: str = MISSING
+    root: str = path()
     train: list[str] = field(default_factory=list)
     test: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=lambda: list(VOC_CLASSES))
@@ -102,16 +103,16 @@ class TransferConfig:
     """
 
     task: str = MISSING
-    weights: str = MISSING
+    weights: str = path()
     arch: str = "resnet50"
-    recipe: str = ""
+    recipe: str = path("")
     # The flag lets keys be given that are not in the (empty) default; Detectron2 then checks their names and types.
     detectron2: dict[str, Any] = field(default_factory=lambda: OmegaConf.create({}, flags={"struct": False}))  # type: ignore[arg-type, return-value]
     data: DataConfig = field(default_factory=DataConfig)
     trials: int = 1
     search: SearchConfig = field(default_factory=SearchConfig)
     seed: int = 0
-    output: str = ""
+    output: str = path("")
     device: str = "auto"
     precision: str = "fp32"
     channels_last: bool = False

@@ -21,10 +21,10 @@ from torchvision import models
 
 from experiments.speed.limits import multiply_rate
 from experiments.speed.rows import OFFICIAL, Row, Skipped, alternate, script
-from pretrain.machine import set_up_arithmetic
 from pretrain.method import Batch, Plan, build_method
 from pretrain.method.simsiam import SimSiam, SimSiamConfig
 from pretrain.optim import OptimizerConfig, build_optimizer, clip_gradients
+from runs.distributed import set_precision
 from runs.errors import UserError
 
 TITLES = {
@@ -67,7 +67,7 @@ def our_step(
     labels = torch.zeros(len(images[0]), dtype=torch.long, device=device)
 
     def step() -> None:
-        set_up_arithmetic(0, precision)
+        set_precision(precision, torch.device(device))
         views = [view.to(device, non_blocking=True).contiguous(memory_format=layout) for view in images]
         for group in optimizer.param_groups:
             group["lr"] = 0.05

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pretrain.data.source import DAMAGE, Source
 from runs.errors import UserError, from_os_error
+from runs.settings import path
 
 SPLITS = ("train", "val")
 
@@ -24,7 +25,7 @@ class DataConfig:
     """The data set's name, as tables print it."""
     layout: str = MISSING
     """How it lies on the disk: `folder`, `cifar10`, `cifar100`, `shards` or `parquet`."""
-    root: str = MISSING
+    root: str = path()
     """Its folder."""
     workers: int = -1
     """Processes that load and augment; -1 chooses by the cores at hand. No result depends on it."""

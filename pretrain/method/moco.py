@@ -9,9 +9,11 @@ from torch.nn.functional import cross_entropy, normalize
 from torchvision.models.resnet import ResNet
 
 from converters.resnet import build_resnet
-from pretrain.distributed import gather, rank, split_norms, world
+from pretrain.batch_norm import split_norms
+from pretrain.collectives import all_gather
 from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
 from pretrain.networks import exact_products, full_precision
+from runs.distributed import rank, world_size
 from runs.errors import UserError
 
 
@@ -109,11 +111,11 @@ class MoCo(Method):
         """Normalized keys (N, C) of images (N, 3, H, W), without a gradient; batch norm sees them in another order."""
         if not self.config.shuffle:
             return normalize(full_precision(self.encoder_k(x)), dim=1)
-        x = gather(x)  # every process's images
+        x = all_gather(x)  # every process's images
         order = torch.randperm(len(x), generator=chance).to(x.device)
-        k = self.encoder_k(x[order.chunk(world())[rank()]])  # N-by-C
-        k = gather(normalize(full_precision(k), dim=1))  # every process's keys, shuffled
-        return k[order.argsort().chunk(world())[rank()]]  # N-by-C, in the order of x
+        k = self.encoder_k(x[order.chunk(world_size())[rank()]])  # N-by-C
+        k = all_gather(normalize(full_precision(k), dim=1))  # every process's keys, shuffled
+        return k[order.argsort().chunk(world_size())[rank()]]  # N-by-C, in the order of x
 
     def contrast(self, q: Tensor, k: Tensor) -> Tensor:
         """InfoNCE (equation 1) of queries and their keys, both (N, C): scalar."""
@@ -134,7 +136,7 @@ class MoCo(Method):
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
         """Replace the queue's oldest keys by every process's (n, C)."""
-        keys = gather(keys)
+        keys = all_gather(keys)
         # The place stays on the device: asking for its value would make the processor wait at every step.
         places = (self.queue_ptr + torch.arange(len(keys), device=keys.device)) % self.config.queue  # n
         self.queue.index_copy_(1, places, keys.T.to(self.queue.dtype))
@@ -145,12 +147,12 @@ class MoCo(Method):
 
 
 def _groups_of_a_process(bn_groups: int, batch_size: int) -> int:
-    groups = max(bn_groups, world())
-    if groups % world():
-        raise UserError(f"method.bn_groups={bn_groups}: must be a multiple of the {world()} processes")
+    groups = max(bn_groups, world_size())
+    if groups % world_size():
+        raise UserError(f"method.bn_groups={bn_groups}: must be a multiple of the {world_size()} processes")
     if batch_size % groups or batch_size // groups < 2:
         raise UserError(
             f"method.bn_groups={bn_groups}: {batch_size} images do not split into {groups} equal groups of 2 or more; "
             "change it or batch_size"
         )
-    return groups // world()
+    return groups // world_size()

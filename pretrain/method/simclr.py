@@ -9,9 +9,10 @@ from torch.nn.functional import cross_entropy, normalize
 from torchvision.models.resnet import ResNet
 
 from converters.resnet import build_resnet
-from pretrain.distributed import gather, rank
+from pretrain.collectives import all_gather
 from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
 from pretrain.networks import exact_products, full_precision, mlp
+from runs.distributed import rank
 from runs.errors import UserError
 
 
@@ -90,7 +91,7 @@ def nt_xent(z: Tensor, temperature: float, keys: Tensor | None = None) -> Tensor
     z = normalize(full_precision(z), dim=1)  # 2n-by-d
     keys = z if keys is None else normalize(full_precision(keys), dim=1)  # 2n-by-d
     with exact_products(z):
-        s = z @ gather(keys).T / temperature  # 2n-by-2N, N = n * processes
+        s = z @ all_gather(keys).T / temperature  # 2n-by-2N, N = n * processes
     i = torch.arange(len(z), device=z.device)  # 2n
     first = rank() * len(z)
     itself = torch.zeros_like(s, dtype=torch.bool)  # 2n-by-2N

@@ -10,9 +10,10 @@ from torch.nn.functional import log_softmax, normalize
 from torchvision.models.resnet import ResNet
 
 from converters.resnet import build_resnet
-from pretrain.distributed import all_sum, gather, rank, world
+from pretrain.collectives import all_gather, all_reduce
 from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
 from pretrain.networks import exact_products, full_precision, mlp
+from runs.distributed import rank, world_size
 from runs.errors import UserError
 
 
@@ -124,8 +125,8 @@ class SwAV(Method):
         if not config.queue or since < 0:
             return []
         # NOTE: the release has a queue a process; here one holds them all, and each process takes its share.
-        earlier = self.queue[view].chunk(world())[rank()].clone()  # queue / processes-by-D
-        newest = gather(z.detach())  # every process's B-by-D
+        earlier = self.queue[view].chunk(world_size())[rank()].clone()  # queue / processes-by-D
+        newest = all_gather(z.detach())  # every process's B-by-D
         self.queue[view] = torch.cat([newest, self.queue[view, : -len(newest)]])
         if since * self.plan.batch_size < config.queue:
             return []
@@ -161,9 +162,9 @@ def sinkhorn(scores: Tensor, eps: float, niters: int) -> Tensor:
         (B, K), each row a distribution over the prototypes.
     """
     Q = torch.exp(scores / eps).T  # K-by-B
-    Q = Q / all_sum(Q.sum())
-    K, B = len(Q), Q.shape[1] * world()
+    Q = Q / all_reduce(Q.sum())
+    K, B = len(Q), Q.shape[1] * world_size()
     for _ in range(niters):
-        Q = Q / all_sum(Q.sum(dim=1, keepdim=True)) / K  # each prototype: 1/K in all
+        Q = Q / all_reduce(Q.sum(dim=1, keepdim=True)) / K  # each prototype: 1/K in all
         Q = Q / Q.sum(dim=0, keepdim=True) / B  # each image: 1/B in all
     return (Q * B).T  # B-by-K

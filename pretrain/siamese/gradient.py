@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.distributed import all_sum, gather, world
+from pretrain.collectives import all_gather, all_reduce
 from pretrain.networks import exact_products, full_precision
+from runs.distributed import world_size
 
 REMOVABLE = ("o_e", "r_e")
 
@@ -37,7 +38,7 @@ def unit(z: Tensor) -> Tensor:
 
 def center(Z: Tensor) -> Tensor:
     """o: the mean of the rows of all processes, (1, d) (section 3.1)."""
-    return all_sum(Z.sum(dim=0, keepdim=True)) / (len(Z) * world())
+    return all_reduce(Z.sum(dim=0, keepdim=True)) / (len(Z) * world_size())
 
 
 @torch.no_grad()
@@ -79,7 +80,7 @@ def of_infonce(z_a: Tensor, z_b: Tensor, temperature: float) -> Components:
         temperature: tau.
     """
     Z_a, Z_b = unit(z_a), unit(z_b)  # n-by-d
-    Z = gather(Z_b)  # N-by-d
+    Z = all_gather(Z_b)  # N-by-d
     with exact_products(Z):
         weights = (Z_a @ Z.T / temperature).softmax(dim=1)  # lambda, n-by-N
         G_e = -weights @ Z / temperature  # n-by-d

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 
-from pretrain.distributed import gather, rank
+from pretrain.collectives import all_gather
 from pretrain.networks import exact_products, full_precision
+from runs.distributed import rank
 
 
 def cosine(p: Tensor, z: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ def infonce(temperature: float) -> Callable[[Tensor, Tensor], Tensor]:
         p = normalize(full_precision(p), dim=1)  # n-by-d
         z = normalize(full_precision(z), dim=1)  # n-by-d
         with exact_products(p):
-            s = p @ gather(z).T / temperature  # n-by-N
+            s = p @ all_gather(z).T / temperature  # n-by-N
         return cross_entropy(s, own_columns(p))
 
     return loss

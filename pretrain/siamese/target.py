@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from pretrain.distributed import gather, rank, world
+from pretrain.collectives import all_gather
 from pretrain.method.base import Batch
 from pretrain.siamese.gradient import unit
+from runs.distributed import rank, world_size
 
 Encoder = Callable[[Tensor], Tensor]
 
@@ -98,8 +99,8 @@ class MovingAverage(Target):
         Z = [unit(v) for v in z]  # n-by-d
         eta = self.memory.values[batch.indices].to(Z[0])  # n-by-d
         # Every process writes what all saw: the memories stay equal, and any of them can be saved.
-        where = gather(batch.indices.to(Z[0].device))  # N
-        what = gather(self.moved(eta, torch.stack(Z).mean(dim=0)))  # N-by-d
+        where = all_gather(batch.indices.to(Z[0].device))  # N
+        what = all_gather(self.moved(eta, torch.stack(Z).mean(dim=0)))  # N-by-d
         self.memory.values[where.cpu()] = what.to(self.memory.values)
         return [self.moved(eta, v) for v in Z]
 
@@ -137,7 +138,7 @@ class Cached(Target):
         for number, batch in enumerate(batches):
             if not number:
                 self.first.fill_(batch.step)
-            cache.append(torch.stack([gather(f(x)) for x in batch.views]).cpu())  # views-by-N-by-d
+            cache.append(torch.stack([all_gather(f(x)) for x in batch.views]).cpu())  # views-by-N-by-d
         self.cache.values = torch.stack(cache)  # k-by-views-by-N-by-d
         for buffer, before in statistics:
             buffer.copy_(before)
@@ -145,7 +146,7 @@ class Cached(Target):
     def forward(self, z: list[Tensor], batch: Batch) -> list[Tensor]:
         """As `Target`."""
         targets = self.cache.values[batch.step - int(self.first)]  # views-by-N-by-d
-        return list(targets.chunk(world(), dim=1)[rank()].to(z[0].device))
+        return list(targets.chunk(world_size(), dim=1)[rank()].to(z[0].device))
 
     def after_step(self, step: int) -> None:
         """Drop what has been used up."""

@@ -17,12 +17,12 @@ import sys
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
-from runs.app import _typed
+from runs.app import typed
 
 def check(package, name, schema, lines):
     ConfigStore.instance().store(name=f"schema_{name}", node=schema)
     with initialize_config_module(package, version_base="1.3"):
-        return [_typed(compose(name, overrides=line.split()), schema) for line in lines]
+        return [typed(compose(name, overrides=line.split()), schema) for line in lines]
 
 lines = [line.strip().split(" ", 1) for line in sys.stdin]
 from pretrain.config import PretrainConfig
@@ -32,9 +32,9 @@ from transfer.settings import TransferConfig
 for module, package, name, schema in (("pretrain", "pretrain", "config", PretrainConfig),
         ("pretrain.linear", "pretrain", "config_linear", LinearConfig),
         ("pretrain.knn", "pretrain", "config_knn", KnnConfig), ("transfer", "transfer", "config", TransferConfig)):
-    typed = check(package, name, schema, [rest for m, rest in lines if m == module])
+    configs = check(package, name, schema, [rest for m, rest in lines if m == module])
 # Of a network that is not there yet, Detectron2 can judge the other settings.
-for config in typed:
+for config in configs:
     from transfer.recipe import build_cfg
     build_cfg(dataclasses.replace(config, weights="scratch"), None, "cpu")
 print(len(lines))

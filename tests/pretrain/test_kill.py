@@ -167,7 +167,7 @@ def test_a_finished_run_says_so_and_needs_no_data(whole: Whole, images: Path) ->
     folder = whole("simsiam")
     before = lines(folder)
     status, text = run("pretrain", small("simsiam", images, folder, "data.root=gone"), folder)
-    assert (status, lines(folder)) == (0, before) and f"{folder}: done, see" in text
+    assert (status, lines(folder)) == (0, before) and f"{folder / 'result.json'}: done already" in text
 
 
 def test_another_number_of_processes_is_refused(images: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.machine import set_up_arithmetic
 from pretrain.method import Method, build_method
+from runs.distributed import set_precision
 from tests.pretrain import tiny
 from tests.pretrain.processes import lines, newest, run, small
 
@@ -84,7 +84,7 @@ def test_tf32_is_used_where_it_is_asked_for() -> None:
     before, search = [flag.allow_tf32 for flag in flags], torch.backends.cudnn.benchmark
     try:
         for precision, expected in (("tf32", True), ("fp32", False), ("bf16", True)):
-            set_up_arithmetic(0, precision)
+            set_precision(precision, torch.device("cuda"))
             assert [flag.allow_tf32 for flag in flags] == [expected, expected]
             assert torch.backends.cudnn.benchmark, "as the releases have it"
     finally:

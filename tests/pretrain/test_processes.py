@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import distributed
+from pretrain.batch_norm import SyncBatchNorm, synchronize_norms
+from pretrain.collectives import mean
 from pretrain.method import Batch, build_method
+from runs.distributed import process_group, rank, world_size
 from tests.pretrain import tiny
 
 STEPS = 2
@@ -30,31 +32,29 @@ def steps(name: str, sync: bool, output: str, environment: dict[str, str]) -> No
     """Two steps on this process's part of the same batches, in double precision; the first process writes."""
     os.environ.update(environment)
     torch.set_num_threads(1)
-    device = distributed.start("cpu")
-    rank, world = distributed.rank(), distributed.world()
-    torch.manual_seed(0)
-    method = build_method(CONFIGS[name], tiny.plan()).double()
-    if method.sync_bn and sync:
-        distributed.synchronize_norms(method, device)
-    model = DistributedDataParallel(method) if world > 1 else method
-    share = slice(rank * tiny.BATCH // world, (rank + 1) * tiny.BATCH // world)
-    losses, gradients = [], {}
-    for step in range(STEPS):
-        whole = tiny.batch(method, tiny.images(seed=step), step)
-        out = model(Batch([view[share] for view in whole.views], whole.labels[share], step))
-        method.zero_grad(set_to_none=True)
-        out["loss"].backward()
-        losses.append(distributed.mean(out["loss"].double()))
-        gradients = {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
-        method.after_backward(step)
-        with torch.no_grad():
-            for p in method.parameters():
-                if p.grad is not None:
-                    p -= 0.1 * p.grad
-        method.after_step(step)
-    if rank == 0:
-        torch.save({"losses": losses, "gradients": gradients, "state": method.state_dict()}, output)
-    distributed.stop()
+    with process_group("cpu") as device:
+        torch.manual_seed(0)
+        method = build_method(CONFIGS[name], tiny.plan()).double()
+        if method.sync_bn and sync:
+            synchronize_norms(method, device)
+        model = DistributedDataParallel(method) if world_size() > 1 else method
+        share = slice(rank() * tiny.BATCH // world_size(), (rank() + 1) * tiny.BATCH // world_size())
+        losses, gradients = [], {}
+        for step in range(STEPS):
+            whole = tiny.batch(method, tiny.images(seed=step), step)
+            out = model(Batch([view[share] for view in whole.views], whole.labels[share], step))
+            method.zero_grad(set_to_none=True)
+            out["loss"].backward()
+            losses.append(mean(out["loss"].double()))
+            gradients = {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
+            method.after_backward(step)
+            with torch.no_grad():
+                for p in method.parameters():
+                    if p.grad is not None:
+                        p -= 0.1 * p.grad
+            method.after_step(step)
+        if rank() == 0:
+            torch.save({"losses": losses, "gradients": gradients, "state": method.state_dict()}, output)
 
 
 def compute(name: str, world: int, folder: Path, sync: bool = True) -> dict[str, Any]:
@@ -62,8 +62,8 @@ def compute(name: str, world: int, folder: Path, sync: bool = True) -> dict[str,
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     processes = []
-    for rank in range(world):
-        found = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    for number in range(world):
+        found = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(world)}
         environment = {**found, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if world > 1 else {}
         # Forked: the children need not import torch again.
         process = multiprocessing.get_context("fork").Process(
@@ -108,7 +108,7 @@ def test_synchronized_norm_is_pytorchs_for_one_process() -> None:
     # A mean far from 0: a variance by E[x^2] - E[x]^2 would lose its digits here.
     x = torch.randn(6, 5, 4, 4, dtype=torch.float64) * 3 + 1e4
     outputs = []
-    for norm in (nn.BatchNorm2d(5).double(), distributed.SyncBatchNorm(5).double()):
+    for norm in (nn.BatchNorm2d(5).double(), SyncBatchNorm(5).double()):
         leaf = x.clone().requires_grad_()
         y = norm(leaf)
         (y.square() * torch.linspace(0, 1, y.numel()).view_as(y)).sum().backward()
@@ -122,7 +122,7 @@ def test_synchronized_norm_in_bf16_is_pytorchs() -> None:
     torch.manual_seed(0)
     x = (torch.randn(64, 5, 4, 4) * 3 + 20).bfloat16()
     outputs = []
-    for norm in (nn.BatchNorm2d(5), distributed.SyncBatchNorm(5)):
+    for norm in (nn.BatchNorm2d(5), SyncBatchNorm(5)):
         y = norm(x)
         assert y.dtype == torch.bfloat16 and norm.running_mean is not None and norm.running_var is not None
         outputs.append((y.float(), norm.running_mean, norm.running_var))

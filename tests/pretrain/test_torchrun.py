@@ -6,17 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+import torch.distributed as dist
 
-from pretrain import distributed, engine
+from runs import distributed
 from runs.errors import UserError
 from tests.pretrain.processes import CONTEXT, free_port, lines, newest, run, small, steps_logged
-from tests.pretrain.variants import settings
 
 
 def torchrun(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -57,25 +55,25 @@ def test_an_error_of_all_processes_is_said_once(argument: str, images: Path, tmp
     assert status == 2 and text.startswith("error: ") and text.count("\n") == 1, text
 
 
-def fail_late(rank: int, port: int, moment: float, log: str) -> None:
+def fail_late(rank: int, port: int, patience: float, log: str) -> None:
     """One of two processes that fail, the second some time after the first."""
     environment = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
-    distributed.MOMENT = timedelta(seconds=moment)
-    distributed.start("cpu")
-    # Longer than the first needs to come to its end.
-    time.sleep(rank)
-    if distributed.first_to_fail():
-        print("error: a: b; c", file=sys.stderr)
-    distributed.quit_failed()
+    distributed.LAST_TO_FAIL = patience
+    with distributed.process_group("cpu"):
+        # Longer than the first needs to come to its end.
+        time.sleep(rank)
+        raise UserError("a: b; c")
 
 
-@pytest.mark.parametrize(("moment", "clean"), [(60, True), (0, False)])
-def test_the_keeper_of_the_store_waits_for_the_others_failures(moment: float, clean: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("patience", "clean"), [(60, True), (0, False)])
+def test_the_process_that_serves_the_store_waits_for_the_others_failures(
+    patience: float, clean: bool, tmp_path: Path
+) -> None:
     """Else they print a stack for the store that they lost."""
     log, port = tmp_path / "log.txt", free_port()
-    processes = [CONTEXT.Process(target=fail_late, args=(rank, port, moment, str(log))) for rank in range(2)]
+    processes = [CONTEXT.Process(target=fail_late, args=(rank, port, patience, str(log))) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -84,28 +82,27 @@ def test_the_keeper_of_the_store_waits_for_the_others_failures(moment: float, cl
     assert (log.read_text() == "error: a: b; c\n") == clean, log.read_text()
 
 
-@pytest.mark.parametrize(("error", "said"), [(UserError("a: b; c"), "error: a: b; c\n"), (KeyError("x"), "KeyError")])
+@pytest.mark.parametrize(
+    ("error", "said", "status"), [(UserError("a: b; c"), "error: a: b; c\n", 2), (KeyError("x"), "KeyError", 1)]
+)
 def test_a_failed_process_does_not_wait_for_the_others(
-    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, said: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As with NCCL, where they hang in a collective and leaving the group waits for them."""
     steps: list[Any] = []
-
-    def fails(*_: Any) -> int:
-        raise error
 
     def ends(status: int) -> None:
         steps.append(status)
         raise SystemExit(status)
 
-    monkeypatch.setattr(engine, "_run", fails)
-    monkeypatch.setattr(distributed, "start", lambda _: torch.device("cpu"))
-    monkeypatch.setattr(distributed, "world", lambda: 2)
-    monkeypatch.setattr(distributed, "stop", lambda: steps.append("stop"))
+    monkeypatch.setattr(distributed, "_store", dist.HashStore())
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "LAST_TO_FAIL", 0.0)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: steps.append("left"))
     monkeypatch.setattr(os, "_exit", ends)
-    with pytest.raises(SystemExit):
-        engine.run(settings("method=simsiam"))
-    assert steps == [2] and said in capsys.readouterr().err
+    with pytest.raises(SystemExit), distributed.process_group("cpu"):
+        raise error
+    assert steps == [status] and said in capsys.readouterr().err
 
 
 def test_an_error_of_one_process_is_said_by_that_one(images: Path, tmp_path: Path) -> None:

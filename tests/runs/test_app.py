@@ -1,4 +1,4 @@
-"""Commands end with one line and status 2 for whatever the user can mend."""
+"""Commands end with one line and status 2 for whatever the user can put right."""
 
 import os
 import subprocess
@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from runs.app import mendable
+from runs.errors import user_message
 
-APPLICATION = """
+APPLICATION = '''"""`python -m application data.root=DIR`: train something."""
+import sys
 from dataclasses import dataclass, field
 from typing import Any
-from omegaconf import MISSING
 from runs.app import hydra_app
 from runs.errors import UserError
+from runs.settings import choice, path
 
 @dataclass
 class Optimizer:
+    """How weights move."""
     lr: float = 0.05
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -28,29 +30,35 @@ class Optimizer:
 
 @dataclass
 class Data:
-    root: str = MISSING
+    """Where the images are."""
+    root: str = path()
+    """Its folder."""
 
 @dataclass
 class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     data: Data = field(default_factory=Data)
     epochs: int = 100
+    """Passes over the
+    images."""
+    device: str = choice("auto", "cpu")
 
 @hydra_app("application", "config", Config)
-def main(config: Config) -> int:
+def main(config: Config) -> float:
     if config.data.root == "full":
         raise OSError(28, "No space left on device")
     if config.data.root == "defect":
         raise AssertionError("a defect of the program")
     print(config.optimizer.lr, config.data.root, config.epochs)
-    return 75 if config.data.root == "later" else 0
+    if config.data.root == "later":
+        sys.exit(75)
+    return config.optimizer.lr
 
 if __name__ == "__main__":
     main()
-"""
+'''
 CONFIG = """
-defaults: [schema_config, {override hydra/job_logging: none}, {override hydra/hydra_logging: none}, _self_]
-hydra: {run: {dir: .}, output_subdir: null}
+defaults: [schema_config, _self_]
 """
 
 
@@ -82,6 +90,13 @@ def start(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["data.root=x", "optimizer.lr=-1"], "optimizer.lr: -1.0 is not positive"),
         (["data.root=x", "nothing"], "nothing"),
         (["data.root=full"], "no space left on the device"),
+        (["data.root=x", "device=tpu"], "device=tpu: choose one of auto, cpu"),
+        (["--epochs", "3"], "--epochs: settings are given as key=value; write epochs=3"),
+        (["--optimizer.lr=0.1"], "write optimizer.lr=0.1"),
+        (
+            ["-m", "data.root=x", "optimizer.lr=0.1,-1", "hydra.sweep.dir=application"],
+            "optimizer.lr: -1.0 is not positive",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_status_2(application: Path, arguments: list[str], said: str) -> None:
@@ -89,13 +104,68 @@ def test_a_wrong_setting_is_one_line_and_status_2(application: Path, arguments: 
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     assert said in result.stderr
-    assert result.stdout == ""
+    assert result.stdout == "" or "-m" in arguments
 
 
 def test_right_settings_run(application: Path) -> None:
     result = start(application, "data.root=x", "optimizer.lr=0.5")
     assert (result.returncode, result.stdout, result.stderr) == (0, "0.5 x 100\n", "")
     assert {p.name for p in application.iterdir()} == {"application"}, "Hydra must leave no folders of its own"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "epoch=3-step=400.ckpt",
+        "net (1).pth",
+        "Größe/网.pth",
+        "${epochs}",
+        "a,b",
+        "it's",
+        "end\\",
+        "\\'",
+        "[x]{y}: z",
+        " s ",
+    ],
+)
+def test_a_path_is_the_rest_of_its_argument(application: Path, name: str) -> None:
+    result = start(application, f"data.root={name}")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"0.05 {name} 100\n", "")
+
+
+def test_a_path_in_hydras_own_quotes_is_read_as_before(application: Path) -> None:
+    assert start(application, "data.root='a=b'").stdout == "0.05 a=b 100\n"
+
+
+def test_several_runs_at_once(application: Path) -> None:
+    result = start(application, "-m", "data.root=x,y", "epochs=1,2", "hydra.sweep.dir=application")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [f"0.05 {root} {epochs}" for root in "xy" for epochs in (1, 2)]
+
+
+def test_help_is_made_of_the_settings(application: Path) -> None:
+    result = start(application, "--help", "optimizer.lr=0.5")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (
+        result.stdout
+        == """\
+Train something.
+
+  python -m application data.root=DIR
+
+Settings:
+  epochs=100                      Passes over the images.
+  device=auto                     auto, cpu.
+
+optimizer: How weights move.
+  optimizer.lr=0.5
+
+data: Where the images are.
+  data.root=                      Required. Its folder.
+
+--cfg job prints the settings instead of running, -m key=1,2 runs once for each value (hydra.cc).
+"""
+    )
 
 
 def test_the_status_that_the_command_returns_is_its_exit_status(application: Path) -> None:
@@ -118,10 +188,10 @@ def test_out_of_memory_is_one_line() -> None:
     remedy = ": take a smaller batch or smaller images, precision=bf16, or a device with more"
     # As a GPU says it (PyTorch 2.11), and as this machine does.
     said = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of …")
-    assert mendable(said) == f"out of memory for 20.00 GiB more{remedy}"
-    assert mendable(exhausted(lambda: torch.empty(2**50))) == f"out of memory for {2**52} bytes more{remedy}"
-    assert mendable(exhausted(lambda: bytearray(2**50))) == f"out of memory{remedy}"
-    assert mendable(RuntimeError("shapes cannot be multiplied")) is None
+    assert user_message(said) == f"out of memory for 20.00 GiB more{remedy}"
+    assert user_message(exhausted(lambda: torch.empty(2**50))) == f"out of memory for {2**52} bytes more{remedy}"
+    assert user_message(exhausted(lambda: bytearray(2**50))) == f"out of memory{remedy}"
+    assert user_message(RuntimeError("shapes cannot be multiplied")) is None
 
 
 def test_a_child_ends_with_the_process_it_follows(tmp_path: Path) -> None:

@@ -7,18 +7,45 @@ from pathlib import Path
 import pytest
 
 from runs.errors import UserError
-from runs.folder import RunFolder
+from runs.folder import CONFIG as SETTINGS
+from runs.folder import LOCK, LOG, RECORD, claim_run
+from runs.record import Subject, read_record
 
-CONFIG = {"optimizer": {"lr": 0.05}, "workers": 2, "output": "somewhere"}
+CONFIG = {"optimizer": {"lr": 0.05}, "workers": 2, "output": "somewhere", "seed": 3}
 
 
-def test_the_same_settings_come_back_to_the_same_folder(tmp_path: Path) -> None:
-    first = RunFolder(tmp_path / "run", CONFIG, "pretrain")
-    assert not first.done
-    del first
-    again = RunFolder(tmp_path / "run", {**CONFIG, "output": "elsewhere", "workers": 8}, "pretrain", free=["workers"])
-    again.record.write_text("{}")
-    assert again.done
+SUBJECT = Subject("simsiam", "resnet50")
+
+
+def begin(folder: Path, config: dict = CONFIG, kind: str = "pretrain") -> None:
+    """A run that was interrupted."""
+    with claim_run(kind, folder, config):
+        (folder / "metrics.jsonl").touch()
+
+
+def test_the_same_settings_come_back_to_the_same_folder_until_it_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with claim_run("pretrain", tmp_path / "run", CONFIG) as run:
+        assert run.done is None
+    others = {**CONFIG, "output": "elsewhere", "workers": 8}
+    with claim_run("pretrain", tmp_path / "run", others, free=["workers"]) as run:
+        assert run.done is None
+        record = run.finish(SUBJECT, None, {"loss": -0.9}, verdict="healthy", details={"steps": 7})
+    assert (record.kind, record.seed, record.config) == ("pretrain", 3, others)
+    assert 0 <= record.seconds < 60 and record.peak_memory_mb > 1 and "pytest" in record.command
+    assert record == read_record(tmp_path / "run")
+    with claim_run("pretrain", tmp_path / "run", CONFIG, free=["workers"]) as run:
+        assert run.done == record
+    assert capsys.readouterr().out == f"{tmp_path / 'run' / RECORD}: done already\n"
+
+
+def test_an_empty_or_foreign_record_is_not_a_finished_run(tmp_path: Path) -> None:
+    begin(tmp_path / "run")
+    for text in ("", "{}", '{"schema": 1, "metrics": {}}'):
+        (tmp_path / "run" / RECORD).write_text(text)
+        with pytest.raises(UserError, match=RECORD), claim_run("pretrain", tmp_path / "run", CONFIG):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -26,28 +53,63 @@ def test_the_same_settings_come_back_to_the_same_folder(tmp_path: Path) -> None:
     [
         ({**CONFIG, "optimizer": {"lr": 0.03}}, "pretrain", r"optimizer\.lr: 0\.05 there, 0\.03 here"),
         (CONFIG, "linear", "kind: pretrain there, linear here"),
-        ({**CONFIG, "seed": 1}, "pretrain", "seed: absent there, 1 here"),
+        ({**CONFIG, "momentum": 1}, "pretrain", "momentum: absent there, 1 here"),
     ],
 )
 def test_another_run_is_refused(tmp_path: Path, config: dict, kind: str, said: str) -> None:
-    RunFolder(tmp_path / "run", CONFIG, "pretrain")
-    with pytest.raises(UserError, match=said):
-        RunFolder(tmp_path / "run", config, kind)
+    begin(tmp_path / "run")
+    with pytest.raises(UserError, match=said), claim_run(kind, tmp_path / "run", config):
+        pass
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="something else"):
-        RunFolder(tmp_path, CONFIG, "pretrain")
-    with pytest.raises(UserError, match="is a file"):
-        RunFolder(tmp_path / "thesis.tex", CONFIG, "pretrain")
+    with pytest.raises(UserError, match="something else"), claim_run("pretrain", tmp_path, CONFIG):
+        pass
+    with pytest.raises(UserError, match="is a file"), claim_run("pretrain", tmp_path / "thesis.tex", CONFIG):
+        pass
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
-def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
-    code = (
-        "import sys; from runs.folder import RunFolder; f = RunFolder(sys.argv[1], {}, 'knn');"
-        "print('in', f.done, flush=True); sys.stdin.read(); f.record.write_text('{}')"
-    )
+def test_a_run_that_fails_at_its_start_leaves_nothing(tmp_path: Path) -> None:
+    for before, after in (((), None), ((LOG,), {LOG})):
+        for name in before:
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run" / name).touch()
+        with pytest.raises(KeyError), claim_run("pretrain", tmp_path / "run", CONFIG):
+            raise KeyError
+        found = {path.name for path in (tmp_path / "run").iterdir()} if (tmp_path / "run").exists() else None
+        assert found == after
+    begin(tmp_path / "begun")
+    with pytest.raises(KeyError), claim_run("pretrain", tmp_path / "begun", CONFIG):
+        raise KeyError
+    assert {path.name for path in (tmp_path / "begun").iterdir()} == {LOCK, SETTINGS, "metrics.jsonl"}
+
+
+def test_a_lock_that_is_a_symbolic_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "precious").write_text("text")
+    (tmp_path / "run" / LOCK).symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match="symbolic link"), claim_run("pretrain", tmp_path / "run", CONFIG):
+        pass
+    assert (tmp_path / "precious").read_text() == "text"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_second_process_waits_for_the_first(tmp_path: Path, fails: bool) -> None:
+    """And finds its result, or the folder free where the first one failed."""
+    code = """
+import sys
+from runs.folder import claim_run
+from runs.record import Subject
+with claim_run("knn", sys.argv[1], {"seed": 0}) as run:
+    print("in", run.done is not None, flush=True)
+    if not run.done:
+        if sys.stdin.read() == "fail":
+            sys.exit(2)
+        run.finish(Subject("simsiam", "resnet50"), None, {"top1": 1.0})
+"""
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -59,5 +121,10 @@ def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
     assert first.stdout is not None and first.stdout.readline() == "in False\n"
     second = start()
     assert second.stderr is not None and f"waiting for process {first.pid}" in second.stderr.readline()
-    first.communicate("")
-    assert second.communicate("")[0] == "in True\n", "the second process has to find the first one's result"
+    first.communicate("fail" if fails else "")
+    output = second.communicate("")[0]
+    if fails:
+        assert output == "in False\n"
+    else:
+        assert output.startswith("in True\n") or output.endswith("in True\n"), output
+    assert read_record(tmp_path / "run").metrics == {"top1": 1.0}

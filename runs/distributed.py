@@ -1,0 +1,201 @@
+"""The processes of one run, as `torchrun` starts them, or one alone: joining, device, precision, failures.
+
+    with process_group(config.device) as device:  # joins the others, if there are any
+        autocast = set_precision(config.precision, device)
+        ...  # rank(), world_size(), all_gather_object(value)
+
+Whatever a process raises inside ends all of them, and the first that fails says why. PyTorch is imported inside the
+functions, so that a command without it stays quick.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from runs.errors import UserError, user_message
+
+if TYPE_CHECKING:
+    import torch
+
+# The others wait while the first process evaluates and saves; the backends' own limits of 10 and 30 minutes are too
+# short for that on a large data set or a slow disk.
+PATIENCE = timedelta(hours=4)
+# Processes that compute the same reach the same line within an iteration.
+SAME_LINE = timedelta(minutes=2)
+# Seconds that the process which serves the store gives the others to fail too.
+LAST_TO_FAIL = 10.0
+
+# The key-value store through which the processes found each other; None for one process.
+_store: Any = None
+
+
+@contextlib.contextmanager
+def process_group(device: str) -> Iterator["torch.device"]:
+    """Join the processes that `torchrun` describes in the environment, if any, and leave them at the end.
+
+    Args:
+        device: `auto`, `cpu` (Gloo) or `cuda` (NCCL, a device a process).
+
+    Yields:
+        The device of this process.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    import torch.distributed as dist
+
+    chosen = choose_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _join("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield chosen
+    except Exception as error:
+        if world_size() == 1:
+            raise
+        _fail(error)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def choose_device(name: str) -> "torch.device":
+    """Return the device that `auto`, `cpu` or `cuda` means for this process, and make it CUDA's current one.
+
+    Raises:
+        UserError: there are fewer CUDA devices than processes on this machine.
+    """
+    import torch
+
+    local, here = (int(os.environ.get(key, default)) for key, default in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)))
+    found, needed = torch.cuda.device_count(), max(here, local + 1)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    if not found:
+        raise UserError("device=cuda: PyTorch sees no CUDA device; use device=cpu or auto")
+    if needed > found:
+        raise UserError(f"device=cuda: {needed} processes for {found} CUDA devices; start fewer, or use device=cpu")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def set_precision(
+    name: str, device: "torch.device", threads: int = 0, one_shape: bool = True
+) -> "Callable[[], torch.autocast]":
+    """Set how matrices are multiplied from here on, and return the context for forward passes.
+
+    NOTE: `fp32` turns TF32 off everywhere, as on the GPUs of the papers; PyTorch's default allows it in convolutions.
+
+    Args:
+        name: `fp32`, `tf32` (float32 with TF32 products and convolutions) or `bf16` (mixed precision).
+        device: where the network computes.
+        threads: PyTorch's on the CPU; 0 leaves its choice.
+        one_shape: all batches have one, so that cuDNN may look for the fastest convolution once, as main_simsiam.py.
+
+    Raises:
+        UserError: the device has no such precision.
+    """
+    import torch
+
+    if name == "tf32" and device.type == "cpu":
+        raise UserError("precision=tf32: the CPU has none; use fp32 or bf16, or device=cuda")
+    if threads:
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = one_shape
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name != "fp32"
+    return functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=name == "bf16")
+
+
+def worker_count(asked: int, most: int = 16, processes: int | None = None) -> int:
+    """Return the number of loading processes: as asked, or for -1 by the cores that this process may use.
+
+    Args:
+        asked: the user's number, or -1.
+        most: more rarely help.
+        processes: that load at the same time on this machine; None for all that `torchrun` started here.
+    """
+    if asked >= 0:
+        return asked
+    # On a shared machine a job has fewer cores than there are.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # One core a process is left to the training.
+    return max(0, min(most, cores // (processes or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) - 1))
+
+
+def rank() -> int:
+    """This process's number, 0 alone."""
+    import torch.distributed as dist
+
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 alone."""
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def all_gather_object(value: Any) -> list[Any]:
+    """Return every process's value, by rank."""
+    import torch.distributed as dist
+
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def all_arrive(place: str, timeout: timedelta = SAME_LINE) -> bool:
+    """Wait for the other processes at the same place, which is named for the first time; return whether they came."""
+    if world_size() == 1:
+        return True
+    _store.set(f"{place}/{rank()}", "")
+    try:
+        _store.wait([f"{place}/{number}" for number in range(world_size())], timeout)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _join(backend: str) -> None:
+    global _store
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    _store, number, count = next(rendezvous("env://", timeout=PATIENCE))
+    _store.set_timeout(PATIENCE)
+    dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=PATIENCE)
+
+
+def _fail(error: Exception) -> NoReturn:
+    """End this process of several, whatever the others do: status 2 for what the user can put right, else 1.
+
+    A failure that all processes find is said once, and one that a single process finds, by that one: the others lose
+    their connection to it. Not by way of `destroy_process_group`: NCCL leaves a group only when all do, and the others
+    wait in a collective for this process. When it is gone, `torchrun` ends them. Without `torchrun` the first process
+    serves the store and waits for the others: PyTorch prints a stack for a lost store, below the line that says what is
+    wrong.
+    """
+    message = user_message(error)
+    try:
+        first = _store.add("failures", 1) == 1
+    except RuntimeError:
+        # Without torchrun: the first process is gone, and has said why.
+        first = False
+    if first:
+        print(f"error: {message}" if message else "".join(traceback.format_exception(error)), file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        end = time.monotonic() + LAST_TO_FAIL
+        while _store.add("failures", 0) < world_size() and time.monotonic() < end:
+            time.sleep(0.02)
+    os._exit(1 if message is None else 2)

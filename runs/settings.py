@@ -1,0 +1,138 @@
+"""Settings as dataclasses: marks for their fields, and the `--help` that is made of them."""
+
+import ast
+import dataclasses
+import importlib.resources
+import inspect
+import shutil
+import sys
+import textwrap
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from runs.errors import UserError
+
+MISSING = "???"  # OmegaConf's mark of a setting that has to be given
+DOC_COLUMN = 34
+
+
+def choice(default: str, *choices: str) -> Any:
+    """A field that takes one of `choices`; a string literal below it says what they mean."""
+    return dataclasses.field(default=default, metadata={"choices": (default, *choices)})
+
+
+def path(default: str = MISSING) -> Any:
+    """A field that names a file or folder: on the command line, the whole rest of the argument."""
+    return dataclasses.field(default=default, metadata={"path": True})
+
+
+def path_settings(schema: type) -> set[str]:
+    """Return the dotted keys of a dataclass's fields that are made by `path`."""
+    return {key for key, field in _fields(schema) if "path" in field.metadata}
+
+
+def check_choices(config: Any, prefix: str = "") -> None:
+    """Check the fields that are made by `choice`, those of nested dataclasses too.
+
+    Raises:
+        UserError: a value is none of its field's choices.
+    """
+    for field in dataclasses.fields(config):
+        value, key = getattr(config, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_choices(value, f"{key}.")
+        elif "choices" in field.metadata and value not in field.metadata["choices"]:
+            raise UserError(f"{key}={value}: choose one of {', '.join(field.metadata['choices'])}")
+
+
+def help_text(about: str, package: str, config: str, schema: type, arguments: list[str]) -> str:
+    """Return what a command prints for `--help`.
+
+    Args:
+        about: the docstring of its module, which begins "`python -m example …`: what it does".
+        package: holds its configuration files.
+        config: the primary one.
+        schema: types its settings; the literals below the fields are their docs.
+        arguments: of the command line; the defaults are shown as they are behind these choices.
+    """
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module(package, version_base="1.3"):
+        overrides = [argument for argument in arguments if not argument.startswith("-")]
+        settings = compose(config, overrides, return_hydra_config=True)
+    chosen = {k: v for k, v in settings.hydra.runtime.choices.items() if not k.startswith("hydra/")}
+    example, _, sentence = about.partition("\n\n")[0].strip().partition("`: ")
+    width = min(shutil.get_terminal_size((120, 24)).columns, 120)
+    lines = [*textwrap.wrap(sentence[:1].upper() + sentence[1:], width), "", f"  {example.strip('`')}", ""]
+    if chosen:
+        lines.append("Choices, a file each that sets a group of settings; the settings below are those of these:")
+        for group, name in chosen.items():
+            names = sorted(f.name for f in importlib.resources.files(package).joinpath(group).iterdir())
+            files = ", ".join(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+            lines += _entry(f"{group}={name or ''}", files, width)
+        lines.append("")
+    lines += _group(settings, schema, "", width)
+    lines += ["--cfg job prints the settings instead of running, -m key=1,2 runs once for each value (hydra.cc)."]
+    return "\n".join(lines)
+
+
+def _group(settings: Any, schema: type, prefix: str, width: int) -> list[str]:
+    """The lines of one dataclass's settings, then those of the dataclasses in it."""
+    from omegaconf import DictConfig, OmegaConf
+
+    docs = field_docs(schema)
+    lines, nested = (
+        [f"{prefix.rstrip('.')}: {inspect.getdoc(schema)}".partition("\n")[0] if prefix else "Settings:"],
+        [],
+    )
+    for field in dataclasses.fields(schema):
+        key = f"{prefix}{field.name}"
+        value = None if OmegaConf.is_missing(settings, field.name) else settings[field.name]
+        inner = OmegaConf.get_type(value) if isinstance(value, DictConfig) else None
+        if dataclasses.is_dataclass(inner):
+            nested += _group(value, typing.cast(type, inner), f"{key}.", width)
+            continue
+        if isinstance(value, bool) or value is None:
+            shown = "" if value is None else str(value).lower()
+        else:
+            shown = str(value).replace(" ", "").replace("'", "")
+        choices = ", ".join(field.metadata.get("choices", ()))
+        doc = " ".join(docs.get(field.name, "").split())
+        # A setting without a default has to be given.
+        required = "Required." if OmegaConf.is_missing(settings, field.name) else ""
+        lines += _entry(f"{key}={shown}", " ".join(s for s in (required, choices and f"{choices}.", doc) if s), width)
+    return [*lines, "", *nested]
+
+
+def _entry(left: str, right: str, width: int) -> list[str]:
+    wrapped = textwrap.wrap(right, max(width - DOC_COLUMN, 30))
+    indent = " " * DOC_COLUMN
+    first = (
+        [f"  {left}".ljust(DOC_COLUMN) + wrapped.pop(0)] if wrapped and len(left) < DOC_COLUMN - 3 else [f"  {left}"]
+    )
+    return [line.rstrip() for line in (*first, *(indent + line for line in wrapped))]
+
+
+def field_docs(schema: type) -> dict[str, str]:
+    """Return the string literals below a dataclass's fields, those of its bases too, by field."""
+    docs: dict[str, str] = {}
+    for base in reversed(schema.__mro__):
+        module = sys.modules.get(base.__module__)
+        if not dataclasses.is_dataclass(base) or module is None:
+            continue
+        for node in ast.parse(inspect.getsource(module)).body:
+            if isinstance(node, ast.ClassDef) and node.name == base.__name__:
+                for above, below in zip(node.body, node.body[1:], strict=False):
+                    match above, below:
+                        case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(doc))):
+                            docs[name] = doc
+    return docs
+
+
+def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        yield f"{prefix}{field.name}", field
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _fields(hints[field.name], f"{prefix}{field.name}.")
