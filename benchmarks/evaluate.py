@@ -16,6 +16,7 @@ from benchmarks.expansion import Source, expand, parse_override
 from benchmarks.fill import Filled, fill, full_label, read_records
 from benchmarks.plan import Plan
 from benchmarks.render import number, print_grid
+from runs.children import child_environment
 from runs.environment import command_line, describe
 from runs.errors import UserError
 from runs.files import atomic_write, write_json
@@ -117,7 +118,7 @@ def inspected(address: str) -> tuple[Path, dict[str, Any]]:
     """
     command = [sys.executable, "-m", "converters", "inspect", address, "--json"]
     # Its standard error is the user's: the progress of a download, and the one line that says what is wrong.
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=child_environment())
     if result.returncode != 0:
         sys.exit(result.returncode)
     facts = json.loads(result.stdout)

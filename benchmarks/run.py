@@ -12,6 +12,7 @@ from benchmarks.engine import check, options
 from benchmarks.plan import Plan
 from benchmarks.status import Status, look
 from runs.app import PARENT
+from runs.children import child_environment
 from runs.errors import UserError, from_os_error
 
 ENGINE_LOG = "snakemake.log"
@@ -67,9 +68,7 @@ def work(plan: Plan, executor: str = "local", extra: list[str] | None = None) ->
 
 
 def _environment(executor: str) -> dict[str, str]:
-    root = str(Path(__file__).parent.parent)
-    path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    environment = child_environment() | {"PYTHONUNBUFFERED": "1"}
     environment.pop(PARENT, None)
     if executor == "local":
         # Everything below ends when this process does, even by SIGKILL. On a cluster the jobs live elsewhere.
