@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
+from runs import __version__
 from runs.errors import UserError, user_message
 from runs.folder import flatten
 from runs.settings import check_choices, help_text, path_settings
@@ -32,7 +33,18 @@ C = TypeVar("C")
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose complaint is one line."""
+    """An `ArgumentParser` whose complaint is one line.
+
+    Attributes:
+        program: what the user typed, where it was not `prog`; the next parser that is made takes it.
+    """
+
+    program: str | None = None
+
+    def __init__(self, *, prog: str | None = None, **settings: Any) -> None:
+        super().__init__(prog=Parser.program or prog, **settings)
+        Parser.program = None
+        self.add_argument("--version", action="version", version=f"siamese-transfer {__version__}")
 
     def error(self, message: str) -> NoReturn:
         """Print the complaint and where help is, and exit with status 2."""
@@ -103,6 +115,9 @@ def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[
             os.environ["HYDRA_FULL_ERROR"] = "1"
             ConfigStore.instance().store(name=f"schema_{config}", node=schema)
             arguments = _arguments(sys.argv[1:], schema)
+            if "--version" in arguments:
+                print(f"siamese-transfer {__version__}")
+                return
             if {"-h", "--help"} & set(arguments):
                 print(help_text(sys.modules[main.__module__].__doc__ or "", package, config, schema, arguments))
                 return

@@ -1,8 +1,12 @@
 """The one exception that means: the user can put this right."""
 
 import errno
+import importlib.util
 import os
 import re
+
+EVERYTHING = "pip install 'siamese-transfer[all]'"
+DETECTRON2 = 'pip install "$(siamese-transfer detectron2)"'
 
 
 class UserError(Exception):
@@ -47,6 +51,10 @@ def user_message(error: BaseException) -> str | None:
             f"out of memory{f' for {asked[1]} more' if asked else ''}: take a smaller batch or smaller images, "
             "precision=bf16, or a device with more"
         )
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        missing = error.name.partition(".")[0]
+        if not importlib.util.find_spec(missing):
+            error = UserError(f"{missing} is not installed; {DETECTRON2 if missing == 'detectron2' else EVERYTHING}")
     return str(error) if isinstance(error, UserError) else None
 
 

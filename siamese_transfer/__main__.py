@@ -5,7 +5,6 @@ As a console script it has its own folder first on `sys.path`, not the current o
 """
 
 import difflib
-import importlib.util
 import os
 import runpy
 import sys
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from runs import __version__
+from runs.app import Parser
+from runs.errors import user_message
 
 NAME = "siamese-transfer"
 
@@ -52,8 +53,6 @@ COMMANDS = {
     "detectron2": Command("siamese_transfer.detectron2", "print the folder from which pip installs Detectron2"),
 }
 
-DETECTRON2 = 'pip install "$(siamese-transfer detectron2)"'
-
 
 def main() -> NoReturn:
     """Run the command that the first word names, as `python -m` would."""
@@ -69,17 +68,17 @@ def main() -> NoReturn:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f", did you mean '{close[0]}'?" if close else ""
         stop(f"unknown command '{name}'{hint}; {NAME} --help lists the commands")
+    Parser.program = NAME if command.words else f"{NAME} {name}"
     # For the children: data loaders, torchrun's processes, the runs of a table.
     os.environ["PYTHONSAFEPATH"] = "1"
     sys.argv[1:] = [*command.words, *words[1:]]
     try:
         runpy.run_module(command.module, run_name="__main__", alter_sys=True)
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if importlib.util.find_spec(missing):
-            raise  # a part of a package that is there: a defect
-        remedy = DETECTRON2 if missing == "detectron2" else f"pip install '{NAME}[all]'"
-        stop(f"{name} needs {missing}, which is not installed; {remedy}")
+        message = user_message(error)
+        if message is None:
+            raise
+        stop(message)
     sys.exit(0)
 
 

@@ -8,6 +8,8 @@ Its authors publish no package. The folder holds a small build backend that make
 import sysconfig
 from pathlib import Path
 
+from runs.app import Parser, cli
+
 
 def folder() -> Path:
     """Return the builder's folder: of the clone, or where the wheel put it."""
@@ -15,5 +17,12 @@ def folder() -> Path:
     return clone if clone.is_dir() else Path(sysconfig.get_path("data")) / "share" / "siamese-transfer" / "detectron2"
 
 
-if __name__ == "__main__":
+@cli
+def main() -> None:
+    """Print it."""
+    Parser(description="Print the folder from which pip installs Detectron2.").parse_args()
     print(folder())
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from benchmarks.__main__ import parser
+from runs import __version__
 from siamese_transfer.__main__ import COMMANDS
 
 
@@ -49,7 +50,7 @@ def test_a_missing_package_is_one_line_with_the_remedy(module: str, words: tuple
     done = console(*words, before=f"sys.modules[{module!r}] = None")
     assert (done.returncode, done.stderr) == (
         2,
-        f"error: {words[0]} needs {module}, which is not installed; {remedy}\n",
+        f"error: {module} is not installed; {remedy}\n",
     )
 
 
@@ -57,3 +58,15 @@ def test_a_command_keeps_its_own_status_and_words() -> None:
     done = console("show", "tabel5")
     assert done.returncode == 2
     assert done.stderr.startswith("error: tabel5: no such table") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", {command.module: name for name, command in COMMANDS.items()}.values())
+def test_every_module_says_its_version(name: str) -> None:
+    done = console(name, "--version")
+    assert (done.returncode, done.stdout) == (0, f"siamese-transfer {__version__}\n"), done.stderr
+
+
+def test_usage_names_what_the_user_typed() -> None:
+    assert console("gate", "--help").stdout.startswith("usage: siamese-transfer gate ")
+    assert console("convert", "detectron2", "--help").stdout.startswith("usage: siamese-transfer convert detectron2 ")
+    assert "see siamese-transfer gate --help" in console("gate").stderr
