@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 
     program: str | None = None
 
-    def __init__(self, *, prog: str | None = None, **settings: Any) -> None:
+    def __init__(self, prog: str | None = None, **settings: Any) -> None:
         super().__init__(prog=Parser.program or prog, **settings)
         Parser.program = None
         self.add_argument("--version", action="version", version=f"siamese-transfer {__version__}")
