@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from converters.architecture import parse
@@ -51,9 +52,10 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
     cfg = get_cfg()
     path = recipe_path(config.recipe or RECIPES[config.task])
     try:
-        cfg.merge_from_file(str(path))
-    except (KeyError, ValueError, AssertionError) as error:
-        raise UserError(f"recipe={path}: {_reason(error)}") from error
+        # Detectron2's default loader would run what a tag such as !!python/object/apply names.
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+    except (KeyError, ValueError, AssertionError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
+        raise UserError(f"recipe={path}: no recipe of Detectron2 ({_reason(error)})") from error
     _merge(cfg, _scratch(config.arch) if backbone is None else backbone.settings(), "weights")
     for key in flatten(dict(config.detectron2)):
         if key in OWN:
@@ -97,14 +99,17 @@ def _scratch(arch: str) -> dict[str, Any]:
     spec = parse(arch)
     if spec.cifar:
         raise UserError(f"arch={arch}: Detectron2's ResNet has no 3x3 stem; leave out _cifar")
-    return {"MODEL": {"RESNETS": spec.detectron2_settings()}}
+    settings = spec.detectron2_settings()
+    # Where the stride lies is the recipe's to say: no weights ask for either.
+    del settings["STRIDE_IN_1X1"]
+    return {"MODEL": {"RESNETS": settings}}
 
 
 def _merge(cfg: CfgNode, settings: Mapping[str, Any], field: str) -> None:
     for key, value in flatten(dict(settings)).items():
         if value == {}:
             continue
-        node, *_ = [cfg]
+        node: Any = cfg
         *parents, last = key.split(".")
         for parent in parents:
             node = node.get(parent) if isinstance(node, CfgNode) else None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from converters.formats import InputConvention
+from converters.formats import MSRA_INPUT, InputConvention
 from converters.reading import read
 from runs.errors import UserError
 from runs.files import sha256
@@ -58,7 +58,8 @@ class BackboneFile:
             "NUM_GROUPS": groups, "WIDTH_PER_GROUP": grouped,
         }  # fmt: skip
         settings: dict[str, Any] = {"MODEL": {"RESNETS": resnets}}
-        convention = self.provenance.get("input")
+        # What converters wrote says what it expects, Caffe2's files are MSRA's, and of others the recipe has to know.
+        convention = self.provenance.get("input") or (MSRA_INPUT.detectron2() if self.folded else None)
         if convention:
             try:
                 InputConvention.from_detectron2(convention)

@@ -42,6 +42,23 @@ def test_a_search_that_could_not_end_well_is_refused() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["INPUT: !!python/object/apply:os.mkdir [{folder}]", "_BASE_: {base}", "- a list", "INPUT: [", "MODEL: 3", "\x00"],
+)
+def test_a_recipe_is_read_and_never_run(tmp_path: Path, text: str) -> None:
+    from runs.errors import UserError
+    from transfer.recipe import build_cfg
+    from transfer.settings import TransferConfig
+
+    folder, recipe, base = tmp_path / "made by the recipe", tmp_path / "recipe.yaml", tmp_path / "base.yaml"
+    base.write_text(f"INPUT: !!python/object/apply:os.mkdir [{folder}]")
+    recipe.write_text(text.format(folder=folder, base=base))
+    with pytest.raises(UserError, match=r"recipe\.yaml: no recipe"):
+        build_cfg(TransferConfig(task="voc07", weights="scratch", recipe=str(recipe)), None, "cpu")
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_command_line_is_one_line(command: Command, case: str) -> None:
     arguments, named = WRONG[case]
