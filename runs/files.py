@@ -80,10 +80,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         UserError: it is absent, unreadable or no JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        # Of bytes it knows the encoding by itself, with a mark at the beginning or without.
+        return json.loads(Path(path).read_bytes())
     except OSError as error:
         raise from_os_error(error) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error}); write it again with the command that made it") from error
 
 

@@ -1,17 +1,20 @@
-"""COCO splits in Detectron2's form, every annotation checked before any work is done."""
+"""COCO splits in Detectron2's form, past every fault, so that all of them can be named at once."""
 
-import contextlib
-import io
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from runs.errors import UserError
 from runs.files import read_json
+from transfer.image_files import check_image
+from transfer.rle import check_rle
 
+# The value of detectron2.structures.BoxMode.XYWH_ABS; importing that takes seconds, and evaluating needs no detector.
+XYWH_ABS = 1
 # Official boxes reach past the edge by rounding, never further than this (pixels).
-_SLACK = 1.0
+SLACK = 1.0
 
 
 def coco_files(root: Path, name: str) -> tuple[Path, Path]:
@@ -20,7 +23,7 @@ def coco_files(root: Path, name: str) -> tuple[Path, Path]:
     Raises:
         UserError: the name is no COCO split's, or its files are missing.
     """
-    match = re.fullmatch(r"coco_(\d{4})_(\w+)", name)
+    match = re.fullmatch(r"coco_(\d{4})_([\w.+-]+)", name)
     if match is None:
         raise UserError(f"data: {name!r} is no COCO split; name it like coco_2017_train")
     folder = root / "coco"
@@ -32,123 +35,171 @@ def coco_files(root: Path, name: str) -> tuple[Path, Path]:
     return annotations, images
 
 
-def read_instances(file: Path) -> dict[str, Any]:
-    """An instances file for evaluation, every annotation with `iscrowd`."""
-    document: dict[str, Any] = read_json(file)
-    for annotation in document["annotations"]:
-        annotation["iscrowd"] = int(bool(annotation.get("iscrowd")))
-    return document
+def coco_splits(root: Path) -> list[str]:
+    """Names of the splits under `root`."""
+    files = sorted((root / "coco" / "annotations").glob("instances_*[0-9][0-9][0-9][0-9].json"))
+    return [f"coco_{split[-4:]}_{split[:-4]}" for split in (path.stem.removeprefix("instances_") for path in files)]
 
 
-def load_coco(root: Path, name: str) -> tuple[list[dict[str, Any]], list[str], list[int]]:
-    """Read a split with Detectron2's own loader after every annotation has been checked.
+def read_coco(file: Path, folder: Path | None, masks: bool) -> tuple[list[dict[str, Any]], dict[Any, str], list[str]]:
+    """Read an instances file as Detectron2's loader does (detectron2/data/datasets/coco.py).
 
     Args:
-        root: the folder that holds `coco/`.
-        name: e.g. `coco_2017_train`.
+        file: the instances JSON.
+        folder: of its images; None to do without them.
+        masks: whether every object needs a mask.
 
     Returns:
-        (Detectron2's dicts with category ids from 0, class names, the file's category ids in the same order)
+        (one dict an image, by id: `file_name`, `image_id`, `height`, `width` (0 where nothing tells them) and the
+        `annotations` without fault, with `area` besides Detectron2's keys and `category_id` from 0;
+        the file's category id -> name, by id; what is wrong, each with its place)
 
     Raises:
-        UserError: a file is missing or an annotation is wrong; the message names file and annotation.
-    """
-    from detectron2.data.datasets import load_coco_json
-
-    annotations, folder = coco_files(root, name)
-    document = read_json(annotations)
-    categories = check_document(document, annotations, folder)
-    with contextlib.redirect_stdout(io.StringIO()):
-        images = load_coco_json(str(annotations), str(folder))
-    order = {category: i for i, category in enumerate(sorted(categories))}
-    for image in images:
-        for annotation in image["annotations"]:
-            annotation["category_id"] = order[annotation["category_id"]]
-    return images, [categories[c] for c in order], list(order)
-
-
-def check_document(document: Any, file: Path, folder: Path) -> dict[int, str]:
-    """Check a COCO instances document against its images' folder.
-
-    Returns:
-        category id -> name
-
-    Raises:
-        UserError: the first thing that is wrong.
-    """
-    _, categories, faults = _examine(document, file, folder)
-    for fault in faults:
-        raise UserError(fault)
-    return categories
-
-
-def document_faults(file: Path, folder: Path) -> tuple[list[dict[str, Any]], int, list[str]]:
-    """All that is wrong with an instances file.
-
-    Returns:
-        (`file_name`, `width`, `height` of each image, number of annotations, faults)
+        UserError: it is no instances file.
     """
     document = read_json(file)
-    images, _, faults = _examine(document, file, folder)
-    listed = [{"file_name": str(folder / name), "width": w, "height": h} for name, w, h in images.values()]
-    return listed, len(document["annotations"]), list(faults)
-
-
-def _examine(
-    document: Any, file: Path, folder: Path
-) -> tuple[dict[Any, tuple[str, int, int]], dict[int, str], Iterator[str]]:
-    """(image id -> name, width, height; category id -> name; faults, found as they are asked for)."""
-    try:
-        images = {image["id"]: (image["file_name"], image["width"], image["height"]) for image in document["images"]}
-        categories = {category["id"]: str(category["name"]) for category in document["categories"]}
-        entries = document["annotations"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{file}: no COCO instances file ({error} is missing); restore it") from error
-    if not images or not categories:
+    parts = [document.get(k) if isinstance(document, dict) else None for k in ("images", "categories", "annotations")]
+    if not all(isinstance(part, list) for part in parts):
+        raise UserError(f"{file}: no COCO instances file (it needs the lists images, categories, annotations)")
+    if not parts[0] or not parts[1]:
         raise UserError(f"{file}: lists no images or no categories; restore it")
-    return images, categories, _faults(images, categories, entries, file, folder)
+    faults: list[str] = []
+
+    def examine(kind: str, entries: Any, read: Callable[[Any], Any]) -> dict[Any, Any]:
+        good: dict[Any, Any] = {}
+        for entry in entries:
+            try:
+                identity = _identity(entry, "id")
+                if identity in good:
+                    raise ValueError("its id occurs twice; remove one")
+                good[identity] = read(entry)
+            except ValueError as error:
+                name = entry.get("id", "?") if isinstance(entry, dict) else "?"
+                faults.append(f"{file}: {kind} {name!r}: {error}")
+            except UserError as error:
+                faults.append(str(error))
+        return good
+
+    categories = examine("category", parts[1], lambda entry: _text(entry, "name"))
+    faults += [f"{file}: category name {n!r} occurs twice" for n, k in Counter(categories.values()).items() if k > 1]
+    images = examine("image", parts[0], lambda entry: _image(entry, folder))
+    ordered = sorted(categories, key=_order)
+    classes = {category: n for n, category in enumerate(ordered)}
+    found = examine("annotation", parts[2], lambda entry: _annotation(entry, images, classes, masks))
+    for image_id, annotation in found.values():
+        images[image_id]["annotations"].append(annotation)
+    return [images[i] for i in sorted(images, key=_order)], {c: categories[c] for c in ordered}, faults
 
 
-def _faults(
-    images: dict[Any, tuple[str, int, int]], categories: dict[int, str], entries: Any, file: Path, folder: Path
-) -> Iterator[str]:
-    present = {path.name for path in folder.iterdir()}
-    for name, _, _ in images.values():
-        if name not in present:
-            yield f"{folder / name}: missing, but listed in {file.name}; restore it or remove it there"
-    seen: set[Any] = set()
-    for entry in entries:
-        problem = _problem(entry, images, categories)
-        if problem is None and entry["id"] in seen:
-            problem = "its id occurs twice"
-        if problem:
-            identity = entry.get("id", "?") if isinstance(entry, dict) else "?"
-            yield f"{file}: annotation {identity}: {problem}; mend or remove it"
-        else:
-            seen.add(entry["id"])
+def _image(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    size = {}
+    for side in ("height", "width"):
+        value = entry.get(side)
+        if value is not None and not (_is_number(value) and 0 < value < 1e6 and value % 1 == 0):
+            raise ValueError(f"its {side} is {value!r}; write a whole number of pixels")
+        size[side] = int(value or 0)
+    path = Path()
+    if folder is not None:
+        path = folder / _text(entry, "file_name")
+        if not path.is_file():
+            raise ValueError(f"its file {path} is missing; restore it or remove its entry")
+        width, height = check_image(path, *((size["width"], size["height"]) if all(size.values()) else ()))
+        size = {"height": height, "width": width}
+    return {"file_name": str(path), "image_id": _identity(entry, "id"), **size, "annotations": []}
 
 
-def _problem(entry: Any, images: dict[Any, tuple[str, int, int]], categories: dict[Any, str]) -> str | None:
-    """What is wrong with one annotation, or None."""
-    try:
-        image_id, category, (x, y, w, h) = entry["image_id"], entry["category_id"], entry["bbox"]
-        segments = entry.get("segmentation") or []
-        _ = entry["id"]
-    except (KeyError, TypeError, ValueError) as error:
-        return f"incomplete ({error})"
+def _annotation(
+    entry: dict[str, Any], images: dict[Any, dict[str, Any]], classes: dict[Any, int], masks: bool
+) -> tuple[Any, dict[str, Any]]:
+    """(image id, annotation in Detectron2's form)."""
+    image_id, category = _identity(entry, "image_id"), _identity(entry, "category_id")
     if image_id not in images:
-        return f"its image {image_id} is not in the file"
-    if category not in categories:
-        return f"its category {category} is not in the file"
-    name, width, height = images[image_id]
+        raise ValueError(f"its image {image_id!r} is not in the file, or has a fault; correct or remove it")
+    if category not in classes:
+        raise ValueError(f"its category {category!r} is not in the file; correct or remove it")
+    height, width = images[image_id]["height"], images[image_id]["width"]
+    x, y, w, h = box = numbers(entry.get("bbox"), "its bbox", 4)
     # A few official boxes have no width or no height; Detectron2 leaves those out of training by itself.
-    if not (
-        w >= 0 and h >= 0 and x >= -_SLACK and y >= -_SLACK and x + w <= width + _SLACK and y + h <= height + _SLACK
-    ):
-        return f"its box ({x:g}, {y:g}, {w:g}, {h:g}) lies outside {name} of {width} x {height}"
-    if isinstance(segments, dict):
-        if list(segments.get("size", [])) != [height, width]:
-            return f"its mask has size {segments.get('size')}, its image [{height}, {width}]"
-    elif any(len(polygon) % 2 for polygon in segments):
-        return "a polygon has an odd number of coordinates"
-    return None
+    inside = x >= -SLACK and y >= -SLACK and x + w <= width + SLACK and y + h <= height + SLACK
+    if w < 0 or h < 0 or (width and not inside):
+        raise ValueError(
+            f"its box ({x:g}, {y:g}, {w:g}, {h:g}) lies outside its image of {width} x {height}; correct it"
+        )
+    crowd, area = entry.get("iscrowd"), entry.get("area")
+    if crowd not in (None, 0, 1):
+        raise ValueError(f"its iscrowd is {crowd!r}; write 0 or 1")
+    if entry.get("ignore"):
+        raise ValueError("ignore means nothing in COCO; mark it with iscrowd, or remove it")
+    if area is not None and not (_is_number(area) and area >= 0):
+        raise ValueError(f"its area is {area!r}; write a number of pixels, or leave it out")
+    annotation = {"iscrowd": int(crowd or 0), "bbox": box, "category_id": classes[category], "bbox_mode": XYWH_ABS}
+    mask = _mask(entry.get("segmentation"), height, width)
+    if mask:
+        annotation["segmentation"] = mask
+    elif masks:
+        raise ValueError("it has no mask; draw one, or do without masks: detectron2.MODEL.MASK_ON=False")
+    annotation["area"] = area if area is not None else _mask_area(mask, height, width) if mask else w * h
+    return image_id, annotation
+
+
+def _mask(shape: Any, height: int, width: int) -> Any:
+    """A segmentation in Detectron2's form; None for none."""
+    if not shape:
+        return None
+    if not (height and width):
+        raise ValueError("its image has no height and width, which masks need; write them")
+    if isinstance(shape, dict):
+        return check_rle(shape, height, width)
+    if not isinstance(shape, list) or not all(isinstance(polygon, list) for polygon in shape):
+        raise ValueError("its segmentation is neither run-length coded nor a list of polygons [[x, y, x, y, …], …]")
+    for polygon in shape:
+        numbers(polygon, "a polygon")
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"a polygon has {len(polygon)} numbers; it needs three points of two, or remove it")
+        # pycocotools draws what lies outside too, and takes memory for it.
+        if not all(-side <= v <= 2 * side for start, side in enumerate((width, height)) for v in polygon[start::2]):
+            raise ValueError(f"a polygon lies outside its image of {width} x {height}; correct it")
+    return shape
+
+
+def _mask_area(mask: Any, height: int, width: int) -> float:
+    from pycocotools import mask as coder
+
+    code = coder.merge(coder.frPyObjects(mask, height, width)) if isinstance(mask, list) else mask
+    return float(coder.area(code))
+
+
+def _identity(entry: Any, key: str) -> Any:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise ValueError(f"its {key} is {value!r}; write a number or a text")
+    return value
+
+
+def _order(identity: Any) -> tuple[bool, Any]:
+    return isinstance(identity, str), identity
+
+
+def _text(entry: dict[str, Any], key: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"its {key} is {value!r}; write a text")
+    return value
+
+
+def numbers(values: Any, what: str, count: int = 0) -> list[float]:
+    """A list of finite numbers, as many as asked for.
+
+    Raises:
+        ValueError: anything else; `what` it is.
+    """
+    if not isinstance(values, list) or not all(map(_is_number, values)) or (count and len(values) != count):
+        raise ValueError(f"{what} is not a list of {count or 'finite'} numbers; correct it")
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite number, of any use for a place in an image."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e9 < value < 1e9

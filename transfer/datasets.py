@@ -1,4 +1,4 @@
-"""Named splits of VOC and COCO, checked, with a fingerprint."""
+"""Named splits of VOC and COCO, read and checked in one place for training, checking and evaluating."""
 
 import hashlib
 import json
@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from runs.errors import UserError
-from transfer.coco import load_coco
-from transfer.voc import load_voc
+from transfer.coco import coco_files, coco_splits, read_coco
+from transfer.voc import intended_root, read_voc, voc_splits
 
 
 @dataclass
@@ -22,16 +20,12 @@ class Split:
         source: the split as in the recipe, several joined by `+`.
         images: Detectron2's dataset dicts, boxes and classes included.
         classes: names in the order of `category_id`.
-        category_ids: ids of the classes in the source file (COCO's have gaps); 0.. for VOC.
-        root: the data root.
         part: which images of the named split these are; empty for all.
     """
 
     source: str
     images: list[dict[str, Any]]
     classes: list[str]
-    category_ids: list[int]
-    root: Path
     part: str = ""
 
     @property
@@ -44,6 +38,12 @@ class Split:
         """Whether it is one of PASCAL VOC's, with its layout and metric."""
         return self.source.startswith("voc")
 
+    @property
+    def countable(self) -> int:
+        """Objects that an evaluation counts: neither difficult nor crowds."""
+        objects = (a for image in self.images for a in image["annotations"])
+        return sum(not (a.get("difficult") or a.get("iscrowd")) for a in objects)
+
     def fingerprint(self) -> str:
         """SHA-256 over file names, sizes, boxes and classes, in hexadecimal digits."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
@@ -54,49 +54,68 @@ class Split:
         return digest.hexdigest()
 
 
-def load_splits(root: str, names: Sequence[str], classes: Sequence[str]) -> Split:
-    """Read and check splits and put them behind one another.
+def read_split(root: Path, name: str, classes: Sequence[str], masks: bool) -> tuple[Split, list[str]]:
+    """Read a split past every fault.
 
     Args:
         root: the folder that holds `VOC2007/`, `VOC2012/`, `coco/`.
-        names: e.g. `["voc_2007_trainval", "voc_2012_trainval"]`.
-        classes: the VOC class names; not used for COCO.
+        name: e.g. `voc_2007_trainval`.
+        classes: the VOC class names; COCO's come from its file.
+        masks: whether COCO's objects need masks.
+
+    Returns:
+        (the images and objects without fault; what is wrong, each with its file and the remedy)
+
+    Raises:
+        UserError: the split's folder, list or file is missing or no such thing.
+    """
+    if name.startswith("coco"):
+        images, categories, faults = read_coco(*coco_files(root, name), masks)
+        split = Split(name, images, list(categories.values()))
+    else:
+        images, faults = read_voc(root, name, classes)
+        split = Split(name, images, list(classes))
+    if not faults and not split.countable:
+        faults.append(f"{name}: no object counts (all are difficult, crowds, or absent); annotate some")
+    return split, faults
+
+
+def find_splits(root: Path) -> list[str]:
+    """Names of all splits whose lists lie under `root`.
+
+    Raises:
+        UserError: there is no folder, or no split in it.
+    """
+    _check_root(root)
+    names = voc_splits(root) + coco_splits(root)
+    if not names:
+        hint = intended_root(root)
+        raise UserError(
+            f"data.root={root}: holds no split of VOC or COCO in Detectron2's layout{'; ' if hint else ''}{hint}"
+        )
+    return names
+
+
+def load_splits(root: str, names: Sequence[str], classes: Sequence[str], masks: bool = False) -> Split:
+    """Read splits and put them behind one another; the arguments are those of `read_split`.
 
     Raises:
         UserError: anything missing or wrong, with the file's name.
     """
-    folder = Path(root)
-    if not folder.is_dir():
-        raise UserError(f"data.root={root}: no such folder; give the one that holds VOC2007, VOC2012 or coco")
-    images: list[dict[str, Any]] = []
-    names_of_classes, ids = list(classes), list(range(len(classes)))
+    _check_root(Path(root))
+    whole: Split | None = None
     for name in names:
-        if name.startswith("coco"):
-            part, found, found_ids = load_coco(folder, name)
-            if images and (found, found_ids) != (names_of_classes, ids):
-                raise UserError(f"{name}: other categories than {names[0]}; use splits of one data set")
-            names_of_classes, ids = found, found_ids
-        else:
-            part = load_voc(folder, name, classes)
-        images += part
-    for image in images:
-        check_header(image)
-    return Split("+".join(names), images, names_of_classes, ids, folder)
+        split, faults = read_split(Path(root), name, classes, masks)
+        if faults:
+            more = f" ({len(faults) - 1} more: python -m transfer.check data.root={root})" if faults[1:] else ""
+            raise UserError(faults[0] + more)
+        if whole and whole.classes != split.classes:
+            raise UserError(f"{name}: other classes than {whole.source}; use splits of one data set")
+        whole = Split(f"{whole.source}+{name}", whole.images + split.images, split.classes) if whole else split
+    assert whole is not None
+    return whole
 
 
-def check_header(image: dict[str, Any]) -> None:
-    """Check that an image is one and has the annotated size, from its first bytes (`transfer.check` decodes it all).
-
-    Raises:
-        UserError: it is not an image, or has another size.
-    """
-    file = image["file_name"]
-    try:
-        with Image.open(file) as opened:
-            size = opened.size
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{file}: not a readable image ({type(error).__name__}); restore it") from error
-    if size != (image["width"], image["height"]):
-        raise UserError(
-            f"{file}: is {size[0]} x {size[1]}, its annotation says {image['width']} x {image['height']}; mend one"
-        )
+def _check_root(root: Path) -> None:
+    if not root.is_dir():
+        raise UserError(f"data.root={root}: no such folder; give the one that holds VOC2007, VOC2012 or coco")

@@ -1,6 +1,7 @@
 """What a detector found, small enough to keep: any metric can be computed again without the network."""
 
 import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,18 @@ import numpy as np
 from runs.errors import UserError
 from runs.files import atomic_write, sha256
 
+# Half a million detections with masks unpack to a tenth of it.
+MAX_UNPACKED = 1 << 30
+_SHAPES = {"image": (), "category": (), "score": (), "box": (4,)}
+
 
 @dataclass
 class Detections:
     """All detections on a split, ordered by image and, within one, as the detector gave them.
 
     Attributes:
-        image_ids: ids of all images looked at, those without a detection too (str for VOC, int for COCO).
+        image_ids: ids of all images looked at, those without a detection too (str for VOC, int or str for COCO).
+        classes: their names; class number c is `classes[c]`.
         image: (N,) int32, index into `image_ids`.
         category: (N,) int16, class number from 0.
         score: (N,) float32, 0 to 1.
@@ -26,6 +32,7 @@ class Detections:
     """
 
     image_ids: list[Any]
+    classes: list[str]
     image: np.ndarray
     category: np.ndarray
     score: np.ndarray
@@ -39,8 +46,8 @@ class Detections:
     def save(self, path: Path) -> str:
         """Write a compressed `.npz`, atomically; returns its SHA-256."""
         arrays: dict[str, Any] = {
-            "image_ids": np.array(self.image_ids), "image": self.image, "category": self.category,
-            "score": self.score, "box": self.box, "sizes": self.sizes,
+            "image_ids": np.array(self.image_ids), "classes": np.array(self.classes), "image": self.image,
+            "category": self.category, "score": self.score, "box": self.box, "sizes": self.sizes,
         }  # fmt: skip
         if self.masks is not None:
             arrays["mask_bytes"] = np.frombuffer(b"".join(self.masks), np.uint8)
@@ -51,23 +58,47 @@ class Detections:
 
 
 def read_detections(path: Path) -> Detections:
-    """Read what `Detections.save` wrote.
+    """Read what `Detections.save` wrote, and check it: it may come from anybody.
 
     Raises:
-        UserError: absent, damaged, or another file.
+        UserError: absent, damaged, another file, or values that no detector gives.
     """
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            masks = None
-            if "mask_lengths" in arrays:
-                ends = np.cumsum(arrays["mask_lengths"])
-                whole = arrays["mask_bytes"].tobytes()
-                masks = [whole[e - n : e] for e, n in zip(ends, arrays["mask_lengths"], strict=True)]
-            return Detections(
-                arrays["image_ids"].tolist(), arrays["image"], arrays["category"], arrays["score"], arrays["box"],
-                arrays["sizes"], masks,
-            )  # fmt: skip
+        data = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
+                raise ValueError("it unpacks to more than a gigabyte")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return _checked({name: arrays[name] for name in arrays})
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; give the detections.npz of a run") from error
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a file of detections ({error}); give the detections.npz of a run") from error
+
+
+def _checked(arrays: dict[str, np.ndarray]) -> Detections:
+    ids, classes, sizes = arrays["image_ids"], arrays["classes"], arrays["sizes"]
+    count = len(arrays["score"])
+    for name, shape in _SHAPES.items():
+        if arrays[name].shape != (count, *shape) or arrays[name].dtype.kind not in "iuf":
+            raise ValueError(f"{name} has shape {arrays[name].shape} and type {arrays[name].dtype}")
+    if ids.ndim != 1 or ids.dtype.kind not in "iuU" or classes.ndim != 1 or classes.dtype.kind != "U":
+        raise ValueError("image_ids or classes are no lists of names")
+    if sizes.shape != (len(ids), 2) or sizes.dtype.kind not in "iu":
+        raise ValueError(f"sizes has shape {sizes.shape} for {len(ids)} images")
+    for name, limit in (("image", len(ids)), ("category", len(classes))):
+        numbers = arrays[name]
+        if numbers.dtype.kind == "f" or (count and not 0 <= int(numbers.min()) <= int(numbers.max()) < limit):
+            raise ValueError(f"{name} counts beyond the {limit} there are")
+    if not (np.isfinite(arrays["score"]).all() and np.isfinite(arrays["box"]).all()):
+        raise ValueError("a score or a box is no finite number")
+    masks = None
+    if "mask_lengths" in arrays:
+        ends, whole = np.cumsum(arrays["mask_lengths"], dtype=np.int64), arrays["mask_bytes"].tobytes()
+        masks = [whole[e - n : e] for e, n in zip(ends.tolist(), arrays["mask_lengths"].tolist(), strict=True)]
+        if len(masks) != count:
+            raise ValueError(f"{len(masks)} masks of {count} detections")
+    return Detections(
+        ids.tolist(), classes.tolist(), arrays["image"], arrays["category"], arrays["score"], arrays["box"], sizes,
+        masks,
+    )  # fmt: skip

@@ -9,6 +9,7 @@ class (`…_CLASS.txt`, lines of "image score xmin ymin xmax ymax"), for COCO th
 
 import gzip
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,15 @@ import numpy as np
 from runs.app import Parser, cli
 from runs.errors import UserError, from_os_error
 from runs.files import write_json
-from transfer.coco import read_instances
+from transfer.coco import numbers, read_coco
 from transfer.detections import Detections, read_detections
+from transfer.matches import Matches
+from transfer.rle import check_rle
 from transfer.settings import VOC_CLASSES
+from transfer.voc import read_text, read_voc
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
+
+PerClass = dict[str, dict[str, float]]
 
 
 def parser() -> Parser:
@@ -32,7 +38,7 @@ def parser() -> Parser:
     voc.add_argument("detections", type=Path, metavar="DETECTIONS", help="detections.npz, or a folder of text files")
     voc.add_argument("--root", type=Path, required=True, help="folder that holds VOC2007, VOC2012")
     voc.add_argument("--split", default="voc_2007_test")
-    voc.add_argument("--classes", help="class names with commas between; the 20 of VOC by default")
+    voc.add_argument("--classes", help="class names with commas between; by default those of detections.npz, or VOC's")
     voc.add_argument("--metric", choices=("07", "area"), help="11 points or area; by default the year's own")
     coco = kinds.add_parser("coco", help="COCO box and mask AP by pycocotools' definition")
     coco.add_argument("detections", type=Path, metavar="DETECTIONS", help="detections.npz, or a results JSON (.gz)")
@@ -58,22 +64,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _voc(arguments: Any) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    from transfer.voc import load_voc_truth
-
-    classes = arguments.classes.split(",") if arguments.classes else list(VOC_CLASSES)
-    images = load_voc_truth(arguments.root, arguments.split, classes)
+def _voc(arguments: Any) -> tuple[dict[str, float], PerClass]:
+    found = None if arguments.detections.is_dir() else read_detections(arguments.detections)
+    classes = arguments.classes.split(",") if arguments.classes else found.classes if found else list(VOC_CLASSES)
+    images, faults = read_voc(arguments.root, arguments.split, classes, images=False)
+    _refuse(faults)
     ids = [image["image_id"] for image in images]
-    if arguments.detections.is_dir():
+    if found is None:
         found = read_voc_results(arguments.detections, ids, classes)
-    else:
-        found = read_detections(arguments.detections)
-        if [str(i) for i in found.image_ids] != ids:
-            raise UserError(f"{arguments.detections}: of other images than {arguments.split}; name its --split")
-        if len(found) and found.category.max() >= len(classes):
-            raise UserError(f"{arguments.detections}: more classes than --classes names; give the run's")
+    elif found.classes != classes:
+        raise UserError(f"{arguments.detections}: of the classes {', '.join(found.classes)}; leave out --classes")
+    elif [str(i) for i in found.image_ids] != ids:
+        raise UserError(f"{arguments.detections}: of other images than {arguments.split}; name its --split")
+    matches = match_voc(found, Truth.of(images), len(classes))
+    _refuse_without_objects(matches, arguments.split)
     use_07 = arguments.metric == "07" if arguments.metric else "2007" in arguments.split
-    metrics, per_class, _ = evaluate_voc(match_voc(found, Truth.of(images), len(classes)), classes, use_07)
+    metrics, per_class, _ = evaluate_voc(matches, classes, use_07)
     return metrics, per_class
 
 
@@ -83,65 +89,98 @@ def read_voc_results(folder: Path, ids: list[str], classes: list[str]) -> Detect
     Raises:
         UserError: no file of a class, a line that is not six fields, or an image that is not in the split.
     """
-    numbers = {image_id: n for n, image_id in enumerate(ids)}
+    places = {image_id: n for n, image_id in enumerate(ids)}
+    # Of two classes whose names end alike, a file belongs to the longer.
+    files: dict[str, list[Path]] = {name: [] for name in classes}
+    for path in sorted(folder.glob("*.txt")):
+        owners = [name for name in classes if path.stem == name or path.stem.endswith(f"_{name}")]
+        if owners:
+            files[max(owners, key=len)].append(path)
     rows: list[tuple[float, ...]] = []
     for category, name in enumerate(classes):
-        files = sorted(p for p in folder.glob("*.txt") if p.stem == name or p.stem.endswith(f"_{name}"))
-        if len(files) != 1:
+        if len(files[name]) != 1:
             raise UserError(
-                f"{folder}: {len(files)} files for class {name!r}; write one, named like det_test_{name}.txt"
+                f"{folder}: {len(files[name])} files for class {name!r}; write one, named like det_test_{name}.txt"
             )
-        for count, line in enumerate(files[0].read_text().splitlines(), start=1):
+        file = files[name][0]
+        try:
+            lines = read_text(file).splitlines()
+        except ValueError as error:
+            raise UserError(f"{file}: not UTF-8 text ({error}); save it as UTF-8") from error
+        for count, line in enumerate(lines, start=1):
             try:
-                image_id, score, *box = line.split()
-                x0, y0, x1, y1 = (float(v) for v in box)
-                rows.append((numbers[image_id], category, float(score), x0 - 1, y0 - 1, x1, y1))
+                # The image's name may hold spaces.
+                image_id, *values = line.rsplit(maxsplit=5)
+                score, x0, y0, x1, y1 = (float(v) for v in values)
+                if not (all(map(math.isfinite, (score, x0, y0, x1, y1))) and x0 <= x1 and y0 <= y1):
+                    raise ValueError("no box")
+                rows.append((places[image_id], category, score, x0 - 1, y0 - 1, x1, y1))
             except (ValueError, KeyError) as error:
                 raise UserError(
-                    f"{files[0]}:{count}: {line[:60]!r} is not 'image score xmin ymin xmax ymax' of this split"
+                    f"{file}:{count}: {line[:60]!r} is not 'image score xmin ymin xmax ymax' of this split"
                 ) from error
     table = np.array(rows, np.float64).reshape(-1, 7)
     return Detections(
-        list(ids), table[:, 0].astype(np.int32), table[:, 1].astype(np.int16), table[:, 2].astype(np.float32),
-        table[:, 3:].astype(np.float32), np.zeros((len(ids), 2), np.int32),
+        list(ids), list(classes), table[:, 0].astype(np.int32), table[:, 1].astype(np.int16),
+        table[:, 2].astype(np.float32), table[:, 3:].astype(np.float32), np.zeros((len(ids), 2), np.int32),
     )  # fmt: skip
 
 
-def _coco(arguments: Any) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def _coco(arguments: Any) -> tuple[dict[str, float], PerClass]:
     from transfer.coco_evaluation import coco_results, evaluate_coco
 
-    document = read_instances(arguments.annotations)
-    try:
-        categories = {c["id"]: str(c["name"]) for c in document["categories"]}
-        images = {image["id"] for image in document["images"]}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{arguments.annotations}: no COCO instances file ({error} is missing)") from error
-    if arguments.detections.suffix == ".npz":
-        results = coco_results(read_detections(arguments.detections), sorted(categories))
-    else:
-        results = _read_results(arguments.detections)
-    for number, result in enumerate(results):
-        wrong = _wrong(result, images, categories)
-        if wrong:
-            raise UserError(f"{arguments.detections}: detection {number}: {wrong}")
+    path = arguments.detections
+    found = read_detections(path) if path.suffix == ".npz" else None
+    results = coco_results(found) if found else _read_results(path)
+    if not all(isinstance(result, dict) for result in results):
+        raise UserError(f"{path}: not a list of detections {{image_id, category_id, bbox, score}}")
     # Not at the first detection: a masks-only result has no box.
-    kinds = [k for k, key in (("bbox", "bbox"), ("segm", "segmentation")) if all(key in r for r in results)]
-    return evaluate_coco(document, results, kinds)[:2]
+    kinds = [k for k, key in (("bbox", "bbox"), ("segm", "segmentation")) if all(r.get(key) for r in results)]
+    if not kinds:
+        raise UserError(f"{path}: neither bbox nor segmentation is there for all detections; write one for all")
+    kinds = kinds if results else ["bbox"]
+    images, categories, faults = read_coco(arguments.annotations, None, "segm" in kinds)
+    _refuse(faults)
+    classes = list(categories.values())
+    image_numbers = {image["image_id"]: n for n, image in enumerate(images)}
+    category_numbers = {category: n for n, category in enumerate(categories)}
+    if found:
+        # Images by id and classes by name: the numbers of a run are those of its own data set.
+        image_numbers = {n: image_numbers.get(i, -1) for n, i in enumerate(found.image_ids)}
+        category_numbers = {n: classes.index(c) if c in classes else -1 for n, c in enumerate(found.classes)}
+    checked = []
+    for number, result in enumerate(results):
+        try:
+            checked.append(_result(result, image_numbers, category_numbers, images, kinds))
+        except ValueError as error:
+            raise UserError(f"{path}: detection {number}: {error}") from error
+    metrics, per_class, matches = evaluate_coco(checked, images, classes, kinds)
+    _refuse_without_objects(matches[kinds[0]], arguments.annotations)
+    return metrics, per_class
 
 
-def _wrong(result: Any, images: set[Any], categories: dict[Any, str]) -> str | None:
-    if not isinstance(result, dict) or not {"image_id", "category_id", "score"} <= set(result):
-        return "has no image_id, category_id and score"
-    if not {"bbox", "segmentation"} & set(result):
-        return "has neither bbox nor segmentation"
-    if result["image_id"] not in images:
-        return f"its image {result['image_id']} is not in the annotations"
-    if result["category_id"] not in categories:
-        return f"its category {result['category_id']} is not in the annotations"
-    mask = result.get("segmentation", {"counts": ""})
-    if not (isinstance(mask, dict) and isinstance(mask.get("counts"), str)):
-        return "its segmentation is not run-length coded; write what pycocotools.mask.encode returns"
-    return None
+def _result(
+    result: dict[str, Any], image_numbers: dict[Any, int], category_numbers: dict[Any, int],
+    images: list[dict[str, Any]], kinds: list[str],
+) -> dict[str, Any]:  # fmt: skip
+    """One detection of anybody's, checked, with numbers for its image and class."""
+    entry: dict[str, Any] = {}
+    for key, table in (("image_id", image_numbers), ("category_id", category_numbers)):
+        value = result.get(key)
+        entry[key] = table.get(value, -1) if isinstance(value, int | float | str) else -1
+        if entry[key] < 0:
+            raise ValueError(f"its {key} {value!r} is not in the annotations; give the annotations it was made for")
+    [entry["score"]] = numbers([result.get("score")], "its score")
+    if "bbox" in kinds:
+        entry["bbox"] = numbers(result["bbox"], "its bbox", 4)
+        if min(entry["bbox"][2:]) < 0:
+            raise ValueError("its bbox has a negative side; COCO's is x, y, width, height")
+    if "segm" in kinds:
+        if not isinstance(result["segmentation"], dict):
+            raise ValueError("its segmentation is not run-length coded; write what pycocotools.mask.encode returns")
+        image = images[entry["image_id"]]
+        entry["segmentation"] = check_rle(result["segmentation"], image["height"], image["width"])
+    return entry
 
 
 def _read_results(path: Path) -> list[dict[str, Any]]:
@@ -150,11 +189,23 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
         results = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
     except OSError as error:
         raise from_os_error(error) from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); give a COCO results file") from error
     if not isinstance(results, list):
         raise UserError(f"{path}: not a list of detections; give a COCO results file")
     return results
+
+
+def _refuse(faults: list[str]) -> None:
+    if faults:
+        raise UserError(faults[0] + (f" ({len(faults) - 1} more)" if faults[1:] else ""))
+
+
+def _refuse_without_objects(matches: Matches, place: Any) -> None:
+    if not matches.objects.any():
+        raise UserError(
+            f"{place}: no object counts (all are difficult, crowds, or absent); there is nothing to measure"
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
-from transfer.coco import coco_files, read_instances
 from transfer.coco_evaluation import coco_results, evaluate_coco
 from transfer.datasets import Split
 from transfer.detections import Detections
@@ -71,10 +70,8 @@ class Measured:
 def measure(split: Split, detections: Detections, masks: bool) -> Measured:
     """Measure a detector's detections on a split, with masks or without."""
     if not split.voc:
-        file, _ = coco_files(split.root, split.source)
-        results = coco_results(detections, split.category_ids)
         kinds = ("bbox", "segm") if masks else ("bbox",)
-        metrics, per_class, matches = evaluate_coco(read_instances(file), results, kinds, detections.image_ids)
+        metrics, per_class, matches = evaluate_coco(coco_results(detections), split.images, split.classes, kinds)
         return Measured(metrics, {"per_class": per_class}, matches, "coco")
     found = match_voc(detections, Truth.of(split.images), len(split.classes))
     use_07 = "2007" in split.source
@@ -104,6 +101,7 @@ def _join(split: Split, found: list[Any], masks: bool) -> Detections:
     counts = [len(scores) for _, scores, _, _ in found]
     return Detections(
         image_ids=[image["image_id"] for image in split.images],
+        classes=split.classes,
         image=np.repeat(np.arange(len(found), dtype=np.int32), counts),
         category=np.concatenate([c for _, _, c, _ in found]).astype(np.int16),
         score=np.concatenate([s for _, s, _, _ in found]).astype(np.float32),

@@ -21,10 +21,10 @@ from runs.record import Dataset, Record, Subject, read_record, write_record
 from runs.seeds import seed_everything
 from transfer.datasets import Split, load_splits
 from transfer.distributed import check_split, choose_device, synchronise_in_full_precision
+from transfer.draw_detections import best_and_worst, evenly, sheet
 from transfer.inference import detect, measure
 from transfer.loading import train_images
 from transfer.matches import save_matches
-from transfer.pictures import best_and_worst, evenly, sheet
 from transfer.recipe import build_cfg
 from transfer.settings import DataConfig, TransferConfig
 from transfer.subset import balanced, hold_out
@@ -61,6 +61,9 @@ def run(config: TransferConfig) -> dict[str, float]:
     train, test = _splits(config.data, cfg)
     images = train_images(cfg, train)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(train.classes)
+    if _pixel_masks(images):
+        # Detectron2 cuts polygons alone out of an image, unless all masks are made of pixels.
+        cfg.INPUT.MASK_FORMAT = "bitmask"
     cfg.OUTPUT_DIR = str(output)
     cfg.freeze()
     if comm.is_main_process():
@@ -106,10 +109,6 @@ def run(config: TransferConfig) -> dict[str, float]:
         return metrics
     with atomic_write(output / MODEL) as file:
         torch.save({"model": detector.state_dict()}, file)
-    if config.pictures:
-        found = results["found"]
-        sheet(output / "detections.png", test, found, evenly(test, config.pictures))
-        sheet(output / "best_and_worst.png", test, found, best_and_worst(results["matches"], config.pictures))
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()), "train": _dataset(train) | {"used": len(images)},
         "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3), **results["details"],
@@ -130,28 +129,38 @@ def run(config: TransferConfig) -> dict[str, float]:
     # The finished detector stays; what only a restart needs goes.
     for leftover in (output / CHECKPOINT, *output.glob(".*.partial")):
         leftover.unlink(missing_ok=True)
+    if config.pictures:
+        found = results["found"]
+        sheet(output / "detections.png", test, found, evenly(test, config.pictures))
+        sheet(output / "best_and_worst.png", test, found, best_and_worst(results["matches"], config.pictures))
     print("  ".join(f"{name} {value:.2f}" for name, value in metrics.items()) + f"  ->  {folder.record}")
     return metrics
 
 
 def _splits(data: DataConfig, cfg: Any) -> tuple[Split, Split]:
     """Return (images to train on, images to report on)."""
-    train = load_splits(data.root, cfg.DATASETS.TRAIN, data.classes)
+    train = load_splits(data.root, cfg.DATASETS.TRAIN, data.classes, cfg.MODEL.MASK_ON)
     if data.held_out:
-        if not train.voc and len(cfg.DATASETS.TRAIN) > 1:
-            raise UserError("data.held_out: COCO's AP reads one annotation file; name one split in data.train")
         images, held = hold_out(train.images, data.held_out, data.seed)
         test = dataclasses.replace(train, images=held, part=f"{data.held_out:g} held out, seed {data.seed}")
         train = dataclasses.replace(train, images=images, part=f"without {test.part}")
     else:
-        test = load_splits(data.root, cfg.DATASETS.TEST, data.classes)
+        test = load_splits(data.root, cfg.DATASETS.TEST, data.classes, cfg.MODEL.MASK_ON)
         if test.classes != train.classes:
             raise UserError(f"data.test={test.name}: other classes than {train.name}; use splits of one data set")
+    if not test.countable:
+        raise UserError(f"data.test={test.name}: no object counts; choose another share or split")
     if data.images:
         chosen = balanced(train.images, len(train.classes), data.images, data.seed)
         part = f"{data.images} images, seed {data.seed}"
         train = dataclasses.replace(train, images=chosen, part=f"{train.part}, {part}" if train.part else part)
     return train, test
+
+
+def _pixel_masks(images: list[dict[str, Any]]) -> bool:
+    """Whether an object that is no crowd has a run-length coded mask."""
+    objects = (a for image in images for a in image["annotations"])
+    return any(isinstance(a.get("segmentation"), dict) and not a["iscrowd"] for a in objects)
 
 
 def identity_of(config: TransferConfig, backbone: BackboneFile | None) -> dict[str, Any]:

@@ -1,71 +1,72 @@
-"""PASCAL VOC splits in Detectron2's form, every annotation checked before any work is done."""
+"""PASCAL VOC splits in Detectron2's form, past every fault, so that all of them can be named at once."""
 
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from runs.errors import UserError
+from transfer.image_files import check_image
 
 # The value of detectron2.structures.BoxMode.XYXY_ABS; importing that takes seconds, and evaluating needs no detector.
 XYXY_ABS = 0
+SUFFIXES = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG")
+_TRUTH_VALUES = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1}
 
 
-def voc_folder(root: Path, name: str) -> tuple[Path, str]:
-    """`voc_2007_train` -> (`root/VOC2007`, `train`).
-
-    Raises:
-        UserError: the name is no VOC split's.
-    """
-    match = re.fullmatch(r"voc_(\d{4})_(\w+)", name)
-    if match is None:
-        raise UserError(f"data: {name!r} is no VOC split; name it like voc_2007_trainval")
-    return root / f"VOC{match[1]}", match[2]
-
-
-def load_voc(root: Path, name: str, classes: Sequence[str]) -> list[dict[str, Any]]:
+def read_voc(
+    root: Path, name: str, classes: Sequence[str], images: bool = True
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Read a split as Detectron2's loader does (detectron2/data/datasets/pascal_voc.py), difficult objects included.
 
     Args:
         root: the folder that holds `VOC2007`, ...
         name: e.g. `voc_2007_trainval`.
         classes: class names in the order of their ids.
+        images: whether the images have to be there.
 
     Returns:
-        One dict an image with `file_name`, `image_id`, `height`, `width` and `annotations`; a box is
-        `[x0, y0, x1, y1]` in pixels from 0, and each annotation has `difficult` besides Detectron2's keys.
+        (one dict an image without fault: `file_name`, `image_id`, `height`, `width`, `annotations`; a box is
+        `[x0, y0, x1, y1]` in pixels from 0, and each annotation has `difficult` besides Detectron2's keys;
+        what is wrong with the others, each with its file)
 
     Raises:
-        UserError: a folder, list, annotation or image is missing or wrong; the message names the file.
+        UserError: the split's folder or list is missing or wrong.
     """
-    folder, ids = _listed(root, name)
-    return [_image(folder, image_id, {c: i for i, c in enumerate(classes)}) for image_id in ids]
-
-
-def load_voc_truth(root: Path, name: str, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The same without the images, which an evaluation does not need."""
-    folder, ids = _listed(root, name)
-    return [_annotation(folder, image_id, {c: i for i, c in enumerate(classes)}) for image_id in ids]
-
-
-def voc_faults(root: Path, name: str, classes: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The same, past every fault instead of ending at the first.
-
-    Returns:
-        (the images whose annotation is right, what is wrong with the others)
-    """
-    folder, ids = _listed(root, name)
-    images, faults = [], []
+    folder, listing = _layout(root, name)
+    ids = _listed(listing, folder)
+    numbers = {c: i for i, c in enumerate(classes)}
+    found = []
+    faults = [f"{listing}: lists {i!r} twice; remove one" for i, n in Counter(ids).items() if n > 1]
     for image_id in ids:
+        file = folder / "Annotations" / f"{image_id}.xml"
         try:
-            images.append(_image(folder, image_id, {c: i for i, c in enumerate(classes)}))
+            picture = _image_file(folder, image_id, images)
+            annotation = _annotation(file, numbers)
+            if images:
+                check_image(picture, annotation["width"], annotation["height"])
+            found.append({"file_name": str(picture), "image_id": image_id, **annotation})
+        except FileNotFoundError as error:
+            faults.append(f"{error.filename}: missing, but listed in {listing.name}; restore it or remove it there")
+        except ValueError as error:
+            faults.append(f"{file}: {error}")
         except UserError as error:
             faults.append(str(error))
-    return images, faults
+    return found, faults
 
 
-def meant(root: Path) -> str:
+def voc_splits(root: Path) -> list[str]:
+    """Names of the splits under `root`; lists of one class (`aeroplane_train.txt`) are for classification."""
+    folders = sorted(root.glob("VOC[0-9][0-9][0-9][0-9]"))
+    lists = [
+        (folder.name[3:], path) for folder in folders for path in sorted((folder / "ImageSets/Main").glob("*.txt"))
+    ]
+    return [f"voc_{year}_{path.stem}" for year, path in lists if "_" not in path.stem]
+
+
+def intended_root(root: Path) -> str:
     """Where the folder lies that the user may have meant by `root`; empty if there is no sign of one."""
     if (root / "ImageSets" / "Main").is_dir():
         return f"this is VOC itself: give the folder above, data.root={root.absolute().parent}"
@@ -73,68 +74,132 @@ def meant(root: Path) -> str:
     return f"did you mean data.root={below}?" if below else ""
 
 
-def _listed(root: Path, name: str) -> tuple[Path, list[str]]:
-    """Folder of a split's year, and the ids in its list."""
-    folder, split = voc_folder(root, name)
-    listing = folder / "ImageSets" / "Main" / f"{split}.txt"
+def read_text(path: Path) -> str:
+    """Text in UTF-8, or in UTF-16 with its mark.
+
+    Raises:
+        ValueError: another encoding.
+    """
+    data = path.read_bytes()
+    return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+
+
+def _layout(root: Path, name: str) -> tuple[Path, Path]:
+    """`voc_2007_train` -> (`root/VOC2007`, `root/VOC2007/ImageSets/Main/train.txt`)."""
+    match = re.fullmatch(r"voc_(\d{4})_([\w.+-]+)", name)
+    if match is None:
+        raise UserError(f"data: {name!r} is no VOC split; name it like voc_2007_trainval")
+    folder = root / f"VOC{match[1]}"
+    listing = folder / "ImageSets" / "Main" / f"{match[2]}.txt"
     if not folder.is_dir():
-        remedy = meant(root) or f"{name} needs it in Detectron2's layout"
+        remedy = intended_root(root) or f"{name} needs it in Detectron2's layout"
         raise UserError(f"data.root={root}: has no folder {folder.name}; {remedy}")
     if not listing.is_file():
-        splits = sorted(p.stem for p in listing.parent.glob("*.txt") if "_" not in p.stem)
+        splits = [s.split("_", 2)[2] for s in voc_splits(root) if s.startswith(f"voc_{match[1]}_")]
         raise UserError(f"{listing}: no such split; {folder.name} has {', '.join(splits) or 'none'}")
-    ids = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
-    if not ids:
-        raise UserError(f"{listing}: lists no image; write one id a line")
-    return folder, ids
+    return folder, listing
 
 
-def _image(folder: Path, image_id: str, classes: dict[str, int]) -> dict[str, Any]:
-    image = _annotation(folder, image_id, classes)
-    file = Path(image["file_name"])
-    if not file.is_file():
-        raise UserError(f"{file}: missing, but listed in the split; restore it or remove it from ImageSets")
-    return image
-
-
-def _annotation(folder: Path, image_id: str, classes: dict[str, int]) -> dict[str, Any]:
-    file = folder / "Annotations" / f"{image_id}.xml"
-    image = folder / "JPEGImages" / f"{image_id}.jpg"
+def _listed(listing: Path, folder: Path) -> list[str]:
     try:
-        tree = ET.parse(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: missing, but listed in the split; restore it or remove it from ImageSets") from error
-    except ET.ParseError as error:
-        raise UserError(f"{file}: not XML ({error}); restore it") from error
-    try:
-        width, height = (int(_text(tree, f"size/{side}")) for side in ("width", "height"))
-        objects = [_object(item, width, height, classes) for item in tree.iterfind("object")]
+        lines = [line.strip() for line in read_text(listing).splitlines() if line.strip()]
     except ValueError as error:
-        raise UserError(f"{file}: {error}; mend the annotation or name other classes") from error
-    return {
-        "file_name": str(image), "image_id": image_id, "height": height, "width": width, "annotations": objects,
-    }  # fmt: skip
+        raise UserError(f"{listing}: not UTF-8 text ({error}); save it as UTF-8") from error
+    if not lines:
+        raise UserError(f"{listing}: lists no image; write one id a line")
+    ids = []
+    for line in lines:
+        # An id may hold spaces, and some lists name the image with its suffix.
+        tokens = line.split()
+        names = [n for text in dict.fromkeys((line, tokens[0])) for n in (text, _without_suffix(text))]
+        known = next((n for n in names if (folder / "Annotations" / f"{n}.xml").is_file()), None)
+        if known != line and tokens[1:] and tokens[-1] in ("-1", "0", "1"):
+            raise UserError(
+                f"{listing}: a list of one class (its lines end in -1, 0 or 1); name a split, whose lines are ids alone"
+            )
+        ids.append(known or tokens[0])
+    return ids
+
+
+def _without_suffix(name: str) -> str:
+    return next((name.removesuffix(s) for s in SUFFIXES if name.endswith(s)), name)
+
+
+def _image_file(folder: Path, image_id: str, needed: bool) -> Path:
+    usual = folder / "JPEGImages" / f"{image_id}.jpg"
+    if not needed or usual.is_file():
+        return usual
+    other = next((p for s in SUFFIXES if (p := usual.with_name(image_id + s)).is_file()), None)
+    if other is None:
+        raise FileNotFoundError(2, "missing", str(usual))
+    return other
+
+
+def _annotation(file: Path, classes: dict[str, int]) -> dict[str, Any]:
+    root = _parse(file)
+    width, height = (_whole(_text(root, f"size/{side}"), side) for side in ("width", "height"))
+    objects = [_object(item, width, height, classes) for item in root.iterfind("object")]
+    return {"height": height, "width": width, "annotations": objects}
+
+
+def _parse(file: Path) -> ET.Element:
+    """The XML tree without namespaces, in any encoding that Python knows."""
+    data = file.read_bytes()
+    try:
+        try:
+            root = ET.fromstring(data)
+        except (ValueError, LookupError):
+            # Expat reads no encodings of several bytes, such as GBK.
+            declared = re.match(rb"<\?xml[^>]*encoding=[\"']([\w.-]+)[^>]*\?>", data)
+            if declared is None:
+                raise
+            root = ET.fromstring(data[declared.end() :].decode(declared[1].decode()))
+    except (ET.ParseError, ValueError, LookupError) as error:
+        raise ValueError(f"not XML ({error}); restore it") from error
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    return root
 
 
 def _object(item: ET.Element, width: int, height: int, classes: dict[str, int]) -> dict[str, Any]:
     name = _text(item, "name")
     if name not in classes:
-        raise ValueError(f"unknown class {name!r} (the classes are {', '.join(classes)})")
+        raise ValueError(
+            f"unknown class {name!r} (the classes are {', '.join(classes)}); correct it or set data.classes"
+        )
     # 1-based and inclusive: a box of (1, W) covers the whole width, which is (0, W) in continuous coordinates.
-    x0, y0, x1, y1 = (float(_text(item, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    x0, y0, x1, y1 = (_number(_text(item, f"bndbox/{side}"), side) for side in ("xmin", "ymin", "xmax", "ymax"))
     if not (1 <= x0 <= x1 <= width and 1 <= y0 <= y1 <= height):
-        raise ValueError(f"box of {name!r} ({x0:g}, {y0:g}, {x1:g}, {y1:g}) outside its image of {width} x {height}")
-    difficult = item.findtext("difficult", "0")
+        remedy = "VOC counts pixels from 1: add 1 to all coordinates" if min(x0, y0) == 0 else "correct it"
+        box = f"({x0:g}, {y0:g}, {x1:g}, {y1:g})"
+        raise ValueError(f"box of {name!r} {box} outside its image of {width} x {height}; {remedy}")
+    difficult = (item.findtext("difficult") or "").strip().lower()
+    if difficult not in _TRUTH_VALUES:
+        raise ValueError(f"<difficult> of {name!r} is {difficult!r}; write 0 or 1")
     return {
         "category_id": classes[name],
         "bbox": [x0 - 1, y0 - 1, x1, y1],
         "bbox_mode": XYXY_ABS,
-        "difficult": int(difficult),
+        "difficult": _TRUTH_VALUES[difficult],
     }
 
 
-def _text(element: Any, path: str) -> str:
+def _text(element: ET.Element, path: str) -> str:
     text = element.findtext(path)
     if text is None:
-        raise ValueError(f"no <{path}>")
-    return str(text).strip()
+        raise ValueError(f"no <{path}>; complete it")
+    return text.strip()
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"<{what}> is {text[:40]!r}; write a number") from error
+
+
+def _whole(text: str, what: str) -> int:
+    number = _number(text, what)
+    if not 0 < number < 1e6 or number % 1:
+        raise ValueError(f"<{what}> is {text[:40]!r}; write a whole number of pixels")
+    return int(number)

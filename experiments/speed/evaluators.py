@@ -29,7 +29,7 @@ from experiments.speed.coco_cases import enlarge, make_results, pycocotools_eval
 from experiments.speed.limits import bandwidth, best
 from experiments.speed.rows import Row, Skipped, alternate, script
 from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, write_voc
-from transfer.coco import read_instances
+from transfer.coco import read_coco
 from transfer.coco_evaluation import evaluate_coco
 from transfer.settings import VOC_CLASSES
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
@@ -122,8 +122,15 @@ def coco(
 ) -> Row:
     """COCO at the size of val2017."""
     kept: dict[str, list[float]] = {}
+
+    def ours_coco() -> list[float]:
+        scenes, categories, _ = read_coco(file, None, masks=kind == "segm")
+        places, classes = {i["image_id"]: n for n, i in enumerate(scenes)}, {c: n for n, c in enumerate(categories)}
+        found = [r | {"image_id": places[r["image_id"]], "category_id": classes[r["category_id"]]} for r in results]
+        return list(evaluate_coco(found, scenes, list(categories.values()), (kind,))[0].values())[:3]
+
     ours, peer = alternate(
-        lambda: kept.update(ours=list(evaluate_coco(read_instances(file), results, (kind,))[0].values())[:3]),
+        lambda: kept.update(ours=ours_coco()),
         lambda: kept.update(peer=[100 * value for value in by_peer(file, results, kind)]),
         rounds, "cpu", warm=False,
     )  # fmt: skip

@@ -118,12 +118,11 @@ def coco(detections: int) -> Work:
             for i, c, b in zip(image, category, table, strict=True)
         ]
 
-    document = {
-        "images": [{"id": i, "height": 600, "width": 600} for i in range(images)], "annotations": boxes(images * 3),
-        "categories": [{"id": c, "name": str(c)} for c in range(80)],
-    }  # fmt: skip
-    results = boxes(detections)
-    return lambda: evaluate_coco(document, results, ("bbox",))
+    scenes: list[dict[str, Any]] = [{"height": 600, "width": 600, "annotations": []} for _ in range(images)]
+    for entry in boxes(images * 3):
+        scenes[entry["image_id"]]["annotations"].append(entry)
+    results, classes = boxes(detections), [str(c) for c in range(80)]
+    return lambda: evaluate_coco(results, scenes, classes, ("bbox",))
 
 
 def records(count: int) -> Work:

@@ -97,6 +97,7 @@ def make_detections(truth: Truth, ids: Sequence[Any], classes: int, count: int, 
     score = np.where(rng.random(count) < 0.3, rng.choice([0.0, 0.0625, 0.5, 0.9, 1.0], count), rng.random(count))
     return Detections(
         image_ids=list(ids),
+        classes=[str(c) for c in range(classes)],
         image=image[order].astype(np.int32),
         category=category[order].astype(np.int16),
         score=score[order].astype(np.float32),

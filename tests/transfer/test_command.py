@@ -84,14 +84,6 @@ def test_wrong_settings_and_files_are_one_line(tiny: Any, tmp_path: Path, genera
         (lambda c: c.detectron2.update(SEED=1), r"detectron2\.SEED: use seed="),
         (lambda c: c.detectron2["SOLVER"].update(AMP={"ENABLED": True}), r"AMP\.ENABLED=True: .* precision=bf16"),
         (lambda c: c.detectron2["TEST"].update(AUG={"ENABLED": True}), r"TEST\.AUG\.ENABLED=True: would do nothing"),
-        (
-            lambda c: (
-                setattr(c, "task", "coco"),
-                setattr(c.data, "held_out", 0.3),
-                setattr(c.data, "train", ["coco_2017_train", "coco_2017_val"]),
-            ),
-            r"data\.held_out: COCO's AP",
-        ),
     ]
     import copy
 

@@ -12,8 +12,8 @@ from detectron2.data.datasets.pascal_voc import load_voc_instances
 
 from runs.errors import UserError
 from tests.transfer.conftest import CLASSES
-from transfer.check import examine, find_splits
-from transfer.datasets import load_splits
+from transfer.check import CheckConfig, CheckData, check_split
+from transfer.datasets import find_splits, load_splits
 from transfer.loading import Batches
 
 
@@ -30,6 +30,9 @@ def test_voc_is_read_as_detectron2_reads_it(generated: Path) -> None:
 def test_coco_is_read_as_detectron2_reads_it(generated: Path) -> None:
     split = load_splits(str(generated), ["coco_2017_train"], [])
     file, folder = generated / "coco/annotations/instances_train2017.json", generated / "coco/train2017"
+    for image in split.images:
+        for annotation in image["annotations"]:
+            assert annotation.pop("area") > 0
     assert split.images == load_coco_json(str(file), str(folder), "generated_coco_for_comparison")
     assert split.classes == CLASSES
 
@@ -41,7 +44,7 @@ def test_real_splits_pass(shared: Path) -> None:
     assert len(load_splits(str(shared / "data"), ["voc_2007_train"], VOC_CLASSES).images) == 700
     coco = load_splits(str(shared / "data"), ["coco_2017_val"], [])
     # COCO's ids have gaps: 1 to 90 for 80 classes.
-    assert (len(coco.images), coco.category_ids[-1], len(coco.classes)) == (158, 90, 80)
+    assert (len(coco.images), coco.classes[0], coco.classes[79], len(coco.classes)) == (158, "person", "toothbrush", 80)
 
 
 def test_the_fingerprint_sees_every_label(generated: Path, tmp_path: Path) -> None:
@@ -210,20 +213,24 @@ def test_the_folder_that_was_meant_is_named(tmp_path: Path) -> None:
             look(kit / "VOC2007")
 
 
+def faults(root: Path, name: str, **settings: Any) -> list[str]:
+    return check_split(root, name, CheckConfig(CheckData(str(root), CLASSES), **settings))[1]
+
+
 def test_the_check_finds_every_fault_at_once(generated: Path, tmp_path: Path) -> None:
     root = shutil.copytree(generated, tmp_path / "data")
     assert {"voc_2007_test", "voc_2012_trainval", "coco_2017_val"} <= set(find_splits(root))
-    assert all(examine(root, name, CLASSES)[1] == [] for name in find_splits(root))
+    assert all(faults(root, name) == [] for name in find_splits(root))
     last = root / "VOC2007/JPEGImages" / f"{(root / 'VOC2007/ImageSets/Main/trainval.txt').read_text().split()[-1]}.jpg"
     last.unlink()
-    faults = [box_outside(root), last]
-    _, found, _ = examine(root, "voc_2007_trainval", CLASSES)
-    assert len(found) == 2 and all(any(str(path) in text for text in found) for path in faults)
+    wrong = [box_outside(root), last]
+    found = faults(root, "voc_2007_trainval")
+    assert len(found) == 2 and all(any(str(path) in text for text in found) for path in wrong)
     edit_coco(root, orphan)
     edit_coco(root, wide_box)
     edit_coco(root, lambda d: d["annotations"][5].pop("bbox"))
-    assert len(examine(root, "coco_2017_train", [])[1]) == 2
-    assert "officially (5011" in examine(root, "voc_2007_trainval", CLASSES, official=True)[1][-1]
+    assert len(faults(root, "coco_2017_train")) == 2
+    assert "officially (5011" in faults(root, "voc_2007_trainval", official=True)[-1]
 
 
 def test_batches_are_detectron2s_in_one_process() -> None:

@@ -81,8 +81,8 @@ def test_equal_scores_come_in_the_order_of_images() -> None:
     found = make_detections(truth, list(range(20)), 3, 500, np.random.default_rng(1))
     found.score = np.round(found.score, 1)
     shuffled = np.random.default_rng(2).permutation(20)[found.image].argsort(kind="stable")
-    other = Detections(found.image_ids, *(getattr(found, k)[shuffled] for k in ("image", "category", "score", "box")),
-                       found.sizes)  # fmt: skip
+    columns = {k: getattr(found, k)[shuffled] for k in ("image", "category", "score", "box")}
+    other = dataclasses.replace(found, **columns)
     one, two = match_voc(found, truth, 3), match_voc(other, truth, 3)
     assert np.array_equal(one.verdict, two.verdict) and np.array_equal(one.image, two.image)
     places = np.stack([-one.score, one.image])
@@ -93,8 +93,8 @@ def test_no_detections_at_all(tmp_path: Path) -> None:
     truth = make_truth(5, 4, np.random.default_rng(0))
     ids = [f"{n:06d}" for n in range(5)]
     none = Detections(
-        ids, np.zeros(0, np.int32), np.zeros(0, np.int16), np.zeros(0, np.float32), np.zeros((0, 4), np.float32),
-        np.full((5, 2), 9, np.int32),
+        ids, list("abcd"), np.zeros(0, np.int32), np.zeros(0, np.int16), np.zeros(0, np.float32),
+        np.zeros((0, 4), np.float32), np.full((5, 2), 9, np.int32),
     )  # fmt: skip
     assert compare(tmp_path, truth, none, list("abcd"), 2007)["bbox/AP"] == 0
 
@@ -103,7 +103,7 @@ def test_perfect_detections_are_100() -> None:
     truth = make_truth(30, 3, np.random.default_rng(0))
     plain = Truth(truth.image, truth.category * 0, truth.box, truth.difficult & False)
     found = Detections(
-        list(range(30)), plain.image.astype(np.int32), plain.category.astype(np.int16),
+        list(range(30)), ["a"], plain.image.astype(np.int32), plain.category.astype(np.int16),
         np.linspace(1, 0.5, len(plain.image), dtype=np.float32), (plain.box - [1, 1, 0, 0]).astype(np.float32),
         np.full((30, 2), 500, np.int32),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from PIL import Image
 from tests.transfer.conftest import CLASSES
 from transfer.datasets import Split, load_splits
 from transfer.detections import Detections
-from transfer.pictures import COLOURS, best_and_worst, evenly, sheet
+from transfer.draw_detections import COLOURS, best_and_worst, evenly, sheet
 from transfer.voc_evaluation import Truth, match_voc
 
 
@@ -21,8 +21,8 @@ def truth_as_detections(split: Split, right: set[int]) -> Detections:
     ]
     table = np.array(rows, np.float32)
     return Detections(
-        [i["image_id"] for i in split.images], table[:, 0].astype(np.int32), table[:, 1].astype(np.int16),
-        np.full(len(rows), 0.9, np.float32), table[:, 2:],
+        [i["image_id"] for i in split.images], split.classes,
+        table[:, 0].astype(np.int32), table[:, 1].astype(np.int16), np.full(len(rows), 0.9, np.float32), table[:, 2:],
         np.array([(i["height"], i["width"]) for i in split.images], np.int32),
     )  # fmt: skip
 

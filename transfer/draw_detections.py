@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from runs.files import atomic_write
 from transfer.datasets import Split
@@ -72,7 +72,7 @@ def sheet(path: Path, split: Split, detections: Detections, numbers: Sequence[in
 def _tile(split: Split, detections: Detections, number: int, threshold: float) -> Image.Image:
     image = split.images[number]
     with Image.open(image["file_name"]) as opened:
-        picture = opened.convert("RGB")
+        picture = ImageOps.exif_transpose(opened).convert("RGB")
     scale = TILE / max(picture.size)
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
     mine = np.flatnonzero(detections.image == number)

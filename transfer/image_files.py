@@ -1,0 +1,58 @@
+"""What the first bytes of an image file say, before any work is done on it."""
+
+import warnings
+from pathlib import Path
+
+from PIL import Image
+
+from runs.errors import UserError
+
+ORIENTATION = 0x0112  # EXIF; from 5 on the image is shown with its sides exchanged
+
+
+def check_image(file: Path, width: int | None = None, height: int | None = None) -> tuple[int, int]:
+    """Check that a file is an image that training can use, of the annotated size (`transfer.check` decodes it all).
+
+    Detectron2 turns a photograph as its EXIF tag says, so an annotation is one of the photograph as shown.
+
+    Args:
+        file: the image.
+        width: in pixels as annotated; None accepts any size.
+        height: likewise.
+
+    Returns:
+        Width and height as shown.
+
+    Raises:
+        UserError: it is no image, too large, of more than 8 bits a channel, or of another size.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file) as opened:
+                mode, stored, orientation = opened.mode, opened.size, _orientation(opened)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{file}: more pixels than Pillow decodes ({error}); scale it down") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{file}: not a readable image ({type(error).__name__}); restore it") from error
+    if mode.startswith("I") or mode == "F":
+        raise UserError(
+            f"{file}: has more than 8 bits a channel, which would be clipped to white; convert it to 8 bits"
+        )
+    shown = stored[::-1] if orientation >= 5 else stored
+    if width is not None and (width, height) != shown:
+        if (width, height) == stored:
+            raise UserError(
+                f"{file}: is shown as {shown[0]} x {shown[1]} by its EXIF orientation, but annotated as stored; "
+                "annotate it as shown, or turn its pixels and remove the tag"
+            )
+        raise UserError(f"{file}: is {shown[0]} x {shown[1]}, its annotation says {width} x {height}; correct one")
+    return shown
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # as in Detectron2, a damaged tag is none
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
