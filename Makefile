@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo report results test lint format lock clean
+.PHONY: help setup demo report results test lint format docs lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,6 +43,9 @@ format: $(READY) ## format the code and mend what can be mended
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
+docs: $(READY) ## build the documentation site into site/; a warning or a broken link is an error
+	$(PY) -m mkdocs build --strict
+
 # Universal: one file for every system and Python from 3.11 on. No index is named, so that the user's own settings apply.
 lock: $(READY) ## write requirements.txt anew from pyproject.toml; UPGRADE=1 takes the newest releases
 	$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -50,5 +53,5 @@ lock: $(READY) ## write requirements.txt anew from pyproject.toml; UPGRADE=1 tak
 		pyproject.toml packaging/detectron2/pyproject.toml --output-file requirements.txt
 
 clean: ## remove caches; results in outputs/ and the environment stay
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .coverage.* htmlcov build dist *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .coverage.* htmlcov build dist site *.egg-info
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

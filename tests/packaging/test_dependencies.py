@@ -69,7 +69,9 @@ def test_conda_environment_equals_pyproject(root: Path, project: dict) -> None:
 @pytest.mark.parametrize("source", ["pyproject.toml", "packaging/detectron2/pyproject.toml"])
 def test_pins_meet_every_bound(root: Path, pins: dict[str, list[Version]], source: str) -> None:
     table = tomllib.loads((root / source).read_text(encoding="utf-8"))["project"]
-    extras = ["pretrain", "transfer", "benchmarks", "parquet", "dev"] if "optional-dependencies" in table else []
+    extras = (
+        ["pretrain", "transfer", "benchmarks", "parquet", "docs", "dev"] if "optional-dependencies" in table else []
+    )
     for requirement in map(Requirement, needed(table, *extras)):
         versions = pins.get(canonicalize_name(requirement.name))
         assert versions, f"requirements.txt lacks {requirement.name}: run make lock"
