@@ -26,8 +26,9 @@ def parser() -> Parser:
     detectron2.add_argument("out", type=Path, metavar="OUT.pkl")
     torchvision.add_argument("out", type=Path, metavar="OUT.safetensors")
     for command in (inspect, detectron2, torchvision):
-        command.add_argument("--format", metavar="NAME", help="the file's format, where it is not recognised")
-        command.add_argument("--trust", action="store_true", help="run a legacy pickle's code, in a process of its own")
+        command.add_argument("--prefix", metavar="PATH", help="the network's path in the file, where it holds several")
+        command.add_argument("--format", metavar="NAME", help="the project that wrote it, where another is recognised")
+        command.add_argument("--sha256", metavar="HEX", help="refuse the file if its sha256 is another")
         command.add_argument("--json", action="store_true", help="the report as JSON on standard output")
     return root
 
@@ -51,13 +52,14 @@ def main(argv: list[str] | None = None) -> int:
     check_regular(file)  # before torch is imported: a mistyped name is answered at once
     from converters import convert, report
 
+    choice = {name: getattr(arguments, name) for name in ("format", "prefix", "sha256")}
     with limited_memory(file):
         if arguments.command == "inspect":
-            result = convert.inspect(file, arguments.format, arguments.trust)
+            result = convert.inspect(file, **choice)
         elif arguments.command == "detectron2":
-            result = convert.to_detectron2_file(file, arguments.out, arguments.format, arguments.trust)
+            result = convert.to_detectron2_file(file, arguments.out, **choice)
         else:
-            result = convert.to_torchvision_file(file, arguments.out, arguments.format, arguments.trust)
+            result = convert.to_torchvision_file(file, arguments.out, **choice)
     if arguments.json:
         print(json.dumps(report.as_json(result), indent=2))
     else:

@@ -158,7 +158,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
     _refuse_variants(shapes)
     blocks = [_count(shapes, f"layer{stage}.") for stage in (1, 2, 3, 4)]
     bottleneck = any(re.fullmatch(r"layer\d\.\d+\.conv3\.weight", name) for name in shapes)
-    if "conv1.weight" not in shapes or len(shapes["conv1.weight"]) != 4:
+    if len(shapes.get("conv1.weight", ())) != 4:
         raise UserError(
             "conv1.weight: missing or not a convolution, so this is no complete ResNet; convert the whole file"
         )
@@ -170,16 +170,44 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
             "layers are missing or mixed from several networks"
         )
     stem, colours, kernel, _ = shapes["conv1.weight"]
-    if colours != 3 or kernel not in (3, 7):
+    if colours != 3:
+        raise UserError(f"conv1.weight: takes {colours} channels, which colour images have not; give a network for RGB")
+    if kernel not in (3, 7):
         raise UserError(
-            f"conv1.weight: shape {tuple(shapes['conv1.weight'])}, where a ResNet for colour images has "
-            "(channels, 3, 7, 7); the checkpoint is damaged or of another kind"
+            f"conv1.weight: shape {tuple(shapes['conv1.weight'])}, where a ResNet has (channels, 3, 7, 7) or "
+            "(channels, 3, 3, 3); the checkpoint is damaged or of another kind"
         )
     first = shapes.get("layer1.0.conv1.weight", (0,))[0]
     inner = 2 if bottleneck and first == 2 * stem else 1
     arch = Architecture(depth, width=stem / 64, inner=inner, cifar=kernel == 3)
     _compare(arch, shapes)
     return arch
+
+
+def norm_of(convolution: str) -> str:
+    """`layer1.0.conv2` -> `layer1.0.bn2`, `layer1.0.downsample.0` -> `layer1.0.downsample.1`."""
+    return convolution.replace("conv", "bn") if "conv" in convolution else convolution.replace("sample.0", "sample.1")
+
+
+def folded_norms(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """The batch-norm tensors that are folded into others -> their convolution's weight.
+
+    Statistics are missing where scale and bias are there (MSRA), all four where the convolution has a bias (Detectron).
+    """
+    missing: dict[str, str] = {}
+    for name in [name for name, shape in shapes.items() if len(shape) == 4 and name.endswith(".weight")]:
+        convolution = name.removesuffix(".weight")
+        norm = norm_of(convolution)
+        for tensor in NORM_TENSORS:
+            folded = f"{convolution}.bias" in shapes or (tensor.startswith("running") and f"{norm}.weight" in shapes)
+            if folded and f"{norm}.{tensor}" not in shapes:
+                missing[f"{norm}.{tensor}"] = name
+    return missing
+
+
+def is_convolution_bias(name: str) -> bool:
+    """Whether `name` is the bias of a convolution, which plain ResNet has not."""
+    return re.search(r"(conv\d|downsample\.0)\.bias$", name) is not None
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], stage: str) -> int:
@@ -204,20 +232,36 @@ def _compare(arch: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> None:
             )
 
 
+# Residual networks that look like ResNet but compute something else, by the names of their tensors.
+_VARIANTS = {
+    r"(conv1\.\d+|stem\..*|conv[2-9])\.weight": "a deep stem of several convolutions (ResNet-C, -D, -S, CLIP)",
+    r".*\.(weight_g|weight_v|parametrizations\.weight\.original[01])": "weight norm (remove_weight_norm folds it)",
+    r".*\.weight_(orig|mask)": "pruning masks (torch.nn.utils.prune.remove applies them)",
+    r".*\.weight_[uv]": "spectral norm",
+    r"layer\d\.\d+\.(se|attn|eca|cbam)\..*": "channel attention in its blocks (SE, ECA or CBAM)",
+    r"layer\d\.\d+\.conv2\.\w+\..*": "selective kernels or split attention in its blocks (SK, ResNeSt)",
+    r"layer\d\.\d+\.downsample\.2\..*": "average pooling in its shortcuts (ResNet-D)",
+    r"(layer\d\.\d+\.)?(gn\d?|norm\d)\..*": "norms under another name than bn (group or layer norm)",
+}
+
+
 def _refuse_variants(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Residual networks that look like ResNet but compute something else."""
-    variants = {
-        r"conv1\.\d+\.weight": "a deep stem of several 3x3 convolutions (timm resnet*d/c/s)",
-        r"layer\d\.\d+\.(se|attn|eca)\..*": "channel attention in its blocks (SE, ECA or SK network)",
-        r"layer\d\.\d+\.downsample\.2\..*": "average pooling in its shortcuts (ResNet-D)",
-        r"layer\d\.\d+\.conv1\.bias": "convolutions with bias",
-    }
-    for pattern, reason in variants.items():
+    for pattern, reason in _VARIANTS.items():
         found = next((name for name in shapes if re.fullmatch(pattern, name)), None)
         if found:
             raise UserError(
                 f"{found}: the network has {reason}, which plain ResNet cannot represent; use a plain ResNet"
             )
+    biased = next(filter(is_convolution_bias, shapes), None)
+    if biased:
+        folded = f"{norm_of(biased.removesuffix('.bias'))}.weight" not in shapes
+        reason = "its batch norms are folded into them; give" if folded else "which plain ResNet lacks; use"
+        raise UserError(f"{biased}: convolutions with bias, {reason} the network as it was trained")
+    if "bn1.weight" in shapes and not any(name.endswith("running_mean") for name in shapes):
+        raise UserError(
+            "bn1: no norm has running statistics, so it is group norm, or batch norm that uses each batch's own; "
+            "plain ResNet cannot represent it, use a network with batch norm"
+        )
     grouped = shapes.get("layer1.0.conv2.weight", ())
     if len(grouped) == 4 and 1 < grouped[1] < grouped[0]:
         groups = grouped[0] // grouped[1]

@@ -11,6 +11,9 @@ from converters.architecture import Architecture
 
 _NORM = re.compile(r"(.*\b(?:bn\d|downsample\.1))\.running_var")
 
+# What a checkpoint's weights may be; float8 and integers need scales that no plain ResNet has.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -35,7 +38,7 @@ def check_tensors(arch: Architecture, state_dict: Mapping[str, Tensor], source: 
     """
     convolutions = sum(len(shape) == 4 for shape in arch.shapes().values())
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state_dict.values()})
-    wrong = [name for name, tensor in state_dict.items() if not tensor.dtype.is_floating_point]
+    wrong = [name for name, tensor in state_dict.items() if tensor.dtype not in FLOATS]
     checks = [
         Check(
             "tensors",
@@ -48,7 +51,7 @@ def check_tensors(arch: Architecture, state_dict: Mapping[str, Tensor], source: 
             ", ".join(kinds)
             if not wrong
             else f"{source[wrong[0]]} is {state_dict[wrong[0]].dtype}".replace("torch.", ""),
-            "weights are floating-point numbers; export them again",
+            "weights are numbers of 16, 32 or 64 bits with a floating point; export them again",
         ),
     ]
     if wrong:
@@ -74,9 +77,9 @@ def _check_norms(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) ->
     checks = [
         Check(
             "running variance",
-            smallest > 0,
+            smallest >= 0,
             f"smallest {smallest:.3g} in {source[lowest + '.running_var']}",
-            "a batch norm divides by it; the file is damaged",
+            "a variance is never negative; the file is damaged",
         )
     ]
     untouched = [
@@ -85,10 +88,12 @@ def _check_norms(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) ->
         if (variance == 1).all() and (state_dict[f"{norm}.running_mean"] == 0).all()
     ]
     detail = f"{len(untouched)} of {len(variances)} batch norms at their initial mean 0 and variance 1"
-    if len(untouched) == len(variances):
+    if len(untouched) < len(variances):
+        remedy = "part of the backbone is randomly initialised; give the complete checkpoint"
+    elif all(_constant(state_dict[f"{norm}.weight"]) for norm in untouched):
         remedy = "the backbone is randomly initialised (a head-only or untrained checkpoint); give a trained one"
     else:
-        remedy = "part of the backbone is randomly initialised; give the complete checkpoint"
+        remedy = "its statistics are folded into scale and bias, or were reset; give the network as it was trained"
     checks.append(Check("trained", not untouched, detail, remedy))
     return checks
 
@@ -104,9 +109,7 @@ def _check_copies(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -
         if key in seen and torch.equal(tensor, state_dict[seen[key]]):
             copies.append((name, seen[key]))
         seen.setdefault(key, name)
-    constant = [
-        name for name, tensor in state_dict.items() if tensor.dim() == 4 and (tensor == tensor.flatten()[0]).all()
-    ]
+    constant = [name for name, tensor in state_dict.items() if tensor.dim() == 4 and _constant(tensor)]
     if constant:
         return Check(
             "distinct", False, f"{source[constant[0]]} has one single value", "the file is damaged; fetch it again"
@@ -115,3 +118,7 @@ def _check_copies(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -
     if copies:
         figure += f", first {source[copies[0][0]]} of {source[copies[0][1]]}"
     return Check("distinct", not copies, figure, "the file was put together wrongly; convert the original")
+
+
+def _constant(tensor: Tensor) -> bool:
+    return bool((tensor == tensor.flatten()[0]).all())

@@ -1,15 +1,17 @@
-"""Opening files that strangers made: what kind of file it is, and unpacking gzip, bzip2, xz and tar within limits."""
+"""Opening files that strangers made: read once, hashed as read; gzip, bzip2, xz and tar unpacked within limits."""
 
 import bz2
-import contextlib
 import gzip
+import hashlib
+import io
 import lzma
 import os
 import stat
+import struct
 import tarfile
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,13 +19,13 @@ from runs.errors import UserError
 
 # Trained weights shrink by a tenth or two; an expansion beyond this is a bomb, not a checkpoint.
 MAX_EXPANSION = 16
-# Room for small files, where headers dominate and compression can be high.
+# Allowance for small files, where headers dominate and compression can be high.
 SLACK = 1 << 20
 # WHY: two layers are `.tar.gz`; more has no use and makes bombs.
 MAX_LAYERS = 2
 
-_COMPRESSED: dict[bytes, tuple[str, Callable[[Path], Any]]] = {
-    b"\x1f\x8b": ("gzip", gzip.GzipFile),
+_COMPRESSED: dict[bytes, tuple[str, Callable[[Any], Any]]] = {
+    b"\x1f\x8b": ("gzip", lambda file: gzip.GzipFile(fileobj=file)),
     b"BZh": ("bzip2", bz2.BZ2File),
     b"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
 }
@@ -38,6 +40,14 @@ _MISTAKES: dict[bytes, str] = {
     b"\x93NUMPY": "a single array; store all arrays in one file with numpy.savez",
     b"\x57\xfb\x80\x8b": "a TensorFlow table; export the variables with numpy.savez, see docs/converters.md",
 }
+_DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pth"
+# Sharded checkpoints are folders: a file that only such a folder has, and what to do.
+_FOLDERS = {
+    ".metadata": f"a sharded checkpoint of torch.distributed; join it with `{_DCP}`",
+    "zero_to_fp32.py": "a DeepSpeed checkpoint; join it with `python zero_to_fp32.py . OUT` in that folder",
+    "model.safetensors.index.json": "sharded safetensors; give the file model.safetensors.index.json in it",
+    "pytorch_model.bin.index.json": "a sharded checkpoint; give the file pytorch_model.bin.index.json in it",
+}
 
 
 def check_regular(path: Path) -> None:
@@ -46,131 +56,152 @@ def check_regular(path: Path) -> None:
         status = os.stat(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); check the path and its permissions") from None
     if stat.S_ISDIR(status.st_mode):
-        raise UserError(f"{path}: a folder; give the checkpoint file in it")
+        kind = next((kind for name, kind in _FOLDERS.items() if (path / name).exists()), None)
+        raise UserError(f"{path}: {kind or 'a folder; give the checkpoint file in it'}")
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path}: no regular file (a device, pipe or socket); give a checkpoint file")
     if status.st_size == 0:
         raise UserError(f"{path}: the file is empty; fetch or write it again")
     if not os.access(path, os.R_OK):
-        raise UserError(f"{path}: permission denied; mend its permissions")
+        raise UserError(f"{path}: permission denied; change its permissions")
+    if path.suffix == ".distcp":
+        raise UserError(f"{path}: one part of a sharded checkpoint of torch.distributed; join it with `{_DCP}`")
 
 
-def read_start(path: Path, count: int = 512) -> bytes:
-    """The first `count` bytes; refuses what is certainly no checkpoint by its first bytes."""
+def read_bytes(path: Path) -> tuple[bytes, str]:
+    """The file's bytes and the sha256 of exactly these.
+
+    The file is opened once and read once, so another file under its name, or a change in it, never mixes two contents.
+    """
+    check_regular(path)
     try:
-        with open(path, "rb") as file:
-            start = file.read(count)
+        data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror}); mend its permissions") from error
-    for magic, reason in _MISTAKES.items():
-        if start.lstrip().startswith(magic):
-            raise UserError(reason)
-    return start
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the disk and its permissions") from error
+    return data, hashlib.sha256(data).hexdigest()
 
 
-@contextlib.contextmanager
-def unpacked(path: Path, layers: int = MAX_LAYERS) -> Iterator[tuple[Path, list[str]]]:
-    """The innermost file of compressed and tar containers, and the containers' names from the outside in.
-
-    A file that is no container is yielded as it is. Unpacked data lie in a temporary file that is gone afterwards.
+def unpack(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]:
+    """The innermost content of compressed and tar containers, and the containers' names from the outside in.
 
     Raises:
-        UserError: a container is damaged, nested too deep, holds not exactly one checkpoint, or expands beyond
-            `MAX_EXPANSION` times its size.
+        UserError: it is certainly no checkpoint; a container is damaged, nested too deep, holds not exactly one
+            checkpoint, or expands beyond `MAX_EXPANSION` times its size.
     """
-    start = read_start(path)
-    kind = next(((name, opener) for magic, (name, opener) in _COMPRESSED.items() if start.startswith(magic)), None)
-    is_tar = start[257:262] == b"ustar"
-    if kind is None and not is_tar:
-        yield path, []
-        return
+    for magic, reason in _MISTAKES.items():
+        if data[:512].lstrip().startswith(magic):
+            raise UserError(reason)
+    kind = next(((name, opener) for magic, (name, opener) in _COMPRESSED.items() if data.startswith(magic)), None)
+    if kind is None and data[257:262] != b"ustar":
+        return data, []
     if layers == 0:
         raise UserError(f"containers nested deeper than {MAX_LAYERS}; unpack the file first")
-    limit = MAX_EXPANSION * path.stat().st_size + SLACK
-    with tempfile.NamedTemporaryFile(prefix="converters-", suffix=".unpacked") as target:
-        try:
-            with contextlib.ExitStack() as stack:
-                if kind is not None:
-                    source: IO[bytes] = stack.enter_context(kind[1](path))
-                else:
-                    source = stack.enter_context(_only_member(path))
-                _copy(source, target, limit)
-        except (EOFError, OSError, lzma.LZMAError, tarfile.TarError, ValueError) as error:
-            raise UserError(f"damaged container ({error}); fetch the file again") from error
-        target.flush()
-        with unpacked(Path(target.name), layers - 1) as (inner, names):
-            yield inner, [kind[0] if kind else "tar", *names]
+    limit = MAX_EXPANSION * len(data) + SLACK
+    try:
+        if kind is not None:
+            with kind[1](io.BytesIO(data)) as source:
+                inner = _read(source, limit)
+        else:
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+                inner = _read(_only_member(archive), limit)
+    except (EOFError, OSError, lzma.LZMAError, tarfile.TarError, ValueError, zlib.error) as error:
+        raise UserError(f"damaged container ({error}); fetch the file again") from error
+    found, names = unpack(inner, layers - 1)
+    return found, [kind[0] if kind else "tar", *names]
 
 
-@contextlib.contextmanager
-def _only_member(path: Path) -> Iterator[IO[bytes]]:
-    with tarfile.open(path, "r:") as archive:
-        members = []
-        for count, member in enumerate(archive):
-            if count > 1000:
-                raise UserError("a tar of more than 1000 entries is no checkpoint; give the file in it")
-            if member.isfile() and not Path(member.name).name.startswith("."):
-                members.append(member)
-        if {"pickle", "storages", "tensors"} <= {member.name for member in members}:
-            raise UserError("PyTorch's tar format of before 2017; load and save it with PyTorch 1.x first")
-        if len(members) != 1:
-            names = ", ".join(member.name for member in members[:4]) or "none"
-            raise UserError(f"a tar with {len(members)} files ({names}); unpack it and give the checkpoint")
-        source = archive.extractfile(members[0])
-        if source is None:
-            raise UserError("the tar's entry cannot be read; fetch the file again")
-        yield source
+def _only_member(archive: tarfile.TarFile) -> IO[bytes]:
+    members = []
+    for count, member in enumerate(archive):
+        if count > 1000:
+            raise UserError("a tar of more than 1000 entries is no checkpoint; give the file in it")
+        if member.isfile() and not Path(member.name).name.startswith("."):
+            members.append(member)
+    if {"pickle", "storages", "tensors"} <= {member.name for member in members}:
+        raise UserError("PyTorch's tar format of before 2017; load and save it with PyTorch 1.x first")
+    if len(members) != 1:
+        names = ", ".join(member.name for member in members[:4]) or "none"
+        raise UserError(f"a tar with {len(members)} files ({names}); unpack it and give the checkpoint")
+    source = archive.extractfile(members[0])
+    if source is None:
+        raise UserError("the tar's entry cannot be read; fetch the file again")
+    return source
 
 
-def _copy(source: IO[bytes], target: IO[bytes], limit: int) -> None:
-    total = 0
+def _read(source: IO[bytes], limit: int) -> bytes:
+    chunks, total = [], 0
     while chunk := source.read(1 << 20):
         total += len(chunk)
         if total > limit:
             raise UserError(f"a container expands beyond {MAX_EXPANSION} times its size, as bombs do; nothing was kept")
-        target.write(chunk)
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
-def check_zip(path: Path, compressed: bool) -> zipfile.ZipFile:
-    """Open a zip whose directory is sound: unique names, no encryption, no claim beyond what the file can hold.
-
-    Args:
-        path: the archive.
-        compressed: whether its entries may be compressed (NumPy's may, PyTorch's never are).
+def zip_directory(data: bytes) -> list[zipfile.ZipInfo]:
+    """The entries of a zip whose directory is sound: unique names, no encryption, sizes that the file can hold.
 
     Raises:
-        UserError: the archive is damaged or claims more than `MAX_EXPANSION` times its size.
+        UserError: the archive is damaged, its parts disagree, or it claims more than `MAX_EXPANSION` times its size.
     """
     try:
-        archive = zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(io.BytesIO(data))
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"damaged or truncated archive ({error}); fetch or write it again") from error
     entries = archive.infolist()
-    names = {entry.filename for entry in entries}
-    size = path.stat().st_size
-    limit = MAX_EXPANSION * size + SLACK if compressed else size
-    if len(names) != len(entries):
+    if len({entry.filename for entry in entries}) != len(entries):
         raise UserError("damaged archive (an entry occurs twice); fetch or write it again")
     if any(entry.flag_bits & 0x1 for entry in entries):
         raise UserError("an encrypted archive; decrypt it first")
-    if not compressed and any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise UserError("a PyTorch archive with compressed entries, which PyTorch never writes; save it again")
-    if sum(entry.file_size for entry in entries) > limit:
+    if sum(entry.file_size for entry in entries) > MAX_EXPANSION * len(data) + SLACK:
         raise UserError("the archive claims to hold more than it can, as bombs do; fetch it again")
-    return archive
+    # The end record: a number of entries, the directory's size and its place (APPNOTE.TXT 4.3.16; 0xFFFF… in zip64).
+    end = data.rindex(b"PK\x05\x06")
+    count, size, place = struct.unpack("<HII", data[end + 10 : end + 20])
+    wrong = count not in (len(entries), 0xFFFF) or place not in (archive.start_dir, 0xFFFFFFFF)
+    if wrong or (size != 0xFFFFFFFF and not 0 <= end - place - size <= 76):
+        raise UserError("damaged archive (its end record disagrees with its directory); fetch or write it again")
+    return entries
 
 
-def read_entry(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """An entry of a checked archive, of at most `limit` bytes; its checksum is verified."""
-    info: Any = archive.getinfo(name)
-    if info.file_size > limit:
-        raise UserError(
-            f"{name}: {info.file_size:,} bytes where a checkpoint has less than {limit:,}; the file is hostile"
-        )
+def stored(data: bytes, entries: list[zipfile.ZipInfo]) -> tuple[dict[str, memoryview], str]:
+    """The entries of PyTorch's archive, which are never compressed, without copying them.
+
+    Returns:
+        (name -> bytes, what their checksums say)
+
+    Raises:
+        UserError: entries are compressed, overlap, reach beyond the file, or differ from their CRC-32.
+    """
+    found: dict[str, memoryview] = {}
+    view, free = memoryview(data), 0
+    # torch.serialization.set_crc32_options(False) writes zeros.
+    summed = any(entry.CRC for entry in entries)
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise UserError("a PyTorch archive with compressed entries, which PyTorch never writes; save it again")
+        header = data[entry.header_offset : entry.header_offset + 30]
+        name, extra = struct.unpack("<HH", header[26:30]) if header[:4] == b"PK\x03\x04" else (0, 0)
+        begin = entry.header_offset + 30 + name + extra
+        size = entry.file_size
+        same = data[entry.header_offset + 30 : begin - extra] == entry.orig_filename.encode()
+        if not same or entry.header_offset < free or begin + size > len(data) or size != entry.compress_size:
+            raise UserError(f"damaged archive ({entry.filename} is not where the directory says); fetch it again")
+        free = begin + size
+        found[entry.filename] = view[begin:free]
+        if summed and zlib.crc32(found[entry.filename]) != entry.CRC:
+            raise UserError(f"{entry.filename}: differs from its CRC-32; the file is damaged, fetch or write it again")
+    return found, f"CRC-32 of {len(found)} parts" if summed else "no checksum in this file"
+
+
+def check_zip(path: Path) -> None:
+    """Raise UserError unless every part of an archive that torch.save wrote has its CRC-32."""
+    data, _ = read_bytes(path)
     try:
-        return archive.read(name)
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"damaged archive ({error}); fetch or write it again") from error
+        stored(data, zip_directory(data))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

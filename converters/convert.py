@@ -6,6 +6,7 @@ from typing import Any
 
 from converters.architecture import Architecture, parse
 from converters.checks import Check
+from converters.digests import digest
 from converters.fetching import local
 from converters.loading import Backbone, load_backbone
 from converters.proof import TOLERANCE, detectron2_obstacle, prove
@@ -26,8 +27,12 @@ class Report:
     output: Path | None = None
 
 
-def inspect(path: str | Path, format: str | None = None, trust: bool = False) -> Report:
+def inspect(path: str | Path, **choice: Any) -> Report:
     """Read and prove a checkpoint without writing anything.
+
+    Args:
+        path: the checkpoint file, or an address.
+        choice: `format`, `prefix` and `sha256`, see `loading.load_backbone`.
 
     Returns:
         The report; `obstacles` says for each target why it cannot hold the network, empty where it can.
@@ -36,7 +41,7 @@ def inspect(path: str | Path, format: str | None = None, trust: bool = False) ->
         UserError: see `loading.load_backbone`; also where the features differ.
     """
     path = local(path)
-    backbone = load_backbone(path, format, trust)
+    backbone = load_backbone(path, **choice)
     arch = parse(backbone.arch)
     report = Report(path, backbone, arch, list(backbone.checks))
     stride = backbone.input.stride_in_1x1 and arch.bottleneck
@@ -47,7 +52,7 @@ def inspect(path: str | Path, format: str | None = None, trust: bool = False) ->
         else "",
     }
     if not report.obstacles["detectron2"]:
-        report.checks += prove(arch, backbone.state_dict, stride)
+        report.checks += prove(arch, backbone.state_dict, backbone.input)
     for check in report.checks:
         if not check.passed:
             raise UserError(f"{path}: {check.name}: {check.figure}; {check.remedy}")
@@ -62,9 +67,12 @@ def provenance(report: Report) -> dict[str, Any]:
         "source": report.path.name,
         "subject": asdict(subject) if subject else {},
         "sha256": backbone.source_sha256,
+        "digest": digest(backbone.state_dict),
         "format": backbone.format,
+        "prefix": backbone.prefix,
         "arch": backbone.arch,
         "input": backbone.input.detectron2(),
+        "assumed": backbone.assumed,
         "resnets": report.arch.detectron2_settings(backbone.input.stride_in_1x1),
         "dropped": backbone.dropped,
         "caveat": backbone.caveat,
@@ -75,7 +83,7 @@ def provenance(report: Report) -> dict[str, Any]:
     }
 
 
-def to_detectron2_file(path: str | Path, output: Path, format: str | None = None, trust: bool = False) -> Report:
+def to_detectron2_file(path: str | Path, output: Path, **choice: Any) -> Report:
     """Convert a checkpoint to Detectron2 C4 weights, proved.
 
     Raises:
@@ -83,7 +91,8 @@ def to_detectron2_file(path: str | Path, output: Path, format: str | None = None
     """
     if output.suffix != ".pkl":
         raise UserError(f"{output}: Detectron2 recognises such weights by the suffix .pkl; choose such a name")
-    report = inspect(path, format, trust)
+    _check_output(path, output)
+    report = inspect(path, **choice)
     _check_target(report, "detectron2")
     renamed = {to_detectron2(name): tensor for name, tensor in report.backbone.state_dict.items()}
     write_detectron2(output, renamed, provenance(report))
@@ -91,7 +100,7 @@ def to_detectron2_file(path: str | Path, output: Path, format: str | None = None
     return report
 
 
-def to_torchvision_file(path: str | Path, output: Path, format: str | None = None, trust: bool = False) -> Report:
+def to_torchvision_file(path: str | Path, output: Path, **choice: Any) -> Report:
     """Convert a checkpoint to torchvision's names, proved.
 
     Raises:
@@ -99,11 +108,17 @@ def to_torchvision_file(path: str | Path, output: Path, format: str | None = Non
     """
     if output.suffix not in (".safetensors", ".pth", ".pt"):
         raise UserError(f"{output}: the torchvision target is .safetensors or .pth; choose such a name")
-    report = inspect(path, format, trust)
+    _check_output(path, output)
+    report = inspect(path, **choice)
     _check_target(report, "torchvision")
     write_torchvision(output, report.backbone.state_dict, provenance(report))
     report.output = output
     return report
+
+
+def _check_output(path: str | Path, output: Path) -> None:
+    if output.exists() and Path(path).exists() and output.samefile(path):
+        raise UserError(f"{output}: is the checkpoint itself; choose another name for the output")
 
 
 def _check_target(report: Report, target: str) -> None:

@@ -1,25 +1,32 @@
-"""From a checkpoint file to a backbone in torchvision's names: recognise the format, rename, check."""
+"""From a checkpoint file to a backbone in torchvision's names: recognise the network, rename, check."""
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from converters.architecture import recognise
+from converters.architecture import folded_norms, is_convolution_bias, norm_of, parse
 from converters.checks import Check, check_tensors
+from converters.digests import digest
 from converters.fetching import local
-from converters.formats import Format, InputConvention
+from converters.formats import InputConvention
+from converters.light_imports import light_imports
 from converters.reading import Array, Contents, read
-from converters.recognition import Match, find
+from converters.recognition import Network, find
+from converters.renames import fold
+from converters.settings import input_convention
 from runs.errors import UserError
-from runs.files import sha256
+
+if TYPE_CHECKING:
+    from torchvision.models.resnet import ResNet
 
 # detectron2/layers/batch_norm.py@a59f0563, FrozenBatchNorm2d: folded statistics stand for mean 0 and variance 1 - eps,
 # so that the division by sqrt(variance + eps) is exactly by one.
-FOLDED_VARIANCE = 1.0 - 1e-5
+FOLDED = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - 1e-5}
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,12 @@ class Backbone:
         source_sha256: of the file.
         dropped: names in the file's container that are not in `state_dict`.
         input: what the network expects at its input.
+        assumed: where `input` comes from: the file, the format, or nothing.
+        prefix: the network's path in the file, wrappers left out.
+        others: other networks in the file, which `--prefix` reads.
         renamed: torchvision's name -> name in the file.
-        reader, container, entries: how the file was read, where the tensors were, what is at its top level.
+        reader, container, entries, checksum: how the file was read, where the tensors were, what is at its top level,
+            what its own checksums say.
         caveat: what a conversion from this format cannot carry.
         checks: all that was verified, with figures.
     """
@@ -45,31 +56,68 @@ class Backbone:
     source_sha256: str
     dropped: list[str]
     input: InputConvention
+    assumed: str = ""
+    prefix: str = ""
+    others: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     reader: str = ""
     container: str = ""
     entries: list[str] = field(default_factory=list)
+    checksum: str = ""
     caveat: str = ""
     checks: list[Check] = field(default_factory=list)
 
+    def network(self) -> "ResNet":
+        """The network itself, in eval mode: torchvision's modules with this one's strides, padding and weights."""
+        return build_network(self.arch, self.state_dict, self.input)
 
-def load_backbone(path: str | Path, format: str | None = None, trust: bool = False) -> Backbone:
-    """Read the backbone of any known checkpoint.
+
+def build_network(arch: str, state_dict: dict[str, Tensor], convention: InputConvention) -> "ResNet":
+    """torchvision's network around the tensors, in eval mode; nothing is copied.
+
+    Raises:
+        UserError: tensors are missing or left over.
+    """
+    with light_imports():
+        from converters.resnet import Unfilled, build_resnet
+
+        with torch.device("meta"), Unfilled():
+            network = build_resnet(arch)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked = torch.zeros((), dtype=torch.long)
+    missing, unexpected = network.load_state_dict(state_dict, strict=False, assign=True)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise UserError(f"{(missing + unexpected)[0]}: torchvision's {arch} and the tensors differ; report this file")
+    if convention.stride_in_1x1 and parse(arch).bottleneck:
+        for stage in (network.layer2, network.layer3, network.layer4):
+            stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    if parse(arch).cifar:
+        network.conv1.padding = (convention.stem_padding, convention.stem_padding)
+    return network.eval()
+
+
+def load_backbone(
+    path: str | Path, format: str | None = None, prefix: str | None = None, sha256: str | None = None
+) -> Backbone:
+    """Read the backbone of any checkpoint that holds a complete ResNet.
 
     Args:
         path: the checkpoint file, or an address (`https://`, `hf://`, `zoo:`, see `converters.fetching`).
         format: name of an entry of `converters.formats.FORMATS`; None recognises it.
-        trust: unpickle a legacy file without restrictions, in a process of its own.
+        prefix: the network's path in the file, where it holds several.
+        sha256: what the file's must be.
 
     Raises:
-        UserError: the file cannot be read safely, has no or several formats, is no complete ResNet or fails a check.
+        UserError: the file cannot be read safely, has no or several networks, or fails a check.
     """
     path = local(path)
-    contents = read(path, trust)
-    digest = sha256(path)
+    contents = read(path)
+    if sha256 and sha256.lower() != contents.sha256:
+        raise UserError(f"{path}: sha256 {contents.sha256}, not {sha256.lower()}; fetch the file again")
     try:
-        match = find(contents, format)
-        return _assemble(contents, match, digest)
+        return _assemble(contents, find(contents, format, prefix), path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except MemoryError as error:
@@ -80,105 +128,95 @@ def load_backbone(path: str | Path, format: str | None = None, trust: bool = Fal
         raise UserError(f"{path}: its tensors cannot be used ({reason}); export them as plain float32") from error
 
 
-def _assemble(contents: Contents, match: Match, digest: str) -> Backbone:
-    entry = match.format
-    arrays: dict[str, Array] = {}
-    source: dict[str, str] = {}
-    dropped = [name for name in match.names if name not in match.mapping]
-    for name, renamed in match.mapping.items():
-        if renamed.endswith(".num_batches_tracked"):
-            dropped.append(name)
-        elif renamed in source:
-            raise UserError(f"{source[renamed]} and {name}: both stand for {renamed}; the file holds two backbones")
-        else:
-            source[renamed] = match.path(name)
-            arrays[renamed] = contents.tensors[match.path(name)]
-    for name, array in arrays.items():
-        _check_plain(array, source[name])
-    tensors = {name: _layout(array, entry) for name, array in arrays.items()}
-    if not entry.statistics:
-        _unfold(tensors, source)
-    arch = recognise({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
+    kept = {name: place for name, place in network.tensors.items() if not name.endswith(".num_batches_tracked")}
+    tensors = {name: _layout(contents.tensors[place], network) for name, place in kept.items()}
+    if network.scheme.folded:
+        _unfold(tensors, kept)
+    arch = network.arch
     ordered = {name: tensors[name] for name in arch.shapes()}
-    checks = check_tensors(arch, ordered, source)
+    checks = check_tensors(arch, ordered, kept)
     for check in checks:
         if not check.passed:
             raise UserError(f"{check.name}: {check.figure}; {check.remedy}")
-    _check_aliases(contents, match, ordered)
     # A cast may overflow: float64 weights beyond float32's range become infinite.
     state_dict = {name: tensor.float().contiguous() for name, tensor in ordered.items()}
     if not all(
         torch.isfinite(state_dict[name]).all() for name, tensor in ordered.items() if tensor.dtype == torch.float64
     ):
         raise UserError("finite: values beyond the range of float32; the file is damaged")
+    used = {place for place in kept.values() if place in contents.tensors}
+    container = _common(sorted(used)[0], sorted(used)[-1])
+    inside = f"{container}/" if container else ""
+    checks.append(undamaged := _check_digest(contents, state_dict))
+    if not undamaged.passed:
+        raise UserError(f"{undamaged.name}: {undamaged.figure} differ; {undamaged.remedy}")
+    convention, assumed = input_convention(contents, network, path, container)
     return Backbone(
         arch=arch.name,
         state_dict=state_dict,
-        format=entry.name,
-        source_sha256=digest,
-        dropped=dropped,
-        input=_input(contents, entry),
-        renamed=source,
+        format=network.format.name,
+        source_sha256=contents.sha256,
+        dropped=[
+            fold(place[len(inside) :]) for place in contents.tensors if place.startswith(inside) and place not in used
+        ],
+        input=convention,
+        assumed=assumed,
+        prefix=network.path,
+        others=network.others,
+        renamed={name: kept[name] for name in arch.shapes()},
         reader=contents.reader,
-        container=match.container,
+        container=container,
         entries=contents.entries,
-        caveat=entry.caveat,
+        checksum=contents.checksum,
+        caveat=network.format.caveat,
         checks=checks,
     )
 
 
-def _check_plain(array: Array, name: str) -> None:
-    """Refuse tensors that are no block of numbers in memory, before anything computes with them."""
-    if isinstance(array, np.ndarray):
-        return
-    if array.layout != torch.strided or array.is_quantized or array.is_nested or array.device.type != "cpu":
-        kind = "quantized" if array.is_quantized else f"{array.layout} on {array.device}".replace("torch.", "")
-        raise UserError(f"{name}: not a plain tensor ({kind}); export it as plain float32")
-    # A stride of zero lets a file of a kilobyte claim terabytes.
-    if array.numel() * array.element_size() > array.untyped_storage().nbytes():
-        raise UserError(f"{name}: claims {array.numel():,} values, more than the file holds; it is damaged or hostile")
+def _common(first: str, last: str) -> str:
+    """The keys that two paths share; of sorted paths, what the first and the last share is shared by all."""
+    pairs = zip(first.split("/")[:-1], last.split("/")[:-1], strict=False)
+    return "/".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _layout(array: Array, entry: Format) -> Tensor:
+def _layout(array: Array, network: Network) -> Tensor:
     """As a torch tensor in torch's layout: kernels (out, in, height, width), vectors (channels,)."""
     if isinstance(array, np.ndarray):
         native = array.astype(array.dtype.newbyteorder("="), copy=False)
         # WHY: arrays that share the file's bytes are read-only, which torch warns about on every one.
         tensor = torch.from_numpy(native if native.flags.writeable else native.copy())
     else:
-        tensor = array.detach()
-    if entry.kernels == "HWIO" and tensor.dim() == 4:
+        assert isinstance(array, Tensor), "recognition refuses any other"
+        tensor = array
+    if network.scheme.kernels == "HWIO" and tensor.dim() == 4:
         # Haiku keeps batch-norm vectors as (1, 1, 1, channels).
         return tensor.flatten() if tensor.shape[:3] == (1, 1, 1) else tensor.permute(3, 2, 0, 1)
     return tensor
 
 
 def _unfold(tensors: dict[str, Tensor], source: dict[str, str]) -> None:
-    for name in [name for name in tensors if name.endswith(".bias")]:
-        norm = name.removesuffix(".bias")
-        for part, value in (("running_mean", 0.0), ("running_var", FOLDED_VARIANCE)):
-            tensors[f"{norm}.{part}"] = torch.full_like(tensors[name], value)
-            source[f"{norm}.{part}"] = f"(folded into {source[name]})"
+    """Add the batch-norm tensors that the file has folded into others, and move biases of convolutions into them."""
+    for name, like in folded_norms({name: tuple(tensor.shape) for name, tensor in tensors.items()}).items():
+        tensors[name] = torch.full(tensors[like].shape[:1], FOLDED[name.rpartition(".")[2]], dtype=tensors[like].dtype)
+        source[name] = f"(folded into {source[like]})"
+    for name in [name for name in tensors if is_convolution_bias(name)]:
+        mean = f"{norm_of(name.removesuffix('.bias'))}.running_mean"
+        bias = tensors.pop(name)
+        if bias.any():
+            tensors[mean] = tensors[mean] - bias
 
 
-def _check_aliases(contents: Contents, match: Match, state_dict: dict[str, Tensor]) -> None:
-    for alias in match.format.aliases:
-        for name in match.names:
-            renamed = match.format.rename(name[len(alias) :]) if name.startswith(alias) else None
-            if renamed not in state_dict:
-                continue
-            copy = contents.tensors[match.path(name)]
-            if not torch.equal(_layout(copy, match.format), state_dict[renamed]):
-                raise UserError(f"{name}: differs from its second copy in the same file; the checkpoint is damaged")
-
-
-def _input(contents: Contents, entry: Format) -> InputConvention:
-    values: Any = contents.provenance.get("input")
-    if values is None:
-        return entry.input
-    try:
-        return InputConvention.from_detectron2(values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            "provenance.input: not an input convention of this project; convert the original again"
-        ) from error
+def _check_digest(contents: Contents, state_dict: dict[str, Tensor]) -> Check:
+    """The digest that this project writes into its own files, and what the format's own checksums say."""
+    own: dict[str, Any] = state_dict
+    stated: Any = contents.provenance.get("digest")
+    if "resume" in contents.entries:
+        start = "state_dict/"
+        own = {path[len(start) :]: array for path, array in contents.tensors.items() if path.startswith(start)}
+        stated = contents.settings.get("digest")
+    if not isinstance(stated, str):
+        return Check("undamaged", True, contents.checksum)
+    plain = all(isinstance(array, Tensor) for array in own.values())
+    figure = "the tensors against the digest in the file"
+    return Check("undamaged", plain and digest(own) == stated, figure, "the file is damaged; fetch or write it again")

@@ -4,28 +4,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from converters.architecture import Architecture
 from converters.checks import Check
-from converters.formats import IMAGENET_MEAN, IMAGENET_STD
+from converters.formats import IMAGENET_MEAN, IMAGENET_STD, InputConvention
 from converters.light_imports import light_imports
+from converters.loading import build_network
 from converters.targets import to_detectron2
-from runs.errors import UserError
 
 # Largest difference allowed, relative to the largest feature of a stage, in float32 (unit roundoff 6e-8).
 TOLERANCE = 1e-5
 STAGES = ("stem", "res2", "res3", "res4", "res5")
-
-
-class _Unfilled(TorchFunctionMode):
-    """Leave new tensors as they are: the networks are filled with the checkpoint's tensors at once."""
-
-    def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def detectron2_obstacle(arch: Architecture) -> str:
@@ -35,21 +24,21 @@ def detectron2_obstacle(arch: Architecture) -> str:
     return ""
 
 
-def prove(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1: bool) -> list[Check]:
+def prove(arch: Architecture, state_dict: dict[str, Tensor], convention: InputConvention) -> list[Check]:
     """Load `state_dict` into both networks and compare their features, stage by stage.
 
     Args:
         arch: an architecture without `detectron2_obstacle`.
         state_dict: torchvision's names -> float32 tensors.
-        stride_in_1x1: where the source network's bottlenecks have their stride.
+        convention: where the source network's bottlenecks have their stride.
 
     Returns:
         A check on the names, as Detectron2's own heuristics match them, and one for each stage.
     """
     renamed = {to_detectron2(name): tensor for name, tensor in state_dict.items()}
     with light_imports():
-        source = _source_network(arch, state_dict, stride_in_1x1)
-        target, matched = _c4_network(arch, renamed, stride_in_1x1)
+        source = build_network(arch.name, state_dict, convention)
+        target, matched = _c4_network(arch, renamed, convention.stride_in_1x1)
         complete = matched == len(state_dict)
         errors = _feature_errors(source, target) if complete else {}
     figure = f"{matched} of {len(state_dict)} matched by Detectron2: backbone.stem … res4, roi_heads.res5"
@@ -66,24 +55,6 @@ def prove(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1: bool
     return checks
 
 
-def _source_network(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1: bool) -> Any:
-    """Build torchvision's network around the tensors, in eval mode; nothing is copied."""
-    from converters.resnet import build_resnet
-
-    with torch.device("meta"), _Unfilled():
-        network = build_resnet(arch.name)
-    missing, unexpected = network.load_state_dict(state_dict, strict=False, assign=True)
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if missing or unexpected:
-        raise UserError(
-            f"{(missing + unexpected)[0]}: torchvision's {arch.name} and the tensors differ; report this file"
-        )
-    if stride_in_1x1 and arch.bottleneck:
-        for stage in (network.layer2, network.layer3, network.layer4):
-            stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
-    return network.eval()
-
-
 def _c4_network(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1: bool) -> tuple[nn.Module, int]:
     """Build Detectron2's C4 network around the tensors, and count those that its own heuristics match.
 
@@ -92,7 +63,9 @@ def _c4_network(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1
     """
     from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 
-    with torch.device("meta"), _Unfilled():
+    from converters.resnet import Unfilled
+
+    with torch.device("meta"), Unfilled():
         network = _build_c4(arch, stride_in_1x1)
     matched = align_and_update_state_dicts(network.state_dict(), dict(state_dict), c2_conversion=False)
     missing, unexpected = network.load_state_dict(matched, strict=False, assign=True)

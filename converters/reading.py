@@ -1,41 +1,37 @@
-"""From a file of any kind to named tensors, without running anything that the file says.
+"""From a file of any kind to named tensors and settings, without running anything that the file says.
 
-Readers, tried by the file's first bytes: PyTorch's zip and older formats (`weights_only`, memory-mapped), safetensors,
-NumPy archives, plain pickles (Detectron2, Caffe2, Haiku), msgpack (Flax).
+Readers, chosen by the file's first bytes: PyTorch's zip and older formats, safetensors (also sharded, by their index),
+NumPy archives, plain pickles (Detectron2, Caffe2, Haiku, torch), msgpack (Flax).
 """
 
+import hashlib
 import io
 import json
-import mmap
-import pickle
-import re
+import math
 import struct
 import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from converters import safe_pickle
-from converters.containers import check_regular, check_zip, read_entry, read_start, unpacked
+from converters import safe_pickle, torch_files
+from converters.containers import read_bytes, unpack, zip_directory
+from converters.safe_pickle import Opaque
 from runs.errors import UserError
 
-# torch/serialization.py: a pickled 0x1950a86a20f9469cfc6c begins a file of PyTorch before 1.6.
-LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# The pickled index of a ResNet-50 checkpoint with optimiser is under 1 MB.
-MAX_INDEX = 8 << 20
 # Nesting of the deepest layout read here: Flax's parameter tree (10 levels).
 MAX_DEPTH = 16
+# A ResNet-152 with optimiser and momentum copy has some 5,000 tensors.
+MAX_TENSORS = 100_000
+# A configuration as text (MMEngine keeps its whole file).
+MAX_TEXT = 200_000
 
-# What a state dict needs; any other name of torch in a file that `weights_only` refuses is the reason for it.
-_PLAIN_TORCH = re.compile(
-    r"torch\.(\w+|_utils\._rebuild_\w+|(storage\.)?\w+Storage|nn\.parameter\.\w+|serialization\._get_layout)"
-)
-
-Array = Tensor | np.ndarray[Any, Any]
+Array = Tensor | np.ndarray[Any, Any] | Opaque
+NO_CHECKSUM = "no checksum in this format; compare the sha256 with the author's, --sha256 does"
 
 
 @dataclass
@@ -46,30 +42,47 @@ class Contents:
         tensors: path -> array; nested dictionaries' keys are joined by "/": "state_dict/module.encoder.conv1.weight".
         entries: the top-level names, tensors or not.
         reader: how the file was read, outermost container first, e.g. "gzip, torch zip".
-        provenance: the `provenance` entry of a pkl that this project wrote, else empty.
+        sha256: of the bytes that were read.
+        checksum: what the format's own checksums say.
+        provenance: the `provenance` entry of a file that this project wrote, else empty.
+        settings: path -> text, number, or tuple of numbers, beside the tensors.
+        names: the classes that a pickle names.
     """
 
     tensors: dict[str, Array]
     entries: list[str]
     reader: str
+    sha256: str
+    checksum: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
 
 
-def read(path: Path, trust: bool = False) -> Contents:
+@dataclass
+class _Tree:
+    content: Any
+    kind: str
+    checksum: str = NO_CHECKSUM
+    names: set[str] = field(default_factory=set)
+
+
+def read(path: Path) -> Contents:
     """Read a checkpoint file.
 
-    Args:
-        path: a regular file.
-        trust: unpickle without restrictions, in a process of its own that hands back arrays alone.
-
     Raises:
-        UserError: the file is unreadable, damaged, hostile, of no known kind, or needs `trust`.
+        UserError: the file is unreadable, damaged, hostile or of no known kind.
     """
-    check_regular(path)
+    data, digest = read_bytes(path)
     try:
-        with warnings.catch_warnings(), unpacked(path) as (inner, containers):
-            warnings.simplefilter("ignore")  # torch announces its own plans for TypedStorage
-            tree, kind = _read(inner, trust)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns that the file's bytes are read-only
+            inner, containers = unpack(data)
+            if path.name.endswith(".index.json"):
+                digest, tree = _read_shards(path, data)
+            else:
+                tree = _read(inner)
+            tensors, settings = flatten(tree.content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except MemoryError as error:
@@ -77,155 +90,140 @@ def read(path: Path, trust: bool = False) -> Contents:
     except Exception as error:  # the readers of untrusted bytes may raise anything
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: damaged or truncated ({reason}); fetch or write it again") from error
-    tensors = flatten(tree)
-    entries = [str(key) for key in tree] if isinstance(tree, dict) else []
-    provenance = tree.get("provenance") if isinstance(tree, dict) else None
+    top = tree.content if isinstance(tree.content, dict) else {}
+    provenance = top.get("provenance")
     return Contents(
         tensors=tensors,
-        entries=entries,
-        reader=", ".join([*containers, kind]),
+        entries=[str(key) for key in top],
+        reader=", ".join([*containers, tree.kind]),
+        sha256=digest,
+        checksum=tree.checksum,
         provenance=provenance if isinstance(provenance, dict) else {},
+        settings=settings,
+        names=tree.names,
     )
 
 
-def _read(path: Path, trust: bool) -> tuple[Any, str]:
-    start = read_start(path)
-    if start.startswith(b"PK\x03\x04"):
-        return _read_zip(path, trust)
-    if start.startswith(LEGACY_TORCH):
-        return _read_legacy_torch(path, trust), "torch before 1.6"
-    header = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
-    if start[8:9] == b"{" and 0 < header < path.stat().st_size:
-        return _read_safetensors(path), "safetensors"
-    if (start[0] == 0x80 and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")) or start[:1] in (
-        b"(",
-        b"}",
-        b"]",
-        b"c",
-    ):
-        return _read_pickle(path, trust), "pickle"
-    if 0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF):
-        return _read_msgpack(path), "msgpack"
+def _read(data: bytes) -> _Tree:
+    header = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
+    if data.startswith(b"PK\x03\x04"):
+        return _read_zip(data)
+    if data[:1] == b"\x80" and torch_files.LEGACY in data[:24]:
+        names: set[str] = set()
+        return _Tree(torch_files.read_legacy(data, names), "torch before 1.6", NO_CHECKSUM, names)
+    if data[8:9] == b"{" and 0 < header < len(data):
+        return _Tree(_read_safetensors(data), "safetensors")
+    if (data[0] == 0x80 and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")) or data[:1] in (b"(", b"}", b"]", b"c"):
+        tree, names = safe_pickle.load(data)
+        return _Tree(tree, "pickle", NO_CHECKSUM, names)
+    if 0x81 <= data[0] <= 0x8F or data[0] in (0xDE, 0xDF):
+        return _Tree(_read_msgpack(data), "msgpack")
     raise UserError(
         "of no known kind; known: PyTorch, safetensors, NumPy .npz, pickle, msgpack, and these in gzip or tar"
     )
 
 
-def _read_zip(path: Path, trust: bool) -> tuple[Any, str]:
-    with check_zip(path, compressed=True) as archive:
-        names = archive.namelist()
-    if names and all(name.endswith(".npy") for name in names):
-        return _read_npz(path), "NumPy npz"
-    index = [name for name in names if name.endswith("/data.pkl")]
-    if len(index) != 1:
-        raise UserError(
-            f"a zip archive, but neither PyTorch's nor NumPy's ({', '.join(names[:3]) or 'empty'}); unpack it first"
-        )
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise UserError("a TorchScript archive, which holds code; save its state_dict() with torch.save instead")
-    with check_zip(path, compressed=False) as archive:
-        data = read_entry(archive, index[0], MAX_INDEX)
-    names_in_index = safe_pickle.globals_of(io.BytesIO(data))
-    return _torch_load(path, names_in_index, trust, mmap=True), "torch zip"
+def _read_zip(data: bytes) -> _Tree:
+    directory = zip_directory(data)
+    if directory and all(entry.filename.endswith(".npy") for entry in directory):
+        return _Tree(_read_npz(data, directory), "NumPy npz", f"CRC-32 of {len(directory)} parts")
+    tree, names, checksum = torch_files.read_zip(data)
+    return _Tree(tree, "torch zip", checksum, names)
 
 
-def _read_legacy_torch(path: Path, trust: bool) -> Any:
-    names: set[str] = set()
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        for _ in range(5):  # magic number, protocol, system, the object, the storages' keys (torch/serialization.py)
-            names |= safe_pickle.globals_of(view)  # type: ignore[arg-type]
-    return _torch_load(path, names, trust, mmap=False)
+def _read_safetensors(data: bytes) -> dict[str, Any]:
+    from safetensors.torch import load
 
-
-def _torch_load(path: Path, names: set[str], trust: bool, mmap: bool) -> Any:
-    if trust:
-        from converters.trusted import read_trusted
-
-        return read_trusted(path)
-    safe_pickle.refuse(name for name in names if not name.startswith("torch.") and not safe_pickle.stand_in(name))
-    # torch allows OrderedDict itself; what our stand-in for NumPy's constructor returns must be allowed as well.
-    allowed: list[Any] = [(safe_pickle.ArrayData, "converters.safe_pickle.ArrayData")]
-    for name in names - {"collections.OrderedDict"}:
-        if inert := safe_pickle.stand_in(name):
-            allowed.append((inert, name))
-    try:
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        safe_pickle.refuse(name for name in names if name.startswith("torch.") and not _PLAIN_TORCH.fullmatch(name))
-        # torch wraps its reason in a page of advice to switch the protection off.
-        reason = str(error).partition("WeightsUnpickler error: ")[2].strip()
-        raise ValueError(reason or "not a pickled state dict") from error
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        tree: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        provenance = (file.metadata() or {}).get("provenance")
-    if provenance and "provenance" not in tree:
-        tree["provenance"] = json.loads(provenance)
+    size = struct.unpack("<Q", data[:8])[0]
+    if size > torch_files.MAX_INDEX or data.count(b'"dtype"', 8, 8 + size) > MAX_TENSORS:
+        raise UserError(f"a header of {size:,} bytes, far more than a checkpoint's; the file is hostile")
+    header = json.loads(data[8 : 8 + size])
+    metadata, loaded = header.pop("__metadata__", None) or {}, load(data)
+    tree: dict[str, Any] = {name: loaded[name] for name in header}  # in the file's order
+    if "provenance" in metadata and "provenance" not in tree:
+        tree["provenance"] = json.loads(metadata["provenance"])
     return tree
 
 
-def _read_npz(path: Path) -> dict[str, Array]:
+def _read_shards(path: Path, data: bytes) -> tuple[str, _Tree]:
+    """Join the files that a Hugging Face index names; the sha256 is of the index and its shards, one after another."""
+    names = sorted(set(json.loads(data)["weight_map"].values()))
+    if any(name != Path(name).name for name in names) or len(names) > 1000:
+        raise UserError("names files outside its folder; the file is hostile")
+    digest = hashlib.sha256(data)
+    tree: dict[str, Any] = {}
+    for name in names:
+        part, _ = read_bytes(path.with_name(name))
+        digest.update(part)
+        tree |= _read(part).content
+    return digest.hexdigest(), _Tree(tree, f"{len(names)} shards")
+
+
+def _read_npz(data: bytes, directory: list[zipfile.ZipInfo]) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
-    with check_zip(path, compressed=True) as archive:
-        for entry in archive.infolist():
-            data = io.BytesIO(read_entry(archive, entry.filename, 1 << 31))
-            version = np.lib.format.read_magic(data)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for entry in directory:
+            member = io.BytesIO(archive.read(entry))  # checks its CRC-32
+            version = np.lib.format.read_magic(member)
             reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = reader(data)
+            shape, _, dtype = reader(member)
             if dtype.hasobject:
                 raise UserError(f"{entry.filename}: holds pickled objects; export plain arrays with numpy.savez")
-            if int(np.prod(shape, dtype=object)) * dtype.itemsize != len(data.getvalue()) - data.tell():
+            if math.prod(shape) * dtype.itemsize != len(member.getvalue()) - member.tell():
                 raise UserError(f"{entry.filename}: claims shape {shape}, which is not what it holds; write it again")
-            data.seek(0)
-            arrays[entry.filename.removesuffix(".npy")] = np.lib.format.read_array(data, allow_pickle=False)
+            member.seek(0)
+            arrays[entry.filename.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
     return arrays
 
 
-def _read_pickle(path: Path, trust: bool) -> Any:
-    if trust:
-        from converters.trusted import read_trusted
-
-        return read_trusted(path)
-    return safe_pickle.load(path.read_bytes())
-
-
-def _read_msgpack(path: Path) -> Any:
+def _read_msgpack(data: bytes) -> Any:
     import msgpack
 
-    def extension(code: int, data: bytes) -> Any:
+    def extension(code: int, packed: bytes) -> Any:
         # flax/serialization.py: 1 is an array, packed as (shape, name of the type, bytes).
         if code != 1:
             return None
-        shape, name, values = msgpack.unpackb(data, strict_map_key=False)
+        shape, name, values = msgpack.unpackb(packed, strict_map_key=False)
         kind = np.dtype(name if name in ("float32", "float16", "float64", "int32", "int64") else "V1")
-        if kind.kind == "V" or int(np.prod(shape, dtype=object)) * kind.itemsize != len(values):
+        if kind.kind == "V" or math.prod(shape) * kind.itemsize != len(values):
             raise UserError(f"an array of type {name} and shape {shape} with {len(values)} bytes; save it as float32")
         return np.frombuffer(values, dtype=kind).reshape(shape)
 
-    return msgpack.unpackb(path.read_bytes(), ext_hook=extension, strict_map_key=False, raw=False)
+    return msgpack.unpackb(data, ext_hook=extension, strict_map_key=False, raw=False)
 
 
-def flatten(tree: Any) -> dict[str, Array]:
-    """Every array in nested dictionaries, by its path; each dictionary is visited once, lists are not entered."""
-    found: dict[str, Array] = {}
-    seen: set[int] = set()
+def flatten(tree: Any) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Every array and every setting in nested dictionaries, by its path; each dictionary is visited once."""
+    arrays: dict[str, Array] = {}
+    settings: dict[str, Any] = {}
+    seen: dict[int, Any] = {}  # holds the objects, so that no other gets their number
     todo: list[tuple[tuple[str, ...], Any]] = [((), tree)]
     while todo:
         path, value = todo.pop()
         if isinstance(value, safe_pickle.ArrayData):
             value = value.array()
-        if isinstance(value, safe_pickle.Record):
+        elif isinstance(value, safe_pickle.TensorData):
+            value = value.tensor()
+        elif isinstance(value, safe_pickle.Record):
+            if id(value) in seen:
+                continue
+            seen[id(value)] = value
             value = value.content()
-        if isinstance(value, (Tensor, np.ndarray)):
+        if isinstance(value, (Tensor, np.ndarray, Opaque)):
             if path:
-                found["/".join(path)] = value
+                arrays["/".join(path)] = value
+            if len(arrays) > MAX_TENSORS:
+                raise UserError(f"more than {MAX_TENSORS:,} tensors, which no checkpoint has; the file is hostile")
         elif isinstance(value, dict) and id(value) not in seen and len(path) < MAX_DEPTH:
-            seen.add(id(value))
+            seen[id(value)] = value
             # Reversed, so that tensors come out in the file's order.
-            todo += [((*path, key), item) for key, item in reversed(dict.items(value)) if isinstance(key, str)]
-    return found
+            todo += [((*path, key), item) for key, item in reversed(value.items()) if isinstance(key, str)]
+        elif path and len(settings) < MAX_TENSORS and _is_setting(value):
+            settings["/".join(path)] = tuple(value) if isinstance(value, list) else value
+    return arrays, settings
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return 0 < len(value) <= 8 and all(isinstance(item, (int, float)) for item in value)
+    return isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= MAX_TEXT)

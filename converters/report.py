@@ -6,8 +6,9 @@ import sys
 from typing import Any
 
 from converters.convert import Report
+from runs.text import printable
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -20,6 +21,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "bytes": report.path.stat().st_size,
         "reader": backbone.reader,
         "format": backbone.format,
+        "prefix": backbone.prefix,
+        "others": list(backbone.others),
         "container": backbone.container,
         "arch": backbone.arch,
         "tensors": len(backbone.state_dict),
@@ -28,6 +31,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "dropped": list(backbone.dropped),
         "entries": [entry for entry in backbone.entries if entry not in backbone.dropped][:50],
         "input": backbone.input.detectron2(),
+        "assumed": backbone.assumed,
         "caveat": backbone.caveat,
         "checks": [{"name": check.name, "passed": check.passed, "figure": check.figure} for check in report.checks],
         "targets": {name: {"possible": not reason, "reason": reason} for name, reason in report.obstacles.items()},
@@ -42,23 +46,27 @@ def print_table(report: Report) -> None:
 
     backbone = report.backbone
     # Into a buffer first: rich itself ends a command with status 1 where the reader goes away (`… | head`).
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False, record=True, file=io.StringIO())
+    width = None if sys.stdout.isatty() else 140
+    console = Console(width=width, highlight=False, markup=False, record=True, file=io.StringIO())
     facts = Table(show_header=False, box=None, pad_edge=False)
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     mean = ", ".join(f"{value:.3g}" for value in backbone.input.mean)
     std = ", ".join(f"{value:.3g}" for value in backbone.input.std)
     stride = "1x1" if backbone.input.stride_in_1x1 else "3x3"
+    convention = f"{backbone.input.channels}, mean {mean}, std {std}, stride in the {stride} convolution"
     rows = {
         "file": f"{report.path} ({report.path.stat().st_size / 1e6:.1f} MB, {backbone.reader})",
         "sha256": backbone.source_sha256,
-        "format": backbone.format,
+        "format": f"{backbone.format}, under {backbone.prefix or 'the top level'}",
         "network": f"{backbone.arch}, {sum(t.numel() for t in backbone.state_dict.values()) / 1e6:.2f} million values",
-        "input": f"{backbone.input.channels}, mean {mean}, std {std}, stride in the {stride} convolution",
+        "input": f"{convention} ({backbone.assumed})",
         "kept": f"{len(backbone.state_dict)} tensors, {_example(backbone.renamed)}",
         "dropped": f"{len(backbone.dropped)} tensors"
         + (f": {', '.join(_groups(backbone.dropped))}" if backbone.dropped else ""),
     }
+    if backbone.others:
+        rows["also in it"] = f"{', '.join(backbone.others[:6])}; --prefix PATH takes one"
     if backbone.caveat:
         rows["caveat"] = backbone.caveat
     for name, reason in report.obstacles.items():
@@ -66,11 +74,11 @@ def print_table(report: Report) -> None:
     if report.output is not None:
         rows["written"] = str(report.output)
     for name, text in rows.items():
-        facts.add_row(name, text)
+        facts.add_row(name, printable(text))
     console.print(facts)
     checks = Table("check", "result", "figure", box=None, pad_edge=False, header_style="bold")
     for check in report.checks:
-        checks.add_row(check.name, "passed" if check.passed else "FAILED", check.figure)
+        checks.add_row(check.name, "passed" if check.passed else "FAILED", printable(check.figure))
     console.print()
     console.print(checks)
     text = console.export_text(styles=sys.stdout.isatty())

@@ -1,6 +1,9 @@
 """torchvision's ResNet at any width, with the CIFAR stem where asked: one builder for the whole project."""
 
+from typing import Any
+
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from converters.architecture import Architecture, parse
@@ -8,6 +11,16 @@ from converters.architecture import Architecture, parse
 # torchvision's default, replaced by Identity when no classifier is wanted.
 # Building fc anyway keeps the random draws, and so the initial weights, equal to torchvision's for the same seed.
 DEFAULT_CLASSES = 1000
+
+
+class Unfilled(TorchFunctionMode):
+    """Leave new tensors as they are, for networks that are filled with a checkpoint's tensors at once."""
+
+    def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 class ScaledResNet(ResNet):

@@ -1,221 +1,246 @@
 """Reading pickles without importing or calling anything that they name.
 
-A pickle is a program: it names functions ("globals") and calls them. Here every name is looked up in a short table of
-our own inert stand-ins; nothing is imported, whatever the file says. A name outside the table is an error that lists
-all such names, so that the user can judge the file before saying `--trust`.
+A pickle is a program: it names classes and functions and calls them. This interpreter keeps plain values, builds
+tensors and arrays by its own code, and lets an inert `Record` stand for every other object. Nothing that a file names
+is looked up. A file that would run a command in any other reader is refused, though here nothing would happen.
 """
 
 import io
+import math
 import pickle
 import pickletools
 import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import numpy as np
+import torch
 
 from runs.errors import UserError
 
 # Real checkpoints need some ten thousand opcodes (265 tensors, as many optimiser states, a configuration).
 # WHY: one opcode is one byte in the file and up to a hundred in memory, so a small file could fill the machine.
 MAX_OPCODES = 1_000_000
-
-# Containers of settings and bookkeeping that projects store beside the tensors. Their content is not needed.
-INERT_NAMES = {
-    "argparse.Namespace",
-    "collections.Counter",
-    "types.SimpleNamespace",
-    "typing.Any",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "fvcore.common.config.CfgNode",
-    "datetime.datetime",
-    "datetime.timedelta",
-    "copyreg._reconstructor",
-}
-INERT_PACKAGES = (
-    "addict",
-    "byol",
-    "detectron2.config",
-    "easydict",
-    "haiku",
-    "hydra",
-    "lightning",
-    "lightning_fabric",
-    "mmcv",
-    "mmengine",
-    "ml_collections",
-    "munch",
-    "omegaconf",
-    "pathlib",
-    "pytorch_lightning",
-    "vissl.config.attr_dict",
-    "yacs",
+# Functions that no checkpoint needs and that every attack does.
+_COMMANDS = re.compile(
+    r"(posix|nt|os|subprocess|sys|importlib|runpy|shutil|socket|pty|ctypes|webbrowser|multiprocessing|pickle)"
+    r"\.(?!\w*(Path|path|stat_result|HIGHEST_PROTOCOL)).*|builtins\.(eval|exec|compile|open|__import__|breakpoint|input)"
+    r"|torch\.(hub|serialization\.load|load|jit)\b.*|code\.Interactive.*|extension \d+"
 )
-# Types by which configurations describe their fields (OmegaConf); never called with anything but plain values.
-INERT_BUILTINS = (
-    "bool",
-    "bytearray",
-    "bytes",
-    "complex",
-    "dict",
-    "float",
-    "frozenset",
-    "int",
-    "list",
-    "object",
-    "set",
-    "slice",
-    "str",
-    "tuple",
-)
-
 # deepmind-research byol/byol_experiment.py@4822a455: the fields of a NamedTuple are not in the pickle.
 NAMED_TUPLES = {
     "_ByolExperimentState": ("online_params", "target_params", "online_state", "target_state", "opt_state"),
 }
 
 
-class Record:
-    """Stands in for an object of a class that is not imported: keeps what the pickle said, does nothing."""
+@dataclass(frozen=True)
+class Global:
+    """A class or function by its name, `module.name`."""
 
-    origin = ""
+    name: str
+
+
+@dataclass(eq=False)
+class Record:
+    """Stands in for any object: the class or function that makes it, its arguments, state and items."""
+
+    origin: str
     args: tuple[Any, ...] = ()
     state: Any = None
-
-    def __new__(cls, *args: Any, **_: Any) -> "Record":
-        """Keep the arguments of the call that the pickle asks for."""
-        record = object.__new__(cls)
-        record.args = args
-        return record
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def append(self, _: Any) -> None:
-        """Ignore an item of a list-like object."""
-
-    def extend(self, _: Any) -> None:
-        """Ignore items of a list-like object."""
+    items: dict[Any, Any] = field(default_factory=dict)
 
     def content(self) -> dict[Any, Any]:
         """What the object holds by name, as far as that is known."""
         fields = NAMED_TUPLES.get(self.origin.rsplit(".", 1)[-1])
         if fields and len(fields) == len(self.args):
             return dict(zip(fields, self.args, strict=True))
-        for held in (self.state, *self.args):
-            if isinstance(held, dict):
+        # Objects with slots have (dictionary, slots) as state.
+        states = self.state if isinstance(self.state, tuple) else (self.state,)
+        for held in (*states, *self.args):
+            if isinstance(held, dict) and held:
                 # Haiku's immutable mappings keep their dictionary in one attribute (haiku/_src/data_structures.py).
-                return next((held[key] for key in ("_storage", "_mapping") if isinstance(held.get(key), dict)), held)
-        return {}
+                inner: dict[Any, Any] = next(
+                    (held[k] for k in ("_storage", "_mapping", "_content") if isinstance(held.get(k), dict)), {}
+                )
+                # torch/nn/modules/module.py: a pickled network keeps its parts in three dictionaries.
+                parts = [held.pop(k) for k in ("_parameters", "_buffers", "_modules") if isinstance(held.get(k), dict)]
+                return inner or {**held, **{key: part[key] for part in parts for key in part}}
+        return self.items
 
 
+@dataclass(eq=False)
+class Opaque:
+    """A tensor whose numbers are not plain: quantized, sparse, distributed and their like."""
+
+    kind: str
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(eq=False)
+class Storage:
+    """A tensor's memory, in the file under `key`."""
+
+    key: str
+    dtype: torch.dtype
+    size: int
+    source: Mapping[str, Any]
+
+
+@dataclass(eq=False)
+class TensorData:
+    """A tensor before its memory is looked up."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def tensor(self) -> torch.Tensor:
+        """The tensor, sharing the file's bytes.
+
+        Raises:
+            UserError: its storage is absent or shorter than its size.
+        """
+        data = self.storage.source.get(self.storage.key)
+        dtype, size = self.storage.dtype, self.storage.size
+        if data is None or len(data) != size * dtype.itemsize:
+            held = "nothing" if data is None else f"{len(data):,} bytes"
+            raise UserError(
+                f"storage {self.storage.key}: {size:,} values claimed, {held} there; the file is damaged, fetch it"
+            )
+        plain = all(type(n) is int and n >= 0 for n in (self.offset, *self.shape, *self.stride))
+        count = math.prod(self.shape) if plain and len(self.shape) == len(self.stride) <= 8 else size + 1
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=False)) if count else 0
+        # A stride of zero lets a file of a kilobyte claim terabytes.
+        if count > size or last >= max(size, 1):
+            raise UserError(
+                f"storage {self.storage.key}: a tensor claims {count:,} values at {self.offset}, more than the file "
+                "holds; it is damaged or hostile, fetch it again"
+            )
+        if not count:
+            return torch.empty(self.shape, dtype=dtype)
+        return torch.frombuffer(data, dtype=dtype, count=size).as_strided(self.shape, self.stride, self.offset)
+
+
+@dataclass(eq=False)
 class ArrayData:
-    """Stands in for a NumPy array: NumPy's own constructor never sees a value from the file unchecked."""
+    """Stands in for a NumPy array; `state` is (version, shape, dtype, Fortran order, bytes)."""
 
-    state: tuple[Any, ...] = ()
+    state: Any = ()
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.state = state
-
-    def array(self) -> np.ndarray[Any, Any] | None:
+    def array(self) -> "np.ndarray[Any, Any] | None":
         """The array, sharing the bytes that were read; None if it does not hold plain numbers."""
-        if len(self.state) != 5 or not isinstance(self.state[2], DtypeData):
+        if not isinstance(self.state, tuple) or len(self.state) != 5 or not isinstance(self.state[2], DtypeData):
             return None
         _, shape, dtype, fortran, data = self.state
-        return _from_bytes(data, dtype, shape, "F" if fortran else "C")
+        if isinstance(data, str):
+            data = data.encode("latin1")  # Python 2 wrote bytes as text
+        kind = dtype.dtype()
+        if kind is None or not isinstance(data, (bytes, bytearray)) or not isinstance(shape, tuple):
+            return None
+        if not all(isinstance(size, int) and size >= 0 for size in shape):
+            return None
+        array = np.frombuffer(data, dtype=kind)
+        if array.size != math.prod(shape):
+            raise UserError(f"an array of shape {shape} has {array.size} values; the file is damaged, fetch it again")
+        return array.reshape(shape, order="F" if fortran else "C")
 
 
+@dataclass(eq=False)
 class DtypeData:
     """Stands in for `numpy.dtype`: only the letter, the size and the byte order are kept."""
 
-    order = "<"
+    code: str
+    state: Any = ()
 
-    def __init__(self, code: Any = "", *_: Any) -> None:
-        self.code = str(code)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = state[1] if len(state) > 1 and state[1] in ("<", ">", "|") else "<"
-
-    def dtype(self) -> np.dtype[Any] | None:
+    def dtype(self) -> "np.dtype[Any] | None":
         """The NumPy type of plain numbers, None for any other."""
-        return np.dtype(self.order + self.code) if re.fullmatch(r"[fiub][1248]", self.code) else None
+        order = self.state[1] if isinstance(self.state, tuple) and len(self.state) > 1 else "<"
+        plain = order in ("<", ">", "|") and re.fullmatch(r"[fiub][1248]", self.code)
+        return np.dtype(order + self.code) if plain else None
 
 
-def _from_bytes(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray[Any, Any] | None:
-    kind = dtype.dtype() if isinstance(dtype, DtypeData) else None
-    if isinstance(data, str):
-        data = data.encode("latin1")  # Python 2 wrote bytes as text
-    if kind is None or not isinstance(data, (bytes, bytearray)) or not isinstance(shape, tuple):
-        return None
-    if not all(isinstance(size, int) and size >= 0 for size in shape) or order not in ("C", "F"):
-        return None
-    array = np.frombuffer(data, dtype=kind)
-    if array.size != int(np.prod(shape, dtype=object)):
-        raise pickle.UnpicklingError(f"an array of shape {shape} has {array.size} values")
-    return array.reshape(shape, order=order)
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> Any:
+    dtype = more[2] if len(more) > 2 else None  # _rebuild_tensor_v3 has the type of an untyped storage
+    if isinstance(dtype, Global) and isinstance(found := getattr(torch, dtype.name[6:], None), torch.dtype):
+        storage = Storage(storage.key, found, storage.size // found.itemsize, storage.source)
+    if not isinstance(storage, Storage):
+        return Opaque("without plain storage")
+    return TensorData(storage, offset, tuple(shape), tuple(stride))
 
 
-def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> ArrayData:
-    array = ArrayData()
-    array.state = (1, shape, dtype, order == "F", bytes(data) if isinstance(data, (bytes, bytearray)) else b"")
-    return array
+def _subclass(function: Any, kind: Any, args: Any, *_: Any) -> Any:
+    name = kind.name.rsplit(".", 1)[-1] if isinstance(kind, Global) else ""
+    if name == "DTensor":
+        return Opaque("a DTensor, one part of a distributed tensor")
+    return call(function.name if isinstance(function, Global) else "", args)
 
 
-def _encode(text: Any, _: Any = "latin1") -> bytes:
-    """`_codecs.encode` as NumPy's Python-2-compatible pickles use it: text to bytes, one to one."""
-    return text.encode("latin1") if isinstance(text, str) else b""
+def _opaque(kind: str, place: int = -1) -> Callable[..., Opaque]:
+    def make(*args: Any) -> Opaque:
+        shape = args[place] if 0 <= place < len(args) and isinstance(args[place], tuple) else ()
+        return Opaque(kind, tuple(n for n in shape if isinstance(n, int)))
+
+    return make
 
 
-def _new_array(*_: Any) -> ArrayData:
-    return ArrayData()
-
-
-def _new_dict(*_: Any) -> dict[Any, Any]:
-    return {}
-
-
-def _new_list(*_: Any) -> list[Any]:
-    return []
-
-
-_STAND_INS: dict[str, Callable[..., Any]] = {
-    "_codecs.encode": _encode,
-    "collections.OrderedDict": OrderedDict,
-    "collections.defaultdict": _new_dict,
-    "collections.deque": _new_list,
-    "numpy.dtype": DtypeData,
-    "numpy.ndarray": type("ndarray", (Record,), {"origin": "numpy.ndarray"}),
+# Name -> what stands for its call.
+CALLS: dict[str, Callable[..., Any]] = {
+    "_codecs.encode": lambda text, *_: text.encode("latin1") if isinstance(text, str) else b"",
+    "collections.OrderedDict": lambda pairs=(), *_: {k: v for k, v in pairs if isinstance(k, str)},
+    "collections.defaultdict": lambda *_: {},
+    "collections.Counter": lambda *_: {},
+    "collections.deque": lambda *_: [],
+    "builtins.set": lambda *_: [],
+    "builtins.frozenset": lambda *_: [],
+    "builtins.bytearray": lambda text=b"", *_: text.encode("latin1") if isinstance(text, str) else text,
+    "torch.Size": lambda sizes=(), *_: tuple(sizes),
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+    "torch._tensor._rebuild_from_type_v2": _subclass,
+    "torch._utils._rebuild_qtensor": _opaque("quantized", 2),
+    "torch._utils._rebuild_sparse_tensor": _opaque("sparse"),
+    "torch._utils._rebuild_nested_tensor": _opaque("nested"),
+    "torch._utils._rebuild_wrapper_subclass": _opaque("a wrapper around other tensors", 2),
+    "torch._utils._rebuild_meta_tensor_no_storage": _opaque("on the meta device, without numbers", 1),
+    "numpy.dtype": lambda code="", *_: DtypeData(str(code)),
+    "numpy.ndarray": lambda *_: ArrayData(),
 }
 for _module in ("numpy.core", "numpy._core"):
-    _STAND_INS[f"{_module}.multiarray._reconstruct"] = _new_array
-    _STAND_INS[f"{_module}.numeric._frombuffer"] = _frombuffer
-
-
-def stand_in(name: str) -> Callable[..., Any] | None:
-    """Our inert replacement for the global `module.name`, or None if it has none."""
-    if name in _STAND_INS:
-        return _STAND_INS[name]
-    module, _, attribute = name.rpartition(".")
-    inert = (
-        name in INERT_NAMES
-        or any(module == package or module.startswith(package + ".") for package in INERT_PACKAGES)
-        or (module == "builtins" and attribute in INERT_BUILTINS)
-        or re.fullmatch(r"numpy\.dtypes\.\w+DType", name) is not None
+    CALLS[f"{_module}.multiarray._reconstruct"] = lambda *_: ArrayData()
+    CALLS[f"{_module}.numeric._frombuffer"] = lambda data, dtype, shape, order, *_: ArrayData(
+        (1, shape, dtype, order == "F", bytes(data))
     )
-    if inert:
-        _STAND_INS[name] = type(attribute, (Record,), {"origin": name})
-        return _STAND_INS[name]
-    return None
+
+
+def call(name: str, args: Any) -> Any:
+    """What the call of `name` stands for; only functions of this module are ever called."""
+    args = args if isinstance(args, tuple) else ()
+    try:
+        return CALLS[name](*args) if name in CALLS else Record(name, args)
+    except (AttributeError, TypeError, ValueError, IndexError):
+        return Record(name, args)
+
+
+def _build(target: Any, state: Any) -> None:
+    if isinstance(target, (Record, ArrayData, DtypeData)):
+        target.state = state
+
+
+def _put(target: Any, pairs: list[Any]) -> None:
+    items = target.items if isinstance(target, Record) else target
+    if isinstance(items, dict):
+        # WHY: hashing a tuple of shared tuples takes exponential time; only names and numbers are keys of a checkpoint.
+        items.update((k, v) for k, v in zip(pairs[::2], pairs[1::2], strict=True) if _is_key(k))
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
 
 
 def modern(module: str, name: str) -> str:
@@ -224,76 +249,140 @@ def modern(module: str, name: str) -> str:
     return f"{module}.{name}"
 
 
-def globals_of(file: IO[bytes]) -> set[str]:
-    """The globals that the pickle at the file's position names; the position moves behind it. Nothing is executed.
+class Interpreter:
+    """One pickle after another from a file; `globals` collects the names of classes and functions.
 
-    Raises:
-        UserError: it has more opcodes than any checkpoint.
-        ValueError: it is no pickle.
+    Args:
+        file: positioned at a pickle.
+        persistent: what a persistent id stands for.
     """
-    names: set[str] = set()
-    memo: dict[int, str] = {}
-    texts: list[str] = []  # the strings pushed last, for STACK_GLOBAL
-    for count, (opcode, argument, _) in enumerate(_opcodes(file)):
-        if count > MAX_OPCODES:
-            raise UserError(f"more than {MAX_OPCODES:,} pickle opcodes, which no checkpoint has; the file is hostile")
-        kind = opcode.name
-        if kind in ("GLOBAL", "INST"):
-            names.add(modern(*argument.split(" ", 1)))
-        elif kind == "STACK_GLOBAL":
-            names.add(".".join(texts[-2:]) if len(texts) > 1 else "?")
-        elif kind in ("EXT1", "EXT2", "EXT4"):
-            names.add(f"extension {argument}")
-        elif kind in ("BINGET", "LONG_BINGET", "GET"):
-            texts.append(memo.get(int(argument), "?"))
-        elif kind in ("BINPUT", "LONG_BINPUT", "PUT"):
-            if int(argument) > MAX_OPCODES:
-                # The unpickler's memo is an array as long as the largest index: five bytes would claim gigabytes.
+
+    def __init__(self, file: IO[bytes], persistent: Callable[[Any], Any] = lambda _: None) -> None:
+        self.file, self.persistent, self.globals = file, persistent, set[str]()
+
+    def load(self) -> Any:
+        """The object of the next pickle.
+
+        Raises:
+            UserError: it has more opcodes than any checkpoint, or would run a command.
+            ValueError, IndexError, KeyError, UnpicklingError: it is damaged.
+        """
+        stack: list[Any] = []
+        marks: list[int] = []
+        memo: dict[int, Any] = {}
+
+        def mark() -> list[Any]:
+            start = marks.pop()
+            items = stack[start:]
+            del stack[start:]
+            return items
+
+        def take(count: int) -> list[Any]:
+            if len(stack) - (marks[-1] if marks else 0) < count:
+                raise pickle.UnpicklingError("its stack is empty")
+            items = stack[-count:]
+            del stack[-count:]
+            return items
+
+        def named(name: str) -> Global:
+            self.globals.add(name)
+            return Global(name)
+
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(self.file)):
+            if count > MAX_OPCODES:
                 raise UserError(
-                    f"a pickle memo of {int(argument):,} places, which no checkpoint has; the file is hostile"
+                    f"more than {MAX_OPCODES:,} pickle opcodes, which no checkpoint has; the file is hostile"
                 )
-            memo[int(argument)] = texts[-1] if texts else "?"
-        elif kind == "MEMOIZE":
-            memo[len(memo)] = texts[-1] if texts else "?"
-        elif isinstance(argument, str):
-            texts.append(argument)
-        if len(texts) > 8:
-            del texts[:-4]
-    return names
+            match opcode.name:
+                case "STOP":
+                    self._check_commands()
+                    return take(1)[0]
+                case "PROTO" | "FRAME":
+                    pass
+                case "MARK":
+                    marks.append(len(stack))
+                case "POP":
+                    if marks and marks[-1] == len(stack):
+                        marks.pop()
+                    else:
+                        take(1)
+                case "POP_MARK":
+                    mark()
+                case "DUP":
+                    stack.append(stack[-1])
+                case "PUT" | "BINPUT" | "LONG_BINPUT":
+                    memo[int(str(argument))] = stack[-1]
+                case "MEMOIZE":
+                    memo[len(memo)] = stack[-1]
+                case "GET" | "BINGET" | "LONG_BINGET":
+                    stack.append(memo[int(str(argument))])
+                case "NONE" | "NEWTRUE" | "NEWFALSE":
+                    stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
+                case "EMPTY_DICT":
+                    stack.append({})
+                case "EMPTY_LIST" | "EMPTY_SET":
+                    stack.append([])
+                case "EMPTY_TUPLE":
+                    stack.append(())
+                case "DICT":
+                    items = mark()
+                    stack.append({})
+                    _put(stack[-1], items)
+                case "LIST" | "FROZENSET":
+                    stack.append(mark())
+                case "TUPLE":
+                    stack.append(tuple(mark()))
+                case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                    stack.append(tuple(take(int(opcode.name[-1]))))
+                case "SETITEM":
+                    pair = take(2)
+                    _put(stack[-1], pair)
+                case "SETITEMS":
+                    items = mark()
+                    _put(stack[-1], items)
+                case "APPEND" | "APPENDS" | "ADDITEMS":
+                    items = take(1) if opcode.name == "APPEND" else mark()
+                    if isinstance(stack[-1], list):
+                        stack[-1].extend(items)
+                case "GLOBAL":
+                    stack.append(named(modern(*str(argument).split(" ", 1))))
+                case "STACK_GLOBAL":
+                    module, name = take(2)
+                    stack.append(named(modern(str(module), str(name))))
+                case "EXT1" | "EXT2" | "EXT4":
+                    stack.append(named(f"extension {argument}"))
+                case "REDUCE" | "NEWOBJ" | "NEWOBJ_EX":
+                    function, args, *_ = take(3 if opcode.name == "NEWOBJ_EX" else 2)
+                    stack.append(call(function.name if isinstance(function, Global) else "", args))
+                case "OBJ":
+                    function, *args = mark()
+                    stack.append(call(function.name if isinstance(function, Global) else "", tuple(args)))
+                case "INST":
+                    args = mark()
+                    stack.append(call(named(modern(*str(argument).split(" ", 1))).name, tuple(args)))
+                case "BUILD":
+                    (state,) = take(1)
+                    _build(stack[-1], state)
+                case "PERSID":
+                    stack.append(self.persistent(argument))
+                case "BINPERSID":
+                    stack.append(self.persistent(take(1)[0]))
+                case "NEXT_BUFFER" | "READONLY_BUFFER":
+                    raise pickle.UnpicklingError("its arrays lie in another file")
+                case _:
+                    stack.append(argument)  # numbers, texts and bytes
+        raise pickle.UnpicklingError("it has no end")
+
+    def _check_commands(self) -> None:
+        commands = sorted(name for name in self.globals if _COMMANDS.fullmatch(name))
+        if commands:
+            raise UserError(
+                f"the pickle wants to run {', '.join(commands[:4])[:200]}, as no checkpoint does; nothing was "
+                "run, get the file from its author"
+            )
 
 
-def _opcodes(file: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
-    yield from pickletools.genops(file)
-
-
-class SafeUnpickler(pickle.Unpickler):
-    """A `pickle.Unpickler` whose every global is a stand-in of this module."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Look `module.name` up in the table; nothing is imported."""
-        found = stand_in(modern(module, name))
-        if found is None:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return found
-
-
-def load(data: bytes) -> Any:
-    """The object tree of a plain pickle, with stand-ins for everything but plain values.
-
-    Raises:
-        UserError: it names globals that have no stand-in.
-    """
-    refuse(name for name in globals_of(io.BytesIO(data)) if stand_in(name) is None)
-    # latin1: pickles of Python 2, such as the MSRA weights, hold bytes as text (fvcore/common/checkpoint.py).
-    return SafeUnpickler(io.BytesIO(data), encoding="latin1").load()
-
-
-def refuse(names: Any) -> None:
-    """Raise UserError if there are names, listing them."""
-    listed = sorted(names)
-    if listed:
-        shown = ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
-        raise UserError(
-            f"the pickle wants to import {shown}, which could run any command; "
-            "ask for a safetensors file, or pass --trust if you trust its author"
-        )
+def load(data: bytes) -> tuple[Any, set[str]]:
+    """(the object tree of a plain pickle, the names in it); see `Interpreter`."""
+    interpreter = Interpreter(io.BytesIO(data))
+    return interpreter.load(), interpreter.globals

@@ -68,7 +68,7 @@ def load_feature_extractor(
         device: where it goes.
 
     Raises:
-        UserError: the file is no complete ResNet, another architecture, or one whose strides torchvision lacks.
+        UserError: the file is no complete ResNet or another architecture.
     """
     if checkpoint == RANDOM:
         if not arch:
@@ -79,20 +79,12 @@ def load_feature_extractor(
     backbone = load_backbone(checkpoint)
     if arch and arch != backbone.arch:
         raise UserError(f"arch={arch}: {checkpoint} is a {backbone.arch}; leave arch out")
-    if backbone.input.stride_in_1x1:
-        raise UserError(
-            f"checkpoint={checkpoint}: strides in the 1x1 convolutions (MSRA), which torchvision's ResNet lacks"
-        )
-    network = build_resnet(backbone.arch, None)
-    weights = dict(backbone.state_dict)
+    network = backbone.network()
     mean, std = list(backbone.input.mean), list(backbone.input.std)
     if backbone.input.channels == "BGR":
         # Images come as RGB: turning the first filters round is the same as turning every image round.
-        weights["conv1.weight"] = weights["conv1.weight"].flip(1)
+        network.conv1.weight.data = network.conv1.weight.data.flip(1)
         mean, std = mean[::-1], std[::-1]
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
-        raise UserError(f"checkpoint={checkpoint}: tensors missing or left over: {[*missing, *unexpected][:3]}")
     method, epochs = backbone.format, None
     ours = settings_beside(Path(checkpoint))
     if ours:

@@ -8,6 +8,8 @@ import re
 EVERYTHING = "pip install 'siamese-transfer[all]'"
 DETECTRON2 = 'pip install "$(siamese-transfer detectron2)"'
 
+from runs.text import printable
+
 
 class UserError(Exception):
     """A mistake outside the program: a wrong value, a missing file, a full disk.
@@ -17,7 +19,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
 
 
 def from_os_error(error: OSError) -> UserError:

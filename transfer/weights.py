@@ -11,7 +11,6 @@ from torch import nn
 from converters.formats import MSRA_INPUT, InputConvention
 from converters.reading import read
 from runs.errors import UserError
-from runs.files import sha256
 
 # Blocks in res4 -> depth, for bottleneck networks (He et al., "Deep Residual Learning", Table 1).
 _DEPTHS = {6: 50, 23: 101, 36: 152}
@@ -79,7 +78,6 @@ def read_backbone(path: str | Path) -> BackboneFile:
         UserError: absent, truncated, not a pickle of arrays, or without tensors.
     """
     path = Path(path)
-    digest = sha256(path)
     try:
         contents = read(path)
     except UserError as error:
@@ -97,7 +95,9 @@ def read_backbone(path: str | Path) -> BackboneFile:
     }
     if not tensors:
         raise UserError(f"weights={path}: holds no tensors; {_REMEDY}")
-    return BackboneFile(path, digest, _from_caffe2(tensors) if caffe2 else tensors, caffe2, contents.provenance)
+    return BackboneFile(
+        path, contents.sha256, _from_caffe2(tensors) if caffe2 else tensors, caffe2, contents.provenance
+    )
 
 
 def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:

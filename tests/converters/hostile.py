@@ -88,7 +88,7 @@ class Generator:
     def all(self) -> list[Case]:
         for make, count in (
             (self.truncated, 26), (self.missing, 20), (self.duplicated, 12), (self.transposed, 12),
-            (self.not_finite, 14), (self.wrong_dtype, 10), (self.wrong_prefix, 12), (self.mixed, 14),
+            (self.not_finite, 14), (self.wrong_dtype, 10), (self.unknown_names, 12), (self.mixed, 14),
             (self.damaged_index, 10),
         ):  # fmt: skip
             for _ in range(count):
@@ -178,10 +178,10 @@ class Generator:
             state_dict[name] = state_dict[name].to(dtype)
         self.save("wrong dtype", state_dict)
 
-    def wrong_prefix(self) -> None:
-        prefix = self.random.choice(["trunk.", "net.encoder.", "module.encoder_q.", "module.student.", "f."])
-        state_dict = {name.replace("module.encoder.", prefix): t for name, t in self.state_dict().items()}
-        self.save("wrong prefix", state_dict)
+    def unknown_names(self) -> None:
+        stage = self.random.choice(["stage", "block", "res", "layers.", "group_"])
+        state_dict = {name.replace("encoder.layer", f"encoder.{stage}"): t for name, t in self.state_dict().items()}
+        self.save("unknown names", state_dict)
 
     def mixed(self) -> None:
         """Half the layers from another network, from another width, or untrained."""
@@ -295,7 +295,7 @@ class Generator:
             (subprocess.Popen, (["touch", str(self.marker)],)),
             (eval, (f"open({str(self.marker)!r}, 'w')",)),
             (exec, (f"open({str(self.marker)!r}, 'w')",)),
-            (Path.touch, (self.marker,)),
+            (os.remove, (str(self.folder),)),
             (os.mkdir, (str(self.marker),)),
             (importlib.import_module, ("antigravity",)),
             (functools.partial, (os.system, "true")),

@@ -109,7 +109,8 @@ def simsiam(backbone: ResNet) -> Any:
     )  # fmt: skip
     model = ddp(module(encoder=with_fc(backbone, projector), predictor=mlp()))
     optimizer = torch.optim.SGD(model.parameters(), 0.1).state_dict()
-    return {"epoch": 100, "arch": "resnet50", "state_dict": model.state_dict(), "optimizer": optimizer}
+    arch = "resnet50" if hasattr(backbone.layer1[0], "conv3") else "resnet18"
+    return {"epoch": 100, "arch": arch, "state_dict": model.state_dict(), "optimizer": optimizer}
 
 
 def moco(backbone: ResNet) -> Any:
@@ -297,6 +298,11 @@ def lightly_sequential(backbone: ResNet) -> Any:
         backbone_momentum=children(momentum(backbone)), projection_head_momentum=module(layers=mlp()),
     )  # fmt: skip
     return lightning(model.state_dict())
+
+
+def radimagenet(backbone: ResNet) -> Any:
+    # BMEII-AI/RadImageNet: nn.Sequential(*children[:-1]) under `backbone`, saved bare.
+    return module(backbone=children(backbone)).state_dict()
 
 
 def vissl(backbone: ResNet) -> Any:
@@ -627,7 +633,8 @@ LAYOUTS = [
     Layout("solo-learn", solo_learn, ".ckpt"),
     Layout("solo-learn", solo_learn_byol, ".ckpt"),
     Layout("lightly", lightly, ".ckpt"),
-    Layout("lightly-sequential", lightly_sequential, ".ckpt"),
+    Layout("lightly", lightly_sequential, ".ckpt"),
+    Layout("sequential", radimagenet),
     Layout("vissl", vissl, ".torch"),
     Layout("patrickhua", patrickhua),
     Layout("taoyang1122", taoyang1122),

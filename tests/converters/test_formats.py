@@ -100,39 +100,40 @@ def save(path: Path, content: Any) -> Path:
     return path
 
 
-def test_two_formats_that_match_are_an_error_that_names_both(tmp_path: Path, backbone: ResNet) -> None:
-    both = layouts.simsiam(backbone) | {"model": layouts.barlowtwins(backbone)["model"]}
-    path = save(tmp_path / "both.pth", both)
-    with pytest.raises(UserError, match="several formats: simsiam, barlowtwins-vicreg; choose one with --format"):
-        load_backbone(path)
-    assert load_backbone(path, "simsiam").format == "simsiam"
-    assert load_backbone(path, "barlowtwins-vicreg").format == "barlowtwins-vicreg"
-
-
-def test_a_file_without_heads_is_ambiguous_where_layouts_are_shared(tmp_path: Path, backbone: ResNet) -> None:
-    path = save(tmp_path / "bare.pth", {"state_dict": layouts.module(backbone=backbone).state_dict()})
-    with pytest.raises(UserError, match="openmmlab, solo-learn, lightly, patrickhua"):
-        load_backbone(path)
-    assert_same(load_backbone(path, "lightly").state_dict, layouts.tensors(backbone))
-
-
 def rename(state_dict: dict[str, Any], old: str, new: str) -> dict[str, Any]:
     return {name.replace(old, new, 1) if name.startswith(old) else name: t for name, t in state_dict.items()}
 
 
-def test_simsiam_under_mocos_prefix_is_refused(tmp_path: Path, backbone: ResNet) -> None:
-    """MoCo's converter turned SimSiam's checkpoints into empty files; the reverse confusion must not pass either."""
+def test_the_same_network_twice_is_no_ambiguity(tmp_path: Path, backbone: ResNet) -> None:
+    both = layouts.simsiam(backbone) | {"model": layouts.barlowtwins(backbone)["model"]}
+    found = load_backbone(save(tmp_path / "both.pth", both))
+    assert found.format == "simsiam" and found.others == []
+
+
+def test_two_different_networks_are_listed_and_one_is_chosen(tmp_path: Path, backbone: ResNet) -> None:
+    other = layouts.momentum(backbone)
+    path = save(tmp_path / "both.pth", layouts.simsiam(backbone) | {"model": layouts.barlowtwins(other)["model"]})
+    with pytest.raises(
+        UserError, match=r"2 different networks, state_dict\.encoder \(resnet50x0\.25\), model\.backbone"
+    ) as e:
+        load_backbone(path)
+    assert "choose one with --prefix PATH" in str(e.value)
+    assert_same(load_backbone(path, prefix="model/module.backbone").state_dict, layouts.tensors(other))
+    assert_same(load_backbone(path, prefix="state_dict.encoder").state_dict, layouts.tensors(backbone))
+    with pytest.raises(UserError, match="--prefix nowhere: no complete network there; state_dict"):
+        load_backbone(path, prefix="nowhere")
+
+
+def test_a_file_without_heads(tmp_path: Path, backbone: ResNet) -> None:
+    path = save(tmp_path / "bare.pth", {"state_dict": layouts.module(backbone=backbone).state_dict()})
+    assert_same(load_backbone(path).state_dict, layouts.tensors(backbone))
+
+
+def test_simsiam_under_mocos_prefix(tmp_path: Path, backbone: ResNet) -> None:
+    """MoCo's converter turned SimSiam's checkpoints into empty files; the network is there under either prefix."""
     content = layouts.simsiam(backbone)
     content["state_dict"] = rename(content["state_dict"], "module.encoder.", "module.encoder_q.")
-    with pytest.raises(UserError, match=r"nearest to the format moco, but encoder_q\.fc\.1"):
-        load_backbone(save(tmp_path / "simsiam.pth", content))
-
-
-def test_moco_under_simsiams_prefix_is_refused(tmp_path: Path, backbone: ResNet) -> None:
-    content = layouts.moco(backbone)
-    content["state_dict"] = rename(content["state_dict"], "module.encoder_q.", "module.encoder.")
-    with pytest.raises(UserError, match="nearest to the format simsiam, but queue and 323 more"):
-        load_backbone(save(tmp_path / "moco.pth", content))
+    assert_same(load_backbone(save(tmp_path / "simsiam.pth", content)).state_dict, layouts.tensors(backbone))
 
 
 def test_wrappers_are_seen_through(tmp_path: Path, backbone: ResNet) -> None:
@@ -152,28 +153,39 @@ def rename_all(state_dict: dict[str, Any], old: str, new: str) -> dict[str, Any]
 def test_second_copy_that_differs(tmp_path: Path, backbone: ResNet) -> None:
     content = layouts.patrickhua(backbone)
     content["state_dict"]["encoder.0.layer3.1.conv2.weight"] = torch.zeros_like(backbone.layer3[1].conv2.weight)
-    with pytest.raises(UserError, match=r"encoder\.0\.layer3\.1\.conv2\.weight: differs from its second copy"):
+    with pytest.raises(UserError, match=r"2 different networks.*differ in 1 tensors"):
         load_backbone(save(tmp_path / "copies.pth", content))
 
 
 def test_only_the_momentum_encoder(tmp_path: Path, backbone: ResNet) -> None:
     content = layouts.moco(backbone)
     content["state_dict"] = {n: t for n, t in content["state_dict"].items() if not n.startswith("module.encoder_q.")}
-    with pytest.raises(UserError, match="only the momentum encoder"):
-        load_backbone(save(tmp_path / "momentum.pth", content))
-
-
-def test_unknown_prefix_names_it(tmp_path: Path, backbone: ResNet) -> None:
-    path = save(tmp_path / "prefix.pth", {"state_dict": layouts.module(trunk=backbone).state_dict()})
-    with pytest.raises(UserError, match=r"unknown prefix 'state_dict/trunk\.'"):
+    path = save(tmp_path / "momentum.pth", content)
+    with pytest.raises(
+        UserError, match=r"only the momentum encoder .*take it as it is with --prefix state_dict\.encoder_k"
+    ):
         load_backbone(path)
+    assert_same(
+        load_backbone(path, prefix="state_dict.encoder_k").state_dict, layouts.tensors(layouts.momentum(backbone))
+    )
+
+
+def test_copies_are_named(tmp_path: Path, backbone: ResNet) -> None:
+    content = {name: layouts.module(encoder=layouts.momentum(backbone)).state_dict() for name in ("model_ema", "key")}
+    found = load_backbone(
+        save(tmp_path / "ema.pth", content | {"model": layouts.module(encoder=backbone).state_dict()})
+    )
+    assert_same(found.state_dict, layouts.tensors(backbone))
+    assert found.others == [
+        "model_ema.encoder (averaged, resnet50x0.25)", "key.encoder (momentum, resnet50x0.25)"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mocov9", "unknown format 'mocov9'; known: this-project, simsiam"),
-        ("moco", "no first convolution under 'encoder_q.'"),
+        ("mocov9", "unknown format 'mocov9'; known: this-project, patrickhua"),
+        ("byol", "--format byol: no network with such names"),
     ],
 )
 def test_wrong_format_option(

@@ -4,12 +4,13 @@ import argparse
 import bz2
 import collections
 import gzip
-import io
 import lzma
 import pickle
 import subprocess
 import sys
 import tarfile
+import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import torch
 from omegaconf import OmegaConf
 from torchvision.models.resnet import ResNet
 
-from converters import safe_pickle
+from converters import reading, safe_pickle
+from converters.convert import to_torchvision_file
 from converters.loading import load_backbone
 from converters.reading import flatten, read
 from runs.errors import UserError
@@ -108,7 +110,6 @@ def hostile_pickles(marker: Path) -> dict[str, Any]:
         "builtins.eval": Command(builtins.eval, f"open({str(marker)!r}, 'w')"),
         "subprocess.Popen": Command(subprocess.Popen, ["touch", str(marker)]),
         "torch.load": Command(torch.load, str(marker)),
-        "operator.attrgetter": Command(__import__("operator").attrgetter, "system"),
         "functools.partial": Command(__import__("functools").partial, os.system, f"touch {marker}"),
     }
 
@@ -124,12 +125,12 @@ def test_code_is_refused_by_name_and_not_run(name: str, kind: str, tmp_path: Pat
         path.write_bytes(pickle.dumps(arrays, protocol=0 if kind == "pickle 0" else 4))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
-    with pytest.raises(UserError, match="wants to import") as caught:
+    with pytest.raises(UserError, match="wants to run") as caught:
         load_backbone(path)
-    shown = name.replace("os.system", "posix.system").replace("operator", "_?operator")
+    shown = name.replace("os.system", "posix.system").replace("functools.partial", "posix.system")
     if name == "torch.load":
         shown = "torch.serialization.load"
-    assert __import__("re").search(shown.replace("builtins.eval", "(builtins|__builtin__).eval"), str(caught.value))
+    assert __import__("re").search(shown.replace("builtins.eval", "builtins.eval"), str(caught.value))
     assert not marker.exists()
 
 
@@ -145,42 +146,10 @@ def test_reading_imports_nothing_that_a_pickle_names(tmp_path: Path, backbone: R
     assert done.stdout.split() == ["solo-learn", "False", "False"]
 
 
-def test_trust_runs_in_another_process_and_returns_arrays_alone(tmp_path: Path, backbone: ResNet) -> None:
-    """The code of the pickle runs once it is trusted, but not here: it would see this process's id."""
-    seen = tmp_path / "pid"
-    code = f"open({str(seen)!r}, 'w').write(str(__import__('os').getpid()))"
-    content = layouts.simsiam(backbone) | {"extra": Command(eval, code)}
-    for zipped in (True, False):
-        path = tmp_path / "trusted.pth"
-        torch.save(content, path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(UserError, match=r"builtins?_*\.eval"):
-            load_backbone(path)
-        assert not seen.exists()
-        found = load_backbone(path, trust=True)
-        assert seen.read_text() != str(__import__("os").getpid())
-        assert all(torch.equal(found.state_dict[name], tensor) for name, tensor in layouts.tensors(backbone).items())
-        seen.unlink()
-
-
-def test_trust_names_what_is_not_installed(tmp_path: Path) -> None:
-    path = tmp_path / "missing.pkl"
-    path.write_bytes(b"\x80\x02cnot_installed.anywhere\nThing\n)R.")
-    with pytest.raises(UserError, match=r"not_installed\.anywhere\.Thing"):
-        read(path)
-    with pytest.raises(UserError, match="No module named 'not_installed'"):
-        read(path, trust=True)
-
-
-def test_whole_pickled_models_are_refused(tmp_path: Path, backbone: ResNet) -> None:
-    torch.save(backbone, tmp_path / "model.pth")
-    with pytest.raises(UserError, match=r"wants to import converters\.resnet\.ScaledResNet"):
-        read(tmp_path / "model.pth")
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_torchscript_is_refused(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "script.pt")
-    with pytest.raises(UserError, match="TorchScript archive, which holds code"):
+    with pytest.raises(UserError, match="TorchScript, which holds code"):
         read(tmp_path / "script.pt")
 
 
@@ -207,7 +176,7 @@ def test_usual_mistakes_have_their_remedy(start: bytes, message: str, tmp_path: 
 def test_arrays_of_every_kind_come_out_as_numpy_makes_them(dtype: str, order: str, protocol: int) -> None:
     """The stand-ins for NumPy's constructors against NumPy's own."""
     array = np.asarray(np.arange(24).reshape(2, 3, 4) % 2, dtype=dtype, order=order)  # type: ignore[call-overload]
-    found = flatten(safe_pickle.load(pickle.dumps({"array": array, "scalar": array[0, 0, 0]}, protocol=protocol)))
+    found = flatten(safe_pickle.load(pickle.dumps({"array": array, "scalar": array[0, 0, 0]}, protocol=protocol))[0])[0]
     assert list(found) == ["array"]
     assert found["array"].dtype == array.dtype
     assert np.array_equal(np.asarray(found["array"]), array)
@@ -215,15 +184,16 @@ def test_arrays_of_every_kind_come_out_as_numpy_makes_them(dtype: str, order: st
 
 def test_an_array_that_claims_more_than_it_holds() -> None:
     data = pickle.dumps({"array": np.zeros(4, np.float32)}, protocol=2).replace(b"K\x04\x85", b"K\x05\x85")
-    with pytest.raises(pickle.UnpicklingError, match=r"shape \(5,\) has 4 values"):
-        flatten(safe_pickle.load(data))
+    with pytest.raises(UserError, match=r"shape \(5,\) has 4 values"):
+        flatten(safe_pickle.load(data)[0])
 
 
-def test_globals_are_found_without_running_anything() -> None:
-    assert safe_pickle.globals_of(io.BytesIO(pickle.dumps({"a": argparse.Namespace()}, 0))) >= {"argparse.Namespace"}
+def test_every_name_is_found_and_none_is_called() -> None:
     for protocol in range(6):
-        names = safe_pickle.globals_of(io.BytesIO(pickle.dumps([subprocess.Popen, np.float32(1)], protocol)))
-        assert "subprocess.Popen" in names
+        for value, name in ((argparse.Namespace(), "argparse.Namespace"), (np.float32(1), "numpy.dtype")):
+            assert name in safe_pickle.load(pickle.dumps([value], protocol))[1]
+        with pytest.raises(UserError, match=r"wants to run subprocess\.Popen"):
+            safe_pickle.load(pickle.dumps([subprocess.Popen], protocol))
 
 
 def test_pickles_with_too_many_opcodes() -> None:
@@ -231,24 +201,132 @@ def test_pickles_with_too_many_opcodes() -> None:
         safe_pickle.load(b"\x80\x02" + b"]0" * 600_000 + b"N.")
 
 
-def test_a_pickle_that_claims_a_memo_of_gigabytes() -> None:
-    with pytest.raises(UserError, match="memo of 2,147,483,647 places"):
-        safe_pickle.load(b"\x80\x02}r\xff\xff\xff\x7f.")
-
-
 def test_a_shared_dictionary_is_read_once() -> None:
     """Dictionaries within dictionaries, each twice: 2^40 paths, 41 dictionaries."""
     tree: dict[str, Any] = {"w": np.ones(1)}
     for _ in range(40):
         tree = {"a": tree, "b": tree}
-    assert len(flatten(tree)) <= 1
+    assert len(flatten(tree)[0]) <= 1
 
 
-def test_temporary_files_are_gone(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    packed = tmp_path / "packed.gz"
-    packed.write_bytes(gzip.compress(plain.read_bytes(), 1))
-    load_backbone(packed)
-    assert list(folder.iterdir()) == []
+def doubled(use: bytes) -> bytes:
+    """A tuple of two that is shared 45 times over, so that hashing it would take 2^45 steps, and what uses it."""
+    return b"\x80\x02)" + b"".join(b"q%cN0h%ch%c\x86" % (n, n, n) for n in range(45)) + use
+
+
+HANGS = {
+    "a shared tuple as a key": b"\x80\x02}" + doubled(b"")[2:] + b"Nsb.",
+    "a shared tuple in a set": doubled(b"\x85q\xf0cbuiltins\nset\nh\xf0R."),
+    "a shared tuple in a frozenset": b"\x80\x04(" + doubled(b"")[2:] + b"\x91.",
+    "a shared tuple as an OrderedDict's key": b"\x80\x02ccollections\nOrderedDict\n)R" + doubled(b"")[2:] + b"Ns.",
+    "a shared tuple as a type": b"\x80\x02cnumpy\ndtype\n" + doubled(b"")[2:] + b"\x85R.",
+    "a tuple nested 400,000 deep": b"\x80\x02})" + b"\x85" * 400_000 + b"Ns.",
+    "an integer of 4 MB as a key": b"\x80\x02}\x8b" + (4 << 20).to_bytes(4, "little") + b"\x7f" * (4 << 20) + b"Ns.",
+    "a memo of gigabytes": b"\x80\x02}r\xff\xff\xff\x7f.",
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kind", HANGS)
+def test_what_hung_or_crashed_ends_at_once(kind: str, zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "file.pth"
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", HANGS[kind])
+    else:
+        path.write_bytes(HANGS[kind])
+    start = time.perf_counter()
+    with pytest.raises(UserError):
+        load_backbone(path)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("kind", ["names", "tensors"])
+def test_headers_of_safetensors_are_bounded(kind: str, tmp_path: Path) -> None:
+    entry = '{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    name = "n" * 1000 if kind == "names" else ""
+    count = 20_000 if kind == "names" else 150_000
+    header = ("{" + ",".join(f'"{name}{n}":{entry}' for n in range(count)) + "}").encode()
+    (tmp_path / "file.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(UserError, match="far more than a checkpoint's"):
+        read(tmp_path / "file.safetensors")
+
+
+def entry(path: Path, ending: str) -> zipfile.ZipInfo:
+    with zipfile.ZipFile(path) as archive:
+        return next(info for info in archive.infolist() if info.filename.endswith(ending))
+
+
+@pytest.mark.parametrize("damage", ["bit", "pasted", "short storage", "end record", "directory", "overlap"])
+def test_damage_is_seen(damage: str, plain: Path) -> None:
+    """What torch.load accepts: it looks at no checksum and no size."""
+    data = bytearray(plain.read_bytes())
+    begin = data.index(b"PK\x01\x02")
+    if damage == "bit":
+        data[entry(plain, "data/7").header_offset + 200] ^= 1
+    elif damage == "pasted":  # half of one download and half of another
+        half = len(data) // 2
+        data[half : half + 5000] = bytes(5000)
+    elif damage == "end record":
+        data[-12:-10] = (3).to_bytes(2, "little")
+    elif damage == "directory":
+        data[begin + 42 : begin + 46] = (64).to_bytes(4, "little")
+    elif damage == "overlap":
+        place = data.rindex(b"PK\x01\x02", 0, data.index(b"data/7", begin))
+        data[place + 20 : place + 28] = (10**6).to_bytes(4, "little") * 2
+    else:
+        content = torch.load(plain, weights_only=True)
+        with zipfile.ZipFile(plain) as archive:
+            parts = {info.filename: archive.read(info) for info in archive.infolist()}
+        name = next(name for name in parts if name.endswith("data/7"))
+        with zipfile.ZipFile(plain, "w") as archive:
+            for part, stored in parts.items():
+                archive.writestr(part, stored[:-4] if part == name else stored)
+        assert content
+        data = bytearray(plain.read_bytes())
+    plain.write_bytes(data)
+    with pytest.raises(UserError, match=r"damaged|CRC-32|fetch"):
+        load_backbone(plain)
+
+
+def test_a_file_without_checksums_says_so(plain: Path, backbone: ResNet) -> None:
+    from torch.serialization import set_crc32_options
+
+    set_crc32_options(False)
+    try:
+        torch.save(layouts.simsiam(backbone), plain)
+    finally:
+        set_crc32_options(True)
+    assert load_backbone(plain).checksum == "no checksum in this file"
+
+
+def test_our_own_digest_is_checked(tmp_path: Path, plain: Path) -> None:
+    to_torchvision_file(plain, tmp_path / "out.safetensors")
+    data = bytearray((tmp_path / "out.safetensors").read_bytes())
+    load_backbone(tmp_path / "out.safetensors")
+    data[-3] ^= 1
+    (tmp_path / "out.safetensors").write_bytes(data)
+    with pytest.raises(UserError, match="undamaged: the tensors against the digest in the file differ"):
+        load_backbone(tmp_path / "out.safetensors")
+
+
+def test_the_sha256_can_be_asked(plain: Path) -> None:
+    found = load_backbone(plain)
+    assert load_backbone(plain, sha256=found.source_sha256.upper()).arch == found.arch
+    with pytest.raises(UserError, match=f"sha256 {found.source_sha256}, not 00"):
+        load_backbone(plain, sha256="00")
+
+
+def test_a_file_that_is_replaced_while_it_is_read(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights and sha256 are of the same bytes, whatever happens to the name afterwards."""
+    before = load_backbone(plain)
+    unpacked = reading.unpack
+
+    def replace(data: bytes) -> Any:
+        plain.write_bytes(b"")  # truncated under a map, a reader would die of SIGBUS
+        return unpacked(data)
+
+    monkeypatch.setattr(reading, "unpack", replace)
+    found = load_backbone(plain)
+    assert found.source_sha256 == before.source_sha256
+    assert all(torch.equal(found.state_dict[name], tensor) for name, tensor in before.state_dict.items())

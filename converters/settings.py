@@ -1,0 +1,163 @@
+"""What a file, or a configuration beside it, says about its network; it must agree with what the tensors say.
+
+Some networks have a ResNet's tensors and compute something else: blur pooling, another activation, dilation and
+standardised weights have no tensors of their own. Only settings tell.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converters.architecture import BLOCKS, Architecture
+from converters.formats import MSRA_INPUT, InputConvention
+from converters.reading import Contents, flatten
+from converters.recognition import Network
+from runs.errors import UserError
+
+# Hugging Face and timm write these beside the weights.
+BESIDE = ("config.json", "preprocessor_config.json")
+# Settings whose value is the name of the network.
+_NAMES = {"arch", "architecture", "model", "model_name", "backbone", "backbone_name", "encoder", "encoder_name", "name"}
+# In such a name: what it says that the network computes differently.
+_VARIANTS = {
+    r"blur|resnetaa|antialias": "blur pooling, which has no tensors",
+    r"deeplab|fcn_|dilated|^drn": "dilated convolutions",
+    r"(^|_)ws(_|$)|^bit|resnetv2": "standardised weights or pre-activation",
+    r"gelu|silu|swish": "another activation than ReLU",
+}
+_PLAIN = {None, False, "", "relu", "ReLU", "torch.nn.modules.activation.ReLU"}
+
+
+def input_convention(contents: Contents, network: Network, path: Path, container: str) -> tuple[InputConvention, str]:
+    """What the network expects at its input, and who says so.
+
+    Raises:
+        UserError: the settings describe a network that plain ResNet cannot represent, or another one.
+    """
+    settings = dict(contents.settings)
+    for name in BESIDE:
+        if (beside := path.with_name(name)).is_file():
+            settings |= {f"{name}/{key}": value for key, value in _json(beside).items()}
+    for key, value in settings.items():
+        _check(key, value, network.arch)
+    _check_classes(contents.names)
+    values = contents.provenance.get("input")
+    if values is not None:
+        try:
+            return InputConvention.from_detectron2(values), "written by the conversion"
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                "provenance.input: not an input convention of this project; convert the original again"
+            ) from error
+    convention, source = _stated(contents, settings, container)
+    if convention is None:
+        entry = network.format
+        convention = replace(entry.input, stem_padding=entry.cifar_padding if network.arch.cifar else 1)
+        source = f"as {entry.name} does" if entry.input != InputConvention() else "assumed, nothing in the file says it"
+    if stride := [key for key, value in settings.items() if _puts_stride_in_1x1(key, value)]:
+        convention = replace(convention, stride_in_1x1=True)
+        source += f"; the stride by {stride[0]}"
+    return convention, source
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes()[: 1 << 20])
+        return flatten(content)[1] if isinstance(content, dict) else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: lies beside the weights and is no JSON; mend or move it") from error
+
+
+def _refuse(key: str, value: Any, reason: str) -> None:
+    raise UserError(f"{key} is {str(value)[:60]}: {reason}, which plain ResNet cannot represent; use a plain ResNet")
+
+
+def _check(key: str, value: Any, arch: Architecture) -> None:
+    last = key.rpartition("/")[2].lower()
+    if last in _NAMES and isinstance(value, str) and re.fullmatch(r"[\w./-]{1,60}", value):
+        name = value.lower()
+        for pattern, reason in _VARIANTS.items():
+            if re.search(pattern, name):
+                _refuse(key, value, reason)
+        depth = re.fullmatch(r"(?:\w+[./])?(?:wide_|tv_)?resnet_?(\d+)(?:[_x.]\S*)?", name)
+        if depth and int(depth[1]) in BLOCKS and int(depth[1]) != arch.depth:
+            raise UserError(f"{key} says {value}, the tensors are a {arch.name}; the file was put together wrongly")
+    if last in ("hidden_act", "act_layer") and value not in _PLAIN:
+        _refuse(key, value, "another activation than ReLU")
+    if last in ("aa_layer", "antialias", "blurpool") and value not in _PLAIN:
+        _refuse(key, value, "blur pooling, which has no tensors")
+    dilated = (
+        (last == "replace_stride_with_dilation" and _any(value))
+        or (last == "output_stride" and value in (8, 16))
+        or (last in ("dilations", "dilation") and isinstance(value, tuple) and any(n > 1 for n in value))
+    )
+    if dilated:
+        _refuse(key, value, "dilated convolutions")
+    if last == "downsample_in_first_stage" and value is True:
+        _refuse(key, value, "a stride in its first stage")
+    if isinstance(value, str) and len(value) > 60:
+        text = re.sub(r"\s", "", value)  # MMEngine keeps its configuration as text
+        if "ConvWS" in text:
+            _refuse(key, "ConvWS", "standardised weights")
+        if (found := re.search(r"dilations=\(([\d,]+)\)", text)) and set(found[1]) - set("1,"):
+            _refuse(key, found[0], "dilated convolutions")
+
+
+def _any(value: Any) -> bool:
+    return any(value) if isinstance(value, tuple) else bool(value)
+
+
+def _check_classes(names: set[str]) -> None:
+    """A pickled network names the classes of its parts."""
+    for name in sorted(names):
+        if re.search(r"(GELU|SiLU|Mish|LeakyReLU|BlurPool\w*|StdConv\w*|GroupNorm)$", name):
+            raise UserError(
+                f"the pickled network has a {name}, which plain ResNet cannot represent; use a plain ResNet"
+            )
+
+
+def _puts_stride_in_1x1(key: str, value: Any) -> bool:
+    if key.rpartition("/")[2] == "downsample_in_bottleneck":
+        return value is True
+    return isinstance(value, str) and re.search(r"style\s*=\s*['\"]caffe['\"]", value) is not None
+
+
+def _stated(contents: Contents, settings: Mapping[str, Any], container: str) -> tuple[InputConvention | None, str]:
+    """Mean and standard deviation as tensors, as JSON, or in a configuration's text; None where nothing says them."""
+    found: dict[str, tuple[Any, str]] = {}
+    for kind in ("mean", "std"):
+        for path, tensor in contents.tensors.items():
+            if re.search(rf"(^|[/.])(pixel|data_preprocessor\.)_?{kind}$", path) and path.startswith(container):
+                found.setdefault(kind, (np.asarray(tensor).reshape(-1).tolist(), path))
+        for key, value in settings.items():
+            if re.search(rf"config\.json/(.*/)?(image_)?{kind}$", key) and isinstance(value, tuple):
+                found.setdefault(kind, (value, key))
+            elif isinstance(value, str) and (match := re.search(rf"\b{kind}\s*=\s*(\[[\d., \n]+\])", value)):
+                found.setdefault(kind, (ast.literal_eval(match[1]), key))
+    if set(found) != {"mean", "std"} or any(len(values) != 3 for values, _ in found.values()):
+        return None, ""
+    (mean, source), (std, _) = found["mean"], found["std"]
+    scale = 255 if max(mean) > 1 or min(std) >= 1 else 1
+    # Blue is the darkest colour of photographs: a mean that rises is in the order BGR.
+    channels = "BGR" if mean[0] < mean[2] else "RGB"
+    texts = [value for value in settings.values() if isinstance(value, str)]
+    if any(re.search(r"\bto_rgb\s*=\s*False", text) for text in texts):
+        channels = "BGR"
+    caffe = channels == "BGR" and set(std) == {1.0} and source in contents.tensors
+    values = {
+        "format": channels,
+        "pixel_mean": [round(255 / scale * value, 3) for value in mean],
+        "pixel_std": [round(255 / scale * value, 3) for value in std],
+        # Detectron2's models with the Caffe input are MSRA's, with the stride in the 1x1.
+        "stride_in_1x1": caffe and MSRA_INPUT.stride_in_1x1,
+    }
+    try:
+        return InputConvention.from_detectron2(values), f"as {source} says"
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: no mean and deviation of images; export the weights without it") from error
