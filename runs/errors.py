@@ -5,10 +5,10 @@ import importlib.util
 import os
 import re
 
+from runs.text import printable
+
 EVERYTHING = "pip install 'siamese-transfer[all]'"
 DETECTRON2 = 'pip install "$(siamese-transfer detectron2)"'
-
-from runs.text import printable
 
 
 class UserError(Exception):

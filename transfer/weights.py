@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from converters.formats import MSRA_INPUT, InputConvention
-from converters.reading import read
+from converters.reading import Opaque, read
 from runs.errors import UserError
 
 # Blocks in res4 -> depth, for bottleneck networks (He et al., "Deep Residual Learning", Table 1).
@@ -91,10 +91,10 @@ def read_backbone(path: str | Path) -> BackboneFile:
     tensors = {
         name.removeprefix(container): np.asarray(array)
         for name, array in contents.tensors.items()
-        if name.startswith(container)
+        if name.startswith(container) and not isinstance(array, Opaque)
     }
     if not tensors:
-        raise UserError(f"weights={path}: holds no tensors; {_REMEDY}")
+        raise UserError(f"weights={path}: not a backbone file (no tensors in it); {_REMEDY}")
     return BackboneFile(
         path, contents.sha256, _from_caffe2(tensors) if caffe2 else tensors, caffe2, contents.provenance
     )
