@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from converters.formats import MSRA_INPUT, InputConvention
-from converters.reading import Opaque, read
+from converters.reading import read
+from converters.safe_pickle import Opaque
 from runs.errors import UserError
 
 # Blocks in res4 -> depth, for bottleneck networks (He et al., "Deep Residual Learning", Table 1).
