@@ -11,6 +11,7 @@ from pretrain.method import MethodConfig
 from pretrain.monitor import MonitorConfig
 from pretrain.optim import OptimizerConfig
 from pretrain.probe import ProbeConfig
+from pretrain.variants import register_variants
 from runs.errors import UserError
 from runs.settings import choice, path
 
@@ -25,6 +26,7 @@ def preset(value: float, table: Any) -> Any:
 OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
 # In the YAML files: ${preset:${epochs},{100: 0.45, 300: 0.3, 1000: 0.2}}
 OmegaConf.register_new_resolver("preset", preset, replace=True)
+register_variants()
 
 
 @dataclass
@@ -72,7 +74,7 @@ class PretrainConfig(CommandConfig):
 
     method: MethodConfig = MISSING
     variant: str = ""
-    """The experiment of `pretrain/variant` that chose the settings; empty for none."""
+    """The experiment of `pretrain/variants.yaml` that chose the settings; empty for none."""
     data: DataConfig = MISSING
     augment: AugmentConfig = MISSING
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

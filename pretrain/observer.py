@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain import microscope
 from pretrain.augment import evaluation_view
+from pretrain.collapse import measures
 from pretrain.collectives import all_gather, all_reduce, mean
 from pretrain.config import PretrainConfig
 from pretrain.data import Images
@@ -192,7 +192,7 @@ class Observer:
         # All processes' rows.
         z = all_gather(output["z"].detach())  # n-by-d
         z2, p = (all_gather(output[k].detach()) if k in output else None for k in ("z2", "p"))  # n-by-d
-        found = microscope.report(z, z2, p, microscope.last_bias(getattr(self.method, "predictor", None), z.shape[1]))
+        found = measures.report(z, z2, p, measures.last_bias(getattr(self.method, "predictor", None), z.shape[1]))
         self.details = {k: v for k, v in found.items() if isinstance(v, float)}
         self._write(step, **found)
 

@@ -4,8 +4,8 @@ import random
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pretrain import microscope
-from pretrain.heads import Heads
+from pretrain.collapse import measures
+from pretrain.collapse.outputs import compute_outputs
 from runs.distributed import world_size
 from runs.files import sha256
 from runs.folder import Run
@@ -52,12 +52,12 @@ def write_outcome(run: "Training", claimed: Run) -> None:
 
 
 def _bias(run: "Training") -> dict[str, float]:
-    """The last bias against the center of the training set, where the microscope compared it with that of a batch."""
+    """The last bias against the center of the training set, where training compared it with that of a batch."""
     if "bias_center_cosine" not in run.observer.details:
         return {}
     config, count = run.config, len(run.train)
     indices = sorted(random.Random(config.seed).sample(range(count), min(count, CENTER)))
     skip = config.data.skip_broken
-    z, z2, _ = Heads(run.method, config.augment).outputs(run.train, indices, 256, config.seed, run.device, skip)
-    bias = microscope.last_bias(getattr(run.method, "predictor", None), z.shape[1])
-    return {} if bias is None else {"bias_set_cosine": microscope.bias_cosine(bias, z, z2)}
+    z, z2, _ = compute_outputs(run.method, config.augment, run.train, indices, 256, config.seed, run.device, skip)
+    bias = measures.last_bias(getattr(run.method, "predictor", None), z.shape[1])
+    return {} if bias is None else {"bias_set_cosine": measures.bias_cosine(bias, z, z2)}

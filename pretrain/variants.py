@@ -1,19 +1,34 @@
-"""`python -m pretrain.variants`: the papers' experiments that `variant=` names, as the table of `variant/README.md`."""
+"""`python -m pretrain.variants`: the experiments on collapse that `variant=` names (`variants.yaml`), as a table."""
 
 import importlib.resources
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
 
 from runs.app import cli
 
 
+def variants() -> dict[str, dict[str, Any]]:
+    """Return `variants.yaml`: by name `what` it is, its `source`, and the settings that it changes."""
+    text = importlib.resources.files("pretrain").joinpath("variants.yaml").read_text("utf-8")
+    found: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return found
+
+
+def register_variants() -> None:
+    """Make each a choice of Hydra's group `variant`."""
+    for name, entry in variants().items():
+        settings = {key: value for key, value in entry.items() if key not in ("what", "source")}
+        method = settings.get("method", {}).get("name", "siamese")
+        node = {"defaults": [{"override /method": method}], "variant": name, **settings}
+        ConfigStore.instance().store(group="variant", name=name, node=node, package="_global_")
+
+
 def table() -> str:
-    """Return the Markdown table of all presets; the first comment lines of each say what it is and where it is from."""
-    rows = ["| `variant=` | what it is | source |", "| --- | --- | --- |"]
-    for file in sorted(importlib.resources.files("pretrain").joinpath("variant").iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".yaml"):
-            # Behind Hydra's package line.
-            what, source = (line.removeprefix("# ") for line in file.read_text("utf-8").splitlines()[1:3])
-            rows.append(f"| `{file.name.removesuffix('.yaml')}` | {what} | {source} |")
-    return "\n".join(rows) + "\n"
+    """Return all of them as a Markdown table."""
+    rows = [f"| `{name}` | {entry['what']} | {entry['source']} |" for name, entry in variants().items()]
+    return "\n".join(["| `variant=` | what it is | source |", "| --- | --- | --- |", *rows]) + "\n"
 
 
 @cli

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
+
+from converters.resnet import build_resnet
 
 
 @dataclass
@@ -40,6 +42,10 @@ class Plan:
     def steps(self) -> int:
         """Steps of the whole run."""
         return self.epochs * self.steps_per_epoch
+
+    def base_encoder(self, num_classes: int) -> ResNet:
+        """Build the backbone; `fc` has `num_classes` outputs."""
+        return build_resnet(self.arch, num_classes=num_classes, zero_init_residual=self.zero_init_residual)
 
 
 @dataclass(frozen=True)
@@ -88,10 +94,18 @@ class Method(nn.Module):
 
         Returns:
             `loss`: scalar, mean over this process's images. `z`: (N, d) one view's output, for the monitor. `p`: (N, d)
-            the prediction from `z`, and `z2`: (N, d) the other view's output, for the microscope. Any further scalars
-            are logged under their names.
+            the prediction from `z`, and `z2`: (N, d) the other view's output, for `pretrain.collapse`. Any further
+            scalars are logged under their names.
         """
         raise NotImplementedError
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Outputs z (n, d) of views (n, 3, H, W)."""
+        return cast(Tensor, self.backbone()(x))
+
+    def predict(self, z: Tensor) -> Tensor | None:
+        """Predictions p (n, d) from outputs z (n, d); None for a method without a predictor on them."""
+        return None
 
     def groups(self) -> list[Group]:
         """Parameter groups for the optimizer; `fix_lr: True` keeps a group's learning rate at its start value."""

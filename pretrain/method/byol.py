@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.models.resnet import ResNet
 
-from converters.resnet import build_resnet
 from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
 from pretrain.networks import full_precision, mlp
 from runs.errors import UserError
@@ -42,8 +41,8 @@ class BYOL(Method):
     def __init__(self, config: BYOLConfig, plan: Plan) -> None:
         super().__init__()
         self.config, self.plan = config, plan
-        self.encoder = build_resnet(plan.arch, num_classes=config.dim, zero_init_residual=plan.zero_init_residual)
-        width = cast(nn.Linear, self.encoder.fc).in_features
+        self.encoder = plan.base_encoder(num_classes=config.dim)
+        width = self.encoder.fc.in_features
         # google-deepmind/deepmind-research@4822a45 byol/utils/networks.py MLP: a bias before the norm, none at the end.
         self.encoder.fc = mlp([width, config.hidden, config.dim], hidden_bias=True)
         self.predictor = mlp([config.dim, config.hidden, config.dim], hidden_bias=True)
@@ -74,6 +73,9 @@ class BYOL(Method):
     def after_step(self, step: int) -> None:  # noqa: D102
         for theta, xi in zip(self.encoder.parameters(), self.target.parameters(), strict=True):
             xi.lerp_(theta, 1 - self.tau(step))
+
+    def predict(self, z: Tensor) -> Tensor:  # noqa: D102
+        return cast(Tensor, self.predictor(z))
 
     def backbone(self) -> ResNet:  # noqa: D102
         return self.encoder

@@ -1,14 +1,12 @@
 """MoCo v2. He et al., arXiv:1911.05722, Algorithm 1; Chen et al., arXiv:2003.04297; the loss symmetrized."""
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torchvision.models.resnet import ResNet
 
-from converters.resnet import build_resnet
 from pretrain.batch_norm import split_norms
 from pretrain.collectives import all_gather
 from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
@@ -69,10 +67,10 @@ class MoCo(Method):
             raise UserError(f"method.queue={config.queue}: must be a multiple of the {keys} keys a step, e.g. {near}")
         # Made in the order of facebookresearch/moco@7397dfe moco/builder.py, and named as there: one seed gives
         # the official initial weights, and checkpoints exchange.
-        self.encoder_q = build_resnet(plan.arch, num_classes=config.dim, zero_init_residual=plan.zero_init_residual)
-        self.encoder_k = build_resnet(plan.arch, num_classes=config.dim, zero_init_residual=plan.zero_init_residual)
+        self.encoder_q = plan.base_encoder(num_classes=config.dim)
+        self.encoder_k = plan.base_encoder(num_classes=config.dim)
         for encoder in (self.encoder_q, self.encoder_k):
-            fc = cast(nn.Linear, encoder.fc)
+            fc = encoder.fc
             encoder.fc = nn.Sequential(nn.Linear(fc.in_features, fc.in_features), nn.ReLU(), fc)
         for p_q, p_k in zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True):
             p_k.data.copy_(p_q.data)

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from torchvision.models.resnet import ResNet
 
-from converters.resnet import build_resnet
 from pretrain.collectives import all_gather
 from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
 from pretrain.networks import exact_products, full_precision, mlp
@@ -52,8 +51,8 @@ class SimCLR(Method):
     def __init__(self, config: SimCLRConfig, plan: Plan) -> None:
         super().__init__()
         self.config = config
-        self.encoder = build_resnet(plan.arch, num_classes=config.dim, zero_init_residual=plan.zero_init_residual)
-        width = cast(nn.Linear, self.encoder.fc).in_features
+        self.encoder = plan.base_encoder(num_classes=config.dim)
+        width = self.encoder.fc.in_features
         # google-research/simclr@383d414 model_util.py projection_head: BN behind every layer, so none has a bias, and
         # no offset behind the last.
         self.encoder.fc = mlp([width] * config.layers + [config.dim], output_norm="scale")
@@ -72,6 +71,9 @@ class SimCLR(Method):
         if self.config.reduction == "sum":
             loss = 2 * loss
         return {"loss": loss, "z": z[: len(z) // 2], "z2": z[len(z) // 2 :]}
+
+    def predict(self, z: Tensor) -> Tensor | None:  # noqa: D102
+        return cast(Tensor, self.predictor(z)) if self.config.predictor else None
 
     def backbone(self) -> ResNet:  # noqa: D102
         return self.encoder

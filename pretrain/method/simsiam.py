@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torchvision.models.resnet import ResNet
 
-from converters.resnet import build_resnet
 from pretrain.method.base import Batch, Group, Method, MethodConfig, Output, Plan, register
 from pretrain.networks import full_precision
 from runs.errors import UserError
@@ -45,8 +44,8 @@ class SimSiam(Method):
         self.config = config
         # The modules are made in the order of facebookresearch/simsiam@a7bc177 simsiam/builder.py, and named as there:
         # one seed gives the official initial weights, and the checkpoints exchange.
-        self.encoder = build_resnet(plan.arch, num_classes=config.dim, zero_init_residual=plan.zero_init_residual)
-        fc = cast(nn.Linear, self.encoder.fc)
+        self.encoder = plan.base_encoder(num_classes=config.dim)
+        fc = self.encoder.fc
         width = fc.in_features
         projector: list[nn.Module] = []
         for _ in range(config.layers - 1):
@@ -76,6 +75,9 @@ class SimSiam(Method):
         p = normalize(full_precision(p), dim=1)  # n-by-d
         z = normalize(full_precision(z), dim=1)  # n-by-d
         return -(p * z).sum(dim=1).mean()
+
+    def predict(self, z: Tensor) -> Tensor:  # noqa: D102
+        return cast(Tensor, self.predictor(z))
 
     def backbone(self) -> ResNet:  # noqa: D102
         return self.encoder

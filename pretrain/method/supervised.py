@@ -6,7 +6,6 @@ import torch
 from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import ResNet
 
-from converters.resnet import build_resnet
 from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
 from pretrain.networks import full_precision
 
@@ -27,7 +26,7 @@ class Supervised(Method):
 
     def __init__(self, config: SupervisedConfig, plan: Plan) -> None:
         super().__init__()
-        self.encoder = build_resnet(plan.arch, num_classes=plan.classes, zero_init_residual=plan.zero_init_residual)
+        self.encoder = plan.base_encoder(num_classes=plan.classes)
 
     def forward(self, batch: Batch) -> Output:  # noqa: D102
         (x,) = batch.views  # N-by-3-by-H-by-W

@@ -2,14 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 from torchvision.models.resnet import ResNet
 
-from converters.resnet import build_resnet
 from pretrain.collectives import all_gather, all_reduce
 from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
 from pretrain.networks import exact_products, full_precision, mlp
@@ -73,8 +71,8 @@ class SwAV(Method):
                 f"method.queue={config.queue}: must be a multiple of batch_size={plan.batch_size}, "
                 f"e.g. {max(1, config.queue // plan.batch_size) * plan.batch_size}"
             )
-        self.encoder = build_resnet(plan.arch, num_classes=config.dim, zero_init_residual=plan.zero_init_residual)
-        width = cast(nn.Linear, self.encoder.fc).in_features
+        self.encoder = plan.base_encoder(num_classes=config.dim)
+        width = self.encoder.fc.in_features
         # facebookresearch/swav@06b1b7c src/resnet50.py: torch's own layers, so biases everywhere.
         hidden = [config.hidden] * (config.layers - 1)
         self.encoder.fc = mlp([width, *hidden, config.dim], hidden_bias=True, output_bias=True)

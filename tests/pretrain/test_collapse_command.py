@@ -12,10 +12,10 @@ import yaml
 
 from converters.resnet import build_resnet
 from pretrain.augment import AugmentConfig
-from pretrain.collapse import CollapseConfig, table, verdict
+from pretrain.collapse.__main__ import CollapseConfig, table, verdict
+from pretrain.collapse.outputs import compute_outputs, load_method
 from pretrain.data import DataConfig, open_images
 from pretrain.features import load_feature_extractor
-from pretrain.heads import load_heads
 from pretrain.method import Plan, build_method
 from pretrain.monitor import look
 from runs.errors import UserError
@@ -49,16 +49,17 @@ def checkpoint(
 def test_heads_come_back_with_their_weights(tmp_path: Path, images: Path, name: str) -> None:
     train = open_images(DataConfig("test", "folder", str(images)), "train")
     path, method = checkpoint(tmp_path / "run", name, len(train))
-    heads = load_heads(path, train, CPU)
-    assert heads is not None
-    z, z2, p = heads.outputs(train, list(range(12)), 8, 0, CPU)
+    loaded = load_method(path, train, CPU)
+    assert loaded is not None
+    again, augment = loaded
+    z, z2, p = compute_outputs(again, augment, train, list(range(12)), 8, 0, CPU)
     assert z.shape == z2.shape and len(z) == 12 and not torch.equal(z, z2)
     x = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
-        assert torch.equal(heads.z(x), method.backbone()(x))  # type: ignore[operator]
+        assert torch.equal(again.embed(x), method.backbone()(x))  # type: ignore[operator]
     assert (p is not None) == (name in ("simsiam", "byol"))
     # One seed draws the same views again.
-    assert torch.equal(heads.outputs(train, list(range(12)), 8, 0, CPU)[0], z)
+    assert torch.equal(compute_outputs(again, augment, train, list(range(12)), 8, 0, CPU).z, z)
 
 
 def test_a_variant_keeps_its_name(tmp_path: Path, images: Path) -> None:
@@ -76,7 +77,7 @@ def test_a_variant_keeps_its_name(tmp_path: Path, images: Path) -> None:
 
 def test_a_foreign_file_has_no_heads(tmp_path: Path, images: Path) -> None:
     train = open_images(DataConfig("test", "folder", str(images)), "train")
-    assert load_heads(tmp_path / "model.pth", train, CPU) is None
+    assert load_method(tmp_path / "model.pth", train, CPU) is None
 
 
 def test_a_foreign_backbone_is_seen_by_its_features(tmp_path: Path, images: Path) -> None:

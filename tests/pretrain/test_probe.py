@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from converters.resnet import build_resnet
+from pretrain.collapse.outputs import compute_outputs, load_method
 from pretrain.data import DataConfig, open_images
-from pretrain.heads import load_heads
 from pretrain.probe import OnlineProbe, ProbeConfig
 from runs.errors import UserError
 from tests.pretrain.processes import (
@@ -121,12 +121,13 @@ def test_the_record_has_the_bias_and_the_training_sets_center(whole: Path, image
     metrics = json.loads((whole / "result.json").read_text())["metrics"]
     assert metrics["online_top1"] == [line["online_top1"] for line in lines(whole) if "online_top1" in line][-1]
     train = open_images(DataConfig("test", "folder", str(images)), "train")
-    heads = load_heads(whole / "checkpoint_0002.pth.tar", train, torch.device("cpu"))
-    assert heads is not None
-    z, z2, _ = heads.outputs(train, list(range(64)), 64, 0, torch.device("cpu"))
+    loaded = load_method(whole / "checkpoint_0002.pth.tar", train, torch.device("cpu"))
+    assert loaded is not None
+    method, augment = loaded
+    z, z2, _ = compute_outputs(method, augment, train, list(range(64)), 64, 0, torch.device("cpu"))
     rows = numpy.concatenate([z.numpy(), z2.numpy()]).astype(float)
     o = (rows / numpy.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0)
-    b = heads.method.predictor[3].bias.detach().numpy().astype(float)  # type: ignore[index, union-attr]
+    b = method.predictor[3].bias.detach().numpy().astype(float)  # type: ignore[index, union-attr]
     expected = o @ b / numpy.linalg.norm(o) / numpy.linalg.norm(b)
     assert metrics["bias_set_cosine"] == pytest.approx(expected, abs=1e-4)
     assert metrics["bias_center_cosine"] != pytest.approx(expected, abs=1e-3)

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.microscope import decorrelation_gradient
-from pretrain.siamese import gradient, similarity
-from pretrain.siamese.decorrelation import decorrelation
-from pretrain.siamese.gradient import Components, pull
-from pretrain.siamese.inverse import inverse_loss
+from pretrain.collapse.measures import decorrelation_gradient
+from pretrain.method.siamese import losses
+from pretrain.method.siamese.losses import Components, component_loss, decorrelation, inverse_loss
 from tests.pretrain import variants
 
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -52,18 +50,18 @@ def test_equation_3_squared_distance_and_cosine() -> None:
     torch.testing.assert_close(got, Z_b - Z_a, **EXACT)
     parts = Components(Z_b, torch.zeros(1, D), torch.zeros(N, D))
     raw = rows(0)
-    for loss in (lambda z: similarity.cosine(z, Z_b), lambda z: pull(z, parts)):
+    for loss in (lambda z: losses.cosine(z, Z_b), lambda z: component_loss(z, parts)):
         want = tangential(Z_b, Z_a) / raw.norm(dim=1, keepdim=True)
         torch.testing.assert_close(negative_gradient(loss, raw), want, **EXACT)
 
 
 def test_the_dummy_term_has_no_gradient_and_its_parts_cancel() -> None:
     z = rows(0)
-    parts = gradient.of_itself(z)
-    zero = negative_gradient(lambda x: pull(x, parts), z)
+    parts = losses.of_self(z)
+    zero = negative_gradient(lambda x: component_loss(x, parts), z)
     assert zero.abs().max() < 1e-12
-    center = negative_gradient(lambda x: pull(x, parts, ["r_e"]), z)
-    residual = negative_gradient(lambda x: pull(x, parts, ["o_e"]), z)
+    center = negative_gradient(lambda x: component_loss(x, parts, ["r_e"]), z)
+    residual = negative_gradient(lambda x: component_loss(x, parts, ["o_e"]), z)
     Z = normalize(z, dim=1)
     want = tangential(Z.mean(dim=0).expand_as(Z), Z) / z.norm(dim=1, keepdim=True)  # figure 4: -Z_a . sg(o_z)
     torch.testing.assert_close(center, want, **EXACT)
@@ -73,14 +71,14 @@ def test_the_dummy_term_has_no_gradient_and_its_parts_cancel() -> None:
 
 def test_equation_4_simsiam_is_basic_plus_center_plus_residual() -> None:
     p_a, p_b, z_b = rows(0), rows(1), rows(2, offset=-0.3)
-    parts = gradient.of_simsiam(p_b, z_b)
+    parts = losses.of_simsiam(p_b, z_b)
     Z_b, P_b = unit(z_b.numpy()), unit(p_b.numpy())
     o_e = Z_b.mean(0) - P_b.mean(0)
     want = {"basic": P_b, "o_e": o_e[None], "r_e": Z_b - P_b - o_e}
     for name, value in want.items():
         torch.testing.assert_close(getattr(parts, name), torch.from_numpy(value), **EXACT)
-    whole = negative_gradient(lambda p: similarity.cosine(p, z_b), p_a)
-    torch.testing.assert_close(negative_gradient(lambda p: pull(p, parts), p_a), whole, **EXACT)
+    whole = negative_gradient(lambda p: losses.cosine(p, z_b), p_a)
+    torch.testing.assert_close(negative_gradient(lambda p: component_loss(p, parts), p_a), whole, **EXACT)
     # The mean of the residuals is 0: it moves no center.
     assert parts.r_e.mean(dim=0).abs().max() < 1e-12
 
@@ -91,14 +89,14 @@ def test_simsiams_whole_gradient_is_the_sum_of_its_parts(remove: list[str]) -> N
     method: Any = variants.build(variants.small("simsiam"))
     batch = variants.Data(2).batch(0)
     weights = [w for w in method.parameters() if w.requires_grad]
-    z = [method.f(x) for x in batch.views]
+    z = [method.embed(x) for x in batch.views]
     p = [method.predictor(v) for v in z]
 
     def grads(loss: Tensor) -> list[Tensor]:
         found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
         return [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
 
-    want = grads(similarity.cosine(p[0], z[1].detach()) / 2 + similarity.cosine(p[1], z[0].detach()) / 2)
+    want = grads(losses.cosine(p[0], z[1].detach()) / 2 + losses.cosine(p[1], z[0].detach()) / 2)
     for a, b in ((0, 1), (1, 0)):
         P_b, Z_b = normalize(p[b].detach(), dim=1), normalize(z[b].detach(), dim=1)
         center = (Z_b - P_b).mean(dim=0)
@@ -116,7 +114,7 @@ def test_simsiams_whole_gradient_is_the_sum_of_its_parts(remove: list[str]) -> N
 
 def test_equation_6_infonce() -> None:
     z_a, z_b, tau = rows(0), rows(1), 0.2
-    parts = gradient.of_infonce(z_a, z_b, tau)
+    parts = losses.of_infonce(z_a, z_b, tau)
     # Equation 5 as it stands, differentiated by autograd with the targets held constant.
     A, B = normalize(z_a, dim=1), normalize(z_b, dim=1)
 
@@ -124,7 +122,7 @@ def test_equation_6_infonce() -> None:
         scores = torch.exp(Z @ B.T / tau)
         return -torch.log(scores.diagonal() / scores.sum(dim=1)).mean()
 
-    torch.testing.assert_close(similarity.infonce(tau)(z_a, z_b), equation_5(A), **EXACT)
+    torch.testing.assert_close(losses.infonce(tau)(z_a, z_b), equation_5(A), **EXACT)
     torch.testing.assert_close(sum(parts, torch.zeros(1)), negative_gradient(equation_5, A), **EXACT)
     a, b = unit(z_a.numpy()), unit(z_b.numpy())
     weights = numpy.exp(a @ b.T / tau)
@@ -132,32 +130,32 @@ def test_equation_6_infonce() -> None:
     o_z = b.mean(0)
     torch.testing.assert_close(parts.o_e, torch.from_numpy(-o_z[None] / tau), **EXACT)
     torch.testing.assert_close(parts.r_e, torch.from_numpy(-weights @ (b - o_z) / tau), **EXACT)
-    without = negative_gradient(lambda Z: pull(Z, parts, ["r_e"]), A)
+    without = negative_gradient(lambda Z: component_loss(Z, parts, ["r_e"]), A)
     torch.testing.assert_close(without, tangential((B - B.mean(dim=0)) / tau, A), **EXACT)
 
 
 def test_triplet() -> None:
     z_a, z_b, z_n = rows(0), rows(1), rows(2)
     a, b, n = (unit(z.numpy()) for z in (z_a, z_b, z_n))
-    parts = gradient.of_triplet(z_b, z_n)
+    parts = losses.of_triplet(z_b, z_n)
     o = b.mean(0)
     A = normalize(z_a, dim=1)
     for remove, want in (([], b - n), (["r_e"], b - o), (["o_e"], b - (n - o)), (["o_e", "r_e"], b)):
-        got = negative_gradient(lambda Z, remove=remove: pull(Z, parts, remove), A)  # type: ignore[misc]
+        got = negative_gradient(lambda Z, remove=remove: component_loss(Z, parts, remove), A)  # type: ignore[misc]
         torch.testing.assert_close(got, tangential(torch.from_numpy(want), A), **EXACT)
-        assert float(pull(z_a, parts, remove)) == pytest.approx(-(a * want).sum(1).mean(), abs=1e-12)
+        assert float(component_loss(z_a, parts, remove)) == pytest.approx(-(a * want).sum(1).mean(), abs=1e-12)
 
 
 def test_a_negative_is_another_image_and_every_other_one_in_turn() -> None:
     torch.manual_seed(0)
     z = torch.arange(6.0)[:, None]
-    drawn = torch.cat([gradient.another(z) for _ in range(200)], dim=1)  # 6-by-200
+    drawn = torch.cat([losses.random_negatives(z) for _ in range(200)], dim=1)  # 6-by-200
     assert (drawn != z).all()
     assert all(set(row.tolist()) == set(range(6)) - {i} for i, row in enumerate(drawn))
 
 
 def of_bias(b: Tensor, Z_a: Tensor, Z_b: Tensor) -> Tensor:
-    return similarity.cosine(Z_a + b, Z_b)
+    return losses.cosine(Z_a + b, Z_b)
 
 
 def test_equations_10_and_13_one_bias() -> None:
@@ -213,7 +211,7 @@ def test_decorrelation_is_algorithm_5() -> None:
     assert float(decorrelation(z)) == pytest.approx(want, abs=1e-12)
     assert float(decorrelation(z, rows(1))) == pytest.approx((want + float(decorrelation(rows(1)))) / 2)
     unit_rows = normalize(z, dim=1)
-    # The microscope's closed form, on Z.
+    # The closed form of the measures, on Z.
     got = negative_gradient(decorrelation, unit_rows) / N
     torch.testing.assert_close(got, decorrelation_gradient(z), **EXACT)
 
@@ -232,9 +230,9 @@ def test_cross_entropy_and_squared_distance() -> None:
     p, z = rows(0).numpy(), rows(1).numpy()
     q = numpy.exp(z) / numpy.exp(z).sum(1, keepdims=True)
     log_p = p - numpy.log(numpy.exp(p).sum(1, keepdims=True))
-    got = similarity.soft_cross_entropy(torch.from_numpy(p), torch.from_numpy(z))
+    got = losses.soft_cross_entropy(torch.from_numpy(p), torch.from_numpy(z))
     assert float(got) == pytest.approx(-(q * log_p).sum(1).mean(), abs=1e-12)
-    got = similarity.squared_distance(torch.from_numpy(p), torch.from_numpy(z))
+    got = losses.squared_distance(torch.from_numpy(p), torch.from_numpy(z))
     assert float(got) == pytest.approx(((p - z) ** 2).sum(1).mean() / 2 / D, abs=1e-12)
 
 
@@ -298,7 +296,7 @@ def pseudo_gradients(name: str, code: Callable[..., Tensor]) -> tuple[list[Any],
     method(batch)["loss"].backward()
     ours = [w.grad for w in method.parameters()]
     method.zero_grad(set_to_none=True)
-    code(method.f, method.predictor, batch.views).backward()
+    code(method.embed, method.predictor, batch.views).backward()
     return ours, [w.grad for w in method.parameters()]
 
 
@@ -335,7 +333,7 @@ def test_inverse_predictor_is_algorithm_4() -> None:
     output["loss"].backward()
     ours = [w.grad for w in method.parameters()]
     method.zero_grad(set_to_none=True)
-    f, h, h_inv = method.f, method.predictor, method.inverse
+    f, h, h_inv = method.embed, method.predictor, method.inverse
 
     def D(p: Tensor, z: Tensor) -> Tensor:
         return cos(p, z.detach())
@@ -349,5 +347,5 @@ def test_inverse_predictor_is_algorithm_4() -> None:
     assert output["loss"].item() == pytest.approx(loss.item(), abs=1e-12)
     for got, w in zip(ours, method.parameters(), strict=True):
         torch.testing.assert_close(got, w.grad, **EXACT)
-    parts = inverse_loss(h, h_inv, [z_a, z_b], similarity.cosine)
+    parts = inverse_loss(h, h_inv, [z_a, z_b], losses.cosine)
     assert parts["loss"].item() == pytest.approx(sum(parts[k].item() for k in ("predict", "invert", "encode")))

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from pretrain.method.siamese import SiameseConfig
 from pretrain.variants import table
+from pretrain.variants import variants as presets
 from runs.errors import UserError
-from tests.conftest import ROOT
+from runs.settings import check_choices
 from tests.pretrain import variants
 from tests.pretrain.processes import SMALL, Command, assert_same_run, lines, run, steps_logged
 
 HEADS = ("method.dim=64", "method.hidden=16")
-# The presets of both papers' tables, by hand: a file that is lost is missed.
+# The presets of both papers' tables, by hand: one that is lost is missed.
 EXPECTED = """
     simsiam no_stop_gradient decayed_predictor_lr constant_predictor_lr no_predictor fixed_predictor bn_none bn_hidden
     bn_default bn_all cross_entropy asymmetric asymmetric_2x alternate_1 alternate_10 alternate_100 alternate_epoch
@@ -46,14 +48,14 @@ def test_a_preset_composes_and_takes_finite_steps(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["simsiam", "mirror", "one_bias", "inverse_predictor", "moving_average", "asymmetric"])
-def test_what_the_microscope_reads(name: str) -> None:
+def test_what_the_measures_read(name: str) -> None:
     """z and z2 are two views' outputs, p is the prediction of z's view, and present where there is a predictor."""
     method: Any = variants.build(variants.small(name))
     batch = variants.Data(2).batch(0)
     output = method(batch)
     assert all(value.ndim == 0 for key, value in output.items() if key not in ("z", "z2", "p"))
-    torch.testing.assert_close(output["z"], method.f(batch.views[0]))
-    torch.testing.assert_close(output["z2"], method.f(batch.views[1]))
+    torch.testing.assert_close(output["z"], method.embed(batch.views[0]))
+    torch.testing.assert_close(output["z2"], method.embed(batch.views[1]))
     assert ("p" in output) == (name != "moving_average")
     if "p" in output:
         torch.testing.assert_close(output["p"], method.predictor(output["z"]))
@@ -61,17 +63,18 @@ def test_what_the_microscope_reads(name: str) -> None:
 
 @pytest.mark.parametrize("name", variants.NAMES)
 def test_a_preset_is_short_and_says_what_it_is(name: str) -> None:
-    text = (ROOT / "pretrain" / "variant" / f"{name}.yaml").read_text().splitlines()
-    assert len(text) <= 15
-    assert text[0] == "# @package _global_"
-    assert any("Chen, He, CVPR 2021, " in line or "Zhang et al., ICLR 2022, " in line for line in text[1:4])
+    entry = presets()[name]
+    assert len(yaml.safe_dump(entry).splitlines()) <= 15
+    assert "Chen, He, CVPR 2021, " in entry["source"] or "Zhang et al., ICLR 2022, " in entry["source"]
+    # A sentence.
+    assert entry["what"].endswith((".", '."'))
     # The experiment is what it changes: no two are the same, but those that the papers count twice.
     same = [other for other in variants.NAMES if settings_of(other) == settings_of(name)]
     assert set(same) in ({name}, {"simsiam", "constant_predictor_lr"})
 
 
 def test_the_page_is_the_presets_own_table(root: Path) -> None:
-    page = (root / "pretrain" / "variant" / "README.md").read_text()
+    page = (root / "docs" / "variants.md").read_text()
     assert page.endswith("\n\n" + table())
     assert table().count("\n| `") == len(variants.NAMES)
     # Every part that the page offers is a setting.
@@ -93,8 +96,8 @@ def settings_of(name: str) -> Any:
         ("without_o_e", "cosine", ["o_e"]),
         ("without_r_e", "cosine", ["r_e"]),
         ("without_both", "cosine", ["o_e", "r_e"]),
-        ("center_only", "itself", ["r_e"]),
-        ("residual_only", "itself", ["o_e"]),
+        ("center_only", "self", ["r_e"]),
+        ("residual_only", "self", ["o_e"]),
         ("infonce", "infonce", []),
         ("infonce_no_r_e", "infonce", ["r_e"]),
     ],
@@ -132,7 +135,7 @@ WRONG = {
 @pytest.mark.parametrize("message", WRONG)
 def test_parts_that_do_not_fit_are_refused(message: str) -> None:
     with pytest.raises(UserError, match="^" + message):
-        SiameseConfig(**WRONG[message])  # type: ignore[arg-type]
+        check_choices(SiameseConfig(**WRONG[message]), "method.")  # type: ignore[arg-type]
 
 
 def arguments(name: str, data: Path, output: Path, *more: str) -> list[str]:

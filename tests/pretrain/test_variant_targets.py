@@ -12,9 +12,9 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from pretrain.method import Method
 from pretrain.method.siamese import SiameseConfig
+from pretrain.method.siamese.targets import Cached, MovingAverage
 from pretrain.method.simsiam import SimSiamConfig
 from pretrain.optim import OptimizerConfig, build_optimizer
-from pretrain.siamese.target import Cached, MovingAverage
 from tests.pretrain import variants
 from tests.pretrain.variants import Data, build, small, train
 
@@ -121,7 +121,7 @@ def test_the_moving_averages_loss_compares_each_view_with_the_others_average() -
     train(method, 3, data=data)
     before = method.target.memory.values.clone()
     batch = data.batch(3)
-    z = [method.f(x) for x in batch.views]
+    z = [method.embed(x) for x in batch.views]
     eta = [normalize(0.8 * before[batch.indices] + 0.2 * normalize(v.detach(), dim=1), dim=1) for v in z]
     want = -(cosine_similarity(z[0], eta[1]).mean() + cosine_similarity(z[1], eta[0]).mean()) / 2
     assert method(batch)["loss"].item() == pytest.approx(want.item(), abs=1e-6)
@@ -155,7 +155,7 @@ def test_in_training_the_bias_follows_the_center() -> None:
     data = Data(2)
     train(method, 20, data=data)
     with torch.no_grad():
-        Z = torch.cat([method.f(x) for step in range(3) for x in data.batch(step).views])
+        Z = torch.cat([method.embed(x) for step in range(3) for x in data.batch(step).views])
     assert cosine_similarity(method.predictor.bias.detach(), Z.mean(dim=0), dim=0) > 0.95
 
 
@@ -204,12 +204,12 @@ def test_the_phases_of_figure_5_b() -> None:
     assert names == ["train"] * 3 + ["collapse"] * 3 + ["decorrelate"] * 3
     train(method, 4, data=data)
     # Phase 2: the two outputs themselves, without h and without a constant.
-    a, b = (method.f(x) for x in data.batch(4).views)
+    a, b = (method.embed(x) for x in data.batch(4).views)
     loss = method(data.batch(4))["loss"]
     assert loss.item() == pytest.approx(-cosine_similarity(a, b, dim=1).mean().item(), rel=1e-9)
     assert not any(g.any() for g in torch.autograd.grad(loss, list(method.predictor.parameters())))
     train(method, 5, data=data, first=4)
-    z = [method.f(x) for x in data.batch(9).views]
+    z = [method.embed(x) for x in data.batch(9).views]
     want = 0.0
     for v in z:
         cov = torch.cov(v.T)
@@ -236,7 +236,7 @@ def test_the_phases_are_for_every_composition(name: str) -> None:
 def test_batch_norm_behind_the_l2_norm_leaves_no_center() -> None:
     method: Any = build(small("bn_after_norm"))
     with torch.no_grad():
-        z = method.f(variants.Data(2).batch(0).views[0])
+        z = method.embed(variants.Data(2).batch(0).views[0])
     assert z.mean(dim=0).abs().max() < 1e-12
     assert z.var(dim=0, unbiased=False).mean().item() == pytest.approx(1, abs=0.05)
 
@@ -274,7 +274,7 @@ def test_figure_4_the_center_feeds_itself_and_the_residual_starves_it(name: str,
 
     def m_o() -> float:
         with torch.no_grad():
-            return float(normalize(method.f(data.batch(0).views[0]), dim=1).mean(dim=0).norm())
+            return float(normalize(method.embed(data.batch(0).views[0]), dim=1).mean(dim=0).norm())
 
     before = m_o()
     train(method, 12, lr=0.02, data=data)

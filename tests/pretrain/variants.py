@@ -1,4 +1,4 @@
-"""The experiments of `pretrain/variant` as the tests build them: small heads on the tiny networks of `tiny`."""
+"""The experiments of `pretrain/variants.yaml` as the tests build them: small heads on the tiny networks of `tiny`."""
 
 from dataclasses import replace
 from functools import cache
@@ -13,10 +13,10 @@ from torch import Tensor
 from pretrain.config import PretrainConfig
 from pretrain.method import Batch, Method, MethodConfig, Plan, build_method
 from pretrain.optim import OptimizerConfig, build_optimizer
-from tests.conftest import ROOT
+from pretrain.variants import variants
 from tests.pretrain import tiny
 
-NAMES = sorted(path.stem for path in (ROOT / "pretrain" / "variant").glob("*.yaml"))
+NAMES = sorted(variants())
 SMALL: dict[str, dict[str, Any]] = {
     "siamese": {"dim": 32, "hidden": 8},
     "simclr": {"dim": 16, "predictor": 4},

@@ -1,4 +1,4 @@
-"""The microscope: its numbers against NumPy, finite differences and cases whose answer is known."""
+"""The measures of an output: their numbers against NumPy, finite differences and cases whose answer is known."""
 
 import math
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pretrain import microscope
-from pretrain.microscope import (
+from pretrain.collapse import measures
+from pretrain.collapse.measures import (
     decorrelation_cosines,
     decorrelation_gradient,
     examine,
@@ -116,7 +116,7 @@ def test_a_report_decomposes_once(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(len(z))
         return spectrum(z)
 
-    monkeypatch.setattr(microscope, "spectrum", counted)
+    monkeypatch.setattr(measures, "spectrum", counted)
     z = outputs(12, 6)
     found = report(z, outputs(12, 6, seed=1), None, None)
     assert calls == [12]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pretrain.collectives import all_gather
 from pretrain.method.base import Batch
-from pretrain.siamese.gradient import unit
+from pretrain.method.siamese.losses import unit
 from runs.distributed import rank, world_size
 
 Encoder = Callable[[Tensor], Tensor]
@@ -55,8 +55,8 @@ class Mean(Target):
         return [z[0].detach(), torch.stack(z[1:]).mean(dim=0).detach()]
 
 
-class Rows(nn.Module):
-    """A large tensor in the host's memory that travels in the state dict.
+class HostTensor(nn.Module):
+    """A large tensor in the host's memory that is part of the state dict.
 
     It is no buffer: ImageNet's memory has 10 GB, which no device should hold and DDP not send at every step.
     """
@@ -91,7 +91,7 @@ class MovingAverage(Target):
     def __init__(self, images: int, dim: int, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
-        self.memory = Rows(torch.zeros(images, dim))
+        self.memory = HostTensor(torch.zeros(images, dim))
 
     @torch.no_grad()
     def forward(self, z: list[Tensor], batch: Batch) -> list[Tensor]:
@@ -123,7 +123,7 @@ class Cached(Target):
         super().__init__()
         self.steps = steps
         self.register_buffer("first", torch.tensor(0))
-        self.cache = Rows(torch.empty(0))
+        self.cache = HostTensor(torch.empty(0))
 
     def look_ahead(self, step: int) -> int:
         """As `Target`: at the start of an alternation k, inside it none."""

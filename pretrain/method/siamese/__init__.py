@@ -1,4 +1,15 @@
-"""SimSiam in parts: every ablation of two papers is a choice of them. `pretrain.siamese` describes the parts."""
+"""SimSiam in parts: every experiment of two papers is a choice of them, and `pretrain/variants.yaml` names the choices.
+
+Chen, He, Exploring Simple Siamese Representation Learning, CVPR 2021 ("the first paper"), and Zhang et al., How Does
+SimSiam Avoid Collapse Without Negative Samples?, ICLR 2022 ("the second").
+
+| file | the question | settings |
+| --- | --- | --- |
+| `heads.py` | what f ends in, and what h is | `projector_bn`, `output_affine`, `tail`, `predictor`, `predictor_bn` |
+| `targets.py` | what a view is compared with: the latest output, a mean, a memory, a cache | `target` |
+| `losses.py` | by which similarity, and which part of its gradient is left | `similarity`, `remove` |
+| this one | which views are compared, and on which side h stands | `symmetry`, `arrangement` |
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,17 +20,19 @@ from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
 from pretrain.method.base import Batch, Group, Method, MethodConfig, Output, Plan, register
-from pretrain.siamese import gradient, similarity
-from pretrain.siamese.arrangement import ARRANGEMENTS
-from pretrain.siamese.decorrelation import decorrelation
-from pretrain.siamese.heads import NORMS, PREDICTORS, TAILS, BoundedLinear, build_encoder
-from pretrain.siamese.inverse import inverse_loss
-from pretrain.siamese.symmetry import PAIRS
-from pretrain.siamese.target import Cached, Mean, MovingAverage, Target
+from pretrain.method.siamese import losses
+from pretrain.method.siamese.heads import BoundedLinear, build_predictor, build_projector, build_tail
+from pretrain.method.siamese.targets import Cached, Mean, MovingAverage, Target
 from runs.errors import UserError
+from runs.settings import choice
 
-SIMILARITIES = ("cosine", "cross_entropy", "mse", "infonce", "triplet", "itself")
-TARGETS = ("latest", "mean", "moving_average", "cached")
+PAIRS = {
+    "symmetric": ((0, 1), (1, 0)),  # the first paper, equation 4
+    "asymmetric": ((0, 1),),  # equation 3
+    "asymmetric_2x": ((0, 1), (2, 3)),  # section 4.6: "sampling two pairs for each image"
+}
+"""Ordered pairs of views: the first learns, the second is its target."""
+REMOVABLE = ("o_e", "r_e")
 
 
 @dataclass
@@ -33,53 +46,46 @@ class SiameseConfig(MethodConfig):
     """Width of the predictor's hidden layer."""
     layers: int = 3
     """Layers of the projector."""
-    projector_bn: str = "all"
-    """Which layers of the projector have batch norm: `none`, `hidden` or `all`."""
+    projector_bn: str = choice("all", "hidden", "none")
+    """Which layers of the projector have batch norm."""
     output_affine: bool = False
     """Give the output's batch norm scale and offset."""
-    tail: str = "none"
-    """What follows the projector: `none`; `l2`, a normalization; `l2_bn`, batch norm behind one."""
-    predictor: str = "mlp"
-    """h: `mlp`, `two_fc`, `one_fc`, `one_fc_tanh`, `bias` or `none`, the identity."""
-    predictor_bn: str = "hidden"
-    """Which layers of `mlp` have batch norm: `none`, `hidden` or `all`."""
+    tail: str = choice("none", "l2", "l2_bn")
+    """What follows the projector. l2: a normalization; l2_bn: batch norm behind one."""
+    predictor: str = choice("mlp", "two_fc", "one_fc", "one_fc_tanh", "bias", "none")
+    """h. none: the identity."""
+    predictor_bn: str = choice("hidden", "none", "all")
+    """Which layers of mlp have batch norm."""
     train_predictor: bool = True
     """Off, h stays as it starts."""
     fix_predictor_lr: bool = True
     """Keep the predictor's learning rate constant."""
-    arrangement: str = "predict"
-    """Where h stands: `predict`, before what learns; `mirror`, before the target; `both`; `inverse`, undone again."""
-    target: str = "latest"
-    """`latest` output; `mean` over further views; `moving_average` of an image's outputs; `cached` for some steps."""
+    arrangement: str = choice("predict", "mirror", "both", "inverse")
+    """Where h stands. predict: before what learns; mirror: before the target; inverse: undone again."""
+    target: str = choice("latest", "mean", "moving_average", "cached")
+    """latest: the output of now; mean: over further views; moving_average: of an image's outputs; cached: for steps."""
     stop_gradient: bool = True
-    """Make the target a constant (`latest` only; the others are constants)."""
+    """Make the target a constant (target=latest only; the others are constants)."""
     momentum: float = 0.8
-    """m of `target=moving_average`."""
+    """m of target=moving_average."""
     alternate: int = 1
-    """k of `target=cached`: steps between two computations of the targets; 0 for an epoch's."""
+    """k of target=cached: steps between two computations of the targets; 0 for an epoch's."""
     mean_of: int = 10
-    """Views of an image for `target=mean`: the first is compared with the mean of the others."""
-    symmetry: str = "symmetric"
-    """`symmetric`, `asymmetric` or `asymmetric_2x`, two pairs of views an image."""
-    similarity: str = "cosine"
-    """`cosine`, `cross_entropy`, `mse`, `infonce`, `triplet`, or `itself`: a view with its own output."""
+    """Views of an image for target=mean: the first is compared with the mean of the others."""
+    symmetry: str = choice(*PAIRS)
+    """asymmetric_2x: two pairs of views an image, each compared one way."""
+    similarity: str = choice("cosine", "cross_entropy", "mse", "infonce", "triplet", "self")
+    """self: of a view with its own output."""
     temperature: float = 0.2
-    """tau of `infonce`."""
+    """tau of infonce."""
     remove: list[str] = field(default_factory=list)
-    """Parts of the extra gradient to leave out: `o_e`, its center, and `r_e`, its residual."""
+    """Parts of the extra gradient to leave out: o_e, its center, and r_e, its residual."""
     collapse_from: int = 0
     """Epochs after which h goes and the target is no constant, which collapses; 0 for never."""
     decorrelate_from: int = 0
     """Epochs after which de-correlation is the only loss; 0 for never."""
 
     def __post_init__(self) -> None:
-        choices = {
-            "projector_bn": NORMS, "predictor_bn": NORMS, "tail": TAILS, "predictor": PREDICTORS, "target": TARGETS,
-            "arrangement": (*ARRANGEMENTS, "inverse"), "symmetry": PAIRS, "similarity": SIMILARITIES,
-        }  # fmt: skip
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"method.{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
         if self.layers not in (2, 3):
             raise UserError(f"method.layers={self.layers}: SimSiam's projector has 2 or 3 layers")
         if min(self.dim, self.hidden) < 1:
@@ -96,13 +102,13 @@ class SiameseConfig(MethodConfig):
 
     def _check_together(self) -> None:
         """Refuse parts that do not fit each other, so that no setting is silently without effect."""
-        if set(self.remove) - set(gradient.REMOVABLE):
-            raise UserError(f"method.remove={self.remove}: may name {' and '.join(gradient.REMOVABLE)}")
-        if self.remove and self.similarity not in ("cosine", "infonce", "triplet", "itself"):
+        if set(self.remove) - set(REMOVABLE):
+            raise UserError(f"method.remove={self.remove}: may name {' and '.join(REMOVABLE)}")
+        if self.remove and self.similarity not in ("cosine", "infonce", "triplet", "self"):
             raise UserError(f"method.remove: no components are known of method.similarity={self.similarity}")
         if self.similarity == "cosine" and self.remove and (self.arrangement != "predict" or self.target != "latest"):
             raise UserError("method.remove: of cosine it needs method.arrangement=predict and method.target=latest")
-        if self.similarity in ("triplet", "itself") and self.predictor != "none":
+        if self.similarity in ("triplet", "self") and self.predictor != "none":
             raise UserError(f"method.similarity={self.similarity}: has no predictor; add method.predictor=none")
         if not self.stop_gradient and (self.target != "latest" or self.remove):
             raise UserError("method.stop_gradient=false: needs method.target=latest and nothing in method.remove")
@@ -121,47 +127,44 @@ class Siamese(Method):
         self.config, self.plan = config, plan
         c = config
         # In the order and with the names of `simsiam.py`: one seed starts both with the same weights.
-        self.encoder = build_encoder(
-            plan.arch, plan.zero_init_residual, c.dim, c.layers, c.projector_bn, c.output_affine
-        )
-        self.tail = TAILS[c.tail](c.dim)
-        self.predictor = PREDICTORS[c.predictor](c.dim, c.hidden, c.predictor_bn).requires_grad_(c.train_predictor)
+        self.encoder = plan.base_encoder(num_classes=c.dim)
+        self.encoder.fc = build_projector(self.encoder.fc, c.layers, c.projector_bn, c.output_affine)
+        self.tail = build_tail(c.tail, c.dim)
+        self.predictor = build_predictor(c.predictor, c.dim, c.hidden, c.predictor_bn)
+        self.predictor.requires_grad_(c.train_predictor)
         if c.arrangement == "inverse":
-            self.inverse = PREDICTORS[c.predictor](c.dim, c.hidden, c.predictor_bn)
-        self.target = self._target()
+            self.inverse = build_predictor(c.predictor, c.dim, c.hidden, c.predictor_bn)
+        self.target = {
+            "latest": lambda: Target(c.stop_gradient),
+            "mean": Mean,
+            "moving_average": lambda: MovingAverage(plan.images, c.dim, c.momentum),
+            "cached": lambda: Cached(c.alternate or plan.steps_per_epoch),
+        }[c.target]()
         self.pairs = PAIRS[c.symmetry]
         self.views = c.mean_of if c.target == "mean" else 1 + max(view for pair in self.pairs for view in pair)
         self.D = {
-            "cross_entropy": similarity.soft_cross_entropy,
-            "mse": similarity.squared_distance,
-            "infonce": similarity.infonce(c.temperature),
-        }.get(c.similarity, similarity.cosine)
+            "cross_entropy": losses.soft_cross_entropy,
+            "mse": losses.squared_distance,
+            "infonce": losses.infonce(c.temperature),
+        }.get(c.similarity, losses.cosine)
 
-    def _target(self) -> Target:
-        c = self.config
-        if c.target == "mean":
-            return Mean()
-        if c.target == "moving_average":
-            return MovingAverage(self.plan.images, c.dim, c.momentum)
-        if c.target == "cached":
-            return Cached(c.alternate or self.plan.steps_per_epoch)
-        return Target(c.stop_gradient)
-
-    def f(self, x: Tensor) -> Tensor:
-        """Outputs (n, d) of views (n, 3, H, W)."""
+    def embed(self, x: Tensor) -> Tensor:  # noqa: D102
         return cast(Tensor, self.tail(self.encoder(x)))
+
+    def predict(self, z: Tensor) -> Tensor | None:  # noqa: D102
+        return None if self.config.predictor == "none" else cast(Tensor, self.predictor(z))
 
     def forward(self, batch: Batch) -> Output:  # noqa: D102
         z = self.outputs(batch)  # n-by-d a view
         phase = self.phase(batch.step)
         if phase != "train":
-            loss = similarity.cosine(z[0], z[1]) if phase == "collapse" else decorrelation(*z)
+            loss = losses.cosine(z[0], z[1]) if phase == "collapse" else losses.decorrelation(*z)
             # DDP waits for a gradient of every parameter; the heads get zeros.
             idle = sum(0 * w.sum() for head in self.heads() for w in head.parameters())
             return {"loss": loss + idle, "z": z[0], "z2": z[1]}
         t = self.target(z, batch)  # n-by-d a view
         if self.config.arrangement == "inverse":
-            return inverse_loss(self.predictor, self.inverse, z, self.D)
+            return losses.inverse_loss(self.predictor, self.inverse, z, self.D)
         p = self.predictions(z)  # n-by-d by view
         loss = torch.stack([self.compare(z, t, p, a, b) for a, b in self.pairs]).mean()
         output = {"loss": loss, "z": z[0], "z2": z[1]}
@@ -177,7 +180,7 @@ class Siamese(Method):
         z = []
         for number, x in enumerate(batch.views):
             with torch.set_grad_enabled(torch.is_grad_enabled() and (number in learning or not constant)):
-                z.append(self.f(x))  # n-by-d
+                z.append(self.embed(x))  # n-by-d
         return z
 
     def predictions(self, z: list[Tensor]) -> dict[int, Tensor]:
@@ -190,19 +193,28 @@ class Siamese(Method):
         return {a: self.predictor(z[a]) for a in sorted({a for a, _ in self.pairs} | sides)}
 
     def compare(self, z: list[Tensor], t: list[Tensor], p: dict[int, Tensor], a: int, b: int) -> Tensor:
-        """The loss of one pair of views, a scalar."""
+        """The loss of one pair of views, a scalar, from outputs z, targets t and predictions p by view."""
         c = self.config
         if c.similarity == "triplet":
-            return gradient.pull(z[a], gradient.of_triplet(t[b], gradient.another(t[b])), c.remove)
-        if c.similarity == "itself":
-            return gradient.pull(z[a], gradient.of_itself(z[a]), c.remove)
-        x, y = ARRANGEMENTS[c.arrangement](z, t, p, a, b)  # n-by-d
+            negatives = losses.random_negatives(t[b])
+            return losses.component_loss(z[a], losses.of_triplet(t[b], negatives), c.remove)
+        if c.similarity == "self":
+            return losses.component_loss(z[a], losses.of_self(z[a]), c.remove)
+        if c.arrangement == "mirror":
+            # The second paper, algorithm 2: one view's output learns the other's prediction, and h too.
+            x, y = z[a], p[b]  # n-by-d
+        elif c.arrangement == "both":
+            # Algorithm 3. NOTE: the text of section 2.3 lets h learn by equation 2; the algorithm, which this is, by
+            # the same loss as f.
+            x, y = p[a], p[b].detach()  # n-by-d
+        else:
+            x, y = p[a], t[b]  # n-by-d
         if not c.remove:
             return self.D(x, y)
         if c.similarity == "infonce":
-            return gradient.pull(x, gradient.of_infonce(x, y, c.temperature), c.remove)
+            return losses.component_loss(x, losses.of_infonce(x, y, c.temperature), c.remove)
         # NOTE: h learns by what is left of the gradient, as f does; the paper's section 3.3 does not say.
-        return gradient.pull(x, gradient.of_simsiam(p[b], y), c.remove)
+        return losses.component_loss(x, losses.of_simsiam(p[b], y), c.remove)
 
     def phase(self, step: int) -> str:
         """`train`, `collapse` or `decorrelate`, by the step (the second paper, figure 5 b)."""

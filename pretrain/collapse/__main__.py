@@ -1,4 +1,4 @@
-"""`python -m pretrain.collapse checkpoint=FILE data=… data.root=DIR`: the microscope on any checkpoint and data set."""
+"""`python -m pretrain.collapse checkpoint=FILE data=… data.root=DIR`: measure the outputs of any checkpoint."""
 
 import random
 from dataclasses import asdict, dataclass
@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pretrain import microscope, pictures_collapse
+from pretrain.collapse import figure, measures
+from pretrain.collapse.outputs import compute_outputs, load_method
 from pretrain.evaluation import Evaluation, EvaluationConfig, Result, evaluate
 from pretrain.features import RANDOM
-from pretrain.heads import load_heads
 from pretrain.monitor import Health, look
 from runs.app import hydra_app
 from runs.errors import UserError
@@ -36,8 +36,8 @@ class CollapseConfig(EvaluationConfig):
     """Settings of `python -m pretrain.collapse`."""
 
     heads: bool = True
-    """Look at the output of a checkpoint's heads where this project wrote it, on the views that it was trained on. Off,
-    and for all other files: at the pooled features, on the view that `augment` says."""
+    """Measure the output of a checkpoint's heads where this project wrote it, on the views that it was trained on. Off,
+    and for all other files: the pooled features, on the view that `augment` says."""
     images: int = 2048
     """Validation images, at most: a part drawn with `seed`."""
     batch_size: int = 256
@@ -74,35 +74,35 @@ def table(metrics: dict[str, float]) -> str:
 
 
 def outputs(config: CollapseConfig, run: Evaluation) -> tuple[str, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """What is looked at, in words; z, z2 and p (n, d); the predictor's last bias (d,)."""
+    """What is measured, in words; z, z2 and p (n, d); the predictor's last bias (d,)."""
     val = run.val
     indices = sorted(random.Random(config.seed).sample(range(len(val)), min(config.images, len(val))))
     ours = config.heads and config.checkpoint != RANDOM
-    heads = load_heads(Path(config.checkpoint), run.train, run.device) if ours else None
-    if heads is None:
+    loaded = load_method(Path(config.checkpoint), run.train, run.device) if ours else None
+    if loaded is None:
         z = run.features(val, indices, config.batch_size).values.float()
         return "the pooled features", z, None, None, None
-    z, z2, p = heads.outputs(val, indices, config.batch_size, config.seed, run.device)
-    bias = microscope.last_bias(getattr(heads.method, "predictor", None), z.shape[1])
-    return "the heads' output", z, z2, p, bias
+    method, augment = loaded
+    z, z2, p = compute_outputs(method, augment, val, indices, config.batch_size, config.seed, run.device)
+    return "the heads' output", z, z2, p, measures.last_bias(getattr(method, "predictor", None), z.shape[1])
 
 
 @hydra_app("pretrain", "config_collapse", CollapseConfig)
 def main(config: CollapseConfig) -> int:
-    """Look at a checkpoint's outputs through the microscope."""
+    """Measure a checkpoint's outputs."""
 
     def measure(run: Evaluation) -> Result:
         what, z, z2, p, bias = outputs(config, run)
         health = look(z)
-        spectrum = microscope.spectrum(z)
-        metrics = {**asdict(health), **microscope.examine(z, p, bias, spectrum)}
-        by_temperature = microscope.decorrelation_cosines(z, z2) if z2 is not None else {}
+        spectrum = measures.spectrum(z)
+        metrics = {**asdict(health), **measures.examine(z, p, bias, spectrum)}
+        by_temperature = measures.decorrelation_cosines(z, z2) if z2 is not None else {}
         if by_temperature:
-            metrics["r_e_cosine"], metrics["o_e_cosine"] = by_temperature[microscope.MIDDLE]
+            metrics["r_e_cosine"], metrics["o_e_cosine"] = by_temperature[measures.TEMPERATURE]
         singular = spectrum.tolist()
         said = verdict(health, config.threshold)
         picture = run.output / "collapse.png"
-        pictures_collapse.save(picture, metrics, singular, z, p, by_temperature)
+        figure.save(picture, metrics, singular, z, p, by_temperature)
         print(f"{what}, {len(z)} images, d = {z.shape[1]}\n{table(metrics)}")
         details = {
             "output": what,

@@ -1,4 +1,4 @@
-"""The second look at an output: which parts of a gradient keep it from collapsing. docs/collapse.md reads the numbers.
+"""Numbers of an output: which parts of a gradient keep it from collapsing. docs/collapse.md reads them.
 
 The paper, throughout: Zhang et al., How Does SimSiam Avoid Collapse Without Negative Samples?, ICLR 2022. Capital
 letters are L2-normalized rows, o is their mean over the batch (section 3.1), r what remains of a row without it.
@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 # Temperatures of figure 5 (c); the text names 0.1 and 0.2.
 TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0)
-MIDDLE = 0.1
+TEMPERATURE = 0.1
 # Singular values that are logged in training: the largest ones tell a collapse, and a line of the log stays short.
 LOGGED = 32
 
@@ -161,5 +161,5 @@ def report(z: Tensor, z2: Tensor | None, p: Tensor | None, bias: Tensor | None) 
     singular = spectrum(z)
     found: dict[str, object] = {**examine(z, p, bias, singular)}
     if z2 is not None:
-        found["r_e_cosine"], found["o_e_cosine"] = decorrelation_cosines(z, z2, [MIDDLE])[MIDDLE]
+        found["r_e_cosine"], found["o_e_cosine"] = decorrelation_cosines(z, z2, [TEMPERATURE])[TEMPERATURE]
     return found | {"spectrum": [float(f"{s:.4g}") for s in singular[:LOGGED].tolist()]}

@@ -1,4 +1,4 @@
-"""What the microscope saw, as a picture: the spectrum, the statistics, the amount of the center."""
+"""The picture of `pretrain.collapse`: the spectrum, the statistics, the amount of the center."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -28,10 +28,10 @@ def save(
     Args:
         path: the PNG.
         metrics: the numbers of `pretrain.monitor.look`.
-        singular: `pretrain.microscope.spectrum`.
+        singular: `pretrain.collapse.measures.spectrum`.
         z: (n, d), the outputs.
         p: (n, d), the predictions; figure 5 (a) needs them.
-        by_temperature: `pretrain.microscope.decorrelation_cosines`, figure 5 (c); may be empty.
+        by_temperature: `pretrain.collapse.measures.decorrelation_cosines`, figure 5 (c); may be empty.
     """
     from matplotlib.figure import Figure
 

@@ -1,0 +1,112 @@
+"""A pre-training of ours taken up again with its heads: the outputs z that were trained, not only the features."""
+
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from pretrain.augment import AugmentConfig, build_views
+from pretrain.checkpoint import Checkpoints
+from pretrain.data import Images
+from pretrain.features import settings_beside
+from pretrain.loader import Views, collate
+from pretrain.method import Method, MethodConfig, Plan, build_method
+from runs.errors import UserError
+
+
+class Outputs(NamedTuple):
+    """Of two views of n images, by a method in evaluation mode."""
+
+    z: Tensor
+    """(n, d), the first view's."""
+    z2: Tensor
+    """(n, d), the second's."""
+    p: Tensor | None
+    """(n, d), predictions from z; None without a predictor on it."""
+
+
+@torch.no_grad()
+def compute_outputs(
+    method: Method,
+    augment: AugmentConfig,
+    images: Images,
+    indices: list[int],
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    skip_broken: bool = False,
+) -> Outputs:
+    """Compute the outputs of some images; the method is in evaluation mode afterwards.
+
+    Args:
+        method: with its weights.
+        augment: the views that it was trained on.
+        images: the split.
+        indices: which of its images.
+        batch_size: images at a time.
+        seed: of the views.
+        device: where it computes.
+        skip_broken: take the next whole image for a broken one.
+
+    Raises:
+        BrokenImage: an image cannot be decoded and `skip_broken` is off.
+    """
+    method.eval()
+    views = Views(images, build_views(augment, 2), seed, skip_broken)
+    first, second, predicted = [], [], []
+    for start in range(0, len(indices), batch_size):
+        batch = collate(views.__getitems__([(0, i) for i in indices[start : start + batch_size]]))
+        if isinstance(batch, UserError):
+            raise batch
+        z, z2 = (method.embed(x.to(device)).float() for x in batch[0])  # n-by-d
+        first.append(z)
+        second.append(z2)
+        p = method.predict(z)  # n-by-d
+        predicted += [] if p is None else [p.float()]
+    return Outputs(torch.cat(first), torch.cat(second), torch.cat(predicted) if predicted else None)
+
+
+def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[Method, AugmentConfig] | None:
+    """Load a checkpoint that `python -m pretrain` wrote, with its heads, and the views that it was trained on.
+
+    Args:
+        checkpoint: the file; its run's `config.yaml` lies beside it.
+        train: the training images: a memory of a vector an image depends on their number.
+        device: where it goes.
+
+    Returns:
+        None for anybody else's file.
+
+    Raises:
+        UserError: the file is damaged, or its weights do not fit the images.
+    """
+    settings = settings_beside(checkpoint)
+    if not settings:
+        return None
+    plan = Plan(
+        arch=settings["arch"],
+        zero_init_residual=settings["zero_init_residual"],
+        epochs=settings["epochs"],
+        steps_per_epoch=max(len(train) // settings["batch_size"], 1),
+        batch_size=settings["batch_size"],
+        classes=len(train.classes),
+        images=len(train),
+    )
+    method = build_method(_method_config(settings["method"]), plan)
+    state = Checkpoints(checkpoint.parent, 1, 0).load(checkpoint)["state_dict"]
+    try:
+        method.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
+    except RuntimeError as error:
+        raise UserError(
+            f"{checkpoint}: its weights do not fit {train.name} ({str(error).splitlines()[-1].strip()}); give the data "
+            "that it was trained on, or heads=false"
+        ) from error
+    return method.to(device), AugmentConfig(**settings["augment"])
+
+
+def _method_config(settings: dict[str, Any]) -> MethodConfig:
+    schema = ConfigStore.instance().load(f"method/schema_{settings['name']}.yaml").node
+    return cast(MethodConfig, OmegaConf.to_object(OmegaConf.merge(schema, settings)))

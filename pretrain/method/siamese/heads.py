@@ -1,0 +1,94 @@
+"""What the encoder ends in and what predicts: the heads of the first paper's table 3 and the second's table 5."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from pretrain.networks import full_precision
+
+
+def build_projector(fc: nn.Linear, layers: int, norms: str, affine: bool) -> nn.Sequential:
+    """Build the projection MLP; with `norms="all"` and no `affine` it is SimSiam's, name by name.
+
+    Args:
+        fc: the encoder's last layer, which stays the last.
+        layers: how many there are with it.
+        norms: which of them have batch norm behind them: `none`, `hidden` (all but the last) or `all`.
+        affine: whether the last batch norm has scale and offset.
+    """
+    width, hidden = fc.in_features, list[nn.Module]()
+    for _ in range(layers - 1):
+        hidden += _hidden(width, width, norms)
+    # As in `simsiam.py`: the release keeps a bias that the norm makes useless, without a gradient.
+    fc.bias.requires_grad = norms != "all"
+    return nn.Sequential(*hidden, fc, *_output(fc.out_features, norms, affine))
+
+
+def build_tail(name: str, dim: int) -> nn.Module:
+    """Build what follows the projector (the second paper, section 4): nothing, `l2`, or `l2_bn`."""
+    if name == "none":
+        return nn.Identity()
+    return L2() if name == "l2" else nn.Sequential(L2(), nn.BatchNorm1d(dim, affine=False))
+
+
+def build_predictor(name: str, dim: int, hidden: int, norms: str) -> nn.Module:
+    """Build h.
+
+    Args:
+        name: a choice of `SiameseConfig.predictor`.
+        dim: d, the width of its input and output.
+        hidden: width of the hidden layer; for `mlp` and `two_fc`.
+        norms: as for the projector; for `mlp`.
+    """
+    if name == "mlp":
+        return nn.Sequential(*_hidden(dim, hidden, norms), nn.Linear(hidden, dim), *_output(dim, norms, affine=True))
+    if name == "two_fc":
+        # "Equivalent to removing the BN and ReLU in the original predictor" (section 4): its first layer has no bias.
+        return nn.Sequential(nn.Linear(dim, hidden, bias=False), nn.Linear(hidden, dim))
+    if name == "one_fc":
+        # Without a bias, "to exclude the influence of o_e" (section 3.4).
+        return nn.Linear(dim, dim, bias=False)
+    return {"one_fc_tanh": BoundedLinear, "bias": Bias, "none": nn.Identity}[name](dim)
+
+
+def _hidden(width: int, out: int, norms: str) -> list[nn.Module]:
+    # Without a norm, which has an offset of its own, the layer needs its bias.
+    norm = [] if norms == "none" else [nn.BatchNorm1d(out)]
+    return [nn.Linear(width, out, bias=norms == "none"), *norm, nn.ReLU(inplace=True)]
+
+
+def _output(dim: int, norms: str, affine: bool) -> list[nn.Module]:
+    return [nn.BatchNorm1d(dim, affine=affine)] if norms == "all" else []
+
+
+class L2(nn.Module):
+    """l2 normalization as a layer."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Scale the rows of (n, d) to unit length."""
+        return normalize(full_precision(z), dim=1)
+
+
+class Bias(nn.Module):
+    """h(z) = z + b (the second paper, table 5, "one bias")."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        # NOTE: the paper does not say how b starts; at 0 the network starts as the one without a predictor.
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Add the bias to each row of (n, d)."""
+        return z + self.bias
+
+
+class BoundedLinear(nn.Linear):
+    """One layer whose weights a tanh bounds after every step (the second paper, table 5, "one FC")."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim, bias=False)
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Replace the weights by their tanh."""
+        self.weight.tanh_()
