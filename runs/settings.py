@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import importlib.resources
 import inspect
 import shutil
 import sys
@@ -57,20 +56,21 @@ def help_text(about: str, package: str, config: str, schema: type, arguments: li
         arguments: of the command line; the defaults are shown as they are behind these choices.
     """
     from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
 
     with initialize_config_module(package, version_base="1.3"):
         overrides = [argument for argument in arguments if not argument.startswith("-")]
         settings = compose(config, overrides, return_hydra_config=True)
+        options = GlobalHydra.instance().config_loader().get_group_options
     chosen = {k: v for k, v in settings.hydra.runtime.choices.items() if not k.startswith("hydra/")}
     example, _, sentence = about.partition("\n\n")[0].strip().partition("`: ")
     width = min(shutil.get_terminal_size((120, 24)).columns, 120)
     lines = [*textwrap.wrap(sentence[:1].upper() + sentence[1:], width), "", f"  {example.strip('`')}", ""]
     if chosen:
-        lines.append("Choices, a file each that sets a group of settings; the settings below are those of these:")
+        lines.append("Choices, each of which sets a group of settings; the settings below are those of these:")
         for group, name in chosen.items():
-            names = sorted(f.name for f in importlib.resources.files(package).joinpath(group).iterdir())
-            files = ", ".join(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
-            lines += _entry(f"{group}={name or ''}", files, width)
+            names = ", ".join(option for option in options(group) if not option.startswith("schema_"))
+            lines += _entry(f"{group}={name or ''}", names, width)
         lines.append("")
     lines += _group(settings, schema, "", width)
     lines += ["--cfg job prints the settings instead of running, -m key=1,2 runs once for each value (hydra.cc)."]
