@@ -13,12 +13,12 @@ def parser() -> Parser:
     commands = root.add_subparsers(dest="command", required=True, parser_class=Parser, metavar="COMMAND")
 
     command = commands.add_parser("list", help="the tables and figures that are here")
-    command.set_defaults(function=_lazy("listing", "list_tables"))
+    command.set_defaults(function=_lazy("commands", "list_tables"))
 
     command = commands.add_parser("show", help="a table with the paper's values")
     command.add_argument("table")
     command.add_argument("--format", choices=("terminal", "markdown"), default="terminal")
-    command.set_defaults(function=_lazy("listing", "show_table"))
+    command.set_defaults(function=_lazy("commands", "show"))
 
     command = commands.add_parser("plan", help="what a run would do: runs, commands, time, disk")
     _choose(command)
@@ -27,8 +27,9 @@ def parser() -> Parser:
 
     command = commands.add_parser("run", help="run what the tables need, print them, write the report")
     _choose(command)
-    command.add_argument("--executor", default="local", help="a Snakemake executor plugin, e.g. slurm (default: local)")
-    command.epilog = "What stands behind -- goes to Snakemake."
+    command.add_argument("--executor", choices=("local", "slurm"), default="local", help="where (default: local)")
+    command.add_argument("--retries", type=_count, default=0, help="start a failed run so often again (default: 0)")
+    command.epilog = "What stands behind -- are options of sbatch, e.g. -- --partition=gpu --mem=64G --time=2-0"
     command.set_defaults(function=_lazy("commands", "run"))
 
     command = commands.add_parser("report", help="one HTML page, and the tables as Markdown, LaTeX and CSV")
@@ -42,6 +43,12 @@ def parser() -> Parser:
     command.add_argument("folder", metavar="FOLDER", help="output folder of `run`")
     command.add_argument("target", metavar="DIR", help="e.g. results/mini; an earlier copy there is replaced")
     command.set_defaults(function=_lazy("keep", "keep"))
+
+    command = commands.add_parser("page", help="write the generated parts of a Markdown page from run records")
+    command.add_argument("folder", metavar="FOLDER", help="output folder of `run`")
+    command.add_argument("page", metavar="PAGE.md", help="with blocks <!-- table: NAME --> … <!-- end -->")
+    command.add_argument("--scale", help="of the runs, where several `run` have filled the folder (default: its plan)")
+    command.set_defaults(function=_lazy("report.documents", "page"))
 
     command = commands.add_parser("evaluate", help="any ResNet checkpoint to a row of the tables and a model card")
     command.add_argument("file", metavar="FILE_OR_URL")
@@ -76,7 +83,7 @@ def parser() -> Parser:
     command.add_argument("--scale", default="mini", help="with --checkpoint (default: mini)")
     _data(command)
     command.add_argument("--output", metavar="DIR", help="with --checkpoint: default outputs/gate")
-    command.set_defaults(function=_lazy("gate", "gate"))
+    command.set_defaults(function=_lazy("gate.command", "gate"))
 
     command = commands.add_parser("doctor", help="check the installation, the devices and every data set")
     command.add_argument(
@@ -92,14 +99,15 @@ def _choose(command: argparse.ArgumentParser) -> None:
     command.add_argument("tables", nargs="+", metavar="TABLE")
     command.add_argument("--rows", type=_names, help="only these rows, by comma")
     command.add_argument("--columns", type=_names, help="only these columns or tasks, by comma")
-    command.add_argument(
-        "--gpus", type=_count, help="devices of one pre-training or fine-tuning (default: the scale's)"
-    )
+    command.add_argument("--gpus", type=_count, help="devices of one run on each of its nodes (default: the scale's)")
+    command.add_argument("--nodes", type=_positive, help="machines that work on one run (default: the scale's)")
     _common(command)
 
 
 def _common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--scale", default="mini", help="mini, small, paper, or a .yaml file (default: mini)")
+    command.add_argument(
+        "--scale", default="mini", help="lab, mini, photos, small, paper, or a .yaml file (default: mini)"
+    )
     command.add_argument("--jobs", type=_positive, help="runs at a time (default: the scale's)")
     command.add_argument("--trials", type=_positive, help="at most so many trials a column")
     _data(command)
@@ -150,11 +158,11 @@ def _lazy(module: str, function: str) -> Callable[[argparse.Namespace], int]:
 @cli
 def main(argv: list[str] | None = None) -> int:
     """Parse and do."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
     # Only `run` has something to hand on; elsewhere `--` keeps its usual meaning.
-    extra = words[words.index("--") + 1 :] if words[:1] == ["run"] and "--" in words else []
-    arguments = parser().parse_args(words[: len(words) - len(extra) - 1] if extra else words)
-    arguments.snakemake = extra
+    place = given.index("--") if given[:1] == ["run"] and "--" in given else len(given)
+    arguments = parser().parse_args(given[:place])
+    arguments.sbatch = given[place + 1 :]
     return int(arguments.function(arguments))
 
 

@@ -12,9 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import scales, tables
-from benchmarks.estimate import clock, durations, left
-from benchmarks.expansion import expand
+from benchmarks.tables import scale as scales
+from benchmarks.tables import table as tables
+from benchmarks.workflow.estimate import clock, durations, left
+from benchmarks.workflow.expand import expand, parse_roots
+from benchmarks.workflow.status import status_of
 from runs.environment import describe
 from runs.errors import UserError
 
@@ -51,9 +53,7 @@ class Finding:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """The command. Exit status 1 if something is broken."""
-    from benchmarks.commands import roots_of
-
-    roots = roots_of(arguments.data)
+    roots = parse_roots(arguments.data)
     findings = [*installation(), *machine(Path(arguments.output or ".")), *data_sets(roots)]
     findings += possible(roots, all(f.state != BAD for f in findings))
     if arguments.json:
@@ -81,7 +81,7 @@ def installation() -> list[Finding]:
         found.append(
             Finding(GOOD, "Detectron2", f"{detectron2['version']} from {_origin('detectron2', detectron2['file'])}")
         )
-    for name in ("snakemake", "hydra-core", "pycocotools", "fvcore", "matplotlib"):
+    for name in ("hydra-core", "pycocotools", "fvcore", "matplotlib"):
         try:
             found.append(Finding(GOOD, name, metadata.version(name)))
         except metadata.PackageNotFoundError:
@@ -189,7 +189,7 @@ def possible(roots: dict[str, str], whole: bool) -> list[Finding]:
         folders = [Path(roots.get("imagenet", "datasets/imagenet")), Path(roots.get("detection", "datasets"))]
         missing = [str(f) for f in folders if not f.is_dir()] if scale.generate is None else []
         plan = expand([tables.load(t) for t in ("table4", "table5")], scale, f"outputs/{name}", roots)
-        time = clock(left(plan, durations(plan), {}, set(plan.runs)))
+        time = clock(left(plan, durations(plan)[0], status_of(plan, failed={})))
         words = f"tables 4 and 5: {len(plan.runs)} runs"
         if missing:
             found.append(Finding(ABSENT, f"scale {name}", f"{words}; needs {' and '.join(missing)} (--data)"))

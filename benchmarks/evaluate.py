@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
-from benchmarks import scales, tables
-from benchmarks.expansion import Source, expand, parse_override
-from benchmarks.fill import Filled, fill, full_label, read_records
-from benchmarks.plan import Plan
-from benchmarks.render import number, print_grid
+from benchmarks.report import grid
+from benchmarks.report.tables import beside_paper
+from benchmarks.results.entries import TableResult, full_label, table_results
+from benchmarks.results.records import records_of
+from benchmarks.tables import scale as scales
+from benchmarks.tables import table as tables
+from benchmarks.workflow.expand import Source, expand, parse_override, parse_roots
+from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.run import work
 from runs.children import child_environment
 from runs.environment import command_line, describe
 from runs.errors import UserError
@@ -33,75 +34,64 @@ PLACES = {
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """The command. Exit status 1 if a run failed."""
-    from benchmarks.commands import roots_of
-    from benchmarks.run import work
-
-    check_tasks(arguments.tasks)
-    overrides = [parse_override(text, scales.STAGES) for text in arguments.overrides]
-    # Before the checkpoint is fetched.
-    roots = roots_of(arguments.data, scale := scales.load(arguments.scale))
-    check_places(roots)
-    file, facts = inspected(arguments.file)
-    output = arguments.output or f"outputs/evaluate/{slug(file)}-{facts['sha256'][:8]}-{scale.name}"
-    plan = plan_of(file, facts, arguments.tasks, arguments.scale, output, roots, overrides, arguments.trials)
+    plan, file, facts = plan_of(arguments, arguments.file, arguments.output)
     if arguments.jobs:
         plan.jobs = arguments.jobs
     print(f"{file}: {facts['format']}, {facts['arch']}, proved", file=sys.stderr)
     status = work(plan)
-    filled = fill(plan, read_records(plan), status)
-    show(filled, file.name)
-    print(f"{plan.scale} scale: {plan.about}")
-    card = model_card(plan, filled, facts, file, arguments.file)
-    print(f"model card: {card}")
-    return 1 if status.failed else 0
-
-
-def check_tasks(tasks: list[str]) -> None:
-    """Refuse a task that there is not, before anything is fetched."""
-    unknown = [task for task in tasks if task not in PLACES]
-    if unknown or not tasks:
-        raise UserError(f"--tasks {','.join(unknown or tasks)}: choose from {', '.join(PLACES)}")
-
-
-def check_places(roots: dict[str, str]) -> None:
-    """Refuse a folder that does not exist; `plan` takes it, asked on another machine than the one that has the data."""
-    for name, folder in roots.items():
-        if not Path(folder).is_dir():
-            raise UserError(f"--data {name}={folder}: no such folder")
-
-
-def plan_of(
-    file: Path, facts: dict[str, Any], tasks: list[str], scale_name: str, output: str, roots: dict[str, str],
-    overrides: list[tuple[str, str, Any]], trials: int | None,
-) -> Plan:  # fmt: skip
-    """The runs that evaluate one checkpoint."""
-    scale = scales.load(scale_name)
-    chosen = []
-    for name in dict.fromkeys(PLACES[t][0] for t in tasks):
-        columns = [PLACES[t][1] or t for t in tasks if PLACES[t][0] == name]
-        # Any row serves as the place that the checkpoint is put in.
-        chosen.append(tables.load(name).select(["simsiam"], columns))
-    source = Source(slug(file), str(file), (), facts["sha256"])
-    plan = expand(chosen, scale, output, roots, overrides, trials, source)
-    plan.command = command_line()
-    return plan
+    records, refused = records_of(plan)
+    results = table_results(plan, records, status)
+    for result in results:
+        grid.terminal(beside_paper(result, file.name[:40]))
+    print(f"{plan.scale} scale: {plan.about} {OTHERS}")
+    print(f"model card: {model_card(plan, results, facts, file, arguments.file)}")
+    for reason in refused:
+        print(f"refused: {reason}", file=sys.stderr)
+    return 1 if status.failed or refused else 0
 
 
 def for_gate(arguments: argparse.Namespace) -> list[str]:
     """Evaluate the gate's checkpoint; returns the records of it, and not of others that the folder may hold."""
-    from benchmarks.commands import roots_of
-    from benchmarks.run import work
-
-    check_tasks(arguments.tasks)
-    roots = roots_of(arguments.data, scales.load(arguments.scale))
-    check_places(roots)
-    file, facts = inspected(arguments.checkpoint)
-    output = arguments.output or "outputs/gate"
-    plan = plan_of(file, facts, arguments.tasks, arguments.scale, output, roots, [], None)
+    plan, file, _ = plan_of(arguments, arguments.checkpoint, arguments.output or "outputs/gate")
     status = work(plan)
     if status.failed or status.blocked:
-        raise UserError(f"gate: {len(status.failed)} runs on {file} failed; their logs are below {output}")
+        raise UserError(f"gate: {len(status.failed)} runs on {file} failed; their logs are below {plan.output}")
     return [str(plan.target(run)) for run in dict.fromkeys(run for cell in plan.cells for run in cell.runs)]
+
+
+def plan_of(arguments: argparse.Namespace, address: str, output: str | None) -> tuple[Plan, Path, dict[str, Any]]:
+    """The runs that evaluate one checkpoint, which is fetched, recognised and proved for it.
+
+    Returns:
+        (the plan, the checkpoint, what `python -m converters inspect` says of it)
+
+    Raises:
+        UserError: a task, a setting or a folder is wrong; found out before anything is fetched.
+    """
+    tasks, scale = arguments.tasks, scales.load(arguments.scale)
+    unknown = [task for task in tasks if task not in PLACES]
+    if unknown or not tasks:
+        raise UserError(f"--tasks {','.join(unknown or tasks)}: choose from {', '.join(PLACES)}")
+    overrides = [parse_override(text) for text in getattr(arguments, "overrides", ())]
+    roots = parse_roots(arguments.data, scale)
+    for name, folder in roots.items():
+        if not Path(folder).is_dir():
+            raise UserError(f"--data {name}={folder}: no such folder")
+    file, facts = inspected(address)
+    output = output or f"outputs/evaluate/{slug(file)}-{facts['sha256'][:8]}-{scale.name}"
+    source = Source(slug(file), str(file), (), facts["sha256"])
+    plan = expand(chosen_tables(tasks), scale, output, roots, overrides, getattr(arguments, "trials", None), source)
+    plan.command = command_line()
+    return plan, file, facts
+
+
+def chosen_tables(tasks: list[str]) -> list[tables.Table]:
+    """The tables with the columns that the tasks fill, and one row, in whose place the checkpoint is put."""
+    chosen = []
+    for name in dict.fromkeys(PLACES[t][0] for t in tasks):
+        columns = [PLACES[t][1] or t for t in tasks if PLACES[t][0] == name]
+        chosen.append(tables.load(name).select(["simsiam"], columns))
+    return chosen
 
 
 def inspected(address: str) -> tuple[Path, dict[str, Any]]:
@@ -131,36 +121,20 @@ def slug(file: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", file.name.split(".")[0]).strip("-") or "checkpoint"
 
 
-def show(filled: list[Filled], name: str) -> None:
-    """Print the checkpoint's row above the paper's."""
-    console = Console()
-    for f in filled:
-        whole = tables.load(f.table.name).select(None, [c.id for c in f.table.columns])
-        console.print(f"{f.table.label}: {f.table.title}", style="bold", highlight=False)
-        console.print(f"{f.table.quantity}, {f.scale} scale. {OTHERS}", style="dim", highlight=False, soft_wrap=True)
-        lines = [(name[:40], [Text(number(e, False)) for e in f.entries[0]], "bold")]
-        lines += [
-            (r.label, [Text("–" if v is None else str(v)) for v in r.values], "dim")
-            for r in whole.rows
-            if any(r.values)
-        ]
-        print_grid(console, [(c.group, c.label) for c in f.table.columns], lines)
-
-
-def model_card(plan: Plan, filled: list[Filled], facts: dict[str, Any], file: Path, address: str = "") -> Path:
+def model_card(plan: Plan, results: list[TableResult], facts: dict[str, Any], file: Path, address: str = "") -> Path:
     """Write `model_card.md` and `model_card.json`; returns the former. `address`: where the file was fetched from."""
     fetched, here = "://" in address or address.startswith("zoo:"), describe()
-    results = [
+    numbers = [
         {"task": c.task, "metric": c.metric, "column": full_label(c),
          "n": e.ours.n, "mean": e.ours.mean, "std": e.ours.std}
-        for f in filled for c, e in zip(f.table.columns, f.entries[0], strict=True) if e.ours
+        for r in results for c, e in zip(r.table.columns, r.entries[0], strict=True) if e.ours
     ]  # fmt: skip
     keys = ("file", "sha256", "format", "arch", "parameters", "input", "checks", "caveat")
     commands = [run.line for run in plan.runs.values()]
     card = {
         "schema": SCHEMA, "scale": plan.scale,
         "checkpoint": {k: facts.get(k) for k in keys} | {"address": address if fetched else None},
-        "results": results, "commands": commands, "environment": here,
+        "results": numbers, "commands": commands, "environment": here,
     }  # fmt: skip
     write_json(Path(plan.output) / "model_card.json", card)
     lines = [
@@ -171,15 +145,7 @@ def model_card(plan: Plan, filled: list[Filled], facts: dict[str, Any], file: Pa
         *([f"- Caveat: {facts['caveat']}"] if facts.get("caveat") else []), "",
         f"Measured at the {plan.scale} scale: {plan.about} {OTHERS}", "",
     ]  # fmt: skip
-    for f in filled:
-        whole = tables.load(f.table.name).select(None, [c.id for c in f.table.columns])
-        lines += ["| " + " | ".join([f.table.label, *(full_label(c) for c in f.table.columns)]) + " |"]
-        lines += ["|" + " --- |" * (len(f.table.columns) + 1)]
-        lines += ["| " + " | ".join([f"**{file.name}**", *(number(e) for e in f.entries[0])]) + " |"]
-        for row in (r for r in whole.rows if any(r.values)):
-            words = ["–" if v is None else str(v) for v in row.values]
-            lines += ["| " + " | ".join([f"{row.label} (paper)", *words]) + " |"]
-        lines += [""]
+    lines += [grid.markdown(beside_paper(result, file.name)) for result in results]
     versions = {name: here["packages"][name] for name in ("torch", "torchvision", "detectron2")}
     packages = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     lines += [f"Made by: {here['processor']}, device {here['device']}, Python {here['python']}, {packages}, "

@@ -1,7 +1,7 @@
 """`python -m benchmarks keep FOLDER DIR`: what the tables of a run rest on, small enough for a repository.
 
-Kept are the plan, every run's record and the state of its command, what the curves of pre-training are drawn from, and
-the tables. Checkpoints, detections and pictures are not. `python -m benchmarks report DIR` writes the report again.
+Kept are the plan, every run's record and how long its command took, what the curves of pre-training and the gate need,
+and the tables. Checkpoints, detections and pictures are not. `python -m benchmarks report DIR` writes the report again.
 """
 
 import argparse
@@ -9,19 +9,23 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fill import fill, read_records
-from benchmarks.job import state, state_file
-from benchmarks.plan import PLAN, Plan, read_plan
-from benchmarks.report import write_tables
+from benchmarks.report.write import write_tables
+from benchmarks.results.entries import table_results
+from benchmarks.results.records import records_of
+from benchmarks.workflow.plan import PLAN, Plan, read_plan
+from benchmarks.workflow.status import ATTEMPTS, last_attempts
 from runs.errors import UserError
-from runs.files import atomic_write, read_json, write_json
+from runs.files import atomic_write, read_bytes, read_json, write_json
 from runs.folder import RECORD
-from runs.log import read_log
+from runs.log import METRICS_LOG, read_log
 
-LOG = "metrics.jsonl"
+# Written into a kept folder: only what has it is ever replaced.
+MARK = ".kept"
+MATCHES = "matches.npz"
 # What the report draws of a pre-training (benchmarks/report/content.py), and how many points it draws at most.
 CURVES = ("step", "epoch", "loss", "std", "std_healthy", "knn_top1")
 POINTS = 200
@@ -45,28 +49,26 @@ def store(plan: Plan, target: Path) -> dict[Path, int]:
 
     Args:
         plan: the plan, read from the folder.
-        target: a new folder, or one that holds a plan.
+        target: a new or empty folder, or one that this function has written.
 
     Returns:
         The files with their sizes.
 
     Raises:
-        UserError: a record is damaged, there is none, something names a path of this machine, it is too much, or
+        UserError: a record is refused, there is none, something names a path of this machine, it is too much, or
             `target` holds something else.
     """
-    if target.exists() and any(target.iterdir()) and not (target / PLAN).exists():
-        raise UserError(f"{target}: holds files of something else; choose another folder")
-    if target.resolve() == Path(plan.output).resolve():
-        raise UserError(f"{target}: is the folder of the run itself; choose another folder")
-    records = read_records(plan)
-    if not records:
-        raise UserError(f"{plan.output}: no run is done; nothing to keep")
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UserError(f"{target}: is no folder; choose another")
+    if target.exists() and any(target.iterdir()) and not (target / MARK).is_file():
+        raise UserError(f"{target}: was not written by keep, and its files would go; choose another folder")
+    if Path(plan.output).resolve().is_relative_to(target.resolve()):
+        raise UserError(f"{target}: holds the run itself; choose another folder")
+    records, refused = records_of(plan)
+    if refused or not records:
+        raise UserError(refused[0] if refused else f"{plan.output}: no run is done; nothing to keep")
     texts: dict[str, Any] = {PLAN: read_json(Path(plan.output) / PLAN)}
-    for run in plan.runs.values():
-        if run.id in records:
-            texts[f"{run.id}/{RECORD}"] = read_json(plan.target(run))
-        if note := state(plan, run.id):
-            texts[str(state_file(plan, run.id).relative_to(plan.output))] = note
+    texts |= {f"{run}/{RECORD}": read_json(plan.target(run)) for run in records}
     for name, body in texts.items():
         for value in _strings(body):
             if found := ABSOLUTE.search(value):
@@ -76,21 +78,34 @@ def store(plan: Plan, target: Path) -> dict[Path, int]:
                 )
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    for name, body in texts.items():
-        write_json(partial / name, body)
-    for run in plan.runs.values():
-        log = plan.folder(run) / LOG
-        if run.kind == "pretrain" and log.exists():
-            with atomic_write(partial / run.id / LOG, "w") as file:
-                file.writelines(json.dumps(row) + "\n" for row in _thinned(list(read_log(log))))
-    write_tables(fill(plan, records), partial)
-    written = {path.relative_to(partial): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
-    if sum(written.values()) > MAX_BYTES:
-        shutil.rmtree(partial)
-        raise UserError(f"{plan.output}: {sum(written.values()):,} bytes, more than {MAX_BYTES:,}; keep fewer tables")
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    try:
+        for name, body in texts.items():
+            write_json(partial / name, body)
+        _write(partial / ATTEMPTS, (asdict(attempt) for attempt in last_attempts(plan).values()))
+        for run in records:
+            log, matches = plan.folder(run) / METRICS_LOG, plan.folder(run) / MATCHES
+            if plan.runs[run].kind == "pretrain" and log.exists():
+                _write(partial / run / METRICS_LOG, _thinned(list(read_log(log))))
+            if matches.exists():
+                with atomic_write(partial / run / MATCHES) as file:
+                    file.write(read_bytes(matches, MAX_BYTES))
+        write_tables(table_results(plan, records), partial)
+        (partial / MARK).touch()
+        written = {path.relative_to(partial): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
+        if sum(written.values()) > MAX_BYTES:
+            raise UserError(
+                f"{plan.output}: {sum(written.values()):,} bytes, more than {MAX_BYTES:,}; keep fewer tables"
+            )
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return written
+
+
+def _write(path: Path, rows: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> None:
+    with atomic_write(path, "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def _strings(body: Any) -> Iterator[str]:

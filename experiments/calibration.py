@@ -14,13 +14,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.bootstrap import average_precision
-from benchmarks.detections import Matches, match
-from benchmarks.gate import judge
-from benchmarks.gate_baseline import VOC_IMAGES, VOC_NOISE, Measured
+from benchmarks.gate.baseline import VOC_IMAGES, VOC_NOISE, Measured
+from benchmarks.gate.bootstrap import average_precision
+from benchmarks.gate.judge import judge
+from benchmarks.gate.matches import Matches
 from benchmarks.report.figures import Line, plot
 from runs.app import Parser, cli
+from runs.colours import COLOURS
 from runs.files import atomic_write, read_json, write_json
+from transfer.detections import Detections
+from transfer.voc_evaluation import Truth, match_voc
 
 CLASSES = 20
 OBJECTS_PER_IMAGE = 2.4  # VOC 2007 test: 12032 objects that are not difficult on 4952 images
@@ -30,8 +33,6 @@ SIZE = 500.0
 SHARED = 0.8
 # A fifth of the gate's own number, to save time: an error is then uncertain by a twentieth instead of a fiftieth.
 RESAMPLES = 200
-# As in benchmarks/pictures.py.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#777777")
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,16 @@ def detector(scene: World, skill: float | NDArray[np.float64], seed: int) -> Mat
         fixed.integers(scene.images, size=false), fixed.choice(CLASSES, size=false, p=_frequencies())
     )  # fmt: skip
     false_score = 1 / (1 + np.exp(2.2 + 0.4 * skills[false_category] - 1.2 * false_noise))
-    return match(
-        [f"{i:06d}" for i in range(scene.images)], [f"class {i}" for i in range(CLASSES)],
-        np.concatenate([scene.image[seen], false_image]), np.concatenate([scene.category[seen], false_category]),
-        np.concatenate([score, false_score]), np.concatenate([box, false_box]),
-        scene.image, scene.category, scene.box, np.zeros(objects, bool),
+    names = [f"class {i}" for i in range(CLASSES)]
+    found = Detections(
+        [f"{i:06d}" for i in range(scene.images)], names, np.concatenate([scene.image[seen], false_image]),
+        np.concatenate([scene.category[seen], false_category]), np.concatenate([score, false_score]),
+        np.concatenate([box, false_box]), np.full((scene.images, 2), int(SIZE)),
     )  # fmt: skip
+    truth = Truth(scene.image, scene.category, scene.box, np.zeros(objects, bool))
+    right = match_voc(found, truth, CLASSES)
+    return Matches(tuple(found.image_ids), tuple(names), right.image, right.category, right.score, right.verdict,
+                   right.objects)  # fmt: skip
 
 
 def slope() -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from runs.errors import UserError
-from runs.files import atomic_write
+from runs.files import atomic_write, checkpoint_name
 
 NAME = re.compile(r"checkpoint_(\d{4,})(?:_(\d{8}))?\.pth\.tar")
 
@@ -63,7 +63,7 @@ class Checkpoints:
             step: steps done, for one inside an epoch.
         """
         suffix = "" if step is None else f"_{step:08d}"
-        path = self.folder / f"checkpoint_{epoch:04d}{suffix}.pth.tar"
+        path = self.folder / checkpoint_name(epoch, suffix)
         write_tensors(path, state)
         for old in self.paths()[self.keep :]:
             number, inside = NAME.fullmatch(old.name).groups()  # type: ignore[union-attr]

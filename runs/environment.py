@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pillow", "fvcore", "hydra-core", "pycocotools", "snakemake")
+PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pillow", "fvcore", "hydra-core", "pycocotools")
 
 
 def describe() -> dict[str, Any]:

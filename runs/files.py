@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,19 +74,53 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         file.write(text + "\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
+def read_bytes(path: str | os.PathLike[str], most: int = 2**28) -> bytes:
+    """Read a whole file.
 
     Raises:
-        UserError: it is absent, unreadable or no JSON.
+        UserError: it is absent, unreadable, no ordinary file (a pipe would wait for ever), or larger than `most` bytes.
+    """
+    path = Path(path)
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise UserError(f"{path}: not an ordinary file; give the file itself")
+        if facts.st_size > most:
+            raise UserError(f"{path}: {facts.st_size:,} bytes, more than the {most:,} that such a file can have")
+        return path.read_bytes()
+    except OSError as error:
+        raise from_os_error(error) from error
+
+
+def read_json(path: str | os.PathLike[str], most: int = 2**26) -> Any:
+    """Read a JSON file of at most `most` bytes.
+
+    Raises:
+        UserError: see `read_bytes`; or it is no JSON.
     """
     try:
         # Of bytes it knows the encoding by itself, with a mark at the beginning or without.
-        return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise from_os_error(error) from error
+        return json.loads(read_bytes(path, most))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a JSON file ({error}); write it again with the command that made it") from error
+        reason = error if isinstance(error, ValueError) else "nested too deeply"
+        raise UserError(f"{path}: not a JSON file ({reason}); write it again with the command that made it") from error
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; nothing in it is run.
+
+    Raises:
+        UserError: see `read_bytes`; or it is no YAML, or no mapping.
+    """
+    import yaml
+
+    try:
+        body = yaml.safe_load(read_bytes(path, 2**22))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not YAML: {error}") from error
+    if not isinstance(body, dict):
+        raise UserError(f"{path}: must be a mapping of fields to values")
+    return body
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -99,6 +134,16 @@ def sha256(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise from_os_error(error) from error
+
+
+def checkpoint_name(epoch: int, suffix: str = "") -> str:
+    """Name of the checkpoint behind an epoch, counted from 0 as the official release does: `checkpoint_0099.pth.tar`.
+
+    Args:
+        epoch: the last whole epoch that it holds.
+        suffix: what tells a checkpoint inside an epoch from that of its end.
+    """
+    return f"checkpoint_{epoch:04d}{suffix}.pth.tar"
 
 
 def _umask() -> int:

@@ -92,7 +92,7 @@ def claim_run(
         run.done = all_gather_object(None)[0]
         yield run
         return
-    lock, bound = _lock(run.path), True
+    lock, bound = lock_folder(run.path), True
     try:
         bound = (run.path / CONFIG).exists()
         _compare(run, frozenset(free) | {"output"})
@@ -110,8 +110,8 @@ def claim_run(
         lock.close()
 
 
-def _lock(folder: Path) -> IO[str]:
-    """Take the folder's lock, waiting for another live process (it may be finishing this very run)."""
+def lock_folder(folder: Path) -> IO[str]:
+    """Take a folder's lock until the file is closed; waits for another live process, which may be finishing the run."""
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -198,6 +198,6 @@ class RunFolder:
         self, path: str | os.PathLike[str], config: dict[str, Any], kind: str, free: Iterable[str] = ()
     ) -> None:
         self.path, self.config = Path(path), config
-        self._lock = _lock(self.path)
+        self._lock = lock_folder(self.path)
         _compare(Run(kind, self.path, config), frozenset(free) | {"output"})
         self.record = self.path / RECORD

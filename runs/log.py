@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from runs.errors import from_os_error
-from runs.files import atomic_write
+from runs.files import atomic_write, read_bytes
+
+METRICS_LOG = "metrics.jsonl"
 
 
 class MetricsLog:
@@ -54,10 +56,10 @@ class MetricsLog:
 
 def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Yield the whole lines of a `metrics.jsonl` in order; a torn last line is passed over."""
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in read_bytes(path).decode("utf-8", "replace").splitlines():
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict) and "step" in value:
             yield value

@@ -4,13 +4,14 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runs.environment import describe
 from runs.errors import UserError
 from runs.files import read_json, write_json
+from runs.typed import build
 
 RECORD = "result.json"
 SCHEMA = 1
@@ -65,6 +66,10 @@ class Record:
     environment: dict[str, Any] = field(default_factory=describe)
     schema: int = SCHEMA
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind {self.kind!r} is not one of {KINDS}")
+
 
 def write_record(folder: str | os.PathLike[str], record: Record) -> Path:
     """Write `folder/result.json`, atomically: from then on the run is done.
@@ -74,10 +79,7 @@ def write_record(folder: str | os.PathLike[str], record: Record) -> Path:
 
     Raises:
         UserError: a metric is not a finite number (a run with such a result has failed), or the disk refuses.
-        ValueError: the record's kind is not one of `KINDS`.
     """
-    if record.kind not in KINDS:
-        raise ValueError(f"kind {record.kind!r} is not one of {KINDS}")
     for name, value in record.metrics.items():
         if not math.isfinite(value):
             raise UserError(f"{folder}: metric {name} is {value}; the run has failed, see its metrics.jsonl")
@@ -95,7 +97,8 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         path: the `result.json`, or the folder that holds it.
 
     Raises:
-        UserError: absent, no JSON, another schema version, a field missing or unknown, or changed since it was written.
+        UserError: absent, no JSON, another schema version, a field missing, unknown or of another type, or changed
+            since it was written.
     """
     path = Path(path)
     path = path / RECORD if path.is_dir() else path
@@ -106,17 +109,9 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     if body["schema"] != SCHEMA:
         raise UserError(f"{path}: schema version {body['schema']}, this program reads {SCHEMA}; {remedy}")
     digest = body.pop("digest", None)
-    names = {f.name for f in fields(Record)}
-    if set(body) != names:
-        raise UserError(f"{path}: fields {sorted(names ^ set(body))} are missing or unknown; {remedy}")
     if digest != _digest(body):
         raise UserError(f"{path}: changed after it was written (its digest differs); {remedy}")
-    try:
-        body["subject"] = Subject(**body["subject"])
-        body["dataset"] = Dataset(**body["dataset"]) if body["dataset"] is not None else None
-    except TypeError as error:
-        raise UserError(f"{path}: {error}; {remedy}") from error
-    return Record(**body)
+    return build(Record, body, str(path))
 
 
 def subject_beside(checkpoint: str | os.PathLike[str], sha256: str) -> Subject | None:

@@ -115,13 +115,13 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         yield from (option for option in action.option_strings if option.startswith("--"))
         if action.metavar == "TABLE" or action.dest == "table":
-            from benchmarks import tables
+            from benchmarks.tables import table
 
-            yield from tables.names()
+            yield from table.names()
         if action.dest == "scale":
-            from benchmarks import scales
+            from benchmarks.tables import scale
 
-            yield from scales.names()
+            yield from scale.names()
         if not isinstance(action, argparse._SubParsersAction):
             yield from map(str, action.choices or ())
     for name, command in _subcommands(parser).items():

@@ -2,21 +2,28 @@
 
 import base64
 import io
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.estimate import clock
-from benchmarks.fill import pretrainings
-from benchmarks.job import state
-from benchmarks.plan import Plan, names, order, serves
 from benchmarks.report.figures import Line, curves
-from benchmarks.tables import Table, load
-from runs.log import read_log
+from benchmarks.report.grid import Cell, Grid
+from benchmarks.report.grid import Line as Row
+from benchmarks.results.entries import TableResult, pretrainings
+from benchmarks.tables.table import Table, load
+from benchmarks.workflow.estimate import clock
+from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.status import last_attempts
+from runs.errors import UserError
+from runs.files import read_bytes
+from runs.log import METRICS_LOG, read_log
 from runs.record import Record
 
 # A page that is to be mailed: pictures wider than this are made smaller, and photographs are stored as JPEG.
 WIDTH = 1400
+# Of a picture that a run has drawn: more is none of ours.
+BYTES, PIXELS = 2**24, 40_000_000
 GRID = [i / 50 for i in range(51)]
 TASKS = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
 
@@ -39,16 +46,17 @@ QUANTITIES = {
 # More methods than this in one picture cannot be told apart.
 MOST = 8
 Logs = list[tuple[str, list[dict[str, Any]]]]
+# A plan, the records of its runs by id, and its tables.
+Found = tuple[Plan, dict[str, Record], list[TableResult]]
 
 
 def training(plans: Sequence[Plan]) -> list[str]:
     """Loss, std and kNN of every pre-training, one picture a quantity; none where there are too many methods for it."""
     found: Logs = []
     for plan in plans:
-        names = labels(plan)
-        found += [
-            (names[run.id], log) for run in plan.runs.values() if run.kind == "pretrain" and (log := _log(plan, run.id))
-        ]
+        named = labels(plan)
+        found += [(named[run.id], log) for run in plan.runs.values()
+                  if run.kind == "pretrain" and (log := _log(plan, run.id))]  # fmt: skip
     if len({label for label, _ in found}) > MOST:
         return []
     return [picture for key in ("loss", "std", "knn_top1") for picture in drawn(found, key)]
@@ -106,55 +114,62 @@ def _shared(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _log(plan: Plan, run: str) -> list[dict[str, Any]]:
-    path = plan.folder(run) / "metrics.jsonl"
-    return list(read_log(path)) if path.exists() else []
+    try:
+        return list(read_log(plan.folder(run) / METRICS_LOG))
+    except UserError:
+        return []
 
 
 def _points(log: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    rows = [row for row in log if isinstance(row.get(key), int | float)]
+    rows = [
+        row
+        for row in log
+        if isinstance(row.get(key), int | float) and isinstance(row.get("epoch", row["step"]), int | float)
+    ]
     # Hundreds of points say no more than these at a few hundred pixels, and the page stays light.
     rows = rows[:: max(1, len(rows) // 200)]
     return [float(row.get("epoch", row["step"])) for row in rows], [float(row[key]) for row in rows]
 
 
-def precision_recall(plans: Sequence[Plan], records: dict[str, dict[str, Record]]) -> list[str]:
+def precision_recall(found: Sequence[Found]) -> list[str]:
     """Precision over recall at IoU .50, averaged over the classes, a picture a task."""
     by_task: dict[str, list[tuple[str, list[float]]]] = {}
-    for plan in plans:
-        served = labels(plan)
+    for plan, records, _ in found:
+        named = labels(plan)
         for run in plan.runs.values():
-            record = records[plan.output].get(run.id)
-            curves_of = record.details.get("curves") if record is not None else None
-            if run.kind == "transfer" and curves_of:
-                by_task.setdefault(run.task, []).append((served[run.id], _mean_precision(curves_of)))
+            if run.kind == "transfer" and run.id in records:
+                mean = _mean_precision(records[run.id].details.get("curves"))
+                if mean:
+                    by_task.setdefault(run.task, []).append((named[run.id], mean))
     pictures = []
-    for task, found in by_task.items():
-        groups = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in found))}
-        lines = [Line(label, GRID, precision, groups[label]) for label, precision in found]
+    for task, drawn in by_task.items():
+        groups = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in drawn))}
+        lines = [Line(label, GRID, precision, groups[label]) for label, precision in drawn]
         pictures.append(curves(lines, f"{TASKS[task]}: precision over recall, IoU .50", "recall", "precision"))
     return pictures
 
 
-def _mean_precision(by_class: dict[str, list[list[float]]]) -> list[float]:
-    """Mean over classes of the best precision at each recall of `GRID` or beyond."""
+def _mean_precision(by_class: Any) -> list[float]:
+    """Mean over classes of the best precision at each recall of `GRID` or beyond; none of what is no such table."""
     total = [0.0] * len(GRID)
-    for recall, precision in by_class.values():
-        for i, level in enumerate(GRID):
-            total[i] += max((p for r, p in zip(recall, precision, strict=True) if r >= level), default=0.0)
-    return [value / max(len(by_class), 1) for value in total]
+    try:
+        for recall, precision in by_class.values():
+            for i, level in enumerate(GRID):
+                total[i] += max((float(p) for r, p in zip(recall, precision, strict=True) if r >= level), default=0.0)
+        return [value / len(by_class) for value in total]
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+        return []
 
 
 def pictures(plans: Sequence[Plan], kind: str, file: str) -> list[dict[str, str]]:
     """The picture that each run of a kind has written, as data for `<img>`; one trial of each is enough."""
     found: dict[str, str] = {}
     for plan in plans:
-        served = labels(plan)
+        named = labels(plan)
         for run in plan.runs.values():
-            path = plan.folder(run) / file
-            if run.kind == kind and path.exists():
-                title = served[run.id] if kind == "pretrain" else f"{served[run.id]}, {TASKS[run.task]}"
-                if title not in found:
-                    found[title] = embedded(path)
+            title = named.get(run.id, "") if kind == "pretrain" else f"{named.get(run.id)}, {TASKS.get(run.task)}"
+            if run.kind == kind and title not in found and (source := embedded(plan.folder(run.id) / file)):
+                found[title] = source
     # Methods that see the same views share one picture.
     titles: dict[str, list[str]] = {}
     for title, source in found.items():
@@ -164,50 +179,81 @@ def pictures(plans: Sequence[Plan], kind: str, file: str) -> list[dict[str, str]
 
 def labels(plan: Plan) -> dict[str, str]:
     """For every run the label of the table row that it serves, the first one if there are several."""
-    chosen = {t["name"]: {r.id: r.label for r in load(t["name"]).rows} for t in plan.tables}
-    return {run: chosen[cell.table][cell.row] for run, cell in serves(plan).items()}
+    if plan.checkpoint:
+        return dict.fromkeys(plan.runs, plan.checkpoint.name)
+    chosen = {t.name: {r.id: r.label for r in load(t.name).rows} for t in plan.tables}
+    return {run: chosen[cell.table][cell.row] for run, cell in plan.cell_of().items()}
 
 
 def embedded(path: Path) -> str:
-    """An image file as a `data:` address, made smaller where it is large."""
+    """A PNG file as a `data:` address, made smaller where it is large; empty where there is none or it is no such."""
     from PIL import Image
 
-    with Image.open(path) as file:
-        image = file.convert("RGB")
-        if image.width > WIDTH:
-            image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=88)
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(read_bytes(path, BYTES)), formats=("PNG",)) as file:
+            warnings.simplefilter("ignore")
+            if file.width * file.height > PIXELS:
+                return ""
+            image = file.convert("RGB")
+    except (UserError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""
+    if image.width > WIDTH:
+        image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def costs(plans: Sequence[Plan], records: dict[str, dict[str, Record]]) -> list[dict[str, Any]]:
-    """One line a run: how it went, its time, memory and verdict, its command."""
+def costs(found: Sequence[Found]) -> tuple[Grid, list[str]]:
+    """One line a run: how it went, its time, memory and verdict.
+
+    Returns:
+        (the table, the commands of all runs in the order in which they can be typed)
+    """
+    lines, commands = [], []
+    for plan, records, _ in found:
+        named, attempts = plan.names(), last_attempts(plan)
+        for run in plan.order():
+            attempt, record = attempts.get(run), records.get(run)
+            took = attempt.seconds if attempt else record.seconds if record else None
+            # Of a conversion or a data set the note of its end may be all that was kept.
+            done = plan.target(run).exists() or (attempt is not None and attempt.status == 0)
+            lines.append(Row(named[run], (
+                Cell("done" if done else "failed" if attempt else "not run"),
+                Cell(clock(took) if took is not None else "", value=took),
+                Cell(f"{record.peak_memory_mb:.0f}" if record else ""),
+                Cell(record.verdict if record else ""),
+            )))  # fmt: skip
+            commands.append(plan.runs[run].line)
+    heads = (("", "state"), ("", "time"), ("", "memory (MB)"), ("", "verdict"))
+    return Grid(heads, tuple(lines), corner="run"), commands
+
+
+def loose(records: dict[Path, Record]) -> Grid:
+    """One line a record that belongs to no plan."""
     lines = []
-    for plan in plans:
-        called = names(plan)
-        for run_id in order(plan.runs):
-            run, note = plan.runs[run_id], state(plan, run_id)
-            record = records[plan.output].get(run_id)
-            took = note["ended"] - note["started"] if "ended" in note else record.seconds if record else None
-            # Of a conversion or a data set the record of its end may be all that was kept.
-            done = plan.target(run_id).exists() or note.get("status") == 0
-            lines.append({
-                "name": called[run_id],
-                "state": "done" if done else "failed" if note.get("status") else "not run",
-                "seconds": took,
-                "time": clock(took) if took is not None else "–",
-                "memory": round(record.peak_memory_mb) if record else None,
-                "verdict": record.verdict if record else "",
-                "command": run.line,
-            })  # fmt: skip
-    return lines
+    for path, record in records.items():
+        data = f"{record.dataset.name} {record.dataset.split}" if record.dataset else ""
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+        what = f"{record.kind}: {record.subject.method}, {record.subject.arch}, seed {record.seed}"
+        lines.append(Row(what, (Cell(data, title=str(path)), Cell(metrics), Cell(record.verdict))))
+    return Grid((("", "data"), ("", "metrics"), ("", "verdict")), tuple(lines), corner="run")
 
 
-def environments(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """The different environments that made the records."""
-    found: list[dict[str, Any]] = []
+def environments(records: Iterable[Record]) -> list[dict[str, str]]:
+    """The different environments that made the records, in words."""
+    found: list[dict[str, str]] = []
     for record in records:
-        if record.environment not in found:
-            found.append(record.environment)
+        e = record.environment
+        given = e.get("packages")
+        packages = given if isinstance(given, dict) else {}
+        versions = "".join(f", {name} {version}" for name, version in packages.items() if version)
+        words = {
+            "Processor": f"{e.get('processor')}, {e.get('cores')} cores; device {e.get('device')}",
+            "System": str(e.get("platform")),
+            "Versions": f"Python {e.get('python')}{versions}",
+            "Commit": str(e.get("commit") or "unknown"),
+        }
+        if words not in found:
+            found.append(words)
     return found

@@ -1,94 +1,58 @@
 """The page itself: everything that it shows, handed to the template."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
 
-from benchmarks import tables
-from benchmarks.estimate import clock
-from benchmarks.fill import Filled, full_label, listed
-from benchmarks.plan import Plan
-from benchmarks.records import Found
-from benchmarks.render import number, published, signed
 from benchmarks.report import content
+from benchmarks.report.content import Found
+from benchmarks.report.tables import result_grid, title_of
+from benchmarks.results.entries import gain
+from benchmarks.tables import table as tables
+from benchmarks.workflow.estimate import clock
 from runs.record import Record
 
 HERE = Path(__file__).parent
 
 
-def page(plans: Sequence[Plan], records: dict[str, dict[str, Record]], filled: Sequence[Filled], others: Found) -> str:
+def page(found: Sequence[Found], others: Mapping[Path, Record], refused: Sequence[str]) -> str:
     """Return the HTML text.
 
     Args:
-        plans: the plans whose tables are shown.
-        records: of each plan (by its output), by run id.
-        filled: the tables.
-        others: records without a plan.
+        found: the plans whose tables are shown, the records of each by run id, its tables.
+        others: records without a plan, by their files.
+        refused: what could not be believed, a line each.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    recorded = [r for group in records.values() for r in group.values()]
+    plans = [plan for plan, _, _ in found]
+    recorded = [record for _, records, _ in found for record in records.values()]
+    results = [(plan, result) for plan, _, some in found for result in some]
+    costs, commands = content.costs(found)
     return environment.get_template("page.html.j2").render(
-        title=_title(filled),
-        papers=[tables.paper(p) for p in dict.fromkeys(f.table.paper for f in filled)],
+        title=title_of([result for _, result in results]) if results else "Run records",
+        gains=[sentence for _, result in results if (sentence := gain(result))],
+        papers=[tables.paper(p) for p in dict.fromkeys(result.table.paper for _, result in results)],
         about=list(dict.fromkeys(f"{p.scale} scale: {p.about}" for p in plans)),
         made=time.strftime("%Y-%m-%d %H:%M"),
-        filled=filled,
-        heads=[_groups(f) for f in filled],
-        drawings=_drawings(plans, filled),
+        tables=[(result, result_grid(result, properties=True, notes=False), content.drawings(plan, result.table))
+                for plan, result in results],
         training=content.training(plans),
-        recall=content.precision_recall(plans, records),
+        recall=content.precision_recall(found),
         views=content.pictures(plans, "pretrain", "views.png"),
         detections=content.pictures(plans, "transfer", "detections.png"),
-        costs=content.costs(plans, records),
+        costs=costs,
+        commands=commands,
         ended=len(recorded),
         total=clock(sum(r.seconds for r in recorded)),
-        environments=content.environments([*recorded, *others.records.values()]),
-        commands=list(dict.fromkeys(p.command for p in plans if p.command)),
-        others=[_loose(path, record) for path, record in others.records.items()],
-        refused=list(others.refused.values()),
-        number=number, published=published, signed=signed, full_label=full_label,
+        environments=content.environments([*recorded, *others.values()]),
+        starts=list(dict.fromkeys(p.command for p in plans if p.command)),
+        others=content.loose(dict(others)),
+        refused=refused,
         style=(HERE / "style.css").read_text(encoding="utf-8"),
         script=(HERE / "sort.js").read_text(encoding="utf-8"),
     )  # fmt: skip
-
-
-def _title(filled: Sequence[Filled]) -> str:
-    if not filled:
-        return "Run records"
-    labels = list(dict.fromkeys(f.table.label for f in filled))
-    if len(labels) > 1 and all(label.startswith("Table ") for label in labels):
-        labels = ["Tables " + labels[0].removeprefix("Table "), *(label.removeprefix("Table ") for label in labels[1:])]
-    return listed(labels) + ", measured"
-
-
-def _drawings(plans: Sequence[Plan], filled: Sequence[Filled]) -> list[list[str]]:
-    """The pictures of each table, in the order of the tables."""
-    owners = [plan for plan in plans for _ in plan.tables]
-    return [content.drawings(plan, f.table) for plan, f in zip(owners, filled, strict=True)]
-
-
-def _groups(filled: Filled) -> list[tuple[str, int]]:
-    """The heads above the columns with how many columns each spans."""
-    spans: list[tuple[str, int]] = []
-    for column in filled.table.columns:
-        if spans and spans[-1][0] == column.group:
-            spans[-1] = (column.group, spans[-1][1] + 1)
-        else:
-            spans.append((column.group, 1))
-    return spans
-
-
-def _loose(path: Path, record: Record) -> dict[str, str]:
-    data = f"{record.dataset.name} {record.dataset.split}" if record.dataset else ""
-    return {
-        "path": str(path),
-        "what": f"{record.kind}: {record.subject.method}, {record.subject.arch}, seed {record.seed}",
-        "data": data,
-        "metrics": ", ".join(f"{k} {v:.4g}" for k, v in record.metrics.items()),
-        "verdict": record.verdict,
-    }

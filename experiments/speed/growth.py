@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.records import find
+from benchmarks.results.records import find
 from experiments.speed.views import ours, read_files, recipe
 from experiments.speed.voc_cases import make_detections, make_truth
 from pretrain.knn import knn_accuracy
 from pretrain.linear import LinearClassifiers, LinearConfig
+from runs.colours import COLOURS
 from runs.files import atomic_write, write_json
 from runs.record import Dataset, Record, Subject, write_record
 from transfer.coco_evaluation import evaluate_coco
@@ -34,8 +35,7 @@ from transfer.settings import VOC_CLASSES
 from transfer.voc_evaluation import evaluate_voc, match_voc
 
 Work = Callable[[], Any]
-# Okabe, Ito: Color Universal Design (2008).
-BLUE, RED = "#0072b2", "#d55e00"
+BLUE, RED = COLOURS[:2]
 SLACK = 0.15  # of a slope fitted to four points
 LEAST = 5  # MB: less is noise of the allocator
 

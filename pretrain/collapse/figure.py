@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
+from runs.colours import COLOURS
 from runs.files import atomic_write
 
-# Okabe, Ito: Color Universal Design (2008).
-BLUE, RED, GREEN = "#0072b2", "#d55e00", "#009e73"
+BLUE, RED, GREEN = COLOURS[:3]
 
 
 def save(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.plan import Cell, Plan, Run
+from benchmarks.workflow.plan import Cell, Plan, Run, Selection
 from runs.record import Dataset, Record, Subject
 
 # What a run's command does here: wait, then write the record that the test wants, as the real commands do.
@@ -44,12 +44,12 @@ def script(folder: Path) -> Path:
 
 def knn(plan_folder: Path, name: str, value: float, seconds: float = 0.1, needs: tuple[str, ...] = ()) -> Run:
     command = ("python", str(script(plan_folder)), str(plan_folder / "out" / "knn" / name), str(seconds), str(value))
-    return Run(f"knn/{name}", "knn", "knn", command, "result.json", needs, {"seed": 0})
+    return Run(f"knn/{name}", "knn", "knn", command, needs, {"seed": 0})
 
 
 def plan_of(plan_folder: Path, runs: list[Run], jobs: int = 2) -> Plan:
     """A plan for Table 4's kNN column in which every run is a trial of the row `simsiam`."""
-    table: dict[str, Any] = {"name": "table4", "rows": ["simsiam"], "columns": ["knn200"]}
+    table = Selection("table4", ("simsiam",), ("knn200",))
     cell = Cell("table4", "simsiam", "knn200", tuple(r.id for r in runs))
     return Plan(
         str(plan_folder / "out"), "mini", "a test", [table], {r.id: r for r in runs}, [cell], jobs=jobs, threads=1,

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.bootstrap import average_precision, compare, draws, interval, same
-from benchmarks.detections import Matches, match
+from benchmarks.gate.bootstrap import average_precision, compare, draws, interval, same
+from benchmarks.gate.matches import Matches
 from runs.errors import UserError
+from transfer.detections import Detections
+from transfer.voc_evaluation import Truth, match_voc
 
 
 def scene(images: int, classes: int, seed: int, found_per_image: int = 8, skill: float = 4.0) -> dict[str, Any]:
@@ -33,6 +35,20 @@ def scene(images: int, classes: int, seed: int, found_per_image: int = 8, skill:
         "box": box.astype(np.float32),
         "truth_image": truth_image, "truth_category": truth_category, "truth_box": truth_box, "difficult": difficult,
     }  # fmt: skip
+
+
+def match(eleven_points: bool = True, **given: Any) -> Matches:
+    """What a fine-tuning would write to `matches.npz`."""
+    ids, classes = given["image_ids"], given["classes"]
+    found = Detections(
+        ids, classes, given["image"], given["category"], given["score"], given["box"], np.zeros((len(ids), 2))
+    )
+    truth = Truth(given["truth_image"], given["truth_category"], given["truth_box"], given["difficult"])
+    right = match_voc(found, truth, len(classes))
+    return Matches(
+        tuple(ids), tuple(classes), right.image, right.category, right.score, right.verdict, right.objects,
+        "voc_2007" if eleven_points else "voc_area",
+    )  # fmt: skip
 
 
 def detectron2_ap(given: dict[str, Any], folder: Path, eleven: bool) -> np.ndarray:
@@ -94,7 +110,8 @@ def test_a_weighted_image_is_an_image_repeated(eleven: bool) -> None:
     every = np.concatenate(rows)
     copies = Matches(
         tuple(map(str, range(30))), matches.classes, place[order], matches.category[every][order],
-        matches.score[every][order], matches.verdict[every][order], matches.objects[repeated], eleven,
+        matches.score[every][order], matches.verdict[every][order], matches.objects[repeated],
+        "voc_2007" if eleven else "voc_area",
     )  # fmt: skip
     np.testing.assert_allclose(average_precision(matches, weights)[0], average_precision(copies)[0], atol=0.35)
 

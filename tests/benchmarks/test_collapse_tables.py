@@ -7,22 +7,26 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import render, scales, tables
-from benchmarks.expansion import expand
-from benchmarks.fill import fill, read_records
-from benchmarks.pictures import averaged, ends, published
-from benchmarks.pictures import main as draw
-from benchmarks.plan import Plan
-from benchmarks.report import write_report
+from benchmarks.report import grid
 from benchmarks.report.content import lines_of, table_logs
+from benchmarks.report.documents import filled_page
 from benchmarks.report.figures import Line
+from benchmarks.report.pictures import averaged, ends, png, published
+from benchmarks.report.tables import result_grid
+from benchmarks.report.write import write_report
+from benchmarks.results.entries import table_results
+from benchmarks.results.records import records_of
+from benchmarks.tables import scale as scales
+from benchmarks.tables import table as tables
+from benchmarks.workflow.expand import expand
+from benchmarks.workflow.plan import Plan
 from runs.errors import UserError
 from runs.record import Dataset, Record, Subject, write_record
 
 
 def plan(folder: Path, *names: str) -> Plan:
     scale = scales.load("lab")
-    return expand(tables.choose(list(names), None, None, scale.fit), scale, folder)
+    return expand(tables.choose(list(names), None, None, scale.adapt), scale, folder)
 
 
 def test_a_group_stands_for_its_tables() -> None:
@@ -50,7 +54,7 @@ def test_every_row_of_the_group_runs_three_times_by_pretraining_alone(tmp_path: 
 def test_no_row_of_either_group_is_left_out(scale: str, tmp_path: Path) -> None:
     size = scales.load(scale)
     names = [name for group in ("collapse", "collapse-more") for name in tables.groups()[group]]
-    p = expand(tables.choose(names, None, None, size.fit), size, tmp_path)
+    p = expand(tables.choose(names, None, None, size.adapt), size, tmp_path)
     assert not [(c.table, c.row, c.column, c.absent) for c in p.cells if c.absent or not c.runs]
     rows = {(c.table, c.row) for c in p.cells}
     assert rows == {(name, row.id) for name in names for row in tables.load(name).rows}
@@ -70,24 +74,24 @@ def test_no_column_asks_a_row_for_what_it_cannot_have() -> None:
 
 
 def test_columns_that_a_scale_cannot_measure_have_stand_ins() -> None:
-    table = scales.load("lab").fit(tables.load("collapse/table2"))
+    table = scales.load("lab").adapt(tables.load("collapse/table2"))
     assert [c.metric for c in table.columns] == ["knn_top1", "knn_top1_start", "std", "m_o", "m_r"]
     assert table.columns[0].label == "Top-1 (kNN)"
     assert table.rows[0].values == (66.62, None, None, None, None)
     # The paper measures these itself, and a table without the question stays as it is.
-    assert [c.id for c in scales.load("lab").fit(tables.load("collapse/table3")).columns].count("std") == 1
-    assert len(scales.load("lab").fit(tables.load("table2")).columns) == 1
+    assert [c.id for c in scales.load("lab").adapt(tables.load("collapse/table3")).columns].count("std") == 1
+    assert len(scales.load("lab").adapt(tables.load("table2")).columns) == 1
 
 
 def finish(p: Plan, row: str, collapsed: list[bool]) -> None:
     """Write records and logs as the row's pre-trainings would."""
     cell = next(c for c in p.cells if c.row == row)
-    for run, bad in zip(cell.runs, collapsed, strict=True):
+    for seed, (run, bad) in enumerate(zip(cell.runs, collapsed, strict=True)):
         metrics = {"loss": -1.0 if bad else -0.7, "std": 0.0001 if bad else 0.04, "m_o": float(bad), "m_r": 0.5,
                    "knn_top1": 12.5, "knn_top1_start": 12.5}  # fmt: skip
         subject, data = Subject("siamese", "resnet18x0.125_cifar", 6), Dataset("shapes", "train", 8, "f")
         verdict = "collapsed at step 20" if bad else "healthy"
-        write_record(p.folder(run), Record("pretrain", subject, data, metrics, 0, {}, 1.0, 1.0, verdict=verdict))
+        write_record(p.folder(run), Record("pretrain", subject, data, metrics, seed, {}, 1.0, 1.0, row, verdict))
         lines = [{"step": i, "epoch": i / 4, "std": 0.04 / (i + 1), "std_healthy": 0.044, "m_o": 0.1, "m_r": 0.9,
                   "covariance": 0.2}
                  for i in range(4)]  # fmt: skip
@@ -101,16 +105,16 @@ def test_the_monitors_verdicts_stand_beside_the_papers(tmp_path: Path) -> None:
     for row, bad in (("simsiam", [False] * 3), ("naive", [True] * 3), ("mirror", [True, False, True])):
         finish(p, row, bad)
     p.write()
-    write_report([p], tmp_path)
-    [filled] = fill(p, read_records(p))
+    write_report([tmp_path], tmp_path)
+    [filled] = table_results(p, records_of(p)[0])
     assert [str(v) for v in filled.verdicts] == ["× 0/3", "✓ 3/3", "2/3", "None", "None"]
     assert "Mirror SimSiam: collapsed in 2 of 3 runs; the paper has a collapse." in filled.remarks
-    text = render.markdown(filled)
+    text = grid.markdown(result_grid(filled, properties=True))
     assert "| × | × 0/3 |" in text and "| ✓ | ✓ 3/3 |" in text
     # Small numbers keep their digits.
     assert "0.0001" in text and "0.0400" in text
     console = Console(record=True, width=200)
-    render.terminal(filled, console)
+    grid.terminal(result_grid(filled), console)
     assert "✓ 3/3" in console.export_text()
     page = (tmp_path / "report.html").read_text()
     # Three with the table, and the std once more where all pre-trainings are drawn together.
@@ -123,7 +127,7 @@ def test_agreement_is_said_once(tmp_path: Path) -> None:
         p.folder(folder).mkdir(parents=True)
     finish(p, "stop", [False] * 3)
     finish(p, "no_stop", [True] * 3)
-    [filled] = fill(p, read_records(p))
+    [filled] = table_results(p, records_of(p)[0])
     assert filled.remarks[0].startswith("Who collapses and who does not is as in the paper")
 
 
@@ -134,13 +138,11 @@ def test_the_curves_become_a_picture(table: str, row: str, tmp_path: Path) -> No
         p.folder(folder).mkdir(parents=True)
     finish(p, row, [True] * 3)
     p.write()
-    with pytest.raises(SystemExit) as ended:
-        draw([str(tmp_path), str(tmp_path / "image"), f"collapse/{table}"])
-    assert ended.value.code == 0
-    assert (tmp_path / f"image-collapse-{table}.png").read_bytes()[:4] == b"\x89PNG"
-    with pytest.raises(SystemExit) as ended:
-        draw([str(tmp_path), str(tmp_path / "image"), "figure2"])
-    assert ended.value.code == 2
+    text = f"<!-- curves: collapse/{table} -->\n![a](images/a.png)\n<!-- end -->\n"
+    assert filled_page(text, tmp_path, tmp_path) == text
+    assert (tmp_path / "images" / "a.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(UserError, match="no run of it has curves"):
+        png(table_logs(p, tables.load("figure2")), tables.load("figure2"))
 
 
 def test_the_papers_numbers_are_drawn_with_ours() -> None:
@@ -179,7 +181,7 @@ def test_the_ends_of_training_lie_over_the_setting() -> None:
 
 def test_a_row_without_the_setting_of_its_table_is_refused(tmp_path: Path) -> None:
     text = (tables.PAPERS / "collapse" / "figure8.yaml").read_text(encoding="utf-8")
-    (tmp_path / "f.yaml").write_text(text.replace("method.temperature: 0.1, ", ""), encoding="utf-8")
+    (tmp_path / "f.yaml").write_text(text.replace(", method.temperature: 0.1}", "}"), encoding="utf-8")
     with pytest.raises(UserError, match="row t01: the table lies across"):
         tables.read(tmp_path / "f.yaml", "f")
 

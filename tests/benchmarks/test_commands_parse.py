@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import scales, tables
-from benchmarks.expansion import expand
+from benchmarks.tables import scale as scales
+from benchmarks.tables import table as tables
+from benchmarks.workflow.expand import expand
 
 ROOT = Path(__file__).parents[2]
 # Hydra composes the settings of several commands in one process, which saves the imports of each.

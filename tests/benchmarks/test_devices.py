@@ -1,66 +1,53 @@
-"""Runs side by side get devices of their own, here and on a cluster."""
+"""Runs side by side get devices of their own, here, on a cluster and on several nodes."""
 
-import subprocess
-import sys
-import threading
+import dataclasses
+import shlex
 from pathlib import Path
 
 import pytest
 
-from benchmarks import scales, tables
-from benchmarks.devices import claimed, visible
-from benchmarks.engine import check, options
-from benchmarks.expansion import expand
-from benchmarks.job import execute, last_lines
-from benchmarks.plan import Plan, Run
-from runs.app import PARENT
+from benchmarks.tables import scale as scales
+from benchmarks.tables import table as tables
+from benchmarks.workflow.expand import expand
+from benchmarks.workflow.plan import Plan, Run
+from benchmarks.workflow.run import check, job_name, sbatch, visible_devices, work
+from benchmarks.workflow.status import last_lines
 from runs.errors import UserError
 from runs.folder import LOG
 
-ROOT = Path(__file__).parents[2]
+# Writes what it was shown, waits for a file of the other run or half a second, and leaves a result.
+SHOWN = """
+import os, sys, time
+from runs.record import Dataset, Record, Subject, write_record
+open("shown", "a").write(os.environ["CUDA_VISIBLE_DEVICES"] + "\\n")
+time.sleep(0.5)
+write_record(sys.argv[1], Record("knn", Subject("a", "b"), Dataset("d", "val", 1, "f"), {"top1": 1.0}, int(sys.argv[2]),
+                                 {}, 1.0, 1.0))
+"""
 
 
-def paper(folder: Path) -> Plan:
+def paper(folder: Path, **changes: int) -> Plan:
     chosen = [tables.load(name).select(["simsiam"], ["ep100", "voc07"]) for name in ("table4", "table5")]
-    return expand(chosen, scales.load("paper"), folder)
+    return expand(chosen, dataclasses.replace(scales.load("paper"), **changes), folder)
+
+
+def of(folder: Path, *runs: Run, jobs: int = 4) -> Plan:
+    return Plan(str(folder), "paper", "", [], {run.id: run for run in runs}, [], jobs=jobs)
 
 
 def test_no_two_runs_hold_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, GPU-5,2")
-    assert visible() == ["0", "GPU-5", "2"]
-    later: list[dict[str, str]] = []
-
-    def third() -> None:
-        with claimed(tmp_path, 2) as given:
-            later.append(given)
-
-    with claimed(tmp_path, 2) as first:
-        assert first == {"CUDA_VISIBLE_DEVICES": "0,GPU-5"}
-        with claimed(tmp_path, 1) as second:
-            assert second == {"CUDA_VISIBLE_DEVICES": "2"}
-        waiting = threading.Thread(target=third)
-        waiting.start()
-        waiting.join(0.3)
-        assert waiting.is_alive() and later == []
-    waiting.join(10)
-    assert later == [first]
-    with claimed(tmp_path, 0) as none:
-        assert none == {}
-    with pytest.raises(UserError, match="a run takes 4 devices, this machine shows 3"), claimed(tmp_path, 4):
-        pass
-
-
-def test_a_command_sees_its_devices_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
-    code = "import os; print('shown', os.environ['CUDA_VISIBLE_DEVICES']); open('result.json', 'w')"
-    run = Run("knn/a-1", "knn", "knn", ("python", "-c", code), "result.json", (), {}, gpus=1)
-    plan = Plan(str(tmp_path), "paper", "", [], {run.id: run}, [])
-    monkeypatch.chdir(plan.folder(run).parent.parent)
-    plan.folder(run).mkdir(parents=True)
-    for parent, seen in ((True, "shown 4"), (False, "shown 4,5")):
-        monkeypatch.setenv(PARENT, "1") if parent else monkeypatch.delenv(PARENT)
-        execute(plan, run)
-        assert [line for line in last_lines(plan, run.id) if line.startswith("shown")][-1] == seen
+    monkeypatch.chdir(tmp_path)
+    assert visible_devices() == ["0", "GPU-5", "2"]
+    runs = [
+        Run(f"knn/{i}", "knn", "knn", ("python", "-c", SHOWN, str(tmp_path / "knn" / str(i)), str(i)), (), {}, gpus=g)
+        for i, g in enumerate((2, 1, 2))
+    ]
+    status = work(of(tmp_path, *runs))
+    assert len(status.done) == 3 and not status.failed
+    shown = Path("shown").read_text().split()
+    # The first two at once, on devices of their own; the third when one of them has ended.
+    assert sorted(shown[:2]) == ["0,GPU-5", "2"] and len(shown[2].split(",")) == 2
 
 
 def test_what_cannot_get_its_devices_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,37 +55,37 @@ def test_what_cannot_get_its_devices_is_refused_first(tmp_path: Path, monkeypatc
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(UserError, match="a run takes 8 devices, this machine shows 2; add --gpus 2"):
         check(plan, "local", [])
-    monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
-    with pytest.raises(UserError, match=r"--executor slurm: .* add -- --default-resources"):
-        check(plan, "slurm", ["--latency-wait", "30"])
-    check(plan, "slurm", ["--default-resources", "mem_mb=64000"])
+    monkeypatch.delenv("SBATCH_PARTITION", raising=False)
+    with pytest.raises(UserError, match=r"--executor slurm: .* add -- --mem=64G"):
+        check(plan, "slurm", [])
+    assert check(plan, "slurm", ["--mem=64G"]) == []
+    with pytest.raises(UserError, match=r"--nodes 2: one machine starts here; add --executor slurm"):
+        check(paper(tmp_path, nodes=2), "local", [])
     mini = expand([tables.load("table4")], scales.load("mini"), tmp_path)
-    for executor in ("local", "slurm"):
-        check(mini, executor, [])
+    assert check(mini, "local", []) == check(mini, "slurm", []) == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(8))))
-    check(plan, "local", [])
-    assert "gpu=8" in options(plan, tmp_path / "plan.json", "local", [])
+    assert len(check(plan, "local", [])) == 8
 
 
-@pytest.mark.slow
-def test_snakemake_asks_for_one_task_on_one_node(tmp_path: Path) -> None:
-    plan = paper(tmp_path)
-    command = [sys.executable, "-m", "benchmarks.engine", *options(plan, plan.write(), "local", ["--dry-run"])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    asked = {
-        part.strip()
-        for line in (done.stdout + done.stderr).splitlines()
-        if line.strip().startswith("resources:")
-        for part in line.partition(":")[2].split(",")
-    }
-    assert {"gpu=8", "gpu=1", "nodes=1", "tasks_per_gpu=0"} <= asked
+def test_a_job_asks_for_its_nodes_and_devices(tmp_path: Path) -> None:
+    plan = paper(tmp_path, nodes=2)
+    run = next(run for run in plan.runs.values() if run.kind == "linear")
+    command = sbatch(plan, run, [*run.command], ["--mem=64G"])
+    assert {"--wait", "--dependency=singleton", "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=8", "--mem=64G",
+            f"--job-name={job_name(plan, run.id)}"} <= set(command)  # fmt: skip
+    script = command[-1].removeprefix("--wrap=")
+    # The shell of the job fills in the first node, and nothing else of the command.
+    words = shlex.split(script.partition("; ")[2])
+    assert words[:2] == ["exec", "srun"] and tuple(words[5:]) == run.command
+    assert '"--rdzv-endpoint=$HEAD"' in script and script.startswith('HEAD="$(scontrol show hostnames')
+    elsewhere = paper(tmp_path / "other", nodes=2)
+    assert job_name(elsewhere, run.id) != job_name(plan, run.id)
 
 
 def test_the_reason_is_found_above_what_torchrun_says_of_it(tmp_path: Path) -> None:
-    run = Run("pretrain/a-1", "pretrain", "pretrain", (), "result.json", (), {})
-    plan = Plan(str(tmp_path), "paper", "", [], {run.id: run}, [])
-    log = plan.folder(run) / LOG
+    run = Run("pretrain/a-1", "pretrain", "pretrain", (), (), {})
+    plan = of(tmp_path, run)
+    log = plan.folder(run.id) / LOG
     log.parent.mkdir(parents=True)
     report = "\n".join(["Traceback (most recent call last):", *["  frame"] * 30, "ChildFailedError:", "=" * 60])
     first = f"$ torchrun\nerror: of an earlier start\n{report}\n"

@@ -56,4 +56,4 @@ def test_the_installation_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
         main(["doctor", "--json"])
     findings = {f["name"]: f for f in json.loads(capsys.readouterr().out)}
     assert stop.value.code == 0, [f for f in findings.values() if f["state"] == "BAD"]
-    assert {"PyTorch", "Detectron2", "snakemake", "scale mini"} <= set(findings)
+    assert {"PyTorch", "Detectron2", "fvcore", "scale mini"} <= set(findings)

@@ -17,13 +17,15 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.evaluate import inspected, model_card, plan_of, slug
-from benchmarks.fill import fill
-from benchmarks.plan import Plan
-from benchmarks.status import Status
+from benchmarks.evaluate import chosen_tables, inspected, model_card, slug
+from benchmarks.results.entries import table_results
+from benchmarks.tables import scale as scales
+from benchmarks.workflow.expand import Source, expand
+from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.status import Status
 from converters.resnet import build_resnet
 from runs.files import sha256
-from runs.record import write_record
+from runs.record import Record, Subject, write_record
 
 FACTS = {
     "file": "x.pth", "sha256": "ab" * 32, "format": "torchvision", "arch": "resnet50", "parameters": 23_508_032,
@@ -36,19 +38,25 @@ FACTS = {
 
 def test_plan_and_card(make: SimpleNamespace, tmp_path: Path) -> None:
     file = tmp_path / "my net.v2.pth"
-    plan = plan_of(file, FACTS, ["linear", "knn", "voc07", "coco"], "mini", str(tmp_path / "out"), {}, [], None)
+    chosen, source = chosen_tables(["linear", "knn", "voc07", "coco"]), Source("my", str(file), (), FACTS["sha256"])
+    plan = expand(chosen, scales.load("mini"), tmp_path / "out", checkpoint=source)
     assert sorted(r.task for r in plan.runs.values()) == ["coco", "convert", "data", "knn", "linear", "voc07"]
     linear = next(r for r in plan.runs.values() if r.kind == "linear")
     assert f"checkpoint='{file}'" in linear.command and not any(w.startswith("arch=") for w in linear.command)
     records = {linear.id: make.record("linear", "my", 61.25)}
-    card = model_card(plan, fill(plan, records, Status()), FACTS, file)
+    card = model_card(plan, table_results(plan, records, Status()), FACTS, file)
     text = card.read_text()
-    assert "| **my net.v2.pth** | 61.2 (n = 1) |" in text and "| SimSiam (paper) | 70.0 | – |" in text
+    assert "| my net.v2.pth | **61.2 (n = 1)** |" in text and "| SimSiam (paper) | 70.0 | – |" in text
     assert "Verified: tensors: 265" in text and "mean 123.675, 116.28, 103.53" in text
     body = json.loads(card.with_suffix(".json").read_text())
     assert body["schema"] == 1 and body["results"] == [
         {"task": "linear", "metric": "top1", "column": "linear top-1 200 ep", "n": 1, "mean": 61.25, "std": None}
     ]
+
+
+def evaluated(make: SimpleNamespace, plan: Plan, kind: str, value: float) -> Record:
+    """What `evaluate`'s run would write."""
+    return make.record(kind, "net", value, subject=Subject("net", "resnet50", None, "x", plan.checkpoint.sha256))
 
 
 def test_names_of_folders() -> None:
@@ -154,7 +162,7 @@ def test_an_https_address_becomes_a_row_and_a_card(
     def work(plan: Plan) -> Status:
         for run in plan.runs.values():
             if run.kind in ("linear", "knn"):
-                write_record(plan.folder(run), make.record(run.kind, "net", 61.25))
+                write_record(plan.folder(run.id), evaluated(make, plan, run.kind, 61.25))
         return Status()
 
     def evaluate(name: str) -> tuple[int, str, list[str]]:
@@ -169,7 +177,7 @@ def test_an_https_address_becomes_a_row_and_a_card(
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate := tmp_path / "server.pem"))
-    monkeypatch.setattr("benchmarks.run.work", work)
+    monkeypatch.setattr("benchmarks.evaluate.work", work)
     request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1"
     subprocess.run(
         [*request.split(), "-keyout", certificate, "-out", tmp_path / "c.pem"], check=True, capture_output=True
@@ -187,7 +195,7 @@ def test_an_https_address_becomes_a_row_and_a_card(
         status, row, errors = evaluate("net.pth")
     assert status == 0 and not errors and row.count("61.2") == 2
     card = (tmp_path / "out" / "model_card.md").read_text()
-    assert "| **net.pth** | 61.2 (n = 1) | 61.2 (n = 1) |" in card and sha256(site / "net.pth") in card
+    assert "| net.pth | **61.2 (n = 1)** | **61.2 (n = 1)** |" in card and sha256(site / "net.pth") in card
     assert f"- Fetched from: {address}/net.pth" in card and "untrained" not in card
     # From the cache, without a server.
     assert evaluate("net.pth")[0] == 0

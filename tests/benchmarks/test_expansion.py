@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from benchmarks import scales, tables
 from benchmarks.__main__ import main
-from benchmarks.expansion import Source, expand, parse_override
-from benchmarks.plan import Plan, chains, names, order, read_plan
+from benchmarks.tables import scale as scales
+from benchmarks.tables import table as tables
+from benchmarks.workflow.expand import Source, expand, parse_override
+from benchmarks.workflow.plan import Plan, read_plan
 from runs.errors import UserError
 
 
 def plan(*names: str, scale: str = "mini", rows: list[str] | None = None, overrides: tuple[str, ...] = ()) -> Plan:
     chosen = [tables.load(n).select(rows, None) for n in names]
-    parsed = [parse_override(o, scales.STAGES) for o in overrides]
+    parsed = [parse_override(o) for o in overrides]
     return expand(chosen, scales.load(scale), "outputs/x", {}, parsed)
 
 
@@ -55,7 +56,7 @@ def test_one_fine_tuning_fills_all_its_columns() -> None:
 
 def test_no_two_runs_share_a_name() -> None:
     """Table 4 has two starts of the untrained network; a list of runs without the hashes has to tell them apart."""
-    called = list(names(plan("table4", "table5")).values())
+    called = list(plan("table4", "table5").names().values())
     assert len(set(called)) == len(called)
     assert {"linear-scratch-seed0 (scratch)", "linear-scratch-seed0 (scratch_plain)", "linear-moco-24ep-seed0"} <= set(
         called
@@ -88,12 +89,12 @@ def test_ids_do_not_depend_on_the_folder() -> None:
 
 def test_every_run_comes_behind_what_it_needs_and_the_chain_is_the_longest() -> None:
     p = plan("table4", "table5", rows=["simsiam"])
-    place = {r: i for i, r in enumerate(order(p.runs))}
+    place = {r: i for i, r in enumerate(p.order())}
     assert all(place[n] < place[r.id] for r in p.runs.values() for n in r.needs)
     seconds = {
         r.id: {"data": 1.0, "pretrain": 10.0, "convert": 2.0, "coco": 20.0}.get(r.task, 3.0) for r in p.runs.values()
     }
-    assert max(chains(p.runs, seconds).values()) == 1 + 10 + 2 + 20
+    assert max(p.chains(seconds).values()) == 1 + 10 + 2 + 20
 
 
 def test_commands_are_what_a_user_would_type() -> None:
@@ -113,7 +114,7 @@ def test_commands_are_what_a_user_would_type() -> None:
     assert any("'lr=[1.0,10.0,30.0]'" in run.line for run in linear.runs.values())
     odd = expand(
         [tables.load("table4").select(["simsiam"], ["ep200"])], scales.load("small"), "outputs/x",
-        guest=Source("net", "runs/epoch=9-step=100 (it's).ckpt"),
+        checkpoint=Source("net", "runs/epoch=9-step=100 (it's).ckpt"),
     )  # fmt: skip
     (run,) = odd.runs.values()
     assert OverridesParser.create().parse_override(run.command[3]).value() == "runs/epoch=9-step=100 (it's).ckpt"
@@ -144,9 +145,9 @@ def test_tables_of_another_scale_are_refused_with_its_name(capsys: pytest.Captur
 def test_a_given_checkpoint_takes_the_rows_place() -> None:
     chosen = [tables.load("table5").select(["simsiam"], ["voc07"])]
     guest = Source("mine", "mine.pth", (), "a" * 64)
-    p = expand(chosen, scales.load("mini"), "outputs/x", guest=guest)
+    p = expand(chosen, scales.load("mini"), "outputs/x", checkpoint=guest)
     assert kinds(p) == {"data": 1, "convert": 1, "voc07": 1}
-    other = expand(chosen, scales.load("mini"), "outputs/x", guest=Source("mine", "mine.pth", (), "b" * 64))
+    other = expand(chosen, scales.load("mini"), "outputs/x", checkpoint=Source("mine", "mine.pth", (), "b" * 64))
     assert {r for r in p.runs if "voc07" in r}.isdisjoint(other.runs)
 
 
@@ -156,14 +157,14 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     again = read_plan(tmp_path / "out")
     assert again.runs == made.runs and again.cells == made.cells
     (tmp_path / "out/plan.json").write_text('{"runs": {}}')
-    with pytest.raises(UserError, match="not a plan"):
+    with pytest.raises(UserError, match="field 'output' is missing"):
         read_plan(tmp_path / "out")
 
 
 @pytest.mark.parametrize("text", ["pretrain", "pretrain=1", "nothing.lr=1", ".a=1"])
 def test_a_wrong_override_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--set"):
-        parse_override(text, scales.STAGES)
+        parse_override(text)
 
 
 def test_the_mini_scale_knows_the_generated_classes() -> None:
@@ -175,7 +176,8 @@ def test_the_mini_scale_knows_the_generated_classes() -> None:
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("a: 1", "at least the field 'about'"), ("about: x\nspeed: 1", "unknown field 'speed'"),
+    [("jobs: 1", "field 'about' is missing"), ("- a", "must be a mapping"),
+     ("about: x\njobs: one", "jobs must be a whole"), ("about: x\nspeed: 1", "unknown field 'speed'"),
      ("about: x\nstages: {dance: {}}", "unknown stage 'dance'"), ("about: x\nseconds: {dance: 1}", "seconds.dance")],
 )  # fmt: skip
 def test_a_wrong_scale_is_refused(tmp_path: Path, text: str, complaint: str) -> None:

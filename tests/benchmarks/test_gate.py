@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.bootstrap import POOLED, average_precision, compare, pooled_precision
-from benchmarks.detections import Matches
-from benchmarks.gate import judge
-from benchmarks.gate_baseline import Measured, measure, read, write
-from benchmarks.plan import Plan
-from benchmarks.status import Status
+from benchmarks.gate.baseline import Measured, measure, read, write
+from benchmarks.gate.bootstrap import POOLED, average_precision, compare, pooled_precision
+from benchmarks.gate.judge import judge
+from benchmarks.gate.matches import Matches
+from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.status import Status
 from experiments.calibration import CLASSES, detector, world
 from runs.record import Dataset, write_record
 
@@ -78,7 +78,7 @@ def test_bad_input_is_one_line_and_status_2(
     newer = tmp_path / "newer.json"
     newer.write_text(json.dumps({**json.loads(base.read_text()), "schema": 9}))
     damaged = tmp_path / "damaged.json"
-    damaged.write_text(json.dumps({"kind": "baseline", "schema": 3, "runs": [{"key": "x"}]}))
+    damaged.write_text(json.dumps({"kind": "baseline", "schema": 4, "runs": [{"key": "x"}]}))
     elsewhere = runs(make, tmp_path / "elsewhere", [70.0, 70.5], dataset=Dataset("shapes", "val", 640, "other"))
     cases = [
         (("--baseline", tmp_path / "no.json", good), "no such file"),
@@ -107,12 +107,12 @@ def test_a_checkpoint_is_evaluated_first(
     def work(plan: Plan) -> Status:
         for run in plan.runs.values():
             if run.kind == "knn":
-                write_record(plan.folder(run), make.record("knn", "net", value[0]))
+                write_record(plan.folder(run.id), make.record("knn", "net", value[0]))
         return Status()
 
     facts = {"sha256": "ab" * 32}
     monkeypatch.setattr("benchmarks.evaluate.inspected", lambda address: (Path(address), facts))
-    monkeypatch.setattr("benchmarks.run.work", work)
+    monkeypatch.setattr("benchmarks.evaluate.work", work)
     write_record(output / "knn" / "of-another-checkpoint", make.record("knn", "net", 10.0))
     base, common = tmp_path / "base.json", ("--checkpoint", "net.pth", "--tasks", "knn", "--output", output)
     assert gate("--write-baseline", base, *common)[0] == 0
@@ -150,7 +150,7 @@ def test_summary_and_junit(make: SimpleNamespace, tmp_path: Path, gate: Callable
     gate("--write-baseline", base, runs(make, tmp_path / "a", [70.0, 70.5, 69.5]))
     runs(make, tmp_path / "c", [66.0, 66.5, 65.5])
     gate("--baseline", base, tmp_path / "c", "--summary", tmp_path / "s.md", "--junit", tmp_path / "j.xml")
-    assert "a real drop" in (tmp_path / "s.md").read_text() and "| fail |" in (tmp_path / "s.md").read_text()
+    assert "a real drop" in (tmp_path / "s.md").read_text() and "| **fail** |" in (tmp_path / "s.md").read_text()
     suite = ET.parse(tmp_path / "j.xml").getroot()
     assert suite.get("failures") == "1" and suite.find("testcase/failure") is not None
 
@@ -210,12 +210,12 @@ def test_the_common_ranking_of_one_class_is_its_ap() -> None:
     one = replace(
         matches, classes=("only",), image=matches.image[chosen], category=matches.category[chosen],
         score=matches.score[chosen], verdict=matches.verdict[chosen], objects=matches.objects[:, :1],
-        eleven_points=False,
+        metric="voc_area",
     )  # fmt: skip
     assert compare([one], [one], 50)[POOLED].error == 0 and len(matches.classes) == CLASSES
     np.testing.assert_allclose(pooled_precision(one), average_precision(one)[:, 0])
     # Ranked by nothing but their scores: the order of the classes' numbers makes no difference.
     turned = replace(
-        matches, category=CLASSES - 1 - matches.category, objects=matches.objects[:, ::-1], eleven_points=True
+        matches, category=CLASSES - 1 - matches.category, objects=matches.objects[:, ::-1], metric="voc_2007"
     )
     np.testing.assert_allclose(pooled_precision(turned), pooled_precision(matches))

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.fill import fill, read_records
 from benchmarks.keep import ABSOLUTE, MAX_BYTES, store
-from benchmarks.plan import read_plan
-from benchmarks.records import find
-from benchmarks.render import markdown
-from benchmarks.report import write_report
+from benchmarks.report.grid import markdown
+from benchmarks.report.tables import result_grid
+from benchmarks.report.write import write_report
+from benchmarks.results.entries import table_results
+from benchmarks.results.records import find, records_of
+from benchmarks.workflow.plan import read_plan
 from runs.errors import UserError
 from runs.files import write_json
 from runs.log import read_log
@@ -31,9 +32,9 @@ def test_the_report_can_be_written_again(run: Path) -> None:
     plan, target = read_plan(run), Path("results/mini")
     written = store(plan, target)
     assert sum(written.values()) < 400_000
-    assert {path.suffix for path in written} == {".json", ".jsonl", ".md", ".tex", ".csv"}
-    write_report([plan], run)
-    page = write_report([read_plan(target)], Path("again")).read_text()
+    assert {path.suffix for path in written} == {"", ".json", ".jsonl", ".md", ".tex", ".csv"}
+    write_report([run], run)
+    page = write_report([target], Path("again")).read_text()
     for name in ("tables.md", "tables.tex", "tables.csv"):
         assert (run / name).read_text() == (target / name).read_text() == Path("again", name).read_text()
     assert "Training loss" in page and "precision over recall" in page
@@ -44,7 +45,7 @@ def test_the_report_can_be_written_again(run: Path) -> None:
 
 def test_a_long_log_is_thinned_and_keeps_its_knn(run: Path) -> None:
     plan = read_plan(run)
-    folder = next(plan.folder(r) for r in plan.runs.values() if r.kind == "pretrain")
+    folder = next(plan.folder(r.id) for r in plan.runs.values() if r.kind == "pretrain")
     with open(folder / "metrics.jsonl", "w") as file:
         for step in range(10_000):
             more = {"knn_top1": 1.0} if step % 1999 == 0 else {"loss": -0.5, "data_wait": 0.1}
@@ -59,9 +60,9 @@ def test_what_cannot_be_kept_is_one_line(run: Path, make: SimpleNamespace) -> No
     plan = read_plan(run)
     Path("letters").mkdir()
     Path("letters/to_mother.txt").write_text("dear")
-    with pytest.raises(UserError, match="letters: holds files of something else"):
+    with pytest.raises(UserError, match="letters: was not written by keep"):
         store(plan, Path("letters"))
-    with pytest.raises(UserError, match="is the folder of the run itself"):
+    with pytest.raises(UserError, match="was not written by keep"):
         store(plan, run)
     body = json.loads((run / "plan.json").read_text())
     body["command"] = "python -m benchmarks run table4 --data imagenet=/data/imagenet"
@@ -94,6 +95,8 @@ def test_what_the_repository_keeps(root: Path, tmp_path: Path) -> None:
             for value in re.findall(r'"((?:[^"\\]|\\.)*)"', path.read_text()):
                 assert not ABSOLUTE.search(value), f"{path}: {value}"
         plan = read_plan(folder)
-        tables = "\n".join(markdown(table) for table in fill(plan, read_records(plan)))
+        tables = "\n".join(
+            markdown(result_grid(table, properties=True)) for table in table_results(plan, records_of(plan)[0])
+        )
         assert (folder / "tables.md").read_text() == tables, f"keep {folder} again"
         assert folder.name in (root / "results" / "README.md").read_text()

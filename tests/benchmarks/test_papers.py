@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import tables
-from benchmarks.tables import Table
+from benchmarks.tables import table as tables
+from benchmarks.tables.table import Table
 from runs.errors import UserError
 
 # Every table and figure that has to be there, with the number of its rows.
@@ -77,7 +77,7 @@ def test_tables_4_and_5_equal_the_collected_facts(shared: Path) -> None:
     ("text", "complaint"),
     [
         ("label: x", "field 'title' is missing"),
-        ("- a", "a table is a mapping"),
+        ("- a", "must be a mapping"),
         ("label: [", "not YAML"),
         ("{good}\nsurprise: 1", "unknown field 'surprise'"),
         ("{good}", ""),
@@ -111,11 +111,11 @@ def test_a_wrong_file_is_refused_by_field(tmp_path: Path, text: str, complaint: 
 
 
 def test_bold_entries_of_table_5_are_the_papers_rule() -> None:
-    from benchmarks.expansion import expand
-    from benchmarks.fill import fill
-    from benchmarks.scales import load
+    from benchmarks.results.entries import table_results
+    from benchmarks.tables.scale import load
+    from benchmarks.workflow.expand import expand
 
-    [filled] = fill(expand([tables.load("table5")], load("mini"), "nowhere"), {})
+    [filled] = table_results(expand([tables.load("table5")], load("mini"), "nowhere"), {})
     bold = {(r.id, c.id) for r, line in zip(filled.table.rows, filled.entries, strict=True)
             for c, e in zip(filled.table.columns, line, strict=True) if e.paper_bold}  # fmt: skip
     # VOC 07 AP: 48.5, 48.5 and nothing else within 0.5 (47.0 is not); COCO mask AP: 34.4 and 34.3.

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.records import demand, find
+from benchmarks.results.records import demand, find
 from runs.errors import UserError
 from runs.record import write_record
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import scales, tables
-from benchmarks.expansion import expand
-from benchmarks.fill import pretrainings
+from benchmarks.results.entries import pretrainings
+from benchmarks.tables import scale as scales
+from benchmarks.tables import table as tables
+from benchmarks.workflow.expand import expand
 from converters.architecture import parse
 from converters.proof import detectron2_obstacle
 from runs.errors import UserError
@@ -22,14 +23,14 @@ def test_table_5_fine_tunes_networks_that_a_c4_detector_can_hold(scale: str) -> 
         assert detectron2_obstacle(arch) == "" and arch.bottleneck, name
 
 
-def test_features_are_computed_on_one_device() -> None:
+def test_every_run_uses_the_devices_of_its_scale() -> None:
     plan = expand([tables.load("table4"), tables.load("table5")], scales.load("paper"), "outputs/x")
     devices = {(run.kind, run.gpus, run.command[0]) for run in plan.runs.values()}
     assert devices == {
         ("pretrain", 8, "torchrun"),
         ("transfer", 8, "torchrun"),
-        ("linear", 1, "python"),
-        ("knn", 1, "python"),
+        ("linear", 8, "torchrun"),
+        ("knn", 8, "torchrun"),
         ("convert", 0, "python"),
     }
 

@@ -1,4 +1,4 @@
-"""Filled tables: numbers, honest remarks, and the four ways to write them."""
+"""TableResult tables: numbers, honest remarks, and the four ways to write them."""
 
 import csv
 import io
@@ -9,12 +9,15 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from benchmarks import render, scales, tables
-from benchmarks.expansion import expand
-from benchmarks.fill import Filled, fill
-from benchmarks.plan import Plan
-from benchmarks.statistics import clearly_above, outside_noise, summarize
-from benchmarks.status import Status
+from benchmarks.report import grid
+from benchmarks.report.tables import comma_separated, number, result_grid, signed
+from benchmarks.results.entries import TableResult, table_results
+from benchmarks.results.trials import clearly_above, outside_noise, summarize
+from benchmarks.tables import scale as scales
+from benchmarks.tables import table as tables
+from benchmarks.workflow.expand import expand
+from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.status import Status
 
 
 def test_summary_is_numpys_and_scipys() -> None:
@@ -49,14 +52,14 @@ def test_comparisons() -> None:
     assert clearly_above(summarize([50.0]), summarize([40.0])) is None
 
 
-def filled(make: SimpleNamespace, folder: Path, scratch: list[float], simsiam: list[float]) -> Filled:
+def filled(make: SimpleNamespace, folder: Path, scratch: list[float], simsiam: list[float]) -> TableResult:
     chosen = [tables.load("table4").select(["scratch", "simsiam"], ["ep100", "ep200"])]
     plan: Plan = expand(chosen, scales.load("mini"), folder)
     records = {}
     for cell in plan.cells:
         for run, value in zip(cell.runs, scratch if cell.row == "scratch" else simsiam, strict=False):
             records[run] = make.record("linear", cell.row, value)
-    return fill(plan, records, Status())[0]
+    return table_results(plan, records, Status())[0]
 
 
 @pytest.mark.parametrize(("scale", "ours", "mark"), [("paper", 47.1, " ≈"), ("paper", 45.0, " ≠"), ("mini", 45.0, "")])
@@ -68,11 +71,9 @@ def test_a_difference_says_whether_it_is_noise(
     (cell,) = plan.cells
     values = dict(zip(cell.runs, [ours - 0.1, ours, ours + 0.1, ours - 0.1, ours + 0.1], strict=False))
     records = {run: make.record("transfer", value=value) for run, value in values.items()}
-    (table,) = fill(plan, records, Status())
-    assert render.signed(table.entries[0][0]).endswith(mark) and ("noise of both" in " ".join(table.remarks)) == bool(
-        mark
-    )
-    assert render.signed(table.entries[0][0])[-1].isdigit() == (not mark)
+    (table,) = table_results(plan, records, Status())
+    assert signed(table.entries[0][0]).endswith(mark) and ("noise of both" in " ".join(table.remarks)) == bool(mark)
+    assert signed(table.entries[0][0])[-1].isdigit() == (not mark)
 
 
 def test_entries_and_remarks(make: SimpleNamespace, tmp_path: Path) -> None:
@@ -90,19 +91,21 @@ def test_entries_and_remarks(make: SimpleNamespace, tmp_path: Path) -> None:
     assert any("by less than the spread" in r for r in close.remarks)
     few = filled(make, tmp_path, [50.0, 51.0, 52.0], [51.0])
     assert few.entries[1][1].remark == "2 of 3 trials not run yet"
-    assert "(n = 1 of 3)" in render.number(few.entries[1][1])
+    assert "(n = 1 of 3)" in number(few.entries[1][1])
 
 
 def test_markdown_latex_and_csv_hold_the_same_numbers(make: SimpleNamespace, tmp_path: Path) -> None:
     table = filled(make, tmp_path, [40.0, 41.0, 42.0], [50.0, 51.5, 52.0])
-    assert "51.2 ± 1.0 (n = 3) · 70.0 · −18.8" in render.markdown(table)
-    assert r"51.2 $\pm$ 1.0 (70.0)" in render.latex(table) and r"\bottomrule" in render.latex(table)
+    text = grid.markdown(result_grid(table))
+    assert "| SimSiam | – | 51.2 ± 1.0 |" in text and "| SimSiam, paper | 68.1 | 70.0 (−18.8) |" in text
+    text = grid.latex(result_grid(table))
+    assert r"51.2 $\pm$ 1.0 (70.0 ($-$18.8))" in text and r"\bottomrule" in text
     [line] = [
-        r for r in csv.DictReader(io.StringIO(render.comma_separated(table))) if r["row"] == "simsiam" and r["n"] != "0"
+        r for r in csv.DictReader(io.StringIO(comma_separated([table]))) if r["row"] == "simsiam" and r["n"] != "0"
     ]
     assert [float(x) for x in line["trials"].split()] == [50.0, 51.5, 52.0] and float(line["paper"]) == 70.0
     with_text = io.StringIO()
-    render.terminal(table, Console(file=with_text, width=80))
+    grid.terminal(result_grid(table), Console(file=with_text, width=80))
     assert "51.2 ± 1.0" in with_text.getvalue() and max(map(len, with_text.getvalue().splitlines())) <= 80
 
 
@@ -110,7 +113,7 @@ def test_a_wide_table_fits_every_terminal(tmp_path: Path) -> None:
     plan = expand([tables.load("table5")], scales.load("mini"), tmp_path)
     for width in (60, 80, 200):
         text = io.StringIO()
-        render.terminal(fill(plan, {}, Status())[0], Console(file=text, width=width))
+        grid.terminal(result_grid(table_results(plan, {}, Status())[0]), Console(file=text, width=width))
         lines = [line for line in text.getvalue().splitlines() if line and not line.startswith("-")]
         assert max(map(len, lines)) <= width
         # Every published number is there, however the columns are divided.

@@ -19,7 +19,6 @@ CONDA_NAMES = {
     "opencv-python-headless": "py-opencv",
     "matplotlib": "matplotlib-base",  # without the Qt windows
     "msgpack": "msgpack-python",
-    "snakemake": "snakemake-minimal",  # without the cloud storage plugins
 }
 # In environment.yml alone. Detectron2's authors have no package on PyPI: packaging/detectron2 stands in for it.
 CONDA_ONLY = {"python", "pip", "detectron2"}

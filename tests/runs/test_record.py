@@ -41,8 +41,8 @@ def edit(path: Path, **changes: object) -> None:
     [
         ({"metrics": {"top1": 99.9}}, "changed after it was written"),
         ({"schema": 2}, "schema version 2"),
-        ({"extra": 1}, "extra"),
-        ({"subject": {"name": "x"}}, "changed after|unexpected"),
+        ({"extra": 1}, "changed after"),
+        ({"subject": {"name": "x"}}, "changed after"),
     ],
 )
 def test_edited_records_are_refused_by_name(tmp_path: Path, changes: dict, said: str) -> None:

@@ -1,0 +1,1 @@
+"""Has a number really dropped? Run records against a stored baseline."""

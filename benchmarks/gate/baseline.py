@@ -1,0 +1,241 @@
+"""What the gate compares: the trials of each kind of run, and a baseline file of them.
+
+A baseline is a JSON file; where it holds VOC runs, a file of the same name with `.npz` beside it keeps which of their
+detections are right, and the JSON file names its SHA-256.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.gate.matches import Matches, from_arrays, read_matches, to_arrays, unpack
+from benchmarks.results.records import demand, find
+from benchmarks.results.trials import summarize
+from runs.errors import UserError
+from runs.files import atomic_write, read_bytes, read_json, sha256, write_json
+from runs.record import Record
+from runs.typed import build
+
+SCHEMA = 4
+# Trials whose detections a baseline keeps: as many as the papers average.
+TRIALS = 5
+# Standard deviation of one trial as published for this fine-tuning code (facebookresearch/moco README: VOC AP50, AP,
+# AP75 0.2, 0.2, 0.4; moco issue 39: a gap of 0.3 COCO AP is chance), used where no trials measure it.
+VOC_NOISE = {"bbox/AP50": 0.2, "bbox/AP": 0.2, "bbox/AP75": 0.4}
+# The test images that those are the deviations on: VOC 2007 test.
+VOC_IMAGES = 4952
+COCO_NOISE = 0.3
+
+
+@dataclass
+class Measured:
+    """The trials of one kind of run.
+
+    Attributes:
+        values: by metric, in percent.
+        deviation: standard deviation of a single trial by metric.
+        deviation_measured: whether it was measured on these trials or is published.
+        deviation_images: the number of test images that it is the deviation on.
+        images: test images.
+        matches: of each VOC run that has them.
+        fingerprint: of the test set.
+    """
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    deviation: dict[str, float] = field(default_factory=dict)
+    deviation_measured: bool = False
+    deviation_images: int = 0
+    images: int = 0
+    matches: list[Matches] = field(default_factory=list)
+    fingerprint: str = ""
+
+
+def key_of(record: Record) -> str:
+    """What makes two records trials of the same thing: all but the seed and the place."""
+    subject, data = record.subject, record.dataset
+    parts = [str(record.config.get("task") or record.kind), subject.method, subject.arch]
+    parts += [f"{subject.epochs} epochs"] if subject.epochs is not None else []
+    parts += [f"{data.name}/{data.split}"] if data else []
+    return ", ".join(parts)
+
+
+def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Measured]:
+    """Group records of linear, kNN and fine-tuning runs; others have no number to guard.
+
+    Args:
+        places: record files and folders of them.
+        noise: standard deviation of a trial, in points, instead of a measured or published one.
+
+    Raises:
+        UserError: a record is refused, two are of different data under one name, or there is none.
+    """
+    found: dict[str, Measured] = {}
+    records = demand(find(places))
+    for path, record in records.items():
+        trials = _trials(path, record, records)
+        if record.kind not in ("linear", "knn", "transfer") or record.dataset is None or not trials:
+            continue
+        key = key_of(record)
+        measured = found.setdefault(key, Measured(images=record.dataset.size, fingerprint=record.dataset.fingerprint))
+        if measured.fingerprint != record.dataset.fingerprint:
+            raise UserError(
+                f"{path}: measured on another version of {record.dataset.name} than the other runs of {key}"
+            )
+        for metrics in trials:
+            for metric, value in metrics.items():
+                measured.values.setdefault(metric, []).append(value)
+        if matches := read_matches(path.parent, record):
+            measured.matches.append(matches)
+    if not found:
+        raise UserError("no record of a linear, kNN or fine-tuning run among the given results")
+    for key, measured in found.items():
+        _spread(key, measured)
+        if noise is not None:
+            assume(measured, noise)
+    return found
+
+
+def _trials(path: Path, record: Record, records: Mapping[Path, Record]) -> list[dict[str, float]]:
+    """The metrics of the trials that a record stands for; none of those that its neighbours tell.
+
+    `transfer trials=3` leaves a record of each trial and one of their mean above them; a search, one of each rate.
+    """
+    above = next((p for p in records if p.parent in path.parent.parents and _several(records[p])), None)
+    if above and not path.parent.name.startswith("trial"):
+        return []
+    if not _several(record):
+        return [record.metrics]
+    own = any(path.parent == p.parent.parent and p.parent.name.startswith("trial") for p in records)
+    return [] if own else [trial["metrics"] for trial in record.details["trials"]]
+
+
+def _several(record: Record) -> bool:
+    return record.kind == "transfer" and "trials" in record.details
+
+
+def assume(measured: Measured, noise: float) -> None:
+    """Take `noise` points for the standard deviation of a trial on these test images."""
+    measured.deviation = dict.fromkeys(measured.values, noise)
+    measured.deviation_measured, measured.deviation_images = False, measured.images
+
+
+def _spread(key: str, measured: Measured) -> None:
+    spreads = {m: summarize(v).std for m, v in measured.values.items()}
+    measured.deviation_images = measured.images
+    if all(s is not None for s in spreads.values()):
+        measured.deviation = {m: s for m, s in spreads.items() if s is not None}
+        measured.deviation_measured = True
+    elif key.startswith("coco"):
+        measured.deviation = dict.fromkeys(spreads, COCO_NOISE)
+    elif key.startswith("voc"):
+        measured.deviation, measured.deviation_images = {m: VOC_NOISE[m] for m in spreads}, VOC_IMAGES
+
+
+@dataclass
+class _Run:
+    """One kind of run, as the file has it; `matches` counts those in the file beside."""
+
+    key: str
+    values: dict[str, list[float]]
+    deviation: dict[str, float]
+    deviation_measured: bool
+    deviation_images: int
+    images: int
+    matches: int
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        trials = [len(v) for v in self.values.values()]
+        if not trials or min(trials) < 1 or self.images < 1 or not 0 <= self.matches <= TRIALS:
+            raise ValueError(f"{self.key}: no trials, no metrics or no test images")
+        if any(value < 0 for value in self.deviation.values()) or set(self.deviation) - set(self.values):
+            raise ValueError(f"{self.key}: deviations that are negative or of no metric")
+
+
+@dataclass
+class _Baseline:
+    """The JSON file; `matches_sha256` is of the file beside, if there is one."""
+
+    schema: int
+    kind: str
+    runs: list[_Run]
+    matches_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("it holds no run")
+
+
+def write(path: Path, measured: dict[str, Measured]) -> None:
+    """Store a baseline.
+
+    Raises:
+        UserError: the name is that of the file of matches beside it, or the disk refuses.
+    """
+    if path.suffix == ".npz":
+        raise UserError(f"{path}: is the name of the file of matches beside a baseline; give FILE.json")
+    if path.exists():
+        found = read_json(path)
+        if not isinstance(found, dict) or found.get("kind") != "baseline":
+            raise UserError(f"{path}: is there already and no baseline; choose another name")
+    arrays: dict[str, Any] = {}
+    for number, m in enumerate(measured.values()):
+        for trial, matches in enumerate(m.matches[:TRIALS]):
+            arrays |= to_arrays(matches, f"{number}.{trial}.")
+    beside = path.with_suffix(".npz")
+    if arrays:
+        with atomic_write(beside) as file:
+            np.savez_compressed(file, **arrays)
+    write_json(path, {
+        "schema": SCHEMA, "kind": "baseline", "matches_sha256": sha256(beside) if arrays else None,
+        "runs": [
+            {"key": key, "values": m.values, "deviation": m.deviation, "deviation_measured": m.deviation_measured,
+             "deviation_images": m.deviation_images, "images": m.images, "matches": min(len(m.matches), TRIALS),
+             "fingerprint": m.fingerprint}
+            for key, m in measured.items()
+        ],
+    })  # fmt: skip
+
+
+def read(path: Path) -> dict[str, Measured]:
+    """Read a baseline.
+
+    Raises:
+        UserError: absent, damaged, empty, of another version, or not a baseline.
+    """
+    body = read_json(path)
+    if not isinstance(body, dict) or body.get("kind") != "baseline":
+        raise UserError(f"{path}: not a baseline; write one with gate --write-baseline FILE.json RESULTS")
+    if body.get("schema") != SCHEMA:
+        raise UserError(f"{path}: baseline version {body.get('schema')}, this program reads {SCHEMA}; write it again")
+    stored = build(_Baseline, body, f"{path}: damaged, write it again with gate --write-baseline")
+    arrays = _arrays(path.with_suffix(".npz"), stored.matches_sha256) if stored.matches_sha256 else {}
+    result = {}
+    try:
+        for number, run in enumerate(stored.runs):
+            prefixes = [f"{number}.{trial}." for trial in range(run.matches)]
+            result[run.key] = Measured(
+                run.values, run.deviation, run.deviation_measured, run.deviation_images, run.images,
+                [from_arrays(arrays, prefix, prefix) for prefix in prefixes], run.fingerprint,
+            )  # fmt: skip
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path.with_suffix('.npz')}: damaged ({error}); write the baseline again") from error
+    return result
+
+
+def _arrays(path: Path, wanted: str) -> dict[str, NDArray[Any]]:
+    if not path.exists():
+        raise UserError(f"{path}: missing; it belongs to the baseline beside it, keep both")
+    content = read_bytes(path)
+    if hashlib.sha256(content).hexdigest() != wanted:
+        raise UserError(f"{path}: belongs to another baseline than the file beside it; keep both, or write it again")
+    try:
+        return unpack(content)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: damaged ({error}); write the baseline again") from error

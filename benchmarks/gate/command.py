@@ -1,0 +1,142 @@
+"""`python -m benchmarks gate`: results against a stored baseline, for a terminal, a pull request and a CI server."""
+
+import argparse
+import math
+import statistics
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from benchmarks.evaluate import for_gate
+from benchmarks.gate import baseline
+from benchmarks.gate.baseline import Measured
+from benchmarks.gate.judge import DETECT, Line, judge
+from benchmarks.report import grid
+from benchmarks.report.grid import Cell, Grid, plain
+from runs.errors import UserError
+from runs.files import atomic_write
+
+MARKS = {"pass": "pass", "fail": "FAIL", "not enough data": "????", "shown": "    "}
+
+
+def gate(arguments: argparse.Namespace) -> int:
+    """The command.
+
+    Returns:
+        0 within the noise or the tolerance; 1 for a real drop; 3 where `--detect` was given and the data are too few
+        to see such a drop. Bad input raises `UserError` (2).
+    """
+    for name in ("tolerance", "detect", "noise"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UserError(f"--{name} {value}: must be at least 0")
+    # First of all: a baseline that cannot be read should not be found out after an evaluation.
+    before = baseline.read(Path(arguments.baseline)) if arguments.baseline else {}
+    results = [*arguments.results, *(for_gate(arguments) if arguments.checkpoint else [])]
+    if not results:
+        raise UserError("gate: give RESULTS (result.json files or folders of them) or --checkpoint FILE")
+    measured = baseline.measure(results, arguments.noise)
+    if arguments.write_baseline:
+        return _write(Path(arguments.write_baseline), measured)
+    if arguments.noise is not None:
+        for old in before.values():
+            baseline.assume(old, arguments.noise)
+    # Of a baseline of several methods and tasks, one checkpoint's evaluation answers its own lines.
+    judged = before if arguments.results else _asked(before, measured, arguments.update_baseline)
+    detect = DETECT if arguments.detect is None else arguments.detect
+    lines = judge(judged, measured, arguments.tolerance or 0.0, detect) if judged else []
+    for line in lines:
+        print(f"{MARKS[line.verdict]} {sentence(line)}")
+    if arguments.summary:
+        with atomic_write(arguments.summary, "w") as file:
+            file.write(grid.markdown(summary(lines)))
+    if arguments.junit:
+        with atomic_write(arguments.junit) as file:
+            file.write(junit(lines))
+    if arguments.update_baseline:
+        _print_changes(before, measured)
+        baseline.write(Path(arguments.baseline), {**before, **measured})
+        return 0
+    if any(line.verdict == "fail" for line in lines):
+        print("the gate fails: a real drop", file=sys.stderr)
+        return 1
+    if arguments.detect is not None and any(line.verdict == "not enough data" for line in lines):
+        print(f"the gate cannot decide: a drop of {arguments.detect:g} points would not be seen", file=sys.stderr)
+        return 3
+    return 0
+
+
+def _write(path: Path, measured: dict[str, Measured]) -> int:
+    baseline.write(path, measured)
+    beside = f" and {path.with_suffix('.npz')} (keep both)" if any(m.matches for m in measured.values()) else ""
+    print(f"baseline written: {path}{beside}")
+    for key, kind in measured.items():
+        means = ", ".join(f"{metric} {statistics.fmean(v):.2f}" for metric, v in kind.values.items())
+        print(f"  {key}: {means} (n = {len(next(iter(kind.values.values())))}, {kind.images} test images)")
+    return 0
+
+
+def _asked(before: dict[str, Measured], measured: dict[str, Measured], extend: bool) -> dict[str, Measured]:
+    """The baseline's part that was measured; what it does not hold may be missing only where it is to be extended."""
+    for key in measured:
+        if key not in before and not extend:
+            raise UserError(f"baseline: no number of {key}; write it with that run, or choose other --tasks or "
+                            f"checkpoint (there are: {'; '.join(before)})")  # fmt: skip
+    return {key: before[key] for key in measured if key in before}
+
+
+def sentence(line: Line) -> str:
+    """One comparison in words."""
+    text = (
+        f"{line.key}: {line.metric} {line.now:.2f}, baseline {line.before:.2f}, "
+        f"difference {line.difference:+.2f} ± {1.96 * line.error:.2f}"
+    )
+    if line.pooled:
+        text += f"; classes ranked together {line.pooled.value:+.2f} ± {1.96 * line.pooled.error:.2f}"
+    if line.verdict == "not enough data" and line.low:
+        text += "; not enough data: the baseline is smaller than the drop that should be seen; train it longer"
+    elif line.verdict == "not enough data":
+        text += f"; not enough data: a drop below {line.smallest:.1f} points may go unseen"
+    return text
+
+
+def summary(lines: list[Line]) -> Grid:
+    """All comparisons as a table for a pull request."""
+    failed, unsure = (any(line.verdict == v for line in lines) for v in ("fail", "not enough data"))
+    head = "a real drop" if failed else "not enough data to see a small drop" if unsure else "no drop"
+    rows = [
+        grid.Line(line.key, (
+            *plain([line.metric, f"{line.before:.2f}", f"{line.now:.2f}",
+                    f"{line.difference:+.2f} ± {1.96 * line.error:.2f}", f"{line.smallest:.1f}"]),
+            Cell("" if line.verdict == "shown" else line.verdict, bold=line.verdict == "fail"),
+        ))
+        for line in lines
+    ]  # fmt: skip
+    heads = ("metric", "baseline", "now", "difference (95 %)", "smallest drop seen", "verdict")
+    notes = tuple(dict.fromkeys(f"error of {line.key}: {line.how}" for line in lines))
+    return Grid(tuple(("", h) for h in heads), tuple(rows), f"Regression gate: {head}", notes=notes, corner="run")
+
+
+def junit(lines: list[Line]) -> bytes:
+    """JUnit XML, a test case a deciding number; what cannot be decided counts as skipped."""
+    cases = [line for line in lines if line.verdict != "shown"]
+    suite = ET.Element(
+        "testsuite", name="benchmarks gate", tests=str(len(cases)),
+        failures=str(sum(line.verdict == "fail" for line in cases)),
+        skipped=str(sum(line.verdict == "not enough data" for line in cases)), errors="0",
+    )  # fmt: skip
+    for line in cases:
+        case = ET.SubElement(suite, "testcase", classname=line.key, name=line.metric)
+        if line.verdict != "pass":
+            ET.SubElement(case, "failure" if line.verdict == "fail" else "skipped", message=sentence(line))
+    text: bytes = ET.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return text
+
+
+def _print_changes(before: dict[str, Measured], now: dict[str, Measured]) -> None:
+    """Say what a new baseline changes."""
+    for key, measured in now.items():
+        for metric, values in measured.values.items():
+            old = before[key].values.get(metric) if key in before else None
+            was = f"{statistics.fmean(old):.2f}" if old else "absent"
+            print(f"baseline: {key} {metric}: {was} -> {statistics.fmean(values):.2f} (n = {len(values)})")

@@ -1,0 +1,141 @@
+"""Has a number really dropped? What was measured now against a baseline.
+
+VOC runs are compared on the same test images, resampled in pairs; other runs by the spread of their trials or, with a
+single one, by the noise of their test set. A drop fails if it is larger than the tolerance and than what chance does
+three times in two hundred comparisons; docs/benchmarks.md has the measured rates.
+"""
+
+import math
+import statistics
+from dataclasses import dataclass, replace
+
+from benchmarks.gate.baseline import Measured
+from benchmarks.gate.bootstrap import POOLED, Interval, compare
+from benchmarks.results.entries import DECISIVE
+from runs.errors import UserError
+
+# One-sided. A gate that watches k numbers shares it out among them (Bonferroni): no more false alarms than with one.
+ALPHA = 0.015
+POWER = 0.8
+# The smallest drop, in points, that a gate should be able to see; below it the verdict says that the data are too few.
+DETECT = 2.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One comparison in points.
+
+    Attributes:
+        key: what was measured.
+        metric: which number of it.
+        before: the baseline's mean.
+        now: ours.
+        error: standard error of their difference, by all that is known.
+        smallest: the smallest drop that would be caught with a probability of 80 %.
+        verdict: `pass`, `fail`, `not enough data`, or `shown` for a metric that does not decide.
+        how: where the error comes from.
+        pooled: the difference of the AP of all classes' detections ranked together, where the detections are there.
+        low: whether the baseline itself is no larger than the drop that should be seen.
+    """
+
+    key: str
+    metric: str
+    before: float
+    now: float
+    error: float
+    smallest: float
+    verdict: str
+    how: str
+    pooled: Interval | None = None
+    low: bool = False
+
+    @property
+    def difference(self) -> float:
+        """Ours minus the baseline's."""
+        return self.now - self.before
+
+
+def judge(
+    before: dict[str, Measured], now: dict[str, Measured], tolerance: float, detect: float, resamples: int = 1000
+) -> list[Line]:
+    """Compare all that the baseline holds; `resamples` of the test images tell the errors of paired differences.
+
+    Raises:
+        UserError: something of the baseline is missing among the results: a gate that passes by not looking is none.
+    """
+    for key in before:
+        if key not in now:
+            raise UserError(f"baseline: no result for {key}; give that run's record too (given: {'; '.join(now)})")
+        prints = {before[key].fingerprint, now[key].fingerprint} - {""}
+        if len(prints) > 1:
+            raise UserError(
+                f"baseline: {key} was measured on other images or annotations than these results; restore the data "
+                "set, or write the baseline again with results on it"
+            )
+    deciding = sum(metric in DECISIVE for m in before.values() for metric in m.values)
+    deciding += sum(bool(m.matches and now[key].matches) for key, m in before.items())
+    if not deciding:
+        raise UserError(f"baseline: none of its numbers decides; it needs one of {', '.join(DECISIVE)}")
+    z = _quantile(1 - ALPHA / deciding)
+    lines = []
+    for key, old in before.items():
+        new = now[key]
+        absent = next((m for m in old.values if m not in new.values), None)
+        if absent:
+            raise UserError(f"baseline: the result for {key} has no metric {absent}; run it again")
+        errors, pooled, how = _errors(old, new, resamples)
+        for metric, trials in old.values.items():
+            was, is_ = statistics.fmean(trials), statistics.fmean(new.values[metric])
+            # What speaks of a drop, and its error: the number itself, and for an AP that of all classes together.
+            found = [(was - is_, errors[metric])]
+            ranked = pooled if metric == "bbox/AP" else None
+            found += [(-ranked.value, ranked.error)] if ranked else []
+            smallest = tolerance + (z + _quantile(POWER)) * min(error for _, error in found)
+            verdict = "shown"
+            if metric in DECISIVE:
+                # Whatever the evidence, the number itself has to have dropped.
+                real = was - is_ > tolerance and any(drop - tolerance > z * error for drop, error in found)
+                seen = smallest <= max(detect, tolerance) and was > detect
+                verdict = "fail" if real else "pass" if seen else "not enough data"
+            lines.append(Line(key, metric, was, is_, errors[metric], smallest, verdict, how, ranked, was <= detect))
+    return lines
+
+
+def _errors(old: Measured, new: Measured, resamples: int) -> tuple[dict[str, float], Interval | None, str]:
+    """Standard error of each metric's difference, the pooled AP's difference with its error, and their origin."""
+    trials = {m: math.hypot(_deviation(old, m) / math.sqrt(len(v)), _deviation(old, m) / math.sqrt(len(new.values[m])))
+              for m, v in old.values.items()}  # fmt: skip
+    seeds = "trials" if old.deviation_measured else "published noise of a trial"
+    if old.matches and new.matches:
+        found = compare(old.matches, new.matches, resamples)
+        images = {f"bbox/{name}": i.error for name, i in found.items()}
+        both = {m: _together(images.get(m, 0.0), old, trials[m]) for m in trials}
+        pooled = found[POOLED]
+        pooled = replace(pooled, error=_together(pooled.error, old, trials["bbox/AP"]))
+        return both, pooled, f"paired over test images, {seeds}"
+    if old.deviation_measured and len(next(iter(old.values.values()))) > 1:
+        return trials, None, seeds
+    # A share of N images counted right; the two tests are on the same images, which makes this a cautious figure.
+    sampling = {}
+    for metric, values in old.values.items():
+        share = min(max(statistics.fmean(values) / 100, 1e-3), 0.999)
+        sampling[metric] = 100 * math.sqrt(2 * share * (1 - share) / max(old.images, 1))
+    return {m: math.hypot(trials[m], sampling[m]) for m in trials}, None, f"number of test images, {seeds}"
+
+
+def _together(images: float, old: Measured, trials: float) -> float:
+    """The error of a paired difference that its test images leave, and what the seeds add to it.
+
+    A training changes the outcome on every single image a little. The bootstrap has seen that scatter, and the spread
+    of trials contains it as well: only what the spread has beyond it, a seed that is better or worse all over, adds.
+    """
+    scatter = images * math.sqrt(old.images / old.deviation_images) if old.deviation_images else 0.0
+    return math.hypot(images, math.sqrt(max(trials**2 - scatter**2, 0.0)))
+
+
+def _deviation(measured: Measured, metric: str) -> float:
+    return measured.deviation.get(metric, 0.0)
+
+
+def _quantile(p: float) -> float:
+    return statistics.NormalDist().inv_cdf(p)

@@ -1,0 +1,190 @@
+"""One table, four ways to write it: for a terminal, Markdown, LaTeX (booktabs) and, by the page's template, HTML."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.text import Text
+
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry.
+
+    Attributes:
+        text: what is shown.
+        bold: set off from the others.
+        flag: a warning behind it, in few words.
+        value: what it is sorted by; None for what is no number.
+        title: shown when pointed at.
+    """
+
+    text: str
+    bold: bool = False
+    flag: str = ""
+    value: float | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table, and what stands below each of its cells in small type (the paper's value), if anything."""
+
+    label: str
+    cells: tuple[Cell, ...]
+    below: tuple[Cell, ...] = ()
+    below_label: str = "paper"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table to be shown.
+
+    Attributes:
+        heads: (group, label) of each column; neighbours of one group share its name.
+        lines: the lines.
+        title: above it.
+        about: below the title: the quantity, the scale.
+        notes: below the table.
+        corner: above the labels of the lines.
+        facts: so many of the first columns describe a line rather than measure it.
+    """
+
+    heads: tuple[tuple[str, str], ...]
+    lines: tuple[Line, ...]
+    title: str = ""
+    about: str = ""
+    notes: tuple[str, ...] = ()
+    corner: str = ""
+    facts: int = 0
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """The names above the columns, each with how many it spans."""
+        spans: list[tuple[str, int]] = []
+        for group, _ in self.heads:
+            if spans and spans[-1][0] == group:
+                spans[-1] = (group, spans[-1][1] + 1)
+            else:
+                spans.append((group, 1))
+        return spans
+
+
+def plain(texts: Sequence[object]) -> tuple[Cell, ...]:
+    """Cells of plain words: a tick for True, nothing for False, a dash for what is not there."""
+    words = {True: "✓", False: "", None: ABSENT}
+    return tuple(Cell(words[text] if text is None or isinstance(text, bool) else str(text)) for text in texts)
+
+
+def markdown(grid: Grid) -> str:
+    """GitHub's Markdown."""
+    heads = [grid.corner, *(f"{group} {label}".strip() for group, label in grid.heads)]
+    lines = [_row(heads), "|" + " --- |" * (grid.facts + 1) + " ---: |" * (len(grid.heads) - grid.facts)]
+    for line in grid.lines:
+        lines.append(_row([line.label, *map(_markdown_cell, line.cells)]))
+        if line.below:
+            lines.append(_row([f"{line.label}, {line.below_label}", *map(_markdown_cell, line.below)]))
+    head = [f"### {grid.title}", ""] if grid.title else []
+    about = [grid.about, ""] if grid.about else []
+    notes = ["", *(f"- {note}" for note in grid.notes)] if grid.notes else []
+    return "\n".join([*head, *about, *lines, *notes, ""])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.bold else cell.text
+    return f"{text} ({cell.flag})" if cell.flag else text
+
+
+def latex(grid: Grid) -> str:
+    """A booktabs table: what stands below a cell follows it in parentheses."""
+    heads = ["", *(f"{group} {label}".strip() for group, label in grid.heads)]
+    lines = [f"% {grid.title}; {grid.about}; in parentheses: {grid.lines[0].below_label if grid.lines else 'nothing'}"]
+    lines += [r"\begin{tabular}{l" + "r" * len(grid.heads) + "}", r"\toprule"]
+    lines += [" & ".join(map(_tex, heads)) + r" \\", r"\midrule"]
+    for line in grid.lines:
+        below = line.below or tuple(Cell(ABSENT) for _ in line.cells)
+        cells = [_tex_cell(cell, other) for cell, other in zip(line.cells, below, strict=True)]
+        lines.append(" & ".join([_tex(line.label), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _tex_cell(cell: Cell, below: Cell) -> str:
+    text = _tex(cell.text)
+    text = rf"\textbf{{{text}}}" if cell.bold else text
+    return text if below.text == ABSENT else f"{text} ({_tex(below.text)})"
+
+
+def _tex(text: str) -> str:
+    signs = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{",
+             "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
+             ABSENT: "--"}  # fmt: skip
+    return "".join(signs.get(letter, letter) for letter in text)
+
+
+def terminal(grid: Grid, console: Console | None = None) -> None:
+    """Print a table; one too wide for the terminal comes in parts, divided between groups of columns."""
+    console = console or Console()
+    if grid.title:
+        console.print(Text(grid.title, style="bold"), highlight=False)
+    if grid.about:
+        console.print(Text(grid.about, style="dim"), highlight=False)
+    rows: list[tuple[str, list[Text], str]] = []
+    for line in grid.lines:
+        rows.append((line.label, [_text(cell) for cell in line.cells], ""))
+        if line.below:
+            rows.append((f"  {line.below_label}", [_text(cell) for cell in line.below], "dim"))
+    first = max([len(grid.corner), *(len(label) for label, _, _ in rows)])
+    columns, groups = 0, []
+    for _, span in grid.groups:
+        groups.append(list(range(columns, columns + span)))
+        columns += span
+    widths = {i: 2 + max([5, len(grid.heads[i][1]), *(len(cells[i]) for _, cells, _ in rows)]) for i in range(columns)}
+    for group in groups:
+        # Space for the group's name over all of its columns.
+        widths[group[0]] += max(0, len(grid.heads[group[0]][0]) + 2 - sum(widths[i] for i in group))
+
+    def printed(label: str, cells: Sequence[Text], shown: list[int], style: str = "") -> None:
+        text = Text(label.ljust(first), style=style)
+        for i in shown:
+            text.append(" " * (widths[i] - len(cells[i]))).append_text(cells[i])
+        console.print(text, highlight=False, no_wrap=True, crop=False)
+
+    for part in _parts(groups, widths, console.width - first):
+        shown = [i for group in part for i in group]
+        above = "".join("  " + grid.heads[g[0]][0].center(sum(widths[i] for i in g) - 2) for g in part)
+        if above.strip():
+            console.print(Text(" " * first + above), highlight=False, no_wrap=True, crop=False)
+        printed(grid.corner, [Text(label) for _, label in grid.heads], shown, "bold")
+        console.print(Text("─" * (first + sum(widths[i] for i in shown)), style="dim"), no_wrap=True, crop=False)
+        for label, cells, style in rows:
+            printed(label, cells, shown, style)
+        console.print()
+    flags = sorted({cell.flag for line in grid.lines for cell in line.cells if cell.flag})
+    for note in (*(f"* {flag}" for flag in flags), *(f"- {note}" for note in grid.notes)):
+        console.print(Text(note), highlight=False)
+    if flags or grid.notes:
+        console.print()
+
+
+def _text(cell: Cell) -> Text:
+    return Text(cell.text + ("*" if cell.flag else ""), style="bold" if cell.bold else "")
+
+
+def _parts(groups: list[list[int]], widths: dict[int, int], width: int) -> list[list[list[int]]]:
+    """The groups that are printed side by side."""
+    parts: list[list[list[int]]] = []
+    left = 0
+    for group in groups:
+        needed = sum(widths[i] for i in group)
+        if not parts or needed > left:
+            parts.append([])
+            left = width
+        parts[-1].append(group)
+        left -= needed
+    return parts

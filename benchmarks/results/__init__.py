@@ -1,0 +1,1 @@
+"""What was measured: run records, the trials of a number, and the tables filled with both."""

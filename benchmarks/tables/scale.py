@@ -1,0 +1,135 @@
+"""The sizes at which the tables can be run. A size is data: it only overrides settings of the commands."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.tables.table import TASKS, Table, adapt
+from runs.errors import UserError
+from runs.files import read_yaml
+from runs.folder import flatten
+from runs.typed import build
+
+SCALES = Path(__file__).parents[1] / "scales"
+STAGES = ("pretrain", "linear", "knn", "transfer", "voc07", "voc0712", "coco")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One size.
+
+    Attributes:
+        name: `lab`, `mini`, `photos`, `small`, `paper`, or of the user's file.
+        about: what it is for, a sentence.
+        generate: options of `python -m benchmarks.shapes` where the scale makes its own data, else None.
+        data: the paper's data set -> this scale's name for `data=`; what is not here keeps its name.
+        epochs: the paper's epochs -> this scale's; None means the same.
+        trials: at most so many trials a column, by what varies.
+        stages: overrides by stage; a task's own come after those of `transfer`.
+        datasets: further overrides by the paper's data set, `{data set: {stage: {key: value}}}`.
+        methods: overrides of the pre-training by `method`; the rows' own win, as over `stages`.
+        override: overrides by stage that win over the rows' own.
+        rows: further overrides by row: `{row: {stage: {key: value}}}`; `table/row` is more special than `row`.
+        jobs: runs at a time.
+        threads: threads a run; None leaves them to the libraries.
+        gpus: devices of one run on each node.
+        nodes: machines of one run.
+        seconds: expected duration of a run by kind or task (`pretrain/epoch`: of one epoch) on the scale's own devices,
+            until one was measured.
+        seconds_source: where `seconds` comes from.
+        gigabytes: what a finished run leaves on the disk, by kind or task.
+        replace: what is measured in place of a task's metric.
+        add: what is measured besides; see `tables.table.adapt`.
+    """
+
+    name: str
+    about: str
+    generate: dict[str, Any] | None = None
+    data: dict[str, str] = field(default_factory=dict)
+    epochs: dict[int, int] | None = None
+    trials: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    datasets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    override: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    replace: dict[str, dict[str, Any]] = field(default_factory=dict)
+    add: list[dict[str, Any]] = field(default_factory=list)
+    jobs: int = 1
+    threads: int | None = None
+    gpus: int = 0
+    nodes: int = 1
+    seconds: dict[str, float] = field(default_factory=dict)
+    seconds_source: str = ""
+    gigabytes: dict[str, float] = field(default_factory=dict)
+
+    def common(self, dataset: str, *stages: str) -> dict[str, Any]:
+        """Overrides of every row of tables on `dataset`; a later stage's win, and the data set's over those of all."""
+        return {
+            key: value
+            for overrides in (self.stages, self.datasets.get(dataset, {}))
+            for stage in stages
+            for key, value in overrides.get(stage, {}).items()
+        }
+
+    def overridden(self, *stages: str) -> dict[str, Any]:
+        """Overrides that win over the rows' own."""
+        return {key: value for stage in stages for key, value in self.override.get(stage, {}).items()}
+
+    def adapt(self, table: Table) -> Table:
+        """The table with what this scale measures of it."""
+        return adapt(table, self.replace, self.add)
+
+    def special(self, table: str, row: str, *stages: str) -> dict[str, Any]:
+        """Overrides of one row; those for `table/row` win."""
+        return {
+            key: value
+            for name in (row, f"{table}/{row}")
+            for stage in stages
+            for key, value in self.rows.get(name, {}).get(stage, {}).items()
+        }
+
+
+def names() -> tuple[str, ...]:
+    """The scales that exist, from small to large."""
+    order = ["lab", "mini", "photos", "small", "paper"]
+    found = {p.stem for p in SCALES.glob("*.yaml")}
+    return tuple([n for n in order if n in found] + sorted(found - set(order)))
+
+
+def load(name: str) -> Scale:
+    """Read a scale by its name, or from a file of the user's own (`--scale my.yaml`).
+
+    Raises:
+        UserError: there is none, or a field is unknown or of the wrong kind.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SCALES / f"{name}.yaml"
+    if not path.exists():
+        raise UserError(f"--scale {name}: no such scale; there are {', '.join(names())}, or give a .yaml file")
+    scale = _flat(build(Scale, {**read_yaml(path), "name": path.stem}, str(path)))
+    nested = (*scale.rows.values(), *scale.datasets.values())
+    for key in (*scale.stages, *scale.override, *(stage for overrides in nested for stage in overrides)):
+        if key not in STAGES:
+            raise UserError(f"{path}: unknown stage '{key}'; there are {', '.join(STAGES)}")
+    for where, keys in (("seconds", scale.seconds), ("gigabytes", scale.gigabytes)):
+        for key in keys:
+            if key.removesuffix("/epoch") not in (*TASKS, "data", "convert"):
+                raise UserError(f"{path}: {where}.{key}: no such run; there are data, convert, {', '.join(TASKS)}")
+    return scale
+
+
+def _flat(scale: Scale) -> Scale:
+    """Nested settings as dotted keys, so that a more special one replaces a single value."""
+    return dataclasses.replace(
+        scale,
+        stages=_by_stage(scale.stages),
+        methods={method: flatten(settings) for method, settings in scale.methods.items()},
+        override={stage: flatten(settings) for stage, settings in scale.override.items()},
+        datasets={name: _by_stage(stages) for name, stages in scale.datasets.items()},
+        rows={row: _by_stage(stages) for row, stages in scale.rows.items()},
+    )
+
+
+def _by_stage(overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {stage: flatten(settings) if settings else {} for stage, settings in overrides.items()}

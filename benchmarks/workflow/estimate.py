@@ -1,0 +1,96 @@
+"""How long runs take, and how long a plan still needs."""
+
+import heapq
+import json
+import statistics
+import time
+from typing import Any
+
+from benchmarks.workflow.plan import Plan, Run
+from benchmarks.workflow.status import Status, last_attempts
+from runs.errors import UserError
+from runs.files import read_json
+from runs.progress import PROGRESS
+
+# Where nothing is known about a kind of run, one minute: only the relation between runs matters then.
+UNKNOWN = 60.0
+
+
+def durations(plan: Plan) -> tuple[dict[str, float], set[str]]:
+    """Expected seconds of every run.
+
+    Returns:
+        (seconds by run: as measured on its like in this folder, else as the scale's file says; the measured ones)
+    """
+    found: dict[str, list[float]] = {}
+    for run, attempt in last_attempts(plan).items():
+        if attempt.status == 0:
+            found.setdefault(_like(plan.runs[run]), []).append(attempt.seconds)
+    means = {like: statistics.fmean(seconds) for like, seconds in found.items()}
+    seconds = {run.id: means.get(_like(run), assumed(plan, run)) for run in plan.runs.values()}
+    return seconds, {run.id for run in plan.runs.values() if _like(run) in means}
+
+
+def assumed(plan: Plan, run: Run) -> float:
+    """What the scale's file says of a run, on the scale's own devices."""
+    per_epoch = plan.seconds.get(f"{run.task}/epoch")
+    if per_epoch is not None and "epochs" in run.settings:
+        return per_epoch * float(run.settings["epochs"])
+    return plan.seconds.get(run.task, UNKNOWN)
+
+
+def left(plan: Plan, seconds: dict[str, float], status: Status) -> float:
+    """Seconds until everything is done, by playing the rest of the plan through.
+
+    Args:
+        plan: the plan.
+        seconds: expected duration of every run.
+        status: which runs wait, and which run since when.
+    """
+    waiting, running = set(status.waiting), {run: run_left(plan, run, seconds[run], began)
+                                             for run, began in status.running.items()}  # fmt: skip
+    priority = plan.chains(seconds)
+    blocked = {r: sum(n in waiting or n in running for n in plan.runs[r].needs) for r in waiting}
+    ready = [(-priority[r], r) for r in plan.runs if r in waiting and blocked[r] == 0]
+    busy = [(end, run) for run, end in running.items()]
+    heapq.heapify(ready)
+    heapq.heapify(busy)
+    now = 0.0
+    while busy or ready:
+        while ready and len(busy) < max(plan.jobs, 1):
+            run = heapq.heappop(ready)[1]
+            heapq.heappush(busy, (now + seconds[run], run))
+        now, over = heapq.heappop(busy)
+        for other in waiting:
+            if over in plan.runs[other].needs:
+                blocked[other] -= 1
+                if blocked[other] == 0:
+                    heapq.heappush(ready, (-priority[other], other))
+    return now
+
+
+def progress_of(plan: Plan, run: str, started: float) -> dict[str, Any]:
+    """What a running command says of itself in `progress.json`; empty if nothing since `started`."""
+    try:
+        body = read_json(plan.folder(run) / PROGRESS)
+    except UserError:
+        return {}
+    return body if isinstance(body, dict) and body.get("time", 0) >= started else {}
+
+
+def run_left(plan: Plan, run: str, expected: float, started: float) -> float:
+    """Seconds that a running command still needs, from its own progress where that says more than the expectation."""
+    own = progress_of(plan, run, started).get("seconds_left")
+    return max(expected - (time.time() - started), float(own) if own is not None else 0.0, 1.0)
+
+
+def clock(seconds: float) -> str:
+    """`95` -> `1:35`, `3700` -> `1:01:40`."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def _like(run: Run) -> str:
+    """Runs of one task whose settings differ in seed or weights only take the same time."""
+    same = {k: v for k, v in run.settings.items() if k not in ("seed", "weights", "checkpoint", "file", "data.root")}
+    return f"{run.task} {run.devices} {json.dumps(same, sort_keys=True)}"

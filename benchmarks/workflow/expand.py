@@ -1,0 +1,334 @@
+"""From tables to runs: each run once, however many cells and tables share it."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.tables.scale import STAGES, Scale
+from benchmarks.tables.table import Column, Row, Table, load, names
+from benchmarks.workflow.plan import Cell, Checkpoint, Plan, Run, Selection
+from runs.errors import UserError
+from runs.files import checkpoint_name
+
+DETECTION = ("voc07", "voc0712", "coco")
+# Detectron2's own default for the folder of VOC2007, VOC2012 and coco; other sets are `datasets/<name>`.
+DETECTION_ROOT = "datasets"
+# Values that Hydra reads without quotes.
+PLAIN = re.compile(r"[\w./:@%+-]*")
+# What a reader looks for first in a command.
+FIRST = ("method", "variant", "task", "checkpoint", "weights", "data", "data.root", "arch", "epochs")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an evaluation's weights come from.
+
+    Attributes:
+        name: for the names of folders.
+        file: the checkpoint.
+        needs: the run that writes it, if it is one of ours.
+        sha256: of the file, if it is not.
+    """
+
+    name: str
+    file: str
+    needs: tuple[str, ...] = ()
+    sha256: str = ""
+
+
+def expand(
+    tables: Iterable[Table],
+    scale: Scale,
+    output: str | os.PathLike[str],
+    roots: dict[str, str] | None = None,
+    overrides: Iterable[tuple[str, str, Any]] = (),
+    trials: int | None = None,
+    checkpoint: Source | None = None,
+) -> Plan:
+    """Turn tables into runs.
+
+    Args:
+        tables: what to fill, already cut to the wanted rows and columns.
+        scale: the size.
+        output: the folder below which everything is written.
+        roots: the user's folders: `detection` and the names of classification sets (`imagenet`, `cifar10`, …); by
+            default `datasets` and `datasets/<name>`. Without effect where the scale generates its own.
+        overrides: the user's own settings, `(stage, key, value)`; they come last.
+        trials: a bound on the trials of every column, below the scale's.
+        checkpoint: what to evaluate in every row instead of what the row would pre-train.
+
+    Returns:
+        The plan; nothing has been written.
+
+    Raises:
+        UserError: the output lies where a command line cannot name it.
+    """
+    builder = _Builder(scale, _relative(Path(output)), roots or {}, list(overrides), trials, checkpoint)
+    tables = list(tables)
+    for table in tables:
+        for row in table.rows:
+            for column in table.columns:
+                builder.cell(table, row, column)
+    return Plan(
+        output=builder.output,
+        scale=scale.name,
+        about=scale.about,
+        tables=[Selection(t.name, tuple(r.id for r in t.rows), tuple(c.id for c in t.columns)) for t in tables],
+        runs=builder.runs,
+        cells=builder.cells,
+        jobs=scale.jobs,
+        threads=scale.threads,
+        seconds=scale.seconds,
+        seconds_source=scale.seconds_source,
+        gigabytes=scale.gigabytes,
+        replace=scale.replace,
+        add=scale.add,
+        checkpoint=Checkpoint(checkpoint.name, checkpoint.sha256) if checkpoint else None,
+    )
+
+
+@dataclass
+class _Builder:
+    """Adds a cell's runs to the graph; equal settings give the same run."""
+
+    scale: Scale
+    output: str
+    roots: dict[str, str]
+    overrides: list[tuple[str, str, Any]]
+    trials: int | None
+    checkpoint: Source | None
+    runs: dict[str, Run] = field(default_factory=dict)
+    cells: list[Cell] = field(default_factory=list)
+
+    def cell(self, table: Table, row: Row, column: Column) -> None:
+        """Plan one entry."""
+        absent = "" if self.checkpoint else self._obstacle(table, row, column)
+        runs = () if absent else tuple(self._trial(table, row, column, i) for i in range(self._count(row, column)))
+        self.cells.append(Cell(table.name, row.id, column.id, runs, absent))
+
+    def _obstacle(self, table: Table, row: Row, column: Column) -> str:
+        """Why there is nothing to run for an entry; empty if there is."""
+        missing = row.missing or table.missing
+        if missing:
+            return f"needs {missing}"
+        if row.untrained and column.task == "pretrain":
+            return "no pre-training"
+        return "" if self._epochs(row, column) is not None else f"not at the {self.scale.name} scale"
+
+    def _epochs(self, row: Row, column: Column) -> int | None:
+        epochs = row.epochs or column.epochs
+        return epochs if self.scale.epochs is None else self.scale.epochs.get(epochs)
+
+    def _count(self, row: Row, column: Column) -> int:
+        # The paper's number of trials, unless the scale has its own; a given checkpoint cannot be pre-trained again,
+        # and its features and their classifier hardly depend on a seed.
+        if self.checkpoint and column.vary == "pretrain":
+            return 1
+        wanted = self.scale.trials.get(column.vary, column.trials)
+        return min(wanted, self.trials) if self.trials else wanted
+
+    def _trial(self, table: Table, row: Row, column: Column, trial: int) -> str:
+        pretrain_seed, seed = (trial, trial) if column.vary == "pretrain" else (0, trial)
+        if self.checkpoint:
+            return self._evaluation(table, row, column, self.checkpoint, seed).id
+        if row.untrained:
+            return self._evaluation(table, row, column, None, seed).id
+        run = self._pretrain(table, row, column, pretrain_seed)
+        if column.task == "pretrain":
+            return run.id
+        file = f"{self.output}/{run.id}/{checkpoint_name(int(run.settings['epochs']) - 1)}"
+        return self._evaluation(table, row, column, Source(_readable(run), file, (run.id,)), seed).id
+
+    def _pretrain(self, table: Table, row: Row, column: Column, seed: int) -> Run:
+        settings = self._settings(table, row, {**row.pretrain, **column.pretrain}, "pretrain")
+        # A user's epochs win over the column's.
+        settings = {"epochs": self._epochs(row, column), **settings, "seed": seed}
+        root, needs = self._root(table, False)
+        name = f"{settings.get('variant', settings.get('method'))}-{settings['epochs']}ep-seed{seed}"
+        return self._add("pretrain", "pretrain", name, settings, root, needs)
+
+    def _evaluation(self, table: Table, row: Row, column: Column, source: Source | None, seed: int) -> Run:
+        """Add the run that evaluates `source`, or the untrained network."""
+        detection = column.task in DETECTION
+        if detection:
+            settings = {"task": column.task, **self._settings(table, row, row.transfer, "transfer", column.task)}
+        else:
+            settings = self._settings(table, row, {}, column.task)
+        root, needs = self._root(table, detection)
+        if source is None:
+            arch = self._settings(table, row, row.pretrain, "pretrain").get("arch", "resnet50")
+            settings |= {"weights" if detection else "checkpoint": "scratch" if detection else "random", "arch": arch}
+            if not detection:
+                # How the untrained network starts is all that its row can say of it.
+                settings |= {k: v for k, v in row.pretrain.items() if k == "zero_init_residual"}
+        elif detection:
+            converted = self._convert(source)
+            settings["weights"] = f"{self.output}/{converted.id}/backbone.pkl"
+            needs += (converted.id,)
+        else:
+            settings["checkpoint"] = source.file
+            needs += source.needs
+        settings["seed"] = seed
+        name = f"{column.task}-{source.name if source else 'scratch'}"
+        if detection:
+            name += f"-trial{seed}"
+        elif source is None:
+            name += f"-seed{seed}"
+        kind = "transfer" if detection else column.task
+        return self._add(kind, column.task, name, settings, root, needs, source.sha256 if source else "")
+
+    def _convert(self, source: Source) -> Run:
+        return self._add("convert", "convert", source.name, {"file": source.file}, {}, source.needs, source.sha256)
+
+    def _settings(self, table: Table, row: Row, own: dict[str, Any], *stages: str) -> dict[str, Any]:
+        """The scale's word on all rows and on the method < the row's own < what the scale overrides < the user's."""
+        user = {key: value for stage, key, value in self.overrides if stage in stages}
+        data = {} if "transfer" in stages else {"data": self.scale.data.get(table.dataset, table.dataset)}
+        method = self.scale.methods.get(own.get("method", ""), {}) if "pretrain" in stages else {}
+        last = {**self.scale.overridden(*stages), **self.scale.special(table.name, row.id, *stages), **user}
+        return {**data, **self.scale.common(table.dataset, *stages), **method, **own, **last}
+
+    def _root(self, table: Table, detection: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """The data of a run: the generated set, which is a run itself, or the user's folder."""
+        if self.scale.generate is not None:
+            data = self._add("data", "data", "shapes", dict(self.scale.generate), {}, ())
+            folder = f"{self.output}/{data.id}/set"
+            return {"data.root": folder if detection else f"{folder}/imagefolder"}, (data.id,)
+        name = "detection" if detection else table.dataset
+        return {"data.root": self.roots.get(name, DETECTION_ROOT if detection else f"datasets/{name}")}, ()
+
+    def _add(
+        self,
+        kind: str,
+        task: str,
+        name: str,
+        settings: dict[str, Any],
+        root: dict[str, Any],
+        needs: tuple[str, ...],
+        sha256: str = "",
+    ) -> Run:
+        identity = {"kind": kind, "settings": settings, "needs": needs, "root": root, "sha256": sha256}
+        digest = hashlib.sha256(json.dumps(_portable(identity, self.output), sort_keys=True).encode()).hexdigest()[:8]
+        run_id = f"{kind}/{name}-{digest}"
+        if run_id not in self.runs:
+            gpus, nodes = (0, 1) if kind in ("data", "convert") else (self.scale.gpus, self.scale.nodes)
+            command = _command(kind, {**settings, **root}, f"{self.output}/{run_id}", gpus, nodes, digest)
+            self.runs[run_id] = Run(run_id, kind, task, command, needs, {**settings, **root}, gpus, nodes)
+        return self.runs[run_id]
+
+
+def _readable(run: Run) -> str:
+    """A run's name without kind and hash."""
+    return run.id.split("/")[1].rsplit("-", 1)[0]
+
+
+def _command(kind: str, settings: dict[str, Any], folder: str, gpus: int, nodes: int, digest: str) -> tuple[str, ...]:
+    if kind == "data":
+        options = [argument for k, v in settings.items() for argument in (f"--{k.replace('_', '-')}", str(v))]
+        return ("python", "-m", "benchmarks.shapes", f"{folder}/set", *options)
+    if kind == "convert":
+        return ("python", "-m", "converters", "detectron2", settings["file"], f"{folder}/backbone.pkl")
+    module = {"pretrain": "pretrain", "linear": "pretrain.linear", "knn": "pretrain.knn", "transfer": "transfer"}[kind]
+    ordered = {k: settings[k] for k in FIRST if k in settings} | settings
+    return (*_launcher(gpus, nodes, digest), "-m", module, *(f"{k}={_plain(v)}" for k, v in ordered.items()),
+            f"output={folder}")  # fmt: skip
+
+
+def _launcher(gpus: int, nodes: int, digest: str) -> tuple[str, ...]:
+    """What starts a process a device: the same words on every node, which meet at the first of them, `$HEAD`."""
+    if nodes > 1:
+        # Runs side by side must not meet each other: a port of its own for each.
+        port = 20000 + int(digest, 16) % 10000
+        return ("torchrun", f"--nnodes={nodes}", f"--nproc_per_node={max(gpus, 1)}", "--rdzv-backend=c10d",
+                f"--rdzv-id={digest}", f"--rdzv-endpoint=$HEAD:{port}")  # fmt: skip
+    return ("torchrun", "--standalone", f"--nproc_per_node={gpus}") if gpus > 1 else ("python",)
+
+
+def _plain(value: Any) -> str:
+    """A value as Hydra reads it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_plain(v) for v in value) + "]"
+    text = str(value)
+    # Lightning's `epoch=99-step=1000.ckpt`, a browser's `net (1).pth`: Hydra's grammar wants them in quotes.
+    return text if PLAIN.fullmatch(text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _portable(value: Any, output: str) -> Any:
+    """Settings without the place of the output folder, so that the hash does not depend on it."""
+    if isinstance(value, dict):
+        return {k: _portable(v, output) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_portable(v, output) for v in value]
+    if isinstance(value, str) and value.startswith(output + "/"):
+        return value[len(output) + 1 :]
+    return value
+
+
+def _relative(path: Path) -> str:
+    """The output as commands name it: relative where it lies below the current folder."""
+    if any(ch.isspace() or ch in "=,{}[]()'\"$" for ch in str(path)):
+        raise UserError(
+            f"--output {path}: spaces and any of = , {{ }} [ ] ( ) $ and quotes cannot stand in a command's setting"
+        )
+    absolute = Path(os.path.abspath(path))
+    try:
+        return str(absolute.relative_to(Path.cwd()))
+    except ValueError:
+        return str(absolute)
+
+
+def parse_override(text: str) -> tuple[str, str, Any]:
+    """Read the user's `STAGE.KEY=VALUE`.
+
+    Raises:
+        UserError: it is not of that form or names no stage.
+    """
+    key, equals, value = text.partition("=")
+    stage, dot, name = key.partition(".")
+    if not equals or not dot or not name:
+        raise UserError(f"--set {text}: must be STAGE.KEY=VALUE, e.g. pretrain.lr=0.1")
+    if stage not in STAGES:
+        raise UserError(f"--set {text}: '{stage}' is no stage; there are {', '.join(STAGES)}")
+    try:
+        return stage, name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text}: the value cannot be read: {error}") from error
+
+
+def parse_roots(given: list[str], scale: Scale | None = None) -> dict[str, str]:
+    """Read `--data NAME=DIR`.
+
+    Args:
+        given: the arguments.
+        scale: what they are for; None for a command that takes any name.
+
+    Raises:
+        UserError: not of this form, or nothing that the scale would look at: numbers of other data than the user
+            believes are worse than none.
+    """
+    roots = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not equals or not folder:
+            raise UserError(f"--data {text}: must be NAME=DIR, e.g. imagenet=/data/imagenet")
+        if scale and scale.generate is not None:
+            raise UserError(
+                f"--data {text}: the {scale.name} scale makes its own data; add --scale small or --scale paper, or a "
+                "scale file of your own (docs/benchmarks.md)"
+            )
+        known = ["detection", *sorted({load(t).dataset for t in names()})] if scale else [name]
+        if name not in known:
+            raise UserError(f"--data {text}: no table reads '{name}'; there are {', '.join(known)}")
+        roots[name] = folder
+    return roots

@@ -1,0 +1,228 @@
+"""The graph of runs: which commands fill which cells of which tables."""
+
+import os
+import re
+import shlex
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runs.errors import UserError
+from runs.files import read_json, write_json
+from runs.folder import RECORD
+from runs.typed import build
+
+PLAN = "plan.json"
+# Two names with a slash between them: an id becomes a folder below the output, and never one elsewhere.
+ID = re.compile(r"\w[\w.+-]*/\w[\w.+-]*")
+# The file that a finished run has written, relative to its folder.
+TARGETS = {"data": "set/manifest.json", "convert": "backbone.pkl"}
+KINDS = (*TARGETS, "pretrain", "linear", "knn", "transfer")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command with one result.
+
+    Attributes:
+        id: its folder below the output, `<kind>/<readable>-<hash of all that decides its result>`.
+        kind: one of `KINDS`.
+        task: the kind, or for `transfer` the task.
+        command: its arguments, as a user would type them.
+        needs: ids of the runs whose results it reads.
+        settings: all that decides the result.
+        gpus: devices of each node.
+        nodes: machines that work on it together.
+    """
+
+    id: str
+    kind: str
+    task: str
+    command: tuple[str, ...]
+    needs: tuple[str, ...]
+    settings: dict[str, Any]
+    gpus: int = 0
+    nodes: int = 1
+
+    def __post_init__(self) -> None:
+        if not ID.fullmatch(self.id) or self.kind not in KINDS:
+            raise ValueError(f"{self.kind} {self.id!r} is no run; an id is <kind>/<name>")
+
+    @property
+    def target(self) -> str:
+        """The file whose existence means that the run is done."""
+        return TARGETS.get(self.kind, RECORD)
+
+    @property
+    def devices(self) -> int:
+        """Of all nodes together."""
+        return self.nodes * self.gpus
+
+    @property
+    def line(self) -> str:
+        """The command for a shell: zsh, unlike bash, refuses a bare `lr=[1.0,10.0]`."""
+        return " ".join(map(_quoted, self.command))
+
+
+def _quoted(argument: str) -> str:
+    # Hydra's own quotes stand in double ones, which `shlex.quote` would write as five; `$HEAD` is the shell's to fill.
+    double = "'" in argument or "$HEAD" in argument
+    return f'"{argument}"' if double and not set(argument) & set('"`\\!') else shlex.quote(argument)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table: the runs whose `metric` is averaged, or why there are none."""
+
+    table: str
+    row: str
+    column: str
+    runs: tuple[str, ...] = ()
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows and columns of a table that are filled."""
+
+    name: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Somebody's checkpoint that stands in every row, instead of what the row would pre-train."""
+
+    name: str
+    sha256: str
+
+
+@dataclass
+class Plan:
+    """Everything that one `run` does; kept as `plan.json` beside the results, so that `report` needs nothing else.
+
+    `seconds`, `seconds_source`, `gigabytes`, `replace` and `add` are the scale's, see `tables.scale.Scale`.
+    """
+
+    output: str
+    scale: str
+    about: str
+    tables: list[Selection]
+    runs: dict[str, Run]
+    cells: list[Cell]
+    jobs: int = 1
+    threads: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    seconds_source: str = ""
+    gigabytes: dict[str, float] = field(default_factory=dict)
+    command: str = ""
+    replace: dict[str, dict[str, Any]] = field(default_factory=dict)
+    add: list[dict[str, Any]] = field(default_factory=list)
+    checkpoint: Checkpoint | None = None
+
+    def __post_init__(self) -> None:
+        named = [n for r in self.runs.values() for n in r.needs] + [n for c in self.cells for n in c.runs]
+        lost = next((name for name in named if name not in self.runs), None)
+        if lost or any(key != run.id for key, run in self.runs.items()):
+            raise ValueError(f"its runs do not fit together ({lost or 'an id differs'})")
+        self.order()
+
+    def folder(self, run: str) -> Path:
+        """A run's folder."""
+        return Path(self.output) / run
+
+    def target(self, run: str) -> Path:
+        """The file that a finished run has written."""
+        return self.folder(run) / self.runs[run].target
+
+    def write(self) -> Path:
+        """Write `plan.json`."""
+        path = Path(self.output) / PLAN
+        write_json(path, asdict(self))
+        return path
+
+    def order(self) -> list[str]:
+        """Ids so that every run comes behind those it needs.
+
+        Raises:
+            ValueError: runs need each other in a circle.
+        """
+        done: dict[str, None] = {}
+        while len(done) < len(self.runs):
+            ready = [r.id for r in self.runs.values() if r.id not in done and all(n in done for n in r.needs)]
+            if not ready:
+                raise ValueError("its runs need each other in a circle")
+            done |= dict.fromkeys(ready)
+        return list(done)
+
+    def behind(self, runs: set[str]) -> set[str]:
+        """All runs that need one of `runs`, directly or not."""
+        found: set[str] = set()
+        for name in self.order():
+            if any(n in runs or n in found for n in self.runs[name].needs):
+                found.add(name)
+        return found
+
+    def before(self, run: str) -> list[str]:
+        """A run and all that it needs, directly or not."""
+        found = [run]
+        for name in found:
+            found += [other for other in self.runs[name].needs if other not in found]
+        return found
+
+    def cell_of(self) -> dict[str, Cell]:
+        """For every run the first entry that it serves, directly or through the runs that need it."""
+        found: dict[str, Cell] = {}
+        for cell in self.cells:
+            for run in cell.runs:
+                for name in self.before(run):
+                    found.setdefault(name, cell)
+        return found
+
+    def names(self) -> dict[str, str]:
+        """A name for every run to read: its id without the hash, and its row where two would be called the same."""
+        short = {run: _without_hash(run) for run in self.runs}
+        rows = {run: f"{short[run]} ({cell.row})" for run, cell in self.cell_of().items()}
+        short |= {run: rows.get(run, run) for run in _repeated(short)}
+        # Two runs of one row with equal names differ in settings only: there the id has to do.
+        return short | {run: run for run in _repeated(short)}
+
+    def chains(self, seconds: dict[str, float]) -> dict[str, float]:
+        """For every run the seconds from its start to the end of the longest chain of runs behind it."""
+        longest: dict[str, float] = dict.fromkeys(self.runs, 0.0)
+        for name in reversed(self.order()):
+            longest[name] += seconds.get(name, 0.0)
+            for other in self.runs[name].needs:
+                longest[other] = max(longest[other], longest[name])
+        return longest
+
+
+def read_plan(path: str | os.PathLike[str]) -> Plan:
+    """Read a `plan.json`, or the one in a folder.
+
+    Raises:
+        UserError: it is absent or is no plan.
+    """
+    path = Path(path)
+    path = path / PLAN if path.is_dir() else path
+    try:
+        plan = build(Plan, read_json(path), str(path))
+    except UserError as error:
+        raise UserError(f"{error}; write the plan again with `python -m benchmarks run`") from error
+    # The folder may have been moved since.
+    plan.output = str(path.parent)
+    return plan
+
+
+def _without_hash(run: str) -> str:
+    kind, _, rest = run.partition("/")
+    rest = rest.rsplit("-", 1)[0]
+    return rest if rest.startswith(f"{kind}-") or kind == "transfer" else f"{kind} {rest}"
+
+
+def _repeated(named: dict[str, str]) -> list[str]:
+    """Runs whose name another run has too."""
+    counts = Counter(named.values())
+    return [run for run, text in named.items() if counts[text] > 1]

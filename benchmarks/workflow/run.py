@@ -1,0 +1,243 @@
+"""Works a plan off: every run once, in order, several at a time, here or on a SLURM cluster.
+
+A run is done when its result exists, and nothing else is kept of it: killed at any moment, the same command continues.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.workflow.display import Display
+from benchmarks.workflow.estimate import durations
+from benchmarks.workflow.plan import Plan, Run
+from benchmarks.workflow.status import Status, failures, note_attempt, status_of
+from runs.app import PARENT
+from runs.children import child_environment
+from runs.errors import UserError, from_os_error
+from runs.folder import LOG, lock_folder
+
+EXECUTORS = ("local", "slurm")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# Seconds after which another node's file has to be visible here.
+LATENCY = 60.0
+
+
+@dataclass
+class Started:
+    """A run that goes on: its process here, its start, and the devices that it holds."""
+
+    process: "subprocess.Popen[bytes]"
+    began: float
+    devices: list[str]
+
+
+def work(plan: Plan, executor: str = "local", options: Sequence[str] = (), retries: int = 0) -> Status:
+    """Do all runs of a plan that are not done; a failed one does not stop those that do not need it.
+
+    Args:
+        plan: the plan; its `plan.json` is written here.
+        executor: `local` or `slurm`.
+        options: further options of `sbatch`.
+        retries: how often a failed run is started again.
+
+    Returns:
+        The state at the end.
+
+    Raises:
+        UserError: the runs cannot get their devices, or the disk refuses.
+    """
+    devices = check(plan, executor, options)
+    with lock_folder(Path(plan.output)), _signals():
+        plan.write()
+        before = status_of(plan, failed={})
+        if len(before.done) == len(plan.runs):
+            return before
+        if before.done:
+            print(f"{len(before.done)} of {len(plan.runs)} runs are done already", file=sys.stderr)
+        status = _loop(plan, executor, options, retries, devices)
+    for line in failures(plan, status):
+        print(line, file=sys.stderr)
+    return status
+
+
+def _loop(plan: Plan, executor: str, options: Sequence[str], retries: int, free: list[str]) -> Status:
+    priority, known = plan.chains(durations(plan)[0]), bool(free)
+    started: dict[str, Started] = {}
+    failed: dict[str, int] = {}
+    tries: dict[str, int] = {}
+    with Display(plan) as display:
+        try:
+            while True:
+                status = status_of(plan, {run: s.began for run, s in started.items()}, failed)
+                done = set(status.done)
+                ready = [run for run in status.waiting if done.issuperset(plan.runs[run].needs)]
+                for name in sorted(ready, key=lambda run: -priority[run])[: plan.jobs - len(started)]:
+                    run = plan.runs[name]
+                    wanted = run.gpus if known else 0
+                    if wanted > len(free):
+                        break
+                    taken, free = free[:wanted], free[wanted:]
+                    started[name] = _start(plan, run, executor, options, taken)
+                    status.running[name] = started[name].began
+                    status.waiting.remove(name)
+                display.update(status)
+                if not started:
+                    return status
+                time.sleep(0.2)
+                for name in [run for run, s in started.items() if s.process.poll() is not None]:
+                    over = started.pop(name)
+                    free += over.devices
+                    code = _result(plan, name, over, executor)
+                    tries[name] = tries.get(name, 0) + 1
+                    if code and tries[name] > retries:
+                        failed[name] = code
+        finally:
+            _stop(plan, started, executor)
+
+
+def _start(plan: Plan, run: Run, executor: str, options: Sequence[str], devices: list[str]) -> Started:
+    folder = plan.folder(run.id)
+    # The same interpreter as this one, whatever `python` and `torchrun` mean on the PATH.
+    start = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}
+    command = [*start[run.command[0]], *run.command[1:]]
+    if executor == "slurm":
+        command = sbatch(plan, run, command, options)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / LOG, "ab") as log:
+            log.write(f"$ {run.line}\n".encode())
+            log.flush()
+            # In a session of its own: an interrupt at the terminal reaches it once, through `_stop`.
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env=_environment(plan, executor, devices),
+            )  # fmt: skip
+    except OSError as error:
+        raise from_os_error(error) from error
+    return Started(process, time.time(), devices)
+
+
+def _result(plan: Plan, run: str, over: Started, executor: str) -> int:
+    """The exit status of a run that has ended; 1 also where it ended well without leaving its result."""
+    status, target = over.process.returncode, plan.target(run)
+    deadline = time.time() + (LATENCY if executor == "slurm" else 0.0)
+    while status == 0 and not target.exists() and time.time() < deadline:
+        time.sleep(1.0)
+    if status == 0 and not target.exists():
+        with open(plan.folder(run) / LOG, "a", encoding="utf-8") as log:
+            log.write(f"ended with status 0 but without {target.name}\n")
+        status = 1
+    note_attempt(plan, run, over.began, status)
+    return status
+
+
+def _stop(plan: Plan, started: dict[str, Started], executor: str) -> None:
+    """End what still runs and wait for it: a training writes a checkpoint first."""
+    for name, run in started.items():
+        if executor == "slurm":
+            subprocess.run(["scancel", "--name", job_name(plan, name)], check=False)
+        else:
+            run.process.terminate()
+    for run in started.values():
+        run.process.wait()
+
+
+def _environment(plan: Plan, executor: str, devices: list[str]) -> dict[str, str]:
+    kept = {k: v for k, v in child_environment().items() if k not in (*THREADS, PARENT)}
+    kept |= {name: str(plan.threads) for name in THREADS if plan.threads} | {"PYTHONUNBUFFERED": "1"}
+    if executor == "local":
+        # Everything below ends when this process does, even by SIGKILL. On a cluster the jobs live elsewhere.
+        kept[PARENT] = str(os.getpid())
+    return kept | ({"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {})
+
+
+def visible_devices() -> list[str]:
+    """The CUDA devices of this machine as CUDA_VISIBLE_DEVICES names them; none where nothing tells of them.
+
+    Asked of the driver: this package does not import PyTorch.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return re.findall(r"^GPU (\d+):", listed, re.MULTILINE)
+
+
+def check(plan: Plan, executor: str, options: Sequence[str]) -> list[str]:
+    """Refuse what would be found out hours later.
+
+    Returns:
+        The devices that the runs share out among them; none where they need none, nothing tells of any, or a cluster
+        hands them out.
+
+    Raises:
+        UserError: a run takes more devices than this machine has, or several machines; or runs with devices go to a
+            cluster without a word on memory, cores and time.
+    """
+    gpus = max((run.gpus for run in plan.runs.values()), default=0)
+    nodes = max((run.nodes for run in plan.runs.values()), default=1)
+    if executor == "slurm":
+        if gpus and not options and not any(name.startswith("SBATCH_") for name in os.environ):
+            raise UserError(
+                "--executor slurm: say what a job gets; add -- --mem=64G --cpus-per-gpu=8 --time=2-0, as your cluster "
+                "has them"
+            )
+        return []
+    if nodes > 1:
+        raise UserError(
+            f"--nodes {nodes}: one machine starts here; add --executor slurm, or type what `plan --commands` prints "
+            "on every node, with HEAD=<the first one's name>"
+        )
+    there = visible_devices() if gpus else []
+    if there and len(there) < gpus:
+        raise UserError(f"--gpus: a run takes {gpus} devices, this machine shows {len(there)}; add --gpus {len(there)}")
+    return there
+
+
+def sbatch(plan: Plan, run: Run, command: Sequence[str], options: Sequence[str]) -> list[str]:
+    """The submission of a run: it waits for the job's end and has the job's exit status.
+
+    A job of the same name, of a start that was killed, is waited for by SLURM (`singleton`) and found done.
+    """
+    script = shlex.join(command).replace("'--rdzv-endpoint=$HEAD", '"--rdzv-endpoint=$HEAD"\'')
+    if run.nodes > 1:
+        head = 'HEAD="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"; '
+        script = f"{head}exec srun --ntasks={run.nodes} --ntasks-per-node=1 --kill-on-bad-exit=1 {script}"
+    else:
+        script = f"exec {script}"
+    return [
+        "sbatch", "--wait", "--quiet", f"--job-name={job_name(plan, run.id)}", "--dependency=singleton",
+        f"--output={(plan.folder(run.id) / LOG).absolute()}", "--open-mode=append", f"--chdir={Path.cwd()}",
+        f"--nodes={run.nodes}", "--ntasks-per-node=1",
+        *([f"--gpus-per-node={run.gpus}"] if run.gpus else []), *options, f"--wrap={script}",
+    ]  # fmt: skip
+
+
+def job_name(plan: Plan, run: str) -> str:
+    """A job's name: the same at every start of the same run in the same folder, and no other's."""
+    place = hashlib.sha256(str(plan.folder(run).absolute()).encode()).hexdigest()[:8]
+    return f"{run.replace('/', '-')}-{place}"
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the runs as an interrupt at the terminal does."""
+    kinds = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(kind, signal.default_int_handler) for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
