@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
@@ -28,6 +29,8 @@ QUIET = (
     "hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.dir=outputs/multirun", "hydra.sweep.subdir=.",
     "hydra/job_logging=none", "hydra/hydra_logging=none",
 )  # fmt: skip
+# Exit status of a defect of the program, behind its traceback. 1 is a command's answer, e.g. the gate's: a drop.
+DEFECT = 70
 P = ParamSpec("P")
 C = TypeVar("C")
 
@@ -54,6 +57,8 @@ class Parser(argparse.ArgumentParser):
 def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
     """Wrap a command's main function: what the user can put right (`user_message`) ends it in one line, status 2.
 
+    Any other exception is a defect of the program: its traceback, status 70.
+
     Args:
         main: the command; its integer result becomes the exit status.
     """
@@ -70,7 +75,8 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
         except Exception as error:
             message = user_message(error)
             if message is None:
-                raise
+                traceback.print_exc()
+                sys.exit(DEFECT)
             if _speaks():
                 print(f"error: {message}", file=sys.stderr)
             sys.exit(2)

@@ -14,10 +14,11 @@ from benchmarks.__main__ import main
 from benchmarks.gate.baseline import Measured, measure, read, write
 from benchmarks.gate.bootstrap import POOLED, average_precision, compare, pooled_precision
 from benchmarks.gate.judge import judge
-from benchmarks.gate.matches import Matches
+from benchmarks.gate.matches import Matches, to_arrays
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.status import Status
 from experiments.calibration import CLASSES, detector, world
+from runs.files import sha256
 from runs.record import Dataset, write_record
 
 
@@ -219,3 +220,77 @@ def test_the_common_ranking_of_one_class_is_its_ap() -> None:
         matches, category=CLASSES - 1 - matches.category, objects=matches.objects[:, ::-1], metric="voc_2007"
     )
     np.testing.assert_allclose(pooled_precision(turned), pooled_precision(matches))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"runs": []}, "it holds no run"),
+        ({"values": {}}, "no trials, no metrics"),
+        ({"values": {"top1": []}}, "no trials"),
+        ({"values": {"top1": [float("nan")]}}, "a finite number"),
+        ({"values": {"top1": ["70"]}}, "a finite number"),
+        ({"deviation": {"top1": float("inf")}}, "a finite number"),
+        ({"deviation": {"top1": -1.0}}, "negative"),
+        ({"images": 0}, "no test images"),
+        ({"images": "many"}, "whole number"),
+        ({"matches": 10**9}, "no trials"),
+        ({"extra": 1}, "unknown field"),
+    ],
+)
+def test_a_baseline_with_nothing_to_look_at_is_refused(
+    make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]], change: dict, complaint: str
+) -> None:
+    base, results = tmp_path / "base.json", runs(make, tmp_path / "a", [70.0, 70.5])
+    gate("--write-baseline", base, results)
+    body = json.loads(base.read_text())
+    if "runs" in change:
+        body |= change
+    else:
+        body["runs"][0] |= change
+    base.write_text(json.dumps(body))
+    code, text = gate("--baseline", base, results)
+    assert code == 2 and complaint in text and len(text.strip().splitlines()) == 1, text
+
+
+def test_a_defect_is_no_drop(
+    make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, results = tmp_path / "base.json", runs(make, tmp_path / "a", [70.0, 70.5])
+    gate("--write-baseline", base, results)
+    monkeypatch.setattr("benchmarks.gate.command.judge", lambda *_: 1 / 0)
+    code, text = gate("--baseline", base, results)
+    assert code == 70 and "ZeroDivisionError" in text
+
+
+def test_matches_belong_to_their_record(
+    make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]]
+) -> None:
+    """A file that is gone, another run's, or huge when unpacked: bad input, never a comparison by other means."""
+    scene = world(60, 1)
+    data = Dataset("VOC", "voc_2007_test", 60, "f")
+    for seed, name in enumerate(("one", "two")):
+        file, arrays = tmp_path / name / "matches.npz", to_arrays(detector(scene, 1.0, seed), "")
+        kept = {f"bbox_{k}": arrays.pop(k) for k in ("image", "category", "score", "verdict")}
+        file.parent.mkdir()
+        np.savez_compressed(file, format=np.array(1), **arrays, **kept)
+        details = {"files": {"matches.npz": sha256(file)}}
+        write_record(tmp_path / name, make.record("transfer", value=50.0, seed=seed, dataset=data, details=details))
+    base = tmp_path / "base.json"
+    assert gate("--write-baseline", base, tmp_path / "one")[0] == 0
+    assert gate("--baseline", base, tmp_path / "one")[0] == 0
+    whole = (tmp_path / "one/matches.npz").read_bytes()
+    for content, complaint in (
+        (None, "is missing"), ((tmp_path / "two/matches.npz").read_bytes(), "is not the file"), (whole[:-9], "is not"),
+    ):  # fmt: skip
+        (tmp_path / "one/matches.npz").unlink() if content is None else (tmp_path / "one/matches.npz").write_bytes(
+            content
+        )
+        code, text = gate("--baseline", base, tmp_path / "one")
+        assert code == 2 and complaint in text, text
+    (tmp_path / "one/matches.npz").write_bytes(whole)
+    # And the baseline's own file.
+    assert gate("--write-baseline", tmp_path / "other.json", tmp_path / "two")[0] == 0
+    base.with_suffix(".npz").write_bytes((tmp_path / "other.npz").read_bytes())
+    code, text = gate("--baseline", base, tmp_path / "one")
+    assert code == 2 and "belongs to another baseline" in text

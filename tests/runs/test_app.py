@@ -174,7 +174,7 @@ def test_the_status_that_the_command_returns_is_its_exit_status(application: Pat
 
 def test_a_defect_of_the_program_keeps_its_traceback(application: Path) -> None:
     result = start(application, "data.root=defect")
-    assert result.returncode == 1 and "AssertionError: a defect of the program" in result.stderr
+    assert result.returncode == 70 and "AssertionError: a defect of the program" in result.stderr
 
 
 def exhausted(ask: Callable[[], object]) -> Exception:
