@@ -3,14 +3,14 @@
 import sys
 
 from pretrain.config import PretrainConfig
-from pretrain.engine import run
+from pretrain.trainer import pretrain
 from runs.app import hydra_app
 
 
 @hydra_app("pretrain", "config", PretrainConfig)
 def main(config: PretrainConfig) -> None:
     """Pre-train as `config` says; continue where an earlier start of the same run stopped."""
-    status = run(config)
+    status = pretrain(config)
     if status:
         sys.exit(status)
 

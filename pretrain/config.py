@@ -8,9 +8,6 @@ from omegaconf import MISSING, OmegaConf
 from pretrain.augment import AugmentConfig
 from pretrain.data import DataConfig
 from pretrain.method import MethodConfig
-from pretrain.monitor import MonitorConfig
-from pretrain.optim import OptimizerConfig
-from pretrain.probe import ProbeConfig
 from pretrain.variants import register_variants
 from runs.errors import UserError
 from runs.settings import choice, path
@@ -27,6 +24,107 @@ OmegaConf.register_new_resolver("either", lambda first, second: first or second,
 # In the YAML files: ${preset:${epochs},{100: 0.45, 300: 0.3, 1000: 0.2}}
 OmegaConf.register_new_resolver("preset", preset, replace=True)
 register_variants()
+
+
+@dataclass
+class OptimizerConfig:
+    """How weights move."""
+
+    name: str = choice("sgd", "lars", "larc")
+    """lars: You et al., arXiv:1708.03888, as SimCLR and BYOL use it; larc: apex's, as SwAV uses it."""
+    lr: float = 0.05
+    """Base learning rate, for 256 images a step; the peak is lr * batch_size / 256 (Goyal et al., arXiv:1706.02677)."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    exclude_norm_and_bias: bool = False
+    """Spare one-dimensional parameters (biases, norms) weight decay, and LARS and LARC their adaptation too."""
+    trust: float = 0.001
+    """LARS's and LARC's trust coefficient (eta)."""
+    warmup_epochs: int = 0
+    """Epochs of linear warm-up."""
+    warmup_start: float = 0.0
+    """Learning rate at the start of the warm-up, as a fraction of the peak; of its whole first epoch if set once an
+    `epoch`."""
+    final: float = 0.0
+    """Learning rate at the end of the cosine, as a fraction of the peak."""
+    schedule: str = choice("epoch", "step")
+    """How often the learning rate is set."""
+    milestones: list[float] = field(default_factory=list)
+    """Fractions of the run at which the learning rate is divided by ten, instead of the cosine."""
+    fused: bool = False
+    """Update all weights in one pass over memory; `sgd` only. Equal but for the last bit of a few weights."""
+    clip: float = 0.0
+    """Largest L2 norm of the gradient; 0 clips nothing (no source clips)."""
+
+    def __post_init__(self) -> None:
+        if any(not 0 < fraction < 1 for fraction in self.milestones):
+            raise UserError(f"optimizer.milestones={self.milestones}: must be fractions of the run, 0 to 1")
+        if self.fused and self.name != "sgd":
+            raise UserError(f"optimizer.fused=true: optimizer.name={self.name} rescales each layer by itself; use sgd")
+        if self.lr <= 0:
+            raise UserError(f"optimizer.lr={self.lr}: must be positive")
+        for name in ("weight_decay", "warmup_epochs", "clip", "trust"):
+            if getattr(self, name) < 0:
+                raise UserError(f"optimizer.{name}={getattr(self, name)}: must not be negative")
+        for name in ("momentum", "warmup_start", "final"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"optimizer.{name}={getattr(self, name)}: must lie in 0 to 1")
+
+
+@dataclass
+class MonitorConfig:
+    """What is watched."""
+
+    every: int = 10
+    """Steps between two measurements of the output."""
+    patience: int = 3
+    """Bad measurements in a row that make a collapse, and good ones that end it."""
+    threshold: float = 0.2
+    """A measurement is bad when std * sqrt(d) or `spread`, both 1 for an output spread evenly over the sphere, has
+    fallen below this part of its largest value in the run."""
+    floor: float = 0.05
+    """A measurement is bad too when either is below this, also if it never was larger."""
+    min_rank: float = 2.0
+    """A measurement is bad too when the effective rank is below this: all outputs lie on one line."""
+    microscope_every: int = 50
+    """Steps between two sets of further numbers (docs/collapse.md), also at the last step; 0 for none."""
+    knn_every: int = 10
+    """Epochs between two kNN evaluations, which also come before the first and after the last epoch; 0 for none."""
+    knn_bank: int = 50_000
+    """Most training images that the kNN evaluation looks up."""
+    knn_queries: int = 10_000
+    """Most validation images that it classifies."""
+    knn_k: int = 200
+    """Neighbours (Wu et al., arXiv:1805.01978, section 3.4); at most a tenth of the bank is used."""
+    knn_temperature: float = 0.07
+    """Temperature of the votes (the same section)."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "patience", "knn_bank", "knn_queries", "knn_k"):
+            if getattr(self, name) < 1:
+                raise UserError(f"monitor.{name}={getattr(self, name)}: must be at least 1")
+        if min(self.knn_every, self.microscope_every) < 0 or self.knn_temperature <= 0:
+            raise UserError(
+                "monitor.knn_every and monitor.microscope_every must not be negative, monitor.knn_temperature must be "
+                "positive"
+            )
+
+
+@dataclass
+class ProbeConfig:
+    """The linear classifier beside the pre-training."""
+
+    enabled: bool = False
+    """Train one."""
+    lr: float = 0.1
+    """Its learning rate at 256 images a step; it follows the encoder's schedule."""
+    momentum: float = 0.9
+    every: int = 1
+    """Epochs between two evaluations on the validation images."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or not 0 <= self.momentum < 1 or self.every < 1:
+            raise UserError("probe.lr must be positive, probe.momentum lie in 0 to 1 and probe.every be at least 1")
 
 
 @dataclass

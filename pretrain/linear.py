@@ -17,18 +17,18 @@ from torch.nn.functional import cross_entropy, linear
 
 from pretrain.checkpoint import write_tensors
 from pretrain.collectives import all_reduce
-from pretrain.config import check_fits
+from pretrain.config import OptimizerConfig, check_fits
 from pretrain.data import Images
 from pretrain.evaluation import Evaluation, EvaluationConfig, Result, evaluate
 from pretrain.features import Features
-from pretrain.loader import EpochSampler, step_loader
-from pretrain.optim import OPTIMIZERS, OptimizerConfig, build_optimizer, peak_lr, scheduled_lr
-from pretrain.upload import Upload
+from pretrain.loader import EpochSampler, HostToDevice, step_loader
+from pretrain.optim import build_optimizer, peak_lr, scheduled_lr
 from pretrain.views_fast import open_views
 from runs.app import hydra_app
 from runs.distributed import all_gather_object, rank, world_size
 from runs.errors import UserError
 from runs.log import MetricsLog
+from runs.settings import choice
 
 STATE = "linear_state.pt"
 CHUNK = 4096
@@ -45,7 +45,7 @@ class LinearConfig(EvaluationConfig):
     `augment` is the training view; `augment=none` trains on centre crops, whose features are computed once.
     """
 
-    optimizer: str = "larc"
+    optimizer: str = choice("larc", "sgd", "lars")
     """`larc` (the release's --lars) or `sgd` (MoCo: base lr 30, SimSiam's issue 23: 100)."""
     lr: list[float] = field(default_factory=lambda: [0.1, 0.02])
     """Base learning rates for 256 images a step; the first is reported (0.1 of the release; 0.02 is the paper's)."""
@@ -57,8 +57,6 @@ class LinearConfig(EvaluationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.optimizer not in OPTIMIZERS:
-            raise UserError(f"optimizer={self.optimizer}: choose one of {', '.join(OPTIMIZERS)}")
         if not self.lr or min(self.lr) <= 0 or len(set(self.lr)) < len(self.lr):
             raise UserError(f"lr={self.lr}: must be a list of different positive numbers, e.g. lr=[0.1,0.02]")
         if min(self.epochs, self.batch_size) < 1:
@@ -291,7 +289,7 @@ def _cached(features: Features, images: Images, sampler: EpochSampler) -> Batche
 def _augmented(config: LinearConfig, run: Evaluation, sampler: EpochSampler, broken: set[str]) -> Batches:
     network, device = run.network, run.device
     views = open_views(run.train, network.augment, 1, config.seed, config.data.skip_broken, device)
-    upload = Upload(views, device, channels_last=False)
+    upload = HostToDevice(views, device, channels_last=False)
     loader = step_loader(views, sampler, run.workers, device.type == "cuda")
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:

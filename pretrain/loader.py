@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import cv2
@@ -147,7 +148,7 @@ def collate(samples: list[Any]) -> tuple[list[Tensor], Tensor, list[str]] | User
 
 
 def start_worker(_: int) -> None:
-    """Begin a loading process: one thread, and deaf to the signals that a cluster sends to all processes.
+    """Begin a loading process: one thread, and not ended by the signals that a cluster sends to all processes.
 
     Its parent may still end it. If a cluster could, the training process would not finish its step and save.
     """
@@ -181,3 +182,36 @@ def step_loader(dataset: Views, sampler: EpochSampler | Ahead, workers: int, pin
         # Each start of an iterator draws a number; from the process's generator it would change what the method draws.
         generator=torch.Generator(),
     )
+
+
+class HostToDevice:
+    """Copies the loader's batches from host memory to the computing device, and finishes their views there.
+
+    On a GPU both happen in a stream of their own. The processor is ahead of the device by about a step, so the copy
+    (pinned memory) and the colour of the fast pipeline run while the device computes the step before.
+
+    Args:
+        views: whose batches come.
+        device: where they go.
+        channels_last: the memory layout of the result.
+    """
+
+    def __init__(self, views: Views, device: torch.device, channels_last: bool) -> None:
+        self.views, self.device = views, device
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, tensors: list[Tensor], labels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return (N, 3, H, W) float views and labels (N,) on the device, ready for its current stream."""
+        side: Any = torch.cuda.stream(self.stream) if self.stream else nullcontext()
+        # What `Method.prepare` asks for under mixed precision are the views of training: a bf16 blur would be another.
+        with torch.autocast(self.device.type, enabled=False), side:
+            views = [v.contiguous(memory_format=self.layout) for v in self.views.finish(tensors, self.device)]
+            labels = labels.to(self.device, non_blocking=True)
+        if self.stream:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self.stream)
+            for tensor in (*views, labels):
+                # The memory belongs to the other stream, which must not reuse it before this one has done with it.
+                tensor.record_stream(current)
+        return views, labels

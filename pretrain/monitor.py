@@ -7,56 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from runs.errors import UserError
+from pretrain.config import MonitorConfig
 
 # Outputs whose pairs are compared: 130,000 pairs settle a median, and more would only cost time.
 PAIRS = 512
-# A loss that has been this near to a constant output's, as part of it, for so many epochs and looks is stuck there.
-FLAT, FLAT_EPOCHS, FLAT_LOOKS = 0.01, 2, 10
-
-
-@dataclass
-class MonitorConfig:
-    """What is watched."""
-
-    every: int = 10
-    """Steps between two looks at the output."""
-    patience: int = 3
-    """Bad looks in a row that make a collapse, and good ones that end it."""
-    threshold: float = 0.2
-    """A look is bad when std * sqrt(d) or `spread`, both 1 for an output spread evenly over the sphere, has fallen
-    below this part of its largest value in the run."""
-    floor: float = 0.05
-    """A look is bad too when either is below this, also if it never was larger."""
-    min_rank: float = 2.0
-    """A look is bad too when the effective rank is below this: all outputs lie on one line."""
-    microscope_every: int = 50
-    """Steps between two looks through the microscope (docs/collapse.md), also at the last step; 0 for none."""
-    knn_every: int = 10
-    """Epochs between two kNN evaluations, which also come before the first and after the last epoch; 0 for none."""
-    knn_bank: int = 50_000
-    """Most training images that the kNN evaluation looks up."""
-    knn_queries: int = 10_000
-    """Most validation images that it classifies."""
-    knn_k: int = 200
-    """Neighbours (Wu et al., arXiv:1805.01978, section 3.4); at most a tenth of the bank is used."""
-    knn_temperature: float = 0.07
-    """Temperature of the votes (the same section)."""
-
-    def __post_init__(self) -> None:
-        for name in ("every", "patience", "knn_bank", "knn_queries", "knn_k"):
-            if getattr(self, name) < 1:
-                raise UserError(f"monitor.{name}={getattr(self, name)}: must be at least 1")
-        if min(self.knn_every, self.microscope_every) < 0 or self.knn_temperature <= 0:
-            raise UserError(
-                "monitor.knn_every and monitor.microscope_every must not be negative, monitor.knn_temperature must be "
-                "positive"
-            )
+# A loss that has been this near to a constant output's, as part of it, for so many epochs and updates is stuck there.
+FLAT, FLAT_EPOCHS, FLAT_UPDATES = 0.01, 2, 10
 
 
 @dataclass(frozen=True)
 class Health:
-    """One look at the output."""
+    """The numbers of one batch of outputs."""
 
     std: float
     """Standard deviation of the L2-normalized output over the images, averaged over channels (SimSiam, figure 2)."""
@@ -80,8 +41,8 @@ class Health:
 
 
 @torch.no_grad()
-def look(z: Tensor) -> Health:
-    """Measure a batch of outputs.
+def measure(z: Tensor) -> Health:
+    """Measure a batch of outputs z.
 
     Args:
         z: (n, d), n at least 2.
@@ -110,30 +71,30 @@ def look(z: Tensor) -> Health:
     )
 
 
-class Monitor:
-    """Turns looks into a verdict; its state travels in the checkpoint.
+class OutputMonitor:
+    """Turns the numbers of one output into a verdict.
 
     Args:
         config: thresholds.
-        settles: steps before which no look is bad.
+        settles: steps before which no numbers are bad.
     """
 
-    STATE = ("bad", "streak", "bad_since", "collapsed_at", "looks", "best")
+    STATE = ("bad", "streak", "bad_since", "collapsed_at", "updates", "best")
 
     def __init__(self, config: MonitorConfig, settles: int = 0) -> None:
         self.config, self.settles = config, settles
         self.bad, self.streak, self.bad_since = False, 0, 0
         self.collapsed_at: int | None = None
-        self.looks = 0
+        self.updates = 0
         self.best = [0.0, 0.0]
 
-    def see(self, step: int, health: Health) -> bool:
-        """Take a look into account.
+    def update(self, step: int, health: Health) -> bool:
+        """Take the numbers of a step into account.
 
         Returns:
             Whether the verdict became "collapsed" with it.
         """
-        self.looks += 1
+        self.updates += 1
         # Heads without a batch norm start with outputs close together, which is no collapse: their own best counts.
         now = [min(health.std / health.std_healthy, 1.0), health.spread]
         self.best = [max(pair) for pair in zip(self.best, now, strict=True)]
@@ -159,27 +120,27 @@ class Monitor:
         """A sentence: `healthy`, `collapsed at step 412`, or why there is none."""
         if self.collapsed_at is not None:
             return f"collapsed at step {self.collapsed_at}"
-        return "healthy" if self.looks else "not watched"
+        return "healthy" if self.updates else "not watched"
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {name: getattr(self, name) for name in self.STATE}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         for name in self.STATE:
             setattr(self, name, state[name])
 
 
-class Watch:
-    """Watches what the encoder puts out and, where there is a predictor, what that makes of it.
+class CollapseMonitor:
+    """Monitors what the encoder puts out and, where there is a predictor, what that makes of it.
 
     Where the predictor stands on both sides it belongs to the encoder (Zhang et al., ICLR 2022, section 2.3): the
     prediction may be constant while z, which then gets no gradient, keeps the spread of its start.
 
     Args:
         config: thresholds, the same for both.
-        settles: as for `Monitor`.
+        settles: as for `OutputMonitor`.
         constant_loss: the method's.
         steps_per_epoch: of the run.
     """
@@ -187,16 +148,16 @@ class Watch:
     def __init__(
         self, config: MonitorConfig, settles: int = 0, constant_loss: float | None = None, steps_per_epoch: int = 1
     ) -> None:
-        self.output, self.prediction = Monitor(config, settles), Monitor(config, settles)
+        self.output, self.prediction = OutputMonitor(config, settles), OutputMonitor(config, settles)
         self.constant_loss = constant_loss
-        self.stays = max(FLAT_LOOKS, -(-FLAT_EPOCHS * steps_per_epoch // config.every))
+        self.stays = max(FLAT_UPDATES, -(-FLAT_EPOCHS * steps_per_epoch // config.every))
         self.flat = 0
 
-    def see_loss(self, loss: float) -> bool:
-        """Take the loss of a look into account.
+    def update_loss(self, loss: float) -> bool:
+        """Take a loss into account.
 
         Returns:
-            Whether it has been that of a constant output for long with this look, and not longer.
+            Whether it has been that of a constant output for long with this one, and not longer.
         """
         level = self.constant_loss
         self.flat = self.flat + 1 if level is not None and abs(loss - level) <= FLAT * level else 0
@@ -207,33 +168,33 @@ class Watch:
         """The step at which the output collapsed, else the prediction; None if neither did."""
         return self.prediction.collapsed_at if self.output.collapsed_at is None else self.output.collapsed_at
 
-    def see(self, step: int, output: Health, prediction: Health | None) -> bool:
-        """Take a look into account.
+    def update(self, step: int, output: Health, prediction: Health | None) -> bool:
+        """Take the numbers of a step into account.
 
         Returns:
             Whether the verdict became "collapsed" with it.
         """
         before = self.collapsed_at
-        self.output.see(step, output)
+        self.output.update(step, output)
         if prediction is not None:
-            self.prediction.see(step, prediction)
+            self.prediction.update(step, prediction)
         return before is None and self.collapsed_at is not None
 
     @property
     def verdict(self) -> str:
-        """As `Monitor.verdict`; `collapsed at step 412 in the prediction` where z is not; or `does not learn: …`."""
+        """As `OutputMonitor`'s; `collapsed at step 412 in the prediction` where z is not; or `does not learn: …`."""
         if self.output.collapsed_at is None and self.prediction.collapsed_at is not None:
             return f"{self.prediction.verdict} in the prediction"
         if self.collapsed_at is None and self.flat >= self.stays:
             return f"does not learn: the loss stays at {self.constant_loss:.2f}, that of a constant output"
         return self.output.verdict
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"output": self.output.state(), "prediction": self.prediction.state(), "flat": self.flat}
+        return {"output": self.output.state_dict(), "prediction": self.prediction.state_dict(), "flat": self.flat}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
-        self.output.load_state(state["output"])
-        self.prediction.load_state(state["prediction"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.output.load_state_dict(state["output"])
+        self.prediction.load_state_dict(state["prediction"])
         self.flat = state["flat"]

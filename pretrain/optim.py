@@ -2,65 +2,12 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from runs.errors import UserError
-
-OPTIMIZERS = ("sgd", "lars", "larc")
-SCHEDULES = ("epoch", "step")
-
-
-@dataclass
-class OptimizerConfig:
-    """How weights move."""
-
-    name: str = "sgd"
-    """`sgd`; `lars` (You et al., arXiv:1708.03888, as SimCLR and BYOL use it); `larc` (apex's, as SwAV uses it)."""
-    lr: float = 0.05
-    """Base learning rate, for 256 images a step; the peak is lr * batch_size / 256 (Goyal et al., arXiv:1706.02677)."""
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    exclude_norm_and_bias: bool = False
-    """Spare one-dimensional parameters (biases, norms) weight decay, and LARS and LARC their adaptation too."""
-    trust: float = 0.001
-    """LARS's and LARC's trust coefficient (eta)."""
-    warmup_epochs: int = 0
-    """Epochs of linear warm-up."""
-    warmup_start: float = 0.0
-    """Learning rate at the start of the warm-up, as a fraction of the peak; of its whole first epoch if set once an
-    `epoch`."""
-    final: float = 0.0
-    """Learning rate at the end of the cosine, as a fraction of the peak."""
-    schedule: str = "epoch"
-    """Set the learning rate once per `epoch` or at every `step`."""
-    milestones: list[float] = field(default_factory=list)
-    """Fractions of the run at which the learning rate is divided by ten, instead of the cosine."""
-    fused: bool = False
-    """Update all weights in one pass over memory; `sgd` only. Equal but for the last bit of a few weights."""
-    clip: float = 0.0
-    """Largest L2 norm of the gradient; 0 clips nothing (no source clips)."""
-
-    def __post_init__(self) -> None:
-        if self.name not in OPTIMIZERS:
-            raise UserError(f"optimizer.name={self.name}: choose one of {', '.join(OPTIMIZERS)}")
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"optimizer.schedule={self.schedule}: choose epoch or step")
-        if any(not 0 < fraction < 1 for fraction in self.milestones):
-            raise UserError(f"optimizer.milestones={self.milestones}: must be fractions of the run, 0 to 1")
-        if self.fused and self.name != "sgd":
-            raise UserError(f"optimizer.fused=true: optimizer.name={self.name} rescales each layer by itself; use sgd")
-        if self.lr <= 0:
-            raise UserError(f"optimizer.lr={self.lr}: must be positive")
-        for name in ("weight_decay", "warmup_epochs", "clip", "trust"):
-            if getattr(self, name) < 0:
-                raise UserError(f"optimizer.{name}={getattr(self, name)}: must not be negative")
-        for name in ("momentum", "warmup_start", "final"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"optimizer.{name}={getattr(self, name)}: must lie in 0 to 1")
+from pretrain.config import OptimizerConfig
 
 
 def peak_lr(config: OptimizerConfig, batch_size: int) -> float:

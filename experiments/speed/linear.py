@@ -20,9 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from converters.resnet import build_resnet
 from experiments.speed.limits import multiply_rate
 from experiments.speed.rows import Row, Skipped, alternate, script
+from pretrain.config import OptimizerConfig
 from pretrain.linear import LinearClassifiers, LinearConfig
 from pretrain.networks import pooled
-from pretrain.optim import OptimizerConfig, build_optimizer
+from pretrain.optim import build_optimizer
 
 RATES = 12
 EPOCHS = 90  # of the release; kept features are computed in the first one alone

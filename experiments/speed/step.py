@@ -21,9 +21,10 @@ from torchvision import models
 
 from experiments.speed.limits import multiply_rate
 from experiments.speed.rows import OFFICIAL, Row, Skipped, alternate, script
+from pretrain.config import OptimizerConfig
 from pretrain.method import Batch, Plan, build_method
 from pretrain.method.simsiam import SimSiam, SimSiamConfig
-from pretrain.optim import OptimizerConfig, build_optimizer, clip_gradients
+from pretrain.optim import build_optimizer, clip_gradients
 from runs.distributed import set_precision
 from runs.errors import UserError
 
@@ -60,7 +61,7 @@ def build(arch: str, device: str) -> SimSiam:
 def our_step(
     arch: str, images: list[Tensor], device: str, precision: str, layout: Any, compiled: bool, fused: bool
 ) -> Callable[[], Any]:
-    """The engine's step (pretrain/engine.py, `Training._step`)."""
+    """The step of `Trainer.train` (pretrain/trainer.py)."""
     method = build(arch, device).to(memory_format=layout)
     optimizer = build_optimizer(method.groups(), OptimizerConfig(fused=fused), 0.05)
     model: Any = torch.compile(method) if compiled else method

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pretrain import monitor
 from pretrain.collapse import figure, measures
 from pretrain.collapse.outputs import compute_outputs, load_method
 from pretrain.evaluation import Evaluation, EvaluationConfig, Result, evaluate
 from pretrain.features import RANDOM
-from pretrain.monitor import Health, look
 from runs.app import hydra_app
 from runs.errors import UserError
 
@@ -53,7 +53,7 @@ class CollapseConfig(EvaluationConfig):
             raise UserError(f"threshold={self.threshold}: must lie between 0 and 1")
 
 
-def verdict(health: Health, threshold: float) -> str:
+def verdict(health: monitor.Health, threshold: float) -> str:
     """`collapsed` or `not collapsed`, and by which number."""
     for name, value in (("std·√d", health.std / health.std_healthy), ("spread", health.spread)):
         if value < threshold:
@@ -93,7 +93,7 @@ def main(config: CollapseConfig) -> int:
 
     def measure(run: Evaluation) -> Result:
         what, z, z2, p, bias = outputs(config, run)
-        health = look(z)
+        health = monitor.measure(z)
         spectrum = measures.spectrum(z)
         metrics = {**asdict(health), **measures.examine(z, p, bias, spectrum)}
         by_temperature = measures.decorrelation_cosines(z, z2) if z2 is not None else {}

@@ -27,7 +27,7 @@ def save(
 
     Args:
         path: the PNG.
-        metrics: the numbers of `pretrain.monitor.look`.
+        metrics: the numbers of `pretrain.monitor.measure`.
         singular: `pretrain.collapse.measures.spectrum`.
         z: (n, d), the outputs.
         p: (n, d), the predictions; figure 5 (a) needs them.

@@ -31,7 +31,7 @@ def examine(
 
     Returns:
         `top_share`: share of the largest singular value's square in their sum, 1 for outputs on a line.
-        `p_std`, `p_m_o`: as `std` and `m_o` of `pretrain.monitor.look`, of the prediction.
+        `p_std`, `p_m_o`: as `std` and `m_o` of `pretrain.monitor.measure`, of the prediction.
         `eta_p`: the amount of o_p in o_e = o_z - o_p, SimSiam's extra center gradient on P (figure 5 a, -0.5 there):
         the factor for which o_e - eta o_p is orthogonal to o_p. Negative: it pushes the center away.
         `eta_z`: the amount of o_z in o_p - o_z, Mirror SimSiam's on Z (the same figure, 0.2 there). Positive: it feeds

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from pretrain.config import OptimizerConfig
 from pretrain.method import Batch, Method, Plan, build_method
 from pretrain.method.moco import MoCoConfig
-from pretrain.optim import OptimizerConfig, build_optimizer
+from pretrain.optim import build_optimizer
 from tests.parity import case
 from tests.parity.test_simsiam import assert_equal
 

@@ -12,9 +12,10 @@ import torch
 from torchvision.models import resnet18
 
 from pretrain.augment import AugmentConfig, build_views
+from pretrain.config import OptimizerConfig
 from pretrain.method import Batch, Method, Plan, build_method
 from pretrain.method.simsiam import SimSiamConfig
-from pretrain.optim import OptimizerConfig, build_optimizer, scheduled_lr
+from pretrain.optim import build_optimizer, scheduled_lr
 from tests.parity import case
 
 HERE = Path(__file__).parent

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pretrain.config import MonitorConfig
 from pretrain.method import METHODS
-from pretrain.monitor import Monitor, MonitorConfig, look
+from pretrain.monitor import OutputMonitor, measure
 from tests.pretrain.processes import lines, newest, run, small
 
 
@@ -20,7 +21,7 @@ def gaussian(n: int, d: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize(("n", "d"), [(256, 32), (64, 512)])
 def test_the_numbers_of_an_isotropic_output(n: int, d: int) -> None:
-    health = look(gaussian(n, d))
+    health = measure(gaussian(n, d))
     assert health.std == pytest.approx(d**-0.5, rel=0.05) and health.std_healthy == d**-0.5
     assert health.m_o == pytest.approx(n**-0.5, rel=0.3)
     assert health.m_r == pytest.approx(1, abs=0.02)
@@ -39,7 +40,7 @@ def test_the_numbers_against_plain_numpy() -> None:
     singular = numpy.linalg.svd(z - mean, compute_uv=False)
     share = singular / singular.sum()
     cosines = numpy.sort([z[i] @ z[j] for i in range(40) for j in range(40) if i != j])
-    health = look(raw)
+    health = measure(raw)
     assert health.std == pytest.approx(z.std(0, ddof=1).mean(), rel=1e-6)
     assert health.m_o == pytest.approx(numpy.linalg.norm(mean), rel=1e-6)
     assert health.m_r == pytest.approx(numpy.linalg.norm(z - mean, axis=1).mean(), rel=1e-6)
@@ -72,31 +73,31 @@ HEALTHY = gaussian(64, 128)
     ],
 )
 def test_collapsed_or_not(z: Tensor, collapsed: bool) -> None:
-    monitor = Monitor(MonitorConfig(patience=3))
-    assert not monitor.see(5, look(HEALTHY))
-    turned = [monitor.see(step, look(z)) for step in (10, 20, 30, 40)]
+    monitor = OutputMonitor(MonitorConfig(patience=3))
+    assert not monitor.update(5, measure(HEALTHY))
+    turned = [monitor.update(step, measure(z)) for step in (10, 20, 30, 40)]
     assert turned == [False, False, collapsed, False]
     assert monitor.verdict == ("collapsed at step 10" if collapsed else "healthy")
 
 
 def test_outputs_that_start_close_together_and_part_are_healthy() -> None:
-    monitor = Monitor(MonitorConfig(patience=3))
+    monitor = OutputMonitor(MonitorConfig(patience=3))
     for step, part in enumerate((0.1, 0.11, 0.12, 0.15, 0.3, 0.6, 1.0)):
-        monitor.see(step, look(gaussian(1, 128, 5) + part * HEALTHY))
+        monitor.update(step, measure(gaussian(1, 128, 5) + part * HEALTHY))
         assert monitor.verdict == "healthy"
 
 
 def test_one_good_look_ends_a_streak_and_a_resume_keeps_it() -> None:
-    good, bad = look(HEALTHY), look(torch.ones(64, 128))
-    monitor = Monitor(MonitorConfig(patience=3))
+    good, bad = measure(HEALTHY), measure(torch.ones(64, 128))
+    monitor = OutputMonitor(MonitorConfig(patience=3))
     assert monitor.verdict == "not watched"
-    assert not any(monitor.see(step, health) for step, health in enumerate([bad, bad, good, bad, bad]))
-    again = Monitor(MonitorConfig(patience=3))
-    again.load_state(monitor.state())
-    assert again.verdict == "healthy" and again.see(5, bad) and again.verdict == "collapsed at step 3"
+    assert not any(monitor.update(step, health) for step, health in enumerate([bad, bad, good, bad, bad]))
+    again = OutputMonitor(MonitorConfig(patience=3))
+    again.load_state_dict(monitor.state_dict())
+    assert again.verdict == "healthy" and again.update(5, bad) and again.verdict == "collapsed at step 3"
     for step in (6, 7):
-        assert not again.see(step, good) and again.verdict == "collapsed at step 3"
-    assert not again.see(8, good) and again.verdict == "healthy"
+        assert not again.update(step, good) and again.verdict == "collapsed at step 3"
+    assert not again.update(8, good) and again.verdict == "healthy"
 
 
 # Fast enough to collapse within a test: no stop-gradient collapses at any of these sizes, only later.

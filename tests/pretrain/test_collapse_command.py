@@ -17,7 +17,7 @@ from pretrain.collapse.outputs import compute_outputs, load_method
 from pretrain.data import DataConfig, open_images
 from pretrain.features import load_feature_extractor
 from pretrain.method import Plan, build_method
-from pretrain.monitor import look
+from pretrain.monitor import measure
 from runs.errors import UserError
 from tests.pretrain.tiny import CONFIGS
 
@@ -105,9 +105,9 @@ def test_the_verdict_follows_the_numbers() -> None:
     torch.manual_seed(0)
     spread, constant = torch.randn(64, 16), torch.randn(1, 16) + 1e-3 * torch.randn(64, 16)
     line = torch.randn(64, 1) * torch.randn(1, 16)
-    assert verdict(look(spread), 0.2) == "not collapsed"
-    assert verdict(look(constant), 0.2).startswith("collapsed: std")
-    assert verdict(look(line), 0.2).startswith("collapsed: the effective rank")
+    assert verdict(measure(spread), 0.2) == "not collapsed"
+    assert verdict(measure(constant), 0.2).startswith("collapsed: std")
+    assert verdict(measure(line), 0.2).startswith("collapsed: the effective rank")
 
 
 def test_the_table_says_what_is_healthy() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.engine import check_compiler
+from pretrain.trainer import check_compiler
 from runs.errors import UserError
 from tests.pretrain import processes
 from tests.pretrain.processes import lines, newest, run, small, steps_logged

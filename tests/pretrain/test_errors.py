@@ -69,6 +69,7 @@ def test_a_wrong_setting(module: str, argument: str, said: str, images: Path, tm
         ("batch_size=1", "too few for batch norm"),
         ("optimizer.lr=0", "optimizer.lr=0.0: must be positive"),
         ("optimizer.name=adam", "optimizer.name=adam: choose one of"),
+        ("optimizer.schedule=never", "optimizer.schedule=never: choose one of epoch, step"),
         ("on_collapse=cry", "on_collapse=cry: choose one of warn, stop"),
         ("checkpoint.keep=0", "checkpoint.keep must be at least 1"),
         ("monitor.every=0", "monitor.every=0: must be at least 1"),

@@ -17,13 +17,14 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from converters.resnet import build_resnet
 from pretrain import knn, linear
 from pretrain.augment import AugmentConfig, evaluation_view
+from pretrain.config import OptimizerConfig
 from pretrain.data import DataConfig, open_images, open_splits
 from pretrain.evaluation import Evaluation
 from pretrain.features import Features, extract_features, load_feature_extractor
 from pretrain.knn import knn_accuracy, nearest_neighbours
 from pretrain.linear import LinearClassifiers, LinearConfig, _augmented, _cached, train
 from pretrain.loader import EpochSampler
-from pretrain.optim import OPTIMIZERS, OptimizerConfig, build_optimizer
+from pretrain.optim import build_optimizer
 from tests.pretrain.processes import Command, differences, lines, newest, run, small
 
 CPU = torch.device("cpu")
@@ -105,7 +106,7 @@ def trained(settings: LinearConfig, features: Tensor, labels: Tensor, val: tuple
 
 @pytest.mark.parametrize("small", [0, 2**16])
 @pytest.mark.parametrize("decay", [0.0, 0.01])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ("sgd", "lars", "larc"))
 def test_each_classifier_is_a_layer_trained_alone(
     optimizer: str, decay: float, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +160,7 @@ def test_in_bf16_only_the_products_are_rounded() -> None:
     assert 0 < (a - b).abs().item() < 0.1 * a.item()
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ("sgd", "lars", "larc"))
 def test_a_step_asks_the_device_for_no_value(optimizer: str) -> None:
     """Tensors without values stand for a device that has not computed them yet: asking for one is an error."""
     settings = config(lr=[0.1, 1.0, 10.0], optimizer=optimizer, weight_decay=0.01, precision="bf16")

@@ -4,7 +4,8 @@ import numpy
 import pytest
 import torch
 
-from pretrain.monitor import Health, Monitor, MonitorConfig, Watch, look
+from pretrain.config import MonitorConfig
+from pretrain.monitor import CollapseMonitor, Health, OutputMonitor, measure
 
 
 def by_numpy(z: numpy.ndarray) -> dict[str, float]:
@@ -28,14 +29,14 @@ def by_numpy(z: numpy.ndarray) -> dict[str, float]:
 def test_every_number_equals_numpys(shape: tuple[int, int]) -> None:
     chance = numpy.random.default_rng(0)
     z = chance.normal(size=shape) @ chance.normal(size=(shape[1], shape[1])) + chance.normal(size=shape[1])
-    health = look(torch.tensor(z))
+    health = measure(torch.tensor(z))
     for name, value in by_numpy(z).items():
         assert getattr(health, name) == pytest.approx(value, rel=1e-6), name
 
 
 def test_an_even_spread_is_healthy_in_every_number() -> None:
     torch.manual_seed(0)
-    health = look(torch.randn(4000, 16))
+    health = measure(torch.randn(4000, 16))
     assert health.std == pytest.approx(health.std_healthy, rel=0.02)
     assert health.m_o < 0.05 and health.m_r > 0.99
     assert health.covariance < 0.01 and health.effective_rank > 15.9
@@ -43,20 +44,20 @@ def test_an_even_spread_is_healthy_in_every_number() -> None:
 
 def test_a_constant_output_is_collapsed_in_every_number() -> None:
     torch.manual_seed(0)
-    health = look(torch.randn(1, 16) + 1e-5 * torch.randn(100, 16))
+    health = measure(torch.randn(1, 16) + 1e-5 * torch.randn(100, 16))
     assert health.std < 1e-4 and health.m_o > 0.9999 and health.m_r < 1e-3
 
 
 def test_an_output_on_a_line_has_rank_1() -> None:
     torch.manual_seed(0)
-    health = look(torch.randn(100, 1) * torch.randn(1, 16))
+    health = measure(torch.randn(100, 1) * torch.randn(1, 16))
     assert health.effective_rank == pytest.approx(1, abs=1e-3) and health.covariance > 0.5
 
 
-def watch(deviations: list[float]) -> Monitor:
-    monitor = Monitor(MonitorConfig(every=10, patience=3))
+def watch(deviations: list[float]) -> OutputMonitor:
+    monitor = OutputMonitor(MonitorConfig(every=10, patience=3))
     for i, std in enumerate(deviations):
-        monitor.see(10 * (i + 1), Health(std, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0))
+        monitor.update(10 * (i + 1), Health(std, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0))
     return monitor
 
 
@@ -66,18 +67,18 @@ def test_the_verdict_names_the_first_bad_step() -> None:
     assert watch([]).verdict == "not watched"
 
 
-def test_one_bad_look_is_no_collapse_and_a_recovered_network_is_healthy() -> None:
+def test_one_bad_measurement_is_no_collapse_and_a_recovered_network_is_healthy() -> None:
     assert watch([0.25, 0.01, 0.25, 0.01, 0.25]).verdict == "healthy"
     assert watch([0.25, 0.01, 0.01, 0.01, 0.25, 0.25, 0.25]).verdict == "healthy"
-    # Not by a single good look: a collapsed output flutters.
+    # Not by a single good measurement: a collapsed output flutters.
     assert watch([0.25, 0.01, 0.01, 0.01, 0.25, 0.25, 0.01]).verdict == "collapsed at step 20"
 
 
 def test_a_verdict_travels_in_its_state() -> None:
     before = watch([0.25, 0.01, 0.01])
-    after = Monitor(before.config)
-    after.load_state(before.state())
-    after.see(40, Health(0.01, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0))
+    after = OutputMonitor(before.config)
+    after.load_state_dict(before.state_dict())
+    after.update(40, Health(0.01, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0))
     assert after.verdict == "collapsed at step 20"
 
 
@@ -95,43 +96,43 @@ def test_a_constant_prediction_of_a_healthy_output_is_a_collapse_too() -> None:
     def health(std: float) -> Health:
         return Health(std, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0)
 
-    watch = Watch(MonitorConfig(every=10, patience=3))
-    came = [watch.see(10 * (i + 1), health(0.25), health(0.25 if i < 2 else 0.001)) for i in range(8)]
+    monitor = CollapseMonitor(MonitorConfig(every=10, patience=3))
+    came = [monitor.update(10 * (i + 1), health(0.25), health(0.25 if i < 2 else 0.001)) for i in range(8)]
     assert came == [False] * 4 + [True] + [False] * 3
-    assert watch.verdict == "collapsed at step 30 in the prediction" and watch.collapsed_at == 30
-    again = Watch(MonitorConfig())
-    again.load_state(watch.state())
-    assert again.verdict == watch.verdict
+    assert monitor.verdict == "collapsed at step 30 in the prediction" and monitor.collapsed_at == 30
+    again = CollapseMonitor(MonitorConfig())
+    again.load_state_dict(monitor.state_dict())
+    assert again.verdict == monitor.verdict
     # The output's own collapse says more.
     for i in range(8, 11):
-        assert not watch.see(10 * (i + 1), health(0.001), health(0.001))
-    assert watch.verdict == "collapsed at step 90"
+        assert not monitor.update(10 * (i + 1), health(0.001), health(0.001))
+    assert monitor.verdict == "collapsed at step 90"
     # A method without a predictor.
-    alone = Watch(MonitorConfig())
-    assert not alone.see(10, health(0.25), None) and alone.verdict == "healthy"
+    alone = CollapseMonitor(MonitorConfig())
+    assert not alone.update(10, health(0.25), None) and alone.verdict == "healthy"
 
 
-def test_no_look_is_bad_before_the_method_has_settled() -> None:
+def test_nothing_is_bad_before_the_method_has_settled() -> None:
     """MoCo's queue of random vectors pushes all outputs to one side, from where they part again."""
     fallen, even = Health(0.01, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0), Health(0.25, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0)
-    recovers, stays = (Monitor(MonitorConfig(every=10, patience=3), settles=40) for _ in range(2))
+    recovers, stays = (OutputMonitor(MonitorConfig(every=10, patience=3), settles=40) for _ in range(2))
     for step in range(10, 90, 10):
-        assert not recovers.see(step, fallen if step <= 40 else even)
-        assert stays.see(step, fallen) == (step == 70)
+        assert not recovers.update(step, fallen if step <= 40 else even)
+        assert stays.update(step, fallen) == (step == 70)
     assert recovers.verdict == "healthy" and stays.verdict == "collapsed at step 50"
 
 
 def test_a_loss_that_stays_where_a_constant_output_has_it() -> None:
-    watch = Watch(MonitorConfig(every=10), constant_loss=2.0, steps_per_epoch=60)
+    monitor = CollapseMonitor(MonitorConfig(every=10), constant_loss=2.0, steps_per_epoch=60)
     even = Health(0.25, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0)
-    assert [watch.see_loss(loss) for loss in (2.0, 2.1, 1.9, *[2.0] * 9, 2.01)] == [False] * 13
-    watch.see(130, even, None)
-    assert watch.verdict == "healthy", "ten looks are not two epochs"
-    again = Watch(MonitorConfig(every=10), constant_loss=2.0, steps_per_epoch=60)
-    again.load_state(watch.state())
-    assert [again.see_loss(loss) for loss in (1.99, 2.0, 2.0)] == [False, True, False]
+    assert [monitor.update_loss(loss) for loss in (2.0, 2.1, 1.9, *[2.0] * 9, 2.01)] == [False] * 13
+    monitor.update(130, even, None)
+    assert monitor.verdict == "healthy", "ten updates are not two epochs"
+    again = CollapseMonitor(MonitorConfig(every=10), constant_loss=2.0, steps_per_epoch=60)
+    again.load_state_dict(monitor.state_dict())
+    assert [again.update_loss(loss) for loss in (1.99, 2.0, 2.0)] == [False, True, False]
     assert again.verdict == "does not learn: the loss stays at 2.00, that of a constant output"
-    assert not again.see_loss(1.5) and again.verdict == "healthy"
+    assert not again.update_loss(1.5) and again.verdict == "healthy"
     # Methods whose constant output is a collapse, or no trap, have no such level.
-    other = Watch(MonitorConfig())
-    assert not any(other.see_loss(9.0) for _ in range(20)) and other.verdict == "not watched"
+    other = CollapseMonitor(MonitorConfig())
+    assert not any(other.update_loss(9.0) for _ in range(20)) and other.verdict == "not watched"

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from converters.resnet import build_resnet
 from pretrain.collapse.outputs import compute_outputs, load_method
+from pretrain.config import ProbeConfig
 from pretrain.data import DataConfig, open_images
-from pretrain.probe import OnlineProbe, ProbeConfig
+from pretrain.online import OnlineProbe
 from runs.errors import UserError
 from tests.pretrain.processes import (
     Command,
@@ -45,7 +46,7 @@ def test_a_step_is_a_plain_loop_of_softmax_regression() -> None:
         ours.begin()
         for view in views:
             ours.network.fc(torch.from_numpy(view))
-        ours.learn(torch.from_numpy(labels), share)
+        ours.update(torch.from_numpy(labels), share)
         x, y = numpy.concatenate(views), numpy.eye(4)[numpy.concatenate([labels, labels])]
         p = numpy.exp(x @ W.T + b)
         error = (p / p.sum(1, keepdims=True) - y) / 12
@@ -63,7 +64,7 @@ def test_it_learns_and_the_network_gets_no_gradient() -> None:
     for _ in range(60):
         ours.begin()
         ours.network(images)
-        ours.learn(labels, 1.0)
+        ours.update(labels, 1.0)
     assert all(parameter.grad is None for parameter in ours.network.parameters())
     with torch.no_grad():
         ours.begin()
@@ -107,7 +108,7 @@ def test_a_run_does_not_notice_it_and_logs_its_accuracy_every_epoch(whole: Path,
     plain = tmp_path / "run"
     assert run("pretrain", small("simsiam", images, plain), plain)[0] == 0
     with_probe, without = newest(whole), newest(plain)
-    assert set(with_probe["resume"].pop("online")) == {"classifier", "optimizer", "top1", "step"}
+    assert set(with_probe["resume"].pop("probe")) == {"classifier", "optimizer", "top1", "step"}
     assert differences(with_probe, without) == []
     found = [(line["step"], line["online_top1"]) for line in lines(whole) if "online_top1" in line]
     assert [step for step, _ in found] == [3, 7, 11]
@@ -152,6 +153,6 @@ def test_two_processes_train_it_as_one(whole: Path, images: Path, tmp_path: Path
     folder = tmp_path / "run"
     status, text = run("pretrain", small("simsiam", images, folder, *ON), folder, 2)
     assert status == 0, text
-    one, two = (newest(path)["resume"]["online"]["classifier"] for path in (whole, folder))
+    one, two = (newest(path)["resume"]["probe"]["classifier"] for path in (whole, folder))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-2, atol=1e-3)

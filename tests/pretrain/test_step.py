@@ -1,4 +1,4 @@
-"""Nothing inside a step waits for the device, and what is uploaded beside it is what the loader gave."""
+"""Nothing inside a step waits for the device, and what is copied beside it is what the loader gave."""
 
 import subprocess
 import sys
@@ -15,11 +15,11 @@ from experiments.speed import step as speed_step
 from pretrain import augment
 from pretrain.augment import AugmentConfig
 from pretrain.augment.batched import Colour
+from pretrain.config import OptimizerConfig
 from pretrain.data import Images
-from pretrain.loader import Views
+from pretrain.loader import HostToDevice, Views
 from pretrain.method import Batch
-from pretrain.optim import OptimizerConfig, build_optimizer, clip_gradients
-from pretrain.upload import Upload
+from pretrain.optim import build_optimizer, clip_gradients
 from pretrain.views_fast import FastViews
 from tests.pretrain import tiny
 
@@ -92,11 +92,11 @@ def test_colouring_asks_the_device_for_no_value(name: str) -> None:
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_an_upload_changes_the_layout_alone(channels_last: bool) -> None:
+def test_a_copy_changes_the_layout_alone(channels_last: bool) -> None:
     views = Views(Images("", "train", [], [], [], lambda _: b""), (), 0, False)
-    upload = Upload(views, torch.device("cpu"), channels_last)
+    to_device = HostToDevice(views, torch.device("cpu"), channels_last)
     before = [torch.randn(2, 3, 8, 8) for _ in range(2)]
-    after, labels = upload(before, torch.arange(2))
+    after, labels = to_device(before, torch.arange(2))
     layout = torch.channels_last if channels_last else torch.contiguous_format
     assert all(torch.equal(a, b) and b.is_contiguous(memory_format=layout) for a, b in zip(before, after, strict=True))
     assert labels.tolist() == [0, 1]
@@ -107,20 +107,20 @@ def test_views_are_the_same_under_mixed_precision() -> None:
     image = Image.fromarray(numpy.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=numpy.uint8))
     views = FastViews(Images("", "train", [""], [0], ["a"], lambda _: image), config, 2, 0, False, batched=True)
     tensors = [tensor[None] for tensor in views[0, 0][0]]
-    upload = Upload(views, torch.device("cpu"), False)
-    plain, _ = upload(tensors, torch.zeros(1))
+    to_device = HostToDevice(views, torch.device("cpu"), False)
+    plain, _ = to_device(tensors, torch.zeros(1))
     with torch.autocast("cpu", torch.bfloat16):
-        mixed, _ = upload(tensors, torch.zeros(1))
+        mixed, _ = to_device(tensors, torch.zeros(1))
     assert all(torch.equal(a, b) for a, b in zip(plain, mixed, strict=True))
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_uploads_are_complete_when_they_are_used() -> None:
+def test_on_a_gpu_copies_are_complete_when_they_are_used() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     views = Views(Images("", "train", [], [], [], lambda _: b""), (), 0, False)
-    upload = Upload(views, torch.device("cuda"), True)
+    to_device = HostToDevice(views, torch.device("cuda"), True)
     for number in range(20):
         before = [torch.full((64, 3, 224, 224), float(number)).pin_memory()]
-        (after,), _ = upload(before, torch.zeros(64, dtype=torch.long))
+        (after,), _ = to_device(before, torch.zeros(64, dtype=torch.long))
         assert (after == number).all()

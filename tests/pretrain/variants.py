@@ -10,9 +10,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from pretrain.config import PretrainConfig
+from pretrain.config import OptimizerConfig, PretrainConfig
 from pretrain.method import Batch, Method, MethodConfig, Plan, build_method
-from pretrain.optim import OptimizerConfig, build_optimizer
+from pretrain.optim import build_optimizer
 from pretrain.variants import variants
 from tests.pretrain import tiny
 

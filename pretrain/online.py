@@ -1,10 +1,10 @@
-"""The online linear probe: a classifier that learns from the backbone's features while the backbone is pre-trained.
+"""Evaluation of a backbone while it is pre-trained: a linear probe that learns beside it, and kNN.
 
-So are the accuracies of Zhang et al., ICLR 2022, measured (appendix A.1, "online linear evaluation"), with solo-learn:
+Zhang et al., ICLR 2022, measure their accuracies so (appendix A.1, "online linear evaluation"), with solo-learn:
 vturrisi/solo-learn@9187ea3 solo/methods/base.py has the classifier, scripts/pretrain/cifar/simsiam.yaml its settings.
 """
 
-from dataclasses import dataclass
+import random
 from typing import Any
 
 import torch
@@ -12,30 +12,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import ResNet
 
-from pretrain.augment import Transform
+from pretrain.augment import Transform, evaluation_view
 from pretrain.collectives import all_reduce
+from pretrain.config import PretrainConfig, ProbeConfig
 from pretrain.data import Images
 from pretrain.features import evaluating, extract_features
+from pretrain.knn import knn_accuracy
 from pretrain.networks import pooled
-from runs.distributed import world_size
-from runs.errors import UserError
-
-
-@dataclass
-class ProbeConfig:
-    """The linear classifier beside the pre-training."""
-
-    enabled: bool = False
-    """Train one."""
-    lr: float = 0.1
-    """Its learning rate at 256 images a step; it follows the encoder's schedule."""
-    momentum: float = 0.9
-    every: int = 1
-    """Epochs between two looks at its validation accuracy."""
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0 or not 0 <= self.momentum < 1 or self.every < 1:
-            raise UserError("probe.lr must be positive, probe.momentum lie in 0 to 1 and probe.every be at least 1")
+from runs.distributed import worker_count, world_size
 
 
 class OnlineProbe:
@@ -75,7 +59,7 @@ class OnlineProbe:
         """A training step begins: what the network has seen until now does not belong to it."""
         self.features.clear()
 
-    def learn(self, labels: Tensor, share: float) -> None:
+    def update(self, labels: Tensor, share: float) -> None:
         """Take a step on the features of the training step that ends.
 
         Args:
@@ -107,13 +91,50 @@ class OnlineProbe:
         self.top1, self.step = 100 * correct.float().mean().item(), step
         return self.top1
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
         classifier, optimizer = self.classifier.state_dict(), self.optimizer.state_dict()
         return {"classifier": classifier, "optimizer": optimizer, "top1": self.top1, "step": self.step}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self.classifier.load_state_dict(state["classifier"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.top1, self.step = state["top1"], state["step"]
+
+
+class OnlineKnn:
+    """kNN accuracy of a network in training, on a fixed random part of the data.
+
+    Args:
+        train: the images that vote.
+        val: the images that are classified.
+        config: the run's settings.
+        device: where the network computes.
+    """
+
+    def __init__(self, train: Images, val: Images, config: PretrainConfig, device: torch.device) -> None:
+        self.config, self.device, self.classes = config, device, len(train.classes)
+        self.view, chance = evaluation_view(config.augment), random.Random(0)
+        limits = (config.monitor.knn_bank, config.monitor.knn_queries)
+        # The splits are sorted by class, so a part has to be drawn.
+        self.parts = [
+            (images, sorted(chance.sample(range(len(images)), min(limit, len(images)))))
+            for images, limit in zip((train, val), limits, strict=True)
+        ]
+
+    def evaluate(self, network: ResNet) -> float:
+        """Return top-1 in percent; the network's mode is left as it was."""
+        config = self.config
+        workers = worker_count(config.data.workers, processes=1)
+        with evaluating(network):
+            bank, queries = (
+                extract_features(
+                    lambda x: pooled(network, x), images, self.view, self.device,
+                    indices=indices, workers=workers, skip_broken=config.data.skip_broken,
+                )
+                for images, indices in self.parts
+            )  # fmt: skip
+        k = max(1, min(config.monitor.knn_k, len(bank.values) // 10))
+        t = config.monitor.knn_temperature
+        return knn_accuracy(*bank[:2], *queries[:2], self.classes, [k], [t])[k, t]

@@ -1,4 +1,4 @@
-"""What is looked at while a run trains, and where it is written: losses, outputs, neighbours. It changes no weight."""
+"""The numbers of a run in training: measured, monitored for collapse, logged. None of this changes a weight."""
 
 import sys
 import time
@@ -14,71 +14,74 @@ from pretrain.collapse import measures
 from pretrain.collectives import all_gather, all_reduce, mean
 from pretrain.config import PretrainConfig
 from pretrain.data import Images
-from pretrain.logging import Logs
 from pretrain.method import Method, Plan
-from pretrain.monitor import Health, Watch, look
-from pretrain.neighbours import Neighbours
-from pretrain.probe import OnlineProbe
+from pretrain.monitor import CollapseMonitor, Health, measure
+from pretrain.online import OnlineKnn, OnlineProbe
 from runs.distributed import worker_count
 from runs.errors import UserError
+from runs.log import MetricsLog
 
 
-class Observer:
-    """Everything that a run says about itself; every process has one, the first one writes.
+class Metrics:
+    """The numbers of one run; every process has them, the first one writes them.
 
     Args:
         config: the run's settings.
         plan: its lengths.
         method: what is trained.
-        online: the classifier that learns beside it, where there is one.
+        probe: the classifier that learns beside it, where there is one.
 
     Attributes:
         last: the numbers of the last step that was logged.
-        health: the last look at the output.
-        details: the last look through the microscope.
+        health: the last numbers of the output.
+        details: its last further numbers (`monitor.microscope_every`).
         knn: the last kNN accuracy in percent, `knn_start` that before the first step, `knn_step` when it was taken.
     """
 
     # What a checkpoint keeps, besides the monitor and `health`.
     STATE = ("last", "details", "knn", "knn_start", "knn_step")
 
-    def __init__(self, config: PretrainConfig, plan: Plan, method: Method, online: OnlineProbe | None = None) -> None:
-        self.config, self.plan, self.method, self.online = config, plan, method, online
-        self.monitor = Watch(config.monitor, method.settles, method.constant_loss, plan.steps_per_epoch)
+    def __init__(self, config: PretrainConfig, plan: Plan, method: Method, probe: OnlineProbe | None = None) -> None:
+        self.config, self.plan, self.method, self.probe = config, plan, method, probe
+        self.monitor = CollapseMonitor(config.monitor, method.settles, method.constant_loss, plan.steps_per_epoch)
         self.health: Health | None = None
         self.last, self.details = {"loss": float("nan")}, dict[str, float]()
         self.knn: float | None = None
         self.knn_start: float | None = None
         self.knn_step = -1
         self.losses: list[Tensor] = []
-        self.logs: Logs | None = None
-        self.neighbours: Neighbours | None = None
-        self.begin(0)
+        self.log: MetricsLog | None = None
+        self.online_knn: OnlineKnn | None = None
+        self.restart_clock(0)
 
     def open(self, step: int, train: Images, val: Images, device: torch.device) -> None:
         """Open the log behind `step` and draw the images of the kNN evaluation; for the first process only."""
-        self.logs = Logs(Path(self.config.output), step, self.config)
+        config, output = self.config, Path(self.config.output)
+        events, wandb = (
+            (output / "tensorboard" if config.tensorboard else None),
+            asdict(config) if config.wandb else None,
+        )
+        self.log = MetricsLog(output / "metrics.jsonl", step, events, wandb)
         self.val = val
         if self.config.monitor.knn_every:
-            self.neighbours = Neighbours(train, val, self.config, device)
+            self.online_knn = OnlineKnn(train, val, self.config, device)
 
     def close(self) -> None:
         """Close the log."""
-        if self.logs:
-            self.logs.close()
+        if self.log:
+            self.log.close()
 
-    def begin(self, step: int) -> None:
-        """Start the clock of the numbers that depend on time; what lies between two epochs does not count."""
+    def restart_clock(self, step: int) -> None:
+        """Measure time from here on; what lies between two epochs does not count."""
         self.waited, self.mark, self.mark_step = 0.0, time.time(), step
 
-    def see(self, step: int, output: dict[str, Tensor], lr: float, waited: float) -> bool:
-        """Look at a step that has been done.
+    def update(self, step: int, output: dict[str, Tensor], lr: float) -> bool:
+        """Take a step into account that has been done.
 
         Args:
             step: steps done with it.
             output: what the method returned.
             lr: its learning rate.
-            waited: seconds that it waited for its images.
 
         Returns:
             Whether the verdict became "collapsed" with it.
@@ -87,11 +90,10 @@ class Observer:
             UserError: a loss is not finite.
         """
         self.losses.append(output["loss"].detach())
-        self.waited += waited
         collapsed = False
         if step % self.config.monitor.every == 0 and "z" in output:
-            collapsed = self._look(step, output["z"], output.get("p"))
-            if self.monitor.see_loss(mean(output["loss"])) and self.logs:
+            collapsed = self._monitor(step, output["z"], output.get("p"))
+            if self.monitor.update_loss(mean(output["loss"])) and self.log:
                 print(f"\nWARNING: {self.monitor.verdict}; see docs/pretrain.md, 'What is watched'", file=sys.stderr)
         every, last = self.config.monitor.microscope_every, step == self.plan.steps
         if every and (step % every == 0 or last) and "z" in output:
@@ -105,15 +107,26 @@ class Observer:
             health = asdict(self.health) if self.health else {}
             times = {"images_per_second": rate, "data_wait": self.waited / elapsed}
             self._write(step, lr=lr, **self.last, **health, **times)
-            self.begin(step)
+            self.restart_clock(step)
         return collapsed
+
+    def summary(self) -> dict[str, float]:
+        """The metrics of the run's record."""
+        accuracies = {
+            "knn_top1": self.knn,
+            "knn_top1_start": self.knn_start,
+            "online_top1": self.probe.top1 if self.probe else None,
+        }
+        health = asdict(self.health) if self.health else {}
+        known = {name: value for name, value in accuracies.items() if value is not None}
+        return {"loss": self.last["loss"]} | health | self.details | known
 
     def shown(self) -> dict[str, float]:
         """The numbers beside the progress bar."""
         return {"loss": self.last["loss"]} | ({"kNN": self.knn} if self.knn is not None else {})
 
     def check_finite(self, step: int) -> None:
-        """Check the losses since the last look. Not at every step: looking makes the processor wait for the device.
+        """Check the losses since the last check. Not at every step: it makes the processor wait for the device.
 
         Raises:
             UserError: one is not finite, in whichever process.
@@ -121,7 +134,7 @@ class Observer:
         if not self.losses:
             return
         # Together, so that all processes end and none waits for another.
-        values = all_reduce(torch.stack(self.losses).float())  # steps since the last look
+        values = all_reduce(torch.stack(self.losses).float())  # steps since the last check
         bad = (~values.isfinite()).nonzero()
         first = step - len(self.losses)
         self.losses = []
@@ -134,51 +147,52 @@ class Observer:
     def evaluate(self, step: int, ends: bool) -> None:
         """Classify the validation images where it is due and has not been done: every few epochs, at the end.
 
-        By neighbours also before the first epoch.
+        By kNN also before the first epoch.
 
         Args:
             step: steps done.
-            ends: whether the run ends here.
+            ends: whether the run ends here, before its last step.
         """
+        ends = ends or step == self.plan.steps
         epochs, inside = divmod(step, self.plan.steps_per_epoch)
-        self._evaluate_online(step, ends or (step > 0 and not inside and epochs % self.config.probe.every == 0))
+        self._evaluate_probe(step, ends or (step > 0 and not inside and epochs % self.config.probe.every == 0))
         due = not inside and epochs % max(self.config.monitor.knn_every, 1) == 0
-        if self.neighbours is None or self.knn_step == step or not (due or ends):
+        if self.online_knn is None or self.knn_step == step or not (due or ends):
             return
-        self.knn, self.knn_step = self.neighbours.accuracy(self.method.backbone()), step
+        self.knn, self.knn_step = self.online_knn.evaluate(self.method.backbone()), step
         if step == 0:
             self.knn_start = self.knn
         # Filed under the last step that it has seen, so that a resume keeps it exactly when it keeps that step.
         self._write(max(step, 1), epoch=step / self.plan.steps_per_epoch, knn_top1=self.knn)
 
-    def _evaluate_online(self, step: int, due: bool) -> None:
-        if self.online is None or self.logs is None or not due or self.online.step == step:
+    def _evaluate_probe(self, step: int, due: bool) -> None:
+        if self.probe is None or self.log is None or not due or self.probe.step == step:
             return
         view, data = evaluation_view(self.config.augment), self.config.data
-        found = self.online.evaluate(step, self.val, view, worker_count(data.workers, processes=1), data.skip_broken)
+        found = self.probe.evaluate(step, self.val, view, worker_count(data.workers, processes=1), data.skip_broken)
         self._write(step, epoch=step / self.plan.steps_per_epoch, online_top1=found)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain values."""
         kept = {name: getattr(self, name) for name in self.STATE}
-        return kept | {"monitor": self.monitor.state(), "health": asdict(self.health) if self.health else None}
+        return kept | {"monitor": self.monitor.state_dict(), "health": asdict(self.health) if self.health else None}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned; entries of others are passed over."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         for name in self.STATE:
             setattr(self, name, state[name])
-        self.monitor.load_state(state["monitor"])
+        self.monitor.load_state_dict(state["monitor"])
         self.health = Health(**state["health"]) if state["health"] else None
 
-    def _look(self, step: int, z: Tensor, p: Tensor | None) -> bool:
+    def _monitor(self, step: int, z: Tensor, p: Tensor | None) -> bool:
         self.check_finite(step)
         # All processes see all outputs and come to one verdict.
-        self.health = look(all_gather(z.detach()))
-        prediction = look(all_gather(p.detach())) if p is not None else None
-        if not self.monitor.see(step, self.health, prediction):
+        self.health = measure(all_gather(z.detach()))
+        prediction = measure(all_gather(p.detach())) if p is not None else None
+        if not self.monitor.update(step, self.health, prediction):
             return False
         bad = self.health if prediction is None or self.monitor.output.collapsed_at is not None else prediction
-        if self.logs:
+        if self.log:
             print(
                 f"\nWARNING: {self.monitor.verdict}: std {bad.std:.2g} of {bad.std_healthy:.2g}, "
                 f"spread {bad.spread:.2g} of 1, "
@@ -197,5 +211,5 @@ class Observer:
         self._write(step, **found)
 
     def _write(self, step: int, **values: Any) -> None:
-        if self.logs:
-            self.logs.write(step - 1, **{"epoch": step / self.plan.steps_per_epoch} | values)
+        if self.log:
+            self.log.write(step - 1, **{"epoch": step / self.plan.steps_per_epoch} | values)

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pretrain.config import PretrainConfig
-from pretrain.logging import Logs
 from runs.errors import UserError
-from runs.log import read_log
+from runs.log import MetricsLog, read_log
 
 
 class Run:
@@ -59,8 +57,9 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Service:
     return service
 
 
-def log(folder: Path, first: int, last: int, **settings: Any) -> None:
-    logs = Logs(folder, first, PretrainConfig(**settings))
+def log(folder: Path, first: int, last: int, tensorboard: bool = True, wandb: bool = False) -> None:
+    events, settings = (folder / "tensorboard" if tensorboard else None), {"batch_size": 256} if wandb else None
+    logs = MetricsLog(folder / "metrics.jsonl", first, events, settings)
     for step in range(first, last):
         logs.write(step, loss=-0.1 * step, spectrum=[1.0, 0.5])
         logs.write(step, knn_top1=50.0 + step)
