@@ -10,16 +10,15 @@ from rich.console import Console
 from benchmarks.report import grid
 from benchmarks.report.grid import Grid, Line, plain
 from benchmarks.report.tables import paper_grid, result_grid
-from benchmarks.report.write import write_report
-from benchmarks.results.entries import gain, table_results
-from benchmarks.results.records import records_of
+from benchmarks.report.write import report_folders, write_report
+from benchmarks.results.entries import gain, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.estimate import clock, durations, left
 from benchmarks.workflow.expand import expand, parse_override, parse_roots
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run import work
-from benchmarks.workflow.status import Status, status_of
+from benchmarks.workflow.status import status_of
 from runs.environment import command_line
 from runs.errors import UserError
 
@@ -144,30 +143,24 @@ def run(arguments: argparse.Namespace) -> int:
     """Do the runs, print the tables, write the report. Exit status 1 if a run failed or its record is refused."""
     made = _planned(arguments)
     status = work(made, arguments.executor, arguments.sbatch, arguments.retries)
-    refused = _show_results(made, status)
-    page = write_report([made.output], Path(made.output))
-    print(f"report: {page}")
+    results = results_of(made, status)
+    console = Console()
+    for result in results.tables:
+        grid.terminal(result_grid(result), console)
+        if sentence := gain(result):
+            console.print(f"{sentence}\n", highlight=False, markup=False)
+    print(f"report: {write_report([results], Path(made.output))}")
     if status.failed:
         print(
             f"{len(status.failed)} of {len(made.runs)} runs failed; run the same command again to try them again",
             file=sys.stderr,
         )
-    for reason in refused:
+    for reason in results.refused:
         print(f"refused: {reason}", file=sys.stderr)
-    return 1 if status.failed or refused else 0
-
-
-def _show_results(plan: Plan, status: Status) -> list[str]:
-    records, refused = records_of(plan)
-    console = Console()
-    for result in table_results(plan, records, status):
-        grid.terminal(result_grid(result), console)
-        if sentence := gain(result):
-            console.print(f"{sentence}\n", highlight=False, markup=False)
-    return refused
+    return 1 if status.failed or results.refused else 0
 
 
 def report(arguments: argparse.Namespace) -> int:
     """Write the report of what is there."""
-    print(f"report: {write_report(arguments.folders, Path(arguments.output or arguments.folders[0]))}")
+    print(f"report: {report_folders(arguments.folders, Path(arguments.output or arguments.folders[0]))}")
     return 0

@@ -10,8 +10,7 @@ from typing import Any
 
 from benchmarks.report import grid
 from benchmarks.report.tables import beside_paper
-from benchmarks.results.entries import TableResult, full_label, table_results
-from benchmarks.results.records import records_of
+from benchmarks.results.entries import TableResult, full_label, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import Source, expand, parse_override, parse_roots
@@ -39,15 +38,14 @@ def evaluate(arguments: argparse.Namespace) -> int:
         plan.jobs = arguments.jobs
     print(f"{file}: {facts['format']}, {facts['arch']}, proved", file=sys.stderr)
     status = work(plan)
-    records, refused = records_of(plan)
-    results = table_results(plan, records, status)
-    for result in results:
+    results = results_of(plan, status)
+    for result in results.tables:
         grid.terminal(beside_paper(result, file.name[:40]))
     print(f"{plan.scale} scale: {plan.about} {OTHERS}")
-    print(f"model card: {model_card(plan, results, facts, file, arguments.file)}")
-    for reason in refused:
+    print(f"model card: {model_card(plan, results.tables, facts, file, arguments.file)}")
+    for reason in results.refused:
         print(f"refused: {reason}", file=sys.stderr)
-    return 1 if status.failed or refused else 0
+    return 1 if status.failed or results.refused else 0
 
 
 def for_gate(arguments: argparse.Namespace) -> list[str]:

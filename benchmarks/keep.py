@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.write import write_tables
-from benchmarks.results.entries import table_results
-from benchmarks.results.records import records_of
+from benchmarks.results.entries import results_of
 from benchmarks.workflow.plan import PLAN, Plan, read_plan
 from benchmarks.workflow.status import ATTEMPTS, last_attempts
 from runs.errors import UserError
@@ -64,9 +63,10 @@ def store(plan: Plan, target: Path) -> dict[Path, int]:
         raise UserError(f"{target}: was not written by keep, and its files would go; choose another folder")
     if Path(plan.output).resolve().is_relative_to(target.resolve()):
         raise UserError(f"{target}: holds the run itself; choose another folder")
-    records, refused = records_of(plan)
-    if refused or not records:
-        raise UserError(refused[0] if refused else f"{plan.output}: no run is done; nothing to keep")
+    results = results_of(plan)
+    records = results.records
+    if results.refused or not records:
+        raise UserError(results.refused[0] if results.refused else f"{plan.output}: no run is done; nothing to keep")
     texts: dict[str, Any] = {PLAN: read_json(Path(plan.output) / PLAN)}
     texts |= {f"{run}/{RECORD}": read_json(plan.target(run)) for run in records}
     for name, body in texts.items():
@@ -89,7 +89,7 @@ def store(plan: Plan, target: Path) -> dict[Path, int]:
             if matches.exists():
                 with atomic_write(partial / run / MATCHES) as file:
                     file.write(read_bytes(matches, MAX_BYTES))
-        write_tables(table_results(plan, records), partial)
+        write_tables(results.tables, partial)
         (partial / MARK).touch()
         written = {path.relative_to(partial): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
         if sum(written.values()) > MAX_BYTES:

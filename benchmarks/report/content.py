@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.report.figures import Line, curves
 from benchmarks.report.grid import Cell, Grid
 from benchmarks.report.grid import Line as Row
-from benchmarks.results.entries import TableResult, pretrainings
+from benchmarks.results.entries import Results, pretrainings
 from benchmarks.tables.table import Table, load
 from benchmarks.workflow.estimate import clock
 from benchmarks.workflow.plan import Plan
@@ -46,8 +46,6 @@ QUANTITIES = {
 # More methods than this in one picture cannot be told apart.
 MOST = 8
 Logs = list[tuple[str, list[dict[str, Any]]]]
-# A plan, the records of its runs by id, and its tables.
-Found = tuple[Plan, dict[str, Record], list[TableResult]]
 
 
 def training(plans: Sequence[Plan]) -> list[str]:
@@ -131,10 +129,10 @@ def _points(log: list[dict[str, Any]], key: str) -> tuple[list[float], list[floa
     return [float(row.get("epoch", row["step"])) for row in rows], [float(row[key]) for row in rows]
 
 
-def precision_recall(found: Sequence[Found]) -> list[str]:
+def precision_recall(found: Sequence[Results]) -> list[str]:
     """Precision over recall at IoU .50, averaged over the classes, a picture a task."""
     by_task: dict[str, list[tuple[str, list[float]]]] = {}
-    for plan, records, _ in found:
+    for plan, records in ((f.plan, f.records) for f in found):
         named = labels(plan)
         for run in plan.runs.values():
             if run.kind == "transfer" and run.id in records:
@@ -204,14 +202,14 @@ def embedded(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def costs(found: Sequence[Found]) -> tuple[Grid, list[str]]:
+def costs(found: Sequence[Results]) -> tuple[Grid, list[str]]:
     """One line a run: how it went, its time, memory and verdict.
 
     Returns:
         (the table, the commands of all runs in the order in which they can be typed)
     """
     lines, commands = [], []
-    for plan, records, _ in found:
+    for plan, records in ((f.plan, f.records) for f in found):
         named, attempts = plan.names(), last_attempts(plan)
         for run in plan.order():
             attempt, record = attempts.get(run), records.get(run)

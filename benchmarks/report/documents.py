@@ -17,8 +17,7 @@ from benchmarks.report.content import environments, table_logs
 from benchmarks.report.grid import markdown
 from benchmarks.report.pictures import png
 from benchmarks.report.tables import pretraining_grid, result_grid
-from benchmarks.results.entries import table_results
-from benchmarks.results.records import records_of
+from benchmarks.results.entries import results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
@@ -57,15 +56,15 @@ def filled_page(text: str, folder: Path, beside: Path, scale: str | None = None)
     if not asked:
         raise UserError("the page has no block `<!-- table: NAME METRIC … -->` … `<!-- end -->`")
     plan = _plan(folder, scale, dict.fromkeys(names[0] for kind, names in asked if kind == "table"))
-    records, refused = records_of(plan)
-    if refused:
-        raise UserError(refused[0])
-    results = {result.table.name: result for result in table_results(plan, records)}
+    found = results_of(plan)
+    if found.refused:
+        raise UserError(found.refused[0])
+    results = {result.table.name: result for result in found.tables}
 
     def write(match: re.Match[str]) -> str:
         begin, kind, words, inside, end = match.groups()
         if kind == "facts":
-            inside = facts(records.values()) + "\n"
+            inside = facts(found.records.values()) + "\n"
         elif kind == "curves":
             _draw(plan, words.strip(), inside, beside)
         else:
@@ -74,7 +73,7 @@ def filled_page(text: str, folder: Path, beside: Path, scale: str | None = None)
                 raise UserError(f"{name}: {folder} has no such table; name the --scale that it was run at")
             result = results[name]
             grid = (
-                pretraining_grid(result, plan, records, metrics)
+                pretraining_grid(result, plan, found.records, metrics)
                 if metrics
                 else result_grid(result, notes=False, whole=False)
             )

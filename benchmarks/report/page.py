@@ -1,37 +1,35 @@
 """The page itself: everything that it shows, handed to the template."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 
 from benchmarks.report import content
-from benchmarks.report.content import Found
 from benchmarks.report.tables import result_grid, title_of
-from benchmarks.results.entries import gain
+from benchmarks.results.entries import Results, gain
+from benchmarks.results.records import Found
 from benchmarks.tables import table as tables
 from benchmarks.workflow.estimate import clock
-from runs.record import Record
 
 HERE = Path(__file__).parent
 
 
-def page(found: Sequence[Found], others: Mapping[Path, Record], refused: Sequence[str]) -> str:
+def page(found: Sequence[Results], others: Found) -> str:
     """Return the HTML text.
 
     Args:
-        found: the plans whose tables are shown, the records of each by run id, its tables.
-        others: records without a plan, by their files.
-        refused: what could not be believed, a line each.
+        found: the plans whose tables are shown, with their records.
+        others: records without a plan.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    plans = [plan for plan, _, _ in found]
-    recorded = [record for _, records, _ in found for record in records.values()]
-    results = [(plan, result) for plan, _, some in found for result in some]
+    plans = [f.plan for f in found]
+    recorded = [record for f in found for record in f.records.values()]
+    results = [(f.plan, table) for f in found for table in f.tables]
     costs, commands = content.costs(found)
     return environment.get_template("page.html.j2").render(
         title=title_of([result for _, result in results]) if results else "Run records",
@@ -49,10 +47,10 @@ def page(found: Sequence[Found], others: Mapping[Path, Record], refused: Sequenc
         commands=commands,
         ended=len(recorded),
         total=clock(sum(r.seconds for r in recorded)),
-        environments=content.environments([*recorded, *others.values()]),
+        environments=content.environments([*recorded, *others.records.values()]),
         starts=list(dict.fromkeys(p.command for p in plans if p.command)),
-        others=content.loose(dict(others)),
-        refused=refused,
+        others=content.loose(others.records),
+        refused=[*(reason for f in found for reason in f.refused), *others.refused.values()],
         style=(HERE / "style.css").read_text(encoding="utf-8"),
         script=(HERE / "sort.js").read_text(encoding="utf-8"),
     )  # fmt: skip

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from benchmarks.results.records import records_of
 from benchmarks.results.trials import Summary, clearly_above, outside_noise, summarize
 from benchmarks.tables.table import Column, Row, Table, adapt, load
 from benchmarks.workflow.plan import Cell, Plan
@@ -91,6 +92,22 @@ class TableResult:
         """Number of trials, if it is the same for all entries."""
         counts = {e.ours.n for line in self.entries for e in line if e.ours}
         return counts.pop() if len(counts) == 1 else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """A plan, the records of its runs by id, why others were refused, and its tables filled."""
+
+    plan: Plan
+    records: dict[str, Record]
+    refused: list[str]
+    tables: list[TableResult]
+
+
+def results_of(plan: Plan, status: Status | None = None) -> Results:
+    """Read a plan's records once and fill its tables; `status` as for `table_results`."""
+    records, refused = records_of(plan)
+    return Results(plan, records, refused, table_results(plan, records, status))
 
 
 def table_results(plan: Plan, records: dict[str, Record], status: Status | None = None) -> list[TableResult]:

@@ -13,7 +13,7 @@ from benchmarks.report.documents import filled_page
 from benchmarks.report.figures import Line
 from benchmarks.report.pictures import averaged, ends, png, published
 from benchmarks.report.tables import result_grid
-from benchmarks.report.write import write_report
+from benchmarks.report.write import report_folders
 from benchmarks.results.entries import table_results
 from benchmarks.results.records import records_of
 from benchmarks.tables import scale as scales
@@ -105,7 +105,7 @@ def test_the_monitors_verdicts_stand_beside_the_papers(tmp_path: Path) -> None:
     for row, bad in (("simsiam", [False] * 3), ("naive", [True] * 3), ("mirror", [True, False, True])):
         finish(p, row, bad)
     p.write()
-    write_report([tmp_path], tmp_path)
+    report_folders([tmp_path], tmp_path)
     [filled] = table_results(p, records_of(p)[0])
     assert [str(v) for v in filled.verdicts] == ["× 0/3", "✓ 3/3", "2/3", "None", "None"]
     assert "Mirror SimSiam: collapsed in 2 of 3 runs; the paper has a collapse." in filled.remarks

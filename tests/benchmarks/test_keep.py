@@ -10,7 +10,7 @@ import pytest
 from benchmarks.keep import ABSOLUTE, MAX_BYTES, store
 from benchmarks.report.grid import markdown
 from benchmarks.report.tables import result_grid
-from benchmarks.report.write import write_report
+from benchmarks.report.write import report_folders
 from benchmarks.results.entries import table_results
 from benchmarks.results.records import find, records_of
 from benchmarks.workflow.plan import read_plan
@@ -33,8 +33,8 @@ def test_the_report_can_be_written_again(run: Path) -> None:
     written = store(plan, target)
     assert sum(written.values()) < 400_000
     assert {path.suffix for path in written} == {"", ".json", ".jsonl", ".md", ".tex", ".csv"}
-    write_report([run], run)
-    page = write_report([target], Path("again")).read_text()
+    report_folders([run], run)
+    page = report_folders([target], Path("again")).read_text()
     for name in ("tables.md", "tables.tex", "tables.csv"):
         assert (run / name).read_text() == (target / name).read_text() == Path("again", name).read_text()
     assert "Training loss" in page and "precision over recall" in page

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# A table through a real one-node SLURM: install, start, run, compare with the local executor, stop. Opt-in:
+# A table through a real SLURM of two nodes on this machine: install, start, run, compare with the local executor, stop.
+# Opt-in:
 #
-#   sudo tests/slurm/run.sh [TABLE OPTIONS…]      (default: table4 --rows scratch --columns knn200)
+#   sudo tests/slurm/run.sh [TABLE OPTIONS…]      (default: table4 --rows simsiam --columns knn200 --trials 1)
+#   sudo NODES=2 tests/slurm/run.sh …             (every run over both nodes, one process each; equal to 1e-6 at the least)
 #   sudo LOCAL=outputs/all tests/slurm/run.sh table4 table5      (compares with a finished local run)
 #
 # Needs Debian or Ubuntu and root: SLURM's daemons start jobs as other users. Everything it writes lies in one folder,
@@ -9,25 +11,19 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
+nodes=${NODES:-1}
 work=$(mktemp -d "${TMPDIR:-/tmp}/slurm-test.XXXXXX")
 chmod 755 "$work"
 arguments=("$@")
-[ ${#arguments[@]} -gt 0 ] || arguments=(table4 --rows scratch --columns knn200)
+[ ${#arguments[@]} -gt 0 ] || arguments=(table4 --rows simsiam --columns knn200 --trials 1)
 
 command -v slurmctld slurmd munged sbatch >/dev/null || {
     apt-get update -qq
     apt-get install -y -qq slurmctld slurmd munge slurm-client
 }
-# The executor plugin, beside the environment rather than in it.
-if ! "$python" -c "import snakemake_executor_plugin_slurm" 2>/dev/null; then
-    uv=$(dirname "$python")/uv
-    "$uv" pip install --quiet --python "$python" --target "$work/plugins" --no-deps \
-        "snakemake-executor-plugin-slurm>=2.0" snakemake-executor-plugin-slurm-jobstep throttler pandas python-dateutil six
-    export PYTHONPATH="$work/plugins${PYTHONPATH:+:$PYTHONPATH}"
-fi
 
 stop() {
-    for daemon in slurmd slurmctld; do
+    for daemon in slurmd1 slurmd2 slurmctld; do
         [ -f "$work/$daemon.pid" ] && kill "$(cat "$work/$daemon.pid")" 2>/dev/null || true
     done
     [ -z "${linked:-}" ] || rm -f /etc/slurm/slurm.conf
@@ -36,6 +32,11 @@ stop() {
 trap stop EXIT
 
 host=$(hostname -s)
+# Two daemons with names and ports of their own stand for two machines; both answer at this one's address.
+memory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1024 * 4 / 10))
+for name in node1 node2; do
+    grep -q "[[:space:]]$name\$" /etc/hosts || echo "127.0.0.1 $name" >> /etc/hosts
+done
 cat > "$work/slurm.conf" <<CONF
 ClusterName=test
 SlurmctldHost=$host(127.0.0.1)
@@ -43,11 +44,11 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 StateSaveLocation=$work/state
-SlurmdSpoolDir=$work/spool
+SlurmdSpoolDir=$work/spool/%n
 SlurmctldLogFile=$work/slurmctld.log
-SlurmdLogFile=$work/slurmd.log
+SlurmdLogFile=$work/%n.log
 SlurmctldPidFile=$work/slurmctld.pid
-SlurmdPidFile=$work/slurmd.pid
+SlurmdPidFile=$work/%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -55,12 +56,13 @@ SelectTypeParameters=CR_Core
 ReturnToService=2
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/none
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1024 * 9 / 10))
-PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP
+NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=1 RealMemory=$memory
+NodeName=node2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=1 RealMemory=$memory
+PartitionName=test Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
 CONF
-mkdir -p "$work/state" "$work/spool"
+mkdir -p "$work/state" "$work/spool/node1" "$work/spool/node2"
 export SLURM_CONF="$work/slurm.conf"
-# Inside a job the executor's srun no longer has that variable.
+# Inside a job srun no longer has that variable.
 [ -e /etc/slurm/slurm.conf ] || { mkdir -p /etc/slurm; ln -s "$work/slurm.conf" /etc/slurm/slurm.conf; linked=yes; }
 
 if ! munge -n >/dev/null 2>&1 || ! munge -n | unmunge >/dev/null 2>&1; then
@@ -70,27 +72,35 @@ if ! munge -n >/dev/null 2>&1 || ! munge -n | unmunge >/dev/null 2>&1; then
     munged_started=yes
 fi
 slurmctld -f "$SLURM_CONF"
-slurmd -f "$SLURM_CONF"
-for _ in $(seq 30); do srun -n1 true 2>/dev/null && break; sleep 1; done
-srun -n1 hostname
+for number in 1 2; do
+    slurmd -f "$SLURM_CONF" -N "node$number"
+    # Its file has the node's name; `stop` looks for the daemon's.
+    ln -sf "$work/node$number.pid" "$work/slurmd$number.pid"
+done
+for _ in $(seq 30); do srun -N2 -n2 true 2>/dev/null && break; sleep 1; done
+srun -N2 -n2 printenv SLURMD_NODENAME
 
 common=(run "${arguments[@]}" --scale mini)
-"$python" -m benchmarks "${common[@]}" --output "$work/cluster" --executor slurm -- \
-    --slurm-status-command squeue --slurm-init-seconds-before-status-checks 2 --seconds-between-status-checks 2 \
-    --default-resources slurm_partition=test runtime=60 mem_mb=4000 --latency-wait 30
+"$python" -m benchmarks "${common[@]}" --output "$work/cluster" --nodes "$nodes" --jobs 2 --executor slurm -- --mem=1500M --time=60
 local=${LOCAL:-$work/local}
 [ -n "${LOCAL:-}" ] || "$python" -m benchmarks "${common[@]}" --output "$local"
-"$python" - "$work/cluster" "$local" <<'PYTHON'
+"$python" - "$work/cluster" "$local" "$nodes" <<'PYTHON'
 import sys
 from pathlib import Path
 
 from runs.record import read_record
 
-cluster, local = map(Path, sys.argv[1:])
+cluster, local, nodes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 done = sorted(path.parent.relative_to(cluster) for path in cluster.glob("*/*/result.json"))
-differ = [str(run) for run in done if read_record(cluster / run).metrics != read_record(local / run).metrics]
-if not done or differ:
-    sys.exit(f"{len(differ)} of {len(done)} records differ: {differ}")
-print(f"{len(done)} records through SLURM, each with the metrics of the local run")
+worst = 0.0
+for run in done:
+    ours, theirs = read_record(cluster / run).metrics, read_record(local / run).metrics
+    gap = max(abs(ours[name] - theirs[name]) for name in theirs)
+    print(f"{run}: largest difference {gap:.1e}")
+    worst = max(worst, gap)
+# The same commands on one node have the same metrics, digit for digit; over two the sums are taken in another order.
+if not done or (nodes == 1 and worst):
+    sys.exit(f"{len(done)} records differ by up to {worst}")
+print(f"{len(done)} records through SLURM on {nodes} node{'s' * (nodes > 1)}, largest difference of a metric {worst:.1e}")
 PYTHON
 echo "kept: $work"
