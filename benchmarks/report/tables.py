@@ -92,7 +92,7 @@ def result_grid(result: TableResult, properties: bool = False, notes: bool = Tru
     lines = []
     for i, (row, entries) in enumerate(zip(table.rows, result.entries, strict=True)):
         verdict = result.verdicts[i] if result.verdicts else None
-        cells = list(plain([row.properties.get(p) for p in facts]))
+        cells = list(plain([row.properties.get(p, "") for p in facts]))
         if result.verdicts:
             cells.append(Cell(str(verdict or ABSENT), bold=verdict is not None and not verdict.agrees))
         below = [Cell("") for _ in cells]

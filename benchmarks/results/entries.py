@@ -161,11 +161,11 @@ def gain(result: TableResult) -> str:
         std = f", std {math.hypot(*known):.{column.digits}f}" if len(known) == 2 else ""
         counts = str(ours.n) if ours.n == before.n else f"{ours.n} and {before.n}"
         difference = f"{ours.mean - before.mean:+.{column.digits}f}".replace("-", "−")
-        parts.append(f"{difference} in {full_label(column)} (n = {counts}{std})")
+        parts.append(f"{difference} points of {full_label(column)} (n = {counts}{std})")
     if not parts:
         return ""
     rival = "the untrained network" if len(untrained) == 1 else "the best untrained network"
-    return f"{row.label} beside {rival}: {listed(parts)}."
+    return f"Pre-training ({row.label}) against {rival}: {listed(parts)}."
 
 
 def pretrainings(plan: Plan, table: str, row: str) -> list[str]:

@@ -100,8 +100,8 @@ def _misfit(plan: Plan, run: Run, record: Record, records: dict[str, Record]) ->
     """Why a record is not this run's; empty if it is."""
     if record.kind != run.kind:
         return f"is a record of {record.kind}, not of {run.kind}"
-    config = flatten(record.config)
-    for key, wanted in {**run.settings, "seed": run.settings.get("seed", record.seed)}.items():
+    config = flatten(record.config) | {"seed": record.seed}
+    for key, wanted in run.settings.items():
         given = config.get(key, config.get(f"{key}.name", wanted))
         if key not in PLACES and given != wanted:
             return f"has {key}={given}, where the plan has {wanted}"

@@ -9,6 +9,7 @@ from benchmarks.report.documents import BLOCK, filled_page
 from benchmarks.report.tables import METRICS
 from benchmarks.tables import table as tables
 from runs.errors import UserError
+from runs.files import read_yaml
 from tests.benchmarks.test_collapse_tables import finish, plan
 
 ROOT = Path(__file__).parents[2]
@@ -55,8 +56,8 @@ def test_the_pages_pictures_presets_and_commands_exist() -> None:
     for picture in re.findall(r"\]\((images/[^)]+)\)", PAGE):
         file = ROOT / "docs" / picture
         assert file.stat().st_size < 150_000, picture
-    for variant in re.findall(r"variant=([a-z_0-9]+)", PAGE):
-        assert (ROOT / "pretrain" / "variant" / f"{variant}.yaml").exists(), variant
+    variants = read_yaml(ROOT / "pretrain" / "variants.yaml")
+    assert set(re.findall(r"variant=([a-z_0-9]+)", PAGE)) <= set(variants)
     for module in re.findall(r"python -m ([a-z.]+)", PAGE):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module

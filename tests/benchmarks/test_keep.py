@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,6 +65,14 @@ def test_what_cannot_be_kept_is_one_line(run: Path, make: SimpleNamespace) -> No
         store(plan, Path("letters"))
     with pytest.raises(UserError, match="was not written by keep"):
         store(plan, run)
+    # The arguments exchanged: what was kept is a run too, and the run is nothing that keep has written.
+    store(plan, Path("kept"))
+    before = sorted(run.rglob("*"))
+    for target in (run, run.parent, Path("letters/to_mother.txt")):
+        with pytest.raises(UserError, match=r"was not written by keep|is no folder"):
+            store(read_plan("kept"), target)
+    assert sorted(run.rglob("*")) == before
+    shutil.rmtree("kept")
     body = json.loads((run / "plan.json").read_text())
     body["command"] = "python -m benchmarks run table4 --data imagenet=/data/imagenet"
     write_json(run / "plan.json", body)
