@@ -24,6 +24,7 @@ class Scale:
         about: what it is for, a sentence.
         generate: options of `python -m benchmarks.shapes` where the scale makes its own data, else None.
         data: the paper's data set -> this scale's name for `data=`; what is not here keeps its name.
+        tasks: what of the tables is run; None means everything.
         epochs: the paper's epochs -> this scale's; None means the same.
         trials: at most so many trials a column, by what varies.
         stages: overrides by stage; a task's own come after those of `transfer`.
@@ -47,6 +48,7 @@ class Scale:
     about: str
     generate: dict[str, Any] | None = None
     data: dict[str, str] = field(default_factory=dict)
+    tasks: list[str] | None = None
     epochs: dict[int, int] | None = None
     trials: dict[str, int] = field(default_factory=dict)
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -112,6 +114,9 @@ def load(name: str) -> Scale:
     for key in (*scale.stages, *scale.override, *(stage for overrides in nested for stage in overrides)):
         if key not in STAGES:
             raise UserError(f"{path}: unknown stage '{key}'; there are {', '.join(STAGES)}")
+    for task in scale.tasks or ():
+        if task not in TASKS:
+            raise UserError(f"{path}: tasks: unknown task '{task}'; there are {', '.join(TASKS)}")
     for where, keys in (("seconds", scale.seconds), ("gigabytes", scale.gigabytes)):
         for key in keys:
             if key.removesuffix("/epoch") not in (*TASKS, "data", "convert"):

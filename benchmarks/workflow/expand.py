@@ -120,7 +120,10 @@ class _Builder:
             return f"needs {missing}"
         if row.untrained and column.task == "pretrain":
             return "no pre-training"
-        return "" if self._epochs(row, column) is not None else f"not at the {self.scale.name} scale"
+        wanted = self.scale.tasks is None or column.task in self.scale.tasks
+        if wanted and self._epochs(row, column) is not None:
+            return ""
+        return f"not at the {self.scale.name} scale"
 
     def _epochs(self, row: Row, column: Column) -> int | None:
         epochs = row.epochs or column.epochs

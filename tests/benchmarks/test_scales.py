@@ -7,13 +7,14 @@ import pytest
 from benchmarks.results.entries import pretrainings
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
+from benchmarks.workflow.estimate import durations
 from benchmarks.workflow.expand import expand
 from converters.architecture import parse
 from converters.proof import detectron2_obstacle
 from runs.errors import UserError
 
 
-@pytest.mark.parametrize("scale", ["mini", "small", "paper"])
+@pytest.mark.parametrize("scale", ["mini", "photos", "small", "paper"])
 def test_table_5_fine_tunes_networks_that_a_c4_detector_can_hold(scale: str) -> None:
     plan = expand([tables.load("table5")], scales.load(scale), "outputs/x")
     archs = {run.settings["arch"] for run in plan.runs.values() if "arch" in run.settings}
@@ -57,4 +58,27 @@ def test_a_stage_of_a_data_set_that_there_is_not_is_refused(tmp_path: Path) -> N
     file = tmp_path / "own.yaml"
     file.write_text("about: a test\ndatasets: {imagenet: {pretraining: {arch: resnet50}}}\n")
     with pytest.raises(UserError, match="unknown stage 'pretraining'"):
+        scales.load(str(file))
+
+
+@pytest.mark.parametrize("scale", scales.names())
+def test_every_scale_can_run_something_and_estimates_its_time(scale: str) -> None:
+    plan = expand([tables.load(name) for name in tables.names()], scales.load(scale), "outputs/x")
+    assert plan.runs
+    assert all(seconds > 0 for seconds in durations(plan)[0].values())
+
+
+def test_a_scale_runs_the_tasks_that_it_names() -> None:
+    plan = expand([tables.load("table4"), tables.load("table5")], scales.load("photos"), "outputs/x")
+    assert {run.task for run in plan.runs.values()} == {"pretrain", "convert", "linear", "knn", "voc07"}
+    assert {cell.column for cell in plan.cells if cell.table == "table5" and not cell.absent} == {
+        "voc07_ap50", "voc07_ap", "voc07_ap75",
+    }  # fmt: skip
+    assert {cell.absent for cell in plan.cells if cell.column == "coco_ap"} == {"not at the photos scale"}
+
+
+def test_a_task_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("about: a test\ntasks: [knn, voc08]\n")
+    with pytest.raises(UserError, match="unknown task 'voc08'"):
         scales.load(str(file))
