@@ -23,6 +23,9 @@ def parser() -> Parser:
     command = commands.add_parser("plan", help="what a run would do: runs, commands, time, disk")
     _choose(command)
     command.add_argument("--commands", action="store_true", help="print every command")
+    command.add_argument(
+        "--devices", type=_counts, metavar="N,…", help="what so many devices would change, e.g. 1,8,64"
+    )
     command.set_defaults(function=_lazy("commands", "plan"))
 
     command = commands.add_parser("run", help="run what the tables need, print them, write the report")
@@ -128,6 +131,10 @@ def _data(command: argparse.ArgumentParser) -> None:
 
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
+
+
+def _counts(text: str) -> list[int]:
+    return [_positive(number) for number in _names(text)]
 
 
 def _positive(text: str) -> int:

@@ -16,6 +16,7 @@ from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.estimate import clock, durations, left
 from benchmarks.workflow.expand import expand, parse_override, parse_roots
+from benchmarks.workflow.growth import growth
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run import work
 from benchmarks.workflow.status import status_of
@@ -83,11 +84,28 @@ def plan(arguments: argparse.Namespace) -> int:
     space = sum(made.gigabytes.get(run.task, 0.0) for run in made.runs.values())
     hours = sum(expected[r] * made.runs[r].devices for r in status.waiting) / 3600
     print(f"GPU-hours {hours:.0f}, disk about {space:.1f} GB")
+    if arguments.devices:
+        _print_growth(arguments)
     if made.seconds_source and len(measured) < len(made.runs):
         print(f"assumed times: {made.seconds_source}")
     for absent in dict.fromkeys(c.absent for c in made.cells if c.absent):
         print(f"{sum(c.absent == absent for c in made.cells)} entries are not planned: {absent}")
     return 0
+
+
+def _print_growth(arguments: argparse.Namespace) -> None:
+    scale = scales.load(arguments.scale)
+    chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns, scale.adapt)
+    points, assumptions = growth(chosen, scale, arguments.devices)
+    lines = [
+        Line(
+            f"{p.devices}", plain([clock(p.seconds), f"{p.gpu_hours:,.0f}", clock(p.chain), f"{p.reads:.2f}", p.limit])
+        )
+        for p in points
+    ]
+    heads = (*(("", head) for head in ("time", "GPU-hours", "longest chain", "reads GB/s")), (" ", "limited by"))
+    notes = tuple(f"assumed: {words}" for words in assumptions)
+    grid.terminal(Grid(heads, tuple(lines), notes=notes, corner="devices"))
 
 
 def _planned(arguments: argparse.Namespace) -> Plan:

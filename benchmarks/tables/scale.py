@@ -38,6 +38,8 @@ class Scale:
         nodes: machines of one run.
         seconds: expected duration of a run by kind or task (`pretrain/epoch`: of one epoch) on the scale's own devices,
             until one was measured.
+        seconds_devices: the devices of one run that `seconds` are for; 0 where none is used.
+        batch_sizes: images a step, by method or task, where no setting says so.
         seconds_source: where `seconds` comes from.
         gigabytes: what a finished run leaves on the disk, by kind or task.
         replace: what is measured in place of a task's metric.
@@ -64,6 +66,8 @@ class Scale:
     nodes: int = 1
     seconds: dict[str, float] = field(default_factory=dict)
     seconds_source: str = ""
+    seconds_devices: int = 0
+    batch_sizes: dict[str, int] = field(default_factory=dict)
     gigabytes: dict[str, float] = field(default_factory=dict)
 
     def common(self, dataset: str, *stages: str) -> dict[str, Any]:

@@ -32,21 +32,25 @@ def durations(plan: Plan) -> tuple[dict[str, float], set[str]]:
 
 
 def assumed(plan: Plan, run: Run) -> float:
-    """What the scale's file says of a run, on the scale's own devices."""
+    """What the scale's file says of a run; on more devices than it was measured on, in inverse proportion."""
+    share = plan.seconds_devices / run.devices if plan.seconds_devices and run.devices else 1.0
     per_epoch = plan.seconds.get(f"{run.task}/epoch")
     if per_epoch is not None and "epochs" in run.settings:
-        return per_epoch * float(run.settings["epochs"])
-    return plan.seconds.get(run.task, UNKNOWN)
+        return share * per_epoch * float(run.settings["epochs"])
+    return share * plan.seconds.get(run.task, UNKNOWN)
 
 
-def left(plan: Plan, seconds: dict[str, float], status: Status) -> float:
+def left(plan: Plan, seconds: dict[str, float], status: Status, devices: int | None = None) -> float:
     """Seconds until everything is done, by playing the rest of the plan through.
 
     Args:
         plan: the plan.
         seconds: expected duration of every run.
         status: which runs wait, and which run since when.
+        devices: run as many at a time as share these, instead of the plan's `jobs`.
     """
+    capacity = max(plan.jobs, 1) if devices is None else devices
+    width = {run.id: 1 if devices is None else run.devices for run in plan.runs.values()}
     waiting, running = set(status.waiting), {run: run_left(plan, run, seconds[run], began)
                                              for run, began in status.running.items()}  # fmt: skip
     priority = plan.chains(seconds)
@@ -57,7 +61,7 @@ def left(plan: Plan, seconds: dict[str, float], status: Status) -> float:
     heapq.heapify(busy)
     now = 0.0
     while busy or ready:
-        while ready and len(busy) < max(plan.jobs, 1):
+        while ready and (not busy or sum(width[r] for _, r in busy) + width[ready[0][1]] <= capacity):
             run = heapq.heappop(ready)[1]
             heapq.heappush(busy, (now + seconds[run], run))
         now, over = heapq.heappop(busy)

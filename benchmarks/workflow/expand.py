@@ -20,6 +20,9 @@ from runs.files import checkpoint_name
 DETECTION = ("voc07", "voc0712", "coco")
 # Detectron2's own default for the folder of VOC2007, VOC2012 and coco; other sets are `datasets/<name>`.
 DETECTION_ROOT = "datasets"
+# Images of a step that a device needs at the least. Pre-training: as the papers have it (SimSiam: 256 on 8); below it,
+# batch norm over all devices waits for the network at every layer. A detector's batch norm is frozen or sees the boxes.
+LEAST = {"pretrain": 32, "linear": 32}
 # Values that Hydra reads without quotes.
 PLAIN = re.compile(r"[\w./:@%+-]*")
 # What a reader looks for first in a command.
@@ -87,6 +90,7 @@ def expand(
         threads=scale.threads,
         seconds=scale.seconds,
         seconds_source=scale.seconds_source,
+        seconds_devices=scale.seconds_devices,
         gigabytes=scale.gigabytes,
         replace=scale.replace,
         add=scale.add,
@@ -221,10 +225,29 @@ class _Builder:
         digest = hashlib.sha256(json.dumps(_portable(identity, self.output), sort_keys=True).encode()).hexdigest()[:8]
         run_id = f"{kind}/{name}-{digest}"
         if run_id not in self.runs:
-            gpus, nodes = (0, 1) if kind in ("data", "convert") else (self.scale.gpus, self.scale.nodes)
+            gpus, nodes = devices_of(self.scale, kind, batch_of(self.scale, task, settings))
             command = _command(kind, {**settings, **root}, f"{self.output}/{run_id}", gpus, nodes, digest)
             self.runs[run_id] = Run(run_id, kind, task, command, needs, {**settings, **root}, gpus, nodes)
         return self.runs[run_id]
+
+
+def batch_of(scale: Scale, task: str, settings: dict[str, Any]) -> int | None:
+    """Images a step of a run, over all devices; None where the scale does not say."""
+    own = settings.get("batch_size", settings.get("detectron2.SOLVER.IMS_PER_BATCH"))
+    return own or scale.batch_sizes.get(settings.get("method", ""), scale.batch_sizes.get(task))
+
+
+def devices_of(scale: Scale, kind: str, batch: int | None) -> tuple[int, int]:
+    """(devices of each node, nodes) of a run: the scale's, or as many as the batch can be shared out to."""
+    if kind in ("data", "convert"):
+        return 0, 1
+    if batch is None:
+        return scale.gpus, scale.nodes
+    most = max(1, batch // LEAST.get(kind, 1))
+    whole_nodes = [(scale.gpus, n) for n in range(scale.nodes, 0, -1)]
+    parts = [(gpus, 1) for gpus in range(scale.gpus - 1, 0, -1)]
+    fitting = ((g, n) for g, n in (*whole_nodes, *parts) if max(g, 1) * n <= most and batch % (max(g, 1) * n) == 0)
+    return next(fitting, (min(scale.gpus, 1), 1))
 
 
 def _readable(run: Run) -> str:

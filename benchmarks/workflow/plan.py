@@ -50,6 +50,11 @@ class Run:
             raise ValueError(f"{self.kind} {self.id!r} is no run; an id is <kind>/<name>")
 
     @property
+    def processes(self) -> int:
+        """Of all nodes together; without devices one a node."""
+        return self.nodes * max(self.gpus, 1)
+
+    @property
     def target(self) -> str:
         """The file whose existence means that the run is done."""
         return TARGETS.get(self.kind, RECORD)
@@ -103,7 +108,7 @@ class Checkpoint:
 class Plan:
     """Everything that one `run` does; kept as `plan.json` beside the results, so that `report` needs nothing else.
 
-    `seconds`, `seconds_source`, `gigabytes`, `replace` and `add` are the scale's, see `tables.scale.Scale`.
+    `seconds` with its source and devices, `gigabytes`, `replace` and `add` are the scale's, see `tables.scale.Scale`.
     """
 
     output: str
@@ -116,6 +121,7 @@ class Plan:
     threads: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     seconds_source: str = ""
+    seconds_devices: int = 0
     gigabytes: dict[str, float] = field(default_factory=dict)
     command: str = ""
     replace: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -1,0 +1,76 @@
+"""What more devices would change: time, cost, the critical path, and what limits it, by simulation."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from benchmarks.tables.scale import Scale
+from benchmarks.tables.table import Table
+from benchmarks.workflow.estimate import assumed, left
+from benchmarks.workflow.expand import LEAST, batch_of, expand
+from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.status import Status
+
+NODE = 8
+# ImageNet's training set: 1,281,167 JPEGs of 138 GB.
+IMAGES, IMAGE_MB = 1_281_167, 0.108
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """The whole plan on so many devices: seconds, hours of all devices, the longest chain, GB/s that it reads."""
+
+    devices: int
+    seconds: float
+    gpu_hours: float
+    chain: float
+    reads: float
+    limit: str
+
+
+def growth(tables: Sequence[Table], scale: Scale, counts: Sequence[int]) -> tuple[list[Point], list[str]]:
+    """Play the plan through on several numbers of devices.
+
+    Returns:
+        (a point a number, what was assumed)
+    """
+    points: list[Point] = []
+    broken: list[str] = []
+    for count in counts:
+        size = dataclasses.replace(scale, gpus=min(count, NODE), nodes=-(-count // NODE))
+        plan = expand(tables, size, "outputs/growth")
+        seconds = {run.id: assumed(plan, run) for run in plan.runs.values()}
+        total = left(plan, seconds, Status(waiting=list(plan.runs)), count)
+        chains = plan.chains(seconds)
+        longest = max(plan.runs.values(), key=lambda run: chains[run.id])
+        hours = sum(seconds[run.id] * run.devices for run in plan.runs.values()) / 3600
+        held = longest.devices < count
+        limit = f"{plan.names()[longest.id]} on {longest.devices}" if chains[longest.id] > 0.8 * total else "devices"
+        limit += ", for its batch" if held and limit != "devices" else ""
+        # At the most: every device reads for a pre-training.
+        rate = IMAGES * IMAGE_MB / 1000 / scale.seconds["pretrain/epoch"] if "pretrain/epoch" in scale.seconds else 0.0
+        points.append(
+            Point(count, total, hours, chains[longest.id], rate * count / (scale.seconds_devices or 1), limit)
+        )
+        broken = _too_small(plan, size, count)
+    return points, [
+        f"times: {scale.seconds_source or 'the scale file'}",
+        f"a run's time falls in proportion to its devices, up to its batch over {LEAST['pretrain']} images a device "
+        "(detectors: 1); nothing is lost to the network, the loader or the start",
+        f"runs share out the devices, the longest chain first; a node has {NODE}",
+        f"reading: every device pre-trains, {IMAGE_MB * 1000:.0f} kB an image, no cache",
+        *broken,
+    ]
+
+
+def _too_small(plan: Plan, scale: Scale, count: int) -> list[str]:
+    """Where the batch rule breaks: what a batch would be on all devices, and what is done instead."""
+    found: dict[tuple[int, int], dict[str, None]] = {}
+    for run in plan.runs.values():
+        batch = batch_of(scale, run.task, run.settings)
+        if batch and run.devices < scale.nodes * scale.gpus:
+            found.setdefault((batch, run.devices), {})[run.settings.get("method", run.task)] = None
+    return [
+        f"a batch of {batch} ({', '.join(names)}) over {count} devices is {batch / count:.2g} images each, so such a "
+        f"run takes {devices} of them, {batch // devices} each, and others run beside it"
+        for (batch, devices), names in found.items()
+    ]
