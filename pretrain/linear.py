@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
+from pretrain.augment.fast import open_views
 from pretrain.checkpoint import write_tensors
 from pretrain.collectives import all_reduce
 from pretrain.config import OptimizerConfig, check_fits
@@ -23,7 +24,6 @@ from pretrain.evaluation import Evaluation, EvaluationConfig, Result, evaluate
 from pretrain.features import Features
 from pretrain.loader import EpochSampler, HostToDevice, step_loader
 from pretrain.optim import build_optimizer, peak_lr, scheduled_lr
-from pretrain.views_fast import open_views
 from runs.app import hydra_app
 from runs.distributed import all_gather_object, rank, world_size
 from runs.errors import UserError
@@ -46,7 +46,7 @@ class LinearConfig(EvaluationConfig):
     """
 
     optimizer: str = choice("larc", "sgd", "lars")
-    """`larc` (the release's --lars) or `sgd` (MoCo: base lr 30, SimSiam's issue 23: 100)."""
+    """larc: the release's --lars; sgd: MoCo's (base lr 30, SimSiam's issue 23: 100)."""
     lr: list[float] = field(default_factory=lambda: [0.1, 0.02])
     """Base learning rates for 256 images a step; the first is reported (0.1 of the release; 0.02 is the paper's)."""
     momentum: float = 0.9

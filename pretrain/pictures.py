@@ -1,10 +1,10 @@
-"""What the network sees, as a picture."""
+"""A picture of the training views."""
 
 import io
 from pathlib import Path
 
 import torch
-from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize, ToTensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
@@ -36,18 +36,12 @@ def save_views(views: Views, config: AugmentConfig, path: Path, images: int = 12
             samples.append((views.images.open(i), [view[0] for view in finished]))
     if not samples:
         return
-    rows = [[_tile(image, side) for image, _ in samples]]
+    tile = Compose([Resize(side, InterpolationMode.BICUBIC), CenterCrop(side), ToTensor()])
+    tiles = [tile(image) for image, _ in samples]
     for number in range(len(samples[0][1])):
-        rows.append([_tile(to_pil_image(denormalize(sample[number], config)), side) for _, sample in samples])
-    grid = make_grid([tile for row in rows for tile in row], nrow=len(samples), padding=4, pad_value=1.0)
+        tiles += [tile(to_pil_image(denormalize(drawn[number], config))) for _, drawn in samples]
+    grid = make_grid(tiles, nrow=len(samples), padding=4, pad_value=1.0)
     buffer = io.BytesIO()
     to_pil_image(grid).save(buffer, "PNG")
     with atomic_write(path) as file:
         file.write(buffer.getvalue())
-
-
-def _tile(image: Image.Image, side: int) -> torch.Tensor:
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    square = image.crop((left, top, left + short, top + short)).resize((side, side), Image.Resampling.BICUBIC)
-    return torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(side, side, 3).permute(2, 0, 1) / 255

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from converters.architecture import parse
 from pretrain import pictures
+from pretrain.augment.fast import open_views
 from pretrain.batch_norm import synchronize_norms
 from pretrain.checkpoint import Checkpoints
 from pretrain.collapse import measures
@@ -29,7 +30,6 @@ from pretrain.method import Batch, Method, Plan, build_method
 from pretrain.metrics import Metrics
 from pretrain.online import OnlineProbe
 from pretrain.optim import build_optimizer, clip_gradients, peak_lr, scheduled_lr
-from pretrain.views_fast import open_views
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
 from runs.files import sha256

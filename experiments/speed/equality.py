@@ -17,9 +17,9 @@ from PIL import Image, ImageFilter
 
 from experiments.speed.views import by_pillow, read_files, recipe
 from pretrain.augment import AugmentConfig, batched, build_views, pixels
+from pretrain.augment.fast import FastViews
 from pretrain.data import Images
 from pretrain.loader import Views
-from pretrain.views_fast import FastViews
 
 CPU = torch.device("cpu")
 SIZE = 224

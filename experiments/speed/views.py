@@ -34,9 +34,9 @@ from experiments.speed.limits import decode_rate
 from experiments.speed.rows import OFFICIAL, Row, Skipped, alternate, script
 from pretrain import augment
 from pretrain.augment import AugmentConfig, build_views
+from pretrain.augment.fast import FastViews
 from pretrain.data import Images
 from pretrain.loader import Views, collate
-from pretrain.views_fast import FastViews
 
 CPU = torch.device("cpu")
 BATCH = 32

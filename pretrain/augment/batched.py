@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from pretrain.augment import AugmentConfig
-from pretrain.augment.boxes import extended_box
 from pretrain.augment.draws import JITTER
-from pretrain.augment.pixels import hue_steps
+from pretrain.augment.pixels import extended_box, hue_steps
 
 # Pillow's fixed-point ITU-R 601 luminance (src/libImaging/Convert.c, L24); whole numbers below 2^24, exact in float32.
 LUMA = (19595.0, 38470.0, 7471.0)

@@ -1,13 +1,14 @@
 """The operations of a view on one 8-bit image, by OpenCV: torchvision's results on PIL images, several times as fast.
 
 Pillow rounds to 8 bits behind every operation, mostly towards zero, and so does this; what differs, and by how many
-8-bit levels, is stated at each operation and measured by tests/pretrain/test_views_fast.py. "0.01 levels" below is a
+8-bit levels, is stated at each operation and measured by tests/pretrain/test_augment_fast.py. "0.01 levels" below is a
 mean over photographs.
 
 All but `resize` change their image in place, and `adjust_hue` keeps its intermediate results: fresh memory of this size
 comes from the operating system page by page, which takes longer than most of these operations.
 """
 
+import math
 from functools import lru_cache
 
 import cv2
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from pretrain.augment import AugmentConfig
-from pretrain.augment.boxes import extended_box
 from pretrain.augment.draws import Draw
 
 Pixels = NDArray[numpy.uint8]  # H-by-W-by-3, RGB
@@ -95,6 +95,27 @@ def box_blur(image: Pixels, sigma: float) -> Pixels:
     for _ in range(3):
         cv2.sepFilter2D(image, -1, weights, weights, dst=image, borderType=cv2.BORDER_REPLICATE)
     return image
+
+
+def extended_box(sigma: float) -> NDArray[numpy.float32]:
+    """Weights of one of the three box filters of Pillow's Gaussian: 2l + 1 equal ones between two smaller ones.
+
+    Gwosdek et al., Theoretical Foundations of Gaussian Convolution by Extended Box Filtering, SSVM 2011, equations 7,
+    11 and 14, as Pillow has them (src/libImaging/BoxBlur.c).
+
+    Args:
+        sigma: standard deviation in pixels, of all three together.
+
+    Returns:
+        (2l + 3,) float32, sum 1.
+    """
+    variance = sigma * sigma / 3
+    length = math.sqrt(12 * variance + 1)
+    whole = math.floor((length - 1) / 2)  # l
+    rest = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    inside = 1 / (2 * (whole + rest) + 1)
+    edge = (1 - (2 * whole + 1) * inside) / 2
+    return numpy.array([edge, *[inside] * (2 * whole + 1), edge], numpy.float32)
 
 
 def kernel_blur(image: Pixels, sigma: float, kernel: int) -> Pixels:

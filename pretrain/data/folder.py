@@ -1,13 +1,11 @@
 """`ROOT/<split>/<class>/<image>`: the layout of ImageNet and of torchvision's ImageFolder."""
 
-import os
 from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from pretrain.data.base import DataConfig, Images
 from runs.errors import UserError
-
-# torchvision/datasets/folder.py, IMG_EXTENSIONS
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def open_folder(config: DataConfig, split: str) -> Images:
@@ -22,25 +20,17 @@ def open_folder(config: DataConfig, split: str) -> Images:
     folder = root / split
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; data.root must hold {split}/<class>/<image>")
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    if not classes:
-        raise UserError(f"{folder}: no class folders; it must hold <class>/<image>")
-    names: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = _images(folder / name)
-        if not found:
-            raise UserError(f"{folder / name}: a class folder without images; fill or delete it")
-        names += found
-        labels += [label] * len(found)
+    try:
+        classes, numbers = find_classes(folder)
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: no class folders; it must hold <class>/<image>") from error
+    samples = make_dataset(str(folder), numbers, is_valid_file=_is_image, allow_empty=True)
+    names, labels = [name for name, _ in samples], [label for _, label in samples]
+    empty = sorted(set(range(len(classes))) - set(labels))
+    if empty:
+        raise UserError(f"{folder / classes[empty[0]]}: a class folder without images; fill or delete it")
     return Images(config.name, split, names, labels, classes, lambda index: Path(names[index]).read_bytes())
 
 
-def _images(folder: Path) -> list[str]:
-    found = [
-        os.path.join(parent, file)
-        for parent, _, files in sorted(os.walk(folder, followlinks=True))
-        for file in sorted(files)
-        if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
-    ]
-    return found
+def _is_image(file: str) -> bool:
+    return file.lower().endswith(IMG_EXTENSIONS) and not Path(file).name.startswith(".")

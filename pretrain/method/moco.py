@@ -13,6 +13,7 @@ from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, regi
 from pretrain.networks import exact_products, full_precision
 from runs.distributed import rank, world_size
 from runs.errors import UserError
+from runs.settings import choice
 
 
 @dataclass
@@ -30,8 +31,8 @@ class MoCoConfig(MethodConfig):
     """t."""
     symmetrized: bool = True
     """Use each view as query and as key (SimSiam paper, appendix C); MoCo v2 itself takes view 1 as query only."""
-    reduction: str = "sum"
-    """`sum` or `mean` of the symmetrized loss's two terms."""
+    reduction: str = choice("sum", "mean")
+    """Of the symmetrized loss's two terms."""
     shuffle: bool = True
     """Shuffling BN: the key encoder sees the images in another order (section 3.3)."""
     bn_groups: int = 1
@@ -45,8 +46,6 @@ class MoCoConfig(MethodConfig):
             raise UserError(f"method.momentum={self.momentum}: must lie in 0 to 1")
         if self.temperature <= 0:
             raise UserError(f"method.temperature={self.temperature}: must be positive")
-        if self.reduction not in ("sum", "mean"):
-            raise UserError(f"method.reduction={self.reduction}: choose sum or mean")
 
 
 @register("moco", MoCoConfig)

@@ -13,6 +13,7 @@ from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, regi
 from pretrain.networks import exact_products, full_precision, mlp
 from runs.distributed import rank
 from runs.errors import UserError
+from runs.settings import choice
 
 
 @dataclass
@@ -26,8 +27,8 @@ class SimCLRConfig(MethodConfig):
     """Layers of g: 2 in the paper, 3 in the SimSiam paper's improved reproduction (appendix C)."""
     temperature: float = 0.1
     """tau."""
-    reduction: str = "sum"
-    """`sum` of the mean losses of the two directions, as released, or their `mean`, as the paper writes it."""
+    reduction: str = choice("sum", "mean")
+    """Of the two directions' losses: sum, as released, or mean, as the paper writes it."""
     predictor: int = 0
     """Hidden width of SimSiam's predictor on the side of the queries (SimSiam, section 6.2); 0 for none."""
     stop_gradient: bool = False
@@ -40,8 +41,6 @@ class SimCLRConfig(MethodConfig):
             raise UserError("method.predictor: must not be negative, nor 0 with method.stop_gradient=true")
         if self.temperature <= 0:
             raise UserError(f"method.temperature={self.temperature}: must be positive")
-        if self.reduction not in ("sum", "mean"):
-            raise UserError(f"method.reduction={self.reduction}: choose sum or mean")
 
 
 @register("simclr", SimCLRConfig)

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from typing import Any
 
 import numpy
 import pytest
@@ -9,7 +10,9 @@ import torch
 from torch import nn
 
 from pretrain.method.moco import MoCo, MoCoConfig
+from pretrain.method.simclr import SimCLRConfig
 from runs.errors import UserError
+from runs.settings import check_choices
 from tests.pretrain import tiny
 
 
@@ -135,10 +138,15 @@ def test_shuffling_mixes_the_groups_of_queries_and_keys() -> None:
         ({"queue": 100}, "method.queue=100: must be a multiple of the 32 keys a step, e.g. 96"),
         ({"bn_groups": 3}, "method.bn_groups=3: 16 images do not split"),
         ({"bn_groups": 16}, "equal groups of 2 or more"),
-        ({"reduction": "max"}, "choose sum or mean"),
         ({"temperature": 0.0}, "must be positive"),
     ],
 )
 def test_what_cannot_work_is_one_line(settings: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=re.escape(words)):
         moco(**settings)
+
+
+@pytest.mark.parametrize("config", [MoCoConfig, SimCLRConfig])
+def test_an_unknown_reduction_is_refused(config: Any) -> None:
+    with pytest.raises(UserError, match="reduction=max: choose one of sum, mean"):
+        check_choices(config(reduction="max"), "method.")

@@ -16,13 +16,13 @@ from PIL import Image, ImageFilter
 from scipy.stats import ks_2samp
 from torch import Tensor
 
-import pretrain.views_fast
+import pretrain.augment.fast
 from pretrain import augment
 from pretrain.augment import AugmentConfig, batched, pixels, recipes
 from pretrain.augment.draws import Drawer
+from pretrain.augment.fast import FastViews, open_views
 from pretrain.data import BrokenImage, Images
 from pretrain.loader import EpochSampler, Views, step_loader
-from pretrain.views_fast import FastViews, open_views
 from runs.errors import UserError
 from tests.pretrain.processes import lines, run, small
 
@@ -269,7 +269,7 @@ WRONG: dict[str, tuple[str, Any]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_variant_is_found(files: Images, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place, wrong = WRONG[name]
-    monkeypatch.setattr(pretrain.views_fast, place, wrong)
+    monkeypatch.setattr(pretrain.augment.fast, place, wrong)
     with pytest.raises(AssertionError):
         test_one_seed_gives_the_references_views(files, "simsiam", False)
 
