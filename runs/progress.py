@@ -15,17 +15,20 @@ PROGRESS = "progress.json"
 class Progress:
     """Counts work; see `progress`."""
 
-    def __init__(self, total: int, description: str, unit: str, initial: int, folder: Path | None) -> None:
+    def __init__(
+        self, total: int, description: str, unit: str, initial: int, folder: Path | None, disable: bool
+    ) -> None:
         from tqdm import tqdm
 
         self.total, self.description, self.done = total, description, initial
         self._initial, self._started, self._written = initial, time.time(), 0.0
-        self._file = folder / PROGRESS if folder is not None else None
+        self._file = folder / PROGRESS if folder is not None and not disable else None
         # Without a terminal a bar is noise in a log file: one line a minute is enough to see that the run lives.
         quiet = not sys.stderr.isatty()
         self._bar = tqdm(
             total=total, desc=description, unit=unit, initial=initial, file=sys.stderr, dynamic_ncols=True,
             mininterval=60.0 if quiet else 0.2, maxinterval=60.0 if quiet else 10.0, leave=not quiet or None,
+            disable=disable,
         )  # fmt: skip
 
     def update(self, n: int = 1, **shown: Any) -> None:
@@ -62,8 +65,9 @@ class Progress:
 
 @contextlib.contextmanager
 def progress(
-    total: int, description: str, unit: str = "it", initial: int = 0, folder: Path | None = None
-) -> Iterator[Progress]:
+    total: int, description: str, unit: str = "it", initial: int = 0, folder: Path | None = None,
+    disable: bool = False,
+) -> Iterator[Progress]:  # fmt: skip
     """Show a bar on standard error for work of `total` units.
 
     Args:
@@ -72,11 +76,12 @@ def progress(
         unit: the unit's name.
         initial: units done before this start (a resumed run).
         folder: a run's folder; its `progress.json` then follows twice a second.
+        disable: show nothing, as in all processes of a run but the first.
 
     Yields:
         The `Progress` to `update`.
     """
-    bar = Progress(total, description, unit, initial, folder)
+    bar = Progress(total, description, unit, initial, folder, disable)
     try:
         yield bar
     finally:

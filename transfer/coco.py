@@ -9,7 +9,7 @@ from typing import Any
 from runs.errors import UserError
 from runs.files import read_json
 from transfer.image_files import check_image
-from transfer.rle import check_rle
+from transfer.rle import check_rle, coder
 
 # The value of detectron2.structures.BoxMode.XYWH_ABS; importing that takes seconds, and evaluating needs no detector.
 XYWH_ABS = 1
@@ -163,8 +163,6 @@ def _mask(shape: Any, height: int, width: int) -> Any:
 
 
 def _mask_area(mask: Any, height: int, width: int) -> float:
-    from pycocotools import mask as coder
-
     code = coder.merge(coder.frPyObjects(mask, height, width)) if isinstance(mask, list) else mask
     return float(coder.area(code))
 

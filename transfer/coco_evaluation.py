@@ -13,13 +13,12 @@ import numpy as np
 
 from transfer.detections import Detections
 from transfer.matches import FALSE, IGNORED, TRUE, Matches
+from transfer.rle import coder
 
 try:
-    from ultrafast_pycocotools import mask as coder
     from ultrafast_pycocotools.coco import COCO
     from ultrafast_pycocotools.cocoeval import COCOeval
 except ImportError:
-    from pycocotools import mask as coder
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

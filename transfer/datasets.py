@@ -3,12 +3,15 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runs.errors import UserError
+from runs.record import Dataset
 from transfer.coco import coco_files, coco_splits, read_coco
+from transfer.settings import DataConfig
+from transfer.subset import balanced, hold_out
 from transfer.voc import intended_root, read_voc, voc_splits
 
 
@@ -43,6 +46,10 @@ class Split:
         """Objects that an evaluation counts: neither difficult nor crowds."""
         objects = (a for image in self.images for a in image["annotations"])
         return sum(not (a.get("difficult") or a.get("iscrowd")) for a in objects)
+
+    def described(self) -> Dataset:
+        """What a record says of it."""
+        return Dataset("VOC" if self.voc else "COCO", self.name, len(self.images), self.fingerprint())
 
     def fingerprint(self) -> str:
         """SHA-256 over file names, sizes, boxes and classes, in hexadecimal digits."""
@@ -114,6 +121,38 @@ def load_splits(root: str, names: Sequence[str], classes: Sequence[str], masks: 
         whole = Split(f"{whole.source}+{name}", whole.images + split.images, split.classes) if whole else split
     assert whole is not None
     return whole
+
+
+def open_splits(data: DataConfig, cfg: Any) -> tuple[Split, Split]:
+    """The images to train on and those to report on, as the settings ask for them.
+
+    Args:
+        data: the settings.
+        cfg: Detectron2's, which name the splits and say whether there are masks; INPUT.MASK_FORMAT follows the masks.
+
+    Raises:
+        UserError: anything missing or wrong, with the file's name.
+    """
+    train = load_splits(data.root, cfg.DATASETS.TRAIN, data.classes, cfg.MODEL.MASK_ON)
+    if data.held_out:
+        images, held = hold_out(train.images, data.held_out, data.seed)
+        test = replace(train, images=held, part=f"{data.held_out:g} held out, seed {data.seed}")
+        train = replace(train, images=images, part=f"without {test.part}")
+    else:
+        test = load_splits(data.root, cfg.DATASETS.TEST, data.classes, cfg.MODEL.MASK_ON)
+        if test.classes != train.classes:
+            raise UserError(f"data.test={test.name}: other classes than {train.name}; use splits of one data set")
+    if not test.countable:
+        raise UserError(f"data.test={test.name}: no object counts; choose another share or split")
+    if data.images:
+        chosen = balanced(train.images, len(train.classes), data.images, data.seed)
+        part = f"{data.images} images, seed {data.seed}"
+        train = replace(train, images=chosen, part=f"{train.part}, {part}" if train.part else part)
+    objects = (a for image in train.images for a in image["annotations"])
+    if any(isinstance(a.get("segmentation"), dict) and not a["iscrowd"] for a in objects):
+        # Detectron2 cuts polygons alone out of an image, unless all masks are made of pixels.
+        cfg.INPUT.MASK_FORMAT = "bitmask"
+    return train, test
 
 
 def _check_root(root: Path) -> None:

@@ -12,12 +12,20 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from runs.files import atomic_write
 from transfer.datasets import Split
 from transfer.detections import Detections
+from transfer.inference import Evaluation
 from transfer.matches import FALSE, TRUE, Matches
+from transfer.rle import coder
 
 TILE, GAP = 288, 12
 # Okabe and Ito's palette, which colour-blind readers can tell apart; classes take its colours in turn.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 TRUTH, PAPER, INK = (255, 255, 255), (250, 250, 250), (40, 40, 40)
+
+
+def draw_sheets(folder: Path, split: Split, found: Evaluation, count: int) -> None:
+    """Draw `detections.png`, images at even distances, and `best_and_worst.png`, of `count` images each."""
+    sheet(folder / "detections.png", split, found.detections, evenly(split, count))
+    sheet(folder / "best_and_worst.png", split, found.detections, best_and_worst(found.matches["bbox"], count))
 
 
 def evenly(split: Split, count: int) -> list[int]:
@@ -103,8 +111,6 @@ def _box(draw: ImageDraw.ImageDraw, detections: Detections, index: int, name: st
 
 
 def _blend(picture: Image.Image, detections: Detections, shown: np.ndarray) -> Image.Image:
-    from pycocotools import mask as coder
-
     assert detections.masks is not None
     for index in shown[::-1]:
         size = detections.sizes[detections.image[index]].tolist()

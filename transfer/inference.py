@@ -9,79 +9,93 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
+from runs.distributed import rank, world_size
+from runs.progress import progress
 from transfer.coco_evaluation import coco_results, evaluate_coco
 from transfer.datasets import Split
 from transfer.detections import Detections
-from transfer.distributed import shown
-from transfer.loading import BrokenImage, one_line, test_loader
-from transfer.matches import Matches
+from transfer.loading import broken_images, test_loader
+from transfer.matches import Matches, save_matches
+from transfer.rle import coder
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
 
-@torch.no_grad()
-def detect(cfg: Any, detector: nn.Module, split: Split, workers: int, folder: Path | None = None) -> Detections | None:
-    """Every image of a split through the detector, shared out over the processes.
+@dataclass
+class Evaluation:
+    """AP of a split by the definition its benchmark is known for, and what it was measured on.
+
+    Attributes:
+        metrics: in percent.
+        details: for the record: `per_class`, the files' SHA-256 and, for VOC, `curves` at IoU .50 with at most 101
+            points a class.
+        detections: of the split.
+        matches: by `bbox` and `segm`.
+    """
+
+    metrics: dict[str, float]
+    details: dict[str, Any]
+    detections: Detections
+    matches: dict[str, Matches]
+
+
+def evaluate(cfg: Any, detector: nn.Module, split: Split, workers: int, folder: Path) -> Evaluation | None:
+    """Every image of a split through the detector, shared out over the processes, and its AP.
+
+    Writes `detections.npz` and `matches.npz`.
 
     Args:
         cfg: Detectron2's configuration.
         detector: in any mode; it is in evaluation mode afterwards.
         split: the images.
         workers: image-loading processes.
-        folder: where `progress.json` goes.
+        folder: the run's.
 
     Returns:
-        The detections on process 0, None on the others.
+        The evaluation on process 0, None on the others.
     """
+    detections = detect(cfg, detector, split, workers, folder)
+    if detections is None:
+        return None
+    if split.voc:
+        metric = "voc_2007" if "2007" in split.source else "voc_area"
+        matches = {"bbox": match_voc(detections, Truth.of(split.images), len(split.classes))}
+        metrics, per_class, curves = evaluate_voc(matches["bbox"], split.classes, metric == "voc_2007")
+        details: dict[str, Any] = {"per_class": per_class, "curves": {n: _thinned(c) for n, c in curves.items()}}
+    else:
+        metric, kinds = "coco", ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+        metrics, per_class, matches = evaluate_coco(coco_results(detections), split.images, split.classes, kinds)
+        details = {"per_class": per_class}
+    details["files"] = {
+        "detections.npz": detections.save(folder / "detections.npz"),
+        "matches.npz": save_matches(folder / "matches.npz", matches, detections.image_ids, detections.classes, metric),
+    }
+    return Evaluation(metrics, details, detections, matches)
+
+
+def _thinned(curve: np.ndarray) -> Any:
+    """At most 101 points of a curve (2, N)."""
+    keep = np.unique(np.linspace(0, max(curve.shape[1] - 1, 0), 101).round().astype(int))[: curve.shape[1]]
+    return np.nan_to_num(curve[:, keep]).round(4).tolist()
+
+
+@torch.no_grad()
+def detect(cfg: Any, detector: nn.Module, split: Split, workers: int, folder: Path) -> Detections | None:
+    """The detections on process 0, None on the others; the arguments are those of `evaluate`."""
     detector.eval()
     rows: list[tuple[int, Any]] = []
-    numbers = range(comm.get_rank(), len(split.images), comm.get_world_size())
+    numbers = range(rank(), len(split.images), world_size())
     loader = test_loader(cfg, split, workers)
-    with shown(len(numbers), f"testing on {split.name}", unit="image", folder=folder) as bar:
-        try:
-            for number, batch in zip(numbers, loader, strict=True):
-                rows.append((number, _plain(detector(batch)[0]["instances"])))
-                bar.update()
-        except BrokenImage as error:
-            raise one_line(error) from error
+    title = f"testing on {split.name}"
+    with progress(len(numbers), title, "image", folder=folder, disable=rank() > 0) as bar, broken_images():
+        for number, batch in zip(numbers, loader, strict=True):
+            rows.append((number, _plain(detector(batch)[0]["instances"])))
+            bar.update()
+    # Pickled and gathered on the CPU: a detector's masks would not fit on its device a second time.
     shares = comm.gather(rows)
-    if not comm.is_main_process():
+    if rank():
         return None
     ordered = [found for _, found in sorted((row for share in shares for row in share), key=lambda row: row[0])]
     return _join(split, ordered, cfg.MODEL.MASK_ON)
-
-
-@dataclass
-class Measured:
-    """AP of a split by the definition its benchmark is known for.
-
-    Attributes:
-        metrics: in percent.
-        details: for the record: `per_class` and, for VOC, `curves` at IoU .50 with at most 101 points a class.
-        matches: by `bbox` and `segm`.
-        metric: see `transfer.matches.save_matches`.
-    """
-
-    metrics: dict[str, float]
-    details: dict[str, Any]
-    matches: dict[str, Matches]
-    metric: str
-
-
-def measure(split: Split, detections: Detections, masks: bool) -> Measured:
-    """Measure a detector's detections on a split, with masks or without."""
-    if not split.voc:
-        kinds = ("bbox", "segm") if masks else ("bbox",)
-        metrics, per_class, matches = evaluate_coco(coco_results(detections), split.images, split.classes, kinds)
-        return Measured(metrics, {"per_class": per_class}, matches, "coco")
-    found = match_voc(detections, Truth.of(split.images), len(split.classes))
-    use_07 = "2007" in split.source
-    metrics, per_class, curves = evaluate_voc(found, split.classes, use_07)
-    thinned = {}
-    for name, curve in curves.items():
-        keep = np.unique(np.linspace(0, max(curve.shape[1] - 1, 0), 101).round().astype(int))[: curve.shape[1]]
-        thinned[name] = np.nan_to_num(curve[:, keep]).round(4).tolist()
-    details = {"per_class": per_class, "curves": thinned}
-    return Measured(metrics, details, {"bbox": found}, "voc_2007" if use_07 else "voc_area")
 
 
 def _plain(instances: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[bytes] | None]:
@@ -89,8 +103,6 @@ def _plain(instances: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[byt
     instances = instances.to("cpu")
     masks = None
     if instances.has("pred_masks"):
-        from pycocotools import mask as coder
-
         masks = [
             coder.encode(np.asfortranarray(m[:, :, None], np.uint8))[0]["counts"] for m in instances.pred_masks.numpy()
         ]

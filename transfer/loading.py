@@ -1,5 +1,6 @@
 """Batches that depend on the seed and the iteration alone: not on workers, devices, or where a run was stopped."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,9 +10,9 @@ import torch
 from detectron2.data import DatasetFromList, DatasetMapper
 from detectron2.data.build import filter_images_with_only_crowd_annotations, trivial_batch_collator
 from detectron2.data.detection_utils import SizeMismatchError
-from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from runs.distributed import rank, world_size
 from runs.errors import UserError
 from transfer.datasets import Split
 
@@ -45,12 +46,16 @@ class Images(Dataset[dict[str, Any]]):
 
 
 class BrokenImage(Exception):
-    """An image that does not decode, met in a worker process; see `one_line`."""
+    """An image that does not decode."""
 
 
-def one_line(error: BrokenImage) -> UserError:
-    """The message for the user, freed from the traceback that a worker process wraps around it."""
-    return UserError(str(error).strip().splitlines()[-1].rpartition("BrokenImage: ")[2])
+@contextlib.contextmanager
+def broken_images() -> Iterator[None]:
+    """Say in one line which image did not decode, freed from the traceback that a worker process wraps around it."""
+    try:
+        yield
+    except BrokenImage as error:
+        raise UserError(str(error).strip().splitlines()[-1].rpartition("BrokenImage: ")[2]) from error
 
 
 class Batches(Sampler[list[Draw]]):
@@ -72,9 +77,8 @@ class Batches(Sampler[list[Draw]]):
         self.wide, self.size, self.seed, self.start, self.group = wide, size, seed, start, group
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        rank, world = comm.get_rank(), comm.get_world_size()
         for batch in itertools.islice(self._batches(), self.start, None):
-            yield batch[rank::world]
+            yield batch[rank() :: world_size()]
 
     def _batches(self) -> Iterator[list[Draw]]:
         waiting: dict[bool, list[Draw]] = {False: [], True: []}
@@ -128,8 +132,7 @@ def train_loader(
 
 def test_loader(cfg: Any, split: Split, workers: int) -> DataLoader[dict[str, Any]]:
     """Every image once, one a batch, this process's share of them."""
-    rank, world = comm.get_rank(), comm.get_world_size()
-    draws: list[list[Draw]] = [[(index, 0)] for index in range(rank, len(split.images), world)]
+    draws: list[list[Draw]] = [[(index, 0)] for index in range(rank(), len(split.images), world_size())]
     return DataLoader(
         Images(split.images, DatasetMapper(cfg, False), None),
         batch_sampler=draws,

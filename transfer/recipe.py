@@ -9,6 +9,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from converters.architecture import parse
+from runs.distributed import world_size
 from runs.errors import UserError
 from runs.folder import flatten
 from transfer import model as model  # registers the heads that the recipes name
@@ -16,7 +17,7 @@ from transfer.settings import RECIPES, TransferConfig
 from transfer.weights import BackboneFile
 
 FOLDER = Path(__file__).parent / "recipes"
-# Detectron2's settings that the command has words of its own for.
+# Detectron2's settings that are settings of the command.
 OWN = {
     "MODEL.WEIGHTS": "weights=", "MODEL.DEVICE": "device=", "MODEL.ROI_HEADS.NUM_CLASSES": "data.classes=",
     "DATALOADER.NUM_WORKERS": "data.workers=", "SOLVER.CHECKPOINT_PERIOD": "save_seconds=", "SEED": "seed=",
@@ -24,7 +25,7 @@ OWN = {
 }  # fmt: skip
 # What Detectron2's own training loop would do if asked, and this one does not: the value that it has to have, and what
 # to use instead.
-ABSENT: dict[str, tuple[Any, str]] = {
+UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "SOLVER.AMP.ENABLED": (False, "use precision=bf16"),
     "SOLVER.REFERENCE_WORLD_SIZE": (0, "give SOLVER's numbers themselves"),
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "leave it out"),
@@ -57,14 +58,15 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
     except (KeyError, ValueError, AssertionError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
         raise UserError(f"recipe={path}: no recipe of Detectron2 ({_reason(error)})") from error
     _merge(cfg, _scratch(config.arch) if backbone is None else backbone.settings(), "weights")
-    for key in flatten(dict(config.detectron2)):
+    own = flatten(dict(config.detectron2))
+    for key in own:
         if key in OWN:
             raise UserError(f"detectron2.{key}: use {OWN[key]}")
-    _merge(cfg, config.detectron2, "detectron2")
-    for key, (value, instead) in ABSENT.items():
+    _merge(cfg, own, "detectron2")
+    for key, (value, remedy) in UNSUPPORTED.items():
         found = functools.reduce(getattr, key.split("."), cfg)
         if found != value:
-            raise UserError(f"detectron2.{key}={found}: would do nothing here; {instead}")
+            raise UserError(f"detectron2.{key}={found}: would do nothing here; {remedy}")
     # The backbone is loaded and proved by transfer.weights; Detectron2 would only warn about what it could not match.
     cfg.MODEL.WEIGHTS = "" if backbone is None else str(backbone.path)
     cfg.MODEL.DEVICE = device
@@ -79,7 +81,26 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
         raise UserError(
             f"arch: ResNet-{cfg.MODEL.RESNETS.DEPTH} has no bottlenecks, which res5 heads need; use 50 or more"
         )
+    _check_shares(cfg)
     return cfg
+
+
+def _check_shares(cfg: CfgNode) -> None:
+    """Refuse to share a batch out where the processes would not compute what one does.
+
+    The gradient is the mean of the processes' means, which is that of the whole batch if all have equally many images;
+    naive SyncBN's statistics are then those of the batch too (detectron2/layers/batch_norm.py).
+    """
+    batch, processes = cfg.SOLVER.IMS_PER_BATCH, world_size()
+    if batch % processes:
+        raise UserError(
+            f"detectron2.SOLVER.IMS_PER_BATCH={batch} does not divide by {processes} processes; start fewer or more"
+        )
+    if processes > 1 and cfg.MODEL.RESNETS.NORM == "BN":
+        raise UserError(
+            f"detectron2.MODEL.RESNETS.NORM=BN would normalise {batch // processes} images a process instead of "
+            f"{batch}; use naiveSyncBN"
+        )
 
 
 def recipe_path(name: str) -> Path:
@@ -99,14 +120,13 @@ def _scratch(arch: str) -> dict[str, Any]:
     spec = parse(arch)
     if spec.cifar:
         raise UserError(f"arch={arch}: Detectron2's ResNet has no 3x3 stem; leave out _cifar")
-    settings = spec.detectron2_settings()
     # Where the stride lies is the recipe's to say: no weights ask for either.
-    del settings["STRIDE_IN_1X1"]
-    return {"MODEL": {"RESNETS": settings}}
+    settings = {k: v for k, v in spec.detectron2_settings().items() if k != "STRIDE_IN_1X1"}
+    return {f"MODEL.RESNETS.{name}": value for name, value in settings.items()}
 
 
 def _merge(cfg: CfgNode, settings: Mapping[str, Any], field: str) -> None:
-    for key, value in flatten(dict(settings)).items():
+    for key, value in settings.items():
         if value == {}:
             continue
         node: Any = cfg

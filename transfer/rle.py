@@ -1,8 +1,15 @@
-"""COCO's run-length codes of masks, checked before pycocotools' C code reads them."""
+"""COCO's run-length codes of masks: the library that codes them, and a check before its C code reads a stranger's."""
 
 from typing import Any
 
 import numpy as np
+
+try:
+    from ultrafast_pycocotools import mask as coder
+except ImportError:
+    from pycocotools import mask as coder
+
+__all__ = ["check_rle", "coder"]
 
 
 def check_rle(code: Any, height: int, width: int) -> dict[str, Any]:
@@ -25,8 +32,6 @@ def check_rle(code: Any, height: int, width: int) -> dict[str, Any]:
     if isinstance(counts, list):
         if not all(type(n) is int and 0 <= n <= height * width for n in counts) or sum(counts) != height * width:
             raise ValueError("the run lengths of its mask do not add up to its image; write the mask again")
-        from pycocotools import mask as coder
-
         return dict(coder.frPyObjects({"size": size, "counts": counts}, height, width))
     if not isinstance(counts, str | bytes):
         raise ValueError("its mask has no run lengths (counts); write what pycocotools.mask.encode returns")

@@ -1,7 +1,7 @@
 """Every key of `python -m transfer`, typed. The detector's own settings stay Detectron2's: see `detectron2`."""
 
-import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
@@ -15,6 +15,7 @@ VOC_CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
+SCRATCH = "scratch"  # in place of a file of weights
 # task -> the recipe that Table 5 of the SimSiam paper means.
 RECIPES = {"voc07": "voc07_R50_C4_9k", "voc0712": "voc0712_R50_C4_24k", "coco": "coco_R50_C4_1x"}
 # The SimSiam paper searches "for each individual method" and publishes neither grid nor values. These span what is
@@ -49,17 +50,6 @@ class DataConfig:
     seed: int = 0
     held_out: float = 0.0
     workers: int = -1
-
-    @property
-    def processes(self) -> int:
-        """`workers` as a number of this machine."""
-        if self.workers >= 0:
-            return self.workers
-        # One core is each trainer's own; eight loaders keep up with one device. On a shared node a job has fewer cores
-        # than the machine.
-        trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(0, min(8, cores // trainers - 1))
 
 
 @dataclass
@@ -119,6 +109,12 @@ class TransferConfig:
     log_every: int = 20
     save_seconds: float = 120.0
     pictures: int = 12
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder: `output`, or a name of its own."""
+        start = f"scratch-{self.arch}" if self.weights == SCRATCH else Path(self.weights).stem
+        return Path(self.output or f"outputs/transfer/{self.task}_{start}_seed{self.seed}")
 
     def __post_init__(self) -> None:
         if not isinstance(self.task, str) or self.task == MISSING:

@@ -11,19 +11,20 @@ from typing import Any
 
 import torch
 from detectron2.solver import build_lr_scheduler, build_optimizer
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from runs.distributed import all_arrive, all_gather_object, rank, world_size
 from runs.environment import peak_memory_mb
 from runs.errors import UserError
 from runs.files import atomic_write, write_json
 from runs.log import MetricsLog
+from runs.progress import progress
 from runs.seeds import generator_states, set_generator_states
-from transfer.distributed import mean_over_processes, met_by_all, shown
-from transfer.loading import BrokenImage, one_line, train_loader
+from transfer.inference import Evaluation
+from transfer.loading import broken_images, train_loader
 
 CHECKPOINT = "checkpoint.pth"
 # 128 + SIGTERM, as shells report it.
@@ -50,21 +51,18 @@ class Trainer:
         autocast: makes the context in which losses are computed (precision).
         log_every: iterations a line of the log averages over.
         save_seconds: seconds between checkpoints.
-        evaluate: called every TEST.EVAL_PERIOD iterations after precise BN; returns metrics for the log.
     """
 
     def __init__(
         self, cfg: Any, detector: nn.Module, images: list[dict[str, Any]], seeds: tuple[int, int], folder: Path, *,
         workers: int, autocast: Callable[[], Any], log_every: int, save_seconds: float,
-        evaluate: Callable[[], dict[str, float]],
     ) -> None:  # fmt: skip
         self.cfg, self.detector, self.images, self.folder = cfg, detector, images, folder
         self.seed, self.bn_seed = seeds
         self.workers, self.autocast, self.log_every, self.save_seconds = workers, autocast, log_every, save_seconds
-        self.evaluate = evaluate
         self.optimizer = build_optimizer(cfg, detector)
         self.model: nn.Module = detector
-        if comm.get_world_size() > 1:
+        if world_size() > 1:
             # As detectron2.engine.create_ddp_model(broadcast_buffers=False): naive SyncBN keeps them equal.
             devices = [torch.cuda.current_device()] if next(detector.parameters()).is_cuda else None
             self.model = DistributedDataParallel(detector, device_ids=devices, broadcast_buffers=False)
@@ -74,8 +72,11 @@ class Trainer:
         self._window: list[dict[str, float]] = []
         self._stop = False
 
-    def train(self) -> None:
+    def train(self, evaluate: Callable[[], Evaluation | None]) -> None:
         """Train to SOLVER.MAX_ITER, from the folder's checkpoint if there is one.
+
+        Args:
+            evaluate: called every TEST.EVAL_PERIOD iterations after precise BN; its metrics go into the log.
 
         Raises:
             Diverged: a loss is no finite number.
@@ -87,14 +88,12 @@ class Trainer:
         stream = iter(loader)
         if generators is not None:
             set_generator_states(generators)
-        main = comm.is_main_process()
-        log = MetricsLog(self.folder / "metrics.jsonl", self.iteration) if main else None
-        board = _board(self.folder, self.iteration) if main else None
+        log = _Log(self.folder, self.iteration) if rank() == 0 else None
         self.model.train()
         end = self.cfg.SOLVER.MAX_ITER
         with (
             EventStorage(self.iteration) as storage,
-            shown(end, "fine-tuning", initial=self.iteration, folder=self.folder) as bar,
+            progress(end, "fine-tuning", "it", self.iteration, self.folder, disable=rank() > 0) as bar,
             self._on_sigterm(),
         ):
             saved = time.perf_counter()
@@ -105,18 +104,17 @@ class Trainer:
                 self._window.append(values)
                 bar.update(loss=values["total_loss"])
                 if len(self._window) == self.log_every or self.iteration == end:
-                    self._write(log, board)
+                    self._write(log)
                 period = self.cfg.TEST.EVAL_PERIOD
                 if period and self.iteration % period == 0 and self.iteration < end:
                     self.precise_bn()
-                    metrics = self.evaluate()
+                    found = evaluate()
                     self.model.train()
-                    if log is not None:
-                        log.write(self.iteration - 1, **metrics)
+                    if log is not None and found is not None:
+                        log.lines.write(self.iteration - 1, **found.metrics)
                 # Looked at once, and by all processes together: a signal from here on counts in the next iteration.
-                stop, due = self._stop, time.perf_counter() - saved > self.save_seconds
-                if comm.get_world_size() > 1:
-                    stop, due = (any(flags) for flags in zip(*comm.all_gather((stop, due)), strict=True))
+                flags = all_gather_object((self._stop, time.perf_counter() - saved > self.save_seconds))
+                stop, due = (any(values) for values in zip(*flags, strict=True))
                 if stop or due or self.iteration == end:
                     self.save()
                     saved = time.perf_counter()
@@ -124,29 +122,25 @@ class Trainer:
                     sys.exit(TERMINATED)
         if log is not None:
             log.close()
-        if board is not None:
-            board.close()
 
     def _step(self, stream: Iterator[Any]) -> dict[str, float]:
         """One iteration; returns its losses, learning rate and seconds."""
         start = time.perf_counter()
-        try:
+        with broken_images():
             batch = next(stream)
-        except BrokenImage as error:
-            raise one_line(error) from error
         data_time = time.perf_counter() - start
         try:
             with self.autocast():
                 losses = self.model(batch)
             total = sum(losses.values())
-            terms = mean_over_processes(losses)
+            terms = _mean_over_processes(losses)
             self._check(terms, batch)
             self.optimizer.zero_grad()
             total.backward()
             self.optimizer.step()
         except FloatingPointError as error:
             # Detectron2 notices proposals that are no numbers before there is a loss, each process its own.
-            if not met_by_all():
+            if not all_arrive(f"not finite at {self.iteration}"):
                 raise UserError(
                     f"proposals of one process are not finite at iteration {self.iteration}; {LOWER}"
                 ) from error
@@ -171,8 +165,8 @@ class Trainer:
     def _diverged(self, batch: list[dict[str, Any]], what: str, losses: dict[str, str]) -> UserError:
         """Save which images it happened on, those of all processes; returns what to tell the user."""
         file = self.folder / "not_finite.json"
-        shares = comm.gather([image["image_id"] for image in batch])
-        if comm.is_main_process():
+        shares = all_gather_object([image["image_id"] for image in batch])
+        if rank() == 0:
             ids = [image_id for share in shares for image_id in share]
             write_json(file, {"iteration": self.iteration, "losses": losses, "image_ids": ids})
         return Diverged(f"{what} at iteration {self.iteration} (its images are in {file}); {LOWER}")
@@ -187,13 +181,13 @@ class Trainer:
             return
         count = self.cfg.TEST.PRECISE_BN.NUM_ITER
         loader = train_loader(self.cfg, self.images, self.bn_seed, self.workers)
-        with EventStorage(), shown(count, "precise BN", folder=self.folder) as bar:
+        with EventStorage(), progress(count, "precise BN", folder=self.folder, disable=rank() > 0) as bar:
             update_bn_stats(self.model, _counted(loader, bar), count)
 
     def save(self) -> None:
         """Write the checkpoint that `train` continues from."""
-        states = comm.gather(generator_states())
-        if not comm.is_main_process():
+        states = all_gather_object(generator_states())
+        if rank():
             return
         state = {
             "iteration": self.iteration, "model": self.detector.state_dict(), "optimizer": self.optimizer.state_dict(),
@@ -202,6 +196,11 @@ class Trainer:
         }  # fmt: skip
         with atomic_write(self.folder / CHECKPOINT) as file:
             torch.save(state, file)
+
+    def clean(self) -> None:
+        """Remove what only a restart needs."""
+        for leftover in (self.folder / CHECKPOINT, *self.folder.glob(".*.partial")):
+            leftover.unlink(missing_ok=True)
 
     def _restore(self) -> dict[str, Any] | None:
         """Load the folder's checkpoint; returns this process's generator states, None without a checkpoint."""
@@ -216,26 +215,20 @@ class Trainer:
             generators: list[dict[str, Any]] = state["generators"]
         except (RuntimeError, KeyError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
             raise UserError(f"{path}: damaged; delete {self.folder}") from error
-        if len(generators) != comm.get_world_size():
+        if len(generators) != world_size():
             raise UserError(
-                f"{path}: of {len(generators)} processes, not {comm.get_world_size()}; start as many, or choose "
-                "another output="
+                f"{path}: of {len(generators)} processes, not {world_size()}; start as many, or choose another output="
             )
         self.iteration, self._window, self.seconds = state["iteration"], state["window"], state["seconds"]
-        return generators[comm.get_rank()]
+        return generators[rank()]
 
-    def _write(self, log: MetricsLog | None, board: Any) -> None:
+    def _write(self, log: "_Log | None") -> None:
         """One line: the means over the window."""
         window, self._window = self._window, []
         means = {name: sum(v[name] for v in window) / len(window) for name in window[0]}
         means["lr"] = window[-1]["lr"]
-        on_gpu = next(self.detector.parameters()).is_cuda
-        memory = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else peak_memory_mb()
         if log is not None:
-            log.write(self.iteration - 1, **means, memory_mb=round(memory))
-        if board is not None:
-            for name, value in means.items():
-                board.add_scalar(name, value, self.iteration - 1)
+            log.write(self.iteration - 1, means)
 
     @contextlib.contextmanager
     def _on_sigterm(self) -> Iterator[None]:
@@ -249,10 +242,32 @@ class Trainer:
             signal.signal(signal.SIGTERM, before)
 
 
-def _board(folder: Path, step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
+class _Log:
+    """`metrics.jsonl` and the same for TensorBoard, from an iteration on."""
 
-    return SummaryWriter(str(folder), purge_step=step)
+    def __init__(self, folder: Path, iteration: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.lines = MetricsLog(folder / "metrics.jsonl", iteration)
+        self._writer = SummaryWriter(str(folder), purge_step=iteration)
+
+    def write(self, iteration: int, means: dict[str, float]) -> None:
+        self.lines.write(iteration, **means, memory_mb=round(peak_memory_mb()))
+        for name, value in means.items():
+            self._writer.add_scalar(name, value, iteration)
+
+    def close(self) -> None:
+        self.lines.close()
+        self._writer.close()
+
+
+def _mean_over_processes(losses: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Each loss as a number: its mean over the processes."""
+    stacked = torch.stack([value.detach().float() for value in losses.values()])  # (terms,)
+    if world_size() > 1:
+        torch.distributed.all_reduce(stacked)
+        stacked /= world_size()
+    return dict(zip(losses, stacked.tolist(), strict=True))
 
 
 def _counted(batches: Any, bar: Any) -> Iterator[Any]:

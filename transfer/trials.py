@@ -1,19 +1,18 @@
 """Several trials and a search around the single trial: mean, standard deviation, and a chosen learning rate."""
 
 import copy
-import dataclasses
 import statistics
-import time
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from detectron2.utils import comm
 
-from runs.environment import command_line
-from runs.folder import RECORD, RunFolder
-from runs.record import Record, read_record, write_record
+from runs.distributed import rank
+from runs.folder import RECORD, Run, claim_run
+from runs.record import Record, read_record
 from transfer import trial
-from transfer.settings import GRIDS, SearchConfig, TransferConfig
+from transfer.recipe import build_cfg
+from transfer.settings import GRIDS, SCRATCH, SearchConfig, TransferConfig
 from transfer.training import Diverged
 from transfer.weights import read_backbone
 
@@ -34,49 +33,52 @@ def run(config: TransferConfig) -> dict[str, float]:
     """
     if config.trials == 1 and not config.search.enabled:
         return trial.run(config)
-    output = Path(config.output or trial.default_output(config))
-    backbone = None if config.weights == "scratch" else read_backbone(config.weights)
-    identity = trial.identity_of(config, backbone)
-    folder = RunFolder(output, identity, "transfer", trial.FREE) if comm.is_main_process() else None
-    comm.synchronize()
-    if (output / RECORD).exists():
-        if folder:
-            print(f"{folder.record}: done already")
-        return read_record(output).metrics
-    started = time.perf_counter()
-    base = copy.deepcopy(config)
-    base.trials, base.search = 1, SearchConfig()
-    search = None
+    settings = trial.settings_of(config, read_backbone(config.weights))
+    with claim_run("transfer", config.folder, settings, trial.FREE) as claimed:
+        return claimed.done.metrics if claimed.done else _run(config, claimed)
+
+
+def _run(config: TransferConfig, claimed: Run) -> dict[str, float]:
+    single, search = replace(config, trials=1, search=SearchConfig()), None
     if config.search.enabled:
-        search, base = _search(config, base, output)
+        search, single = _search(config, single, claimed)
     records = []
     for number in range(config.trials):
-        one = copy.deepcopy(base)
-        one.seed, one.output = config.seed + number, str(output / f"trial{number}")
-        trial.run(one)
-        comm.synchronize()
-        records.append(read_record(one.output))
-    metrics = {name: statistics.fmean(r.metrics[name] for r in records) for name in records[0].metrics}
-    if folder is None:
+        one = replace(single, seed=config.seed + number, output=str(claimed.path / f"trial{number}"))
+        records.append(_record_of(one))
+    values = {name: [record.metrics[name] for record in records] for name in records[0].metrics}
+    metrics = {name: statistics.fmean(v) for name, v in values.items()}
+    if rank():
         return metrics
-    write_record(output, _summary(config, folder, records, metrics, search, time.perf_counter() - started))
-    spread = _spread(records)
-    print("  ".join(f"{n} {v:.2f} ± {spread[n]:.2f}" for n, v in metrics.items()) + f"  ->  {folder.record}")
+    std = {name: statistics.stdev(v) if len(v) > 1 else 0.0 for name, v in values.items()}
+    first = records[0]
+    details: dict[str, Any] = {
+        "trials": [{"seed": r.seed, "metrics": r.metrics, "seconds": r.seconds} for r in records],
+        "std": std, "search": search,
+        **{key: first.details[key] for key in ("weights", "recipe", "train", "iterations")},
+    }  # fmt: skip
+    claimed.finish(first.subject, first.dataset, metrics, details=details)
+    print("  ".join(f"{n} {v:.2f} ± {std[n]:.2f}" for n, v in metrics.items()) + f"  ->  {claimed.path / RECORD}")
     return metrics
 
 
-def _search(config: TransferConfig, base: TransferConfig, output: Path) -> tuple[dict[str, Any], TransferConfig]:
+def _record_of(config: TransferConfig) -> Record:
+    trial.run(config)
+    # The first process writes it.
+    comm.synchronize()
+    return read_record(config.folder)
+
+
+def _search(config: TransferConfig, single: TransferConfig, claimed: Run) -> tuple[dict[str, Any], TransferConfig]:
     """Try every rate on the held-out part; returns (the whole grid and the choice, the settings with the choice)."""
     grid: list[dict[str, Any]] = []
+    data = replace(single.data, held_out=config.search.held_out)
     for rate in config.search.rates or GRIDS[config.task]:
-        candidate = with_rate(base, rate)
-        candidate.data.held_out = config.search.held_out
-        candidate.output, candidate.pictures = str(output / f"search_lr{rate:g}"), 0
+        output = str(claimed.path / f"search_lr{rate:g}")
+        candidate = replace(with_rate(single, rate), data=data, output=output, pictures=0)
         entry: dict[str, Any] = {"rate": rate, "solver": dict(candidate.detectron2["SOLVER"])}
         try:
-            trial.run(candidate)
-            comm.synchronize()
-            entry["metrics"] = read_record(candidate.output).metrics
+            entry["metrics"] = _record_of(candidate).metrics
         except Diverged as error:
             entry |= {"metrics": None, "diverged": str(error)}
         grid.append(entry)
@@ -88,7 +90,7 @@ def _search(config: TransferConfig, base: TransferConfig, output: Path) -> tuple
         "chosen": best["rate"], "metric": config.search.metric, "held_out": config.search.held_out,
         "seed": config.seed, "grid": grid,
     }  # fmt: skip
-    return result, with_rate(base, best["rate"])
+    return result, with_rate(single, best["rate"])
 
 
 def with_rate(config: TransferConfig, rate: float) -> TransferConfig:
@@ -97,36 +99,8 @@ def with_rate(config: TransferConfig, rate: float) -> TransferConfig:
     solver = other.detectron2.setdefault("SOLVER", {})
     solver["BASE_LR"] = rate
     if rate > WARMUP_ABOVE:
-        from transfer.recipe import build_cfg
-
         # Asked of the resolved settings, whichever of recipe and command line gives the length.
-        iterations = build_cfg(dataclasses.replace(other, weights="scratch"), None, "cpu").SOLVER.MAX_ITER
+        iterations = build_cfg(replace(other, weights=SCRATCH), None, "cpu").SOLVER.MAX_ITER
         solver["WARMUP_ITERS"] = min(WARMUP_ITERS, iterations // WARMUP_SHARE)
         solver["WARMUP_FACTOR"] = WARMUP_FACTOR
     return other
-
-
-def _summary(
-    config: TransferConfig, folder: RunFolder, records: list[Record], metrics: dict[str, float],
-    search: dict[str, Any] | None, seconds: float,
-) -> Record:  # fmt: skip
-    trials = [{"seed": r.seed, "metrics": r.metrics, "seconds": r.seconds} for r in records]
-    first = records[0]
-    details: dict[str, Any] = {"trials": trials, "std": _spread(records), "search": search}
-    details |= {key: first.details[key] for key in ("weights", "recipe", "train", "iterations")}
-    return dataclasses.replace(
-        first,
-        metrics=metrics,
-        seed=config.seed,
-        config=folder.config,
-        seconds=seconds,
-        peak_memory_mb=max(r.peak_memory_mb for r in records),
-        command=command_line(),
-        details=details,
-    )
-
-
-def _spread(records: list[Record]) -> dict[str, float]:
-    """Sample standard deviation of each metric over the trials; 0 for one trial."""
-    values = {name: [r.metrics[name] for r in records] for name in records[0].metrics}
-    return {name: statistics.stdev(v) if len(v) > 1 else 0.0 for name, v in values.items()}

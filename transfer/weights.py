@@ -12,6 +12,8 @@ from converters.formats import MSRA_INPUT, InputConvention
 from converters.reading import read
 from converters.safe_pickle import Opaque
 from runs.errors import UserError
+from runs.record import Subject
+from transfer.settings import SCRATCH
 
 # Blocks in res4 -> depth, for bottleneck networks (He et al., "Deep Residual Learning", Table 1).
 _DEPTHS = {6: 50, 23: 101, 36: 152}
@@ -37,7 +39,7 @@ class BackboneFile:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
-        """The Detectron2 settings that this backbone needs: its size, and its input convention where the file says it.
+        """Detectron2's settings, by dotted names, that this backbone needs: its size, and what is known of its input.
 
         Raises:
             UserError: it is no bottleneck ResNet of 50, 101 or 152 layers, the ones a C4 detector can use, or its
@@ -53,11 +55,10 @@ class BackboneFile:
             raise UserError(
                 f"weights={self.path}: no bottleneck ResNet of 50, 101 or 152 layers in Detectron2's names; {_REMEDY}"
             ) from error
-        resnets = {
-            "DEPTH": depth, "STEM_OUT_CHANNELS": stem, "RES2_OUT_CHANNELS": out,
-            "NUM_GROUPS": groups, "WIDTH_PER_GROUP": grouped,
+        settings: dict[str, Any] = {
+            "MODEL.RESNETS.DEPTH": depth, "MODEL.RESNETS.NUM_GROUPS": groups, "MODEL.RESNETS.WIDTH_PER_GROUP": grouped,
+            "MODEL.RESNETS.STEM_OUT_CHANNELS": stem, "MODEL.RESNETS.RES2_OUT_CHANNELS": out,
         }  # fmt: skip
-        settings: dict[str, Any] = {"MODEL": {"RESNETS": resnets}}
         # What converters wrote says what it expects, Caffe2's files are MSRA's, and of others the recipe has to know.
         convention = self.provenance.get("input") or (MSRA_INPUT.detectron2() if self.folded else None)
         if convention:
@@ -65,20 +66,42 @@ class BackboneFile:
                 InputConvention.from_detectron2(convention)
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"weights={self.path}: provenance.input is no input convention; {_REMEDY}") from error
-            resnets["STRIDE_IN_1X1"] = convention["stride_in_1x1"]
-            settings["MODEL"]["PIXEL_MEAN"] = list(convention["pixel_mean"])
-            settings["MODEL"]["PIXEL_STD"] = list(convention["pixel_std"])
-            settings["INPUT"] = {"FORMAT": convention["format"]}
+            settings |= {
+                "MODEL.RESNETS.STRIDE_IN_1X1": convention["stride_in_1x1"], "INPUT.FORMAT": convention["format"],
+                "MODEL.PIXEL_MEAN": list(convention["pixel_mean"]), "MODEL.PIXEL_STD": list(convention["pixel_std"]),
+            }  # fmt: skip
         return settings
 
+    def subject(self) -> Subject:
+        """Whose weights these are, as far as the file says it."""
+        known = self.provenance.get("subject")
+        known = known if isinstance(known, dict) else {}
+        settings = self.settings()
+        width = settings["MODEL.RESNETS.STEM_OUT_CHANNELS"] / 64
+        arch = f"resnet{settings['MODEL.RESNETS.DEPTH']}" + (f"x{width:g}" if width != 1 else "")
+        source = self.provenance.get("source")
+        return Subject(
+            # Of a stranger's checkpoint the file's name is all that is known.
+            method=known.get("method") or str(source or self.path.name).split(".")[0],
+            arch=self.provenance.get("arch") or arch,
+            epochs=known.get("epochs"),
+            checkpoint=known.get("checkpoint") or source or str(self.path),
+            checkpoint_sha256=known.get("checkpoint_sha256") or self.provenance.get("sha256") or self.sha256,
+        )
 
-def read_backbone(path: str | Path) -> BackboneFile:
+
+def read_backbone(weights: str | Path) -> BackboneFile | None:
     """Read a `.pkl` backbone of Detectron2's form, or of Caffe2's (MSRA's ImageNet weights); nothing in it is run.
+
+    Returns:
+        None for `scratch`.
 
     Raises:
         UserError: absent, truncated, not a pickle of arrays, or without tensors.
     """
-    path = Path(path)
+    if weights == SCRATCH:
+        return None
+    path = Path(weights)
     try:
         contents = read(path)
     except UserError as error:

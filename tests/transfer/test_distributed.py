@@ -2,10 +2,10 @@
 
 import json
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,8 +110,9 @@ def test_statistics_of_bfloat16_features_are_those_of_float32(monkeypatch: pytes
     import torch
     from detectron2.layers import batch_norm
 
-    from transfer import distributed
+    from transfer import batch_norm as ours
 
+    monkeypatch.setattr(ours, "world_size", lambda: 2)
     monkeypatch.setattr(batch_norm.comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(batch_norm.dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(batch_norm, "differentiable_all_reduce", lambda vector: vector * 2)
@@ -122,47 +123,25 @@ def test_statistics_of_bfloat16_features_are_those_of_float32(monkeypatch: pytes
     mean, var = exact.mean((0, 2, 3)), exact.var((0, 2, 3), correction=0)
     expected = (exact - mean.view(1, 4, 1, 1)) / (var.view(1, 4, 1, 1) + 1e-5).sqrt()
     names = list(detector.state_dict())
-    distributed.synchronise_in_full_precision(detector)
+    ours.synchronize_in_float32(detector)
     found = detector(features)
     assert found.dtype == torch.bfloat16 and list(detector.state_dict()) == names
     torch.testing.assert_close(found.double(), expected, rtol=0.01, atol=0.02)
     torch.testing.assert_close(detector[0].running_var.double(), 0.9 + 0.1 * var, rtol=1e-5, atol=1e-5)
 
 
-def test_too_few_devices_for_the_processes_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
+def test_a_split_that_is_not_equivalent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from runs.errors import UserError
-    from transfer.distributed import choose_device
-
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    with pytest.raises(UserError, match="8 processes for 2 CUDA devices"):
-        choose_device("auto")
-    assert choose_device("cpu") == "cpu"
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert choose_device("auto") == "cuda"
-
-
-def test_a_split_that_is_not_equivalent_is_refused(
-    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from detectron2.utils import comm
-
-    from runs.errors import UserError
-    from transfer.distributed import check_split
-    from transfer.recipe import build_cfg
+    from transfer import recipe
     from transfer.settings import TransferConfig
 
-    assert pickle.loads(backbone.read_bytes())["provenance"]
-    cfg = build_cfg(TransferConfig(task="voc07", weights="scratch"), None, "cpu")
-    for world in (1, 2, 4, 8, 16):
-        monkeypatch.setattr(comm, "get_world_size", lambda world=world: world)
-        check_split(cfg)
-    monkeypatch.setattr(comm, "get_world_size", lambda: 3)
+    def build(processes: int, **settings: Any) -> Any:
+        monkeypatch.setattr(recipe, "world_size", lambda: processes)
+        return recipe.build_cfg(TransferConfig(task="voc07", weights="scratch", detectron2=settings), None, "cpu")
+
+    for processes in (1, 2, 4, 8, 16):
+        build(processes)
     with pytest.raises(UserError, match="16 does not divide by 3"):
-        check_split(cfg)
-    monkeypatch.setattr(comm, "get_world_size", lambda: 8)
-    cfg.MODEL.RESNETS.NORM = "BN"
+        build(3)
     with pytest.raises(UserError, match="2 images a process instead of 16"):
-        check_split(cfg)
+        build(8, MODEL={"RESNETS": {"NORM": "BN"}})

@@ -1,14 +1,16 @@
 """Trials give mean and deviation; the search chooses without a look at the test split, and says what it tried."""
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from runs.errors import UserError
+from runs.folder import Run
 from runs.record import read_record
 from transfer import trial, trials
-from transfer.settings import TransferConfig
+from transfer.settings import SearchConfig, TransferConfig
 
 
 def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +75,7 @@ def test_the_best_held_out_metric_decides(tiny: TransferConfig, monkeypatch: pyt
 
     monkeypatch.setattr(trial, "run", run)
     monkeypatch.setattr(trials, "read_record", lambda _: Tried(seen[-1][0]))
-    result, chosen = trials._search(tiny, tiny, Path(tiny.output))
+    result, chosen = trials._search(tiny, replace(tiny, search=SearchConfig()), Run("transfer", Path(tiny.output), {}))
     assert result["chosen"] == 0.02 == chosen.detectron2["SOLVER"]["BASE_LR"]
     assert seen == [(0.01, 0.2), (0.02, 0.2), (0.04, 0.2)] and chosen.data.held_out == 0
 
