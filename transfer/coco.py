@@ -1,5 +1,6 @@
 """COCO splits in Detectron2's form, past every fault, so that all of them can be named at once."""
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -85,7 +86,10 @@ def read_coco(file: Path, folder: Path | None, masks: bool) -> tuple[list[dict[s
     images = examine("image", parts[0], lambda entry: _image(entry, folder))
     ordered = sorted(categories, key=_order)
     classes = {category: n for n, category in enumerate(ordered)}
-    found = examine("annotation", parts[2], lambda entry: _annotation(entry, images, classes, masks))
+    # What belongs to an image with a fault is named with the image.
+    faulty = {repr(e.get("id")) for e in parts[0] if isinstance(e, dict)} - set(map(repr, images))
+    objects = [a for a in parts[2] if not (faulty and isinstance(a, dict) and repr(a.get("image_id")) in faulty)]
+    found = examine("annotation", objects, lambda entry: _annotation(entry, images, classes, masks))
     for image_id, annotation in found.values():
         images[image_id]["annotations"].append(annotation)
     return [images[i] for i in sorted(images, key=_order)], {c: categories[c] for c in ordered}, faults
@@ -98,12 +102,14 @@ def _image(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
         if value is not None and not (_is_number(value) and 0 < value < 1e6 and value % 1 == 0):
             raise ValueError(f"its {side} is {value!r}; write a whole number of pixels")
         size[side] = int(value or 0)
+    if not all(size.values()):
+        size = {"height": 0, "width": 0}
     path = Path()
     if folder is not None:
         path = folder / _text(entry, "file_name")
         if not path.is_file():
             raise ValueError(f"its file {path} is missing; restore it or remove its entry")
-        width, height = check_image(path, *((size["width"], size["height"]) if all(size.values()) else ()))
+        width, height = check_image(path, *((size["width"], size["height"]) if size["width"] else ()))
         size = {"height": height, "width": width}
     return {"file_name": str(path), "image_id": _identity(entry, "id"), **size, "annotations": []}
 
@@ -114,7 +120,7 @@ def _annotation(
     """(image id, annotation in Detectron2's form)."""
     image_id, category = _identity(entry, "image_id"), _identity(entry, "category_id")
     if image_id not in images:
-        raise ValueError(f"its image {image_id!r} is not in the file, or has a fault; correct or remove it")
+        raise ValueError(f"its image {image_id!r} is not in the file; correct or remove it")
     if category not in classes:
         raise ValueError(f"its category {category!r} is not in the file; correct or remove it")
     height, width = images[image_id]["height"], images[image_id]["width"]
@@ -133,7 +139,10 @@ def _annotation(
     if area is not None and not (_is_number(area) and area >= 0):
         raise ValueError(f"its area is {area!r}; write a number of pixels, or leave it out")
     annotation = {"iscrowd": int(crowd or 0), "bbox": box, "category_id": classes[category], "bbox_mode": XYWH_ABS}
-    mask = _mask(entry.get("segmentation"), height, width)
+    mask = None
+    # Where no masks are needed, one with a fault is none.
+    with contextlib.nullcontext() if masks else contextlib.suppress(ValueError):
+        mask = _mask(entry.get("segmentation"), height, width)
     if mask:
         annotation["segmentation"] = mask
     elif masks:

@@ -138,6 +138,19 @@ def test_out_of_memory_names_what_to_lower(tiny: TransferConfig, monkeypatch: py
         trial.run(tiny)
 
 
+def test_the_record_is_written_before_the_pictures(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(trial, "draw_sheets", fail)
+    tiny.pictures = 2
+    tiny.detectron2["SOLVER"] |= {"MAX_ITER": 2, "STEPS": [1]}
+    with pytest.raises(ZeroDivisionError):
+        trial.run(tiny)
+    assert read_record(tiny.output).metrics == trial.run(tiny)
+    assert not (Path(tiny.output) / "checkpoint.pth").exists()
+
+
 def test_evaluates_on_the_way_with_precise_statistics(tiny: TransferConfig) -> None:
     tiny.detectron2["TEST"]["EVAL_PERIOD"] = 4
     trial.run(tiny)

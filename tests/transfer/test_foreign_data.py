@@ -1,0 +1,470 @@
+"""Data sets and results of strangers: what is unambiguous is read, and the rest is one line that names the remedy.
+
+Training, `transfer.check` and `transfer.evaluate` read through the same functions, so one table stands for all three.
+"""
+
+import copy
+import json
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coder
+
+from runs.errors import UserError
+from transfer import evaluate
+from transfer.coco import read_coco
+from transfer.datasets import find_splits, read_split
+from transfer.detections import Detections
+from transfer.image_files import check_image
+from transfer.rle import check_rle
+from transfer.voc import read_voc
+
+WIDTH, HEIGHT = 40, 30
+POLYGON = [[5, 5, 15, 5, 15, 15, 5, 15]]
+DOCUMENT: dict[str, Any] = {
+    "images": [{"id": n, "file_name": f"{n}.jpg", "width": WIDTH, "height": HEIGHT} for n in (1, 2)],
+    "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+    "annotations": [
+        {"id": n, "image_id": i, "category_id": c, "bbox": [5, 5, 10, 10], "area": 100, "iscrowd": 0,
+         "segmentation": POLYGON}
+        for n, i, c in ((1, 1, 3), (2, 1, 7), (3, 2, 3))
+    ],
+}  # fmt: skip
+
+
+def first(**changes: Any) -> Callable[[Any], None]:
+    """A change of the first annotation; None removes a key."""
+
+    def change(document: Any) -> None:
+        for key, value in changes.items():
+            document["annotations"][0][key] = value
+            if value is REMOVED:
+                del document["annotations"][0][key]
+
+    return change
+
+
+REMOVED = object()
+MASK = {"size": [HEIGHT, WIDTH], "counts": [40, 10, 1150]}
+COCO: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "no area": (first(area=REMOVED), ""),
+    "iscrowd null": (first(iscrowd=None), ""),
+    "no iscrowd": (first(iscrowd=REMOVED), ""),
+    "run lengths of an object that is no crowd": (first(segmentation=MASK), ""),
+    "width as a float": (lambda d: d["images"][0].update(width=40.0), ""),
+    "no height": (lambda d: d["images"][0].pop("height"), ""),
+    "an image in a subfolder": (lambda d: d["images"][0].update(file_name="./sub/1.jpg"), ""),
+    "names as ids": (
+        lambda d: (d["images"][0].update(id="a b"), [a.update(image_id="a b") for a in d["annotations"][:2]]), ""
+    ),
+    "keypoints beside the box": (first(keypoints=[1, 2, 2]), ""),
+    "a polygon of two points": (first(segmentation=[[1, 1, 9, 9]]), "a polygon has 4 numbers; it needs three points"),
+    "no polygon": (first(segmentation=[]), "annotation 1: it has no mask; .*MASK_ON=False"),
+    "segmentation null": (first(segmentation=None), "it has no mask"),
+    "no segmentation": (first(segmentation=REMOVED), "it has no mask"),
+    "keypoints only": (first(segmentation=REMOVED, keypoints=[1, 2, 2]), "it has no mask"),
+    "NaN in a polygon": (first(segmentation=[[1, 1, float("nan"), 9, 9, 9]]), "a polygon is not a list of finite"),
+    "a polygon far away": (first(segmentation=[[1, 1, 1e8, 9, 9, 9]]), "a polygon lies outside its image of 40 x 30"),
+    "a flat polygon": (first(segmentation=POLYGON[0]), "neither run-length coded nor a list of polygons"),
+    "a polygon as a text": (first(segmentation="5 5 15 5 15 15"), "neither run-length coded nor"),
+    "run lengths of another image": (first(segmentation={**MASK, "size": [40, 30]}), r"has size \[40, 30\], its image"),
+    "run lengths that end early": (first(segmentation={**MASK, "counts": [1, 2]}), "do not add up to its image"),
+    "negative run lengths": (first(segmentation={**MASK, "counts": [-1, 1201]}), "do not add up to its image"),
+    "run lengths of letters": (first(segmentation={**MASK, "counts": "garbage" * 9999}), "do not add up"),
+    "no run lengths": (first(segmentation={"size": [HEIGHT, WIDTH]}), "has no run lengths"),
+    "a box of texts": (first(bbox=["5", "5", "10", "10"]), "its bbox is not a list of 4 numbers"),
+    "a box of three": (first(bbox=[5, 5, 10]), "its bbox is not a list of 4 numbers"),
+    "a box of NaN": (first(bbox=[5, 5, 10, float("nan")]), "its bbox is not a list of 4 numbers"),
+    "no box": (first(bbox=REMOVED), "its bbox is not a list of 4 numbers"),
+    "no category": (first(category_id=REMOVED), "its category_id is None; write a number or a text"),
+    "an area of a text": (first(area="100"), "its area is '100'"),
+    "iscrowd as a text": (first(iscrowd="no"), "its iscrowd is 'no'; write 0 or 1"),
+    "ignore": (first(ignore=1), "ignore means nothing in COCO"),
+    "an annotation twice": (lambda d: d["annotations"].append(d["annotations"][0]), "annotation 1: its id occurs"),
+    "an image twice": (lambda d: d["images"].append(d["images"][0]), "image 1: its id occurs twice"),
+    "a category twice": (lambda d: d["categories"].append(d["categories"][0]), "category 3: its id occurs twice"),
+    "a name twice": (lambda d: d["categories"][1].update(name="cat"), "category name 'cat' occurs twice"),
+    "half a pixel": (lambda d: d["images"][0].update(width=40.5), "its width is 40.5; write a whole number"),
+    "a missing image": (lambda d: d["images"][0].update(file_name="x.jpg"), r"x\.jpg is missing"),
+    "annotations that are texts": (lambda d: d.update(annotations=["a"]), "annotation '\\?': its id is None"),
+    "an image's id as a list": (lambda d: d["images"].append(d["images"][1] | {"id": [2]}), r"image \[2\]: its id is"),
+    "an image id as a list": (first(image_id=[1]), r"its image_id is \[1\]"),
+    "no annotations": (lambda d: d.pop("annotations"), "no COCO instances file"),
+    "crowds only": (lambda d: [a.update(iscrowd=1) for a in d["annotations"]], "no object counts"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """A data root with one split, `coco_2017_val`."""
+    (tmp_path / "coco/val2017/sub").mkdir(parents=True)
+    (tmp_path / "coco/annotations").mkdir()
+    for name in ("1", "2", "sub/1"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"coco/val2017/{name}.jpg")
+    return tmp_path
+
+
+def instances(root: Path, change: Callable[[Any], Any] = lambda _: None) -> Path:
+    document = copy.deepcopy(DOCUMENT)
+    change(document)
+    file = root / "coco/annotations/instances_val2017.json"
+    file.write_text(json.dumps(document))
+    return file
+
+
+@pytest.mark.parametrize("case", COCO)
+def test_coco_of_strangers(coco: Path, case: str) -> None:
+    change, named = COCO[case]
+    file = instances(coco, change)
+    start = time.monotonic()
+    try:
+        split, faults = read_split(coco, "coco_2017_val", [], masks=True)
+    except UserError as error:
+        faults = [str(error)]
+    assert time.monotonic() - start < 5
+    if not named:
+        assert faults == [] and [len(image["annotations"]) for image in split.images] in ([2, 1], [1, 2])
+        annotation = next(i for i in split.images if i["image_id"] in (1, "a b"))["annotations"][0]
+        assert annotation["iscrowd"] == 0 and annotation["area"] in (10.0, 100)
+        # Evaluation finds the same objects, and perfect detections perfect.
+        document = json.loads(file.read_text())
+        results = [a | {"score": 0.9, "segmentation": coded(a["segmentation"])} for a in document["annotations"]]
+        if "height" in document["images"][0]:
+            assert evaluated(coco, results)["segm/AP"] == pytest.approx(100)
+    else:
+        assert len(faults) == 1 and "\n" not in faults[0]
+        assert_matches(named, faults[0])
+        assert str(file) in faults[0] or "coco_2017_val" in faults[0]
+
+
+def assert_matches(pattern: str, text: str) -> None:
+    with pytest.raises(UserError, match=pattern):
+        raise UserError(text)
+
+
+def coded(shape: Any) -> Any:
+    if isinstance(shape, list):
+        code = coder.merge(coder.frPyObjects(shape, HEIGHT, WIDTH))
+        return {"size": code["size"], "counts": code["counts"].decode()}
+    return shape
+
+
+def evaluated(root: Path, results: Any) -> dict[str, float]:
+    path = root / "results.json"
+    path.write_text(results if isinstance(results, str) else json.dumps(results))
+    return evaluated_file(root, path)
+
+
+def evaluated_file(root: Path, path: Path) -> dict[str, float]:
+    line = ["coco", str(path), "--annotations", str(root / "coco/annotations/instances_val2017.json")]
+    metrics, _ = evaluate._coco(evaluate.parser().parse_args(line))
+    return metrics
+
+
+def test_truth_without_sizes_serves_for_boxes(coco: Path) -> None:
+    instances(coco, lambda d: [i.pop("height") for i in d["images"]])
+    results = [a | {"score": 0.9, "segmentation": None} for a in DOCUMENT["annotations"]]
+    assert evaluated(coco, results)["bbox/AP"] == pytest.approx(100)
+    with pytest.raises(UserError, match="no height and width, which masks need"):
+        evaluated(coco, [r | {"segmentation": coded(POLYGON)} for r in results])
+
+
+def test_a_mask_of_pixels_is_trained_as_one(coco: Path) -> None:
+    """Detectron2's polygons cannot hold it; nobody has to know INPUT.MASK_FORMAT."""
+    from transfer.datasets import open_splits
+    from transfer.recipe import build_cfg
+    from transfer.settings import DataConfig, TransferConfig
+
+    cfg = build_cfg(TransferConfig(task="coco", weights="scratch"), None, "cpu")
+    data = DataConfig(root=str(coco), train=["coco_2017_val"])
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("coco_2017_val",)
+    instances(coco)
+    open_splits(data, cfg)
+    assert cfg.INPUT.MASK_FORMAT == "polygon"
+    instances(coco, lambda d: d["annotations"][0].update(segmentation=MASK, iscrowd=1))
+    open_splits(data, cfg)
+    assert cfg.INPUT.MASK_FORMAT == "polygon"
+    instances(coco, first(segmentation=MASK))
+    open_splits(data, cfg)
+    assert cfg.INPUT.MASK_FORMAT == "bitmask"
+
+
+# A change of a whole list of results -> what the line says, or the box AP.
+RESULTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "as they are": (lambda r: r, 100.0),
+    "masks only, with an empty box": (lambda r: [x | {"bbox": []} for x in r], None),
+    "boxes of five numbers": (lambda r: [x | {"bbox": [*x["bbox"], 0]} for x in r], "0: its bbox is not a list"),
+    "boxes of three numbers": (lambda r: [x | {"bbox": x["bbox"][:3]} for x in r], "its bbox is not a list of 4"),
+    "boxes of texts": (lambda r: [x | {"bbox": list("5566")} for x in r], "its bbox is not a list of 4"),
+    "a negative side": (lambda r: [x | {"bbox": [5, 5, -1, 5]} for x in r], "a negative side"),
+    "a score of NaN": (lambda r: [*r[:-1], r[-1] | {"score": float("nan")}], "detection 2: its score is not"),
+    "a score of null": (lambda r: [*r[:-1], r[-1] | {"score": None}], "detection 2: its score is not"),
+    "a score of a text": (lambda r: [r[0] | {"score": "0.9"}], "its score is not"),
+    "another image": (lambda r: [r[0] | {"image_id": 9}], "its image_id 9 is not in the annotations"),
+    "an image as a list": (lambda r: [r[0] | {"image_id": [1]}], r"its image_id \[1\] is not in"),
+    "another category": (lambda r: [r[0] | {"category_id": 4}], "its category_id 4 is not in"),
+    "polygons": (lambda r: [x | {"segmentation": POLYGON} for x in r], "not run-length coded; write what"),
+    "garbage run lengths": (
+        lambda r: [x | {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "o" * 10**6}} for x in r], "do not add up"
+    ),
+    "neither box nor mask": (lambda r: [{"image_id": 1, "category_id": 3, "score": 1}], "neither bbox nor"),
+    "no objects": (lambda r: ["a"], "not a list of detections"),
+    "a mapping": (lambda r: {"results": r}, "not a list of detections"),
+    "no JSON": (lambda r: "[{", "not JSON"),
+    "nested too deeply": (lambda r: "[" * 100_000, "not JSON"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RESULTS)
+def test_results_of_strangers(coco: Path, case: str) -> None:
+    instances(coco)
+    results = [a | {"score": 0.9, "segmentation": coded(a["segmentation"])} for a in DOCUMENT["annotations"]]
+    change, expected = RESULTS[case]
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            evaluated(coco, change(results))
+    else:
+        metrics = evaluated(coco, change(results))
+        assert metrics["segm/AP"] == pytest.approx(100) and metrics.get("bbox/AP") == (expected and pytest.approx(100))
+
+
+def found(classes: list[str], category: list[int]) -> Detections:
+    """The three objects of the split, found with the class numbers of another data set."""
+    return Detections(
+        [1, 2], classes, np.array([0, 0, 1], np.int32), np.array(category, np.int16), np.full(3, 0.9, np.float32),
+        np.array([[5, 5, 15, 15]] * 3, np.float32), np.array([[HEIGHT, WIDTH]] * 2, np.int32),
+    )  # fmt: skip
+
+
+def test_classes_of_detections_go_by_name(coco: Path) -> None:
+    """With one more category in the file, the class numbers of a run mean other classes."""
+    instances(coco, lambda d: d["categories"].insert(0, {"id": 1, "name": "ape"}))
+    found(["cat", "dog"], [0, 1, 0]).save(coco / "detections.npz")
+    assert evaluated_file(coco, coco / "detections.npz")["bbox/AP"] == pytest.approx(100)
+    found(["cat", "horse"], [0, 1, 0]).save(coco / "detections.npz")
+    with pytest.raises(UserError, match="its category_id 1 is not in the annotations"):
+        evaluated_file(coco, coco / "detections.npz")
+
+
+def broken_archive(path: Path, **changes: Any) -> None:
+    arrays = dict(np.load(path))
+    for name, value in changes.items():
+        arrays[name] = value
+        if value is REMOVED:
+            del arrays[name]
+    np.savez(path, **arrays)
+
+
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("score.npy", "w") as member:
+        for _ in range(1100):
+            member.write(bytes(1 << 20))
+
+
+ARCHIVES: dict[str, Callable[[Path], Any]] = {
+    "no classes": lambda p: broken_archive(p, classes=REMOVED),
+    "foreign arrays": lambda p: np.savez(p, a=np.zeros(3)),
+    "no array in it": lambda p: p.write_bytes(b"PK\x03\x04 no archive"),
+    "scores of NaN": lambda p: broken_archive(p, score=np.full(3, np.nan)),
+    "too few boxes": lambda p: broken_archive(p, box=np.zeros((2, 4))),
+    "boxes of five": lambda p: broken_archive(p, box=np.zeros((3, 5))),
+    "texts for scores": lambda p: broken_archive(p, score=np.array(["a", "b", "c"])),
+    "objects": lambda p: broken_archive(p, score=np.array([None, 1, 2])),
+    "an image beyond": lambda p: broken_archive(p, image=np.array([0, 1, 2])),
+    "a class below": lambda p: broken_archive(p, category=np.array([-1, 0, 1])),
+    "masks of others": lambda p: broken_archive(p, mask_lengths=np.array([1]), mask_bytes=np.zeros(1, np.uint8)),
+    "a gigabyte of zeros": bomb,
+}
+
+
+@pytest.mark.parametrize("case", ARCHIVES)
+def test_archives_of_strangers(coco: Path, case: str) -> None:
+    instances(coco)
+    path = coco / "detections.npz"
+    found(["cat", "dog"], [0, 1, 0]).save(path)
+    ARCHIVES[case](path)
+    with pytest.raises(UserError, match=r"detections\.npz: not a file of detections"):
+        evaluated_file(coco, path)
+
+
+def test_a_code_is_read_as_pycocotools_reads_it() -> None:
+    """Random masks of many sizes pass; the same with a character more, less or other is refused or the same mask."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        height, width = rng.integers(1, 300, 2).tolist()
+        mask = np.asfortranarray(rng.random((height, width)) < rng.choice([0, 0.01, 0.5, 1]), np.uint8)
+        code = coder.encode(mask)
+        assert check_rle(code, height, width)["counts"] == code["counts"]
+        runs = check_rle({"size": [height, width], "counts": lengths(mask)}, height, width)
+        assert np.array_equal(coder.decode(runs), mask)
+        for wrong in (code["counts"][:-1], code["counts"] + b"1", b"\xff" + code["counts"], b""):
+            with pytest.raises(ValueError, match="do not add up"):
+                check_rle({"size": [height, width], "counts": wrong}, height, width)
+
+
+def lengths(mask: np.ndarray) -> list[int]:
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(np.concatenate([[0], flat])))
+    return [int(n) for n in np.diff(np.concatenate([[0], changes, [flat.size]]))]
+
+
+XML = """<annotation><size><width>40</width><height>30</height></size><object><name>cat</name><difficult>0</difficult>
+<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>40</xmax><ymax>20</ymax></bndbox></object></annotation>"""
+XMLS: dict[str, tuple[str | bytes, str]] = {
+    "a mark of the encoding": (b"\xef\xbb\xbf" + XML.encode(), ""),
+    "GBK": (b'<?xml version="1.0" encoding="GBK"?>' + XML.replace("<size>", "<a>猫</a><size>").encode("gbk"), ""),
+    "a namespace": (XML.replace("<annotation>", '<annotation xmlns="http://example.org/voc">'), ""),
+    "difficult is empty": (XML.replace("<difficult>0</difficult>", "<difficult/>"), ""),
+    "difficult is False": (XML.replace("<difficult>0<", "<difficult>False<"), ""),
+    "no difficult": (XML.replace("<difficult>0</difficult>", ""), ""),
+    "sizes as floats": (XML.replace("<width>40<", "<width>40.0<"), ""),
+    "difficult is a word": (XML.replace("<difficult>0<", "<difficult>maybe<"), "<difficult> of 'cat' is 'maybe'; write"),
+    "boxes from 0": (XML.replace("<xmin>1<", "<xmin>0<"), "VOC counts pixels from 1: add 1 to all coordinates"),
+    "a box of a word": (XML.replace("<xmin>1<", "<xmin>left<"), "<xmin> is 'left'; write a number"),
+    "a box of NaN": (XML.replace("<xmin>1<", "<xmin>nan<"), "outside its image"),
+    "half a pixel": (XML.replace("<width>40<", "<width>40.5<"), "<width> is '40.5'; write a whole number"),
+    "another class": (XML.replace("cat", "ape"), "unknown class 'ape' .*set data.classes"),
+    "an unknown encoding": ('<?xml version="1.0" encoding="none"?>' + XML, "not XML"),
+    "bytes of another encoding": (b'<?xml version="1.0" encoding="GBK"?>' + b"\x81" + XML.encode(), "not XML"),
+    "nothing": ("", "not XML"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """A data root with one split, `voc_2007_test`, of one image."""
+    for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (tmp_path / "VOC2007" / sub).mkdir(parents=True)
+    write_image(tmp_path, "1.jpg")
+    (tmp_path / "VOC2007/Annotations/1.xml").write_text(XML)
+    (tmp_path / "VOC2007/ImageSets/Main/test.txt").write_text("1\n")
+    return tmp_path
+
+
+def write_image(root: Path, name: str) -> None:
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "VOC2007/JPEGImages" / name, "PNG")
+
+
+@pytest.mark.parametrize("case", XMLS)
+def test_xml_of_strangers(voc: Path, case: str) -> None:
+    content, named = XMLS[case]
+    file = voc / "VOC2007/Annotations/1.xml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    split, faults = read_split(voc, "voc_2007_test", ["cat", "dog"], masks=False)
+    if named:
+        assert len(faults) == 1 and faults[0].startswith(f"{file}: ")
+        assert_matches(named, faults[0])
+    else:
+        assert faults == [] and split.images[0]["annotations"][0]["bbox"] == [0, 1, 40, 20]
+        assert split.images[0]["annotations"][0]["difficult"] == 0
+
+
+LISTS: dict[str, tuple[str | bytes, str]] = {
+    "a suffix": ("1.jpg\n", ""),
+    "a mark of the encoding": (b"\xef\xbb\xbf1\n", ""),
+    "UTF-16": ("1\n".encode("utf-16"), ""),
+    "one class": ("1 -1\n", "a list of one class"),
+    "an image twice": ("1\n1\n", "lists '1' twice"),
+    "another encoding": (b"\x81\xff\n", "not UTF-8 text"),
+    "nothing": ("\n", "lists no image"),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_lists_of_strangers(voc: Path, case: str) -> None:
+    content, named = LISTS[case]
+    file = voc / "VOC2007/ImageSets/Main/test.txt"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    try:
+        images, faults = read_voc(voc, "voc_2007_test", ["cat"])
+    except UserError as error:
+        images, faults = [], [str(error)]
+    if named:
+        assert_matches(named, faults[0])
+        assert faults[0].startswith(str(file))
+    else:
+        assert faults == [] and [image["image_id"] for image in images] == ["1"]
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".png", ".JPEG", ".PNG"])
+def test_images_with_other_suffixes_and_ids_with_spaces(voc: Path, suffix: str) -> None:
+    write_image(voc, f"my cat{suffix}")
+    (voc / "VOC2007/Annotations/my cat.xml").write_text(XML)
+    (voc / "VOC2007/ImageSets/Main/train-v2.txt").write_text("my cat\n")
+    assert find_splits(voc) == ["voc_2007_test", "voc_2007_train-v2"]
+    images, faults = read_voc(voc, "voc_2007_train-v2", ["cat"])
+    assert faults == [] and [i["image_id"] for i in images] == ["my cat"]
+    assert Path(images[0]["file_name"]).name == f"my cat{suffix}"
+
+
+def test_voc_without_an_object_that_counts_is_refused(voc: Path) -> None:
+    (voc / "VOC2007/Annotations/1.xml").write_text(XML.replace("<difficult>0<", "<difficult>1<"))
+    _, faults = read_split(voc, "voc_2007_test", ["cat"], masks=False)
+    assert faults == ["voc_2007_test: no object counts (all are difficult, crowds, or absent); annotate some"]
+    for name in ("light", "traffic_light"):
+        (voc / f"{name}.txt").write_text("")
+    with pytest.raises(UserError, match="no object counts"):
+        evaluated_voc(voc, voc, "cat")
+
+
+def evaluated_voc(root: Path, detections: Path, classes: str) -> dict[str, float]:
+    (root / "cat.txt").touch()
+    line = ["voc", str(detections), "--root", str(root), "--split", "voc_2007_test", "--classes", classes]
+    return evaluate._voc(evaluate.parser().parse_args(line))[0]
+
+
+def test_classes_whose_names_end_alike(voc: Path) -> None:
+    (voc / "VOC2007/Annotations/1.xml").write_text(XML.replace("cat", "light"))
+    (voc / "det_test_light.txt").write_text("1 0.9 1 2 40 20\n")
+    (voc / "det_test_traffic_light.txt").write_text("1 0.9 1 2 40 20\n")
+    assert evaluated_voc(voc, voc, "light,traffic_light")["bbox/AP"] == pytest.approx(50)
+    for line in ("1 nan 1 2 40 20", "1 0.9 1 2 40 inf", "1 0.9 40 2 1 20", "1 0.9 1 2 40", "2 0.9 1 2 40 20"):
+        (voc / "det_test_light.txt").write_text(line)
+        with pytest.raises(UserError, match=r"det_test_light\.txt:1: .* is not 'image score"):
+            evaluated_voc(voc, voc, "light,traffic_light")
+
+
+def photograph(path: Path, orientation: int) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path, "JPEG", exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_annotated_as_shown(tmp_path: Path, orientation: int) -> None:
+    """As Detectron2 loads it; annotated as stored, its boxes would be those of another picture."""
+    from detectron2.data.detection_utils import read_image
+
+    path = photograph(tmp_path / "1.jpg", orientation)
+    shown = read_image(str(path), "RGB").shape[1::-1]
+    assert check_image(path, *shown) == check_image(path) == shown
+    if shown != (WIDTH, HEIGHT):
+        with pytest.raises(UserError, match=r"shown as 30 x 40 by its EXIF orientation, but annotated as stored"):
+            check_image(path, WIDTH, HEIGHT)
+
+
+def test_images_that_training_would_ruin_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for mode in ("I;16", "I", "F"):
+        path = tmp_path / f"{mode}.tif"
+        Image.new(mode, (WIDTH, HEIGHT)).save(path)
+        with pytest.raises(UserError, match="more than 8 bits a channel"):
+            check_image(path, WIDTH, HEIGHT)
+    path = tmp_path / "large.png"
+    Image.new("1", (WIDTH, HEIGHT)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match="more pixels than Pillow decodes"):
+        check_image(path)
+
+
+def test_a_json_may_have_a_mark_of_its_encoding(coco: Path) -> None:
+    file = instances(coco)
+    for encoding in ("utf-8-sig", "utf-16"):
+        file.write_text(json.dumps(DOCUMENT), encoding=encoding)
+        assert read_coco(file, None, masks=True)[2] == []
