@@ -26,34 +26,27 @@ SHOWN = 20
 
 @dataclass
 class CheckData:
-    """Where the images are.
-
-    Attributes:
-        root: the folder that holds `VOC2007/`, `VOC2012/`, `coco/`.
-        classes: the VOC class names in order.
-    """
+    """Where the images are."""
 
     root: str = path()
+    """The folder that holds `VOC2007/`, `VOC2012/`, `coco/`."""
     classes: list[str] = field(default_factory=lambda: list(VOC_CLASSES))
+    """The VOC class names in order."""
 
 
 @dataclass
 class CheckConfig:
-    """What to verify.
-
-    Attributes:
-        data: root folder and VOC class names.
-        splits: names such as `voc_2007_train`; empty: every split that is found.
-        masks: whether COCO's objects need masks, as `task=coco` does.
-        official: whether counts that are not the official ones are faults.
-        workers: processes that decode; 0: one a core.
-    """
+    """What to verify."""
 
     data: CheckData = field(default_factory=CheckData)
     splits: list[str] = field(default_factory=list)
+    """Names such as voc_2007_train; empty: every split that is found."""
     masks: bool = True
+    """Whether COCO's objects need masks, as task=coco does."""
     official: bool = False
+    """Whether counts that are not the official ones are faults."""
     workers: int = 0
+    """Processes that decode; 0: one a core."""
 
 
 def check_split(root: Path, name: str, config: CheckConfig) -> tuple[str, list[str], list[Path]]:

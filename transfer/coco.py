@@ -59,7 +59,8 @@ def read_coco(file: Path, folder: Path | None, masks: bool) -> tuple[list[dict[s
         UserError: it is no instances file.
     """
     document = read_json(file)
-    parts = [document.get(k) if isinstance(document, dict) else None for k in ("images", "categories", "annotations")]
+    keys = ("images", "categories", "annotations")
+    parts: list[Any] = [document.get(key) if isinstance(document, dict) else None for key in keys]
     if not all(isinstance(part, list) for part in parts):
         raise UserError(f"{file}: no COCO instances file (it needs the lists images, categories, annotations)")
     if not parts[0] or not parts[1]:

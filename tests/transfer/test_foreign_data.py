@@ -324,7 +324,7 @@ XMLS: dict[str, tuple[str | bytes, str]] = {
     "difficult is False": (XML.replace("<difficult>0<", "<difficult>False<"), ""),
     "no difficult": (XML.replace("<difficult>0</difficult>", ""), ""),
     "sizes as floats": (XML.replace("<width>40<", "<width>40.0<"), ""),
-    "difficult is a word": (XML.replace("<difficult>0<", "<difficult>maybe<"), "<difficult> of 'cat' is 'maybe'; write"),
+    "difficult is a word": (XML.replace("<difficult>0<", "<difficult>maybe<"), "<difficult> of 'cat' is 'maybe'"),
     "boxes from 0": (XML.replace("<xmin>1<", "<xmin>0<"), "VOC counts pixels from 1: add 1 to all coordinates"),
     "a box of a word": (XML.replace("<xmin>1<", "<xmin>left<"), "<xmin> is 'left'; write a number"),
     "a box of NaN": (XML.replace("<xmin>1<", "<xmin>nan<"), "outside its image"),

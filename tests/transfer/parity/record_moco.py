@@ -34,7 +34,7 @@ def record(moco: Path, folder: Path, task: str, variant: str) -> list[dict[str, 
 
 
 def inside(moco: Path, task: str, variant: str, folder: Path, output: Path) -> None:
-    """Start MoCo's train_net.py; the only things added are an ear at its losses and, if augmented, the seeds."""
+    """Start MoCo's train_net.py; the only things added record its losses and, if augmented, set the seeds."""
     sys.path.insert(0, str(moco / "detection"))
     import numpy as np
     import train_net
