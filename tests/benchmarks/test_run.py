@@ -13,7 +13,7 @@ from benchmarks.results.entries import table_results
 from benchmarks.results.records import records_of
 from benchmarks.workflow.plan import read_plan
 from benchmarks.workflow.run import work
-from benchmarks.workflow.status import failures
+from benchmarks.workflow.status import failures, last_attempts
 
 ROOT = Path(__file__).parents[2]
 WORK = (
@@ -88,3 +88,38 @@ def test_a_result_that_is_there_is_not_made_again(tmp_path: Path, make: SimpleNa
     work(make.plan_of(tmp_path, [run]))
     work(make.plan_of(tmp_path, [run, other]))
     assert starts(tmp_path, "n-00000000") == 1
+
+
+def test_a_failed_run_is_tried_again_as_often_as_asked(tmp_path: Path, make: SimpleNamespace) -> None:
+    plan = make.plan_of(tmp_path, [make.knn(tmp_path, "bad-00000000", -1.0)])
+    assert work(plan, retries=2).failed == {"knn/bad-00000000": 1}
+    assert starts(tmp_path, "bad-00000000") == 3 and last_attempts(plan)["knn/bad-00000000"].status == 1
+
+
+@pytest.mark.slow
+def test_a_second_start_waits_and_finds_all_done(tmp_path: Path, make: SimpleNamespace) -> None:
+    plan_file = make.plan_of(tmp_path, [make.knn(tmp_path, "n-00000000", 10.0, seconds=2.0)]).write()
+    command = [sys.executable, "-c", WORK, str(plan_file)]
+    first, second = (subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2))
+    said = [process.communicate(timeout=120)[1] for process in (first, second)]
+    assert first.returncode == second.returncode == 0
+    assert sum("waiting for process" in text for text in said) == 1 and starts(tmp_path, "n-00000000") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_runs_and_a_second_start_finishes(
+    tmp_path: Path, make: SimpleNamespace, kind: signal.Signals
+) -> None:
+    plan_file = make.plan_of(tmp_path, [make.knn(tmp_path, "n-00000000", 10.0, seconds=4.0)]).write()
+    process = subprocess.Popen([sys.executable, "-c", WORK, str(plan_file)], cwd=ROOT, start_new_session=True)
+    deadline = time.time() + 60
+    while not (tmp_path / "out/knn/n-00000000/starts").exists():
+        assert time.time() < deadline
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(kind)
+    process.wait(timeout=60)
+    assert not psutil.wait_procs(family, timeout=10)[1]
+    assert not (tmp_path / "out/knn/n-00000000/result.json").exists()
+    assert len(work(read_plan(plan_file)).done) == 1
