@@ -101,12 +101,6 @@ class Interval:
     error: float
 
 
-def interval(matches: Matches, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
-    """AP, AP50, AP75 with their bootstrap intervals over the test images."""
-    value = average_precision(matches)[0]
-    return _intervals(value, average_precision(matches, draws(len(matches.image_ids), resamples, seed)))
-
-
 def compare(
     before: Sequence[Matches], now: Sequence[Matches], resamples: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
@@ -152,13 +146,6 @@ def _aligned(matches: Matches, image_ids: tuple[str, ...]) -> Matches:
         return matches
     place = {name: i for i, name in enumerate(matches.image_ids)}
     return matches.part([place[name] for name in image_ids])
-
-
-def same(difference: Interval) -> str:
-    """The comparison in words."""
-    if difference.low <= 0 <= difference.high:
-        return "same within noise"
-    return "better" if difference.value > 0 else "worse"
 
 
 def _intervals(value: NDArray[Any], samples: NDArray[Any]) -> dict[str, Interval]:

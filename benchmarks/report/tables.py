@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from benchmarks.report.grid import ABSENT, Cell, Grid, Line, plain
-from benchmarks.results.entries import Entry, TableResult, full_label, pretrainings
+from benchmarks.results.entries import Entry, TableResult, pretrainings
 from benchmarks.results.trials import summarize
 from benchmarks.tables import table as tables
 from benchmarks.tables.table import Row, Table
@@ -193,8 +193,3 @@ def title_of(results: Sequence[TableResult]) -> str:
     if len(labels) > 1 and all(label.startswith("Table ") for label in labels):
         labels = ["Tables " + labels[0].removeprefix("Table "), *(label.removeprefix("Table ") for label in labels[1:])]
     return (", ".join(labels[:-1]) + " and " if len(labels) > 1 else "") + labels[-1] + ", measured"
-
-
-def columns_of(result: TableResult) -> list[str]:
-    """The full names of a table's columns."""
-    return [full_label(column) for column in result.table.columns]

@@ -25,7 +25,6 @@ from runs.children import child_environment
 from runs.errors import UserError, from_os_error
 from runs.folder import LOG, lock_folder
 
-EXECUTORS = ("local", "slurm")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Seconds after which another node's file has to be visible here.
 LATENCY = 60.0
