@@ -1,4 +1,7 @@
-"""A backbone file: read safely, loaded by exact names, and proved to be in the detector."""
+"""A backbone file: read safely, loaded by exact names, and proved to be in the detector, bit for bit.
+
+`converters.proof` shows that two networks compute the same features; here, a detector's numbers are compared.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +137,8 @@ def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
         file: the backbone.
 
     Returns:
-        Figures for the record: tensors and elements compared, the file's sha256, tensors of the file not used.
+        Figures for the record: tensors and elements compared, the file's sha256, tensors of the file not used, and who
+        says what the network expects at its input: the file (`provenance`), its form (`msra`), or only the `recipe`.
 
     Raises:
         UserError: a tensor is missing from the file, has another shape, or differs after loading.
@@ -178,6 +182,7 @@ def _prove(detector: nn.Module, file: BackboneFile, wanted: dict[str, str]) -> d
         "elements": elements,
         "equal": True,
         "sha256": file.sha256,
+        "input": "provenance" if file.provenance.get("input") else "msra" if file.folded else "recipe",
         "unused": sorted(n for n in file.tensors if n not in wanted and not n.endswith("num_batches_tracked")),
     }
 

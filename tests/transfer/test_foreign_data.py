@@ -267,7 +267,14 @@ def bomb(path: Path) -> None:
             member.write(bytes(1 << 20))
 
 
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[60:90] = bytes(30)
+    path.write_bytes(data)
+
+
 ARCHIVES: dict[str, Callable[[Path], Any]] = {
+    "bytes pasted over": flipped,
     "no classes": lambda p: broken_archive(p, classes=REMOVED),
     "foreign arrays": lambda p: np.savez(p, a=np.zeros(3)),
     "no array in it": lambda p: p.write_bytes(b"PK\x03\x04 no archive"),

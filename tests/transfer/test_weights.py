@@ -27,7 +27,11 @@ def test_every_tensor_is_the_files(backbone: Path) -> None:
     proof = load_backbone(detector, file)
     # 53 convolutions and 53 batch norms of four tensors, as the architecture has them.
     assert proof["tensors"] == 53 + 53 * 4 == len(file.tensors)
-    assert proof["unused"] == [] and proof["elements"] == sum(t.size for t in file.tensors.values())
+    assert (
+        proof["input"] == "provenance"
+        and proof["unused"] == []
+        and proof["elements"] == sum(t.size for t in file.tensors.values())
+    )
     state = detector.state_dict()
     assert np.array_equal(state["roi_heads.res5.2.conv3.weight"], file.tensors["res5.2.conv3.weight"])
     assert np.array_equal(state["backbone.stem.conv1.norm.running_var"], file.tensors["stem.conv1.norm.running_var"])
