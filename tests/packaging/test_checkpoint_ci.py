@@ -1,0 +1,87 @@
+"""action.yml and the GitLab template: their shell steps, run as they are with the wheel in somebody else's folder."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+import yaml
+
+Steps = Callable[[Path, dict[str, str]], list[tuple[str, dict[str, str]]]]
+
+
+def action(root: Path, inputs: dict[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """The steps of the GitHub action: script and variables."""
+    body = yaml.safe_load((root / "action.yml").read_text(encoding="utf-8"))
+    values = {name: spec.get("default", "") for name, spec in body["inputs"].items()} | inputs
+
+    def filled(text: str) -> str:
+        for key, value in values.items():
+            text = text.replace("${{ inputs." + key + " }}", value)
+        return text.replace("${{ github.action_path }}", "SOURCE")
+
+    steps = [step for step in body["runs"]["steps"] if "run" in step]
+    assert [step.get("if") for step in steps] == [None, None, "inputs.baseline != ''"]
+    return [
+        (step["run"], {name: filled(text) for name, text in step["env"].items()})
+        for step in (steps if values["baseline"] else steps[:-1])
+    ]
+
+
+def gitlab(root: Path, inputs: dict[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """The GitLab job's script and variables, as one step."""
+    head, text = (root / "templates/checkpoint.yml").read_text(encoding="utf-8").split("\n---\n")
+    values = {name: spec.get("default", "") for name, spec in yaml.safe_load(head)["spec"]["inputs"].items()} | inputs
+    for key, value in values.items():
+        text = text.replace(f"$[[ inputs.{key} ]]", value)
+    job = yaml.safe_load(text)["checkpoint"]
+    return [("\n".join(job["script"]), job["variables"])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [action, gitlab])
+def test_the_steps_evaluate_and_guard_a_checkpoint(
+    root: Path, console: Path, call: Callable[[list[str], Path], str], tmp_path: Path, steps: Steps
+) -> None:
+    folder, tools = tmp_path / "folder", tmp_path / "tools"
+    folder.mkdir()
+    tools.mkdir()
+    # What pip is asked for is noted and not done: the wheel is installed already.
+    (tools / "python").write_text(f'#!/bin/sh\n[ "$1 $2 $3" = "-m pip install" ] && echo "$4" >> {tools}/installed\n')
+    (tools / "python").chmod(0o755)
+    network = torchvision.models.resnet18()
+    network(torch.randn(2, 3, 64, 64))  # batch norms at their initial values would be refused as untrained
+    torch.save(network.state_dict(), folder / "model.pth")
+
+    def ci(**more: str) -> int:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV"))}
+        path = os.pathsep.join([str(tools), str(console.parent), os.environ["PATH"]])
+        kept |= {"PATH": path, "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md")}
+        for script, variables in steps(
+            root, {"checkpoint": "model.pth", "tasks": "knn", "options": "--trials 1"} | more
+        ):
+            # As the runners start it: the first command that fails ends the job.
+            status = subprocess.run(
+                ["bash", "-eo", "pipefail", "-c", script], cwd=folder, env=kept | variables
+            ).returncode
+            if status:
+                return status
+        return 0
+
+    assert ci() == 0
+    assert "**model.pth**" in (folder / "checkpoint-results/model_card.md").read_text()
+    project, detectron2 = (tools / "installed").read_text().splitlines()
+    assert "[all]" in project and Path(detectron2).name == "detectron2"
+
+    call([str(console), "gate", "--write-baseline", "baseline.json", "checkpoint-results"], folder)
+    assert ci(baseline="baseline.json") == 0
+    assert (folder / "gate.xml").exists()
+    assert "top1" in (folder / "gate.md").read_text()
+    # A checkpoint that was better once: what is measured today is a real drop.
+    baseline = json.loads((folder / "baseline.json").read_text())
+    print(json.dumps(baseline)[:2000])
+    assert ci(baseline="absent.json") == 2
