@@ -29,6 +29,10 @@ def parser() -> Parser:
         command.add_argument("--prefix", metavar="PATH", help="the network's path in the file, where it holds several")
         command.add_argument("--format", metavar="NAME", help="the project that wrote it, where another is recognised")
         command.add_argument("--sha256", metavar="HEX", help="refuse the file if its sha256 is another")
+        command.add_argument("--images", type=Path, metavar="DIR", help="pictures for the vital signs; none: made ones")
+        command.add_argument(
+            "--unchecked", action="store_true", help="leave the vital signs out, which the record says"
+        )
         command.add_argument("--json", action="store_true", help="the report as JSON on standard output")
     return root
 
@@ -52,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     check_regular(file)  # before torch is imported: a mistyped name is answered at once
     from converters import convert, report
 
-    choice = {name: getattr(arguments, name) for name in ("format", "prefix", "sha256")}
+    choice = {name: getattr(arguments, name) for name in ("format", "prefix", "sha256", "images", "unchecked")}
     with limited_memory(file):
         if arguments.command == "inspect":
             result = convert.inspect(file, **choice)

@@ -17,12 +17,13 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Check:
-    """One statement about the file: whether it holds, its figure, and what to do if it does not."""
+    """A statement about the file: whether it holds, its figure, what to do if not, and whether it is near its limit."""
 
     name: str
     passed: bool
     figure: str
     remedy: str = ""
+    doubtful: bool = False
 
 
 def check_tensors(arch: Architecture, state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> list[Check]:

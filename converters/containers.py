@@ -199,9 +199,6 @@ def stored(data: bytes, entries: list[zipfile.ZipInfo]) -> tuple[dict[str, memor
 
 
 def check_zip(path: Path) -> None:
-    """Raise UserError unless every part of an archive that torch.save wrote has its CRC-32."""
-    data, _ = read_bytes(path)
-    try:
-        stored(data, zip_directory(data))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    """Raise UserError unless every part of an archive that torch.save wrote has its CRC-32; OSError as `open` does."""
+    data = path.read_bytes()
+    stored(data, zip_directory(data))

@@ -11,6 +11,7 @@ from converters.fetching import local
 from converters.loading import Backbone, load_backbone
 from converters.proof import TOLERANCE, detectron2_obstacle, prove
 from converters.targets import to_detectron2, write_detectron2, write_torchvision
+from converters.vital_signs import check_vital_signs, read_images
 from runs.errors import UserError
 from runs.record import subject_beside
 
@@ -27,11 +28,13 @@ class Report:
     output: Path | None = None
 
 
-def inspect(path: str | Path, **choice: Any) -> Report:
+def inspect(path: str | Path, images: Path | None = None, unchecked: bool = False, **choice: Any) -> Report:
     """Read and prove a checkpoint without writing anything.
 
     Args:
         path: the checkpoint file, or an address.
+        images: a folder of pictures for the vital signs, see `converters.vital_signs`; None makes some.
+        unchecked: leave the vital signs out, which the record says.
         choice: `format`, `prefix` and `sha256`, see `loading.load_backbone`.
 
     Returns:
@@ -53,6 +56,11 @@ def inspect(path: str | Path, **choice: Any) -> Report:
     }
     if not report.obstacles["detectron2"]:
         report.checks += prove(arch, backbone.state_dict, backbone.input)
+    if unchecked:
+        report.checks.append(Check("vital signs", True, "not checked, --unchecked"))
+    else:
+        pictures = read_images(images) if images else None
+        report.checks.append(check_vital_signs(backbone.network(), backbone.input, pictures))
     for check in report.checks:
         if not check.passed:
             raise UserError(f"{path}: {check.name}: {check.figure}; {check.remedy}")

@@ -33,7 +33,10 @@ def as_json(report: Report) -> dict[str, Any]:
         "input": backbone.input.detectron2(),
         "assumed": backbone.assumed,
         "caveat": backbone.caveat,
-        "checks": [{"name": check.name, "passed": check.passed, "figure": check.figure} for check in report.checks],
+        "checks": [
+            {"name": check.name, "passed": check.passed, "doubtful": check.doubtful, "figure": check.figure}
+            for check in report.checks
+        ],
         "targets": {name: {"possible": not reason, "reason": reason} for name, reason in report.obstacles.items()},
         "output": None if report.output is None else str(report.output),
     }
@@ -78,7 +81,7 @@ def print_table(report: Report) -> None:
     console.print(facts)
     checks = Table("check", "result", "figure", box=None, pad_edge=False, header_style="bold")
     for check in report.checks:
-        checks.add_row(check.name, "passed" if check.passed else "FAILED", printable(check.figure))
+        checks.add_row(check.name, "DOUBTFUL" if check.doubtful else "passed", printable(check.figure))
     console.print()
     console.print(checks)
     text = console.export_text(styles=sys.stdout.isatty())

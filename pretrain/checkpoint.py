@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from converters.containers import check_zip
+from converters.digests import digest
 from runs.errors import UserError
 from runs.files import atomic_write, checkpoint_name
 
@@ -64,7 +66,7 @@ class Checkpoints:
         """
         suffix = "" if step is None else f"_{step:08d}"
         path = self.folder / checkpoint_name(epoch, suffix)
-        write_tensors(path, state)
+        write_tensors(path, state | {"digest": digest(state["state_dict"])})
         for old in self.paths()[self.keep :]:
             number, inside = NAME.fullmatch(old.name).groups()  # type: ignore[union-attr]
             if inside or not self.keep_every or (int(number) + 1) % self.keep_every:
@@ -103,6 +105,7 @@ class Checkpoints:
             UserError: it is damaged.
         """
         try:
+            check_zip(path)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except OSError:
             # Not the file's fault: no permission, a file system that is away.
@@ -111,4 +114,6 @@ class Checkpoints:
             raise UserError(f"{path} is damaged ({(str(error) or type(error).__name__).splitlines()[0]})") from error
         if not isinstance(state, dict) or not set(state) >= {"epoch", "arch", "state_dict", "optimizer", "resume"}:
             raise UserError(f"{path} is damaged (entries are missing)")
+        if "digest" in state and state["digest"] != digest(state["state_dict"]):
+            raise UserError(f"{path} is damaged (its tensors differ from its digest)")
         return state

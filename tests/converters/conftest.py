@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from torchvision.models.resnet import ResNet
 
+from converters import vital_signs
 from tests.converters.layouts import trained
 
 
@@ -20,6 +21,12 @@ class Outcome:
     @property
     def report(self) -> dict[str, Any]:
         return json.loads(self.out)
+
+
+@pytest.fixture(autouse=True)
+def quick_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures that `layouts.trained` measures on; test_vital_signs.py takes others."""
+    monkeypatch.setattr(vital_signs, "SIZES", {64: 8})
 
 
 @pytest.fixture(scope="session")

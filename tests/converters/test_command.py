@@ -53,7 +53,9 @@ def test_inspect_prints_the_checks_and_writes_nothing(checkpoint: Path, converte
 def test_json_follows_the_documented_schema(
     layout: Layout, tmp_path: Path, backbone: ResNet, schema: dict[str, Any], converters: Command
 ) -> None:
-    outcome = converters("inspect", layout.write(tmp_path, backbone), "--json")
+    # The statistics were measured on normalised images, which SimCLR's networks do not take.
+    more = ["--unchecked"] if layout.format == "simclr" else []
+    outcome = converters("inspect", layout.write(tmp_path, backbone), "--json", *more)
     assert outcome.status == 0
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(outcome.report, schema)

@@ -219,7 +219,7 @@ def test_detectrons_blobs_with_folded_norms(tmp_path: Path, bottleneck: ResNet) 
     with torch.inference_mode():
         expected = build_network("resnet50x0.125", layouts.tensors(bottleneck), found.input)(images)
         error = (found.network()(images) - expected).abs().max() / expected.abs().max()
-    assert error < 1e-5
+    assert error < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["half", "dead"])

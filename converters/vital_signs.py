@@ -1,0 +1,183 @@
+"""Whether a network's batch-norm statistics are its own: they were measured on its activations when it was trained.
+
+Pictures with the statistics of natural ones run through the network, every batch norm using the batch's own statistics,
+so that each layer is tested by itself: its input has the scale that its neighbours' trained scales and biases give it.
+What is measured before a norm is then compared, channel by channel, with the running statistics in the file, and this
+distance with that to the statistics of other channels of the same layer. In a network as it was trained the own
+channel's are far nearer; where a convolution, a norm or the input is another's, they are no nearer than any.
+
+The proof cannot see this: it fills both networks from the same file.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from converters.checks import Check
+from converters.formats import IMAGENET_MEAN, MSRA_INPUT, UNIT_INPUT, InputConvention
+from runs.errors import UserError
+
+# Calibrated in docs/converters.md on networks trained with this project and otherwise. The share of chance is the
+# distance to the own channel's statistics over that to any channel's: 0 for a perfect fit, 1 for a stranger's layer.
+REFUSED_SHARE, DOUBTFUL_SHARE = 0.85, 0.6
+# The distance itself, where all channels are alike: 4 is a scale of 7 or a mean of two standard deviations.
+REFUSED_DISTANCE, DOUBTFUL_DISTANCE = 4.0, 1.5
+# Nothing in the file tells at which size a network was trained, and padding makes the last layers depend on it: the
+# size that fits best counts. Size -> pictures.
+SIZES = {32: 32, 64: 16, 128: 8}
+_EPS = 1e-5
+_CONVENTIONS = {
+    "ImageNet's mean and std": InputConvention(),
+    "mean 0 and std 1": UNIT_INPUT,
+    "mean 0.5 and std 0.5": InputConvention("RGB", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "BGR in 0..255 with the mean subtracted": MSRA_INPUT,
+    "RGB in 0..255": InputConvention("RGB", (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well one batch norm's statistics are those of its input: see the module's words."""
+
+    norm: str
+    distance: float
+    share: float
+
+
+@functools.cache
+def pictures(count: int = 16, size: int = 128) -> Tensor:
+    """Pictures of RGB values in [0, 1], (count, 3, size, size) float32, the same ones every time.
+
+    Half have the 1/f amplitudes of natural images (Field 1987), half are dead leaves, occluding discs with sizes of a
+    power law (Lee, Mumford and Huang 2001). Colours vary along ImageNet's principal components (Krizhevsky et al. 2012,
+    section 4.1).
+    """
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    axes = axes * torch.tensor([0.2175, 0.0188, 0.0045]).sqrt()
+    axes = 0.25 * axes / axes.square().sum(1).sqrt().mean()  # the standard deviation of one colour
+    down, right = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None]
+    frequency = (down.square() + right.square()).sqrt()
+    frequency[0, 0] = 3 / size
+    spectrum = torch.fft.rfft2(torch.randn(count // 2, 3, size, size, generator=generator)) / frequency
+    clouds = torch.fft.irfft2(spectrum, s=(size, size))
+    clouds = torch.einsum("ck,nkhw->nchw", axes, clouds / clouds.std())
+    leaves = torch.zeros(count - count // 2, 3, size, size)
+    place = torch.arange(size)
+    for leaf in range(leaves[:, 0, 0, 0].numel() * 150):
+        where = torch.rand(3, generator=generator)
+        radius = 1 / math.sqrt((1 - where[0]) / 9 + where[0] * (2 / size) ** 2)  # from 3 pixels to half of the picture
+        inside = (place[:, None] - where[1] * size) ** 2 + (place[None] - where[2] * size) ** 2 < radius**2
+        colour = axes @ torch.randn(3, generator=generator)
+        texture = 0.06 * torch.rand((), generator=generator) * torch.randn(size, size, generator=generator)
+        leaves[leaf % len(leaves)] = torch.where(inside, colour[:, None, None] + texture, leaves[leaf % len(leaves)])
+    return (torch.cat([clouds, leaves]) + torch.tensor(IMAGENET_MEAN)[:, None, None]).clamp(0, 1)
+
+
+def normalised(images: Tensor, convention: InputConvention) -> Tensor:
+    """RGB images in [0, 1] as a network of this convention takes them."""
+    mean, std = torch.tensor(convention.mean), torch.tensor(convention.std)
+    images = images.flip(1) if convention.channels == "BGR" else images
+    return (images - mean[:, None, None]) / std[:, None, None]
+
+
+def fits(network: nn.Module, inputs: Tensor) -> list[Fit]:
+    """Compare what is measured before every batch norm with its running statistics; the network stays as it was."""
+    found: list[Fit] = []
+    norms = {module: name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    generator = torch.Generator().manual_seed(0)
+
+    def compare(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+        own = _distance(mean, variance, norm.running_mean, norm.running_var)
+        order = [torch.randperm(len(mean), generator=generator) for _ in range(8)]
+        any_ = torch.stack([_distance(mean[o], variance[o], norm.running_mean, norm.running_var) for o in order])
+        share = (own.mean() / any_.mean().clamp_min(0.05)).item()
+        found.append(Fit(norms[norm], own.median().item(), share))
+
+    handles = [norm.register_forward_pre_hook(compare) for norm in norms]
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        with torch.inference_mode():
+            network(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for norm in norms:
+            norm.training, norm.track_running_stats = False, True
+    return found
+
+
+def _distance(mean: Tensor, variance: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> Tensor:
+    """Squared distance of two normal distributions per channel, in logarithms of variances and standard deviations."""
+    assert running_mean is not None and running_var is not None
+    variance, running_var = variance + _EPS, running_var + _EPS
+    return (variance.log() - running_var.log()).square() + (mean - running_mean).square() / (variance + running_var)
+
+
+def check_vital_signs(network: Any, convention: InputConvention, images: Tensor | None = None) -> Check:
+    """Check a network in eval mode.
+
+    Args:
+        network: torchvision's modules with the strides and padding of the source.
+        convention: what it is said to expect.
+        images: RGB in [0, 1], (n, 3, H, W); None makes some.
+
+    Returns:
+        The check with its worst layer, refused beyond what any trained network reaches, doubtful before.
+    """
+    means = [buffer for name, buffer in network.named_buffers() if name.endswith("running_mean")]
+    if not any(mean.any() for mean in means):
+        return Check("vital signs", True, "not to be had, the statistics are folded into scale and bias")
+    sets = [images] if images is not None else [pictures(count, size) for size, count in SIZES.items()]
+    measured = [fits(network, normalised(each, convention)) for each in sets]
+    best = min(range(len(sets)), key=lambda n: sum(math.log(fit.distance + 1e-6) for fit in measured[n]))
+    by_share = max(measured[best], key=lambda fit: fit.share)
+    by_distance = max(measured[best], key=lambda fit: fit.distance)
+    failed = by_share.share > REFUSED_SHARE or not by_distance.distance <= REFUSED_DISTANCE
+    doubtful = by_share.share > DOUBTFUL_SHARE or by_distance.distance > DOUBTFUL_DISTANCE
+    figure = (
+        f"worst {by_share.norm} at {by_share.share:.2f} of chance (limit {REFUSED_SHARE}), {by_distance.norm} at "
+        f"distance {by_distance.distance:.2f} (limit {REFUSED_DISTANCE:g}), {sets[best].shape[-1]} pixels"
+    )
+    remedy = "its statistics were measured on another network or input; get the file anew, or use --unchecked"
+    if doubtful and "bn1" in (by_distance.norm, by_share.norm):
+        figure += _better_input(network, convention, sets[best])
+    return Check("vital signs", not failed, figure, remedy, doubtful)
+
+
+def _better_input(network: Any, convention: InputConvention, images: Tensor) -> str:
+    """Which usual input convention fits the stem, if it is not the one that is said."""
+    stem = nn.Sequential(network.conv1, network.bn1)
+    tried = {name: fits(stem, normalised(images, other))[0].distance for name, other in _CONVENTIONS.items()}
+    said = fits(stem, normalised(images, convention))[0].distance
+    best = min(tried, key=lambda name: tried[name])
+    return f"; its input seems to be {best}" if tried[best] < said / 2 else ""
+
+
+def read_images(folder: Path, count: int = 32, size: int = 128) -> Tensor:
+    """The first pictures of a folder, their middle squares at `size` pixels: (n, 3, size, size) float32 in [0, 1].
+
+    Raises:
+        UserError: there are none, or one cannot be read.
+    """
+    from PIL import Image, ImageOps
+
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:count]
+    if not paths:
+        raise UserError(f"--images {folder}: no .jpg or .png in it; give a folder of pictures")
+    loaded = []
+    for path in paths:
+        try:
+            with Image.open(path, formats=("JPEG", "PNG")) as image:
+                loaded.append(np.asarray(ImageOps.fit(image.convert("RGB"), (size, size))))
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path}: no readable picture ({error}); remove it") from error
+    return torch.from_numpy(np.stack(loaded)).permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,152 @@
+"""A network is told from a wrong one by its batch-norm statistics; a share of the cases of docs/converters.md."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from converters import vital_signs
+from converters.formats import IMAGENET_MEAN, IMAGENET_STD, MSRA_INPUT, UNIT_INPUT, InputConvention
+from converters.loading import build_network
+from converters.vital_signs import check_vital_signs, pictures
+from tests.converters import layouts
+
+ARCH = "resnet50x0.25"
+Weights = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def quick_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other pictures than the network was measured on."""
+    monkeypatch.setattr(vital_signs, "SIZES", {64: 16})
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return layouts.tensors(layouts.trained(ARCH))
+
+
+def swap(weights: Weights, one: str, other: str) -> None:
+    weights[one], weights[other] = weights[other], weights[one]
+
+
+def exchanged_convolutions(weights: Weights) -> None:
+    swap(weights, "layer3.1.conv2.weight", "layer3.2.conv2.weight")
+
+
+def foreign_convolution(weights: Weights) -> None:
+    weights["layer2.1.conv2.weight"] = layouts.tensors(layouts.trained(ARCH, 1))["layer2.1.conv2.weight"]
+
+
+def drawn_anew(weights: Weights) -> None:
+    for name in [name for name in weights if name.startswith("layer4") and weights[name].dim() == 4]:
+        weights[name] = torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(1)) * 0.05
+
+
+def transposed_channels(weights: Weights) -> None:
+    for name, tensor in weights.items():
+        if tensor.dim() == 4 and tensor.shape[0] == tensor.shape[1]:
+            weights[name] = tensor.transpose(0, 1).contiguous()
+
+
+def means_and_biases(weights: Weights) -> None:
+    for name in [name for name in weights if name.endswith("running_mean")]:
+        swap(weights, name, name.replace("running_mean", "bias"))
+
+
+def scales_and_variances(weights: Weights) -> None:
+    for name in [name for name in weights if name.endswith("running_var")]:
+        swap(weights, name, name.replace("running_var", "weight"))
+
+
+def tiny(weights: Weights) -> None:
+    for name, tensor in weights.items():
+        if tensor.dim() == 4:
+            weights[name] = tensor * 1e-8
+
+
+def untrained(weights: Weights) -> None:
+    for name, tensor in weights.items():
+        if name.endswith("running_mean"):
+            weights[name] = torch.full_like(tensor, 1e-12)
+        elif tensor.dim() == 1:
+            weights[name] = torch.zeros_like(tensor) if name.endswith("bias") else torch.ones_like(tensor)
+
+
+def signs(weights: Weights, convention: InputConvention = InputConvention(), **more: Any) -> Any:  # noqa: B008
+    return check_vital_signs(build_network(ARCH, weights, convention), convention, **more)
+
+
+def test_a_network_as_it_was_trained(weights: Weights) -> None:
+    before = {name: tensor.clone() for name, tensor in weights.items()}
+    check = signs(weights)
+    assert check.passed and not check.doubtful
+    assert all(torch.equal(weights[name], tensor) for name, tensor in before.items()), "the network was changed"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [exchanged_convolutions, foreign_convolution, drawn_anew, transposed_channels, means_and_biases,
+     scales_and_variances, tiny, untrained],
+)  # fmt: skip
+def test_a_wrong_network_is_refused(damage: Callable[[Weights], None], weights: Weights) -> None:
+    wrong = dict(weights)
+    damage(wrong)
+    check = signs(wrong)
+    assert not check.passed, check.figure
+
+
+def test_the_layer_is_named(weights: Weights) -> None:
+    wrong = dict(weights)
+    foreign_convolution(wrong)
+    assert "worst layer2.1.bn2 at " in signs(wrong).figure
+
+
+@pytest.mark.parametrize(
+    "convention",
+    [UNIT_INPUT, MSRA_INPUT, InputConvention("RGB", (0,) * 3, (1 / 255,) * 3)],
+)
+def test_a_wrong_input_is_named(convention: InputConvention, weights: Weights) -> None:
+    check = signs(weights, convention)
+    assert not check.passed and "its input seems to be ImageNet's mean and std" in check.figure, check.figure
+
+
+def test_folded_statistics_have_no_signs(weights: Weights) -> None:
+    folded = {n: torch.zeros_like(t) if n.endswith("running_mean") else t for n, t in weights.items()}
+    assert signs(folded).passed and "folded" in signs(folded).figure
+
+
+def test_the_pictures_are_fixed_and_natural() -> None:
+    images = pictures(8, 64)
+    assert torch.equal(images, pictures(8, 64)) and images.min() >= 0 and images.max() <= 1
+    assert torch.allclose(images.mean((0, 2, 3)), torch.tensor(IMAGENET_MEAN), atol=0.05)
+    assert torch.allclose(images.std((0, 2, 3)), torch.tensor(IMAGENET_STD), atol=0.06)
+    # Amplitudes fall as 1/f: four times the frequency, a quarter (a sixteenth of the power) within a factor of two.
+    power = torch.fft.rfft2(images.mean(1)).abs().square().mean(0)
+    low, high = power[3:6, 3:6].mean(), power[12:24, 12:24].mean()
+    assert 8 < low / high < 64
+
+
+def test_pictures_of_a_user(tmp_path: Path, weights: Weights, backbone: Any, converters: Callable[..., Any]) -> None:
+    for number, image in enumerate(pictures(16, 64)):
+        array = (image.permute(1, 2, 0) * 255).byte().numpy()
+        Image.fromarray(array).save(tmp_path / f"{number}.png")
+    file = layouts.Layout("simsiam", layouts.simsiam).write(tmp_path, backbone)
+    assert converters("inspect", file, "--images", tmp_path).status == 0
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    outcome = converters("inspect", file, "--images", tmp_path)
+    assert outcome.status == 2 and "0.png: no readable picture" in outcome.err
+
+
+def test_unchecked_is_in_the_record(tmp_path: Path, backbone: Any, converters: Callable[..., Any]) -> None:
+    wrong = {name: tensor.clone() for name, tensor in layouts.tensors(backbone).items()}
+    exchanged_convolutions(wrong)
+    torch.save(wrong, tmp_path / "wrong.pth")
+    refused = converters("inspect", tmp_path / "wrong.pth")
+    assert refused.status == 2 and "vital signs: worst layer3." in refused.err
+    report = converters("inspect", tmp_path / "wrong.pth", "--unchecked", "--json").report
+    assert report["checks"][-1]["figure"] == "not checked, --unchecked"
