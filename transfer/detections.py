@@ -77,6 +77,9 @@ def read_detections(path: Path) -> Detections:
 
 
 def _checked(arrays: dict[str, np.ndarray]) -> Detections:
+    lacking = {"image_ids", "classes", "sizes", *_SHAPES} - set(arrays)
+    if lacking:
+        raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
     ids, classes, sizes = arrays["image_ids"], arrays["classes"], arrays["sizes"]
     count = len(arrays["score"])
     for name, shape in _SHAPES.items():

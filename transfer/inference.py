@@ -38,22 +38,21 @@ class Evaluation:
     matches: dict[str, Matches]
 
 
-def evaluate(cfg: Any, detector: nn.Module, split: Split, workers: int, folder: Path) -> Evaluation | None:
+def evaluate(cfg: Any, detector: nn.Module, split: Split, workers: int) -> Evaluation | None:
     """Every image of a split through the detector, shared out over the processes, and its AP.
 
     Writes `detections.npz` and `matches.npz`.
 
     Args:
-        cfg: Detectron2's configuration.
+        cfg: Detectron2's configuration; its OUTPUT_DIR is the run's folder.
         detector: in any mode; it is in evaluation mode afterwards.
         split: the images.
         workers: image-loading processes.
-        folder: the run's.
 
     Returns:
         The evaluation on process 0, None on the others.
     """
-    detections = detect(cfg, detector, split, workers, folder)
+    detections = detect(cfg, detector, split, workers)
     if detections is None:
         return None
     if split.voc:
@@ -65,6 +64,7 @@ def evaluate(cfg: Any, detector: nn.Module, split: Split, workers: int, folder: 
         metric, kinds = "coco", ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         metrics, per_class, matches = evaluate_coco(coco_results(detections), split.images, split.classes, kinds)
         details = {"per_class": per_class}
+    folder = Path(cfg.OUTPUT_DIR)
     details["files"] = {
         "detections.npz": detections.save(folder / "detections.npz"),
         "matches.npz": save_matches(folder / "matches.npz", matches, detections.image_ids, detections.classes, metric),
@@ -79,14 +79,17 @@ def _thinned(curve: np.ndarray) -> Any:
 
 
 @torch.no_grad()
-def detect(cfg: Any, detector: nn.Module, split: Split, workers: int, folder: Path) -> Detections | None:
+def detect(cfg: Any, detector: nn.Module, split: Split, workers: int) -> Detections | None:
     """The detections on process 0, None on the others; the arguments are those of `evaluate`."""
     detector.eval()
     rows: list[tuple[int, Any]] = []
     numbers = range(rank(), len(split.images), world_size())
     loader = test_loader(cfg, split, workers)
     title = f"testing on {split.name}"
-    with progress(len(numbers), title, "image", folder=folder, disable=rank() > 0) as bar, broken_images():
+    with (
+        progress(len(numbers), title, "image", folder=Path(cfg.OUTPUT_DIR), disable=rank() > 0) as bar,
+        broken_images(),
+    ):
         for number, batch in zip(numbers, loader, strict=True):
             rows.append((number, _plain(detector(batch)[0]["instances"])))
             bar.update()

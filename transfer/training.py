@@ -42,11 +42,10 @@ class Trainer:
     """One detector's training.
 
     Args:
-        cfg: Detectron2's configuration, frozen.
+        cfg: Detectron2's configuration, frozen; its OUTPUT_DIR is the run's folder.
         detector: the detector, initial weights loaded, on its device.
         images: Detectron2's dicts to train on.
         seeds: of the order of images in training and in precise BN.
-        folder: the run's folder.
         workers: image-loading processes.
         autocast: makes the context in which losses are computed (precision).
         log_every: iterations a line of the log averages over.
@@ -54,10 +53,10 @@ class Trainer:
     """
 
     def __init__(
-        self, cfg: Any, detector: nn.Module, images: list[dict[str, Any]], seeds: tuple[int, int], folder: Path, *,
+        self, cfg: Any, detector: nn.Module, images: list[dict[str, Any]], seeds: tuple[int, int], *,
         workers: int, autocast: Callable[[], Any], log_every: int, save_seconds: float,
     ) -> None:  # fmt: skip
-        self.cfg, self.detector, self.images, self.folder = cfg, detector, images, folder
+        self.cfg, self.detector, self.images, self.folder = cfg, detector, images, Path(cfg.OUTPUT_DIR)
         self.seed, self.bn_seed = seeds
         self.workers, self.autocast, self.log_every, self.save_seconds = workers, autocast, log_every, save_seconds
         self.optimizer = build_optimizer(cfg, detector)

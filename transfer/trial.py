@@ -53,6 +53,7 @@ def _run(
     config: TransferConfig, backbone: BackboneFile | None, cfg: Any, device: torch.device, claimed: Run
 ) -> dict[str, float]:
     autocast = set_precision(config.precision, device, one_shape=False)
+    workers = worker_count(config.data.workers, most=8)
     train, test = open_splits(config.data, cfg)
     images = train_images(cfg, train)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(train.classes)
@@ -70,15 +71,14 @@ def _run(
         detector.to(memory_format=torch.channels_last)
     # Drawn here, from the generator seeded above, as Detectron2's trainer draws them for its two samplers.
     seeds = comm.shared_random_seed(), comm.shared_random_seed()
-    workers = worker_count(config.data.workers, most=8)
     trainer = Trainer(
-        cfg, detector, images, seeds, claimed.path, workers=workers, autocast=autocast,
+        cfg, detector, images, seeds, workers=workers, autocast=autocast,
         log_every=config.log_every, save_seconds=config.save_seconds,
     )  # fmt: skip
 
     def measure() -> Evaluation | None:
         # Without autocast, as Detectron2's own mixed precision: scores of 8 bits would be full of ties.
-        return evaluate(cfg, detector, test, workers, claimed.path)
+        return evaluate(cfg, detector, test, workers)
 
     trainer.train(measure)
     trainer.precise_bn()
