@@ -112,31 +112,30 @@ def evaluate(
     Raises:
         UserError: whatever the user can mend.
     """
-    with (
-        process_group(config.device) as device,
-        claim_run(kind, config.output, asdict(config), (*FREE, *free)) as claimed,
-    ):
-        if claimed.done:
-            return 0
-        run = _prepare(config, device)
-        if rank() == 0:
-            print(f"{run.train.describe()}\n{run.val.describe()}")
-        found, val = measure(run), run.val
-        if rank() == 0:
-            claimed.finish(
-                run.network.subject,
-                Dataset(val.name, "val", len(val), val.fingerprint),
-                found.metrics,
-                verdict=found.verdict,
-                details=found.details | {"processes": world_size()},
-            )
-            print(f"{found.sentence} -> {claimed.path / RECORD}")
+    with process_group(config.device) as device:
+        train, val = open_splits(config.data)
+        bound = {images.split: images.content_fingerprint for images in (train, val)}
+        with claim_run(kind, config.output, asdict(config), (*FREE, *free), bound) as claimed:
+            if claimed.done:
+                return 0
+            run = _prepare(config, train, val, device)
+            if rank() == 0:
+                print(f"{train.describe()}\n{val.describe()}")
+            found = measure(run)
+            if rank() == 0:
+                claimed.finish(
+                    run.network.subject,
+                    Dataset(val.name, "val", len(val), val.fingerprint),
+                    found.metrics,
+                    verdict=found.verdict,
+                    details=found.details | {"processes": world_size()},
+                )
+                print(f"{found.sentence} -> {claimed.path / RECORD}")
     return 0
 
 
-def _prepare(config: EvaluationConfig, device: torch.device) -> Evaluation:
+def _prepare(config: EvaluationConfig, train: Images, val: Images, device: torch.device) -> Evaluation:
     set_precision(config.precision, device, config.threads)
-    train, val = open_splits(config.data)
     config.check_data(train)
     network = load_feature_extractor(
         config.checkpoint, config.arch, config.zero_init_residual, config.augment, config.seed, device

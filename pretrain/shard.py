@@ -55,8 +55,10 @@ def main(config: ShardConfig) -> int:
 
 def write(config: ShardConfig) -> int:
     """See `main`."""
-    with claim_run("shard", config.output, asdict(config), ("data.workers", "data.cache", "data.root")) as run:
-        splits = {split: open_images(config.data, split) for split in config.splits}
+    splits = {split: open_images(config.data, split) for split in config.splits}
+    bound = {split: images.content_fingerprint for split, images in splits.items()}
+    free = ("data.workers", "data.cache", "data.root")
+    with claim_run("shard", config.output, asdict(config), free, bound) as run:
         index: dict[str, Any] = {"schema": 1}
         for split, images in splits.items():
             print(images.describe())

@@ -24,7 +24,7 @@ from pretrain.checkpoint import Checkpoints
 from pretrain.collapse import measures
 from pretrain.collapse.outputs import compute_outputs
 from pretrain.config import FREE, PretrainConfig, check_batch
-from pretrain.data import open_splits
+from pretrain.data import Images, open_splits
 from pretrain.loader import Ahead, EpochSampler, HostToDevice, step_loader
 from pretrain.method import Batch, Method, Plan, build_method
 from pretrain.metrics import Metrics
@@ -57,24 +57,24 @@ def pretrain(config: PretrainConfig) -> int:
     Raises:
         UserError: whatever the user can put right.
     """
-    with (
-        process_group(config.device) as device,
-        claim_run("pretrain", config.output, asdict(config), FREE) as run,
-    ):
-        if run.done:
-            return 0
-        trainer = Trainer(config, device)
-        trainer.resume()
-        trainer.train()
-        if trainer.stopped.startswith("SIG"):
-            trainer.say(
-                f"stopped by {trainer.stopped} after step {trainer.step}, saved; run the same command again to "
-                "continue",
-                sys.stderr,
-            )
-            return INTERRUPTED
-        if rank() == 0:
-            trainer.record(run)
+    with process_group(config.device) as device:
+        train_set, val_set = open_splits(config.data)
+        bound = {images.split: images.content_fingerprint for images in (train_set, val_set)}
+        with claim_run("pretrain", config.output, asdict(config), FREE, bound) as run:
+            if run.done:
+                return 0
+            trainer = Trainer(config, device, train_set, val_set)
+            trainer.resume()
+            trainer.train()
+            if trainer.stopped.startswith("SIG"):
+                trainer.say(
+                    f"stopped by {trainer.stopped} after step {trainer.step}, saved; run the same command again to "
+                    "continue",
+                    sys.stderr,
+                )
+                return INTERRUPTED
+            if rank() == 0:
+                trainer.record(run)
     return 0
 
 
@@ -84,16 +84,18 @@ class Trainer:
     Args:
         config: the settings.
         device: where this process computes.
+        train_set: the training images.
+        val_set: the validation images.
 
     Attributes:
         step: steps done.
         stopped: why the run ends before its last step: a signal's name, `collapse`, or nothing.
     """
 
-    def __init__(self, config: PretrainConfig, device: torch.device) -> None:
+    def __init__(self, config: PretrainConfig, device: torch.device, train_set: Images, val_set: Images) -> None:
         self.config, self.device = config, device
         self.autocast = set_precision(config.precision, device, config.threads)
-        self.train_set, self.val_set = open_splits(config.data)
+        self.train_set, self.val_set = train_set, val_set
         images, skip_broken = self.train_set, config.data.skip_broken
         self.broken: list[str] = []
         if config.data.cache:

@@ -66,8 +66,9 @@ class Run:
 
 @contextlib.contextmanager
 def claim_run(
-    kind: str, output: str | os.PathLike[str], config: dict[str, Any], free: Iterable[str] = ()
-) -> Iterator[Run]:
+    kind: str, output: str | os.PathLike[str], config: dict[str, Any], free: Iterable[str] = (),
+    fingerprint: dict[str, str] | None = None,
+) -> Iterator[Run]:  # fmt: skip
     """Hold an output folder for one run: locked while the block runs, and tied to the configuration that made it.
 
     Starting the same command again finds the same folder and continues, or finds that it is done; another configuration
@@ -80,6 +81,7 @@ def claim_run(
         config: the resolved configuration, plain values only, with its `seed`.
         free: dotted keys that may differ between two starts of one run because they do not touch its result; `output`
             is one in any case.
+        fingerprint: of the data, by split: a folder of the same settings with other data belongs to another run.
 
     Yields:
         The `Run`. Where its `done` is a record, that has been said and nothing is left to do.
@@ -95,7 +97,7 @@ def claim_run(
     lock, bound = lock_folder(run.path), True
     try:
         bound = (run.path / CONFIG).exists()
-        _compare(run, frozenset(free) | {"output"})
+        _compare(run, frozenset(free) | {"output"}, fingerprint)
         found = read_record(run.path) if (run.path / RECORD).exists() else None
         run.done = all_gather_object(found)[0]
         if run.done:
@@ -149,15 +151,18 @@ def _undo(folder: Path) -> None:
         folder.rmdir()
 
 
-def _compare(run: Run, free: frozenset[str]) -> None:
-    """Write the configuration, or compare it with the one that is there."""
+def _compare(run: Run, free: frozenset[str], fingerprint: dict[str, str] | None = None) -> None:
+    """Write the configuration and the data's fingerprint, or compare them with those that are there."""
     file = run.path / CONFIG
-    document = {"kind": run.kind, **run.config}
+    document = {"kind": run.kind, **run.config} | ({"fingerprint": fingerprint} if fingerprint else {})
     if file.exists():
         try:
             before = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: unreadable; delete the folder or choose another output=") from error
+        if isinstance(before, dict) and "fingerprint" not in before:
+            # Begun by a release that did not write it; from this start on it is compared.
+            free |= {"fingerprint"}
         differing = _differing(before, document, free)
         if differing:
             raise UserError(

@@ -15,6 +15,8 @@ from runs.errors import UserError, from_os_error
 from runs.settings import path
 
 SPLITS = ("train", "val")
+SAMPLE = 64
+"""Images whose content is part of what binds a run to its data."""
 
 
 @dataclass
@@ -162,11 +164,27 @@ class Images:
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change when any image's name or label does."""
-        digest = hashlib.sha256("\n".join(self.classes).encode())
+        # A file name that is no UTF-8 holds surrogates, which `encode` refuses by itself.
+        digest = hashlib.sha256("\n".join(self.classes).encode(errors="backslashreplace"))
         for name, label in zip(self.names, self.labels, strict=True):
             # The root is left out: a copy elsewhere is the same data.
-            digest.update(f"{Path(name).name}\t{label}\n".encode())
+            digest.update(f"{Path(name).name}\t{label}\n".encode(errors="backslashreplace"))
         return digest.hexdigest()[:16]
+
+    @property
+    def content_fingerprint(self) -> str:
+        """The `fingerprint`, and 16 digits that change when one of `SAMPLE` images does, which are spread evenly.
+
+        Numbered file names are alike in many data sets.
+
+        Raises:
+            UserError: the operating system refuses to read one.
+        """
+        digest = hashlib.sha256()
+        for index in sorted({i * len(self) // SAMPLE for i in range(SAMPLE)}):
+            content = self.content(index)
+            digest.update(hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).digest())
+        return f"{self.fingerprint}-{digest.hexdigest()[:16]}"
 
     def describe(self) -> str:
         """One line: split, images, classes."""

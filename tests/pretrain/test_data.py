@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import pickle
 import random
 import shutil
@@ -125,6 +126,25 @@ def test_the_fingerprint_follows_names_and_labels_but_not_the_place(images: Path
     assert open_images(tree(tmp_path / "copy"), "train").fingerprint == first
     (tmp_path / "copy" / "train" / "class0" / "000.png").unlink()
     assert open_images(tree(tmp_path / "copy"), "train").fingerprint != first
+
+
+def test_the_content_s_fingerprint_sees_other_pictures_of_the_same_names(images: Path, tmp_path: Path) -> None:
+    first = open_images(tree(images), "train")
+    shutil.copytree(images, tmp_path / "copy")
+    copy = open_images(tree(tmp_path / "copy"), "train")
+    assert copy.content_fingerprint == first.content_fingerprint
+    shutil.copy(first.names[1], copy.names[0])
+    assert copy.content_fingerprint != first.content_fingerprint and copy.fingerprint == first.fingerprint
+
+
+def test_a_file_name_that_is_no_utf_8_has_a_fingerprint(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "copy")
+    for split in ("train", "val"):
+        folder = tmp_path / "copy" / split / "class0"
+        os.rename(folder / "000.png", os.fsencode(folder) + b"/caf\xe9.png")
+        os.rename(folder, os.fsencode(folder.parent) + b"/\xe9t\xe9")
+    train, _ = open_splits(tree(tmp_path / "copy"))
+    assert len(train) == 64 and train.content_fingerprint.startswith(train.fingerprint)
 
 
 def test_gray_and_transparent_images_become_rgb(tmp_path: Path) -> None:

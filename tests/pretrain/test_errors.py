@@ -203,6 +203,11 @@ def test_the_folder_of_another_run(images: Path, tmp_path: Path) -> None:
         more = "k=[5]" if module == "pretrain.knn" else "batch_size=16"
         text = refused(module, evaluation(images, folder, more), folder)
         assert "belongs to another run (kind: pretrain there" in text
+    other = tmp_path / "other"
+    shutil.copytree(images, other)
+    shutil.copy(images / "train" / "class1" / "000.png", other / "train" / "class0" / "000.png")
+    text = refused("pretrain", [*arguments, f"data.root={other}"], folder)
+    assert "belongs to another run (fingerprint.train: " in text
     assert lines(folder) == before
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "to_mother.txt").write_text("dear")

@@ -19,12 +19,13 @@ from pretrain import knn, linear
 from pretrain.augment import AugmentConfig, evaluation_view
 from pretrain.config import OptimizerConfig
 from pretrain.data import DataConfig, open_images, open_splits
-from pretrain.evaluation import Evaluation
+from pretrain.evaluation import Evaluation, Result, evaluate
 from pretrain.features import Features, extract_features, load_feature_extractor
 from pretrain.knn import knn_accuracy, nearest_neighbours
 from pretrain.linear import LinearClassifiers, LinearConfig, _augmented, _cached, train
 from pretrain.loader import EpochSampler
 from pretrain.optim import build_optimizer
+from runs.errors import UserError
 from tests.pretrain.processes import Command, differences, lines, newest, run, small
 
 CPU = torch.device("cpu")
@@ -221,6 +222,23 @@ def test_cached_features_are_those_of_the_stream(images: Path) -> None:
     augmented = _augmented(settings, Evaluation(settings, network, train, train, CPU), sampler, set())
     for (a, x), (b, y) in zip(cached(), augmented(), strict=True):
         assert torch.equal(x, y) and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_result_on_other_data_is_not_believed(images: Path, tmp_path: Path) -> None:
+    """A copy elsewhere is the same data; one picture more is not, also behind the same `output`."""
+    copy = tmp_path / "copy"
+    shutil.copytree(images, copy)
+
+    def evaluated(root: Path) -> None:
+        data = DataConfig("test", "folder", str(root))
+        settings = config(data=data, checkpoint="random", arch="resnet18x0.125", output=str(tmp_path / "run"))
+        assert evaluate("knn", settings, lambda run: Result({"top1": float(len(run.val))}, {}, "measured")) == 0
+
+    evaluated(images)
+    evaluated(copy)
+    shutil.copy(copy / "val" / "class0" / "000.png", copy / "val" / "class0" / "999.png")
+    with pytest.raises(UserError, match=r"belongs to another run \(fingerprint\.val: "):
+        evaluated(copy)
 
 
 def test_a_broken_images_features_are_the_next_ones(images: Path) -> None:

@@ -63,6 +63,21 @@ def test_another_run_is_refused(tmp_path: Path, config: dict, kind: str, said: s
     assert (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_the_same_settings_on_other_data_are_another_run(tmp_path: Path) -> None:
+    """Also where the run is done; a folder from before there was a fingerprint takes the first one it is given."""
+    begin(tmp_path / "run")
+    with claim_run("pretrain", tmp_path / "run", CONFIG, fingerprint={"train": "a"}) as run:
+        run.finish(SUBJECT, None, {"loss": -0.9})
+    said = r"fingerprint\.train: a there, b here"
+    with (
+        pytest.raises(UserError, match=said),
+        claim_run("pretrain", tmp_path / "run", CONFIG, fingerprint={"train": "b"}),
+    ):
+        pass
+    with claim_run("pretrain", tmp_path / "run", CONFIG, fingerprint={"train": "a"}) as run:
+        assert run.done and "fingerprint" not in run.done.config
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="something else"), claim_run("pretrain", tmp_path, CONFIG):
