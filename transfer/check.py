@@ -12,6 +12,7 @@ from PIL import Image
 from runs.app import hydra_app
 from runs.progress import progress
 from runs.settings import path
+from runs.text import printable
 from transfer.settings import VOC_CLASSES
 
 # Images and objects of the official splits, difficult ones and crowds included: counted in the VOC 2007 annotations;
@@ -102,7 +103,7 @@ def main(config: CheckConfig) -> None:
             bar.update()
     faults = list(dict.fromkeys(faults))
     for fault in faults[:SHOWN]:
-        print(f"wrong: {fault}")
+        print(f"wrong: {printable(fault)}")
     if len(faults) > SHOWN:
         print(f"wrong: … and {len(faults) - SHOWN} more")
     print(f"{len(images)} images decoded, {len(faults)} faults")

@@ -100,7 +100,7 @@ def _image(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     size = {}
     for side in ("height", "width"):
         value = entry.get(side)
-        if value is not None and not (_is_number(value) and 0 < value < 1e6 and value % 1 == 0):
+        if value is not None and not (is_number(value) and 0 < value < 1e6 and value % 1 == 0):
             raise ValueError(f"its {side} is {value!r}; write a whole number of pixels")
         size[side] = int(value or 0)
     if not all(size.values()):
@@ -137,7 +137,7 @@ def _annotation(
         raise ValueError(f"its iscrowd is {crowd!r}; write 0 or 1")
     if entry.get("ignore"):
         raise ValueError("ignore means nothing in COCO; mark it with iscrowd, or remove it")
-    if area is not None and not (_is_number(area) and area >= 0):
+    if area is not None and not (is_number(area) and area >= 0):
         raise ValueError(f"its area is {area!r}; write a number of pixels, or leave it out")
     annotation = {"iscrowd": int(crowd or 0), "bbox": box, "category_id": classes[category], "bbox_mode": XYWH_ABS}
     mask = None
@@ -203,11 +203,11 @@ def numbers(values: Any, what: str, count: int = 0) -> list[float]:
     Raises:
         ValueError: anything else; `what` it is.
     """
-    if not isinstance(values, list) or not all(map(_is_number, values)) or (count and len(values) != count):
+    if not isinstance(values, list) or not all(map(is_number, values)) or (count and len(values) != count):
         raise ValueError(f"{what} is not a list of {count or 'finite'} numbers; correct it")
     return values
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether it is a finite number, of any use for a place in an image."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e9 < value < 1e9

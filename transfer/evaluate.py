@@ -19,7 +19,8 @@ import numpy as np
 from runs.app import Parser, cli
 from runs.errors import UserError, from_os_error
 from runs.files import write_json
-from transfer.coco import numbers, read_coco
+from runs.text import printable
+from transfer.coco import is_number, numbers, read_coco
 from transfer.detections import Detections, read_detections
 from transfer.matches import Matches
 from transfer.rle import check_rle
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the metrics and the per-class table."""
     arguments = parser().parse_args(argv)
     metrics, per_class = (_voc if arguments.kind == "voc" else _coco)(arguments)
+    per_class = {printable(name): row for name, row in per_class.items()}
     width = max(len(name) for name in per_class)
     columns = sorted({key for row in per_class.values() for key in row})
     print(" " * width, *(f"{key:>8}" for key in columns))
@@ -170,7 +172,9 @@ def _result(
         entry[key] = table.get(value, -1) if isinstance(value, int | float | str) else -1
         if entry[key] < 0:
             raise ValueError(f"its {key} {value!r} is not in the annotations; give the annotations it was made for")
-    [entry["score"]] = numbers([result.get("score")], "its score")
+    entry["score"] = result.get("score")
+    if not is_number(entry["score"]):
+        raise ValueError(f"its score is {entry['score']!r}; write a finite number")
     if "bbox" in kinds:
         entry["bbox"] = numbers(result["bbox"], "its bbox", 4)
         if min(entry["bbox"][2:]) < 0:

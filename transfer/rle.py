@@ -32,13 +32,13 @@ def check_rle(code: Any, height: int, width: int) -> dict[str, Any]:
     if isinstance(counts, list):
         if not all(type(n) is int and 0 <= n <= height * width for n in counts) or sum(counts) != height * width:
             raise ValueError("the run lengths of its mask do not add up to its image; write the mask again")
-        return dict(coder.frPyObjects({"size": size, "counts": counts}, height, width))
+        return dict(coder.frPyObjects({"size": [height, width], "counts": counts}, height, width))
     if not isinstance(counts, str | bytes):
         raise ValueError("its mask has no run lengths (counts); write what pycocotools.mask.encode returns")
     runs = _run_lengths(counts.encode("latin-1", "replace") if isinstance(counts, str) else counts)
     if runs is None or runs.min() < 0 or runs.sum() != height * width:
         raise ValueError("the run lengths of its mask do not add up to its image; write the mask again")
-    return {"size": size, "counts": counts}
+    return {"size": [height, width], "counts": counts}
 
 
 def _run_lengths(code: bytes) -> np.ndarray | None:

@@ -129,7 +129,7 @@ def _image_file(folder: Path, image_id: str, needed: bool) -> Path:
     usual = folder / "JPEGImages" / f"{image_id}.jpg"
     if not needed or usual.is_file():
         return usual
-    other = next((p for s in SUFFIXES if (p := usual.with_name(image_id + s)).is_file()), None)
+    other = next((p for s in SUFFIXES if (p := usual.parent / f"{image_id}{s}").is_file()), None)
     if other is None:
         raise FileNotFoundError(2, "missing", str(usual))
     return other
