@@ -204,6 +204,11 @@ class PretrainConfig(CommandConfig):
         for name in ("epochs", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.optimizer.warmup_epochs >= self.epochs:
+            raise UserError(
+                f"optimizer.warmup_epochs={self.optimizer.warmup_epochs}: must be fewer than epochs={self.epochs}, "
+                "or the run ends before its learning rate is reached"
+            )
 
 
 def check_fits(batch_size: int, images: int) -> None:

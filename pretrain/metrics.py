@@ -1,5 +1,6 @@
 """The numbers of a run in training: measured, monitored for collapse, logged. None of this changes a weight."""
 
+import math
 import sys
 import time
 from dataclasses import asdict
@@ -123,7 +124,8 @@ class Metrics:
 
     def shown(self) -> dict[str, float]:
         """The numbers beside the progress bar."""
-        return {"loss": self.last["loss"]} | ({"kNN": self.knn} if self.knn is not None else {})
+        loss = {} if math.isnan(self.last["loss"]) else {"loss": self.last["loss"]}
+        return loss | ({"kNN": self.knn} if self.knn is not None else {})
 
     def check_finite(self, step: int) -> None:
         """Check the losses since the last check. Not at every step: it makes the processor wait for the device.

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 from runs import __version__
 from runs.errors import UserError, user_message
 from runs.folder import flatten
-from runs.settings import check_choices, help_text, path_settings
+from runs.settings import check_values, help_text, path_settings
 
 PARENT = "RUNS_PARENT_PID"
 # What Hydra itself understands besides `key=value`.
@@ -192,7 +192,7 @@ def typed(settings: Any, schema: type[C]) -> C:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise
-    check_choices(config)
+    check_values(config)
     given, known = flatten(OmegaConf.to_container(settings)), flatten(dataclasses.asdict(config))
     for key in given:
         if key not in known and not any(k.startswith(key + ".") for k in known):

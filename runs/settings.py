@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import math
 import shutil
 import sys
 import textwrap
@@ -31,18 +32,24 @@ def path_settings(schema: type) -> set[str]:
     return {key for key, field in _fields(schema) if "path" in field.metadata}
 
 
-def check_choices(config: Any, prefix: str = "") -> None:
-    """Check the fields that are made by `choice`, those of nested dataclasses too.
+def check_values(config: Any, prefix: str = "") -> None:
+    """Check the fields that are made by `choice` and all numbers, those of nested dataclasses too.
 
     Raises:
-        UserError: a value is none of its field's choices.
+        UserError: a value is none of its field's choices, a number is not finite, or a whole one has more than 63 bits,
+            of which no generator and no tensor can be made.
     """
     for field in dataclasses.fields(config):
         value, key = getattr(config, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
-            check_choices(value, f"{key}.")
+            check_values(value, f"{key}.")
         elif "choices" in field.metadata and value not in field.metadata["choices"]:
             raise UserError(f"{key}={value}: choose one of {', '.join(field.metadata['choices'])}")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{key}={value}: must be finite")
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise UserError(f"{key}={value}: must be below 2^63")
 
 
 def help_text(about: str, package: str, config: str, schema: type, arguments: list[str]) -> str:

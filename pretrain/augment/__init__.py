@@ -81,9 +81,18 @@ class AugmentConfig:
         for name in ("jitter_p", "gray_p", "blur_p", "solarize_p", "flip_p"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"augment.{name}={getattr(self, name)}: must be a probability, 0 to 1")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != 3:
+                raise UserError(f"augment.{name}={getattr(self, name)}: must be three numbers, for R, G and B")
+        if min(self.std) <= 0:
+            raise UserError(f"augment.std={self.std}: must be positive")
+        if len(self.blur_sigma) != 2 or not 0 <= self.blur_sigma[0] <= self.blur_sigma[1]:
+            raise UserError(f"augment.blur_sigma={self.blur_sigma}: must be two rising numbers, e.g. [0.1,2.0]")
         unknown = set(self.second) - {f.name for f in fields(self)} - {"second"}
         if unknown:
             raise UserError(f"augment.second: unknown key {sorted(unknown)[0]!r}; it takes the keys of augment")
+        if self.second:
+            recipes(self, 2)
 
     @property
     def kernel_side(self) -> int:

@@ -147,6 +147,19 @@ def test_a_file_name_that_is_no_utf_8_has_a_fingerprint(images: Path, tmp_path: 
     assert len(train) == 64 and train.content_fingerprint.startswith(train.fingerprint)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"std": [0.0, 0.2, 0.2]}, "augment.std"), ({"std": [0.2]}, "augment.std"),
+        ({"mean": [0.5, 0.5]}, "augment.mean"),
+        ({"blur_sigma": [2.0, 0.1]}, "augment.blur_sigma"), ({"second": {"std": [0.0, 0.0, 0.0]}}, "augment.std"),
+    ],
+)  # fmt: skip
+def test_views_that_cannot_be_made_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        AugmentConfig(name="test", **wrong)
+
+
 def test_gray_and_transparent_images_become_rgb(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / split / "a").mkdir(parents=True)

@@ -67,6 +67,8 @@ def test_a_wrong_setting(module: str, argument: str, said: str, images: Path, tm
         ("epochs=0", "epochs=0: must be at least 1"),
         ("batch_size=65", "batch_size=65: the training set has 64 images"),
         ("batch_size=1", "too few for batch norm"),
+        ("seed=9223372036854775808", "seed=9223372036854775808: must be below 2^63"),
+        ("optimizer.warmup_epochs=3", "optimizer.warmup_epochs=3: must be fewer than epochs=3"),
         ("optimizer.lr=0", "optimizer.lr=0.0: must be positive"),
         ("optimizer.name=adam", "optimizer.name=adam: choose one of"),
         ("optimizer.schedule=never", "optimizer.schedule=never: choose one of epoch, step"),

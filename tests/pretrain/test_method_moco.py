@@ -12,7 +12,7 @@ from torch import nn
 from pretrain.method.moco import MoCo, MoCoConfig
 from pretrain.method.simclr import SimCLRConfig
 from runs.errors import UserError
-from runs.settings import check_choices
+from runs.settings import check_values
 from tests.pretrain import tiny
 
 
@@ -149,4 +149,4 @@ def test_what_cannot_work_is_one_line(settings: dict[str, object], words: str) -
 @pytest.mark.parametrize("config", [MoCoConfig, SimCLRConfig])
 def test_an_unknown_reduction_is_refused(config: Any) -> None:
     with pytest.raises(UserError, match="reduction=max: choose one of sum, mean"):
-        check_choices(config(reduction="max"), "method.")
+        check_values(config(reduction="max"), "method.")

@@ -14,7 +14,7 @@ from pretrain.method.siamese import SiameseConfig
 from pretrain.variants import table
 from pretrain.variants import variants as presets
 from runs.errors import UserError
-from runs.settings import check_choices
+from runs.settings import check_values
 from tests.pretrain import variants
 from tests.pretrain.processes import SMALL, Command, assert_same_run, lines, run, steps_logged
 
@@ -135,7 +135,7 @@ WRONG = {
 @pytest.mark.parametrize("message", WRONG)
 def test_parts_that_do_not_fit_are_refused(message: str) -> None:
     with pytest.raises(UserError, match="^" + message):
-        check_choices(SiameseConfig(**WRONG[message]), "method.")  # type: ignore[arg-type]
+        check_values(SiameseConfig(**WRONG[message]), "method.")  # type: ignore[arg-type]
 
 
 def arguments(name: str, data: Path, output: Path, *more: str) -> list[str]:
