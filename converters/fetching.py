@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from runs.errors import UserError
 from runs.files import sha256, write_json
@@ -23,10 +24,12 @@ CHUNK = 1 << 16
 MAX_BYTES = 16 << 30
 # Seconds without a byte after which a download counts as broken.
 TIMEOUT = 30
+# Bytes a second on the average; a server that sends less keeps a command for days.
+MIN_RATE = 1024
 # Files of authorities: requests looks at variables of its own only, which come first, other programs at the last one.
 VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 # Plain http only to this machine, where a test or a mirror serves.
-ALLOWED = re.compile(r"https://[^/]+/|http://(127\.0\.0\.1|localhost)(:\d+)?/")
+ALLOWED = re.compile(r"https://[^/]+/|http://([^/@]*@)?(127\.0\.0\.1|localhost)(:\d+)?/")
 
 
 def local(source: str | Path, cache: Path | None = None) -> Path:
@@ -50,7 +53,7 @@ def local(source: str | Path, cache: Path | None = None) -> Path:
     if "://" not in text:
         return Path(source)
     if not ALLOWED.match(text):
-        raise UserError(f"{text}: not an https address; checkpoints are fetched by https://, hf:// or zoo: only")
+        raise UserError(f"{shown(text)}: not an https address; checkpoints are fetched by https://, hf:// or zoo: only")
     return _cached(text, expected, cache or default_cache())
 
 
@@ -83,6 +86,12 @@ def _hub_address(text: str) -> str:
     return f"{hub}/{match[1]}/resolve/{match[3] or 'main'}/{match[2]}"
 
 
+def shown(url: str) -> str:
+    """An address without user, password and query, which may be a signature: for messages and records."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 def _cached(url: str, expected: str | None, cache: Path) -> Path:
     folder = cache / hashlib.sha256(url.encode()).hexdigest()[:16]
     file = folder / (re.sub(r"[^\w.-]", "_", url.split("?")[0].rsplit("/", 1)[-1]) or "checkpoint")
@@ -99,16 +108,23 @@ def _cached(url: str, expected: str | None, cache: Path) -> Path:
             part = folder / f"{file.name}.part"
             _download(url, part)
             with open(part, "rb") as begin:
-                if begin.read(64).lstrip().lower().startswith((b"<!doctype", b"<html")):
-                    # Kept, it would be answered from the cache ever after.
-                    part.unlink()
-                    raise UserError(f"{url}: the server sent a web page; give the address that its download link has")
+                first = begin.read(64).lstrip().lower()
+            message = first.startswith((b"{", b"[")) and not file.name.endswith(".json")
+            if message or not first or first.startswith((b"<!doctype", b"<html", b"<?xml")):
+                # Kept, it would be answered from the cache ever after.
+                part.unlink()
+                raise UserError(
+                    f"{shown(url)}: the server sent a web page, a message or nothing; give the address that its "
+                    "download link has"
+                )
             digest = sha256(part)
             if expected and digest != expected:
                 part.unlink()
-                raise UserError(f"{url}: sha256 {digest}, published is {expected}; the download was removed, try again")
+                raise UserError(
+                    f"{shown(url)}: sha256 {digest}, published is {expected}; the download was removed, try again"
+                )
             os.replace(part, file)
-            write_json(record, {"url": url, "sha256": digest, "bytes": file.stat().st_size})
+            write_json(record, {"url": shown(url), "sha256": digest, "bytes": file.stat().st_size})
         known = json.loads(record.read_text())
     if (
         file.stat().st_size != known["bytes"]
@@ -135,7 +151,7 @@ def _download(url: str, part: Path) -> None:
         headers |= {"Range": f"bytes={begun}-", "If-Range": tag.read_text()}
     if "HF_TOKEN" in os.environ and url.startswith("https://huggingface.co/"):
         headers["Authorization"] = f"Bearer {os.environ['HF_TOKEN']}"
-    answered = False
+    answered, address = False, shown(url)
     try:
         with requests.get(
             url, headers=headers, stream=True, timeout=TIMEOUT, verify=_authorities(),
@@ -150,47 +166,72 @@ def _download(url: str, part: Path) -> None:
                 tag.unlink(missing_ok=True)
                 return
             if answer.status_code not in (200, 206):
-                raise UserError(f"{url}: the server answers {answer.status_code} {answer.reason}; check the address")
+                raise UserError(
+                    f"{address}: the server answers {answer.status_code} {answer.reason}; check the address"
+                )
+            if answer.headers.get("Content-Encoding", "identity") != "identity":
+                raise UserError(f"{address}: the server sends it compressed though asked not to; fetch it another way")
             if answer.status_code == 200:
                 begun = 0
             total = begun + int(answer.headers.get("Content-Length", 0))
+            if answer.status_code == 206 and not _continues(answer.headers, begun, total, headers.get("If-Range")):
+                # Another part than was asked, or of another file: a mixture of two must never be stored.
+                part.unlink(missing_ok=True)
+                tag.unlink(missing_ok=True)
+                raise UserError(f"{address}: the server sent another part than was asked; run the command again")
             if total > MAX_BYTES:
-                raise UserError(f"{url}: {total / 1e9:.0f} GB, far more than a checkpoint; check the address")
+                raise UserError(f"{address}: {total / 1e9:.0f} GB, far more than a checkpoint; check the address")
             tag.write_text(answer.headers.get("ETag", ""))
+            start = time.monotonic()
             with open(part, "ab" if begun else "wb") as file, progress(total, part.stem, "B", initial=begun) as bar:
                 for chunk in answer.iter_content(CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
                     if file.tell() > MAX_BYTES:
-                        raise UserError(f"{url}: more than {MAX_BYTES / 1e9:.0f} GB; check the address")
+                        raise UserError(f"{address}: more than {MAX_BYTES / 1e9:.0f} GB; check the address")
+                    seconds = time.monotonic() - start
+                    if seconds > 2 * TIMEOUT and file.tell() - begun < MIN_RATE * seconds:
+                        raise UserError(f"{address}: less than {MIN_RATE} bytes a second; try again at another time")
                 file.flush()
                 os.fsync(file.fileno())
     except requests.exceptions.SSLError as error:
         raise UserError(
-            f"{url}: the server's certificate is not trusted ({_reason(error)}); if it should be, name the file of its "
-            f"authority in {_variable() or VARIABLES[-1]}{_now()}"
+            f"{address}: the server's certificate is not trusted ({_reason(error)}); if it should be, name the file of "
+            f"its authority in {_variable() or VARIABLES[-1]}{_now()}"
         ) from error
     except requests.TooManyRedirects as error:
-        raise UserError(f"{url}: the server redirects without end; check the address") from error
+        raise UserError(f"{address}: the server redirects without end; check the address") from error
     except (requests.RequestException, OSError) as error:
         reason = _reason(error)[:200]
         if not answered and isinstance(error, requests.ConnectionError):
-            raise UserError(f"{url}: the server cannot be reached ({reason}); check the address") from error
-        raise UserError(f"{url}: the download broke ({reason}); run the same command again to continue it") from error
+            raise UserError(f"{address}: the server cannot be reached ({reason}); check the address") from error
+        raise UserError(
+            f"{address}: the download broke ({reason}); run the same command again to continue it"
+        ) from error
     if not tag.read_text():
         tag.unlink()  # without a tag, a later part cannot be known to belong to this one
     if total and part.stat().st_size != total:
         raise UserError(
-            f"{url}: {part.stat().st_size:,} of {total:,} bytes came; run the same command again to continue"
+            f"{address}: {part.stat().st_size:,} of {total:,} bytes came; run the same command again to continue"
         )
     tag.unlink(missing_ok=True)
+
+
+def _continues(headers: Any, begun: int, total: int, tag: str | None) -> bool:
+    """Whether a part of a file is what was asked for: from `begun` to the end, of the file with this tag."""
+    sent = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
+    if not begun or sent is None or headers.get("ETag") != tag:
+        return False
+    return int(sent[1]) == begun and int(sent[2]) + 1 == total and sent[3] in ("*", str(total))
 
 
 def _stays_on_https(answer: Any, **_: Any) -> None:
     """Look where a server sends us before we go there."""
     to = urljoin(answer.url, answer.headers["Location"]) if answer.is_redirect else answer.url
     if not ALLOWED.match(to):
-        raise UserError(f"{answer.url}: leads to {to}, which is not https; checkpoints are fetched by https only")
+        raise UserError(
+            f"{shown(answer.url)}: leads to {shown(to)}, which is not https; checkpoints are fetched by https only"
+        )
 
 
 def _variable() -> str | None:

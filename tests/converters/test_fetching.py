@@ -24,6 +24,7 @@ class Server(http.server.ThreadingHTTPServer):
     data = b""
     tag = '"one"'
     breaks: list[int]
+    headers: dict[str, str]
     requests: list[tuple[str | None, int]]
 
 
@@ -44,9 +45,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         body = self.server.data[start:]
-        self.send_response(206 if start else 200)
+        self.send_response(206 if start or "Content-Range" in self.server.headers else 200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", self.server.tag)
+        if start and "Content-Range" not in self.server.headers:
+            size = len(self.server.data)
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.server.requests.append((wanted, start))
         if self.server.breaks:
@@ -60,7 +66,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(tmp_path: Path, backbone: ResNet) -> Iterator[Server]:
     server = Server(("127.0.0.1", 0), Handler)
     server.data = layouts.Layout("simsiam", layouts.simsiam).write(tmp_path, backbone).read_bytes()
-    server.breaks, server.requests = [], []
+    server.breaks, server.requests, server.headers = [], [], {}
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -122,6 +128,55 @@ def test_a_file_that_changed_on_the_server_begins_again(server: Server) -> None:
         fetching.local(address(server))
     server.tag, server.data = '"two"', server.data[::-1]
     assert fetching.local(address(server)).read_bytes() == server.data
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Range": "bytes 5-9/10"},
+        {"Content-Range": "nonsense"},
+        {"Content-Range": "bytes 1000000-3000000/4000000"},
+    ],
+)
+def test_another_part_than_was_asked_is_not_stored(headers: dict[str, str], server: Server) -> None:
+    server.breaks = [1_000_000]
+    with pytest.raises(UserError):
+        fetching.local(address(server))
+    server.headers = headers
+    with pytest.raises(UserError, match="another part than was asked"):
+        fetching.local(address(server))
+    server.headers = {}
+    assert fetching.local(address(server)).read_bytes() == server.data
+
+
+def test_a_part_that_nobody_asked_for(server: Server) -> None:
+    server.headers = {"Content-Range": f"bytes 0-{len(server.data) - 1}/{len(server.data)}"}
+    with pytest.raises(UserError, match="another part than was asked"):
+        fetching.local(address(server))
+
+
+@pytest.mark.parametrize("body", [b"", b'{"error": "no such file"}', b"<?xml version='1.0'?><Error/>"])
+def test_messages_are_not_kept(body: bytes, server: Server) -> None:
+    whole, server.data = server.data, body
+    with pytest.raises(UserError, match=r"a web page, a message or nothing|416"):
+        fetching.local(address(server))
+    server.data = whole
+    assert fetching.local(address(server)).read_bytes() == whole
+
+
+def test_compressed_answers_are_refused(server: Server) -> None:
+    server.headers = {"Content-Encoding": "gzip"}
+    with pytest.raises(UserError, match="compressed though asked not to"):
+        fetching.local(address(server))
+
+
+def test_credentials_are_nowhere(server: Server) -> None:
+    secret = address(server).replace("http://", "http://user:password@") + "?token=abc"
+    file = fetching.local(secret)
+    assert "password" not in (text := (file.parent / "download.json").read_text()) and "abc" not in text
+    with pytest.raises(UserError) as caught:
+        fetching.local(secret.replace("models", "missing.pth"))
+    assert "password" not in str(caught.value) and "abc" not in str(caught.value)
 
 
 def test_a_file_that_changed_in_the_cache_is_refused(server: Server) -> None:
