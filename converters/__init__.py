@@ -1,22 +1,37 @@
 """Any public ResNet checkpoint in, proven Detectron2 weights out.
 
-`load_backbone` reads a checkpoint of any known project; `python -m converters` inspects and converts it.
+`load_backbone` reads a checkpoint of any known project, `prove` says whether its weights are in a network, `convert`
+writes it for Detectron2 or torchvision; `python -m converters` does the same from the shell.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from converters.conversion import Report as Report
+    from converters.conversion import convert as convert
+    from converters.conversion import inspect as inspect
     from converters.formats import InputConvention as InputConvention
     from converters.loading import Backbone as Backbone
     from converters.loading import load_backbone as load_backbone
+    from converters.proof import Proof as Proof
+    from converters.proof import prove as prove
 
-__all__ = ["Backbone", "InputConvention", "load_backbone"]
+_PLACES = {
+    "Backbone": "loading",
+    "InputConvention": "formats",
+    "Proof": "proof",
+    "Report": "conversion",
+    "convert": "conversion",
+    "inspect": "conversion",
+    "load_backbone": "loading",
+    "prove": "proof",
+}
+__all__ = ["Backbone", "InputConvention", "Proof", "Report", "convert", "inspect", "load_backbone", "prove"]
 
 
 def __getattr__(name: str) -> Any:
     # WHY: importing torch takes seconds; `--help` and `import converters` must not pay for it.
-    if name in __all__:
-        from converters import loading
-
-        return getattr(loading, name)
+    if name in _PLACES:
+        return getattr(importlib.import_module(f"converters.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'converters' has no attribute {name!r}")

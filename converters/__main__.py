@@ -54,16 +54,16 @@ def main(argv: list[str] | None = None) -> int:
 
     file = local(arguments.file)
     check_regular(file)  # before torch is imported: a mistyped name is answered at once
-    from converters import convert, report
+    from converters import conversion, report
 
     choice = {name: getattr(arguments, name) for name in ("format", "prefix", "sha256", "images", "unchecked")}
     with limited_memory(file):
         if arguments.command == "inspect":
-            result = convert.inspect(file, **choice)
+            result = conversion.inspect(file, **choice)
         elif arguments.command == "detectron2":
-            result = convert.to_detectron2_file(file, arguments.out, **choice)
+            result = conversion.to_detectron2_file(file, arguments.out, **choice)
         else:
-            result = convert.to_torchvision_file(file, arguments.out, **choice)
+            result = conversion.to_torchvision_file(file, arguments.out, **choice)
     if arguments.json:
         print(json.dumps(report.as_json(result), indent=2))
     else:

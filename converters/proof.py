@@ -1,5 +1,8 @@
-"""The proof: the source's network and Detectron2's give the same features for the same pictures."""
+"""The proof: the checkpoint's network and another give the same features for the same pictures."""
 
+import copy
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,12 +12,72 @@ from converters.architecture import Architecture
 from converters.checks import Check
 from converters.formats import IMAGENET_MEAN, IMAGENET_STD, InputConvention
 from converters.light_imports import light_imports
-from converters.loading import build_network
+from converters.loading import build_network, load_backbone
+from converters.stages import STAGES, find_stages
 from converters.targets import to_detectron2
+from runs.errors import UserError
 
 # Largest difference allowed, relative to the largest feature of a stage, in float32 (unit roundoff 6e-8).
 TOLERANCE = 1e-5
-STAGES = ("stem", "res2", "res3", "res4", "res5")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Whether a network computes what a checkpoint's does; true in a condition, so that `assert prove(…)` says why.
+
+    Attributes:
+        checkpoint: the file.
+        arch: the checkpoint's architecture.
+        errors: stage -> largest difference of its features, relative to the largest feature; NaN if they are not
+            finite or all zero. Below 1e-5 in every stage: the weights are loaded.
+        unchanged, total: how many of the checkpoint's tensors the network holds as they are, for the message only.
+    """
+
+    checkpoint: Path
+    arch: str
+    errors: dict[str, float]
+    unchanged: int
+    total: int
+
+    def __bool__(self) -> bool:
+        return all(error < TOLERANCE for error in self.errors.values())
+
+    def __repr__(self) -> str:
+        errors = ", ".join(f"{stage} {error:.1e}" for stage, error in self.errors.items())
+        verdict = "loaded" if self else "not loaded"
+        return (
+            f"<{self.checkpoint.name} ({self.arch}) is {verdict}: {self.unchanged} of {self.total} tensors unchanged, "
+            f"features {errors}>"
+        )
+
+
+def prove(checkpoint: str | Path, model: nn.Module, **choice: Any) -> Proof:
+    """Did the weights of a checkpoint arrive in a network that somebody else's code has built?
+
+    Both networks see the same fixed pictures, (2, 3, 128, 160) float32, and the features behind the stem and the four
+    stages are compared. The network is copied to the CPU for it and stays as it is.
+
+    Args:
+        checkpoint: a path or an address, see `load_backbone`.
+        model: any module that contains a ResNet of torchvision, timm or Detectron2: the backbone alone, a classifier,
+            a C4 or FPN detector, or a method around one.
+        choice: `format`, `prefix` and `sha256`, see `load_backbone`.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or the model has no ResNet, or several that differ.
+    """
+    backbone = load_backbone(checkpoint, **choice)
+    stages = [copy.deepcopy(stage).cpu().float().eval() for stage in find_stages(model)]
+    held: dict[tuple[int, ...], list[Tensor]] = {}
+    for stage in stages:
+        for tensor in stage.state_dict().values():
+            held.setdefault(tuple(tensor.shape), []).append(tensor)
+    unchanged = [
+        any(torch.equal(tensor, other) for other in held.get(tuple(tensor.shape), ()))
+        for tensor in backbone.state_dict.values()
+    ]
+    errors = _feature_errors(find_stages(backbone.network()), stages)
+    return Proof(Path(checkpoint), backbone.arch, errors, sum(unchanged), len(unchanged))
 
 
 def detectron2_obstacle(arch: Architecture) -> str:
@@ -24,7 +87,7 @@ def detectron2_obstacle(arch: Architecture) -> str:
     return ""
 
 
-def prove(arch: Architecture, state_dict: dict[str, Tensor], convention: InputConvention) -> list[Check]:
+def prove_detectron2(arch: Architecture, state_dict: dict[str, Tensor], convention: InputConvention) -> list[Check]:
     """Load `state_dict` into both networks and compare their features, stage by stage.
 
     Args:
@@ -40,7 +103,7 @@ def prove(arch: Architecture, state_dict: dict[str, Tensor], convention: InputCo
         source = build_network(arch.name, state_dict, convention)
         target, matched = _c4_network(arch, renamed, convention.stride_in_1x1)
         complete = matched == len(state_dict)
-        errors = _feature_errors(source, target) if complete else {}
+        errors = _feature_errors(find_stages(source), find_stages(target)) if complete else {}
     figure = f"{matched} of {len(state_dict)} matched by Detectron2: backbone.stem … res4, roi_heads.res5"
     checks = [Check("Detectron2 names", complete, figure, "Detectron2 would leave tensors out; report this file")]
     for stage, error in errors.items():
@@ -112,19 +175,20 @@ def proof_images(count: int = 2, height: int = 128, width: int = 160) -> Tensor:
 
 
 @torch.inference_mode()
-def _feature_errors(source: Any, target: Any) -> dict[str, float]:
+def _feature_errors(source: list[nn.Module], target: list[nn.Module]) -> dict[str, float]:
     """Stage -> largest absolute difference over the largest absolute value of the source's feature."""
-    images = proof_images()  # (N, 3, H, W)
-    expected = source.maxpool(source.relu(source.bn1(source.conv1(images))))  # (N, C, H/4, W/4)
-    found = target.backbone(images)
-    layers = (None, source.layer1, source.layer2, source.layer3, source.layer4)
+    expected = found = proof_images()  # (N, 3, H, W)
     errors: dict[str, float] = {}
-    for stage, layer in zip(STAGES, layers, strict=True):
-        if layer is not None:
-            expected = layer(expected)  # (N, C, H/4, W/4), then /8, /16, /32
-        feature = found[stage] if stage in found else target.roi_heads.res5(found["res4"])
+    for name, ours, theirs in zip(STAGES, source, target, strict=True):
+        # (N, C, H/4, W/4) behind the stem and res2, then /8, /16, /32.
+        expected, found = ours(expected), theirs(found)
+        if expected.shape != found.shape:
+            raise UserError(
+                f"{name}: the model's features have the shape {tuple(found.shape)}, the checkpoint's "
+                f"{tuple(expected.shape)}; build the architecture of the checkpoint"
+            )
         scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-        error = ((feature - expected).abs().max() / scale).item()
+        error = ((found - expected).abs().max() / scale).item()
         # WHY: features that are NaN or all zero prove nothing; NaN fails every comparison.
-        errors[stage] = error if expected.abs().max() > 0 else float("nan")
+        errors[name] = error if expected.abs().max() > 0 else float("nan")
     return errors

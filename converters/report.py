@@ -5,7 +5,7 @@ import re
 import sys
 from typing import Any
 
-from converters.convert import Report
+from converters.conversion import Report
 from runs.text import printable
 
 SCHEMA = 2

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision.models.resnet import ResNet
 
-from converters.convert import to_detectron2_file, to_torchvision_file
+from converters.conversion import to_detectron2_file, to_torchvision_file
 from converters.formats import FORMATS, MSRA_INPUT, UNIT_INPUT, InputConvention
 from converters.loading import load_backbone
 from converters.resnet import build_resnet

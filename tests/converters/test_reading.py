@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from torchvision.models.resnet import ResNet
 
 from converters import reading, safe_pickle
-from converters.convert import to_torchvision_file
+from converters.conversion import to_torchvision_file
 from converters.loading import load_backbone
 from converters.reading import flatten, read
 from runs.errors import UserError

@@ -81,7 +81,9 @@ def test_the_steps_evaluate_and_guard_a_checkpoint(
     assert ci(baseline="baseline.json") == 0
     assert (folder / "gate.xml").exists()
     assert "top1" in (folder / "gate.md").read_text()
-    # A checkpoint that was better once: what is measured today is a real drop.
+    # A baseline that was much better: today's number is a real drop.
     baseline = json.loads((folder / "baseline.json").read_text())
-    print(json.dumps(baseline)[:2000])
+    baseline["runs"][0]["values"]["top1"] = [100.0]
+    (folder / "better.json").write_text(json.dumps(baseline))
+    assert ci(baseline="better.json") == 1
     assert ci(baseline="absent.json") == 2

@@ -9,7 +9,7 @@ from converters.checks import Check
 from converters.digests import digest
 from converters.fetching import local
 from converters.loading import Backbone, load_backbone
-from converters.proof import TOLERANCE, detectron2_obstacle, prove
+from converters.proof import TOLERANCE, detectron2_obstacle, prove_detectron2
 from converters.targets import to_detectron2, write_detectron2, write_torchvision
 from converters.vital_signs import check_vital_signs, read_images
 from runs.errors import UserError
@@ -55,7 +55,7 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
         else "",
     }
     if not report.obstacles["detectron2"]:
-        report.checks += prove(arch, backbone.state_dict, backbone.input)
+        report.checks += prove_detectron2(arch, backbone.state_dict, backbone.input)
     if unchecked:
         report.checks.append(Check("vital signs", True, "not checked, --unchecked"))
     else:
@@ -89,6 +89,21 @@ def provenance(report: Report) -> dict[str, Any]:
             "checks": {check.name: check.figure for check in report.checks},
         },
     }
+
+
+def convert(path: str | Path, output: str | Path, **choice: Any) -> Report:
+    """Convert a checkpoint, proved: to Detectron2 C4 weights (`.pkl`), or to torchvision (`.safetensors`, `.pth`).
+
+    Args:
+        path: the checkpoint file, or an address.
+        output: the file to write; whole or not at all.
+        choice: `format`, `prefix` and `sha256`, see `loading.load_backbone`.
+
+    Raises:
+        UserError: see `inspect`; also if the target cannot hold the network, or for another suffix.
+    """
+    output = Path(output)
+    return (to_detectron2_file if output.suffix == ".pkl" else to_torchvision_file)(path, output, **choice)
 
 
 def to_detectron2_file(path: str | Path, output: Path, **choice: Any) -> Report:
