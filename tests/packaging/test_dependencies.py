@@ -98,7 +98,7 @@ EXTRAS = {
     "converters": (),
     "experiments": ("pretrain", "transfer", "benchmarks", "peers"),
     "pretrain": ("pretrain", "parquet", "wandb"),
-    "runs": ("pretrain",),  # Hydra, in the start of the commands that take settings
+    "runs": ("pretrain", "wandb"),  # Hydra, in the start of the commands that take settings; the loggers
     "siamese_transfer": (),
     "transfer": ("transfer",),
 }
