@@ -73,7 +73,8 @@ def test_the_steps_evaluate_and_guard_a_checkpoint(
         return 0
 
     assert ci() == 0
-    assert "**model.pth**" in (folder / "checkpoint-results/model_card.md").read_text()
+    card = json.loads((folder / "checkpoint-results/model_card.json").read_text())
+    assert [(result["task"], result["n"]) for result in card["results"]] == [("knn", 1)]
     project, detectron2 = (tools / "installed").read_text().splitlines()
     assert "[all]" in project and Path(detectron2).name == "detectron2"
 
