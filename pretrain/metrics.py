@@ -16,7 +16,7 @@ from pretrain.collectives import all_gather, all_reduce, mean
 from pretrain.config import PretrainConfig
 from pretrain.data import Images
 from pretrain.method import Method, Plan
-from pretrain.monitor import CollapseMonitor, Health, measure
+from pretrain.monitor import Health, RunMonitor, measure
 from pretrain.online import OnlineKnn, OnlineProbe
 from runs.distributed import worker_count
 from runs.errors import UserError
@@ -44,7 +44,7 @@ class Metrics:
 
     def __init__(self, config: PretrainConfig, plan: Plan, method: Method, probe: OnlineProbe | None = None) -> None:
         self.config, self.plan, self.method, self.probe = config, plan, method, probe
-        self.monitor = CollapseMonitor(config.monitor, method.settles, method.constant_loss, plan.steps_per_epoch)
+        self.monitor = RunMonitor(config.monitor, method.settles, method.constant_loss, plan.steps_per_epoch)
         self.health: Health | None = None
         self.last, self.details = {"loss": float("nan")}, dict[str, float]()
         self.knn: float | None = None

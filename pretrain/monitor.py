@@ -7,12 +7,51 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.config import MonitorConfig
+from runs.errors import UserError
 
 # Outputs whose pairs are compared: 130,000 pairs settle a median, and more would only cost time.
 PAIRS = 512
 # A loss that has been this near to a constant output's, as part of it, for so many epochs and updates is stuck there.
 FLAT, FLAT_EPOCHS, FLAT_UPDATES = 0.01, 2, 10
+
+
+@dataclass
+class MonitorConfig:
+    """What is watched."""
+
+    every: int = 10
+    """Steps between two measurements of the output."""
+    patience: int = 3
+    """Bad measurements in a row that make a collapse, and good ones that end it."""
+    threshold: float = 0.2
+    """A measurement is bad when std * sqrt(d) or `spread`, both 1 for an output spread evenly over the sphere, has
+    fallen below this part of its largest value in the run."""
+    floor: float = 0.05
+    """A measurement is bad too when either is below this, also if it never was larger."""
+    min_rank: float = 2.0
+    """A measurement is bad too when the effective rank is below this: all outputs lie on one line."""
+    microscope_every: int = 50
+    """Steps between two sets of further numbers (docs/collapse.md), also at the last step; 0 for none."""
+    knn_every: int = 10
+    """Epochs between two kNN evaluations, which also come before the first and after the last epoch; 0 for none."""
+    knn_bank: int = 50_000
+    """Most training images that the kNN evaluation looks up."""
+    knn_queries: int = 10_000
+    """Most validation images that it classifies."""
+    knn_k: int = 200
+    """Neighbours (Wu et al., arXiv:1805.01978, section 3.4); at most a tenth of the bank is used."""
+    knn_temperature: float = 0.07
+    """Temperature of the votes (the same section)."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "patience", "knn_bank", "knn_queries", "knn_k"):
+            if getattr(self, name) < 1:
+                raise UserError(f"monitor.{name}={getattr(self, name)}: must be at least 1")
+        if min(self.knn_every, self.microscope_every) < 0 or self.knn_temperature <= 0:
+            raise UserError(
+                "monitor.knn_every and monitor.microscope_every must not be negative, monitor.knn_temperature must be "
+                "positive"
+            )
 
 
 @dataclass(frozen=True)
@@ -132,7 +171,7 @@ class OutputMonitor:
             setattr(self, name, state[name])
 
 
-class CollapseMonitor:
+class RunMonitor:
     """Monitors what the encoder puts out and, where there is a predictor, what that makes of it.
 
     Where the predictor stands on both sides it belongs to the encoder (Zhang et al., ICLR 2022, section 2.3): the
@@ -198,3 +237,71 @@ class CollapseMonitor:
         self.output.load_state_dict(state["output"])
         self.prediction.load_state_dict(state["prediction"])
         self.flat = state["flat"]
+
+
+class CollapseMonitor:
+    """Watches the outputs of anybody's training loop for collapse.
+
+        monitor = CollapseMonitor(every=50)
+        for x1, x2 in loader:
+            ...
+            if monitor.update(z) != "healthy": print(monitor.verdict, monitor.health)
+
+    It sees the batch of its own process and changes no weight and no random number.
+
+    Args:
+        every: updates between two measurements; the others cost nothing.
+        settings: `patience`, `threshold`, `floor` and `min_rank` of `MonitorConfig`.
+
+    Attributes:
+        health: the last numbers of z, None before the first; `prediction` those of p.
+        steps: updates so far.
+    """
+
+    def __init__(self, every: int = 50, **settings: Any) -> None:
+        self.monitor = RunMonitor(MonitorConfig(every=every, **settings))
+        self.every, self.steps = every, 0
+        self.health: Health | None = None
+        self.prediction: Health | None = None
+
+    def update(self, z: Tensor, p: Tensor | None = None) -> str:
+        """Take a step's outputs into account, and return the verdict so far.
+
+        Args:
+            z: (n, d) of any floating dtype and device, what the projector puts out for n different images; n from 2 on.
+            p: (n, d), what the predictor makes of it, where there is one.
+
+        Returns:
+            `not watched` before the first measurement, `healthy`, `collapsed at step 412`, or `collapsed at step 412 in
+            the prediction`; a network that recovers is healthy again.
+
+        Raises:
+            ValueError: another shape.
+        """
+        for outputs in (z,) if p is None else (z, p):
+            if outputs.ndim != 2 or len(outputs) < 2:
+                raise ValueError(f"outputs must be (n, d) with n at least 2, not {tuple(outputs.shape)}")
+        self.steps += 1
+        if self.steps % self.every == 0:
+            self.health, self.prediction = measure(z), None if p is None else measure(p)
+            self.monitor.update(self.steps, self.health, self.prediction)
+        return self.verdict
+
+    @property
+    def verdict(self) -> str:
+        """See `update`."""
+        return self.monitor.verdict
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the verdict is a collapse."""
+        return self.monitor.collapsed_at is not None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return {"monitor": self.monitor.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.monitor.load_state_dict(state["monitor"])
+        self.steps = state["steps"]

@@ -97,7 +97,7 @@ EXTRAS = {
     "benchmarks": ("benchmarks",),
     "converters": (),
     "experiments": ("pretrain", "transfer", "benchmarks", "peers"),
-    "pretrain": ("pretrain", "parquet", "wandb"),
+    "pretrain": ("pretrain", "parquet", "wandb", "integrations"),
     "runs": ("pretrain", "wandb"),  # Hydra, in the start of the commands that take settings; the loggers
     "siamese_transfer": (),
     "transfer": ("transfer",),
