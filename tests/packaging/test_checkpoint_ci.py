@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 import yaml
+
+from tests.converters import layouts
 
 Steps = Callable[[Path, dict[str, str]], list[tuple[str, dict[str, str]]]]
 
@@ -53,9 +54,7 @@ def test_the_steps_evaluate_and_guard_a_checkpoint(
     # What pip is asked for is noted and not done: the wheel is installed already.
     (tools / "python").write_text(f'#!/bin/sh\n[ "$1 $2 $3" = "-m pip install" ] && echo "$4" >> {tools}/installed\n')
     (tools / "python").chmod(0o755)
-    network = torchvision.models.resnet18()
-    network(torch.randn(2, 3, 64, 64))  # batch norms at their initial values would be refused as untrained
-    torch.save(network.state_dict(), folder / "model.pth")
+    torch.save(layouts.trained("resnet18").state_dict(), folder / "model.pth")
 
     def ci(**more: str) -> int:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV"))}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 
 from runs import __version__
+from tests.converters import layouts
 
 Call = Callable[[list[str], Path], str]
 HOSTILE = ("benchmarks", "converters", "pretrain", "runs", "siamese_transfer", "torch", "transfer")
@@ -28,9 +28,7 @@ def test_plan_convert_and_gate_work_in_any_folder(console: Path, call: Call, fol
     commands = call([str(console), "plan", "table4", "--scale", "mini", "--commands"], folder)
     assert "python -m pretrain " in commands and "python -m pretrain.knn " in commands
     assert "--baseline" in call([str(console), "gate", "--help"], folder)
-    network = torchvision.models.resnet18()
-    network(torch.randn(2, 3, 64, 64))  # batch norms at their initial values would be refused as untrained
-    torch.save(network.state_dict(), folder / "resnet18.pth")
+    torch.save(layouts.trained("resnet18").state_dict(), folder / "resnet18.pth")
     call([str(console), "convert", "detectron2", "resnet18.pth", "backbone.pkl"], folder)
     assert (folder / "backbone.pkl").stat().st_size > 2**20
     assert "recipe" in call([str(console), "transfer", "--cfg", "job", "data.root=x"], folder)
