@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from omegaconf import MISSING
 
-from pretrain.augment import AugmentConfig, evaluation_view
-from pretrain.config import CommandConfig
-from pretrain.data import DataConfig, Images, open_splits
+from pretrain.augment import evaluation_view
+from pretrain.config import AugmentConfig, CommandConfig, DataConfig
+from pretrain.data import Images, open_splits
 from pretrain.features import FeatureExtractor, Features, extract_features, load_feature_extractor
 from runs.distributed import process_group, rank, set_precision, worker_count, world_size
 from runs.folder import RECORD, claim_run

@@ -16,8 +16,9 @@ from torchvision.models.resnet import ResNet
 from converters import load_backbone
 from converters.architecture import parse
 from converters.resnet import build_resnet
-from pretrain.augment import AugmentConfig, Transform
+from pretrain.augment import Transform
 from pretrain.checkpoint import NAME, epochs_of
+from pretrain.config import AugmentConfig
 from pretrain.data import BrokenImage, Images
 from pretrain.loader import start_worker
 from pretrain.networks import pooled

@@ -15,7 +15,7 @@ from pretrain.collapse import measures
 from pretrain.collectives import all_gather, all_reduce, mean
 from pretrain.config import PretrainConfig
 from pretrain.data import Images
-from pretrain.method import Method, Plan
+from pretrain.method.base import Method, Plan
 from pretrain.monitor import Health, RunMonitor, measure
 from pretrain.online import OnlineKnn, OnlineProbe
 from runs.distributed import worker_count

@@ -16,7 +16,8 @@ from typing import Any
 from omegaconf import MISSING
 from PIL import Image
 
-from pretrain.data import BrokenImage, DataConfig, Images, open_images
+from pretrain.config import DataConfig
+from pretrain.data import BrokenImage, Images, open_images
 from pretrain.data.source import DAMAGE
 from runs.app import hydra_app
 from runs.errors import UserError

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from converters.architecture import parse
-from pretrain import pictures
 from pretrain.augment.fast import open_views
 from pretrain.batch_norm import synchronize_norms
 from pretrain.checkpoint import Checkpoints
@@ -26,10 +25,11 @@ from pretrain.collapse.outputs import compute_outputs
 from pretrain.config import FREE, PretrainConfig, check_batch
 from pretrain.data import Images, open_splits
 from pretrain.loader import Ahead, EpochSampler, HostToDevice, step_loader
-from pretrain.method import Batch, Method, Plan, build_method
+from pretrain.method.base import Batch, Method, Plan, build_method
 from pretrain.metrics import Metrics
 from pretrain.online import OnlineProbe
 from pretrain.optim import build_optimizer, clip_gradients, peak_lr, scheduled_lr
+from pretrain.pictures import save_views
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
 from runs.files import sha256
@@ -213,7 +213,7 @@ class Trainer:
             self.say(f"{self.train_set.describe()}\n{self.val_set.describe()}\n{self.describe()}")
             if self.broken:
                 self.say(f"{len(self.broken)} broken images are left out: {', '.join(self.broken[:3])} …")
-            pictures.save_views(self.views, self.config.augment, Path(self.config.output) / "views.png")
+            save_views(self.views, self.config.augment, Path(self.config.output) / "views.png")
             self.metrics.open(self.step, self.train_set, self.val_set, self.device)
 
         def on_signal(number: int, _: Any) -> None:

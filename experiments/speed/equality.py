@@ -16,8 +16,9 @@ import torchvision.transforms.functional as F
 from PIL import Image, ImageFilter
 
 from experiments.speed.views import by_pillow, read_files, recipe
-from pretrain.augment import AugmentConfig, batched, build_views, pixels
+from pretrain.augment import batched, build_views, pixels
 from pretrain.augment.fast import FastViews
+from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.loader import Views
 

@@ -22,8 +22,9 @@ from torchvision import models
 from experiments.speed.limits import multiply_rate
 from experiments.speed.rows import OFFICIAL, Row, Skipped, alternate, script
 from pretrain.config import OptimizerConfig
-from pretrain.method import Batch, Plan, build_method
-from pretrain.method.simsiam import SimSiam, SimSiamConfig
+from pretrain.method.base import Batch, Plan, build_method
+from pretrain.method.config import SimSiamConfig
+from pretrain.method.simsiam import SimSiam
 from pretrain.optim import build_optimizer, clip_gradients
 from runs.distributed import set_precision
 from runs.errors import UserError

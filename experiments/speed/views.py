@@ -33,8 +33,9 @@ from torchvision.transforms import v2
 from experiments.speed.limits import decode_rate
 from experiments.speed.rows import OFFICIAL, Row, Skipped, alternate, script
 from pretrain import augment
-from pretrain.augment import AugmentConfig, build_views
+from pretrain.augment import build_views
 from pretrain.augment.fast import FastViews
+from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.loader import Views, collate
 

@@ -10,9 +10,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pretrain.augment import AugmentConfig
 from pretrain.augment.draws import JITTER
 from pretrain.augment.pixels import extended_box, hue_steps
+from pretrain.config import AugmentConfig
 
 # Pillow's fixed-point ITU-R 601 luminance (src/libImaging/Convert.c, L24); whole numbers below 2^24, exact in float32.
 LUMA = (19595.0, 38470.0, 7471.0)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from pretrain.augment import AugmentConfig
+from pretrain.config import AugmentConfig
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
 # torchvision's default, which no recipe changes (transforms.RandomResizedCrop).

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pretrain.augment import AugmentConfig, build_views, recipes
+from pretrain.augment import build_views, recipes
 from pretrain.augment.batched import Colour, normalize
 from pretrain.augment.draws import Draw, Drawer
 from pretrain.augment.pixels import Pixels, colour, planes, resize
+from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.data.source import Source
 from pretrain.loader import Key, Views

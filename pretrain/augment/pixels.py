@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from pretrain.augment import AugmentConfig
 from pretrain.augment.draws import Draw
+from pretrain.config import AugmentConfig
 
 Pixels = NDArray[numpy.uint8]  # H-by-W-by-3, RGB
 LEVELS = numpy.arange(256, dtype=numpy.float32)

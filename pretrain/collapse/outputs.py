@@ -1,19 +1,19 @@
 """A pre-training of ours taken up again with its heads: the outputs z that were trained, not only the features."""
 
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from pretrain.augment import AugmentConfig, build_views
+from pretrain.augment import build_views
 from pretrain.checkpoint import Checkpoints
+from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.features import settings_beside
 from pretrain.loader import Views, collate
-from pretrain.method import Method, MethodConfig, Plan, build_method
+from pretrain.method.base import Method, Plan, build_method
+from pretrain.method.config import METHODS
 from runs.errors import UserError
 
 
@@ -95,7 +95,7 @@ def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[
         classes=len(train.classes),
         images=len(train),
     )
-    method = build_method(_method_config(settings["method"]), plan)
+    method = build_method(METHODS[settings["method"]["name"]](**settings["method"]), plan)
     state = Checkpoints(checkpoint.parent, 1, 0).load(checkpoint)["state_dict"]
     try:
         method.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
@@ -105,8 +105,3 @@ def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[
             "that it was trained on, or heads=false"
         ) from error
     return method.to(device), AugmentConfig(**settings["augment"])
-
-
-def _method_config(settings: dict[str, Any]) -> MethodConfig:
-    schema = ConfigStore.instance().load(f"method/schema_{settings['name']}.yaml").node
-    return cast(MethodConfig, OmegaConf.to_object(OmegaConf.merge(schema, settings)))

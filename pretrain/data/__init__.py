@@ -1,6 +1,7 @@
 """The data sets: each YAML file in this folder names one; the layouts they lie in are the modules."""
 
-from pretrain.data.base import BrokenImage, DataConfig, Images
+from pretrain.config import DataConfig
+from pretrain.data.base import BrokenImage, Images
 from pretrain.data.cifar import open_cifar
 from pretrain.data.folder import open_folder
 from pretrain.data.parquet import open_parquet
@@ -39,4 +40,4 @@ def open_splits(config: DataConfig) -> tuple[Images, Images]:
     return train, val
 
 
-__all__ = ["BrokenImage", "DataConfig", "Images", "open_images", "open_splits"]
+__all__ = ["BrokenImage", "Images", "open_images", "open_splits"]

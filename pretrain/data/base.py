@@ -6,45 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
 from PIL import Image
 
+from converters.light_imports import light_imports
 from pretrain.data.source import DAMAGE, Source
 from runs.errors import UserError, from_os_error
-from runs.settings import path
+
+# Before the layouts import it: its own import takes four seconds more.
+with light_imports():
+    import torchvision as torchvision
 
 SPLITS = ("train", "val")
 SAMPLE = 64
 """Images whose content is part of what binds a run to its data."""
-
-
-@dataclass
-class DataConfig:
-    """Where the images are."""
-
-    name: str = MISSING
-    """The data set's name, as tables print it."""
-    layout: str = MISSING
-    """How it lies on the disk: `folder`, `cifar10`, `cifar100`, `shards` or `parquet`."""
-    root: str = path()
-    """Its folder."""
-    workers: int = -1
-    """Processes that load and augment; -1 chooses by the cores at hand. No result depends on it."""
-    cache: bool = False
-    """Keep the decoded images in memory."""
-    skip_broken: bool = False
-    """Go on without images that cannot be decoded, and count them; otherwise the first one ends the run."""
-
-    def __post_init__(self) -> None:
-        if self.workers < -1:
-            raise UserError(f"data.workers={self.workers}: must be 0 or more, or -1 to choose by the cores")
-        if self.layout not in LAYOUTS and self.layout != "???":
-            raise UserError(f"data.layout={self.layout}: choose one of {', '.join(LAYOUTS)}")
-
-
-LAYOUTS = ("folder", "cifar10", "cifar100", "shards", "parquet")
-ConfigStore.instance().store(group="data", name="schema_data", node=DataConfig)
 
 
 class BrokenImage(UserError):

@@ -3,7 +3,8 @@
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from pretrain.data.base import DataConfig, Images
+from pretrain.config import DataConfig
+from pretrain.data.base import Images
 from runs.errors import UserError
 
 

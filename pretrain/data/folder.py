@@ -4,7 +4,8 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from pretrain.data.base import DataConfig, Images
+from pretrain.config import DataConfig
+from pretrain.data.base import Images
 from runs.errors import UserError
 
 

@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pretrain.data.base import BrokenImage, DataConfig, Images
+from pretrain.config import DataConfig
+from pretrain.data.base import BrokenImage, Images
 from runs.errors import UserError
 
 # Row groups that a process keeps: enough to read in order. A shuffled epoch decompresses a whole group for each image,

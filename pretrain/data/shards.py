@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from pretrain.data.base import DataConfig, Images
+from pretrain.config import DataConfig
+from pretrain.data.base import Images
 from runs.errors import UserError
 
 

@@ -1,24 +1,16 @@
 """What a pre-training method is: one small interface between the papers' pseudo-code and the engine."""
 
-from collections.abc import Callable, Iterable
+import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
 from converters.resnet import build_resnet
-
-
-@dataclass
-class MethodConfig:
-    """Settings of one method; each method's file extends it."""
-
-    name: str = MISSING
-    """The method's name, that of its file."""
+from pretrain.method.config import MethodConfig
 
 
 @dataclass(frozen=True)
@@ -64,16 +56,14 @@ class Batch:
 
 Output = dict[str, Tensor]
 Group = dict[str, Any]
-METHODS: dict[str, Any] = {}
-M = TypeVar("M", bound="Method")
 
 
 class Method(nn.Module):
     """A network with a loss.
 
-    A method's file defines its settings (`MethodConfig`) and its class with `forward`, the paper's pseudo-code; the
-    other hooks have defaults. All that training changes lives in parameters and buffers (EMA weights, queue,
-    prototypes), so `state_dict` alone resumes a method. The parameters carry the official releases' names.
+    A method's file defines its class with `forward`, the paper's pseudo-code; the other hooks have defaults. All that
+    training changes lives in parameters and buffers (EMA weights, queue, prototypes), so `state_dict` alone resumes a
+    method. The parameters carry the official releases' names.
     """
 
     sync_bn = True
@@ -125,13 +115,12 @@ class Method(nn.Module):
         """Update what gradients do not: EMA weights, unit-norm prototypes. `step` counts steps done before this one."""
 
 
-def register(name: str, config: type[MethodConfig]) -> Callable[[type[M]], type[M]]:
-    """Class decorator: make the method selectable as `method=<name>` with the settings of `config`."""
-    # The YAML file of the same name puts this schema first in its defaults list.
-    ConfigStore.instance().store(group="method", name=f"schema_{name}", node=config)
+def build_method(config: MethodConfig, plan: Plan) -> Method:
+    """Build the method that `config` names: of `SimSiamConfig`, the class `SimSiam` of `pretrain/method/simsiam.py`.
 
-    def add(cls: type[M]) -> type[M]:
-        METHODS[name] = cls
-        return cls
-
-    return add
+    Raises:
+        UserError: an unknown architecture.
+    """
+    module = importlib.import_module(f"pretrain.method.{config.name}")
+    method: Method = getattr(module, type(config).__name__.removesuffix("Config"))(config, plan)
+    return method

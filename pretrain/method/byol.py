@@ -2,7 +2,6 @@
 
 import copy
 import math
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -10,31 +9,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.models.resnet import ResNet
 
-from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
+from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.config import BYOLConfig
 from pretrain.networks import full_precision, mlp
-from runs.errors import UserError
 
 
-@dataclass
-class BYOLConfig(MethodConfig):
-    """Settings of BYOL."""
-
-    name: str = "byol"
-    dim: int = 256
-    """Width of z and q."""
-    hidden: int = 4096
-    """Width of the hidden layers of projector and predictor."""
-    momentum: float = 0.996
-    """tau_base: the target's decay rate at the start; it rises to 1 along a cosine."""
-
-    def __post_init__(self) -> None:
-        if min(self.dim, self.hidden) < 1:
-            raise UserError("method.dim and method.hidden must be at least 1")
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"method.momentum={self.momentum}: must lie in 0 to 1")
-
-
-@register("byol", BYOLConfig)
 class BYOL(Method):
     """f, g: backbone and projector (`fc`), online (`encoder`) and target (`target`); q: predictor."""
 

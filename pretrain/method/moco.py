@@ -1,7 +1,5 @@
 """MoCo v2. He et al., arXiv:1911.05722, Algorithm 1; Chen et al., arXiv:2003.04297; the loss symmetrized."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
@@ -9,46 +7,13 @@ from torchvision.models.resnet import ResNet
 
 from pretrain.batch_norm import split_norms
 from pretrain.collectives import all_gather
-from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
+from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.config import MoCoConfig
 from pretrain.networks import exact_products, full_precision
 from runs.distributed import rank, world_size
 from runs.errors import UserError
-from runs.settings import choice
 
 
-@dataclass
-class MoCoConfig(MethodConfig):
-    """Settings of MoCo v2."""
-
-    name: str = "moco"
-    dim: int = 128
-    """C: width of queries and keys."""
-    queue: int = 65536
-    """K: keys in the queue, a multiple of the keys of a step."""
-    momentum: float = 0.999
-    """m: of the key encoder."""
-    temperature: float = 0.2
-    """t."""
-    symmetrized: bool = True
-    """Use each view as query and as key (SimSiam paper, appendix C); MoCo v2 itself takes view 1 as query only."""
-    reduction: str = choice("sum", "mean")
-    """Of the symmetrized loss's two terms."""
-    shuffle: bool = True
-    """Shuffling BN: the key encoder sees the images in another order (section 3.3)."""
-    bn_groups: int = 1
-    """Groups of a step's images, all processes together, with batch-norm statistics of their own; a process is at least
-    one."""
-
-    def __post_init__(self) -> None:
-        if min(self.dim, self.queue, self.bn_groups) < 1:
-            raise UserError("method.dim, method.queue and method.bn_groups must be at least 1")
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"method.momentum={self.momentum}: must lie in 0 to 1")
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature={self.temperature}: must be positive")
-
-
-@register("moco", MoCoConfig)
 class MoCo(Method):
     """f_q, f_k: encoder networks for query and key; queue: dictionary as a queue of K keys, C-by-K."""
 

@@ -1,6 +1,5 @@
 """SimCLR. Chen et al.: A Simple Framework for Contrastive Learning of Visual Representations, arXiv:2002.05709."""
 
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -9,41 +8,12 @@ from torch.nn.functional import cross_entropy, normalize
 from torchvision.models.resnet import ResNet
 
 from pretrain.collectives import all_gather
-from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
+from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.config import SimCLRConfig
 from pretrain.networks import exact_products, full_precision, mlp
 from runs.distributed import rank
-from runs.errors import UserError
-from runs.settings import choice
 
 
-@dataclass
-class SimCLRConfig(MethodConfig):
-    """Settings of SimCLR."""
-
-    name: str = "simclr"
-    dim: int = 128
-    """Width of z."""
-    layers: int = 3
-    """Layers of g: 2 in the paper, 3 in the SimSiam paper's improved reproduction (appendix C)."""
-    temperature: float = 0.1
-    """tau."""
-    reduction: str = choice("sum", "mean")
-    """Of the two directions' losses: sum, as released, or mean, as the paper writes it."""
-    predictor: int = 0
-    """Hidden width of SimSiam's predictor on the side of the queries (SimSiam, section 6.2); 0 for none."""
-    stop_gradient: bool = False
-    """Stop the gradient at the keys (the same section)."""
-
-    def __post_init__(self) -> None:
-        if self.layers < 1 or self.dim < 1:
-            raise UserError("method.layers and method.dim must be at least 1")
-        if self.predictor < 0 or (self.stop_gradient and not self.predictor):
-            raise UserError("method.predictor: must not be negative, nor 0 with method.stop_gradient=true")
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature={self.temperature}: must be positive")
-
-
-@register("simclr", SimCLRConfig)
 class SimCLR(Method):
     """f: backbone; g: projection head, `encoder.fc`; l: NT-Xent."""
 

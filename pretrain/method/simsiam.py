@@ -1,41 +1,16 @@
 """SimSiam. Chen, He: Exploring Simple Siamese Representation Learning, CVPR 2021, Algorithm 1."""
 
-from dataclasses import dataclass
 from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torchvision.models.resnet import ResNet
 
-from pretrain.method.base import Batch, Group, Method, MethodConfig, Output, Plan, register
+from pretrain.method.base import Batch, Group, Method, Output, Plan
+from pretrain.method.config import SimSiamConfig
 from pretrain.networks import full_precision
-from runs.errors import UserError
 
 
-@dataclass
-class SimSiamConfig(MethodConfig):
-    """Settings of SimSiam."""
-
-    name: str = "simsiam"
-    dim: int = 2048
-    """d: width of z and p."""
-    hidden: int = 512
-    """Width of the predictor's hidden layer, a quarter of d in the paper (section 3)."""
-    layers: int = 3
-    """Layers of the projector: 3, and 2 on CIFAR (appendix D)."""
-    fix_predictor_lr: bool = True
-    """Keep the predictor's learning rate constant (section 4.2; `--fix-pred-lr` of the release)."""
-    stop_gradient: bool = True
-    """Stop the gradient at z. Without it the network collapses (section 4.1); for experiments only."""
-
-    def __post_init__(self) -> None:
-        if self.layers not in (2, 3):
-            raise UserError(f"method.layers={self.layers}: SimSiam's projector has 2 or 3 layers")
-        if min(self.dim, self.hidden) < 1:
-            raise UserError("method.dim and method.hidden must be at least 1")
-
-
-@register("simsiam", SimSiamConfig)
 class SimSiam(Method):
     """f: backbone and projection MLP; h: prediction MLP; D: negative cosine similarity."""
 

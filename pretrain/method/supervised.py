@@ -1,23 +1,14 @@
 """Supervised classification, the baseline of every transfer table: pytorch/examples imagenet/main.py."""
 
-from dataclasses import dataclass
-
 import torch
 from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import ResNet
 
-from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
+from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.config import SupervisedConfig
 from pretrain.networks import full_precision
 
 
-@dataclass
-class SupervisedConfig(MethodConfig):
-    """Settings of supervised training: there are none."""
-
-    name: str = "supervised"
-
-
-@register("supervised", SupervisedConfig)
 class Supervised(Method):
     """A ResNet with its linear classifier, `encoder.fc`."""
 

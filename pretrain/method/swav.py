@@ -1,7 +1,6 @@
 """SwAV. Caron et al.: Unsupervised Learning by Contrasting Cluster Assignments, arXiv:2006.09882, appendix A."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,55 +8,13 @@ from torch.nn.functional import log_softmax, normalize
 from torchvision.models.resnet import ResNet
 
 from pretrain.collectives import all_gather, all_reduce
-from pretrain.method.base import Batch, Method, MethodConfig, Output, Plan, register
+from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.config import SwAVConfig
 from pretrain.networks import exact_products, full_precision, mlp
 from runs.distributed import rank, world_size
 from runs.errors import UserError
 
 
-@dataclass
-class SwAVConfig(MethodConfig):
-    """Settings of SwAV."""
-
-    name: str = "swav"
-    dim: int = 128
-    """D: width of z."""
-    hidden: int = 2048
-    """Width of the projector's hidden layers."""
-    layers: int = 3
-    """Layers of the projector: 2 in the paper, 3 in the SimSiam paper's improved reproduction (appendix C)."""
-    prototypes: int = 3000
-    """K: number of prototypes."""
-    temperature: float = 0.1
-    """temp."""
-    epsilon: float = 0.05
-    """eps: smoothness of the assignments."""
-    iterations: int = 3
-    """niters: of Sinkhorn-Knopp."""
-    freeze_epochs: int = 1
-    """Epochs that leave the prototypes as they are."""
-    queue: int = 0
-    """Earlier projections of each view that the assignments take into account, a multiple of batch_size; 0 for none."""
-    queue_from_epoch: int = 15
-    """Epoch, counted from 0, whose projections are the queue's first."""
-    predictor: int = 0
-    """Hidden width of SimSiam's predictor behind the prototypes, on the side that predicts; 0 for none (SimSiam,
-    section 6.2, whose encoder includes the prototypes)."""
-    stop_gradient: bool = True
-    """Make the codes constants. Without it the training diverges (the same section); for experiments only."""
-
-    def __post_init__(self) -> None:
-        for name in ("dim", "hidden", "layers", "prototypes", "iterations"):
-            if getattr(self, name) < 1:
-                raise UserError(f"method.{name}={getattr(self, name)}: must be at least 1")
-        for name in ("freeze_epochs", "queue", "queue_from_epoch", "predictor"):
-            if getattr(self, name) < 0:
-                raise UserError(f"method.{name}={getattr(self, name)}: must not be negative")
-        if min(self.temperature, self.epsilon) <= 0:
-            raise UserError("method.temperature and method.epsilon must be positive")
-
-
-@register("swav", SwAVConfig)
 class SwAV(Method):
     """model: backbone and projector (`encoder`, `encoder.fc`); C: prototypes, K-by-D; Q: codes."""
 

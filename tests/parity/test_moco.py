@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pretrain.config import OptimizerConfig
-from pretrain.method import Batch, Method, Plan, build_method
-from pretrain.method.moco import MoCoConfig
+from pretrain.method.base import Batch, Method, Plan, build_method
+from pretrain.method.config import MoCoConfig
 from pretrain.optim import build_optimizer
 from tests.parity import case
 from tests.parity.test_simsiam import assert_equal

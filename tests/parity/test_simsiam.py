@@ -11,10 +11,10 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from pretrain.augment import AugmentConfig, build_views
-from pretrain.config import OptimizerConfig
-from pretrain.method import Batch, Method, Plan, build_method
-from pretrain.method.simsiam import SimSiamConfig
+from pretrain.augment import build_views
+from pretrain.config import AugmentConfig, OptimizerConfig
+from pretrain.method.base import Batch, Method, Plan, build_method
+from pretrain.method.config import SimSiamConfig
 from pretrain.optim import build_optimizer, scheduled_lr
 from tests.parity import case
 

@@ -18,9 +18,10 @@ from torch import Tensor
 
 import pretrain.augment.fast
 from pretrain import augment
-from pretrain.augment import AugmentConfig, batched, pixels, recipes
+from pretrain.augment import batched, pixels, recipes
 from pretrain.augment.draws import Drawer
 from pretrain.augment.fast import FastViews, open_views
+from pretrain.config import AugmentConfig
 from pretrain.data import BrokenImage, Images
 from pretrain.loader import EpochSampler, Views, step_loader
 from runs.errors import UserError

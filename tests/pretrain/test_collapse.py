@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pretrain.config import MonitorConfig
-from pretrain.method import METHODS
+from pretrain.method.config import METHODS
 from pretrain.monitor import OutputMonitor, measure
+from pretrain.monitor_config import MonitorConfig
 from tests.pretrain.processes import lines, newest, run, small
 
 

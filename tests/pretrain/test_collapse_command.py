@@ -11,12 +11,12 @@ import torch
 import yaml
 
 from converters.resnet import build_resnet
-from pretrain.augment import AugmentConfig
 from pretrain.collapse.__main__ import CollapseConfig, table, verdict
 from pretrain.collapse.outputs import compute_outputs, load_method
-from pretrain.data import DataConfig, open_images
+from pretrain.config import AugmentConfig, DataConfig
+from pretrain.data import open_images
 from pretrain.features import load_feature_extractor
-from pretrain.method import Plan, build_method
+from pretrain.method.base import Plan, build_method
 from pretrain.monitor import measure
 from runs.errors import UserError
 from tests.pretrain.tiny import CONFIGS

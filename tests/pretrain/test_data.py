@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder
 
-from pretrain.augment import AugmentConfig, build_views
-from pretrain.data import BrokenImage, DataConfig, open_images, open_splits
+from pretrain.augment import build_views
+from pretrain.config import AugmentConfig, DataConfig
+from pretrain.data import BrokenImage, open_images, open_splits
 from pretrain.loader import EpochSampler, Views, step_loader
 from runs.errors import UserError
 

@@ -16,9 +16,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from converters.resnet import build_resnet
 from pretrain import knn, linear
-from pretrain.augment import AugmentConfig, evaluation_view
-from pretrain.config import OptimizerConfig
-from pretrain.data import DataConfig, open_images, open_splits
+from pretrain.augment import evaluation_view
+from pretrain.config import AugmentConfig, DataConfig, OptimizerConfig
+from pretrain.data import open_images, open_splits
 from pretrain.evaluation import Evaluation, Result, evaluate
 from pretrain.features import Features, extract_features, load_feature_extractor
 from pretrain.knn import knn_accuracy, nearest_neighbours

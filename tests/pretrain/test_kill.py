@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.method import METHODS
+from pretrain.method.config import METHODS
 from tests.pretrain.processes import Command, assert_same_run, lines, newest, run, small, steps_logged
 
 EVERY = sorted(METHODS)

@@ -7,7 +7,8 @@ import numpy
 import pytest
 import torch
 
-from pretrain.method.byol import BYOL, BYOLConfig
+from pretrain.method.byol import BYOL
+from pretrain.method.config import BYOLConfig
 from tests.pretrain import tiny
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.method.moco import MoCo, MoCoConfig
-from pretrain.method.simclr import SimCLRConfig
+from pretrain.method.config import MoCoConfig, SimCLRConfig
+from pretrain.method.moco import MoCo
 from runs.errors import UserError
 from runs.settings import check_values
 from tests.pretrain import tiny

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from pretrain.augment import build_views
 from pretrain.config import PretrainConfig
-from pretrain.method import METHODS
+from pretrain.method.config import METHODS
 from pretrain.optim import peak_lr, scheduled_lr
 
 LENGTHS = (100, 200, 400, 800)

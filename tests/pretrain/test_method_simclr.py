@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.method.simclr import SimCLR, SimCLRConfig, nt_xent
+from pretrain.method.config import SimCLRConfig
+from pretrain.method.simclr import SimCLR, nt_xent
 from tests.pretrain import tiny
 
 

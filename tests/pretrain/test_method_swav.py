@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from pretrain.method.swav import SwAV, SwAVConfig, sinkhorn
+from pretrain.method.config import SwAVConfig
+from pretrain.method.swav import SwAV, sinkhorn
 from runs.errors import UserError
 from tests.pretrain import tiny
 

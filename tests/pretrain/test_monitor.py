@@ -4,8 +4,8 @@ import numpy
 import pytest
 import torch
 
-from pretrain.config import MonitorConfig
 from pretrain.monitor import Health, OutputMonitor, RunMonitor, measure
+from pretrain.monitor_config import MonitorConfig
 
 
 def by_numpy(z: numpy.ndarray) -> dict[str, float]:

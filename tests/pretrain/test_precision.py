@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.method import Method, build_method
+from pretrain.method.base import Method, build_method
 from runs.distributed import set_precision
 from tests.pretrain import tiny
 from tests.pretrain.processes import lines, newest, run, small

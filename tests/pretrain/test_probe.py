@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from converters.resnet import build_resnet
 from pretrain.collapse.outputs import compute_outputs, load_method
-from pretrain.config import ProbeConfig
-from pretrain.data import DataConfig, open_images
+from pretrain.config import DataConfig, ProbeConfig
+from pretrain.data import open_images
 from pretrain.online import OnlineProbe
 from runs.errors import UserError
 from tests.pretrain.processes import (

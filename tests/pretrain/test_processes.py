@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.batch_norm import SyncBatchNorm, synchronize_norms
 from pretrain.collectives import mean
-from pretrain.method import Batch, build_method
+from pretrain.method.base import Batch, build_method
 from runs.distributed import process_group, rank, world_size
 from tests.pretrain import tiny
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pretrain.data import BrokenImage, DataConfig, open_images
+from pretrain.config import DataConfig
+from pretrain.data import BrokenImage, open_images
 from pretrain.shard import ShardConfig, write
 from runs.files import sha256
 

@@ -13,13 +13,12 @@ from PIL import Image
 
 from experiments.speed import step as speed_step
 from pretrain import augment
-from pretrain.augment import AugmentConfig
 from pretrain.augment.batched import Colour
 from pretrain.augment.fast import FastViews
-from pretrain.config import OptimizerConfig
+from pretrain.config import AugmentConfig, OptimizerConfig
 from pretrain.data import Images
 from pretrain.loader import HostToDevice, Views
-from pretrain.method import Batch
+from pretrain.method.base import Batch
 from pretrain.optim import build_optimizer, clip_gradients
 from tests.pretrain import tiny
 

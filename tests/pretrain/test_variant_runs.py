@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from pretrain.method.siamese import SiameseConfig
+from pretrain.method.config import SiameseConfig
 from pretrain.variants import table
 from pretrain.variants import variants as presets
 from runs.errors import UserError

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from pretrain.config import OptimizerConfig
-from pretrain.method import Method
-from pretrain.method.siamese import SiameseConfig
+from pretrain.method.base import Method
+from pretrain.method.config import SiameseConfig, SimSiamConfig
 from pretrain.method.siamese.targets import Cached, MovingAverage
-from pretrain.method.simsiam import SimSiamConfig
 from pretrain.optim import build_optimizer
 from tests.pretrain import variants
 from tests.pretrain.variants import Data, build, small, train

@@ -7,13 +7,16 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from pretrain.config import OptimizerConfig
-from pretrain.method import Batch, Method, MethodConfig, Plan, build_method
-from pretrain.method.byol import BYOLConfig
-from pretrain.method.moco import MoCoConfig
-from pretrain.method.simclr import SimCLRConfig
-from pretrain.method.simsiam import SimSiamConfig
-from pretrain.method.supervised import SupervisedConfig
-from pretrain.method.swav import SwAVConfig
+from pretrain.method.base import Batch, Method, Plan, build_method
+from pretrain.method.config import (
+    BYOLConfig,
+    MethodConfig,
+    MoCoConfig,
+    SimCLRConfig,
+    SimSiamConfig,
+    SupervisedConfig,
+    SwAVConfig,
+)
 from pretrain.optim import build_optimizer
 
 BATCH, SIDE, CLASSES = 16, 32, 4

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from pretrain.config import OptimizerConfig, PretrainConfig
-from pretrain.method import Batch, Method, MethodConfig, Plan, build_method
+from pretrain.method.base import Batch, Method, Plan, build_method
+from pretrain.method.config import MethodConfig
 from pretrain.optim import build_optimizer
 from pretrain.variants import variants
 from tests.pretrain import tiny

@@ -12,19 +12,17 @@ SimSiam Avoid Collapse Without Negative Samples?, ICLR 2022 ("the second").
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
-from pretrain.method.base import Batch, Group, Method, MethodConfig, Output, Plan, register
+from pretrain.method.base import Batch, Group, Method, Output, Plan
+from pretrain.method.config import SiameseConfig
 from pretrain.method.siamese import losses
 from pretrain.method.siamese.heads import BoundedLinear, build_predictor, build_projector, build_tail
 from pretrain.method.siamese.targets import Cached, Mean, MovingAverage, Target
-from runs.errors import UserError
-from runs.settings import choice
 
 PAIRS = {
     "symmetric": ((0, 1), (1, 0)),  # the first paper, equation 4
@@ -32,93 +30,8 @@ PAIRS = {
     "asymmetric_2x": ((0, 1), (2, 3)),  # section 4.6: "sampling two pairs for each image"
 }
 """Ordered pairs of views: the first learns, the second is its target."""
-REMOVABLE = ("o_e", "r_e")
 
 
-@dataclass
-class SiameseConfig(MethodConfig):
-    """Settings of the composition; the defaults are SimSiam."""
-
-    name: str = "siamese"
-    dim: int = 2048
-    """d: width of z and p."""
-    hidden: int = 512
-    """Width of the predictor's hidden layer."""
-    layers: int = 3
-    """Layers of the projector."""
-    projector_bn: str = choice("all", "hidden", "none")
-    """Which layers of the projector have batch norm."""
-    output_affine: bool = False
-    """Give the output's batch norm scale and offset."""
-    tail: str = choice("none", "l2", "l2_bn")
-    """What follows the projector. l2: a normalization; l2_bn: batch norm behind one."""
-    predictor: str = choice("mlp", "two_fc", "one_fc", "one_fc_tanh", "bias", "none")
-    """h. none: the identity."""
-    predictor_bn: str = choice("hidden", "none", "all")
-    """Which layers of mlp have batch norm."""
-    train_predictor: bool = True
-    """Off, h stays as it starts."""
-    fix_predictor_lr: bool = True
-    """Keep the predictor's learning rate constant."""
-    arrangement: str = choice("predict", "mirror", "both", "inverse")
-    """Where h stands. predict: before what learns; mirror: before the target; inverse: undone again."""
-    target: str = choice("latest", "mean", "moving_average", "cached")
-    """latest: the output of now; mean: over further views; moving_average: of an image's outputs; cached: for steps."""
-    stop_gradient: bool = True
-    """Make the target a constant (target=latest only; the others are constants)."""
-    momentum: float = 0.8
-    """m of target=moving_average."""
-    alternate: int = 1
-    """k of target=cached: steps between two computations of the targets; 0 for an epoch's."""
-    mean_of: int = 10
-    """Views of an image for target=mean: the first is compared with the mean of the others."""
-    symmetry: str = choice(*PAIRS)
-    """asymmetric_2x: two pairs of views an image, each compared one way."""
-    similarity: str = choice("cosine", "cross_entropy", "mse", "infonce", "triplet", "self")
-    """self: of a view with its own output."""
-    temperature: float = 0.2
-    """tau of infonce."""
-    remove: list[str] = field(default_factory=list)
-    """Parts of the extra gradient to leave out: o_e, its center, and r_e, its residual."""
-    collapse_from: int = 0
-    """Epochs after which h goes and the target is no constant, which collapses; 0 for never."""
-    decorrelate_from: int = 0
-    """Epochs after which de-correlation is the only loss; 0 for never."""
-
-    def __post_init__(self) -> None:
-        if self.layers not in (2, 3):
-            raise UserError(f"method.layers={self.layers}: SimSiam's projector has 2 or 3 layers")
-        if min(self.dim, self.hidden) < 1:
-            raise UserError("method.dim and method.hidden must be at least 1")
-        if min(self.alternate, self.collapse_from, self.decorrelate_from) < 0:
-            raise UserError("method.alternate, collapse_from and decorrelate_from must not be negative")
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"method.momentum={self.momentum}: must lie in 0 to 1")
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature={self.temperature}: must be positive")
-        if self.mean_of < 2:
-            raise UserError(f"method.mean_of={self.mean_of}: must be at least 2")
-        self._check_together()
-
-    def _check_together(self) -> None:
-        """Refuse parts that do not fit each other, so that no setting is silently without effect."""
-        if set(self.remove) - set(REMOVABLE):
-            raise UserError(f"method.remove={self.remove}: may name {' and '.join(REMOVABLE)}")
-        if self.remove and self.similarity not in ("cosine", "infonce", "triplet", "self"):
-            raise UserError(f"method.remove: no components are known of method.similarity={self.similarity}")
-        if self.similarity == "cosine" and self.remove and (self.arrangement != "predict" or self.target != "latest"):
-            raise UserError("method.remove: of cosine it needs method.arrangement=predict and method.target=latest")
-        if self.similarity in ("triplet", "self") and self.predictor != "none":
-            raise UserError(f"method.similarity={self.similarity}: has no predictor; add method.predictor=none")
-        if not self.stop_gradient and (self.target != "latest" or self.remove):
-            raise UserError("method.stop_gradient=false: needs method.target=latest and nothing in method.remove")
-        if self.target == "mean" and self.symmetry != "asymmetric":
-            raise UserError("method.target=mean: the first view alone learns; add method.symmetry=asymmetric")
-        if self.arrangement == "inverse" and (self.symmetry != "symmetric" or self.target != "latest"):
-            raise UserError("method.arrangement=inverse: needs method.symmetry=symmetric and method.target=latest")
-
-
-@register("siamese", SiameseConfig)
 class Siamese(Method):
     """f: encoder with what follows it (`encoder`, `tail`); h: `predictor`; `target`: what they are compared with."""
 
