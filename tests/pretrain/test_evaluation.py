@@ -282,7 +282,7 @@ def pretrained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_checkpoint_has_the_official_layout(pretrained: Path) -> None:
     state = torch.load(pretrained, weights_only=True)
-    assert list(state) == ["epoch", "arch", "state_dict", "optimizer", "resume"]
+    assert list(state) == ["epoch", "arch", "state_dict", "optimizer", "resume", "digest"]
     assert (state["epoch"], state["arch"]) == (3, "resnet18x0.25")
     assert {name.split(".")[0] + "." + name.split(".")[1] for name in state["state_dict"]} == {
         "module.encoder", "module.predictor",

@@ -163,10 +163,10 @@ def test_no_whole_checkpoint_is_an_error_and_not_a_new_start(images: Path, tmp_p
         assert status == 2 and "checkpoints is readable; delete the folder to start again" in text, text
 
 
-def test_a_finished_run_says_so_and_needs_no_data(whole: Whole, images: Path) -> None:
+def test_a_finished_run_says_so(whole: Whole, images: Path) -> None:
     folder = whole("simsiam")
     before = lines(folder)
-    status, text = run("pretrain", small("simsiam", images, folder, "data.root=gone"), folder)
+    status, text = run("pretrain", small("simsiam", images, folder), folder)
     assert (status, lines(folder)) == (0, before) and f"{folder / 'result.json'}: done already" in text
 
 
