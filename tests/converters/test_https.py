@@ -111,7 +111,12 @@ def test_a_named_authority_is_trusted(
         ("good", "good", "missing/net.pth", "answers 404 Not Found; check the address"),
         ("good", "good", "cut/net.pth", "run the same command again to continue"),
         ("good", "good", "loop/net.pth", "redirects without end"),
-        ("good", "good", "page/net.pth", "sent a web page, a message or nothing; give the address that its download link has"),
+        (
+            "good",
+            "good",
+            "page/net.pth",
+            "sent a web page, a message or nothing; give the address that its download link has",
+        ),
         ("good", "good", "downgraded/net.pth", "is not https"),
     ],
 )
