@@ -26,6 +26,7 @@ from benchmarks.workflow.status import Status
 from converters.resnet import build_resnet
 from runs.files import sha256
 from runs.record import Record, Subject, write_record
+from tests.converters.layouts import trained
 
 FACTS = {
     "file": "x.pth", "sha256": "ab" * 32, "format": "torchvision", "arch": "resnet50", "parameters": 23_508_032,
