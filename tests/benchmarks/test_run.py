@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import subprocess
@@ -112,7 +113,11 @@ def test_a_signal_ends_the_runs_and_a_second_start_finishes(
     tmp_path: Path, make: SimpleNamespace, kind: signal.Signals
 ) -> None:
     plan_file = make.plan_of(tmp_path, [make.knn(tmp_path, "n-00000000", 10.0, seconds=4.0)]).write()
-    process = subprocess.Popen([sys.executable, "-c", WORK, str(plan_file)], cwd=ROOT, start_new_session=True)
+    # A job that a shell started in the background ignores SIGINT, and so would its children.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORK, str(plan_file)], cwd=ROOT, start_new_session=True, preexec_fn=heard
+    )
     deadline = time.time() + 60
     while not (tmp_path / "out/knn/n-00000000/starts").exists():
         assert time.time() < deadline
