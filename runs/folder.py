@@ -194,15 +194,3 @@ def _differing(before: Any, now: Any, free: frozenset[str]) -> list[str]:
         for k in keys
         if old.get(k, absent) != new.get(k, absent)
     ]
-
-
-class RunFolder:
-    """As `claim_run`, held until the process ends; for `transfer` until it uses that."""
-
-    def __init__(
-        self, path: str | os.PathLike[str], config: dict[str, Any], kind: str, free: Iterable[str] = ()
-    ) -> None:
-        self.path, self.config = Path(path), config
-        self._lock = lock_folder(self.path)
-        _compare(Run(kind, self.path, config), frozenset(free) | {"output"})
-        self.record = self.path / RECORD

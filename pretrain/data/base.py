@@ -16,7 +16,6 @@ from runs.errors import UserError, from_os_error
 with light_imports():
     import torchvision as torchvision
 
-SPLITS = ("train", "val")
 SAMPLE = 64
 """Images whose content is part of what binds a run to its data."""
 

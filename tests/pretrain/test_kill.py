@@ -163,11 +163,13 @@ def test_no_whole_checkpoint_is_an_error_and_not_a_new_start(images: Path, tmp_p
         assert status == 2 and "checkpoints is readable; delete the folder to start again" in text, text
 
 
-def test_a_finished_run_says_so(whole: Whole, images: Path) -> None:
+def test_a_finished_run_says_so_once_its_data_have_been_compared(whole: Whole, images: Path) -> None:
     folder = whole("simsiam")
     before = lines(folder)
     status, text = run("pretrain", small("simsiam", images, folder), folder)
     assert (status, lines(folder)) == (0, before) and f"{folder / 'result.json'}: done already" in text
+    status, text = run("pretrain", small("simsiam", images, folder, "data.root=gone"), folder)
+    assert (status, lines(folder)) == (2, before) and "data.root=gone" in text
 
 
 def test_another_number_of_processes_is_refused(images: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runs.environment import command_line
 from runs.errors import UserError
 from runs.folder import CONFIG as SETTINGS
 from runs.folder import LOCK, LOG, RECORD, claim_run
@@ -33,7 +34,7 @@ def test_the_same_settings_come_back_to_the_same_folder_until_it_is_done(
         assert run.done is None
         record = run.finish(SUBJECT, None, {"loss": -0.9}, verdict="healthy", details={"steps": 7})
     assert (record.kind, record.seed, record.config) == ("pretrain", 3, others)
-    assert 0 <= record.seconds < 60 and record.peak_memory_mb > 1 and record.command.startswith("python ")
+    assert 0 <= record.seconds < 60 and record.peak_memory_mb > 1 and record.command == command_line()
     assert record == read_record(tmp_path / "run")
     with claim_run("pretrain", tmp_path / "run", CONFIG, free=["workers"]) as run:
         assert run.done == record

@@ -164,6 +164,10 @@ def wide_box(document: dict[str, Any]) -> None:
     document["annotations"][3]["bbox"][2] = 500
 
 
+def odd_polygon(document: dict[str, Any]) -> None:
+    next(a for a in document["annotations"] if isinstance(a["segmentation"], list))["segmentation"][0].append(1.0)
+
+
 def twice(document: dict[str, Any]) -> None:
     document["annotations"].append(document["annotations"][0])
 
@@ -176,7 +180,7 @@ def no_annotations(document: dict[str, Any]) -> None:
     del document["annotations"]
 
 
-COCO_FAULTS = [orphan, orphan_category, wide_box, twice, no_categories, no_annotations]
+COCO_FAULTS = [orphan, orphan_category, wide_box, odd_polygon, twice, no_categories, no_annotations]
 
 
 @pytest.mark.parametrize("fault", COCO_FAULTS)
@@ -184,8 +188,18 @@ def test_a_coco_fault_names_its_file(generated: Path, tmp_path: Path, fault: Any
     root = shutil.copytree(generated, tmp_path / "data")
     path = edit_coco(root, fault)
     with pytest.raises(UserError) as caught:
-        load_splits(str(root), ["coco_2017_train"], [])
+        load_splits(str(root), ["coco_2017_train"], [], masks=True)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_where_no_masks_are_needed_a_box_counts_without_its_wrong_polygon(generated: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(generated, tmp_path / "data")
+    whole = load_splits(str(root), ["coco_2017_train"], []).images
+    edit_coco(root, odd_polygon)
+    records = load_splits(str(root), ["coco_2017_train"], []).images
+    before, after = ([a for r in rs for a in r["annotations"]] for rs in (whole, records))
+    assert [a["bbox"] for a in after] == [a["bbox"] for a in before]
+    assert sum("segmentation" in a for a in after) == sum("segmentation" in a for a in before) - 1
 
 
 def test_missing_roots_are_named(tmp_path: Path) -> None:
