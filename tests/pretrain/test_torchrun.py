@@ -62,6 +62,8 @@ def fail_late(rank: int, port: int, patience: float, log: str) -> None:
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
     distributed.LAST_TO_FAIL = patience
     with distributed.process_group("cpu"):
+        # Else the first could leave while the second still joins, which is another failure.
+        distributed.all_arrive("joined")
         # Longer than the first needs to come to its end.
         time.sleep(rank)
         raise UserError("a: b; c")
