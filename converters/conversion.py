@@ -60,7 +60,7 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
         report.checks.append(Check("vital signs", True, "not checked, --unchecked"))
     else:
         pictures = read_images(images) if images else None
-        report.checks.append(check_vital_signs(backbone.network(), backbone.input, pictures))
+        report.checks.append(check_vital_signs(backbone.network(), backbone.input, pictures, backbone.batches))
     for check in report.checks:
         if not check.passed:
             raise UserError(f"{path}: {check.name}: {check.figure}; {check.remedy}")

@@ -47,6 +47,7 @@ class Backbone:
         reader, container, entries, checksum: how the file was read, where the tensors were, what is at its top level,
             what its own checksums say.
         caveat: what a conversion from this format cannot carry.
+        batches: that made the batch norms' statistics (`num_batches_tracked`); 0 where the file does not say.
         checks: all that was verified, with figures.
     """
 
@@ -65,6 +66,7 @@ class Backbone:
     entries: list[str] = field(default_factory=list)
     checksum: str = ""
     caveat: str = ""
+    batches: int = 0
     checks: list[Check] = field(default_factory=list)
 
     def network(self) -> "ResNet":
@@ -130,6 +132,8 @@ def load_backbone(
 
 def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
     kept = {name: place for name, place in network.tensors.items() if not name.endswith(".num_batches_tracked")}
+    counted = [contents.tensors[place] for name, place in network.tensors.items() if name not in kept]
+    counts = [int(count) for count in counted if isinstance(count, Tensor) and count.numel() == 1]
     tensors = {name: _layout(contents.tensors[place], network) for name, place in kept.items()}
     if network.scheme.folded:
         _unfold(tensors, kept)
@@ -170,6 +174,7 @@ def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
         entries=contents.entries,
         checksum=contents.checksum,
         caveat=network.format.caveat,
+        batches=min(counts, default=0),
         checks=checks,
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from converters import vital_signs
 from converters.formats import IMAGENET_MEAN, IMAGENET_STD, MSRA_INPUT, UNIT_INPUT, InputConvention
-from converters.loading import build_network
+from converters.loading import build_network, load_backbone
 from converters.vital_signs import check_vital_signs, pictures
 from tests.converters import layouts
 
@@ -150,3 +150,20 @@ def test_unchecked_is_in_the_record(tmp_path: Path, backbone: Any, converters: C
     assert refused.status == 2 and "vital signs: worst layer3." in refused.err
     report = converters("inspect", tmp_path / "wrong.pth", "--unchecked", "--json").report
     assert report["checks"][-1]["figure"] == "not checked, --unchecked"
+
+
+def test_statistics_of_a_few_batches_are_doubted_and_not_refused(weights: Weights) -> None:
+    wrong = dict(weights)
+    foreign_convolution(wrong)
+    for batches, passed in ((0, False), (24, True), (vital_signs.FEW_BATCHES, False)):
+        check = signs(wrong, batches=batches)
+        assert (check.passed, check.doubtful) == (passed, True) and ("too few to tell" in check.figure) == passed
+    assert not signs(weights, batches=24).doubtful
+
+
+def test_the_file_says_how_many_batches_made_its_statistics(tmp_path: Path) -> None:
+    network = layouts.trained(ARCH)
+    torch.save(network.state_dict(), tmp_path / "one.pth")
+    assert load_backbone(tmp_path / "one.pth").batches == 1
+    torch.save(layouts.tensors(network), tmp_path / "none.pth")
+    assert load_backbone(tmp_path / "none.pth").batches == 0
