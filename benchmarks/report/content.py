@@ -25,8 +25,8 @@ WIDTH = 1400
 # Of a picture that a run has drawn: more is none of ours.
 BYTES, PIXELS = 2**24, 40_000_000
 GRID = [i / 50 for i in range(51)]
+DRIVERS = {"GPU driver": "driver", "CUDA": "cuda", "cuDNN": "cudnn"}
 TASKS = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
-
 
 # What is drawn of a pre-training: title, vertical axis, whether single points are marked and zero is shown.
 QUANTITIES = {
@@ -246,9 +246,10 @@ def environments(records: Iterable[Record]) -> list[dict[str, str]]:
         given = e.get("packages")
         packages = given if isinstance(given, dict) else {}
         versions = "".join(f", {name} {version}" for name, version in packages.items() if version)
+        drivers = [f"{name} {e[key]}" for name, key in DRIVERS.items() if e.get(key)]
         words = {
             "Processor": f"{e.get('processor')}, {e.get('cores')} cores; device {e.get('device')}",
-            "System": str(e.get("platform")),
+            "System": ", ".join([str(e.get("platform")), *drivers]),
             "Versions": f"Python {e.get('python')}{versions}",
             "Commit": str(e.get("commit") or "unknown"),
         }
