@@ -26,6 +26,9 @@ def parser() -> Parser:
     command.add_argument(
         "--devices", type=_counts, metavar="N,…", help="what so many devices would change, e.g. 1,8,64"
     )
+    command.add_argument(
+        "--measured", metavar="FILE", help="hardware.json of `python -m hardware`: times of this machine"
+    )
     command.set_defaults(function=_lazy("commands", "plan"))
 
     command = commands.add_parser("run", help="run what the tables need, print them, write the report")

@@ -94,7 +94,7 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def _print_growth(arguments: argparse.Namespace) -> None:
-    scale = scales.load(arguments.scale)
+    scale = _scale(arguments)
     chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns, scale.adapt)
     points, assumptions = growth(chosen, scale, arguments.devices)
     lines = [
@@ -108,13 +108,19 @@ def _print_growth(arguments: argparse.Namespace) -> None:
     grid.terminal(Grid(heads, tuple(lines), notes=notes, corner="devices"))
 
 
+def _scale(arguments: argparse.Namespace) -> scales.Scale:
+    scale = scales.load(arguments.scale)
+    file = getattr(arguments, "measured", None)
+    return scales.with_measured(scale, Path(file)) if file else scale
+
+
 def _planned(arguments: argparse.Namespace) -> Plan:
     """The plan that the arguments of `plan` and `run` ask for.
 
     Raises:
         UserError: an argument is unknown, or nothing of these tables can be run at the scale.
     """
-    scale = scales.load(arguments.scale)
+    scale = _scale(arguments)
     given = {name: value for name in ("jobs", "gpus", "nodes") if (value := getattr(arguments, name)) is not None}
     scale = dataclasses.replace(scale, **given)
     chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns, scale.adapt)

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.tables.table import TASKS, Table, adapt
 from runs.errors import UserError
-from runs.files import read_yaml
+from runs.files import read_json, read_yaml
 from runs.folder import flatten
 from runs.typed import build
 
@@ -126,6 +126,24 @@ def load(name: str) -> Scale:
             if key.removesuffix("/epoch") not in (*TASKS, "data", "convert"):
                 raise UserError(f"{path}: {where}.{key}: no such run; there are data, convert, {', '.join(TASKS)}")
     return scale
+
+
+def with_measured(scale: Scale, path: Path) -> Scale:
+    """The scale with the times that `python -m hardware` measured on one device.
+
+    Raises:
+        UserError: the file is none of its, or lacks a time that the scale has.
+    """
+    body = read_json(path)
+    times = body.get("plan") if isinstance(body, dict) else None
+    if not isinstance(times, dict) or not all(isinstance(value, int | float) and value > 0 for value in times.values()):
+        raise UserError(f"--measured {path}: no hardware.json; python -m hardware writes it")
+    # A conversion takes no device.
+    lacking = sorted(set(scale.seconds) - set(times) - {"convert"})
+    if lacking:
+        raise UserError(f"--measured {path}: no time for {', '.join(lacking)}; run python -m hardware whole, on a GPU")
+    source = f"measured on one {body.get('machine', {}).get('device', 'device').removeprefix('1 x ')} ({path})"
+    return dataclasses.replace(scale, seconds=scale.seconds | times, seconds_devices=1, seconds_source=source)
 
 
 def _flat(scale: Scale) -> Scale:

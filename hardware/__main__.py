@@ -1,0 +1,172 @@
+"""`python -m hardware`: does this machine compute what the CPU computes, and how fast is it?
+
+Every section measures one part of the road in a process of its own, so that a failure of one leaves the others.
+"""
+
+import argparse
+import concurrent.futures
+import datetime
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hardware.figures import Figure, Options, Section, Skipped
+from hardware.page import html_page, lines
+from runs.app import Parser, cli
+from runs.children import child_environment
+from runs.environment import command_line
+from runs.errors import UserError, user_message
+from runs.files import atomic_write, read_json, write_json
+
+# name: (title, whether it is timed, so that nothing may run beside it)
+SECTIONS = {
+    "methods": ("Every method: losses, gradients and weights against the CPU in float32", False),
+    "views": ("The fast views against the CPU, in 8-bit levels", False),
+    "resume": ("Killed and resumed; several processes", False),
+    "evaluation": ("Linear evaluation and kNN against the CPU", False),
+    "detection": ("A detector's AP against the CPU", False),
+    "throughput": ("Speed: training steps, whole runs with their loader, linear evaluation, detectors", True),
+}
+# Seconds that a section may take.
+PATIENCE = 420
+
+
+@cli
+def main(argv: list[str] | None = None) -> int:
+    """Measure every section and write `hardware.json` and `hardware.html`; exit status 1 if a limit was exceeded."""
+    parser = Parser(
+        prog="python -m hardware", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)} (default: all)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU, if there is one"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="sizes for a CPU (default there), under 3 minutes on 2 cores"
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="an ImageFolder for the loader (default: generated)")
+    parser.add_argument("--official", type=Path, metavar="CLONE", help="of facebookresearch/simsiam, timed beside")
+    parser.add_argument("--output", type=Path, default=Path("outputs/hardware"), metavar="DIR", help="for the results")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    unknown = sorted(set(arguments.sections) - set(SECTIONS))
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such section; choose from {', '.join(SECTIONS)}")
+    if arguments.only:
+        return measure(arguments)
+    began = time.time()
+    place = machine(arguments.device)
+    arguments.device = place["device_type"]
+    chosen = [name for name in SECTIONS if name in arguments.sections or not arguments.sections]
+    # What is timed runs alone, after the rest, which shares the machine.
+    together = [name for name in chosen if not SECTIONS[name][1]]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    document: dict[str, Any] = {
+        "schema": 1, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "machine": place,
+        "command": command_line(), "small": arguments.small or arguments.device == "cpu", "sections": [],
+    }  # fmt: skip
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    failed = False
+    with concurrent.futures.ThreadPoolExecutor(4 if cores >= 8 else 1) as pool:
+        runs = [pool.submit(child, name, arguments) for name in together]
+        for number, name in enumerate([*together, *(n for n in chosen if n not in together)]):
+            body = runs[number].result() if number < len(runs) else child(name, arguments)
+            document["sections"].append(body)
+            document["plan"] = {k: v for section in document["sections"] for k, v in section["plan"].items()}
+            document["seconds"] = round(time.time() - began, 1)
+            failed |= body["verdict"] == "FAILED"
+            print("\n".join(lines(body)), flush=True)
+            # After each section: what was measured stays if the machine goes.
+            write_json(arguments.output / "hardware.json", document)
+            with atomic_write(arguments.output / "hardware.html", "w") as file:
+                file.write(html_page(document))
+    verdict = "FAILED" if failed else "passed"
+    print(f"{verdict} in {document['seconds']:.0f} s -> {arguments.output}/hardware.json, hardware.html")
+    return int(failed)
+
+
+def child(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure a section in a process of its own; whatever happens to it, there is an outcome."""
+    folder, began = arguments.output / name, time.time()
+    result = folder / "section.json"
+    if folder.exists():
+        if not result.exists():
+            raise UserError(f"{folder}: is not of an earlier check; choose another --output")
+        shutil.rmtree(folder)
+    words = ["--only", name, "--device", arguments.device, "--output", str(arguments.output)]
+    words += ["--small"] * arguments.small
+    for option in ("images", "official"):
+        words += [f"--{option}", str(getattr(arguments, option))] if getattr(arguments, option) else []
+    error = ""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "hardware", *words], capture_output=True, text=True, timeout=PATIENCE,
+            env=child_environment(), errors="replace",
+        )  # fmt: skip
+        if done.returncode:
+            error = f"exit status {done.returncode}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}"
+    except subprocess.TimeoutExpired:
+        error = f"not done within {PATIENCE} s"
+    body: dict[str, Any] = read_json(result) if result.exists() else Section(name, SECTIONS[name][0]).plain()
+    if not error and body["verdict"] != "FAILED":
+        shutil.rmtree(folder)  # pictures and checkpoints; of a failure they stay, with the logs
+    if error:
+        body |= {"error": body["error"] or error, "verdict": "FAILED"}
+    return body | {"seconds": round(time.time() - began, 1)}
+
+
+def measure(arguments: argparse.Namespace) -> int:
+    """Measure one section here; its outcome is written after every figure."""
+    name = arguments.only
+    folder = arguments.output / name
+    folder.mkdir(parents=True, exist_ok=True)
+    options = Options(
+        arguments.device, arguments.small or arguments.device == "cpu", folder, arguments.images, arguments.official
+    )
+    section = Section(name, SECTIONS[name][0])
+    try:
+        for found in importlib.import_module(f"hardware.{name}").measure(options):
+            if isinstance(found, Figure):
+                section.figures.append(found)
+            else:
+                section.plan[found[0]] = found[1]
+            write_json(folder / "section.json", section.plain())
+    except Skipped as reason:
+        section.skipped = str(reason)
+    except Exception as error:
+        section.error = user_message(error) or f"{type(error).__name__}: {error}"
+        write_json(folder / "section.json", section.plain())
+        raise
+    write_json(folder / "section.json", section.plain())
+    return 0
+
+
+def machine(device: str) -> dict[str, Any]:
+    """The machine's facts, read in a process of its own: this one needs no PyTorch and no context on the GPU.
+
+    Raises:
+        UserError: `cuda` was asked for and there is none.
+    """
+    code = (
+        "import json, torch; from runs.environment import describe; "
+        "print(json.dumps(describe() | {'device_type': 'cuda' if torch.cuda.is_available() else 'cpu'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=child_environment())
+    if done.returncode:
+        raise UserError(
+            f"PyTorch cannot be used: {(done.stderr.strip().splitlines() or ['no output'])[-1]}; run doctor"
+        )
+    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if device == "cuda" and facts["device_type"] == "cpu":
+        raise UserError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
+    return facts | ({"device_type": device} if device != "auto" else {})
+
+
+if __name__ == "__main__":
+    main()

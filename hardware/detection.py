@@ -1,0 +1,62 @@
+"""One detector, tested on both devices."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from detectron2.modeling import build_model
+
+from benchmarks.shapes import Settings, generate
+from benchmarks.shapes_draw import CLASSES
+from benchmarks.tables import scale as scales
+from hardware.commands import run
+from hardware.figures import Figure, Options
+from runs.distributed import set_precision
+from runs.folder import flatten
+from transfer.datasets import open_splits
+from transfer.inference import evaluate
+from transfer.recipe import build_cfg
+from transfer.settings import DataConfig, TransferConfig
+from transfer.trial import MODEL
+
+CLASS_LIST = "data.classes=[" + ",".join(CLASSES) + "]"
+
+
+def measure(options: Options) -> Iterator[Figure]:
+    """Fine-tune briefly at mini size, then test the stored detector on the device and on the CPU."""
+    root = options.folder / "shapes"
+    generate(root, Settings(images=1, val_images=1, voc07=64, voc07_test=16, voc12=2, coco=32, coco_val=8))
+    settings = flatten(dict(scales.load("mini").stages["transfer"]))
+    iterations = 30 if options.small else 300
+    settings |= {"detectron2.SOLVER.MAX_ITER": iterations, "detectron2.SOLVER.STEPS": [iterations * 3 // 4]}
+    settings["detectron2.TEST.PRECISE_BN.NUM_ITER"] = 5
+    folder = options.folder / "detector"
+    words = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    run("transfer", [
+        "task=voc07", "weights=scratch", "arch=resnet50x0.25", f"data.root={root}", CLASS_LIST, "pictures=0",
+        f"device={options.device}", f"output={folder}", *words,
+    ], options.folder / "log")  # fmt: skip
+    found: dict[str, dict[str, float]] = {}
+    for device in dict.fromkeys(("cpu", options.device)):
+        config = TransferConfig(
+            "voc07", "scratch", "resnet50x0.25", data=DataConfig(str(root), classes=list(CLASSES)),
+            output=str(options.folder / f"test-{device}"), device=device,
+            detectron2={k.removeprefix("detectron2."): v for k, v in settings.items() if k.startswith("detectron2.")},
+        )  # fmt: skip
+        set_precision("fp32", torch.device(device), one_shape=False)
+        cfg = build_cfg(config, None, device)
+        _, test = open_splits(config.data, cfg)
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(CLASSES)
+        cfg.OUTPUT_DIR = config.output
+        Path(config.output).mkdir(exist_ok=True)
+        detector = build_model(cfg)
+        detector.load_state_dict(torch.load(folder / MODEL, map_location=device, weights_only=True)["model"])
+        evaluation = evaluate(cfg, detector, replace(test), 0)
+        assert evaluation is not None
+        found[device] = evaluation.metrics
+    here, there = found["cpu"], found[options.device]
+    yield Figure(f"a detector after {iterations} iterations: AP50 on {options.device}", there["bbox/AP50"], "%")
+    for name, value in there.items():
+        yield Figure(f"{name} on {options.device} against the CPU", abs(value - here[name]), "points", 0.1)

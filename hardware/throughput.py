@@ -1,0 +1,334 @@
+"""SimSiam's training step in every setting, beside the official loop; then whole runs with their loader."""
+
+import importlib
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models
+
+from benchmarks.shapes import Settings, generate
+from hardware.commands import run
+from hardware.detection import CLASS_LIST
+from hardware.figures import Figure, Options
+from hardware.pictures import write_pictures
+from pretrain.config import OptimizerConfig
+from pretrain.linear import LinearClassifiers, LinearConfig
+from pretrain.method.base import Batch, Plan, build_method
+from pretrain.method.config import SimSiamConfig
+from pretrain.method.simsiam import SimSiam
+from pretrain.optim import build_optimizer, clip_gradients
+from runs.distributed import set_precision
+from runs.errors import UserError
+from runs.record import read_record
+
+OFFICIAL = "facebookresearch/simsiam@a7bc177"
+# ImageNet's training images, of which the paper scale's plan has an epoch.
+IMAGENET = 1_281_167
+# setting: (precision, channels last, compiled)
+SETTINGS = {
+    "fp32": ("fp32", False, False),
+    "tf32": ("tf32", False, False),
+    "tf32, channels last": ("tf32", True, False),
+    "bf16, channels last": ("bf16", True, False),
+    "bf16, channels last, compiled": ("bf16", True, True),
+}
+ON_CPU = {"fp32": ("fp32", False, False), "fp32, channels last": ("fp32", True, False)}
+
+
+class Siamese(nn.Module):
+    """The official forward pass around this project's layers, where the official code is not at hand."""
+
+    def __init__(self, ours: SimSiam) -> None:
+        super().__init__()
+        self.encoder, self.predictor = ours.encoder, ours.predictor
+
+    def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Predictions and targets of both views, each (N, d)."""
+        z1, z2 = self.encoder(x1), self.encoder(x2)  # N-by-d
+        return self.predictor(z1), self.predictor(z2), z1.detach(), z2.detach()
+
+
+def build(arch: str, device: str) -> SimSiam:
+    """This project's SimSiam, from seed 0."""
+    torch.manual_seed(0)
+    method = build_method(SimSiamConfig(), Plan(arch, True, 100, 1000, 256, 1000)).to(device)
+    assert isinstance(method, SimSiam)
+    return method.train()
+
+
+def our_step(
+    arch: str, images: list[Tensor], device: str, precision: str, layout: Any, compiled: bool, fused: bool = False
+) -> Callable[[], Any]:
+    """The step of `Trainer.train` (pretrain/trainer.py)."""
+    method = build(arch, device).to(memory_format=layout)
+    optimizer = build_optimizer(method.groups(), OptimizerConfig(fused=fused), 0.05)
+    model: Any = torch.compile(method) if compiled else method
+    labels = torch.zeros(len(images[0]), dtype=torch.long, device=device)
+
+    def step() -> None:
+        autocast = set_precision(precision, torch.device(device))
+        views = [view.to(device, non_blocking=True).contiguous(memory_format=layout) for view in images]
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05
+        with autocast():
+            output = model(Batch(views, labels, 0))
+        optimizer.zero_grad(set_to_none=True)
+        output["loss"].backward()
+        method.after_backward(0)
+        clip_gradients(method.parameters(), 0.0)
+        optimizer.step()
+        method.after_step(0)
+
+    return step
+
+
+def official_step(arch: str, images: list[Tensor], device: str, clone: Path | None) -> Callable[[], Any]:
+    """The body of main_simsiam.py's `train`, with the arithmetic that it gets from PyTorch's defaults."""
+    torch.manual_seed(0)
+    if clone:
+        sys.path.insert(0, str(clone))
+        try:
+            # The clone is no dependency of this project.
+            builder = importlib.import_module("simsiam.builder")
+        except ImportError as error:
+            raise UserError(f"{clone}: no simsiam/builder.py; --official is a clone of {OFFICIAL}") from error
+        model = builder.SimSiam(models.__dict__[arch], 2048, 512).to(device)
+    else:
+        model = Siamese(build(arch, device))
+    criterion = nn.CosineSimilarity(dim=1)
+    groups = [{"params": part.parameters()} for part in (model.encoder, model.predictor)]
+    optimizer = torch.optim.SGD(groups, 0.05, momentum=0.9, weight_decay=1e-4)
+    model.train()
+
+    def step() -> None:
+        default_arithmetic()
+        x1, x2 = (view.to(device, non_blocking=True) for view in images)
+        p1, p2, z1, z2 = model(x1=x1, x2=x2)
+        loss = -(criterion(p1, z2).mean() + criterion(p2, z1).mean()) * 0.5
+        loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def default_arithmetic() -> None:
+    """PyTorch's defaults, which the peers leave and our step changes: TF32 in convolutions alone."""
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
+    torch.backends.cudnn.benchmark = True  # the official script sets it
+
+
+def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
+    """Images a second, memory, share of the limit and host synchronisations of a step; then of whole runs."""
+    device = options.device
+    arch, size = ("resnet18", 32) if options.small else ("resnet50", 224)
+    batches = (8,) if options.small else (256, 512)
+    settings = ON_CPU if device == "cpu" else SETTINGS
+    torch.manual_seed(1)
+    few = [torch.randn(2, 3, size, size) for _ in range(2)]
+    with FlopCounterMode(display=False) as counter:
+        official_step(arch, few, "cpu", options.official)()
+    flops = counter.get_total_flops() / 2  # of an image
+    rates = {name: multiply_rate(name, device) for name in dict.fromkeys(p for p, *_ in settings.values())}
+    for name, rate in rates.items():
+        yield Figure(f"matrix products in {name}", rate / 1e12, "TFLOP/s")
+    for batch in batches:
+        images = [torch.randn(batch, 3, size, size) for _ in range(2)]
+        if device == "cuda":
+            images = [view.pin_memory() for view in images]
+        peer, memory, _ = time_step(official_step(arch, images, device, options.official), device, batch)
+        name = f"{OFFICIAL}'s step" if options.official else "the official loop around our layers"
+        yield Figure(f"batch {batch}, {name}", peer, "images/s", note=memory)
+        for setting, (precision, last, compiled) in settings.items():
+            # Compiling takes a minute for each shape, and the slow settings need no second batch.
+            if batch != batches[0] and setting not in ("tf32, channels last", "bf16, channels last"):
+                continue
+            layout = torch.channels_last if last else torch.contiguous_format
+            speed, memory, syncs = time_step(our_step(arch, images, device, precision, layout, compiled), device, batch)
+            share = speed * flops / rates[precision]
+            note = f"{speed / peer:.2f} times the official loop, {share:.0%} of the matrix products' rate{memory}"
+            yield Figure(f"batch {batch}, {setting}", speed, "images/s", note=note)
+            if device == "cuda":
+                yield Figure(f"batch {batch}, {setting}: the host waits", syncs, "times a step", limit=0)
+        del images
+        if device == "cuda":
+            torch.cuda.empty_cache()
+    yield from whole_runs(options, arch, size, batches[0])
+    yield from linear(options)
+    if not options.small:
+        yield from detectors(options)
+
+
+def time_step(step: Callable[[], Any], device: str, batch: int) -> tuple[float, str, int]:
+    """Images a second, a note on memory, and how often the host waited for the device in one step."""
+    cuda = device == "cuda"
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(3):
+        step()
+    syncs = count_waits(step) if cuda else 0
+    wait()
+    began, steps = time.perf_counter(), 0
+    while steps < (3 if cuda else 1) or (time.perf_counter() - began < 2.0 and steps < 20):
+        step()
+        # At most a few steps ahead, as the losses are read now and then.
+        if steps % 4 == 3:
+            wait()
+        steps += 1
+    wait()
+    memory = f", {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if cuda else ""
+    return batch * steps / (time.perf_counter() - began), memory, syncs
+
+
+def count_waits(step: Callable[[], Any]) -> int:
+    """How often the host waits for the GPU in one step, as PyTorch warns of it."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
+def wait() -> None:
+    """Wait for a GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def multiply_rate(precision: str, device: str) -> float:
+    """FLOP/s of a large matrix product, 2 n^3 a product."""
+    n = 8192 if device == "cuda" else 512
+    set_precision(precision, torch.device(device))
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    a @ b
+    wait()
+    began = time.perf_counter()
+    for _ in range(10):
+        a @ b
+    wait()
+    return 10 * 2 * n**3 / (time.perf_counter() - began)
+
+
+def whole_runs(options: Options, arch: str, size: int, batch: int) -> Iterator[Figure | tuple[str, float]]:
+    """`python -m pretrain` on JPEG files: the loader on this machine's own cores included."""
+    data, epochs = options.images, 1
+    if data is None:
+        count, width = (64, 80) if options.small else (10 * batch, 500)
+        data = write_pictures(options.folder / "pictures", count, width, width * 3 // 4)
+        epochs = 2 if options.small else 4
+    cases = {"reference views, fp32": ("reference", "fp32", epochs), "fast views, fp32": ("fast", "fp32", epochs)}
+    if options.device == "cuda":
+        cases = {
+            "reference views, fp32": ("reference", "fp32", 2), "fast views, tf32": ("fast", "tf32", epochs),
+            "fast views, bf16": ("fast", "bf16", epochs),
+        }  # fmt: skip
+    for name, (pipeline, precision, length) in cases.items():
+        folder = options.folder / f"run-{pipeline}-{precision}"
+        run("pretrain", [
+            "method=simsiam", "data=imagefolder", f"data.root={data}", f"output={folder}", f"arch={arch}",
+            f"device={options.device}", f"precision={precision}", f"augment.pipeline={pipeline}",
+            f"augment.size={size}", f"batch_size={batch}", f"epochs={length}", "channels_last=true", "log_every=5",
+            "monitor.knn_every=0",
+            "tensorboard=false", f"checkpoint.every_epochs={length}",
+        ], options.folder / "runs.log")  # fmt: skip
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        # The first epoch starts the loading processes and looks for convolutions.
+        steady = [line for line in lines if "images_per_second" in line and line["epoch"] > 1] or lines[-1:]
+        speed = sum(line["images_per_second"] for line in steady) / len(steady)
+        waited = sum(line["data_wait"] for line in steady) / len(steady)
+        yield Figure(f"pretrain with its loader, {name}", speed, "images/s", note=f"{waited:.0%} waiting for data")
+        if not options.small and precision == "tf32":
+            yield "pretrain/epoch", IMAGENET / speed
+
+
+def linear(options: Options) -> Iterator[Figure | tuple[str, float]]:
+    """Images a second of frozen features, and of twelve classifiers of 2048 x 1000."""
+    size, batch = (32, 8) if options.small else (224, 256)
+    device = torch.device(options.device)
+    rates: dict[str, float] = {}
+    for precision in ("fp32",) if device.type == "cpu" else ("fp32", "tf32", "bf16"):
+        autocast = set_precision(precision, device)
+        network = (models.resnet18() if options.small else models.resnet50()).to(
+            device, memory_format=torch.channels_last
+        )
+        network.eval()
+        images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), autocast():
+            rates[precision] = batch * repeat(lambda: network(images))  # noqa: B023
+        yield Figure(f"features, {precision}", rates[precision], "images/s")
+    channels, classes = (512, 10) if options.small else (2048, 1000)
+    config = LinearConfig(lr=[0.1 * 2**n for n in range(12)], batch_size=batch * 2)
+    classifiers = LinearClassifiers(config, channels, classes, device)
+    features = torch.randn(batch * 2, channels, device=device)
+    labels = torch.randint(0, classes, (batch * 2,), device=device)
+
+    def step() -> None:
+        classifiers.optimizer.zero_grad()
+        loss = sum(torch.nn.functional.cross_entropy(layer(features), labels) for layer in classifiers.layers)
+        assert isinstance(loss, torch.Tensor)
+        loss.backward()
+        classifiers.optimizer.step()
+
+    heads = batch * 2 * repeat(step)
+    yield Figure("step of twelve linear classifiers (LARC)", heads, "images/s")
+    if not options.small and "tf32" in rates:
+        # 90 epochs of views, each through the network and the classifiers; one pass for kNN.
+        yield "linear", 90 * IMAGENET * (1 / rates["tf32"] + 1 / heads)
+        yield "knn", IMAGENET / rates["tf32"]
+
+
+def repeat(work: object) -> float:
+    """Calls a second."""
+    assert callable(work)
+    for _ in range(3):
+        work()
+    wait()
+    began, calls = time.perf_counter(), 0
+    while calls < 2 or (time.perf_counter() - began < 1.0 and calls < 100):
+        work()
+        calls += 1
+    wait()
+    return calls / (time.perf_counter() - began)
+
+
+def detectors(options: Options) -> Iterator[Figure | tuple[str, float]]:
+    """The published recipes for a few iterations: Faster R-CNN on VOC, Mask R-CNN on COCO."""
+    root = options.folder / "shapes"
+    generate(root, Settings(images=1, val_images=1, voc07=64, voc07_test=4, voc12=2, coco=32, coco_val=4))
+    lengths = {"voc07": 9000, "coco": 90000}
+    for task, length in lengths.items():
+        for precision in ("tf32",) if options.device == "cuda" else ("fp32",):
+            folder = options.folder / f"{task}-{precision}"
+            more = [CLASS_LIST] if task == "voc07" else []
+            run("transfer", [
+                f"task={task}", "weights=scratch", f"data.root={root}", *more, f"device={options.device}",
+                f"precision={precision}", "channels_last=true", f"output={folder}", "log_every=1", "pictures=0",
+                "detectron2.SOLVER.MAX_ITER=12", "detectron2.SOLVER.STEPS=[10]",
+                "detectron2.TEST.PRECISE_BN.NUM_ITER=1",
+            ], options.folder / "log")  # fmt: skip
+            lines: list[dict[str, Any]] = [json.loads(s) for s in (folder / "metrics.jsonl").read_text().splitlines()]
+            steady = [line for line in lines if "time" in line][5:]
+            seconds = statistics.median(line["time"] for line in steady)
+            waiting = statistics.median(line["data_time"] for line in steady) / seconds
+            memory = read_record(folder / "result.json").peak_memory_mb / 1000
+            note = f"16 images of 480 to 800 pixels, {waiting:.0%} waiting for data, {memory:.1f} GB"
+            yield Figure(f"{task}, R50-C4, {precision}", seconds, "s an iteration", note=note)
+            if precision == "tf32":
+                yield task, seconds * length
+                if task == "voc07":
+                    yield "voc0712", seconds * 24000
