@@ -60,7 +60,7 @@ def parser() -> Parser:
     command.add_argument("file", metavar="FILE_OR_URL")
     command.add_argument("--tasks", type=_names, default=["linear", "knn"], help="of linear, knn, voc07, voc0712, coco")
     _common(command)
-    command.set_defaults(function=_lazy("evaluate", "evaluate"))
+    command.set_defaults(function=_lazy("evaluate", "command"))
 
     command = commands.add_parser(
         "gate", help="compare results with a stored baseline: 0 within, 1 a drop, 2 bad input"

@@ -5,10 +5,13 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import grid
+from benchmarks.report.grid import Grid
 from benchmarks.report.tables import beside_paper
 from benchmarks.results.entries import TableResult, full_label, results_of
 from benchmarks.tables import scale as scales
@@ -31,21 +34,81 @@ PLACES = {
 }
 
 
-def evaluate(arguments: argparse.Namespace) -> int:
-    """The command. Exit status 1 if a run failed."""
-    plan, file, facts = plan_of(arguments, arguments.file, arguments.output)
-    if arguments.jobs:
-        plan.jobs = arguments.jobs
+@dataclass(frozen=True)
+class Evaluation:
+    """A checkpoint's row beside the paper's, one table a paper's table; a notebook shows it.
+
+    Attributes:
+        tables: to be shown.
+        model_card: the Markdown file; `model_card.json` beside it has the same as data.
+        plan: the runs, in `plan.output`.
+        refused: records that cannot be used, and why.
+        failed: runs that failed.
+    """
+
+    tables: tuple[Grid, ...]
+    model_card: Path
+    plan: Plan
+    refused: tuple[str, ...]
+    failed: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        return "".join(map(grid.notebook, self.tables))
+
+
+def evaluate(
+    checkpoint: str,
+    tasks: Sequence[str] = ("linear", "knn"),
+    scale: str = "mini",
+    data: Mapping[str, str] | None = None,
+    output: str | None = None,
+    trials: int | None = None,
+    overrides: Sequence[str] = (),
+    jobs: int | None = None,
+) -> Evaluation:
+    """Measure any ResNet checkpoint: recognised, proved, and a row of the papers' tables.
+
+    Args:
+        checkpoint: a path or an address, see `converters.load_backbone`.
+        tasks: of linear, knn, voc07, voc0712, coco.
+        scale: the name or file of a scale.
+        data: folders of data sets by name, for scales without data of their own.
+        output: a folder; by default one below `outputs/evaluate`. What is finished there is not done again.
+        trials: at most so many a number.
+        overrides: settings of a stage, `pretrain.optimizer.lr=0.1`.
+        jobs: runs at a time.
+
+    Raises:
+        UserError: an argument is wrong.
+        SystemExit: the converter refuses the checkpoint; it has said why.
+    """
+    roots = [f"{name}={folder}" for name, folder in (data or {}).items()]
+    arguments = argparse.Namespace(tasks=list(tasks), scale=scale, data=roots, overrides=list(overrides), trials=trials)
+    plan, file, facts = plan_of(arguments, checkpoint, output)
+    if jobs:
+        plan.jobs = jobs
     print(f"{file}: {facts['format']}, {facts['arch']}, proved", file=sys.stderr)
     status = work(plan)
     results = results_of(plan, status)
-    for result in results.tables:
-        grid.terminal(beside_paper(result, file.name[:40]))
-    print(f"{plan.scale} scale: {plan.about} {OTHERS}")
-    print(f"model card: {model_card(plan, results.tables, facts, file, arguments.file)}")
-    for reason in results.refused:
+    card = model_card(plan, results.tables, facts, file, checkpoint)
+    tables = tuple(beside_paper(result, file.name[:40]) for result in results.tables)
+    return Evaluation(tables, card, plan, tuple(results.refused), tuple(status.failed))
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """The command. Exit status 1 if a run failed."""
+    data = dict(text.partition("=")[::2] for text in arguments.data)
+    found = evaluate(
+        arguments.file, arguments.tasks, arguments.scale, data, arguments.output, arguments.trials,
+        arguments.overrides, arguments.jobs,
+    )  # fmt: skip
+    for table in found.tables:
+        grid.terminal(table)
+    print(f"{found.plan.scale} scale: {found.plan.about} {OTHERS}")
+    print(f"model card: {found.model_card}")
+    for reason in found.refused:
         print(f"refused: {reason}", file=sys.stderr)
-    return 1 if status.failed or results.refused else 0
+    return 1 if found.failed or found.refused else 0
 
 
 def for_gate(arguments: argparse.Namespace) -> list[str]:

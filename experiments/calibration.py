@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gate.baseline import VOC_IMAGES, VOC_NOISE, Measured
-from benchmarks.gate.bootstrap import average_precision
 from benchmarks.gate.judge import judge
-from benchmarks.gate.matches import Matches
 from benchmarks.report.figures import Line, plot
 from runs.app import Parser, cli
+from runs.bootstrap import average_precision
 from runs.colours import COLOURS
 from runs.files import atomic_write, read_json, write_json
+from runs.matches import Matches
 from transfer.detections import Detections
 from transfer.voc_evaluation import Truth, match_voc
 
@@ -92,9 +92,7 @@ def detector(scene: World, skill: float | NDArray[np.float64], seed: int) -> Mat
         np.concatenate([box, false_box]), np.full((scene.images, 2), int(SIZE)),
     )  # fmt: skip
     truth = Truth(scene.image, scene.category, scene.box, np.zeros(objects, bool))
-    right = match_voc(found, truth, CLASSES)
-    return Matches(tuple(found.image_ids), tuple(names), right.image, right.category, right.score, right.verdict,
-                   right.objects)  # fmt: skip
+    return match_voc(found, truth)
 
 
 def slope() -> tuple[float, float]:

@@ -7,23 +7,78 @@ ultrafast-pycocotools has pycocotools' interface, and its matching in Rust. Its 
 import contextlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from runs.bootstrap import Interval, intervals
+from runs.matches import FALSE, IGNORED, TRUE, Matches
 from transfer.detections import Detections
-from transfer.matches import FALSE, IGNORED, TRUE, Matches
 from transfer.rle import coder
 
 try:
-    from ultrafast_pycocotools.coco import COCO
-    from ultrafast_pycocotools.cocoeval import COCOeval
+    from ultrafast_pycocotools import coco as pycocotools_coco
+    from ultrafast_pycocotools import cocoeval as pycocotools_cocoeval
 except ImportError:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+    from pycocotools import coco as pycocotools_coco
+    from pycocotools import cocoeval as pycocotools_cocoeval
 
 # In the order of `COCOeval.stats`; of small, medium and large objects: s, m, l.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+class COCOeval(pycocotools_cocoeval.COCOeval):
+    """pycocotools' `COCOeval(cocoGt, cocoDt, iouType)`, whose AP also has an interval; `evaluate()` comes first."""
+
+    def __init__(self, cocoGt: Any = None, cocoDt: Any = None, iouType: str = "segm") -> None:
+        super().__init__(_own(cocoGt), _own(cocoDt), iouType)
+        self.store_eval_imgs = True  # what pycocotools does anyway
+
+    def matches(self) -> Matches:
+        """What was matched, without limits of area; at most the last of `params.maxDets` an image and class."""
+        params = self.params
+        images = {identity: number for number, identity in enumerate(params.imgIds)}
+        classes = {identity: number for number, identity in enumerate(params.catIds)}
+        # One entry for each class, area range and image, None where there is nothing.
+        block = len(params.areaRng) * len(images)
+        found = [e for k in range(len(classes)) for e in self.evalImgs[k * block : k * block + len(images)] if e]
+        counts = [len(e["dtScores"]) for e in found]
+        score = np.array([s for e in found for s in e["dtScores"]], np.float64)
+        order = np.argsort(-score, kind="stable")
+        empty = np.zeros((len(params.iouThrs), 0))
+        right, ignored = (np.concatenate([empty, *(e[k] for e in found)], axis=1) for k in ("dtMatches", "dtIgnore"))
+        verdict = np.where(ignored > 0, IGNORED, np.where(right > 0, TRUE, FALSE)).astype(np.int8)  # (10, N)
+        objects = np.zeros((len(images), len(classes)), np.int32)
+        for annotation in self.cocoGt.anns.values():
+            if annotation["image_id"] in images and annotation["category_id"] in classes:
+                place = images[annotation["image_id"]], classes[annotation["category_id"]]
+                objects[place] += not annotation.get("iscrowd", 0)
+        return Matches(
+            image_ids=tuple(map(str, params.imgIds)),
+            classes=tuple(self.cocoGt.cats[identity]["name"] for identity in params.catIds),
+            image=np.repeat([images[e["image_id"]] for e in found], counts).astype(np.int32)[order],
+            category=np.repeat([classes[e["category_id"]] for e in found], counts).astype(np.int16)[order],
+            score=score[order],
+            verdict=verdict[:, order].T,
+            objects=objects,
+            metric="coco",
+        )
+
+    def intervals(self, resamples: int = 1000) -> dict[str, Interval]:
+        """AP, AP50 and AP75 in percent with the 95 % interval that the choice of the images leaves them."""
+        return intervals(self.matches(), resamples)
+
+
+def _own(index: Any) -> Any:
+    """The index in the class of the library that computes; pycocotools' own is taken too."""
+    if index is None or isinstance(index, pycocotools_coco.COCO):
+        return index
+    with contextlib.redirect_stdout(io.StringIO()):
+        own = pycocotools_coco.COCO()
+        own.dataset = index.dataset
+        own.createIndex()
+    return own
 
 
 def coco_results(detections: Detections) -> list[dict[str, Any]]:
@@ -71,8 +126,7 @@ def evaluate_coco(
             for r in results
         ]  # fmt: skip
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(*(_index(entries, images, classes) for entries in (truth, found)), kind)
-            evaluation.store_eval_imgs = True  # what pycocotools does anyway
+            evaluation = COCOeval(_index(truth, images, classes), _index(found, images, classes), kind)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
@@ -81,12 +135,13 @@ def evaluate_coco(
             points = evaluation.eval["precision"][:, :, number, 0, -1]  # (10, 101) of all areas, 100 detections
             if (points > -1).any():
                 per_class[name][kind] = 100 * float(points[points > -1].mean())
-        matches[kind] = _matches(evaluation, truth)
+        # The index has numbers for ids.
+        matches[kind] = replace(evaluation.matches(), image_ids=tuple(str(image["image_id"]) for image in images))
     return metrics, per_class, matches
 
 
-def _index(entries: list[dict[str, Any]], images: Sequence[dict[str, Any]], classes: Sequence[str]) -> COCO:
-    index = COCO()
+def _index(entries: list[dict[str, Any]], images: Sequence[dict[str, Any]], classes: Sequence[str]) -> Any:
+    index = pycocotools_coco.COCO()
     index.dataset = {
         "images": [{"id": n, "height": i["height"], "width": i["width"]} for n, i in enumerate(images)],
         "categories": [{"id": n, "name": name} for n, name in enumerate(classes)],
@@ -95,28 +150,3 @@ def _index(entries: list[dict[str, Any]], images: Sequence[dict[str, Any]], clas
     }
     index.createIndex()
     return index
-
-
-def _matches(evaluation: COCOeval, truth: list[dict[str, Any]]) -> Matches:
-    """What the evaluation has matched, without limits of area."""
-    params = evaluation.params
-    images, classes = len(params.imgIds), len(params.catIds)
-    # One entry for each class, area range and image, None where there is nothing.
-    block = len(params.areaRng) * images
-    found = [e for k in range(classes) for e in evaluation.evalImgs[k * block : k * block + images] if e]
-    counts = [len(e["dtScores"]) for e in found]
-    score = np.array([s for e in found for s in e["dtScores"]], np.float64)
-    order = np.argsort(-score, kind="stable")
-    empty = np.zeros((len(params.iouThrs), 0))
-    right, ignored = (np.concatenate([empty, *(e[k] for e in found)], axis=1) for k in ("dtMatches", "dtIgnore"))
-    verdict = np.where(ignored > 0, IGNORED, np.where(right > 0, TRUE, FALSE)).astype(np.int8)  # (10, N)
-    objects = np.zeros((images, classes), np.int32)
-    for annotation in truth:
-        objects[annotation["image_id"], annotation["category_id"]] += not annotation["iscrowd"]
-    return Matches(
-        image=np.repeat([e["image_id"] for e in found], counts).astype(np.int32)[order],
-        category=np.repeat([e["category_id"] for e in found], counts).astype(np.int16)[order],
-        score=score[order],
-        verdict=verdict[:, order].T,
-        objects=objects,
-    )

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from runs.files import atomic_write
+from runs.matches import FALSE, TRUE, Matches
 from transfer.datasets import Split
 from transfer.detections import Detections
 from transfer.inference import Evaluation
-from transfer.matches import FALSE, TRUE, Matches
 from transfer.rle import coder
 
 TILE, GAP = 288, 12

@@ -11,6 +11,7 @@ import gzip
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,14 @@ import numpy as np
 from runs.app import Parser, cli
 from runs.errors import UserError, from_os_error
 from runs.files import write_json
+from runs.matches import Matches
 from runs.text import printable
 from transfer.coco import is_number, numbers, read_coco
 from transfer.detections import Detections, read_detections
-from transfer.matches import Matches
 from transfer.rle import check_rle
 from transfer.settings import VOC_CLASSES
 from transfer.voc import read_text, read_voc
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
-
-PerClass = dict[str, dict[str, float]]
 
 
 def parser() -> Parser:
@@ -53,36 +52,68 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the metrics and the per-class table."""
     arguments = parser().parse_args(argv)
-    metrics, per_class = (_voc if arguments.kind == "voc" else _coco)(arguments)
-    per_class = {printable(name): row for name, row in per_class.items()}
+    if arguments.kind == "voc":
+        classes = arguments.classes.split(",") if arguments.classes else None
+        score = score_voc(arguments.detections, arguments.root, arguments.split, classes, arguments.metric)
+    else:
+        score = score_coco(arguments.detections, arguments.annotations)
+    per_class = {printable(name): row for name, row in score.per_class.items()}
     width = max(len(name) for name in per_class)
     columns = sorted({key for row in per_class.values() for key in row})
     print(" " * width, *(f"{key:>8}" for key in columns))
     for name, row in per_class.items():
         print(f"{name:{width}}", *(f"{row[key]:8.2f}" if key in row else "       -" for key in columns))
-    print("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    print("  ".join(f"{name} {value:.4f}" for name, value in score.metrics.items()))
     if arguments.output:
-        write_json(arguments.output, {"metrics": metrics, "per_class": per_class})
+        write_json(arguments.output, {"metrics": score.metrics, "per_class": per_class})
     return 0
 
 
-def _voc(arguments: Any) -> tuple[dict[str, float], PerClass]:
-    found = None if arguments.detections.is_dir() else read_detections(arguments.detections)
-    classes = arguments.classes.split(",") if arguments.classes else found.classes if found else list(VOC_CLASSES)
-    images, faults = read_voc(arguments.root, arguments.split, classes, images=False)
+@dataclass(frozen=True)
+class Score:
+    """What detections are worth.
+
+    Attributes:
+        metrics: in percent, `bbox/AP`, ….
+        per_class: the same by the class's name.
+        matches: by `bbox` and `segm`, which detections are right.
+    """
+
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    matches: dict[str, Matches]
+
+
+def score_voc(
+    detections: Path, root: Path, split: str, classes: list[str] | None = None, metric: str | None = None
+) -> Score:
+    """VOC AP of a `detections.npz` or a folder of text files.
+
+    Args:
+        detections: the file or folder.
+        root: holds `VOC2007`, `VOC2012`.
+        split: such as `voc_2007_test`.
+        classes: names; by default those of `detections.npz`, or VOC's.
+        metric: `07` for 11 points, or `area`; by default the year's own.
+
+    Raises:
+        UserError: anything about the detections or the data set is wrong.
+    """
+    found = None if detections.is_dir() else read_detections(detections)
+    classes = classes or (found.classes if found else list(VOC_CLASSES))
+    images, faults = read_voc(root, split, classes, images=False)
     _refuse(faults)
     ids = [image["image_id"] for image in images]
     if found is None:
-        found = read_voc_results(arguments.detections, ids, classes)
+        found = read_voc_results(detections, ids, classes)
     elif found.classes != classes:
-        raise UserError(f"{arguments.detections}: of the classes {', '.join(found.classes)}; leave out --classes")
+        raise UserError(f"{detections}: of the classes {', '.join(found.classes)}; leave out --classes")
     elif [str(i) for i in found.image_ids] != ids:
-        raise UserError(f"{arguments.detections}: of other images than {arguments.split}; name its --split")
-    matches = match_voc(found, Truth.of(images), len(classes))
-    _refuse_without_objects(matches, arguments.split)
-    use_07 = arguments.metric == "07" if arguments.metric else "2007" in arguments.split
-    metrics, per_class, _ = evaluate_voc(matches, classes, use_07)
-    return metrics, per_class
+        raise UserError(f"{detections}: of other images than {split}; name its --split")
+    matches = match_voc(found, Truth.of(images), metric == "07" if metric else "2007" in split)
+    _refuse_without_objects(matches, split)
+    metrics, per_class, _ = evaluate_voc(matches)
+    return Score(metrics, per_class, {"bbox": matches})
 
 
 def read_voc_results(folder: Path, ids: list[str], classes: list[str]) -> Detections:
@@ -121,6 +152,11 @@ def read_voc_results(folder: Path, ids: list[str], classes: list[str]) -> Detect
                 raise UserError(
                     f"{file}:{count}: {line[:60]!r} is not 'image score xmin ymin xmax ymax' of this split"
                 ) from error
+    return voc_detections(rows, ids, classes)
+
+
+def voc_detections(rows: Sequence[Sequence[float]], ids: Sequence[str], classes: Sequence[str]) -> Detections:
+    """Detections from rows of image number, class number, score and a box from 0."""
     table = np.array(rows, np.float64).reshape(-1, 7)
     return Detections(
         list(ids), list(classes), table[:, 0].astype(np.int32), table[:, 1].astype(np.int16),
@@ -128,10 +164,18 @@ def read_voc_results(folder: Path, ids: list[str], classes: list[str]) -> Detect
     )  # fmt: skip
 
 
-def _coco(arguments: Any) -> tuple[dict[str, float], PerClass]:
+def score_coco(path: Path, annotations: Path) -> Score:
+    """COCO AP and AR of a `detections.npz` or a results JSON (`.gz`).
+
+    Args:
+        path: the detections.
+        annotations: the split's instances JSON.
+
+    Raises:
+        UserError: anything about the detections or the annotations is wrong.
+    """
     from transfer.coco_evaluation import coco_results, evaluate_coco
 
-    path = arguments.detections
     found = read_detections(path) if path.suffix == ".npz" else None
     results = coco_results(found) if found else _read_results(path)
     if not all(isinstance(result, dict) for result in results):
@@ -141,7 +185,7 @@ def _coco(arguments: Any) -> tuple[dict[str, float], PerClass]:
     if not kinds:
         raise UserError(f"{path}: neither bbox nor segmentation is there for all detections; write one for all")
     kinds = kinds if results else ["bbox"]
-    images, categories, faults = read_coco(arguments.annotations, None, "segm" in kinds)
+    images, categories, faults = read_coco(annotations, None, "segm" in kinds)
     _refuse(faults)
     classes = list(categories.values())
     image_numbers = {image["image_id"]: n for n, image in enumerate(images)}
@@ -157,8 +201,8 @@ def _coco(arguments: Any) -> tuple[dict[str, float], PerClass]:
         except ValueError as error:
             raise UserError(f"{path}: detection {number}: {error}") from error
     metrics, per_class, matches = evaluate_coco(checked, images, classes, kinds)
-    _refuse_without_objects(matches[kinds[0]], arguments.annotations)
-    return metrics, per_class
+    _refuse_without_objects(matches[kinds[0]], annotations)
+    return Score(metrics, per_class, matches)
 
 
 def _result(

@@ -10,12 +10,12 @@ from detectron2.utils import comm
 from torch import nn
 
 from runs.distributed import rank, world_size
+from runs.matches import FILE, Matches, save_matches
 from runs.progress import progress
 from transfer.coco_evaluation import coco_results, evaluate_coco
 from transfer.datasets import Split
 from transfer.detections import Detections
 from transfer.loading import broken_images, test_loader
-from transfer.matches import Matches, save_matches
 from transfer.rle import coder
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
@@ -56,18 +56,17 @@ def evaluate(cfg: Any, detector: nn.Module, split: Split, workers: int) -> Evalu
     if detections is None:
         return None
     if split.voc:
-        metric = "voc_2007" if "2007" in split.source else "voc_area"
-        matches = {"bbox": match_voc(detections, Truth.of(split.images), len(split.classes))}
-        metrics, per_class, curves = evaluate_voc(matches["bbox"], split.classes, metric == "voc_2007")
+        matches = {"bbox": match_voc(detections, Truth.of(split.images), "2007" in split.source)}
+        metrics, per_class, curves = evaluate_voc(matches["bbox"])
         details: dict[str, Any] = {"per_class": per_class, "curves": {n: _thinned(c) for n, c in curves.items()}}
     else:
-        metric, kinds = "coco", ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+        kinds = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         metrics, per_class, matches = evaluate_coco(coco_results(detections), split.images, split.classes, kinds)
         details = {"per_class": per_class}
     folder = Path(cfg.OUTPUT_DIR)
     details["files"] = {
         "detections.npz": detections.save(folder / "detections.npz"),
-        "matches.npz": save_matches(folder / "matches.npz", matches, detections.image_ids, detections.classes, metric),
+        FILE: save_matches(folder / FILE, matches),
     }
     return Evaluation(metrics, details, detections, matches)
 

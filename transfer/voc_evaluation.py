@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from runs.matches import FALSE, IGNORED, THRESHOLDS, TRUE, Matches
 from transfer.detections import Detections
-from transfer.matches import FALSE, IGNORED, TRUE, Matches
 
-THRESHOLDS = np.array([t / 100.0 for t in range(50, 100, 5)])
 _RECALLS = np.arange(0.0, 1.1, 0.1)
 _EPSILON = np.finfo(np.float64).eps
 
@@ -42,32 +41,34 @@ class Truth:
     @classmethod
     def of(cls, images: Sequence[dict[str, Any]]) -> "Truth":
         """From Detectron2's dataset dicts with `difficult` (see `transfer.voc`)."""
-        rows = [
-            (i, a["category_id"], *a["bbox"], a.get("difficult", 0))
+        return cls.of_rows([
+            (i, a["category_id"], a["bbox"][0] + 1.0, a["bbox"][1] + 1.0, *a["bbox"][2:], a.get("difficult", 0))
             for i, image in enumerate(images)
             for a in image["annotations"]
-        ]
+        ])  # fmt: skip
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Sequence[float]]) -> "Truth":
+        """From rows of image number, class number, the XML's box, and whether it is difficult."""
         table = np.array(rows, np.float64).reshape(-1, 7)
-        box = table[:, 2:6] + [1.0, 1.0, 0.0, 0.0]
-        return cls(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), box, table[:, 6] > 0)
+        return cls(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:6], table[:, 6] > 0)
 
 
 def evaluate_voc(
-    matches: Matches, classes: Sequence[str], use_07: bool
+    matches: Matches,
 ) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, np.ndarray]]:
     """Average precision of a split.
 
     Args:
         matches: of the split's detections, by `match_voc`.
-        classes: names of the classes.
-        use_07: eleven-point metric (VOC 2007) instead of the area (2010 and later).
 
     Returns:
         (`bbox/AP`, `bbox/AP50`, `bbox/AP75` in percent; the same for each class by name; each class's curve at IoU .50:
         (2, N) recall and precision, a point a detection in falling order of score)
     """
+    classes = matches.classes
     table, curves = np.zeros((len(classes), len(THRESHOLDS))), {}
-    average = _ap_07 if use_07 else _ap_area
+    average = _ap_07 if matches.metric == "voc_2007" else _ap_area
     for number, name in enumerate(classes):
         verdict = matches.verdict[matches.category == number]  # (n, 10)
         true, false = (np.cumsum(verdict == v, axis=0, dtype=np.float64) for v in (TRUE, FALSE))
@@ -86,14 +87,15 @@ def _named(row: np.ndarray) -> dict[str, float]:
     return {"AP": float(np.mean(row)), "AP50": float(row[0]), "AP75": float(row[5])}
 
 
-def match_voc(detections: Detections, truth: Truth, classes: int) -> Matches:
+def match_voc(detections: Detections, truth: Truth, use_07: bool = True) -> Matches:
     """Give each detection its object at every IoU threshold.
 
     Args:
         detections: boxes from 0, as a detector gives them.
         truth: the split's objects; its image numbers are those of `detections`.
-        classes: number of classes.
+        use_07: eleven-point metric (VOC 2007) instead of the area (2010 and later).
     """
+    classes = len(detections.classes)
     # What the text files keep: products with 1000 and 10 of 32-bit numbers are exact in 64 bits, so rounding them is
     # rounding the decimal expansion, as formatting does.
     score = np.rint(detections.score.astype(np.float32).astype(np.float64) * 1000) / 1000
@@ -112,7 +114,10 @@ def match_voc(detections: Detections, truth: Truth, classes: int) -> Matches:
         verdict[counted[np.unique(best[counted], return_index=True)[1]], t] = TRUE
     objects = np.zeros((len(detections.image_ids), classes), np.int32)
     np.add.at(objects, (truth.image[~truth.difficult], truth.category[~truth.difficult]), 1)
-    return Matches(image.astype(np.int32), category.astype(np.int16), score[order], verdict, objects)
+    return Matches(
+        tuple(map(str, detections.image_ids)), tuple(detections.classes), image.astype(np.int32),
+        category.astype(np.int16), score[order], verdict, objects, "voc_2007" if use_07 else "voc_area",
+    )  # fmt: skip
 
 
 def _best_overlaps(group: np.ndarray, box: np.ndarray, truth: Truth, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gate.matches import Matches, from_arrays, read_matches, to_arrays, unpack
 from benchmarks.results.records import demand, find
 from benchmarks.results.trials import summarize
 from runs.errors import UserError
 from runs.files import atomic_write, read_bytes, read_json, sha256, write_json
+from runs.matches import FILE, Matches, from_arrays, read_matches, to_arrays, unpack
 from runs.record import Record
 from runs.typed import build
 
@@ -90,7 +90,7 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
         for metrics in trials:
             for metric, value in metrics.items():
                 measured.values.setdefault(metric, []).append(value)
-        if matches := read_matches(path.parent, record):
+        if matches := _matches(path.parent, record):
             measured.matches.append(matches)
     if not found:
         raise UserError("no record of a linear, kNN or fine-tuning run among the given results")
@@ -117,6 +117,16 @@ def _trials(path: Path, record: Record, records: Mapping[Path, Record]) -> list[
 
 def _several(record: Record) -> bool:
     return record.kind == "transfer" and "trials" in record.details
+
+
+def _matches(folder: Path, record: Record) -> Matches | None:
+    """Which boxes of a VOC fine-tuning are right; None where the record names no such file, or for COCO."""
+    files = record.details.get("files")
+    wanted = files.get(FILE) if isinstance(files, dict) else None
+    if record.kind != "transfer" or wanted is None:
+        return None
+    found = read_matches(folder / FILE, str(wanted)).get("bbox")
+    return found if found and found.metric != "coco" else None
 
 
 def assume(measured: Measured, noise: float) -> None:

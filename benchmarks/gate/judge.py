@@ -10,8 +10,8 @@ import statistics
 from dataclasses import dataclass, replace
 
 from benchmarks.gate.baseline import Measured
-from benchmarks.gate.bootstrap import POOLED, Interval, compare
 from benchmarks.results.entries import DECISIVE
+from runs.bootstrap import POOLED, Interval, compare
 from runs.errors import UserError
 
 # One-sided. A gate that watches k numbers shares it out among them (Bonferroni): no more false alarms than with one.

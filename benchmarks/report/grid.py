@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
+from runs.text import html_table
+
 ABSENT = "–"
 
 
@@ -99,6 +101,13 @@ def _row(cells: Sequence[str]) -> str:
 def _markdown_cell(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.bold else cell.text
     return f"{text} ({cell.flag})" if cell.flag else text
+
+
+def notebook(grid: Grid) -> str:
+    """HTML without a style, as a notebook shows it."""
+    heads = [grid.corner, *(f"{group} {label}".strip() for group, label in grid.heads)]
+    rows = [[line.label, *(cell.text for cell in line.cells)] for line in grid.lines]
+    return html_table(grid.title, heads, rows, (grid.about, *grid.notes))
 
 
 def latex(grid: Grid) -> str:

@@ -1,1 +1,6 @@
-"""The papers' tables and figures as data, the sizes at which they are run, and what was measured of them."""
+"""The papers' tables and figures as data, and the sizes at which they are run.
+
+`load("table5")` is a table with its published values; a notebook shows it.
+"""
+
+from benchmarks.tables.table import load as load

@@ -9,6 +9,7 @@ from typing import Any
 
 from runs.errors import UserError
 from runs.files import read_yaml
+from runs.text import html_table
 from runs.typed import build
 
 PAPERS = Path(__file__).parents[1] / "papers"
@@ -109,6 +110,13 @@ class Table:
     def value(self, row: Row, column: Column) -> float | str | None:
         """The published entry."""
         return row.values[self.columns.index(column)]
+
+    def _repr_html_(self) -> str:
+        heads = ["", *self.properties, *(f"{c.group} {c.label}".strip() for c in self.columns)]
+        values = [[*map(row.properties.get, self.properties), *row.values] for row in self.rows]
+        words = [["–" if value is None else str(value) for value in line] for line in values]
+        rows = [[row.label, *line] for row, line in zip(self.rows, words, strict=True)]
+        return html_table(f"{self.label}: {self.title}", heads, rows, (self.quantity, *self.notes))
 
     def select(self, rows: Sequence[str] | None, columns: Sequence[str] | None) -> "Table":
         """Keep the named rows and columns; a column's task or group counts as its name too.

@@ -86,7 +86,7 @@ def voc(data: Path | None, images: int, count: int) -> Row:
             official.parse_rec(f"{folder}/Annotations/{image_id}.xml")
         kept: dict[str, dict[str, float]] = {}
         ours, peer = alternate(
-            lambda: kept.update(ours=evaluate_voc(match_voc(found, truth, 20), VOC_CLASSES, use_07=True)[0]),
+            lambda: kept.update(ours=evaluate_voc(match_voc(found, truth))[0]),
             lambda: kept.update(peer=detectron2_evaluate(Path(folder), found, VOC_CLASSES, 2007)),
             1, "cpu", warm=False,
         )  # fmt: skip

@@ -95,7 +95,7 @@ def voc(detections: int) -> Work:
     rng = np.random.default_rng(0)
     truth = make_truth(2000, len(VOC_CLASSES), rng)
     found = make_detections(truth, list(range(2000)), len(VOC_CLASSES), detections, rng)
-    return lambda: evaluate_voc(match_voc(found, truth, 20), VOC_CLASSES, use_07=True)
+    return lambda: evaluate_voc(match_voc(found, truth))
 
 
 def coco(detections: int) -> Work:

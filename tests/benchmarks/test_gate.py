@@ -12,13 +12,13 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.gate.baseline import Measured, measure, read, write
-from benchmarks.gate.bootstrap import POOLED, average_precision, compare, pooled_precision
 from benchmarks.gate.judge import judge
-from benchmarks.gate.matches import Matches, to_arrays
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.status import Status
 from experiments.calibration import CLASSES, detector, world
+from runs.bootstrap import POOLED, average_precision, compare, pooled_precision
 from runs.files import sha256
+from runs.matches import Matches, to_arrays
 from runs.record import Dataset, write_record
 
 

@@ -31,7 +31,7 @@ def test_best_before_worst(generated: Path) -> None:
     split = load_splits(str(generated), ["voc_2007_test"], CLASSES)
     easy = {n for n, i in enumerate(split.images) if not any(a["difficult"] for a in i["annotations"])}
     right = set(sorted(easy)[:2])
-    found = match_voc(truth_as_detections(split, right), Truth.of(split.images), 8)
+    found = match_voc(truth_as_detections(split, right), Truth.of(split.images))
     numbers = best_and_worst(found, 4)
     assert set(numbers[:2]) == right and len(set(numbers)) == 4
 

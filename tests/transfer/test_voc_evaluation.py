@@ -30,7 +30,7 @@ def compare(folder: Path, truth: Truth, found: Detections, classes: list[str], y
     with stable_sort():
         theirs = detectron2_evaluate(folder, found, classes, year)
     table = theirs.pop("table")
-    ours, per_class, _ = evaluate_voc(match_voc(found, truth, len(classes)), classes, use_07=year == 2007)
+    ours, per_class, _ = evaluate_voc(match_voc(dataclasses.replace(found, classes=classes), truth, year == 2007))
     for row, name in zip(table, classes, strict=True):
         expected = [np.mean(row), row[0], row[5]]
         np.testing.assert_allclose(list(per_class[name].values()), expected, rtol=0, atol=1e-9, err_msg=name)
@@ -64,7 +64,7 @@ def test_only_its_own_sort_makes_detectron2_differ(tmp_path: Path) -> None:
 
     def both(found: Detections) -> tuple[float, float]:
         theirs = detectron2_evaluate(tmp_path, found, classes, 2007)["bbox/AP75"]
-        return evaluate_voc(match_voc(found, truth, 4), classes, use_07=True)[0]["bbox/AP75"], theirs
+        return evaluate_voc(match_voc(found, truth))[0]["bbox/AP75"], theirs
 
     distinct = dataclasses.replace(found, score=(rng.permutation(len(found)) / 1000).astype(np.float32))
     ours, theirs = both(distinct)
@@ -83,7 +83,7 @@ def test_equal_scores_come_in_the_order_of_images() -> None:
     shuffled = np.random.default_rng(2).permutation(20)[found.image].argsort(kind="stable")
     columns = {k: getattr(found, k)[shuffled] for k in ("image", "category", "score", "box")}
     other = dataclasses.replace(found, **columns)
-    one, two = match_voc(found, truth, 3), match_voc(other, truth, 3)
+    one, two = match_voc(found, truth), match_voc(other, truth)
     assert np.array_equal(one.verdict, two.verdict) and np.array_equal(one.image, two.image)
     places = np.stack([-one.score, one.image])
     assert np.array_equal(np.lexsort(places[::-1]), np.arange(len(one.score)))
@@ -107,7 +107,7 @@ def test_perfect_detections_are_100() -> None:
         np.linspace(1, 0.5, len(plain.image), dtype=np.float32), (plain.box - [1, 1, 0, 0]).astype(np.float32),
         np.full((30, 2), 500, np.int32),
     )  # fmt: skip
-    metrics, _, curves = evaluate_voc(match_voc(found, plain, 1), ["a"], use_07=True)
+    metrics, _, curves = evaluate_voc(match_voc(found, plain))
     assert metrics == pytest.approx({"bbox/AP": 100, "bbox/AP50": 100, "bbox/AP75": 100})
     assert curves["a"][1].min() == 1
 

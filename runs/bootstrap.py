@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from benchmarks.gate.matches import FALSE, THRESHOLDS, TRUE, Matches
 from runs.errors import UserError
+from runs.matches import FALSE, THRESHOLDS, TRUE, Matches
 
 NAMES = ("AP", "AP50", "AP75")
 POOLED = "pooled AP"
-RECALLS = np.arange(0.0, 1.1, 0.1)
+# Where the precision is read off the curve; `voc_area` takes the area under it.
+RECALLS = {"voc_2007": np.arange(0.0, 1.1, 0.1), "coco": np.linspace(0.0, 1.0, 101)}
 # Resamples handled at once: bounds the memory at about 100 MB for the whole VOC 2007 test set.
 BLOCK = 250
 
@@ -33,8 +34,8 @@ def average_precision(matches: Matches, weights: NDArray[Any] | None = None) -> 
         matches: a run's detections.
         weights: (I, R) how often each image counts, a column a resample; None counts each once (R = 1).
 
-    An image drawn twice counts like two images. A class of which a resample has no object scores 0, as in the
-    definition of the metric.
+    An image drawn twice counts like two images. A class of which a resample has no object scores 0 on VOC and is left
+    out on COCO, as in the definitions of the metrics.
     """
     weights = np.ones((len(matches.image_ids), 1)) if weights is None else weights
     blocks = [
@@ -45,20 +46,23 @@ def average_precision(matches: Matches, weights: NDArray[Any] | None = None) -> 
 
 def _block(matches: Matches, weights: NDArray[Any]) -> NDArray[np.float64]:
     table = np.zeros((weights.shape[1], len(THRESHOLDS)))
+    counted = np.zeros((weights.shape[1], 1))
     for number in range(len(matches.classes)):
         mine = np.flatnonzero(matches.category == number)
         positives = matches.objects[:, number].astype(weights.dtype) @ weights  # (R,)
+        counted[:, 0] += (positives > 0) if matches.metric == "coco" else 1
         for t in range(len(THRESHOLDS)):
             table[:, t] += _curve_area(
-                matches.image[mine], matches.verdict[mine, t], positives, weights, matches.metric == "voc_2007"
+                matches.image[mine], matches.verdict[mine, t], positives, weights, RECALLS.get(matches.metric)
             )
-    table *= 100 / len(matches.classes)
+    table *= 100 / np.maximum(counted, 1)
     return np.stack([table.mean(axis=1), table[:, 0], table[:, 5]], axis=1)
 
 
 def _curve_area(
-    image: NDArray[Any], verdict: NDArray[Any], positives: NDArray[Any], weights: NDArray[Any], eleven: bool
-) -> NDArray[np.float64]:
+    image: NDArray[Any], verdict: NDArray[Any], positives: NDArray[Any], weights: NDArray[Any],
+    recalls: NDArray[Any] | None,
+) -> NDArray[np.float64]:  # fmt: skip
     """AP of one class at one threshold for every resample, (R,). Detections in falling order of score."""
     hits = np.flatnonzero(verdict == TRUE)
     if not len(hits):
@@ -77,15 +81,12 @@ def _curve_area(
     # Both are whole numbers, or 0 where there is nothing yet.
     precision = true / np.maximum(true + false, 1)
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    if eleven:
+    if recalls is not None:
         # In double precision: a recall that equals a level has to fall on the same side of it as in Detectron2.
         recall = true / np.maximum(positives, 1).astype(np.float64)
-        padded = np.concatenate([envelope, np.zeros((1, envelope.shape[1]))])
-        columns = np.arange(envelope.shape[1])
-        total = np.zeros(envelope.shape[1])
-        for level in RECALLS:
-            total += padded[(recall < level).sum(axis=0), columns]
-        return total / len(RECALLS)
+        reached = np.searchsorted(recalls, recall, side="right")  # (H, R)
+        mean: NDArray[np.float64] = (np.diff(reached, axis=0, prepend=0) * envelope).sum(axis=0) / len(recalls)
+        return mean
     # A true detection raises the recall by how often its image counts.
     area: NDArray[np.float64] = np.einsum("hr,hr->r", drawn, envelope) / np.maximum(positives, 1)
     return area
@@ -124,6 +125,12 @@ def compare(
             value += sign / len(trials) * _with_pooled(aligned)[0]
             samples += sign / len(trials) * _with_pooled(aligned, weights)
     return _intervals(value, samples)
+
+
+def intervals(matches: Matches, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
+    """AP, AP50 and AP75 of one detector, by `NAMES`."""
+    weights = draws(len(matches.image_ids), resamples, seed)
+    return _intervals(average_precision(matches)[0], average_precision(matches, weights))
 
 
 def pooled_precision(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:

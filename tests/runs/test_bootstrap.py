@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.gate.bootstrap import average_precision, compare, draws
-from benchmarks.gate.matches import Matches
+from runs.bootstrap import average_precision, compare, draws
 from runs.errors import UserError
+from runs.matches import Matches
 from transfer.detections import Detections
 from transfer.voc_evaluation import Truth, match_voc
 
@@ -44,11 +44,7 @@ def match(eleven_points: bool = True, **given: Any) -> Matches:
         ids, classes, given["image"], given["category"], given["score"], given["box"], np.zeros((len(ids), 2))
     )
     truth = Truth(given["truth_image"], given["truth_category"], given["truth_box"], given["difficult"])
-    right = match_voc(found, truth, len(classes))
-    return Matches(
-        tuple(ids), tuple(classes), right.image, right.category, right.score, right.verdict, right.objects,
-        "voc_2007" if eleven_points else "voc_area",
-    )  # fmt: skip
+    return match_voc(found, truth, eleven_points)
 
 
 def resampled(matches: Matches, resamples: int) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""The `matches.npz` of a fine-tuning: which detections are right, so that AP can be computed for any choice of images.
+"""`matches.npz`: which detections are right at every IoU threshold. Enough for an AP of any choice of the images.
 
-`transfer` writes it beside the detections (docs/transfer.md describes it) and names its SHA-256 in the run's record.
+`transfer` writes it beside the detections (docs/transfer.md describes it) and names its SHA-256 in the run's record;
+the gate reads it.
 """
 
 import hashlib
@@ -15,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runs.errors import UserError
-from runs.files import read_bytes
-from runs.record import Record
+from runs.files import atomic_write, read_bytes, sha256
 
 FILE = "matches.npz"
 FORMAT = 1
@@ -24,6 +24,9 @@ THRESHOLDS = np.arange(50, 100, 5) / 100
 FALSE, TRUE, IGNORED = 0, 1, 2
 # Unpacked: half a million detections take 12 MB.
 BYTES = 2**30
+OWN = ("image", "category", "score", "verdict")
+METRICS = ("voc_2007", "voc_area", "coco")
+SHARED = ("image_ids", "classes", "objects", "metric")
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,12 @@ class Matches:
         classes: (K,) names of the classes.
         image: (N,) index of each detection's image.
         category: (N,) class number.
-        score: (N,) confidence, detections in falling order of it.
+        score: (N,) confidence, falling. Of equal scores the image with the lower number comes first (COCO: the lower
+            id), and within an image the detector's order holds.
         verdict: (N, 10) FALSE, TRUE or IGNORED at IoU .50, .55, …, .95.
-        objects: (I, K) how many objects that count each image has of each class.
-        metric: `voc_2007`, eleven points of the curve, or `voc_area`, the area under it.
+        objects: (I, K) how many objects count: neither difficult (VOC) nor a crowd (COCO).
+        metric: how AP is taken from the curve: `voc_2007`, at 11 recalls; `voc_area`, the area under it; `coco`, at 101
+            recalls, and a class without objects is left out of the mean.
     """
 
     image_ids: tuple[str, ...]
@@ -54,6 +59,8 @@ class Matches:
         count, images, classes = len(self.score), len(self.image_ids), len(self.classes)
         shapes = (self.image.shape, self.category.shape, self.verdict.shape, self.objects.shape)
         whole = shapes == ((count,), (count,), (count, len(THRESHOLDS)), (images, classes)) and images and classes
+        if self.metric not in METRICS:
+            raise ValueError(f"metric {self.metric!r}, not one of {', '.join(METRICS)}")
         if not whole or not np.isfinite(self.score).all() or (self.objects < 0).any():
             raise ValueError("its arrays do not fit together")
         for numbers, most in ((self.image, images), (self.category, classes), (self.verdict, 3)):
@@ -71,37 +78,48 @@ class Matches:
         )  # fmt: skip
 
 
-def read_matches(folder: Path, record: Record) -> Matches | None:
-    """Read the matches of a VOC fine-tuning.
+def save_matches(path: Path, kinds: Mapping[str, Matches]) -> str:
+    """Write a compressed `.npz`, atomically.
 
     Args:
-        folder: the run's folder.
-        record: its record, which names the file's SHA-256.
+        path: the file.
+        kinds: by `bbox` and `segm`, of the same images and classes.
 
     Returns:
-        None where the record names none, or for another metric than VOC's.
+        The file's SHA-256.
+    """
+    arrays: dict[str, Any] = to_arrays(next(iter(kinds.values())), "", SHARED) | {"format": np.array(FORMAT)}
+    for kind, matches in kinds.items():
+        arrays |= to_arrays(matches, f"{kind}_", OWN)
+    with atomic_write(path) as file:
+        np.savez_compressed(file, **arrays)
+    return sha256(path)
+
+
+def read_matches(path: Path, wanted: str | None = None) -> dict[str, Matches]:
+    """Read what `save_matches` wrote.
+
+    Args:
+        path: the file.
+        wanted: its SHA-256, where it is known.
+
+    Returns:
+        By `bbox` and `segm`, as far as the file has them.
 
     Raises:
-        UserError: the file that the record names is gone, another one, or damaged.
+        UserError: it is gone, another one, or damaged.
     """
-    files = record.details.get("files")
-    wanted = files.get(FILE) if isinstance(files, dict) else None
-    if record.kind != "transfer" or wanted is None:
-        return None
-    path = folder / FILE
     remedy = "restore it, or run the fine-tuning again"
     if not path.exists():
-        raise UserError(f"{path}: is missing, and the record beside it names it; {remedy}")
+        raise UserError(f"{path}: is missing; {remedy}")
     content = read_bytes(path)
-    if hashlib.sha256(content).hexdigest() != wanted:
+    if wanted is not None and hashlib.sha256(content).hexdigest() != wanted:
         raise UserError(f"{path}: is not the file that the record beside it names; {remedy}")
     try:
         arrays = unpack(content)
         if arrays["format"] != FORMAT:
             raise ValueError(f"format {arrays['format']}, this program reads {FORMAT}")
-        if str(arrays["metric"]) not in ("voc_2007", "voc_area"):
-            return None
-        return from_arrays(arrays, "bbox_")
+        return {kind: from_arrays(arrays, f"{kind}_") for kind in ("bbox", "segm") if f"{kind}_score" in arrays}
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a file of matches ({error}); {remedy}") from error
 
@@ -131,9 +149,6 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]], kind: str, shared: str = "")
     )  # fmt: skip
 
 
-def to_arrays(matches: Matches, prefix: str) -> dict[str, NDArray[Any]]:
+def to_arrays(matches: Matches, prefix: str, names: Sequence[str] = (*OWN, *SHARED)) -> dict[str, NDArray[Any]]:
     """The reverse, every name with one prefix."""
-    arrays = {name: getattr(matches, name) for name in ("image", "category", "score", "verdict", "objects")}
-    words = {"image_ids": np.array(matches.image_ids), "classes": np.array(matches.classes),
-             "metric": np.array(matches.metric)}  # fmt: skip
-    return {prefix + name: value for name, value in (arrays | words).items()}
+    return {prefix + name: np.asarray(getattr(matches, name)) for name in names}

@@ -1,0 +1,52 @@
+"""Every script of docs/api.md runs as it stands there."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.speed.coco_cases import make_results
+from tests.converters import layouts
+
+TEXT = (Path(__file__).parents[2] / "docs/api.md").read_text(encoding="utf-8")
+SCRIPTS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+OBJECTS = {1: [(1, 10, 12), (2, 30, 30)], 2: [(1, 20, 20)], 3: [(2, 5, 40), (1, 40, 8)]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the scripts name."""
+    folder = tmp_path_factory.mktemp("api")
+    torch.save(layouts.trained("resnet50").state_dict(), folder / "checkpoint.pth.tar")
+    boxes = [(image, category, x, y) for image, found in OBJECTS.items() for category, x, y in found]
+    instances = {
+        "images": [{"id": image, "width": 96, "height": 96, "file_name": f"{image}.jpg"} for image in OBJECTS],
+        "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
+        "annotations": [
+            {"id": n, "image_id": image, "category_id": category, "bbox": [x, y, 50, 40], "area": 2000, "iscrowd": 0,
+             "segmentation": [[x, y, x + 50, y, x + 50, y + 40, x, y + 40]]}
+            for n, (image, category, x, y) in enumerate(boxes, 1)
+        ],
+    }  # fmt: skip
+    (folder / "instances.json").write_text(json.dumps(instances))
+    for seed, name in enumerate("ab"):
+        results = make_results(folder / "instances.json", seed + 2, masks=False)
+        (folder / f"{name}.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda text: re.findall(r"(\w+)(?:  #.*)?$", text, re.M)[0])
+def test_the_script_runs(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "lightning import" in script and importlib.util.find_spec("lightning") is None:
+        pytest.skip("needs the extra integrations")
+    monkeypatch.chdir(folder)
+    exec(compile(script, "docs/api.md", "exec"), {"__name__": "__main__"})
+
+
+def test_there_is_a_script_for_each_part() -> None:
+    for name in ("prove", "CollapseMonitor", "compare", "COCOEvaluator", "COCOeval", "evaluate", "load"):
+        assert any(re.search(rf"import .*{name}|\.{name}\(", script) for script in SCRIPTS), name
