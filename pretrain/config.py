@@ -21,6 +21,8 @@ def preset(value: float, table: Any) -> Any:
 
 # In config.yaml: the variant's name, or else the method's.
 OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
+# In the YAML files: ${if:${official},fp32,auto}
+OmegaConf.register_new_resolver("if", lambda condition, yes, no: yes if condition else no, replace=True)
 # In the YAML files: ${preset:${epochs},{100: 0.45, 300: 0.3, 1000: 0.2}}
 OmegaConf.register_new_resolver("preset", preset, replace=True)
 register_variants()
@@ -60,7 +62,7 @@ class AugmentConfig:
 
     name: str = MISSING
     """The recipe's name, that of its file."""
-    pipeline: str = "reference"
+    pipeline: str = "fast"
     """`reference` (torchvision on PIL images, the releases' bits) or `fast` (the same views up to rounding)."""
     size: int = 224
     """Side of the square view in pixels."""
@@ -162,16 +164,14 @@ class OptimizerConfig:
     """How often the learning rate is set."""
     milestones: list[float] = field(default_factory=list)
     """Fractions of the run at which the learning rate is divided by ten, instead of the cosine."""
-    fused: bool = False
-    """Update all weights in one pass over memory; `sgd` only. Equal but for the last bit of a few weights."""
+    fused: bool = True
+    """Update all weights in one pass over memory. Equal but for the last bit of a few weights."""
     clip: float = 0.0
     """Largest L2 norm of the gradient; 0 clips nothing (no source clips)."""
 
     def __post_init__(self) -> None:
         if any(not 0 < fraction < 1 for fraction in self.milestones):
             raise UserError(f"optimizer.milestones={self.milestones}: must be fractions of the run, 0 to 1")
-        if self.fused and self.name != "sgd":
-            raise UserError(f"optimizer.fused=true: optimizer.name={self.name} rescales each layer by itself; use sgd")
         if self.lr <= 0:
             raise UserError(f"optimizer.lr={self.lr}: must be positive")
         for name in ("weight_decay", "warmup_epochs", "clip", "trust"):
@@ -221,14 +221,19 @@ class CheckpointConfig:
 
 @dataclass
 class CommandConfig:
-    """Settings that all three commands have."""
+    """Settings that pre-training and all evaluations have."""
 
+    official: bool = False
+    """The official releases' arithmetic, bit for bit, in place of what is equal up to rounding and faster: sets
+    precision, channels_last, augment.pipeline and optimizer.fused, of which one that is given stays as given."""
     seed: int = 0
     output: str = path()
     """The run's folder."""
     device: str = choice("auto", "cpu", "cuda")
-    precision: str = choice("fp32", "tf32", "bf16")
-    """tf32: fp32 with TF32 products and convolutions; bf16: mixed precision."""
+    precision: str = choice("auto", "fp32", "tf32", "bf16")
+    """auto: tf32 on a GPU, fp32 on a CPU; tf32: fp32 with TF32 products and convolutions; bf16: mixed precision."""
+    channels_last: bool = True
+    """Lay images out with channels last, which convolutions are faster on."""
     threads: int = 0
     """PyTorch's threads on the CPU; 0 leaves its choice."""
 
@@ -258,8 +263,6 @@ class PretrainConfig(CommandConfig):
     epochs: int = 100
     batch_size: int = 256
     """Images a step, all processes together."""
-    channels_last: bool = False
-    """Lay images out with channels last, which GPUs with tensor cores like."""
     compile: bool = False
     """Use torch.compile; needs a C++ compiler."""
     log_every: int = 10

@@ -140,4 +140,6 @@ def _prepare(config: EvaluationConfig, train: Images, val: Images, device: torch
     network = load_feature_extractor(
         config.checkpoint, config.arch, config.zero_init_residual, config.augment, config.seed, device
     )
+    if config.channels_last:
+        network.network.to(memory_format=torch.channels_last)
     return Evaluation(config, network, train, val, device)

@@ -103,7 +103,8 @@ class LinearClassifiers(nn.Module):
             with torch.no_grad():
                 layer.weight.copy_(start)
         self.schedules = [
-            OptimizerConfig(config.optimizer, lr, config.momentum, config.weight_decay) for lr in config.lr
+            OptimizerConfig(config.optimizer, lr, config.momentum, config.weight_decay, fused=not config.official)
+            for lr in config.lr
         ]
         groups = [{"params": list(layer.parameters())} for layer in self.layers]
         self.optimizer = build_optimizer(groups, self.schedules[0], self.schedules[0].lr)
@@ -289,7 +290,7 @@ def _cached(features: Features, images: Images, sampler: EpochSampler) -> Batche
 def _augmented(config: LinearConfig, run: Evaluation, sampler: EpochSampler, broken: set[str]) -> Batches:
     network, device = run.network, run.device
     views = open_views(run.train, network.augment, 1, config.seed, config.data.skip_broken, device)
-    upload = HostToDevice(views, device, channels_last=False)
+    upload = HostToDevice(views, device, config.channels_last)
     loader = step_loader(views, sampler, run.workers, device.type == "cuda")
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:

@@ -55,7 +55,7 @@ def split_groups(groups: Iterable[dict[str, Any]], exclude: bool) -> list[dict[s
 
 
 class Layerwise(torch.optim.SGD):
-    """SGD behind a rule that rescales each layer's gradient by the ratio of two norms.
+    """SGD behind a rule that rescales each layer's gradient by the ratio of two norms, all layers in a few kernels.
 
     Args:
         params: parameter groups; a group with `adapt: False` is plain SGD.
@@ -63,16 +63,19 @@ class Layerwise(torch.optim.SGD):
         momentum: momentum.
         weight_decay: weight decay; the rule adds it.
         trust: trust coefficient (eta).
+        fused: see `OptimizerConfig`; None leaves the choice to PyTorch.
     """
 
     lr_in_momentum = False
 
-    def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float, trust: float) -> None:
-        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    def __init__(
+        self, params: Any, lr: float, momentum: float, weight_decay: float, trust: float, fused: bool | None = None
+    ) -> None:
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
         self.trust = trust
 
-    def rule(self, p: Tensor, gradient: Tensor, decay: float) -> Tensor:
-        """Return the gradient with weight decay, rescaled; all arguments have one shape."""
+    def rule(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
+        """Add weight decay to the gradients, one a layer, and rescale them, in place."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -83,18 +86,30 @@ class Layerwise(torch.optim.SGD):
             decay, lr = group["weight_decay"], group["lr"]
             # The rule adds the decay; SGD must not add it again.
             group["weight_decay"] = 0.0
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                p.grad.copy_(self.rule(p, p.grad, decay) if group.get("adapt", True) else p.grad + decay * p)
-                if self.lr_in_momentum:
-                    p.grad.mul_(lr)
+            weights = [p for p in group["params"] if p.grad is not None]
+            gradients = [p.grad for p in weights]
+            if weights and group.get("adapt", True):
+                self.rule(weights, gradients, decay)
+            else:
+                add_decay(weights, gradients, decay)
             if self.lr_in_momentum:
+                torch._foreach_mul_(gradients, lr)
                 group["lr"] = 1.0
         super().step(closure)
         for group, (decay, lr) in zip(self.param_groups, before, strict=True):
             group["weight_decay"], group["lr"] = decay, lr
         return None
+
+
+def norms(tensors: list[Tensor]) -> Tensor:
+    """The L2 norms of n tensors, (n,)."""
+    return torch.stack(torch._foreach_norm(tensors))
+
+
+def add_decay(weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
+    """Add `decay` times the weights to the gradients, in place."""
+    if decay:
+        torch._foreach_add_(gradients, torch._foreach_mul(weights, decay))
 
 
 class Larc(Layerwise):
@@ -105,12 +120,15 @@ class Larc(Layerwise):
 
     EPS = 1e-8  # apex's default
 
-    def rule(self, p: Tensor, gradient: Tensor, decay: float) -> Tensor:
+    def rule(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
         """See the class."""
-        size, slope = torch.linalg.vector_norm(p), torch.linalg.vector_norm(gradient)
-        ratio = self.trust * size / (slope + size * decay + self.EPS)
-        # apex leaves gradient and decay alone where either norm is 0, e.g. a bias that starts there.
-        return torch.where((size != 0) & (slope != 0), (gradient + decay * p) * ratio, gradient)
+        sizes, slopes = norms(weights), norms(gradients)  # n
+        add_decay(weights, gradients, decay)
+        ratios = self.trust * sizes / (slopes + sizes * decay + self.EPS)  # n
+        # apex leaves a gradient alone, without decay, where either norm is 0, e.g. of a bias that starts there: a
+        # weight of 0 has no decay, and a gradient of 0 stays 0.
+        ratios = torch.where(sizes == 0, 1.0, torch.where(slopes == 0, 0.0, ratios))
+        torch._foreach_mul_(gradients, list(ratios.unbind()))
 
 
 class Lars(Layerwise):
@@ -125,23 +143,25 @@ class Lars(Layerwise):
 
     lr_in_momentum = True
 
-    def rule(self, p: Tensor, gradient: Tensor, decay: float) -> Tensor:
+    def rule(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
         """See the class."""
-        gradient = gradient + decay * p
-        size, slope = torch.linalg.vector_norm(p), torch.linalg.vector_norm(gradient)
-        return torch.where((size > 0) & (slope > 0), gradient * (self.trust * size / slope), gradient)
+        add_decay(weights, gradients, decay)
+        sizes, slopes = norms(weights), norms(gradients)  # n
+        ratios = torch.where((sizes > 0) & (slopes > 0), self.trust * sizes / slopes, 1.0)  # n
+        torch._foreach_mul_(gradients, list(ratios.unbind()))
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig, lr: float) -> torch.optim.Optimizer:
     """Build the optimizer over a method's parameter groups at the learning rate `lr`."""
     groups = split_groups(groups, config.exclude_norm_and_bias)
     settings: dict[str, Any] = {"lr": lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+    # None, not False, which would also keep PyTorch from moving all of a GPU's weights in a few kernels (foreach).
+    settings["fused"] = config.fused or None
     if config.name == "larc":
         return Larc(groups, trust=config.trust, **settings)
     if config.name == "lars":
         return Lars(groups, trust=config.trust, **settings)
-    # None, not False, which would also keep PyTorch from moving all of a GPU's weights in a few kernels (foreach).
-    return torch.optim.SGD(groups, fused=config.fused or None, **settings)
+    return torch.optim.SGD(groups, **settings)
 
 
 def clip_gradients(parameters: Iterable[Tensor], limit: float) -> None:

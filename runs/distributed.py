@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from runs.environment import cpu_has_bf16
 from runs.errors import UserError, user_message
 
 if TYPE_CHECKING:
@@ -91,9 +92,11 @@ def set_precision(
     """Set how matrices are multiplied from here on, and return the context for forward passes.
 
     NOTE: `fp32` turns TF32 off everywhere, as on the GPUs of the papers; PyTorch's default allows it in convolutions.
+    A CPU without bf16 instructions computes in `bf16` all the same, at 0.02 to 0.4 of its speed in fp32, which is said.
 
     Args:
-        name: `fp32`, `tf32` (float32 with TF32 products and convolutions) or `bf16` (mixed precision).
+        name: `fp32`, `tf32` (float32 with TF32 products and convolutions), `bf16` (mixed precision), or `auto`: `tf32`
+            on a GPU, `fp32` on the CPU.
         device: where the network computes.
         threads: PyTorch's on the CPU; 0 leaves its choice.
         one_shape: all batches have one, so that cuDNN may look for the fastest convolution once, as main_simsiam.py.
@@ -103,6 +106,13 @@ def set_precision(
     """
     import torch
 
+    if name == "auto":
+        name = "tf32" if device.type == "cuda" else "fp32"
+    if name == "bf16" and device.type == "cpu" and cpu_has_bf16() is False and rank() == 0:
+        print(
+            "warning: precision=bf16: this CPU has no bf16 instructions and is several times slower with it; use fp32",
+            file=sys.stderr,
+        )
     if name == "tf32" and device.type == "cpu":
         raise UserError("precision=tf32: the CPU has none; use fp32 or bf16, or device=cuda")
     if threads:

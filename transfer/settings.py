@@ -24,6 +24,9 @@ GRIDS = {"voc07": (0.02, 0.05, 0.1, 0.15), "voc0712": (0.02, 0.05, 0.1, 0.15), "
 _BOX = ("bbox/AP", "bbox/AP50", "bbox/AP75")
 SEARCH_METRICS = {"voc07": _BOX, "voc0712": _BOX, "coco": (*_BOX, "segm/AP", "segm/AP50", "segm/AP75")}
 
+# In the YAML files: ${if:${official},fp32,auto}
+OmegaConf.register_new_resolver("if", lambda condition, yes, no: yes if condition else no, replace=True)
+
 
 @dataclass
 class DataConfig:
@@ -84,10 +87,16 @@ class TransferConfig:
     output: str = path("")
     """The run's folder; empty: outputs/transfer/<task>_<weights>_seed<seed>."""
     device: str = choice("auto", "cpu", "cuda")
-    precision: str = choice("fp32", "tf32", "bf16")
-    """fp32: as published; tf32: with TF32 products and convolutions; bf16: mixed precision."""
-    channels_last: bool = False
-    """Memory layout of convolutions; faster on recent GPUs, equal up to rounding."""
+    official: bool = False
+    """Detectron2's own arithmetic, bit for bit, in place of what is equal up to rounding and faster: sets precision,
+    channels_last and fused, of which one that is given stays as given."""
+    precision: str = choice("auto", "fp32", "tf32", "bf16")
+    """auto: tf32 on a GPU, fp32 on a CPU; fp32: as published; tf32: with TF32 products and convolutions; bf16: mixed
+    precision."""
+    channels_last: bool = True
+    """Memory layout of convolutions, faster and equal up to rounding."""
+    fused: bool = True
+    """Update all weights in one pass over memory; equal but for the last bit of a few."""
     log_every: int = 20
     """Iterations that a line of metrics.jsonl averages over."""
     save_seconds: float = 120.0

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.config import OptimizerConfig
 from pretrain.method.base import Batch, Method, Plan, build_method
 from pretrain.method.config import MoCoConfig
 from pretrain.optim import build_optimizer
 from tests.parity import case
-from tests.parity.test_simsiam import assert_equal
+from tests.parity.test_simsiam import assert_equal, official
 
 THEIRS: Any = json.loads((Path(__file__).parent / "moco.json").read_text())
 
@@ -26,7 +25,8 @@ def ours(**settings: Any) -> Method:
 
 
 def train(method: Method, steps: int = case.STEPS) -> dict[str, Any]:
-    optimizer = build_optimizer(method.groups(), OptimizerConfig(lr=case.LR, weight_decay=case.DECAY), case.LR)
+    config = official("moco", lr=case.LR, weight_decay=case.DECAY).optimizer
+    optimizer = build_optimizer(method.groups(), config, case.LR)
     result: dict[str, Any] = {"losses": [], "queues": []}
     for step in range(steps):
         output = method(Batch(list(case.images(step)), torch.zeros(case.BATCH, dtype=torch.long), step))

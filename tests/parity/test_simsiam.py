@@ -12,17 +12,23 @@ import torch
 from torchvision.models import resnet18
 
 from pretrain.augment import build_views
-from pretrain.config import AugmentConfig, OptimizerConfig
+from pretrain.config import OptimizerConfig, PretrainConfig
 from pretrain.method.base import Batch, Method, Plan, build_method
 from pretrain.method.config import SimSiamConfig
 from pretrain.optim import build_optimizer, scheduled_lr
 from tests.parity import case
+from tests.pretrain.test_method_presets import recipe
 
 HERE = Path(__file__).parent
 
 
 def figures(name: str) -> Any:
     return json.loads((HERE / f"{name}.json").read_text())
+
+
+def official(method: str, **optimizer: float) -> PretrainConfig:
+    """The settings of `python -m pretrain official=true`."""
+    return recipe(method, "official=true", *(f"optimizer.{name}={value}" for name, value in optimizer.items()))
 
 
 def ours(stop_gradient: bool = True) -> Method:
@@ -41,7 +47,7 @@ def assert_equal(mine: dict[str, list[float]], theirs: dict[str, list[float]], r
 def train(method: Method) -> dict[str, Any]:
     """Ten steps with our optimizer and schedule, an epoch each."""
     method.double()
-    config = OptimizerConfig(lr=case.LR, momentum=case.MOMENTUM, weight_decay=case.DECAY)
+    config = official("simsiam", lr=case.LR, momentum=case.MOMENTUM, weight_decay=case.DECAY).optimizer
     optimizer = build_optimizer(method.groups(), config, case.LR)
     result: dict[str, Any] = {"losses": []}
     for step in range(case.STEPS):
@@ -121,7 +127,9 @@ def test_the_augmentation_is_the_official_one_bit_for_bit() -> None:
         if version(package).split("+")[0] != recorded["packages"][package]:
             # Pixels of a resize belong to the library's version.
             pytest.skip(f"recorded with {package} {recorded['packages'][package]}")
-    views = build_views(AugmentConfig(name="simsiam"), 2)
+    config = official("simsiam").augment
+    assert config.pipeline == "reference"
+    views = build_views(config, 2)
     for seed, hashes in enumerate(recorded["sha256"]):
         random.seed(seed)
         torch.manual_seed(seed)

@@ -87,6 +87,9 @@ def test_tf32_is_used_where_it_is_asked_for() -> None:
             set_precision(precision, torch.device("cuda"))
             assert [flag.allow_tf32 for flag in flags] == [expected, expected]
             assert torch.backends.cudnn.benchmark, "as the releases have it"
+        for device, expected in (("cuda", True), ("cpu", False)):
+            set_precision("auto", torch.device(device))
+            assert [flag.allow_tf32 for flag in flags] == [expected, expected]
     finally:
         torch.backends.cudnn.benchmark = search
         for flag, value in zip(flags, before, strict=True):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from runs.distributed import choose_device
+from runs import distributed
+from runs.distributed import choose_device, set_precision
 from runs.errors import UserError
 
 
@@ -17,3 +18,16 @@ def test_too_few_devices_for_the_processes_are_one_line(monkeypatch: pytest.Monk
     assert choose_device("cpu").type == "cpu"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert choose_device("auto").type == "cuda"
+
+
+@pytest.mark.parametrize(("found", "warnings"), [(False, 1), (True, 0), (None, 0)])
+def test_a_cpu_without_bf16_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: bool | None, warnings: int
+) -> None:
+    monkeypatch.setattr(distributed, "cpu_has_bf16", lambda: found)
+    set_precision("fp32", torch.device("cpu"))
+    set_precision("bf16", torch.device("cuda"))
+    assert capsys.readouterr().err == ""
+    set_precision("bf16", torch.device("cpu"))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == warnings and all("precision=bf16" in line and "use fp32" in line for line in said)

@@ -86,7 +86,7 @@ def test_losses_are_mocos(data: Path, tmp_path: Path, task: str, variant: str, c
         nested += ["recipe=coco_R50_C4_2x"]
     done = command(
         f"task={task}", f"weights={data / 'weights.pkl'}", f"data.root={data}", f"seed={case.SEED}", "log_every=1",
-        "pictures=0", f"output={tmp_path}", "data.classes=" + str(list(case.VOC_CLASSES)).replace(" ", ""), *nested,
+        "pictures=0", "official=true", f"output={tmp_path}", "data.classes=" + str(list(case.VOC_CLASSES)).replace(" ", ""), *nested,
         tiny=False, environment=case.ENVIRONMENT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
