@@ -157,11 +157,17 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig, lr: f
     settings: dict[str, Any] = {"lr": lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
     # None, not False, which would also keep PyTorch from moving all of a GPU's weights in a few kernels (foreach).
     settings["fused"] = config.fused or None
-    if config.name == "larc":
-        return Larc(groups, trust=config.trust, **settings)
-    if config.name == "lars":
-        return Lars(groups, trust=config.trust, **settings)
-    return torch.optim.SGD(groups, **settings)
+    optimizer: torch.optim.Optimizer
+    if config.name == "sgd":
+        optimizer = torch.optim.SGD(groups, **settings)
+    else:
+        optimizer = {"lars": Lars, "larc": Larc}[config.name](groups, trust=config.trust, **settings)
+    if config.fused and config.momentum:
+        # torch.optim.SGD's fused step fails on a weight whose first gradient comes after the others' (SwAV's
+        # prototypes). A momentum of 0 is no momentum.
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
 
 
 def clip_gradients(parameters: Iterable[Tensor], limit: float) -> None:

@@ -88,15 +88,13 @@ class TransferConfig:
     """The run's folder; empty: outputs/transfer/<task>_<weights>_seed<seed>."""
     device: str = choice("auto", "cpu", "cuda")
     official: bool = False
-    """Detectron2's own arithmetic, bit for bit, in place of what is equal up to rounding and faster: sets precision,
-    channels_last and fused, of which one that is given stays as given."""
+    """Detectron2's own arithmetic, bit for bit, in place of what is equal up to rounding and faster: sets precision
+    and channels_last, of which one that is given stays as given."""
     precision: str = choice("auto", "fp32", "tf32", "bf16")
     """auto: tf32 on a GPU, fp32 on a CPU; fp32: as published; tf32: with TF32 products and convolutions; bf16: mixed
     precision."""
     channels_last: bool = True
     """Memory layout of convolutions, faster and equal up to rounding."""
-    fused: bool = True
-    """Update all weights in one pass over memory; equal but for the last bit of a few."""
     log_every: int = 20
     """Iterations that a line of metrics.jsonl averages over."""
     save_seconds: float = 120.0

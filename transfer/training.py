@@ -48,22 +48,18 @@ class Trainer:
         seeds: of the order of images in training and in precise BN.
         workers: image-loading processes.
         autocast: makes the context in which losses are computed (precision).
-        fused: update all weights in one pass over memory.
         log_every: iterations a line of the log averages over.
         save_seconds: seconds between checkpoints.
     """
 
     def __init__(
         self, cfg: Any, detector: nn.Module, images: list[dict[str, Any]], seeds: tuple[int, int], *,
-        workers: int, autocast: Callable[[], Any], fused: bool, log_every: int, save_seconds: float,
+        workers: int, autocast: Callable[[], Any], log_every: int, save_seconds: float,
     ) -> None:  # fmt: skip
         self.cfg, self.detector, self.images, self.folder = cfg, detector, images, Path(cfg.OUTPUT_DIR)
         self.seed, self.bn_seed = seeds
         self.workers, self.autocast, self.log_every, self.save_seconds = workers, autocast, log_every, save_seconds
         self.optimizer = build_optimizer(cfg, detector)
-        for group in self.optimizer.param_groups:
-            # None leaves the choice to PyTorch: foreach on a GPU.
-            group["fused"] = fused or None
         self.model: nn.Module = detector
         if world_size() > 1:
             # As detectron2.engine.create_ddp_model(broadcast_buffers=False): naive SyncBN keeps them equal.

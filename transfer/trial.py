@@ -72,7 +72,7 @@ def _run(
     # Drawn here, from the generator seeded above, as Detectron2's trainer draws them for its two samplers.
     seeds = comm.shared_random_seed(), comm.shared_random_seed()
     trainer = Trainer(
-        cfg, detector, images, seeds, workers=workers, autocast=autocast, fused=config.fused,
+        cfg, detector, images, seeds, workers=workers, autocast=autocast,
         log_every=config.log_every, save_seconds=config.save_seconds,
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str, type, dict[str, Any]]] = {
     "linear": ("pretrain", "config_linear", LinearConfig, {**ALL, **VIEWS}),
     "knn": ("pretrain", "config_knn", KnnConfig, ALL),
     "collapse": ("pretrain", "config_collapse", CollapseConfig, ALL),
-    "transfer": ("transfer", "config", TransferConfig, {**ALL, "fused": (True, False)}),
+    "transfer": ("transfer", "config", TransferConfig, ALL),
 }
 
 

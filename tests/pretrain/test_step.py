@@ -50,7 +50,7 @@ def test_the_timed_step_waits_for_nothing_and_the_official_one_for_its_loss(monk
     """`python -m experiments.speed.step --device cuda`, as far as a machine without a GPU can run it."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     images = [torch.empty(4, 3, 32, 32, device=META) for _ in range(2)]
-    step = speed_step.our_step("resnet18", images, "meta", "bf16", torch.channels_last, False, False)
+    step = speed_step.our_step("resnet18", images, "meta", "bf16", official=True)
     step()
     step()
     official = speed_step.official_step("resnet18", images, "meta", None)

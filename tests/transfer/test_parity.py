@@ -86,8 +86,8 @@ def test_losses_are_mocos(data: Path, tmp_path: Path, task: str, variant: str, c
         nested += ["recipe=coco_R50_C4_2x"]
     done = command(
         f"task={task}", f"weights={data / 'weights.pkl'}", f"data.root={data}", f"seed={case.SEED}", "log_every=1",
-        "pictures=0", "official=true", f"output={tmp_path}", "data.classes=" + str(list(case.VOC_CLASSES)).replace(" ", ""), *nested,
-        tiny=False, environment=case.ENVIRONMENT,
+        "pictures=0", f"output={tmp_path}", "data.classes=" + str(list(case.VOC_CLASSES)).replace(" ", ""), *nested,
+        "official=true", tiny=False, environment=case.ENVIRONMENT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ours = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
