@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,13 +17,15 @@ from benchmarks.tables import table as tables
 from benchmarks.workflow.estimate import clock, durations, left
 from benchmarks.workflow.expand import expand, parse_roots
 from benchmarks.workflow.status import status_of
+from runs.children import child_environment
 from runs.environment import describe
 from runs.errors import UserError
 
 GOOD, ABSENT, BAD = "ok", "--", "BAD"
 # GB that the demo leaves behind, checkpoints above all.
 DEMO = 2.0
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp")
+# What lies in a folder of another layout than an image folder's.
+LAYOUTS = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
 
 # Asked in a process of its own: this package imports neither PyTorch nor Detectron2, and a broken one may crash.
 PROBE = """
@@ -123,7 +125,7 @@ def data_sets(roots: dict[str, str]) -> list[Finding]:
 
 
 def _look(name: str, folder: Path, given: bool, check: Callable[[Path], str]) -> Finding:
-    if not folder.is_dir():
+    if not folder.exists():
         return Finding(BAD if given else ABSENT, name, f"not at {folder}; give its place with --data")
     try:
         return Finding(GOOD, name, f"{folder}: {check(folder)}")
@@ -132,27 +134,21 @@ def _look(name: str, folder: Path, given: bool, check: Callable[[Path], str]) ->
 
 
 def _classification(folder: Path) -> str:
-    batches = [p for p in folder.iterdir() if p.name in ("cifar-10-batches-py", "cifar-100-python")]
-    if batches:
-        return f"torchvision's {batches[0].name}"
-    parts = []
-    for split in ("train", "val"):
-        if not (folder / split).is_dir():
-            raise UserError(f"no folder {split}/; the layout is {{train,val}}/<class>/<image>")
-        classes = sorted(p for p in (folder / split).iterdir() if p.is_dir())
-        counts = [_count(c, SUFFIXES) for c in classes]
-        empty = [c.name for c, n in zip(classes, counts, strict=True) if n == 0]
-        if not classes or empty:
-            raise UserError(f"{split}/{empty[0] if empty else ''}: no image in it")
-        _decode(next(p for p in classes[0].iterdir() if p.suffix.lower() in SUFFIXES))
-        parts.append(f"{split} {sum(counts)} images of {len(classes)} classes")
-    return ", ".join(parts)
+    """What pre-training itself says of it."""
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    layout = next((name for file, name in LAYOUTS.items() if file in inside), "imagefolder")
+    command = [sys.executable, "-m", "pretrain.check", f"data={layout}", f"data.root={folder}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
+    if result.returncode:
+        lines = result.stderr.splitlines() or [f"it ended with status {result.returncode}"]
+        raise UserError(lines[-1].removeprefix("error: "))
+    return ", ".join(result.stdout.splitlines())
 
 
 def _voc(folder: Path) -> str:
     sets = folder / "ImageSets" / "Main"
     lists = {p.stem: len(p.read_text().split("\n")) - 1 for p in sorted(sets.glob("*.txt")) if "_" not in p.stem}
-    images, boxes = _count(folder / "JPEGImages", SUFFIXES), _count(folder / "Annotations", (".xml",))
+    images, boxes = _count(folder / "JPEGImages", ".jpg"), _count(folder / "Annotations", ".xml")
     if not lists or not images or not boxes:
         raise UserError("needs ImageSets/Main/*.txt, JPEGImages/*.jpg and Annotations/*.xml")
     _decode(next(iter(sorted((folder / "JPEGImages").iterdir()))))
@@ -169,9 +165,8 @@ def _coco(folder: Path) -> str:
     return "; ".join(parts)
 
 
-def _count(folder: Path, suffixes: Iterable[str]) -> int:
-    endings = tuple(suffixes)
-    return sum(entry.name.lower().endswith(endings) for entry in os.scandir(folder))
+def _count(folder: Path, suffix: str) -> int:
+    return sum(entry.name.lower().endswith(suffix) for entry in os.scandir(folder))
 
 
 def _decode(path: Path) -> None:

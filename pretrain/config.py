@@ -27,7 +27,7 @@ OmegaConf.register_new_resolver("if", lambda condition, yes, no: yes if conditio
 OmegaConf.register_new_resolver("preset", preset, replace=True)
 register_variants()
 
-LAYOUTS = ("folder", "cifar10", "cifar100", "shards", "parquet")
+LAYOUTS = ("folder", "cifar10", "cifar100", "shards", "parquet", "arrow")
 OPERATIONS = ("crop", "jitter", "gray", "blur", "solarize", "flip")
 PIPELINES = ("reference", "fast")
 
@@ -39,7 +39,7 @@ class DataConfig:
     name: str = MISSING
     """The data set's name, as tables print it."""
     layout: str = MISSING
-    """How it lies on the disk: `folder`, `cifar10`, `cifar100`, `shards` or `parquet`."""
+    """How it lies on the disk: `folder`, `cifar10`, `cifar100`, `shards`, `parquet` or `arrow`."""
     root: str = path()
     """Its folder."""
     workers: int = -1

@@ -55,7 +55,7 @@ class Metrics:
         self.online_knn: OnlineKnn | None = None
         self.restart_clock(0)
 
-    def open(self, step: int, train: Images, val: Images, device: torch.device) -> None:
+    def open(self, step: int, train: Images, val: Images | None, device: torch.device) -> None:
         """Open the log behind `step` and draw the images of the kNN evaluation; for the first process only."""
         config, output = self.config, Path(self.config.output)
         events, wandb = (
@@ -64,7 +64,7 @@ class Metrics:
         )
         self.log = MetricsLog(output / "metrics.jsonl", step, events, wandb)
         self.val = val
-        if self.config.monitor.knn_every:
+        if val and self.config.monitor.knn_every:
             self.online_knn = OnlineKnn(train, val, self.config, device)
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ class Metrics:
         self._write(max(step, 1), epoch=step / self.plan.steps_per_epoch, knn_top1=self.knn)
 
     def _evaluate_probe(self, step: int, due: bool) -> None:
-        if self.probe is None or self.log is None or not due or self.probe.step == step:
+        if self.probe is None or self.val is None or self.log is None or not due or self.probe.step == step:
             return
         view, data = evaluation_view(self.config.augment), self.config.data
         found = self.probe.evaluate(step, self.val, view, worker_count(data.workers, processes=1), data.skip_broken)

@@ -23,7 +23,7 @@ from pretrain.checkpoint import Checkpoints
 from pretrain.collapse import measures
 from pretrain.collapse.outputs import compute_outputs
 from pretrain.config import FREE, PretrainConfig, check_batch
-from pretrain.data import Images, open_splits
+from pretrain.data import Images, open_images, open_val
 from pretrain.loader import Ahead, EpochSampler, HostToDevice, step_loader
 from pretrain.method.base import Batch, Method, Plan, build_method
 from pretrain.metrics import Metrics
@@ -58,8 +58,11 @@ def pretrain(config: PretrainConfig) -> int:
         UserError: whatever the user can put right.
     """
     with process_group(config.device) as device:
-        train_set, val_set = open_splits(config.data)
-        bound = {images.split: images.content_fingerprint for images in (train_set, val_set)}
+        train_set = open_images(config.data, "train")
+        check_classes(config, train_set)
+        evaluates = train_set.classes and (config.monitor.knn_every or config.probe.enabled)
+        val_set = open_val(config.data, train_set) if evaluates else None
+        bound = {images.split: images.content_fingerprint for images in (train_set, val_set) if images}
         with claim_run("pretrain", config.output, asdict(config), FREE, bound) as run:
             if run.done:
                 return 0
@@ -85,21 +88,21 @@ class Trainer:
         config: the settings.
         device: where this process computes.
         train_set: the training images.
-        val_set: the validation images.
+        val_set: the validation images; None where nothing is evaluated on them.
 
     Attributes:
         step: steps done.
         stopped: why the run ends before its last step: a signal's name, `collapse`, or nothing.
     """
 
-    def __init__(self, config: PretrainConfig, device: torch.device, train_set: Images, val_set: Images) -> None:
+    def __init__(self, config: PretrainConfig, device: torch.device, train_set: Images, val_set: Images | None) -> None:
         self.config, self.device = config, device
         self.autocast = set_precision(config.precision, device, config.threads)
         self.train_set, self.val_set = train_set, val_set
         images, skip_broken = self.train_set, config.data.skip_broken
         self.broken: list[str] = []
         if config.data.cache:
-            self.broken = images.cache(skip_broken) + self.val_set.cache(skip_broken)
+            self.broken = [name for split in (images, val_set) if split for name in split.cache(skip_broken)]
         check_batch(config.batch_size, len(images), world_size())
         self.sampler = EpochSampler(len(images), config.batch_size, config.seed, rank(), world_size())
         self.steps_per_epoch = len(self.sampler)
@@ -210,7 +213,8 @@ class Trainer:
     def open(self) -> None:
         """Say what will be done, open the log, and listen to the signals that end a run."""
         if rank() == 0:
-            self.say(f"{self.train_set.describe()}\n{self.val_set.describe()}\n{self.describe()}")
+            val = self.val_set.describe() if self.val_set else "no validation images: neither kNN nor a probe"
+            self.say(f"{self.train_set.describe()}\n{val}\n{self.describe()}")
             if self.broken:
                 self.say(f"{len(self.broken)} broken images are left out: {', '.join(self.broken[:3])} …")
             save_views(self.views, self.config.augment, Path(self.config.output) / "views.png")
@@ -349,6 +353,17 @@ class Trainer:
         """Print in the first process."""
         if rank() == 0:
             print(text, file=file)
+
+
+def check_classes(config: PretrainConfig, train_set: Images) -> None:
+    """Check that images without classes are not asked for them.
+
+    Raises:
+        UserError: they are.
+    """
+    learner = "probe.enabled=true" if config.probe.enabled else "method=supervised"
+    if not train_set.classes and (config.probe.enabled or config.method.name == "supervised"):
+        raise UserError(f"{learner}: data.root={config.data.root} has no classes; put its images into class folders")
 
 
 def check_compiler() -> None:

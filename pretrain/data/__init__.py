@@ -4,13 +4,14 @@ from pretrain.config import DataConfig
 from pretrain.data.base import BrokenImage, Images
 from pretrain.data.cifar import open_cifar
 from pretrain.data.folder import open_folder
-from pretrain.data.parquet import open_parquet
+from pretrain.data.huggingface import open_arrow, open_parquet
+from pretrain.data.labels import LABEL_FILES
 from pretrain.data.shards import open_shards
 from runs.errors import UserError
 
 OPENERS = {
     "folder": open_folder, "cifar10": open_cifar, "cifar100": open_cifar, "shards": open_shards,
-    "parquet": open_parquet,
+    "parquet": open_parquet, "arrow": open_arrow,
 }  # fmt: skip
 
 
@@ -31,13 +32,30 @@ def open_splits(config: DataConfig) -> tuple[Images, Images]:
     """Open the training and the validation images.
 
     Raises:
-        UserError: one is missing or malformed, or their classes differ, so that one number would mean two classes.
+        UserError: see `open_images` and `open_val`.
     """
-    train, val = open_images(config, "train"), open_images(config, "val")
+    train = open_images(config, "train")
+    return train, open_val(config, train)
+
+
+def open_val(config: DataConfig, train: Images) -> Images:
+    """Open the validation images.
+
+    Raises:
+        UserError: a split is missing or malformed or has no classes, or their classes differ, so that one number would
+            mean two classes.
+    """
+    val = open_images(config, "val")
+    for images in (train, val):
+        if not images.classes:
+            raise UserError(
+                f"data.root={config.root}: {images.split} has no classes; put its images into class folders, or put "
+                f"{LABEL_FILES} beside them"
+            )
     if list(train.classes) != list(val.classes):
         odd = next(iter(sorted(set(train.classes) ^ set(val.classes))), "their order")
         raise UserError(f"data.root={config.root}: train and val differ in their classes ({odd}); both must have all")
-    return train, val
+    return val
 
 
-__all__ = ["BrokenImage", "Images", "open_images", "open_splits"]
+__all__ = ["BrokenImage", "Images", "open_images", "open_splits", "open_val"]

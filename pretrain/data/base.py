@@ -21,17 +21,15 @@ SAMPLE = 64
 
 
 class BrokenImage(UserError):
-    """A file that should be an image and is not."""
+    """A file that should be an image and is not, or whose values mean nothing certain."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"{name}: not a readable image; delete it, or add data.skip_broken=true to go on without such files"
-        )
-        self.name = name
+    def __init__(self, name: str, reason: str = "not a readable image; delete it") -> None:
+        super().__init__(f"{name}: {reason}, or add data.skip_broken=true to go on without such files")
+        self.name, self.reason = name, reason
 
-    def __reduce__(self) -> tuple[type["BrokenImage"], tuple[str]]:
+    def __reduce__(self) -> tuple[type["BrokenImage"], tuple[str, str]]:
         # Out of a loading process it comes pickled, and made anew from its message would say it twice.
-        return type(self), (self.name,)
+        return type(self), (self.name, self.reason)
 
 
 @dataclass
@@ -43,8 +41,9 @@ class Images:
         split: `"train"` or `"val"`.
         names: one name an image, as errors print it.
         labels: class numbers, 0 to `len(classes) - 1`.
-        classes: class names.
+        classes: class names; none of images that only serve for pre-training, whose labels are 0.
         read: returns an image file's bytes, or an image, by number.
+        left_out: files beside them that are no images, counted in words.
     """
 
     name: str
@@ -53,6 +52,7 @@ class Images:
     labels: Sequence[int]
     classes: Sequence[str]
     read: Callable[[int], bytes | Image.Image]
+    left_out: str = ""
 
     def __post_init__(self) -> None:
         self.cached: list[Image.Image | None] | None = None
@@ -72,14 +72,8 @@ class Images:
             if cached is None:
                 raise BrokenImage(self.names[index])
             return cached
-        content = self.content(index)
-        if isinstance(content, Image.Image):
-            return content
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                return image.convert("RGB")
-        except DAMAGE as error:
-            raise BrokenImage(self.names[index]) from error
+        source = self.source(index)
+        return source.image if source.content is None else source.rgb()
 
     def source(self, index: int) -> Source:
         """Open an image without decoding it.
@@ -89,10 +83,10 @@ class Images:
             UserError: the file cannot be read at all.
         """
 
-        def broken() -> BrokenImage:
-            return BrokenImage(self.names[index])
+        def broken(*reason: str) -> BrokenImage:
+            return BrokenImage(self.names[index], *reason)
 
-        content = self.open(index) if self.cached is not None else self.content(index)
+        content = self.content(index) if self.cached is None else self.open(index)
         if isinstance(content, Image.Image):
             return Source(content, None, broken)
         try:
@@ -160,9 +154,15 @@ class Images:
         return f"{self.fingerprint}-{digest.hexdigest()[:16]}"
 
     def describe(self) -> str:
-        """One line: split, images, classes."""
+        """One line: split, images, classes, and what was left out."""
+        found = f"{self.name} {self.split}: {len(self)} images, {self._spread()}"
+        return f"{found}; left out: {self.left_out}" if self.left_out else found
+
+    def _spread(self) -> str:
+        if not self.classes:
+            return "without classes"
         counts = [0] * len(self.classes)
         for label in self.labels:
             counts[label] += 1
         spread = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-        return f"{self.name} {self.split}: {len(self)} images, {len(self.classes)} classes, {spread} a class"
+        return f"{len(self.classes)} classes, {spread} a class"

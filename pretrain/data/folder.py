@@ -1,37 +1,78 @@
-"""`ROOT/<split>/<class>/<image>`: the layout of ImageNet and of torchvision's ImageFolder."""
+"""`ROOT/<split>/<class>/<image>`: the layout of ImageNet and of torchvision's ImageFolder.
+
+Each folder may be a zip or a tar, so ILSVRC's archives are read as they are; the validation images may lie in one
+folder where a file names their classes (`pretrain.data.labels`); and images without any classes serve for pre-training.
+"""
 
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
-
 from pretrain.config import DataConfig
 from pretrain.data.base import Images
+from pretrain.data.labels import find_labels
+from pretrain.data.listing import ARCHIVES, ImageFile, Listing, list_images
 from runs.errors import UserError
+
+SPLITS = ("train", "val")
+LAYOUT = "{train,val}/<class>/<image>, or for pre-training alone images without classes"
 
 
 def open_folder(config: DataConfig, split: str) -> Images:
-    """List `ROOT/<split>`; files are opened later.
+    """List a split; files are opened later.
 
     Raises:
-        UserError: the folder is missing, holds no class, or a class has no image.
+        UserError: it is missing or holds no image, a class has none, or an image of a flat folder has no class.
     """
     root = Path(config.root)
-    if not root.is_dir():
-        raise UserError(f"data.root={config.root}: no such folder; give the folder that holds {split}/<class>/<image>")
-    folder = root / split
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; data.root must hold {split}/<class>/<image>")
-    try:
-        classes, numbers = find_classes(folder)
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: no class folders; it must hold <class>/<image>") from error
-    samples = make_dataset(str(folder), numbers, is_valid_file=_is_image, allow_empty=True)
-    names, labels = [name for name, _ in samples], [label for _, label in samples]
+    if not root.is_dir() and not root.name.lower().endswith(ARCHIVES):
+        raise UserError(f"data.root={root}: no such folder, zip or uncompressed tar; it must hold {LAYOUT}")
+    place, listing = _list_split(root, split)
+    if not listing.files and not listing.folders:
+        raise UserError(f"{place}: no images in it; data.root must hold {LAYOUT}")
+    classes = sorted(listing.folders) if place != root else []
+    of_file = find_labels(root, place, split) if len(listing.folders) < 2 else {}
+    if of_file:
+        classes = sorted(set(of_file.values()))
+        listing.keep(lambda file: file.stem in of_file, f"without a class in {split}'s labels")
+    elif classes:
+        listing.keep(lambda file: "/" in file.path, "outside the class folders")
+    numbers = {name: number for number, name in enumerate(classes)}
+
+    def label(file: ImageFile) -> int:
+        return numbers[of_file[file.stem] if of_file else file.path.partition("/")[0]] if classes else 0
+
+    if not of_file:
+        listing.files.sort(key=label)
+    labels = [label(file) for file in listing.files]
     empty = sorted(set(range(len(classes))) - set(labels))
     if empty:
-        raise UserError(f"{folder / classes[empty[0]]}: a class folder without images; fill or delete it")
-    return Images(config.name, split, names, labels, classes, lambda index: Path(names[index]).read_bytes())
+        raise UserError(f"{place / classes[empty[0]]}: a class without images; fill or delete it")
+    files = listing.files
+    names = [file.name for file in files]
+    return Images(config.name, split, names, labels, classes, lambda i: files[i].read(), listing.describe_left_out())
 
 
-def _is_image(file: str) -> bool:
-    return file.lower().endswith(IMG_EXTENSIONS) and not Path(file).name.startswith(".")
+def _list_split(root: Path, split: str) -> tuple[Path, Listing]:
+    """Where a split lies and what it holds; the root itself where nothing there is named like a split."""
+    if root.is_dir():
+        places = {name: place for name in SPLITS if (place := _place(root, name))}
+        if split in places:
+            return places[split], list_images(places[split], places.values())
+        listing = Listing() if places else list_images(root)
+    else:
+        listing = list_images(root)
+        if len(listing.folders) == 1 and not listing.folders & set(SPLITS):
+            listing = listing.inside(*listing.folders)
+        places = {name: root / name for name in SPLITS if name in listing.folders}
+        if split in places:
+            return places[split], listing.inside(split)
+    deeper = [file.path for file in listing.files if set(SPLITS) & set(file.path.split("/")[:-1])]
+    if places or split != "train" or deeper:
+        but = f", but {deeper[0]}" if deeper and not places else ""
+        remedy = "; monitor.knn_every=0 pre-trains without val" if split == "val" else ""
+        raise UserError(f"data.root={root}: no {split} in it{but}; it must hold {LAYOUT}{remedy}")
+    return root, listing
+
+
+def _place(root: Path, split: str) -> Path | None:
+    names = (split, *(f"{stem}{end}" for stem in (split, f"ILSVRC2012_img_{split}") for end in ARCHIVES))
+    return next((root / name for name in names if (root / name).exists()), None)

@@ -6,10 +6,9 @@ The shards are indexed once at the start and then read at random, so shuffling a
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from pretrain.config import DataConfig
 from pretrain.data.base import Images
+from pretrain.data.listing import SUFFIXES
 from runs.errors import UserError
 
 
@@ -62,7 +61,7 @@ def _index(shard: Path) -> dict[str, tuple[tuple[int, int] | None, int | None]]:
                 key, _, extension = path.name.partition(".")
                 key = str(path.parent / key)
                 place, label = samples.get(key, (None, None))
-                if f".{extension.lower()}" in IMG_EXTENSIONS:
+                if f".{extension.lower()}" in SUFFIXES:
                     place = (member.offset_data, member.size)
                 elif extension == "cls":
                     content = tar.extractfile(member)

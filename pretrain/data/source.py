@@ -1,7 +1,6 @@
 """An image whose size is known before its pixels are decoded, so that a crop may be drawn first."""
 
 from collections.abc import Callable
-from typing import Any
 
 import cv2
 import numpy
@@ -12,6 +11,9 @@ from PIL import Image, UnidentifiedImageError
 DAMAGE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 # Scales at which libjpeg decodes for less work, largest first.
 REDUCTIONS = (8, 4, 2)
+# Tags of TIFF.
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339
+REMEDY = "store it with 8 bits"
 
 
 class Source:
@@ -20,14 +22,27 @@ class Source:
     Args:
         image: opened by Pillow; of a file, only the header is read.
         content: the file's bytes; None for an image that is in memory already.
-        broken: the error to raise when the pixels cannot be decoded.
+        broken: makes the error to raise when the pixels cannot be decoded, or are refused for a reason.
     """
 
-    def __init__(self, image: Image.Image, content: bytes | None, broken: Callable[[], Exception]) -> None:
+    def __init__(self, image: Image.Image, content: bytes | None, broken: Callable[..., Exception]) -> None:
         self.image, self.content, self.broken = image, content, broken
 
+    def rgb(self) -> Image.Image:
+        """Decode by Pillow.
+
+        Raises:
+            BrokenImage: it cannot be decoded, or nothing says which of its values is white.
+        """
+        try:
+            return to_rgb(self.image)
+        except Ambiguous as error:
+            raise self.broken(str(error)) from error
+        except DAMAGE as error:
+            raise self.broken() from error
+
     def pixels(self) -> NDArray[numpy.uint8]:
-        """Decode to (H, W, 3), RGB: the same bits as Pillow's `convert("RGB")`.
+        """Decode to (H, W, 3), RGB: the same bits as `rgb`.
 
         Raises:
             BrokenImage: it cannot be decoded.
@@ -39,7 +54,7 @@ class Source:
             decoded = cv2.imdecode(numpy.frombuffer(self.content or b"", numpy.uint8), flags)
             if decoded is not None:
                 return decoded  # type: ignore[return-value]
-        return numpy.array(self._guarded(lambda: self.image.convert("RGB")))
+        return numpy.array(self.rgb())
 
     def reduction(self, limit: float) -> int:
         """Return the largest scale, up to `limit`, at which the file decodes directly: 8, 4, 2 or 1."""
@@ -54,12 +69,8 @@ class Source:
             BrokenImage: it cannot be decoded.
         """
         width, height = self.image.size
-
-        def decode() -> Image.Image:
-            self.image.draft("RGB", (width // scale, height // scale))
-            return self.image.convert("RGB")
-
-        return self._guarded(decode)
+        self.image.draft("RGB", (width // scale, height // scale))
+        return self.rgb()
 
     def _by_opencv(self) -> bool:
         # OpenCV shows a file that ends too early with a gray rest; Pillow refuses it, and so must this. A file that
@@ -71,8 +82,32 @@ class Source:
             and self.content.endswith(b"\xff\xd9")
         )
 
-    def _guarded(self, decode: Callable[[], Any]) -> Any:
-        try:
-            return decode()
-        except DAMAGE as error:
-            raise self.broken() from error
+
+class Ambiguous(Exception):
+    """Values whose range nothing tells."""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to RGB with 8 bits.
+
+    Pillow clips integers of more bits at 255, and floats too. Here an integer's largest value is white, as Pillow has
+    it for colours of 16 bits, and a float is in 0 to 1.
+
+    Raises:
+        Ambiguous: a float outside, a negative integer, or integers so small that all of the image becomes black.
+    """
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image.convert("RGB")
+    values = numpy.asarray(image)
+    if values.dtype.kind == "f":
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise Ambiguous(f"its floats are {values.min():g} to {values.max():g}, not 0 to 1; {REMEDY}")
+        return Image.fromarray((values * 255).round().astype(numpy.uint8)).convert("RGB")
+    tags = getattr(image, "tag_v2", {})  # of a TIFF; other formats have 16 bits
+    bits, signed = tags.get(BITS_PER_SAMPLE, (16,))[0], tags.get(SAMPLE_FORMAT, (1,))[0] == 2
+    if bits == 32 and not signed:
+        values = values.view(numpy.uint32)
+    low, high, shift = int(values.min()), int(values.max()), bits - signed - 8
+    if low < 0 or 0 < high < 1 << shift:
+        raise Ambiguous(f"its values are {low} to {high} in {bits} bits, which would show nothing; {REMEDY}")
+    return Image.fromarray((values >> shift).astype(numpy.uint8)).convert("RGB")

@@ -25,14 +25,14 @@ def test_an_image_folder(tmp_path: Path) -> None:
         for kind in ("cat", "dog"):
             for number in range(count):
                 picture(tmp_path / split / kind / f"{number}.png")
-    assert look("imagenet", tmp_path) == Finding(
-        "ok", "imagenet", f"{tmp_path}: train 6 images of 2 classes, val 2 images of 2 classes"
-    )
-    (tmp_path / "train/eel").mkdir()
-    assert look("imagenet", tmp_path).state == "BAD" and "train/eel: no image" in look("imagenet", tmp_path).words
-    (tmp_path / "train/eel").rmdir()
+    (tmp_path / "train/@eaDir").mkdir()
+    # In the words of pre-training, which lists them itself.
+    train = "imagefolder train: 6 images, 2 classes, 3 a class; left out: 1 hidden or of the system; 6 decoded"
+    val = "imagefolder val: 2 images, 2 classes, 1 a class; 2 decoded"
+    assert look("imagenet", tmp_path) == Finding("ok", "imagenet", f"{tmp_path}: {train}, {val}")
     (tmp_path / "val/cat/0.png").write_bytes(b"no picture")
-    assert look("imagenet", tmp_path).state == "BAD"
+    found = look("mine", tmp_path)
+    assert found.state == "BAD" and "val/cat/0.png: not a readable image" in found.words
     assert look("mine", tmp_path / "nowhere").state == "BAD"
     assert {f.state for f in data_sets({}) if f.name == "imagenet"} <= {"--", "ok"}
 

@@ -21,7 +21,7 @@ from torchvision.datasets import CIFAR10, ImageFolder
 
 from pretrain.augment import build_views
 from pretrain.config import AugmentConfig, DataConfig
-from pretrain.data import BrokenImage, open_images, open_splits
+from pretrain.data import BrokenImage, Images, open_images, open_splits
 from pretrain.loader import EpochSampler, Views, step_loader
 from runs.errors import UserError
 
@@ -168,6 +168,45 @@ def test_gray_and_transparent_images_become_rgb(tmp_path: Path) -> None:
             Image.new(mode, (9, 7)).save(tmp_path / split / "a" / name)
     found = open_images(tree(tmp_path), "train")
     assert [found.open(i).mode for i in range(5)] == ["RGB"] * 5
+
+
+def store(values: Any, file: Path, **how: Any) -> Any:
+    Image.fromarray(values).save(file, **how)
+    name, label = [str(file)], [0]
+    images = Images("test", "train", name, label, ["x"], lambda i: file.read_bytes())
+    assert numpy.array_equal(numpy.asarray(images.open(0)), images.source(0).pixels()), "both pipelines see the same"
+    return numpy.asarray(images.open(0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "white", "suffix"),
+    [("u2", 65535, "png"), ("u2", 65535, "tif"), (">u2", 65535, "tif"), ("i4", 2**31 - 1, "tif"), ("f4", 1, "tif")],
+)
+def test_values_of_more_than_8_bits_keep_their_order(kind: str, white: int, suffix: str, tmp_path: Path) -> None:
+    ramp = numpy.linspace(0, 1, 48).reshape(6, 8)
+    found = store((ramp * white).astype(kind), tmp_path / f"x.{suffix}")
+    assert found.shape == (6, 8, 3) and abs(found - 255 * ramp[..., None]).max() <= 1
+
+
+def test_unsigned_32_bits_reach_white(tmp_path: Path) -> None:
+    # Pillow writes none; OpenCV does.
+    cv2.imwrite(str(tmp_path / "x.tif"), numpy.array([[0, 2**31, 2**32 - 1]], numpy.uint32))
+    images = Images("test", "train", ["x"], [0], ["x"], lambda i: (tmp_path / "x.tif").read_bytes())
+    assert numpy.asarray(images.open(0))[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (numpy.float32([[0, 255]]), "its floats are 0 to 255"), (numpy.float32([[0, numpy.nan]]), "its floats are nan"),
+        (numpy.float32([[-1, 1]]), "its floats are -1 to 1"), (numpy.int32([[0, 4095]]), "0 to 4095 in 32 bits"),
+        (numpy.int32([[-5, 2**30]]), "its values are -5"), (numpy.uint16([[0, 255]]), "0 to 255 in 16 bits"),
+    ],
+)  # fmt: skip
+def test_values_whose_white_nothing_tells_are_refused(values: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(BrokenImage, match=f"{said}.*; store it with 8 bits, or add data.skip_broken=true") as caught:
+        store(values, tmp_path / "x.tif")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -343,10 +382,10 @@ def test_parquet_at_fault_is_named(images: Path, tmp_path: Path, monkeypatch: py
     assert "no val*.parquet in it" in said()
     file = tmp_path / "val.parquet"
     file.write_bytes(b"no such thing" * 100)
-    assert f"{file}: not a readable Parquet file" in said()
+    assert f"{file}: not a readable parquet file" in said()
     image = pyarrow.array([{"bytes": b"", "path": "a.png"}])
     parquet.write_table(pyarrow.table({"picture": image, "label": [0]}), file)
-    assert "its columns are picture, label; it must have image and label" in said()
+    assert "its columns are picture, label; it must have image, and label for classes" in said()
     parquet.write_table(pyarrow.table({"image": [b""], "label": [0]}), file)
     assert "column image is binary; it must be struct<bytes, path>" in said()
     parquet.write_table(pyarrow.table({"image": image, "label": [-1]}), file)
@@ -356,7 +395,33 @@ def test_parquet_at_fault_is_named(images: Path, tmp_path: Path, monkeypatch: py
     make_parquet(images, tmp_path, "val")
     assert "other class names than in val.parquet" in said()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "data.layout=parquet: the package pyarrow is missing; pip install pyarrow" in said()
+    assert "data.layout=parquet: needs the package pyarrow; pip install pyarrow" in said()
+
+
+def test_a_folder_of_save_to_disk_holds_what_the_folder_holds(images: Path, tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    make_parquet(images, tmp_path, "val")
+    (tmp_path / "validation").mkdir()
+    for number, file in enumerate(sorted(tmp_path.glob("*.parquet"))):
+        table = parquet.read_table(file)
+        with pyarrow.ipc.new_stream(tmp_path / f"validation/data-{number:05d}-of-00002.arrow", table.schema) as stream:
+            stream.write_table(table, max_chunksize=5)
+    saved = DataConfig(name="test", layout="arrow", root=str(tmp_path))
+    found = open_images(saved, "val")
+    expected = open_images(DataConfig(name="test", layout="parquet", root=str(tmp_path)), "val")
+    assert found.describe() == expected.describe() and found.labels == expected.labels
+    assert [name.rpartition(":")[2] for name in found.names] == [name.rpartition(":")[2] for name in expected.names]
+    assert [images.content_fingerprint[-16:] for images in (found, expected)] == [found.content_fingerprint[-16:]] * 2
+    with pytest.raises(UserError, match=r"no train/data-\*\.arrow in it"):
+        open_images(saved, "train")
+    # A data set without splits and classes serves for pre-training.
+    plain = pyarrow.table({"image": table["image"]})
+    with pyarrow.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", plain.schema) as stream:
+        stream.write_table(plain)
+    assert open_images(saved, "train").describe() == "test train: 16 images, without classes"
+    (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"no such thing" * 100)
+    with pytest.raises(UserError, match="not a readable arrow file"):
+        open_images(saved, "train")
 
 
 def test_splits_whose_classes_differ_are_refused(images: Path, tmp_path: Path) -> None:

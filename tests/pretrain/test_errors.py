@@ -101,6 +101,18 @@ def test_a_wrong_setting_of_the_linear_evaluation(argument: str, said: str, imag
     assert not folder.exists()
 
 
+def test_classes_of_images_that_have_none(images: Path, tmp_path: Path) -> None:
+    folder, flat = tmp_path / "run", images / "train" / "class0"
+    for method, more in (("supervised", []), ("simsiam", ["probe.enabled=true"])):
+        assert "has no classes; put its images into class folders" in refused(
+            "pretrain", [*small(method, flat, folder), "batch_size=8", *more], folder
+        )
+    assert "no val in it" in refused("pretrain.knn", evaluation(flat, folder), folder)
+    status, text = run("pretrain", [*small("simsiam", flat, folder), "batch_size=8", "epochs=1"], folder)
+    assert status == 0 and "16 images, without classes\nno validation images" in text, text
+    assert "fingerprint:\n  train: " in (folder / "config.yaml").read_text()
+
+
 def test_a_wrong_setting_of_the_knn_evaluation(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for argument, said in (("k=[200]", "the training set has only 64 images"), ("temperature=[0]", "positive numbers")):
@@ -121,12 +133,12 @@ def test_faults_of_the_data(module: str, images: Path, tmp_path: Path) -> None:
     assert "data.root: is required" in refused(module, [a for a in arguments if "data.root" not in a], folder)
     assert f"data.root={data}: no such folder" in said()
     data.mkdir()
-    assert f"{data / 'train'}: no such folder; data.root must hold train/<class>/<image>" in said()
+    assert f"{data}: no images in it; data.root must hold {{train,val}}/<class>/<image>" in said()
     (data / "train").mkdir()
-    assert f"{data / 'train'}: no class folders" in said()
+    assert f"{data / 'train'}: no images in it" in said()
     shutil.copytree(images, data, dirs_exist_ok=True)
     (data / "val" / "empty").mkdir()
-    assert f"{data / 'val' / 'empty'}: a class folder without images" in said()
+    assert f"{data / 'val' / 'empty'}: a class without images" in said()
     (data / "val" / "empty").rmdir()
     assert not folder.exists(), "the data's faults come before the folder is taken"
 
@@ -149,22 +161,23 @@ def test_a_file_that_is_no_image(images: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read(images: Path, tmp_path: Path) -> None:
-    """Here one that went away after it was listed; in the process itself and in a loading one."""
+    """As on a disk that fails; in the process itself and in a loading one."""
     data = tmp_path / "data"
     shutil.copytree(images, data)
-    gone = data / "train" / "class2" / "003.png"
-    gone.unlink()
-    gone.symlink_to("nowhere")
+    bad = data / "train" / "class2" / "003.png"
+    bad.unlink()
+    # A file like any other, whose first byte no process may read.
+    bad.symlink_to("/proc/self/mem")
     # Left out are images that are none, not files of a disk that fails.
     for number, more in enumerate(("data.workers=0", "data.workers=1", "data.skip_broken=true")):
         folder = tmp_path / str(number)
         status, text = run("pretrain", small("simsiam", data, folder, more, "monitor.knn_every=0"), folder)
         assert status == 2 and "Traceback" not in text, text
-        assert text.strip().splitlines()[-1] == f"error: {gone}: no such file or folder; check the path", text
+        assert text.strip().splitlines()[-1] == f"error: {bad}: Input/output error", text
     for workers in (0, 1):
         folder = tmp_path / f"knn{workers}"
         status, text = run("pretrain.knn", evaluation(data, folder, "k=[5]", f"data.workers={workers}"), folder)
-        assert status == 2 and f"{gone}: no such file or folder" in text and "Traceback" not in text, text
+        assert status == 2 and f"{bad}: Input/output error" in text and "Traceback" not in text, text
 
 
 def test_broken_images_are_left_out_and_counted_by_option_with_and_without_a_cache(

@@ -1,0 +1,86 @@
+"""The classes of images that lie in one folder, as ImageNet and Tiny ImageNet publish those of their validation images.
+
+- `LOC_val_solution.csv` of ImageNet's copy at Kaggle, in the root or where Kaggle's archive has it,
+- ILSVRC's development kit, unpacked or as `ILSVRC2012_devkit_t12.tar.gz`: a number an image, and the numbers' classes,
+- `val_annotations.txt` of Tiny ImageNet.
+"""
+
+import csv
+import io
+import tarfile
+from pathlib import Path
+from typing import IO
+
+from runs.errors import UserError, from_os_error
+
+DEVKIT = "ILSVRC2012_devkit_t12"
+TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+LABEL_FILES = f"LOC_val_solution.csv, {DEVKIT}.tar.gz or val_annotations.txt"
+
+
+def find_labels(root: Path, place: Path, split: str) -> dict[str, str]:
+    """The class of each image, by the stem of its file name; empty where no file says it.
+
+    Args:
+        root: the data set's folder.
+        place: where the split lies.
+        split: `"train"` or `"val"`.
+
+    Raises:
+        UserError: there is such a file, and it is damaged.
+    """
+    # Kaggle's archive has the images in ILSVRC/Data/CLS-LOC.
+    folders = [place, root, *list(root.absolute().parents)[2:3]]
+    readers = {f"LOC_{split}_solution.csv": _kaggle, f"{split}_annotations.txt": _tiny_imagenet}
+    if split == "val":
+        readers |= {f"{DEVKIT}/data/{TRUTH}": _devkit, TRUTH: _devkit, f"{DEVKIT}.tar.gz": _packed_devkit}
+    for name, read in readers.items():
+        for folder in folders:
+            if (file := folder / name).is_file():
+                try:
+                    return read(file)
+                except FileNotFoundError as error:
+                    raise from_os_error(error) from error
+                except (OSError, EOFError, KeyError, IndexError, ValueError, tarfile.TarError, csv.Error) as error:
+                    raise UserError(f"{file}: damaged ({error!r:.100}); fetch it again") from error
+    return {}
+
+
+def _kaggle(file: Path) -> dict[str, str]:
+    """ImageId,PredictionString; the latter begins with the class, boxes follow."""
+    with open(file, newline="", encoding="utf-8") as text:
+        return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(text)}
+
+
+def _tiny_imagenet(file: Path) -> dict[str, str]:
+    """Name, class and box, with tabs between."""
+    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines() if line]
+    return {Path(row[0]).stem: row[1] for row in rows}
+
+
+def _devkit(file: Path) -> dict[str, str]:
+    with open(file, "rb") as truth, open(file.with_name(META), "rb") as meta:
+        return _numbered(truth, meta)
+
+
+def _packed_devkit(file: Path) -> dict[str, str]:
+    with tarfile.open(file) as tar:
+        truth, meta = (tar.extractfile(f"{DEVKIT}/data/{name}") for name in (TRUTH, META))
+        if truth is None or meta is None:
+            raise ValueError("no files")
+        return _numbered(truth, meta)
+
+
+def _numbered(truth: IO[bytes], meta: IO[bytes]) -> dict[str, str]:
+    """Line i has the number of image i's class, which MATLAB's table names (readme.txt of the kit, section 3)."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise UserError(f"{META} of ILSVRC's development kit: needs scipy to be read; pip install scipy") from error
+    try:
+        synsets = loadmat(io.BytesIO(meta.read()), squeeze_me=True)["synsets"]
+    except Exception as error:  # loadmat raises whatever the damage provokes
+        raise ValueError(f"{META}: {error}") from error
+    # Those without children are the classes; the others are the tree above them.
+    classes = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if not row["num_children"]}
+    return {f"ILSVRC2012_val_{i:08d}": classes[int(n)] for i, n in enumerate(truth.read().split(), start=1)}
