@@ -48,8 +48,8 @@ def test_what_is_no_image_is_counted_and_said(images: Path, tmp_path: Path) -> N
     found = open_images(data(tmp_path), "train")
     assert same(found, open_images(data(images), "train"))
     assert found.describe() == (
-        "test train: 64 images, 4 classes, 16 a class; left out: 7 hidden or of the system, 5 links back into the data, "
-        "2 dead links, 1 .txt, 1 pipes, sockets or devices, 1 without suffix"
+        "test train: 64 images, 4 classes, 16 a class; left out: 7 hidden or of the system, 5 links back "
+        "into the data, 2 dead links, 1 .txt, 1 pipes, sockets or devices, 1 without suffix"
     )
     (tmp_path / "train/empty").mkdir()
     with pytest.raises(UserError, match=r"train/empty: a class without images"):
@@ -169,7 +169,7 @@ def test_ilsvrc_s_archives_as_they_are(images: Path, tmp_path: Path) -> None:
     (root / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     assert open_images(data(root), "val").labels == val.labels
     (root / "ILSVRC2012_devkit_t12/data/meta.mat").write_bytes(b"no table")
-    with pytest.raises(UserError, match="ground_truth.txt: damaged"):
+    with pytest.raises(UserError, match=r"ground_truth\.txt: damaged"):
         open_images(data(root), "val")
 
 
@@ -210,7 +210,7 @@ def test_images_without_classes_serve_for_pre_training_alone(images: Path, tmp_p
     shutil.copytree(images / "train", tmp_path / "upper/half/train")
     with pytest.raises(UserError, match=r"no train in it, but half/train/class0/000\.png; it must hold"):
         open_images(data(tmp_path / "upper"), "train")
-    with pytest.raises(UserError, match="no val in it; .*monitor.knn_every=0 pre-trains without val"):
+    with pytest.raises(UserError, match=r"no val in it; .*monitor\.knn_every=0 pre-trains without val"):
         open_splits(data(tmp_path / "upper/half"))
 
 
