@@ -9,8 +9,8 @@ from rich.console import Console
 
 from benchmarks.report import grid
 from benchmarks.report.grid import Grid, Line, plain
+from benchmarks.report.page import report_folders, write_report
 from benchmarks.report.tables import paper_grid, result_grid
-from benchmarks.report.write import report_folders, write_report
 from benchmarks.results.entries import gain, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables

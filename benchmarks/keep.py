@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.write import write_tables
+from benchmarks.report.page import write_tables
 from benchmarks.results.entries import results_of
 from benchmarks.workflow.plan import PLAN, Plan, read_plan
 from benchmarks.workflow.status import ATTEMPTS, last_attempts
@@ -25,7 +25,7 @@ from runs.log import METRICS_LOG, read_log
 # Written into a kept folder: only what has it is ever replaced.
 MARK = ".kept"
 MATCHES = "matches.npz"
-# What the report draws of a pre-training (benchmarks/report/content.py), and how many points it draws at most.
+# What the report draws of a pre-training (benchmarks/report/curves.py), and how many points it draws at most.
 CURVES = ("step", "epoch", "loss", "std", "std_healthy", "knn_top1")
 POINTS = 200
 # What a repository can bear; 40 fine-tunings with their curves come to half of it.

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from benchmarks.gate.baseline import VOC_IMAGES, VOC_NOISE, Measured
 from benchmarks.gate.judge import judge
-from benchmarks.report.figures import Line, plot
+from benchmarks.report.figures import Line, Panel, draw
 from runs.app import Parser, cli
 from runs.bootstrap import average_precision
-from runs.colours import COLOURS
 from runs.files import atomic_write, read_json, write_json
 from runs.matches import Matches
 from transfer.detections import Detections
@@ -142,7 +141,9 @@ def fails(case: Case, pair: int, points: float) -> bool:
 def _measured(trials: list[Matches], images: int) -> Measured:
     table = np.array([average_precision(matches)[0] for matches in trials])  # (trials, 3)
     values = {f"bbox/{name}": table[:, i].tolist() for i, name in enumerate(("AP", "AP50", "AP75"))}
-    return Measured(values, dict(VOC_NOISE), False, VOC_IMAGES, images, trials)
+    measured = Measured(values, images, "", dict(VOC_NOISE), False, VOC_IMAGES)
+    measured.matches = trials
+    return measured
 
 
 def picture(shares: dict[Case, float]) -> bytes:
@@ -158,8 +159,9 @@ def picture(shares: dict[Case, float]) -> bytes:
         lines.append(Line(label, drops, found, len(lines)))
     figure = Figure(figsize=(5.2, 3.0 + 0.2 * (len(lines) + 1)), layout="constrained", dpi=110)
     axes = figure.add_subplot()
-    title, level = "How often the gate fails", (80.0, "four times out of five")
-    plot(axes, lines, title, "true drop in AP", "pairs that fail (%)", level, True, True, COLOURS, "#222222", False)
+    level = (80.0, "four times out of five")
+    title, x, y = "How often the gate fails", "true drop in AP", "pairs that fail (%)"
+    draw(axes, Panel(title, x, y, lines, level, markers=True, from_zero=True))
     figure.legend(loc="outside lower left", frameon=False, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})

@@ -73,7 +73,7 @@ def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
 def _dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise UserError(f"{where}: must be a mapping with {', '.join(_hints(kind))}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for key in value:
         if key not in fields:
             raise UserError(f"{where}: unknown field '{key}'; it may have {', '.join(fields)}")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.results.records import demand, find
 from benchmarks.results.trials import summarize
@@ -22,7 +21,7 @@ from runs.matches import FILE, Matches, from_arrays, read_matches, to_arrays, un
 from runs.record import Record
 from runs.typed import build
 
-SCHEMA = 4
+SCHEMA = 5
 # Trials whose detections a baseline keeps: as many as the papers average.
 TRIALS = 5
 # Standard deviation of one trial as published for this fine-tuning code (facebookresearch/moco README: VOC AP50, AP,
@@ -39,21 +38,46 @@ class Measured:
 
     Attributes:
         values: by metric, in percent.
+        images: number of test images.
+        fingerprint: of the test set.
         deviation: standard deviation of a single trial by metric.
         deviation_measured: whether it was measured on these trials or is published.
         deviation_images: the number of test images that it is the deviation on.
-        images: test images.
-        matches: of each VOC run that has them.
-        fingerprint: of the test set.
+        matches: of each VOC run that has them; not part of the JSON file.
     """
 
-    values: dict[str, list[float]] = field(default_factory=dict)
+    values: dict[str, list[float]]
+    images: int
+    fingerprint: str = ""
     deviation: dict[str, float] = field(default_factory=dict)
     deviation_measured: bool = False
     deviation_images: int = 0
-    images: int = 0
-    matches: list[Matches] = field(default_factory=list)
-    fingerprint: str = ""
+    matches: list[Matches] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if not self.values or not all(self.values.values()) or self.images < 1:
+            raise ValueError("no trials, no metrics or no test images")
+        if any(value < 0 for value in self.deviation.values()) or set(self.deviation) - set(self.values):
+            raise ValueError("deviations that are negative or of no metric")
+
+    def assume(self, noise: float) -> None:
+        """Take `noise` points for the standard deviation of a trial on these test images."""
+        self.deviation = dict.fromkeys(self.values, noise)
+        self.deviation_measured, self.deviation_images = False, self.images
+
+
+@dataclass
+class Baseline:
+    """The JSON file; `matches_sha256` is of the file beside it, if there is one."""
+
+    schema: int
+    kind: str
+    runs: dict[str, Measured]
+    matches_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("it holds no run")
 
 
 def key_of(record: Record) -> str:
@@ -82,41 +106,48 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
         if record.kind not in ("linear", "knn", "transfer") or record.dataset is None or not trials:
             continue
         key = key_of(record)
-        measured = found.setdefault(key, Measured(images=record.dataset.size, fingerprint=record.dataset.fingerprint))
-        if measured.fingerprint != record.dataset.fingerprint:
+        new = Measured({m: [t[m] for t in trials if m in t] for m in trials[0]}, record.dataset.size,
+                       record.dataset.fingerprint)  # fmt: skip
+        measured = found.setdefault(key, new)
+        if measured.fingerprint != new.fingerprint:
             raise UserError(
                 f"{path}: measured on another version of {record.dataset.name} than the other runs of {key}"
             )
-        for metrics in trials:
-            for metric, value in metrics.items():
-                measured.values.setdefault(metric, []).append(value)
+        if measured is not new:
+            for metric, values in new.values.items():
+                measured.values.setdefault(metric, []).extend(values)
         if matches := _matches(path.parent, record):
             measured.matches.append(matches)
     if not found:
         raise UserError("no record of a linear, kNN or fine-tuning run among the given results")
     for key, measured in found.items():
-        _spread(key, measured)
+        measured.deviation_images = measured.images
+        deviations = {m: summarize(v).std for m, v in measured.values.items()}
         if noise is not None:
-            assume(measured, noise)
+            measured.assume(noise)
+        elif None not in deviations.values():
+            measured.deviation, measured.deviation_measured = (
+                {m: s for m, s in deviations.items() if s is not None},
+                True,
+            )
+        elif key.startswith("coco"):
+            measured.deviation = dict.fromkeys(deviations, COCO_NOISE)
+        elif key.startswith("voc"):
+            measured.deviation, measured.deviation_images = {m: VOC_NOISE[m] for m in deviations}, VOC_IMAGES
     return found
 
 
 def _trials(path: Path, record: Record, records: Mapping[Path, Record]) -> list[dict[str, float]]:
-    """The metrics of the trials that a record stands for; none of those that its neighbours tell.
+    """The metrics of the trials that a record stands for; none if other records hold them.
 
     `transfer trials=3` leaves a record of each trial and one of their mean above them; a search, one of each rate.
     """
-    above = next((p for p in records if p.parent in path.parent.parents and _several(records[p])), None)
-    if above and not path.parent.name.startswith("trial"):
-        return []
-    if not _several(record):
-        return [record.metrics]
-    own = any(path.parent == p.parent.parent and p.parent.name.startswith("trial") for p in records)
-    return [] if own else [trial["metrics"] for trial in record.details["trials"]]
-
-
-def _several(record: Record) -> bool:
-    return record.kind == "transfer" and "trials" in record.details
+    means = {p.parent for p, r in records.items() if r.kind == "transfer" and "trials" in r.details}
+    if path.parent in means:
+        own = any(path.parent == p.parent.parent and p.parent.name.startswith("trial") for p in records)
+        return [] if own else [trial["metrics"] for trial in record.details["trials"]]
+    inside = not means.isdisjoint(path.parent.parents)
+    return [] if inside and not path.parent.name.startswith("trial") else [record.metrics]
 
 
 def _matches(folder: Path, record: Record) -> Matches | None:
@@ -127,59 +158,6 @@ def _matches(folder: Path, record: Record) -> Matches | None:
         return None
     found = read_matches(folder / FILE, str(wanted)).get("bbox")
     return found if found and found.metric != "coco" else None
-
-
-def assume(measured: Measured, noise: float) -> None:
-    """Take `noise` points for the standard deviation of a trial on these test images."""
-    measured.deviation = dict.fromkeys(measured.values, noise)
-    measured.deviation_measured, measured.deviation_images = False, measured.images
-
-
-def _spread(key: str, measured: Measured) -> None:
-    spreads = {m: summarize(v).std for m, v in measured.values.items()}
-    measured.deviation_images = measured.images
-    if all(s is not None for s in spreads.values()):
-        measured.deviation = {m: s for m, s in spreads.items() if s is not None}
-        measured.deviation_measured = True
-    elif key.startswith("coco"):
-        measured.deviation = dict.fromkeys(spreads, COCO_NOISE)
-    elif key.startswith("voc"):
-        measured.deviation, measured.deviation_images = {m: VOC_NOISE[m] for m in spreads}, VOC_IMAGES
-
-
-@dataclass
-class _Run:
-    """One kind of run, as the file has it; `matches` counts those in the file beside."""
-
-    key: str
-    values: dict[str, list[float]]
-    deviation: dict[str, float]
-    deviation_measured: bool
-    deviation_images: int
-    images: int
-    matches: int
-    fingerprint: str
-
-    def __post_init__(self) -> None:
-        trials = [len(v) for v in self.values.values()]
-        if not trials or min(trials) < 1 or self.images < 1 or not 0 <= self.matches <= TRIALS:
-            raise ValueError(f"{self.key}: no trials, no metrics or no test images")
-        if any(value < 0 for value in self.deviation.values()) or set(self.deviation) - set(self.values):
-            raise ValueError(f"{self.key}: deviations that are negative or of no metric")
-
-
-@dataclass
-class _Baseline:
-    """The JSON file; `matches_sha256` is of the file beside, if there is one."""
-
-    schema: int
-    kind: str
-    runs: list[_Run]
-    matches_sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise ValueError("it holds no run")
 
 
 def write(path: Path, measured: dict[str, Measured]) -> None:
@@ -202,15 +180,8 @@ def write(path: Path, measured: dict[str, Measured]) -> None:
     if arrays:
         with atomic_write(beside) as file:
             np.savez_compressed(file, **arrays)
-    write_json(path, {
-        "schema": SCHEMA, "kind": "baseline", "matches_sha256": sha256(beside) if arrays else None,
-        "runs": [
-            {"key": key, "values": m.values, "deviation": m.deviation, "deviation_measured": m.deviation_measured,
-             "deviation_images": m.deviation_images, "images": m.images, "matches": min(len(m.matches), TRIALS),
-             "fingerprint": m.fingerprint}
-            for key, m in measured.items()
-        ],
-    })  # fmt: skip
+    runs = {key: {k: v for k, v in vars(m).items() if k != "matches"} for key, m in measured.items()}
+    write_json(path, vars(Baseline(SCHEMA, "baseline", measured, sha256(beside) if arrays else None)) | {"runs": runs})
 
 
 def read(path: Path) -> dict[str, Measured]:
@@ -224,28 +195,21 @@ def read(path: Path) -> dict[str, Measured]:
         raise UserError(f"{path}: not a baseline; write one with gate --write-baseline FILE.json RESULTS")
     if body.get("schema") != SCHEMA:
         raise UserError(f"{path}: baseline version {body.get('schema')}, this program reads {SCHEMA}; write it again")
-    stored = build(_Baseline, body, f"{path}: damaged, write it again with gate --write-baseline")
-    arrays = _arrays(path.with_suffix(".npz"), stored.matches_sha256) if stored.matches_sha256 else {}
-    result = {}
-    try:
-        for number, run in enumerate(stored.runs):
-            prefixes = [f"{number}.{trial}." for trial in range(run.matches)]
-            result[run.key] = Measured(
-                run.values, run.deviation, run.deviation_measured, run.deviation_images, run.images,
-                [from_arrays(arrays, prefix, prefix) for prefix in prefixes], run.fingerprint,
-            )  # fmt: skip
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path.with_suffix('.npz')}: damaged ({error}); write the baseline again") from error
-    return result
-
-
-def _arrays(path: Path, wanted: str) -> dict[str, NDArray[Any]]:
-    if not path.exists():
-        raise UserError(f"{path}: missing; it belongs to the baseline beside it, keep both")
-    content = read_bytes(path)
-    if hashlib.sha256(content).hexdigest() != wanted:
-        raise UserError(f"{path}: belongs to another baseline than the file beside it; keep both, or write it again")
-    try:
-        return unpack(content)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: damaged ({error}); write the baseline again") from error
+    stored = build(Baseline, body, f"{path}: damaged, write it again with gate --write-baseline")
+    beside = path.with_suffix(".npz")
+    if stored.matches_sha256:
+        if not beside.exists():
+            raise UserError(f"{beside}: missing; it belongs to the baseline beside it, keep both")
+        content = read_bytes(beside)
+        if hashlib.sha256(content).hexdigest() != stored.matches_sha256:
+            raise UserError(
+                f"{beside}: belongs to another baseline than the file beside it; keep both, or write it again"
+            )
+        try:
+            arrays = unpack(content)
+            for number, m in enumerate(stored.runs.values()):
+                prefixes = [f"{number}.{trial}." for trial in range(TRIALS) if f"{number}.{trial}.image" in arrays]
+                m.matches += [from_arrays(arrays, prefix, prefix) for prefix in prefixes]
+        except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{beside}: damaged ({error}); write the baseline again") from error
+    return stored.runs

@@ -40,7 +40,7 @@ def gate(arguments: argparse.Namespace) -> int:
         return _write(Path(arguments.write_baseline), measured)
     if arguments.noise is not None:
         for old in before.values():
-            baseline.assume(old, arguments.noise)
+            old.assume(arguments.noise)
     # Of a baseline of several methods and tasks, one checkpoint's evaluation answers its own lines.
     judged = before if arguments.results else _asked(before, measured, arguments.update_baseline)
     detect = DETECT if arguments.detect is None else arguments.detect

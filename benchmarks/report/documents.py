@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.report.content import environments, table_logs
+from benchmarks.report.content import environments
+from benchmarks.report.curves import panels, row_logs
+from benchmarks.report.figures import png
 from benchmarks.report.grid import markdown
-from benchmarks.report.pictures import png
 from benchmarks.report.tables import pretraining_grid, result_grid
 from benchmarks.results.entries import results_of
 from benchmarks.tables import scale as scales
@@ -114,5 +115,8 @@ def _draw(plan: Plan, name: str, inside: str, beside: Path) -> None:
         raise UserError(f"the block of {name} shows no picture; put ![{name}](images/FILE.png) into it")
     # As published, not as the scale measures it, where the paper's accuracy stands beside another quantity.
     table = tables.load(name)
+    charts = panels(row_logs(plan, table), table.curves, table)
+    if not charts:
+        raise UserError(f"{name}: no run of it has curves; run it first (python -m benchmarks run {name})")
     with atomic_write(beside / shown[1]) as file:
-        file.write(png(table_logs(plan, table), table))
+        file.write(png(charts))

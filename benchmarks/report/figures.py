@@ -1,136 +1,170 @@
-"""Curves as inline SVG that takes its colours from the page, so that one picture serves light, dark and paper."""
+"""Line charts: inline SVG that takes its colours from the page around it, and PNG for pages that cannot."""
 
 import io
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-# Colours that stand for CSS variables until the SVG is inside the page. Matplotlib writes them out in lower case.
-INK = "#010203"
-SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06", "#0a0b07", "#0a0b08")
-# Letters of a legend's longest entry, and entries, that leave room for the curves beside it.
+from runs.colours import COLOURS
+
+INK = "#222222"
+# A legend with more letters in an entry, or more entries, leaves no space for the curves beside it.
 ENTRY, ENTRIES = 24, 4
 # Told apart without colour, too.
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))
+PAPER = (0, (1, 2))
+# Panels in a line of a PNG; more would be too small to read at a page's width.
+ACROSS = 3
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. `group` decides colour and style, so that the seeds of a method look alike.
+    """One curve.
 
-    `spread` is what `y` may be off by, at every point: a band around the curve.
+    Attributes:
+        label: in the legend.
+        x: horizontal positions.
+        y: values.
+        number: which colour and style; lines of one number share the legend's entry.
+        std: what `y` may be off by, at every point: a band around the curve.
     """
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
-    group: int = 0
-    spread: Sequence[float] = ()
+    number: int = 0
+    std: Sequence[float] = ()
 
 
-def curves(
-    lines: Sequence[Line],
-    title: str,
-    across: str,
-    up: str,
-    level: tuple[float, str] | None = None,
-    markers: bool = False,
-    from_zero: bool = False,
-) -> str:
-    """Draw curves.
+@dataclass(frozen=True)
+class Panel:
+    """One chart.
 
-    Args:
-        lines: at least one; lines of one group share the legend's entry.
-        title: above the picture.
-        across: label of the horizontal axis.
-        up: label of the vertical axis.
+    Attributes:
+        title: above it.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
+        lines: at least one.
         level: a horizontal line with its name, e.g. the value that theory expects.
+        published: the paper's values with the numbers of the lines that they belong to.
         markers: mark the single points.
         from_zero: let the vertical axis begin at 0.
-
-    Returns:
-        An `<svg>` element.
+        log: a logarithmic horizontal axis with ticks at the points.
     """
+
+    title: str
+    x: str
+    y: str
+    lines: Sequence[Line]
+    level: tuple[float, str] | None = None
+    published: Sequence[tuple[float, int]] = field(default=())
+    markers: bool = False
+    from_zero: bool = False
+    log: bool = False
+
+
+def draw(axes: Any, panel: Panel) -> None:
+    """Draw a chart on Matplotlib's axes."""
+    named: set[int] = set()
+    for line in panel.lines:
+        colour = COLOURS[line.number % 8]
+        axes.plot(
+            line.x, line.y, color=colour, linestyle=STYLES[line.number % 8],
+            label=line.label if line.number not in named else None,
+            linewidth=1.6, alpha=0.85, marker="o" if panel.markers else None, markersize=3,
+        )  # fmt: skip
+        named.add(line.number)
+        if line.std:
+            low, high = zip(*((y - s, y + s) for y, s in zip(line.y, line.std, strict=True)), strict=True)
+            axes.fill_between(line.x, low, high, color=colour, alpha=0.14, linewidth=0)
+    if panel.level is not None:
+        axes.axhline(panel.level[0], color=INK, linewidth=0.8, linestyle=(0, (2, 3)), label=panel.level[1])
+    for number, (value, colour) in enumerate(panel.published):
+        axes.axhline(value, color=COLOURS[colour % 8], linewidth=0.9, linestyle=PAPER,
+                     label=None if number else "paper")  # fmt: skip
+    if panel.from_zero:
+        # A curve that stays at the top should not lie on the edge.
+        axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
+    if panel.log:
+        axes.set_xscale("log")
+        axes.set_xticks(panel.lines[0].x, [f"{x:g}" for x in panel.lines[0].x])
+        axes.minorticks_off()
+    axes.set_title(panel.title, color=INK, fontsize=10.5, loc="left")
+    axes.set_xlabel(panel.x, color=INK)
+    axes.set_ylabel(panel.y, color=INK)
+    axes.tick_params(colors=INK, length=3)
+    axes.grid(color=INK, alpha=0.12, linewidth=0.6)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+
+
+def svg(panel: Panel) -> str:
+    """A chart as an `<svg>` element whose colours are the page's: `currentColor` and `--series-1` to `--series-8`."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     # Text stays text (searchable, in the page's font), and equal data give an equal file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 10}):
-        entries = len({line.group for line in lines}) + (level is not None)
-        long = max(len(line.label) for line in lines) > ENTRY
-        below = entries > 1 and (long or entries > ENTRIES)
-        columns = 1 if long else 2
-        figure = Figure(figsize=(4.2, 2.9 + (0.18 * -(-entries // columns) if below else 0)), layout="constrained")
+        figure = Figure(figsize=(4.2, 2.9), layout="constrained")
         axes = figure.add_subplot()
-        plot(axes, lines, title, across, up, level, markers, from_zero, SERIES, INK, not below)
-        if below:
-            figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5, labelcolor=INK)
-        return _inline(figure, title)
-
-
-def plot(
-    axes: Any,
-    lines: Sequence[Line],
-    title: str,
-    across: str,
-    up: str,
-    level: tuple[float, str] | None,
-    markers: bool,
-    from_zero: bool,
-    colours: Sequence[str],
-    ink: str,
-    legend: bool = True,
-) -> None:
-    """Draw what `curves` describes on Matplotlib's axes.
-
-    `colours` are the groups', used again from the start behind the last; `ink` is the colour of everything else;
-    `legend` names the groups.
-    """
-    named: set[int] = set()
-    for line in lines:
-        label = line.label if line.group not in named else None
-        named.add(line.group)
-        axes.plot(
-            line.x, line.y, color=colours[line.group % 8], linestyle=STYLES[line.group % 8], label=label,
-            linewidth=1.6, alpha=0.85, marker="o" if markers else None, markersize=3,
-        )  # fmt: skip
-        if line.spread:
-            low, high = zip(*((y - s, y + s) for y, s in zip(line.y, line.spread, strict=True)), strict=True)
-            axes.fill_between(line.x, low, high, color=colours[line.group % 8], alpha=0.14, linewidth=0)
-    if level is not None:
-        axes.axhline(level[0], color=ink, linewidth=0.8, linestyle=(0, (2, 3)), label=level[1])
-    if from_zero:
-        axes.set_ylim(bottom=0)
-    axes.set_title(title, color=ink, fontsize=10.5, loc="left")
-    axes.set_xlabel(across, color=ink)
-    axes.set_ylabel(up, color=ink)
-    axes.tick_params(colors=ink, length=3)
-    axes.grid(color=ink, alpha=0.12, linewidth=0.6)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(ink)
-    if legend and (len(named) > 1 or level is not None):
-        axes.legend(frameon=False, fontsize=8.5, labelcolor=ink)
-
-
-def _inline(figure: object, title: str) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})  # type: ignore[attr-defined]
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = svg.replace(INK, "currentColor")
-    for number, colour in enumerate(SERIES, start=1):
-        svg = svg.replace(colour, f"var(--series-{number})")
-    # The view box scales it; fixed points would not fit a phone.
-    svg = re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
+        draw(axes, panel)
+        labels = list(_legend([axes]))
+        style = {"frameon": False, "fontsize": 8.5, "labelcolor": INK}
+        long = max(map(len, labels)) > ENTRY
+        if len(labels) > 1 and (long or len(labels) > ENTRIES):
+            columns = 1 if long else 2
+            figure.set_figheight(2.9 + 0.18 * -(-len(labels) // columns))
+            figure.legend(loc="outside lower left", ncols=columns, **style)
+        elif len(labels) > 1:
+            axes.legend(**style)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date")))
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL).replace(
+        INK, "currentColor"
     )
-    # Several pictures on a page must not share the ids that their clip paths are found by.
-    mark = f"f{zlib.crc32(svg.encode()):08x}"
-    svg = re.sub(r'id="([^"]+)"', rf'id="{mark}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}-\1)", svg)
-    svg = re.sub(r'href="#([^"]+)"', rf'href="#{mark}-\1"', svg)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    for number, colour in enumerate(COLOURS, start=1):
+        text = text.replace(colour, f"var(--series-{number})")
+    # The view box scales it; fixed points would not fit a phone.
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    # Several charts on a page must not share the ids that their clip paths are found by.
+    mark = f"f{zlib.crc32(text.encode()):08x}"
+    text = re.sub(r'( id="|url\(#|href="#)', rf"\1{mark}-", text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{panel.title}"', 1)
+
+
+def png(panels: Sequence[Panel]) -> bytes:
+    """Charts side by side as a PNG file, with one legend for them all."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    wide = 2 if len(panels) == 4 else min(len(panels), ACROSS)
+    high = -(-len(panels) // wide)
+    figure = Figure(figsize=(3.6 * wide, 2.5 * high + 0.4), layout="constrained", dpi=110)
+    axes = list(figure.subplots(high, wide, squeeze=False).flat)
+    axes, rest = axes[: len(panels)], axes[len(panels) :]
+    for axis, panel in zip(axes, panels, strict=True):
+        draw(axis, panel)
+    for axis in rest:
+        axis.set_axis_off()
+    legend = _legend(axes)
+    if rest:
+        rest[0].legend(legend.values(), legend, loc="center", frameon=False, fontsize=9)
+    elif len(legend) > 1:
+        figure.legend(
+            legend.values(), legend, loc="outside lower center", ncols=min(len(legend), 5), frameon=False, fontsize=8.5
+        )
+    buffer, small = io.BytesIO(), io.BytesIO()
+    # No version of Matplotlib in the file: equal data give an equal file.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    # Lines of a few colours: a palette takes a third of the bytes, and the pictures are committed.
+    Image.open(buffer).convert("RGB").quantize(128).save(small, "png", optimize=True)
+    return small.getvalue()
+
+
+def _legend(axes: Sequence[Any]) -> dict[str, Any]:
+    """The entries of a legend by name, of all panels: a row need not have every quantity."""
+    return {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from runs.text import html_table
@@ -139,41 +142,21 @@ def _tex(text: str) -> str:
 def terminal(grid: Grid, console: Console | None = None) -> None:
     """Print a table; one too wide for the terminal comes in parts, divided between groups of columns."""
     console = console or Console()
-    if grid.title:
-        console.print(Text(grid.title, style="bold"), highlight=False)
-    if grid.about:
-        console.print(Text(grid.about, style="dim"), highlight=False)
-    rows: list[tuple[str, list[Text], str]] = []
-    for line in grid.lines:
-        rows.append((line.label, [_text(cell) for cell in line.cells], ""))
-        if line.below:
-            rows.append((f"  {line.below_label}", [_text(cell) for cell in line.below], "dim"))
-    first = max([len(grid.corner), *(len(label) for label, _, _ in rows)])
-    columns, groups = 0, []
+    for text, style in ((grid.title, "bold"), (grid.about, "dim")):
+        if text:
+            console.print(Text(text, style=style), highlight=False)
+    parts: list[list[int]] = []
+    first = 0
     for _, span in grid.groups:
-        groups.append(list(range(columns, columns + span)))
-        columns += span
-    widths = {i: 2 + max([5, len(grid.heads[i][1]), *(len(cells[i]) for _, cells, _ in rows)]) for i in range(columns)}
-    for group in groups:
-        # Space for the group's name over all of its columns.
-        widths[group[0]] += max(0, len(grid.heads[group[0]][0]) + 2 - sum(widths[i] for i in group))
-
-    def printed(label: str, cells: Sequence[Text], shown: list[int], style: str = "") -> None:
-        text = Text(label.ljust(first), style=style)
-        for i in shown:
-            text.append(" " * (widths[i] - len(cells[i]))).append_text(cells[i])
-        console.print(text, highlight=False, no_wrap=True, crop=False)
-
-    for part in _parts(groups, widths, console.width - first):
-        shown = [i for group in part for i in group]
-        above = "".join("  " + grid.heads[g[0]][0].center(sum(widths[i] for i in g) - 2) for g in part)
-        if above.strip():
-            console.print(Text(" " * first + above), highlight=False, no_wrap=True, crop=False)
-        printed(grid.corner, [Text(label) for _, label in grid.heads], shown, "bold")
-        console.print(Text("─" * (first + sum(widths[i] for i in shown)), style="dim"), no_wrap=True, crop=False)
-        for label, cells, style in rows:
-            printed(label, cells, shown, style)
-        console.print()
+        columns = list(range(first, first + span))
+        if not parts or _width(_part(grid, parts[-1] + columns), console) > console.width:
+            parts.append([])
+        parts[-1] += columns
+        first += span
+    for part in parts:
+        table = _part(grid, part)
+        # Never narrower than its numbers, whatever the terminal.
+        console.print(table, width=_width(table, console), highlight=False, crop=False)
     flags = sorted({cell.flag for line in grid.lines for cell in line.cells if cell.flag})
     for note in (*(f"* {flag}" for flag in flags), *(f"- {note}" for note in grid.notes)):
         console.print(Text(note), highlight=False)
@@ -181,19 +164,27 @@ def terminal(grid: Grid, console: Console | None = None) -> None:
         console.print()
 
 
+def _part(grid: Grid, columns: Sequence[int]) -> RichTable:
+    """Some columns of a table; a group's name stands over its first one."""
+    table = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    grouped = any(grid.heads[i][0] for i in columns)
+    table.add_column(Text("\n" * grouped + grid.corner), no_wrap=True)
+    for place, i in enumerate(columns):
+        group, label = grid.heads[i]
+        begins = place == 0 or grid.heads[columns[place - 1]][0] != group
+        table.add_column(
+            Text((f"{group if begins else ''}\n" if grouped else "") + label), justify="right", no_wrap=True
+        )
+    for line in grid.lines:
+        table.add_row(Text(line.label), *(_text(line.cells[i]) for i in columns))
+        if line.below:
+            table.add_row(Text(f"  {line.below_label}"), *(_text(line.below[i]) for i in columns), style="dim")
+    return table
+
+
+def _width(table: RichTable, console: Console) -> int:
+    return Measurement.get(console, console.options.update(width=1000), table).maximum
+
+
 def _text(cell: Cell) -> Text:
     return Text(cell.text + ("*" if cell.flag else ""), style="bold" if cell.bold else "")
-
-
-def _parts(groups: list[list[int]], widths: dict[int, int], width: int) -> list[list[list[int]]]:
-    """The groups that are printed side by side."""
-    parts: list[list[list[int]]] = []
-    left = 0
-    for group in groups:
-        needed = sum(widths[i] for i in group)
-        if not parts or needed > left:
-            parts.append([])
-            left = width
-        parts[-1].append(group)
-        left -= needed
-    return parts

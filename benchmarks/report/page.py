@@ -1,4 +1,4 @@
-"""The page itself: everything that it shows, handed to the template."""
+"""The report: one HTML page that needs no other file, and the tables as Markdown, LaTeX and CSV beside it."""
 
 import time
 from collections.abc import Sequence
@@ -6,18 +6,68 @@ from pathlib import Path
 
 import jinja2
 
-from benchmarks.report import content
-from benchmarks.report.tables import result_grid, title_of
-from benchmarks.results.entries import Results, gain
-from benchmarks.results.records import Found
+from benchmarks.report import content, grid
+from benchmarks.report.curves import panels, row_logs, run_logs
+from benchmarks.report.figures import svg
+from benchmarks.report.tables import comma_separated, result_grid, title_of
+from benchmarks.results.entries import Results, TableResult, gain, results_of
+from benchmarks.results.records import Found, find
 from benchmarks.tables import table as tables
 from benchmarks.workflow.estimate import clock
+from benchmarks.workflow.plan import PLAN, read_plan
+from runs.errors import UserError
+from runs.files import atomic_write
 
+PAGE = "report.html"
 HERE = Path(__file__).parent
+# More methods than this in one chart cannot be told apart.
+MOST = 8
 
 
-def page(found: Sequence[Results], others: Found) -> str:
-    """Return the HTML text.
+def report_folders(folders: Sequence[str | Path], output: Path) -> Path:
+    """Report what is there.
+
+    Args:
+        folders: outputs of `run`, whose tables are filled from the records that are there; the records of any other
+            folder or file are listed below the tables.
+        output: the folder to write to.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: there is nothing to report, a place does not exist, or the disk refuses.
+    """
+    others = find(folder for folder in folders if not (Path(folder) / PLAN).exists())
+    results = [results_of(read_plan(folder)) for folder in folders if (Path(folder) / PLAN).exists()]
+    if not results and not others.records:
+        reason = next(iter(others.refused.values()), "no plan.json and no result.json below the given folders")
+        raise UserError(f"nothing to report: {reason}")
+    return write_report(results, output, others)
+
+
+def write_report(results: Sequence[Results], output: Path, others: Found | None = None) -> Path:
+    """Write `report.html`, `tables.md`, `tables.tex` and `tables.csv`; returns the page's path."""
+    with atomic_write(output / PAGE, "w") as file:
+        file.write(html(results, others or Found()))
+    write_tables([table for result in results for table in result.tables], output)
+    return output / PAGE
+
+
+def write_tables(tables: Sequence[TableResult], output: Path) -> None:
+    """Write `tables.md`, `tables.tex` and `tables.csv`."""
+    grids = [result_grid(table, properties=True) for table in tables]
+    for name, text in (
+        ("tables.md", "\n".join(map(grid.markdown, grids))),
+        ("tables.tex", "\n".join(map(grid.latex, grids))),
+        ("tables.csv", comma_separated(tables)),
+    ):
+        with atomic_write(output / name, "w") as file:
+            file.write(text)
+
+
+def html(found: Sequence[Results], others: Found) -> str:
+    """Return the page.
 
     Args:
         found: the plans whose tables are shown, with their records.
@@ -29,18 +79,20 @@ def page(found: Sequence[Results], others: Found) -> str:
     )  # fmt: skip
     plans = [f.plan for f in found]
     recorded = [record for f in found for record in f.records.values()]
-    results = [(f.plan, table) for f in found for table in f.tables]
+    results = [(result, row_logs(f.plan, result.table)) for f in found for result in f.tables]
+    training = [log for plan in plans for log in run_logs(plan, f"{plan.output}: " if len(plans) > 1 else "")]
+    training = training if len({label for label, _ in training}) <= MOST else []
     costs, commands = content.costs(found)
     return environment.get_template("page.html.j2").render(
-        title=title_of([result for _, result in results]) if results else "Run records",
-        gains=[sentence for _, result in results if (sentence := gain(result))],
-        papers=[tables.paper(p) for p in dict.fromkeys(result.table.paper for _, result in results)],
+        title=title_of([result for result, _ in results]) if results else "Run records",
+        gains=[sentence for result, _ in results if (sentence := gain(result))],
+        papers=[tables.paper(p) for p in dict.fromkeys(result.table.paper for result, _ in results)],
         about=list(dict.fromkeys(f"{p.scale} scale: {p.about}" for p in plans)),
         made=time.strftime("%Y-%m-%d %H:%M"),
-        tables=[(result, result_grid(result, properties=True, notes=False), content.drawings(plan, result.table))
-                for plan, result in results],
-        training=content.training(plans),
-        recall=content.precision_recall(found),
+        tables=[(result, result_grid(result, properties=True, notes=False),
+                 map(svg, panels(rows, result.table.curves, result.table))) for result, rows in results],
+        training=[svg(panel) for panel in panels(training, ("loss", "std", "knn_top1"))],
+        recall=[svg(panel) for panel in content.precision_recall(found)],
         views=content.pictures(plans, "pretrain", "views.png"),
         detections=content.pictures(plans, "transfer", "detections.png"),
         costs=costs,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.results.records import records_of
@@ -28,7 +29,9 @@ class Entry:
         digits: behind the point, where the numbers are printed.
         bold: whether ours is within the table's bold rule.
         paper_bold: the same for the paper's.
-        above_scratch: whether ours lies above the untrained network's by more than the spread; None if unknown.
+        above_scratch: whether ours lies above the untrained network's by more than both standard deviations; None if
+            unknown.
+        below_scratch: whether ours does not lie above the untrained network's.
     """
 
     paper: float | str | None
@@ -45,7 +48,7 @@ class Entry:
     @property
     def difference(self) -> float | None:
         """Ours minus the paper's."""
-        if self.ours is None or self.paper is None or isinstance(self.paper, str):
+        if self.ours is None or not isinstance(self.paper, int | float):
             return None
         return self.ours.mean - self.paper
 
@@ -124,22 +127,22 @@ def table_results(plan: Plan, records: dict[str, Record], status: Status | None 
         table = adapt(load(chosen.name), plan.replace, plan.add).select(chosen.rows, chosen.columns)
         if plan.checkpoint:
             # In this row stands a checkpoint that the paper does not have, and whose network the row does not describe.
-            name = plan.checkpoint.name
-            table = dataclasses.replace(table, bold={}, properties=(), rows=tuple(
-                dataclasses.replace(r, label=name, values=(None,) * len(table.columns), std=(), properties={})
-                for r in table.rows
-            ))  # fmt: skip
+            name, none = plan.checkpoint.name, (None,) * len(table.columns)
+            rows = [dataclasses.replace(r, label=name, values=none, std=(), properties={}) for r in table.rows]
+            table = dataclasses.replace(table, bold={}, properties=(), rows=tuple(rows))
         cells = {(c.row, c.column): c for c in plan.cells if c.table == table.name}
-        entries = tuple(
-            tuple(_entry(plan, table, row, column, cells[row.id, column.id], records, status)
-                  for column in table.columns)
-            for row in table.rows
-        )  # fmt: skip
-        entries = _with_scratch(table, _with_bold(table, entries))
+        columns = []
+        for column in table.columns:
+            entries = [
+                _entry(row, table.value(row, column), column, cells[row.id, column.id], records, status, plan.scale)
+                for row in table.rows
+            ]
+            columns.append(_compared(table, column, entries))
+        lines = tuple(zip(*columns, strict=True))
         verdicts = tuple(_verdict(plan, table, row, records) for row in table.rows)
         verdicts = verdicts if any(verdicts) else ()
-        remarks = [*_collapse_remarks(table, verdicts), *_remarks(table, entries, plan.scale)]
-        results.append(TableResult(table, entries, plan.scale, tuple(remarks), verdicts))
+        remarks = (*_collapse_remarks(table, verdicts), *_remarks(table, lines, plan.scale))
+        results.append(TableResult(table, lines, plan.scale, remarks, verdicts))
     return results
 
 
@@ -147,14 +150,12 @@ def gain(result: TableResult) -> str:
     """What pre-training gave, in one sentence: SimSiam, or the first method, beside the best untrained network."""
     rows = list(zip(result.table.rows, result.entries, strict=True))
     trained = [pair for pair in rows if not pair[0].untrained and any(e.ours for e in pair[1])]
-    untrained = [pair for pair in rows if pair[0].untrained]
-    if not trained or not untrained:
+    if not trained:
         return ""
     row, entries = next((pair for pair in trained if pair[0].id == "simsiam"), trained[0])
     parts = []
     for i, column in enumerate(result.table.columns):
-        ours = entries[i].ours
-        before = max((e[i].ours for _, e in untrained if e[i].ours), key=lambda s: s.mean if s else 0.0, default=None)
+        ours, before = entries[i].ours, _best_untrained(result.table, [line[i] for line in result.entries])
         if ours is None or before is None or column.metric not in DECISIVE:
             continue
         known = [s.std for s in (ours, before) if s.std is not None]
@@ -164,7 +165,7 @@ def gain(result: TableResult) -> str:
         parts.append(f"{difference} points of {full_label(column)} (n = {counts}{std})")
     if not parts:
         return ""
-    rival = "the untrained network" if len(untrained) == 1 else "the best untrained network"
+    rival = "the untrained network" if sum(r.untrained for r, _ in rows) == 1 else "the best untrained network"
     return f"Pre-training ({row.label}) against {rival}: {listed(parts)}."
 
 
@@ -173,6 +174,14 @@ def pretrainings(plan: Plan, table: str, row: str) -> list[str]:
     behind = [run for cell in plan.cells if (cell.table, cell.row) == (table, row) for run in cell.runs]
     found = dict.fromkeys(name for run in behind for name in plan.before(run) if plan.runs[name].kind == "pretrain")
     return list(found)
+
+
+def row_labels(plan: Plan) -> dict[str, str]:
+    """For every run the label of the table row that it serves, the first one if there are several."""
+    if plan.checkpoint:
+        return dict.fromkeys(plan.runs, plan.checkpoint.name)
+    rows = {t.name: {r.id: r.label for r in load(t.name).rows} for t in plan.tables}
+    return {run: rows[cell.table][cell.row] for run, cell in plan.cell_of().items()}
 
 
 def _verdict(plan: Plan, table: Table, row: Row, records: dict[str, Record]) -> Verdict | None:
@@ -197,113 +206,90 @@ def _collapse_remarks(table: Table, verdicts: tuple[Verdict | None, ...]) -> lis
 
 
 def _entry(
-    plan: Plan, table: Table, row: Row, column: Column, cell: Cell, records: dict[str, Record], status: Status
+    row: Row,
+    paper: float | str | None,
+    column: Column,
+    cell: Cell,
+    records: dict[str, Record],
+    status: Status,
+    scale: str,
 ) -> Entry:
-    paper = table.value(row, column)
-    values = [records[run].metrics[column.metric] for run in cell.runs
-              if run in records and column.metric in records[run].metrics]  # fmt: skip
+    done = [run for run in cell.runs if run in records]
+    values = [records[run].metrics[column.metric] for run in done if column.metric in records[run].metrics]
     ours = summarize(values) if values else None
     differs = None
     # At other scales the numbers mean something else, and noise explains none of the difference.
-    if ours is not None and isinstance(paper, int | float) and plan.scale == "paper":
+    if ours is not None and isinstance(paper, int | float) and scale == "paper":
         differs = outside_noise(ours, paper, column.noise, column.trials)
-    remark = cell.absent or _missing(cell, records, status, column.metric)
+    remark = cell.absent
+    if len(values) < len(done):
+        remark = f"{len(done) - len(values)} of {len(cell.runs)} records have no {column.metric}"
+    elif absent := [run for run in cell.runs if run not in records]:
+        failed = sum(run in status.failed or run in status.blocked for run in absent)
+        refused = sum(run in status.done for run in absent)
+        remark = "failed" if failed else "refused" if refused else "not run yet"
+        if done:
+            remark = f"{failed or refused or len(absent)} of {len(cell.runs)} trials {remark}"
     return Entry(paper, ours, len(cell.runs), remark, differs, column.digits)
 
 
-def _missing(cell: Cell, records: dict[str, Record], status: Status, metric: str) -> str:
-    without = [run for run in cell.runs if run in records and metric not in records[run].metrics]
-    if without:
-        return f"{len(without)} of {len(cell.runs)} records have no {metric}"
-    absent = [run for run in cell.runs if run not in records]
-    if not absent:
-        return ""
-    failed = sum(run in status.failed or run in status.blocked for run in absent)
-    refused = sum(run in status.done for run in absent)
-    what = "failed" if failed else "refused" if refused else "not run yet"
-    if len(absent) == len(cell.runs):
-        return what
-    return f"{failed or refused or len(absent)} of {len(cell.runs)} trials {what}"
+def _compared(table: Table, column: Column, entries: list[Entry]) -> list[Entry]:
+    """Compare a column's entries with each other: what is bold, and what beats the untrained network."""
+    measured = [e.ours.mean for e in entries if e.ours]
+    reference = _best_untrained(table, entries)
+
+    def near(value: float | str | None, best: float | None) -> bool:
+        # Published numbers have one decimal, and so has what we print: the rule is meant for printed numbers.
+        if not isinstance(value, int | float) or best is None or "within" not in table.bold:
+            return False
+        return round(best, 1) - round(value, 1) <= table.bold["within"] + 1e-9
+
+    compared = []
+    for row, entry in zip(table.rows, entries, strict=True):
+        entry = dataclasses.replace(entry, paper_bold=near(entry.paper, column.best))
+        if entry.ours and len(measured) > 1:
+            entry = dataclasses.replace(entry, bold=near(entry.ours.mean, max(measured)))
+        if entry.ours and reference and not row.untrained:
+            above, below = clearly_above(entry.ours, reference), entry.ours.mean <= reference.mean
+            entry = dataclasses.replace(entry, above_scratch=above, below_scratch=below)
+        compared.append(entry)
+    return compared
 
 
-def _with_bold(table: Table, entries: tuple[tuple[Entry, ...], ...]) -> tuple[tuple[Entry, ...], ...]:
-    """Mark what lies within the rule's distance below the column's best; the paper's best is that of all its rows."""
-    if "within" not in table.bold:
-        return entries
-    whole = load(table.name)
-    result = [list(line) for line in entries]
-    for i, column in enumerate(table.columns):
-        place = next(j for j, c in enumerate(whole.columns) if c.id == column.id)
-        published = [v for row in whole.rows if isinstance(v := row.values[place], int | float)]
-        measured = [line[i].ours.mean for line in entries if line[i].ours is not None]  # type: ignore[union-attr]
-        for line in result:
-            entry = line[i]
-            paper = entry.paper if isinstance(entry.paper, int | float) else None
-            ours = entry.ours.mean if entry.ours is not None and len(measured) > 1 else None
-            line[i] = dataclasses.replace(
-                entry,
-                bold=_near(ours, measured, table.bold["within"]),
-                paper_bold=_near(paper, published, table.bold["within"]),
-            )
-    return tuple(map(tuple, result))
+def _best_untrained(table: Table, entries: Sequence[Entry]) -> Summary | None:
+    found = [e.ours for row, e in zip(table.rows, entries, strict=True) if row.untrained and e.ours]
+    return max(found, key=lambda summary: summary.mean, default=None)
 
 
-def _near(value: float | None, others: list[float], within: float) -> bool:
-    # Published numbers have one decimal, and so has what we print: the rule is meant for printed numbers.
-    return value is not None and round(max(others), 1) - round(value, 1) <= within + 1e-9
-
-
-def _with_scratch(table: Table, entries: tuple[tuple[Entry, ...], ...]) -> tuple[tuple[Entry, ...], ...]:
-    """Compare every row with the untrained network's."""
-    untrained = [line for row, line in zip(table.rows, entries, strict=True) if row.untrained]
-    if not untrained:
-        return entries
-    # Of several untrained networks the best one is the rival.
-    reference = [max(column, key=lambda e: e.ours.mean if e.ours else -1.0) for column in zip(*untrained, strict=True)]
-
-    def compared(row: Row, entry: Entry, other: Entry) -> Entry:
-        if row.untrained or entry.ours is None or other.ours is None:
-            return entry
-        return dataclasses.replace(
-            entry,
-            above_scratch=clearly_above(entry.ours, other.ours),
-            below_scratch=entry.ours.mean <= other.ours.mean,
-        )
-
-    return tuple(
-        tuple(compared(row, e, other) for e, other in zip(line, reference, strict=True))
-        for row, line in zip(table.rows, entries, strict=True)
-    )
-
-
-def _remarks(table: Table, entries: tuple[tuple[Entry, ...], ...], scale: str) -> list[str]:
-    """What an honest reader has to know about these numbers."""
+def _remarks(table: Table, entries: Sequence[Sequence[Entry]], scale: str) -> list[str]:
+    """What a reader has to know about these numbers."""
     remarks = []
+    tests: dict[str, Callable[[Entry], bool]] = {
+        "has failed runs in": lambda e: "failed" in e.remark,
+        "does not beat the untrained network in": lambda e: e.below_scratch,
+        "lies above the untrained network by less than the standard deviations of the trials in":
+            lambda e: not e.below_scratch and e.above_scratch is False,
+    }  # fmt: skip
     for row, line in zip(table.rows, entries, strict=True):
-        for word, test in (
-            ("has failed runs in", lambda e: "failed" in e.remark),
-            ("does not beat the untrained network in", lambda e: e.below_scratch),
-            ("lies above the untrained network by less than the spread of the trials in",
-             lambda e: not e.below_scratch and e.above_scratch is False),
-        ):  # fmt: skip
-            where = [c for c, e in zip(table.columns, line, strict=True) if test(e)]
-            if where:
-                remarks.append(f"{row.label} {word} {_places(where)}.")
-    unplanned = {e.remark for line in entries for e in line if e.remark.startswith(("not at", "needs"))}
-    for reason in sorted(unplanned):
-        where = [c for c, column in zip(table.columns, zip(*entries, strict=True), strict=True)
-                 if all(e.remark == reason for e in column)]  # fmt: skip
-        if where:
-            remarks.append(f"{reason[0].upper()}{reason[1:]}: {_places(where)}.")
-    few = sorted({e.ours.n for line in entries for e in line if e.ours and e.ours.n < 5})
-    if few:
+        for words, test in tests.items():
+            if where := [c for c, e in zip(table.columns, line, strict=True) if test(e)]:
+                remarks.append(f"{row.label} {words} {_places(where)}.")
+    absent: dict[str, list[Column]] = {}
+    for column, down in zip(table.columns, zip(*entries, strict=True), strict=True):
+        reasons = {e.remark for e in down}
+        if len(reasons) == 1 and (reason := reasons.pop()).startswith(("not at", "needs")):
+            absent.setdefault(reason, []).append(column)
+    remarks += [f"{reason[0].upper()}{reason[1:]}: {_places(absent[reason])}." for reason in sorted(absent)]
+    found = [e for line in entries for e in line if e.ours]
+    if few := sorted({e.ours.n for e in found if e.ours and e.ours.n < 5}):
         counts = listed([str(n) for n in few])
         remarks.append(
-            f"n < 5: entries of {counts} trial{'s' if few != [1] else ''} only; their spread is uncertain or unknown."
+            f"n < 5: entries of {counts} trial{'s' if few != [1] else ''} only; their standard deviation is uncertain "
+            "or unknown."
         )
-    if any(e.differs is not None for line in entries for e in line):
+    if any(e.differs is not None for e in found):
         remarks.append("≈ and ≠ behind a difference: inside and outside the noise of both sides together, at 95 %.")
-    if scale != "paper" and any(e.ours for line in entries for e in line):
+    if scale != "paper" and found:
         remarks.append(
             f"Measured at the {scale} scale: other data, network and length than the paper's, "
             "so the difference is no verdict."

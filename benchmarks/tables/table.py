@@ -1,5 +1,6 @@
 """The papers' tables and figures as data: rows, columns, published values. See docs/benchmarks.md for the format."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -30,10 +31,11 @@ class Column:
         group: the head above several columns.
         trials: runs that the paper averages.
         vary: what a trial repeats: the whole of it with another pre-training seed, or the fine-tuning only.
-        noise: published spread (one standard deviation, in the metric's unit) of a single trial.
+        noise: published standard deviation of a single trial, in the metric's unit.
         unit: of the values.
         digits: behind the point, where it is printed.
         pretrain: overrides of the pre-training for this column.
+        best: the highest published number, of all rows; set by `read`.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Column:
     unit: str = "%"
     digits: int = 1
     pretrain: dict[str, Any] = field(default_factory=dict)
+    best: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,18 +132,11 @@ class Table:
         if not kept or not chosen:
             known = [c.id for c in self.columns] if chosen else [r.id for r in self.rows]
             raise UserError(f"{self.name}: nothing is left of it; it has {', '.join(known)}")
-        return dataclasses.replace(
-            self,
-            columns=tuple(self.columns[i] for i in kept),
-            rows=tuple(
-                dataclasses.replace(
-                    r,
-                    values=tuple(r.values[i] for i in kept),
-                    std=tuple(r.std[i] for i in kept) if r.std else (),
-                )
-                for r in chosen
-            ),
-        )
+        cut = [
+            dataclasses.replace(r, values=tuple(r.values[i] for i in kept), std=tuple(r.std[i] for i in kept if r.std))
+            for r in chosen
+        ]
+        return dataclasses.replace(self, columns=tuple(self.columns[i] for i in kept), rows=tuple(cut))
 
 
 def adapt(table: Table, replace: dict[str, dict[str, Any]], add: Sequence[dict[str, Any]]) -> Table:
@@ -192,8 +188,7 @@ def choose(
                 raise UserError(f"{name}: no {what} of {', '.join(names)}; there are {', '.join(sorted(known))}")
     chosen = []
     for table in tables:
-        has_row = not rows or any(r.id in rows for r in table.rows)
-        if has_row and (not columns or any(c.id in columns or c.task in columns for c in table.columns)):
+        with contextlib.suppress(UserError):
             chosen.append(table.select(rows, columns))
     if not chosen:
         raise UserError("--rows and --columns leave nothing of these tables")
@@ -257,20 +252,19 @@ def read(path: Path, name: str, paper: Paper | None = None) -> Table:
     Raises:
         UserError: naming the file, the field and what is wrong with it.
     """
-    body = read_yaml(path)
-    table = build(Table, {**body, "name": name, "paper": path.parent.name}, str(path))
-    rows = [row if row.untrained else dataclasses.replace(row, pretrain=_shared(paper, table, row))
-            for row in table.rows]  # fmt: skip
+    table = build(Table, {**read_yaml(path), "name": name, "paper": path.parent.name}, str(path))
+    rows = []
+    for row in table.rows:
+        own = {**table.pretrain, **row.pretrain}
+        shared = {**paper.pretrain, **paper.methods.get(own.get("method", ""), {})} if paper else {}
+        rows.append(row if row.untrained else dataclasses.replace(row, pretrain={**shared, **own}))
     table = dataclasses.replace(table, rows=tuple(rows))
     _check(table, path)
-    return table
-
-
-def _shared(paper: Paper | None, table: Table, row: Row) -> dict[str, Any]:
-    own = {**table.pretrain, **row.pretrain}
-    if paper is None:
-        return own
-    return {**paper.pretrain, **paper.methods.get(own.get("method", ""), {}), **own}
+    columns = []
+    for i, column in enumerate(table.columns):
+        numbers = [v for row in rows if isinstance(v := row.values[i], int | float)]
+        columns.append(dataclasses.replace(column, best=max(numbers, default=None)))
+    return dataclasses.replace(table, columns=tuple(columns))
 
 
 def _check(table: Table, path: Path) -> None:

@@ -8,12 +8,10 @@ import pytest
 from rich.console import Console
 
 from benchmarks.report import grid
-from benchmarks.report.content import lines_of, table_logs
+from benchmarks.report.curves import averaged, ends, panels, published_values, row_logs
 from benchmarks.report.documents import filled_page
-from benchmarks.report.figures import Line
-from benchmarks.report.pictures import averaged, ends, png, published
+from benchmarks.report.page import report_folders
 from benchmarks.report.tables import result_grid
-from benchmarks.report.write import report_folders
 from benchmarks.results.entries import table_results
 from benchmarks.results.records import records_of
 from benchmarks.tables import scale as scales
@@ -142,28 +140,31 @@ def test_the_curves_become_a_picture(table: str, row: str, tmp_path: Path) -> No
     assert filled_page(text, tmp_path, tmp_path) == text
     assert (tmp_path / "images" / "a.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(UserError, match="no run of it has curves"):
-        png(table_logs(p, tables.load("figure2")), tables.load("figure2"))
+        filled_page(text.replace(f"collapse/{table}", "figure2"), tmp_path, tmp_path)
 
 
 def test_the_papers_numbers_are_drawn_with_ours() -> None:
     table = tables.load("collapse/figure5a")
-    assert published(table, "eta_p") == [("SimSiam", -0.5)]
-    assert published(table, "eta_z") == [("Mirror SimSiam", 0.2)]
-    assert published(tables.load("collapse/figure5b"), "m_r") == []
+    assert published_values(table, "eta_p") == [("SimSiam", -0.5)]
+    assert published_values(table, "eta_z") == [("Mirror SimSiam", 0.2)]
+    assert published_values(tables.load("collapse/figure5b"), "m_r") == []
     # A linear accuracy is no curve of a pre-training.
-    assert published(tables.load("collapse/table2"), "knn_top1") == []
-    assert published(tables.load("figure2"), "loss") == [("w/o stop-grad", -1.0)]
+    assert published_values(tables.load("collapse/table2"), "knn_top1") == []
+    assert published_values(tables.load("figure2"), "loss") == [("w/o stop-grad", -1.0)]
 
 
 def test_the_runs_of_a_row_are_one_curve_in_a_band() -> None:
+    def log(label: str, y: tuple[float, float], last: int = 1) -> tuple[str, list[dict[str, float]]]:
+        return label, [{"step": 0, "loss": y[0]}, {"step": last, "loss": y[1]}]
+
     x = (0.0, 1.0)
-    lines = [Line("a", x, (1.0, 2.0)), Line("a", x, (3.0, 2.0)), Line("b", x, (5.0, 6.0), 1), Line("a", x, (2.0, 8.0))]
-    a, b = averaged(lines)
-    assert (a.label, a.x, b.label, b.y, b.spread) == ("a", x, "b", [5.0, 6.0], ())
+    logs = [log("a", (1.0, 2.0)), log("a", (3.0, 2.0)), log("b", (5.0, 6.0)), log("a", (2.0, 8.0))]
+    a, b = averaged(logs, "loss")
+    assert (a.label, a.x, b.label, b.y, b.std, a.number, b.number) == ("a", x, "b", [5.0, 6.0], (), 0, 1)
     # Mean and sample deviation, point by point.
-    assert a.y == pytest.approx([2.0, 4.0]) and a.spread == pytest.approx([1.0, 12**0.5])
-    # A run that was looked at in other steps is a curve of its own.
-    assert [line.x for line in averaged([*lines, Line("a", (0.0, 2.0), (0.0, 0.0))])] == [x, x, (0.0, 2.0)]
+    assert a.y == pytest.approx([2.0, 4.0]) and a.std == pytest.approx([1.0, 12**0.5])
+    # A run that was measured at other steps is a curve of its own.
+    assert [line.x for line in averaged([*logs, log("a", (0.0, 0.0), 2)], "loss")] == [x, x, (0.0, 2.0)]
 
 
 def test_the_ends_of_training_lie_over_the_setting() -> None:
@@ -175,7 +176,7 @@ def test_the_ends_of_training_lie_over_the_setting() -> None:
     log["τ = 0.05"][1][2]["covariance"] = 4.1
     [line] = ends([(label, one) for label, runs in log.items() for one in runs], table, "covariance")
     assert line.x == [0.05, 1.0]
-    assert line.y == pytest.approx([3.1, 2.2]) and line.spread == pytest.approx([2**0.5, 0.02**0.5])
+    assert line.y == pytest.approx([3.1, 2.2]) and line.std == pytest.approx([2**0.5, 0.02**0.5])
     assert ends([], table, "covariance") == []
 
 
@@ -191,6 +192,11 @@ def test_a_row_draws_only_the_curves_that_are_its_own(tmp_path: Path) -> None:
     for run in p.runs:
         p.folder(run).mkdir(parents=True)
         (p.folder(run) / "metrics.jsonl").write_text('{"step": 7, "epoch": 1.0, "eta_p": -0.5, "eta_z": 0.2}\n')
-    logs = table_logs(p, tables.load("collapse/figure5a"))
-    assert [line.label for line in lines_of(logs, "eta_p")] == ["SimSiam"] * 3
-    assert [line.label for line in lines_of(logs, "eta_z")] == ["Mirror SimSiam"] * 3
+    logs = row_logs(p, tables.load("collapse/figure5a"))
+    assert [line.label for line in averaged(logs, "eta_p")] == ["SimSiam"]
+    assert [line.label for line in averaged(logs, "eta_z")] == ["Mirror SimSiam"]
+    # One row has one colour in all charts.
+    assert {c.lines[0].label: c.lines[0].number for c in panels(logs, ("eta_p", "eta_z"))} == {
+        "SimSiam": 0,
+        "Mirror SimSiam": 1,
+    }

@@ -79,7 +79,7 @@ def test_bad_input_is_one_line_and_status_2(
     newer = tmp_path / "newer.json"
     newer.write_text(json.dumps({**json.loads(base.read_text()), "schema": 9}))
     damaged = tmp_path / "damaged.json"
-    damaged.write_text(json.dumps({"kind": "baseline", "schema": 4, "runs": [{"key": "x"}]}))
+    damaged.write_text(json.dumps({"kind": "baseline", "schema": 5, "runs": {"x": {}}}))
     elsewhere = runs(make, tmp_path / "elsewhere", [70.0, 70.5], dataset=Dataset("shapes", "val", 640, "other"))
     cases = [
         (("--baseline", tmp_path / "no.json", good), "no such file"),
@@ -159,7 +159,9 @@ def test_summary_and_junit(make: SimpleNamespace, tmp_path: Path, gate: Callable
 def measured(trials: list[Matches]) -> Measured:
     table = np.array([average_precision(m)[0] for m in trials])
     values = {f"bbox/{name}": table[:, i].tolist() for i, name in enumerate(("AP", "AP50", "AP75"))}
-    return Measured(values, {"bbox/AP": 0.2, "bbox/AP50": 0.2, "bbox/AP75": 0.4}, False, 4952, 60, trials)
+    found = Measured(values, 60, "", {"bbox/AP": 0.2, "bbox/AP50": 0.2, "bbox/AP75": 0.4}, False, 4952)
+    found.matches = trials
+    return found
 
 
 def test_a_baseline_keeps_the_detections(tmp_path: Path) -> None:
@@ -225,7 +227,7 @@ def test_the_common_ranking_of_one_class_is_its_ap() -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"runs": []}, "it holds no run"),
+        ({"runs": {}}, "it holds no run"),
         ({"values": {}}, "no trials, no metrics"),
         ({"values": {"top1": []}}, "no trials"),
         ({"values": {"top1": [float("nan")]}}, "a finite number"),
@@ -234,7 +236,7 @@ def test_the_common_ranking_of_one_class_is_its_ap() -> None:
         ({"deviation": {"top1": -1.0}}, "negative"),
         ({"images": 0}, "no test images"),
         ({"images": "many"}, "whole number"),
-        ({"matches": 10**9}, "no trials"),
+        ({"matches": []}, "unknown field 'matches'"),
         ({"extra": 1}, "unknown field"),
     ],
 )
@@ -247,7 +249,7 @@ def test_a_baseline_with_nothing_to_look_at_is_refused(
     if "runs" in change:
         body |= change
     else:
-        body["runs"][0] |= change
+        next(iter(body["runs"].values())).update(change)
     base.write_text(json.dumps(body))
     code, text = gate("--baseline", base, results)
     assert code == 2 and complaint in text and len(text.strip().splitlines()) == 1, text

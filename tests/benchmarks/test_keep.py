@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.keep import ABSOLUTE, MAX_BYTES, store
 from benchmarks.report.grid import markdown
+from benchmarks.report.page import report_folders
 from benchmarks.report.tables import result_grid
-from benchmarks.report.write import report_folders
 from benchmarks.results.entries import table_results
 from benchmarks.results.records import find, records_of
 from benchmarks.workflow.plan import read_plan

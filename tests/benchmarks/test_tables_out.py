@@ -88,7 +88,7 @@ def test_entries_and_remarks(make: SimpleNamespace, tmp_path: Path) -> None:
     worse = filled(make, tmp_path, [50.0, 51.0, 52.0], [40.0, 41.0, 42.0])
     assert any("SimSiam does not beat the untrained network in linear top-1 (200 ep)" in r for r in worse.remarks)
     close = filled(make, tmp_path, [50.0, 51.0, 52.0], [51.0, 52.0, 53.0])
-    assert any("by less than the spread" in r for r in close.remarks)
+    assert any("by less than the standard deviations" in r for r in close.remarks)
     few = filled(make, tmp_path, [50.0, 51.0, 52.0], [51.0])
     assert few.entries[1][1].remark == "2 of 3 trials not run yet"
     assert "(n = 1 of 3)" in number(few.entries[1][1])
