@@ -1,11 +1,12 @@
 """The sizes at which the tables can be run. A size is data: it only overrides settings of the commands."""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables.table import TASKS, Table, adapt
+from benchmarks.tables.table import TASKS, Row, Table, adapt
 from runs.errors import UserError
 from runs.files import read_json, read_yaml
 from runs.folder import flatten
@@ -30,8 +31,8 @@ class Scale:
         stages: overrides by stage; a task's own come after those of `transfer`.
         datasets: further overrides by the paper's data set, `{data set: {stage: {key: value}}}`.
         methods: overrides of the pre-training by `method`; the rows' own win, as over `stages`.
-        override: overrides by stage that win over the rows' own.
-        rows: further overrides by row: `{row: {stage: {key: value}}}`; `table/row` is more special than `row`.
+        rows: overrides that win over the rows' own, `{row: {stage: {key: value}}}`, where `*` is every row; of several
+            the more special one wins: `*`, `row`, `table/row`.
         jobs: runs at a time.
         threads: threads a run; None leaves them to the libraries.
         gpus: devices of one run on each node.
@@ -56,7 +57,6 @@ class Scale:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     datasets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
-    override: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     replace: dict[str, dict[str, Any]] = field(default_factory=dict)
     add: list[dict[str, Any]] = field(default_factory=list)
@@ -70,38 +70,38 @@ class Scale:
     batch_sizes: dict[str, int] = field(default_factory=dict)
     gigabytes: dict[str, float] = field(default_factory=dict)
 
-    def common(self, dataset: str, *stages: str) -> dict[str, Any]:
-        """Overrides of every row of tables on `dataset`; a later stage's win, and the data set's over those of all."""
-        return {
-            key: value
-            for overrides in (self.stages, self.datasets.get(dataset, {}))
-            for stage in stages
-            for key, value in overrides.get(stage, {}).items()
-        }
+    def settings(self, table: Table, row: Row, own: dict[str, Any], *stages: str) -> dict[str, Any]:
+        """The settings of a row's run: the scale's for all rows < for the data set < the method < `own` < for the row.
 
-    def overridden(self, *stages: str) -> dict[str, Any]:
-        """Overrides that win over the rows' own."""
-        return {key: value for stage in stages for key, value in self.override.get(stage, {}).items()}
+        Args:
+            table: its data set counts, and its name in `rows`.
+            row: the row.
+            own: what makes the row.
+            stages: from the general to the special, e.g. `transfer`, `voc07`.
+        """
+        method = {"pretrain": self.methods.get(own.get("method", ""), {})}
+        rows = [self.rows.get(name, {}) for name in ("*", row.id, f"{table.name}/{row.id}")]
+        return {
+            **_merged((self.stages, self.datasets.get(table.dataset, {}), method), stages),
+            **own,
+            **_merged(rows, stages),
+        }
 
     def adapt(self, table: Table) -> Table:
         """The table with what this scale measures of it."""
         return adapt(table, self.replace, self.add)
 
-    def special(self, table: str, row: str, *stages: str) -> dict[str, Any]:
-        """Overrides of one row; those for `table/row` win."""
-        return {
-            key: value
-            for name in (row, f"{table}/{row}")
-            for stage in stages
-            for key, value in self.rows.get(name, {}).get(stage, {}).items()
-        }
+
+def _merged(layers: Iterable[dict[str, Any]], stages: Sequence[str]) -> dict[str, Any]:
+    """Settings as dotted keys, so that a later layer replaces a single value."""
+    return {
+        key: value for layer in layers for stage in stages for key, value in flatten(layer.get(stage) or {}).items()
+    }
 
 
 def names() -> tuple[str, ...]:
     """The scales that exist, from small to large."""
-    order = ["lab", "mini", "photos", "small", "paper"]
-    found = {p.stem for p in SCALES.glob("*.yaml")}
-    return tuple([n for n in order if n in found] + sorted(found - set(order)))
+    return ("lab", "mini", "photos", "small", "paper")
 
 
 def load(name: str) -> Scale:
@@ -113,11 +113,11 @@ def load(name: str) -> Scale:
     path = Path(name) if name.endswith((".yaml", ".yml")) else SCALES / f"{name}.yaml"
     if not path.exists():
         raise UserError(f"--scale {name}: no such scale; there are {', '.join(names())}, or give a .yaml file")
-    scale = _flat(build(Scale, {**read_yaml(path), "name": path.stem}, str(path)))
-    nested = (*scale.rows.values(), *scale.datasets.values())
-    for key in (*scale.stages, *scale.override, *(stage for overrides in nested for stage in overrides)):
-        if key not in STAGES:
-            raise UserError(f"{path}: unknown stage '{key}'; there are {', '.join(STAGES)}")
+    scale = build(Scale, {**read_yaml(path), "name": path.stem}, str(path))
+    for overrides in (scale.stages, *scale.rows.values(), *scale.datasets.values()):
+        for stage in overrides:
+            if stage not in STAGES:
+                raise UserError(f"{path}: unknown stage '{stage}'; there are {', '.join(STAGES)}")
     for task in scale.tasks or ():
         if task not in TASKS:
             raise UserError(f"{path}: tasks: unknown task '{task}'; there are {', '.join(TASKS)}")
@@ -144,19 +144,3 @@ def with_measured(scale: Scale, path: Path) -> Scale:
         raise UserError(f"--measured {path}: no time for {', '.join(lacking)}; run python -m hardware whole, on a GPU")
     source = f"measured on one {body.get('machine', {}).get('device', 'device').removeprefix('1 x ')} ({path})"
     return dataclasses.replace(scale, seconds=scale.seconds | times, seconds_devices=1, seconds_source=source)
-
-
-def _flat(scale: Scale) -> Scale:
-    """Nested settings as dotted keys, so that a more special one replaces a single value."""
-    return dataclasses.replace(
-        scale,
-        stages=_by_stage(scale.stages),
-        methods={method: flatten(settings) for method, settings in scale.methods.items()},
-        override={stage: flatten(settings) for stage, settings in scale.override.items()},
-        datasets={name: _by_stage(stages) for name, stages in scale.datasets.items()},
-        rows={row: _by_stage(stages) for row, stages in scale.rows.items()},
-    )
-
-
-def _by_stage(overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {stage: flatten(settings) if settings else {} for stage, settings in overrides.items()}

@@ -73,19 +73,22 @@ def expand(
     Raises:
         UserError: the output lies where a command line cannot name it.
     """
-    builder = _Builder(scale, _relative(Path(output)), roots or {}, list(overrides), trials, checkpoint)
-    tables = list(tables)
-    for table in tables:
+    graph = _Graph(scale, _relative(Path(output)), roots or {}, list(overrides), checkpoint)
+    chosen, cells = list(tables), []
+    for table in chosen:
         for row in table.rows:
             for column in table.columns:
-                builder.cell(table, row, column)
+                absent = "" if checkpoint else _obstacle(scale, table, row, column)
+                count = 0 if absent else _count(scale, column, trials, checkpoint)
+                runs = tuple(graph.trial(table, row, column, i) for i in range(count))
+                cells.append(Cell(table.name, row.id, column.id, runs, absent))
     return Plan(
-        output=builder.output,
+        output=graph.output,
         scale=scale.name,
         about=scale.about,
-        tables=[Selection(t.name, tuple(r.id for r in t.rows), tuple(c.id for c in t.columns)) for t in tables],
-        runs=builder.runs,
-        cells=builder.cells,
+        tables=[Selection(t.name, tuple(r.id for r in t.rows), tuple(c.id for c in t.columns)) for t in chosen],
+        runs=graph.runs,
+        cells=cells,
         jobs=scale.jobs,
         threads=scale.threads,
         seconds=scale.seconds,
@@ -98,109 +101,98 @@ def expand(
     )
 
 
+def _obstacle(scale: Scale, table: Table, row: Row, column: Column) -> str:
+    """Why there is nothing to run for an entry; empty if there is."""
+    if missing := row.missing or table.missing:
+        return f"needs {missing}"
+    if row.untrained and column.task == "pretrain":
+        return "no pre-training"
+    wanted = scale.tasks is None or column.task in scale.tasks
+    return "" if wanted and _epochs(scale, row, column) is not None else f"not at the {scale.name} scale"
+
+
+def _epochs(scale: Scale, row: Row, column: Column) -> int | None:
+    epochs = row.epochs or column.epochs
+    return epochs if scale.epochs is None else scale.epochs.get(epochs)
+
+
+def _count(scale: Scale, column: Column, trials: int | None, checkpoint: Source | None) -> int:
+    """The paper's number of trials, unless the scale has its own, and at most `trials`."""
+    # A given checkpoint cannot be pre-trained again, and its features and their classifier hardly depend on a seed.
+    if checkpoint and column.vary == "pretrain":
+        return 1
+    wanted = scale.trials.get(column.vary, column.trials)
+    return min(wanted, trials) if trials else wanted
+
+
 @dataclass
-class _Builder:
-    """Adds a cell's runs to the graph; equal settings give the same run."""
+class _Graph:
+    """The runs behind the entries; equal settings give the same run."""
 
     scale: Scale
     output: str
     roots: dict[str, str]
     overrides: list[tuple[str, str, Any]]
-    trials: int | None
     checkpoint: Source | None
     runs: dict[str, Run] = field(default_factory=dict)
-    cells: list[Cell] = field(default_factory=list)
 
-    def cell(self, table: Table, row: Row, column: Column) -> None:
-        """Plan one entry."""
-        absent = "" if self.checkpoint else self._obstacle(table, row, column)
-        runs = () if absent else tuple(self._trial(table, row, column, i) for i in range(self._count(row, column)))
-        self.cells.append(Cell(table.name, row.id, column.id, runs, absent))
-
-    def _obstacle(self, table: Table, row: Row, column: Column) -> str:
-        """Why there is nothing to run for an entry; empty if there is."""
-        missing = row.missing or table.missing
-        if missing:
-            return f"needs {missing}"
-        if row.untrained and column.task == "pretrain":
-            return "no pre-training"
-        wanted = self.scale.tasks is None or column.task in self.scale.tasks
-        if wanted and self._epochs(row, column) is not None:
-            return ""
-        return f"not at the {self.scale.name} scale"
-
-    def _epochs(self, row: Row, column: Column) -> int | None:
-        epochs = row.epochs or column.epochs
-        return epochs if self.scale.epochs is None else self.scale.epochs.get(epochs)
-
-    def _count(self, row: Row, column: Column) -> int:
-        # The paper's number of trials, unless the scale has its own; a given checkpoint cannot be pre-trained again,
-        # and its features and their classifier hardly depend on a seed.
-        if self.checkpoint and column.vary == "pretrain":
-            return 1
-        wanted = self.scale.trials.get(column.vary, column.trials)
-        return min(wanted, self.trials) if self.trials else wanted
-
-    def _trial(self, table: Table, row: Row, column: Column, trial: int) -> str:
-        pretrain_seed, seed = (trial, trial) if column.vary == "pretrain" else (0, trial)
-        if self.checkpoint:
+    def trial(self, table: Table, row: Row, column: Column, seed: int) -> str:
+        """Add the runs of one trial; returns the id of the one whose record has the number."""
+        if self.checkpoint or row.untrained:
             return self._evaluation(table, row, column, self.checkpoint, seed).id
-        if row.untrained:
-            return self._evaluation(table, row, column, None, seed).id
-        run = self._pretrain(table, row, column, pretrain_seed)
+        run = self._pretrain(table, row, column, seed if column.vary == "pretrain" else 0)
         if column.task == "pretrain":
             return run.id
         file = f"{self.output}/{run.id}/{checkpoint_name(int(run.settings['epochs']) - 1)}"
-        return self._evaluation(table, row, column, Source(_readable(run), file, (run.id,)), seed).id
+        # Its name without kind and hash.
+        name = run.id.split("/")[1].rsplit("-", 1)[0]
+        return self._evaluation(table, row, column, Source(name, file, (run.id,)), seed).id
 
     def _pretrain(self, table: Table, row: Row, column: Column, seed: int) -> Run:
         settings = self._settings(table, row, {**row.pretrain, **column.pretrain}, "pretrain")
         # A user's epochs win over the column's.
-        settings = {"epochs": self._epochs(row, column), **settings, "seed": seed}
+        settings = {"epochs": _epochs(self.scale, row, column), **settings, "seed": seed}
         root, needs = self._root(table, False)
         name = f"{settings.get('variant', settings.get('method'))}-{settings['epochs']}ep-seed{seed}"
         return self._add("pretrain", "pretrain", name, settings, root, needs)
 
     def _evaluation(self, table: Table, row: Row, column: Column, source: Source | None, seed: int) -> Run:
         """Add the run that evaluates `source`, or the untrained network."""
+        name = f"{column.task}-{source.name if source else 'scratch'}"
         detection = column.task in DETECTION
+        root, needs = self._root(table, detection)
         if detection:
             settings = {"task": column.task, **self._settings(table, row, row.transfer, "transfer", column.task)}
+            name += f"-trial{seed}"
+            weights, untrained = "weights", "scratch"
         else:
             settings = self._settings(table, row, {}, column.task)
-        root, needs = self._root(table, detection)
+            name += "" if source else f"-seed{seed}"
+            weights, untrained = "checkpoint", "random"
         if source is None:
             arch = self._settings(table, row, row.pretrain, "pretrain").get("arch", "resnet50")
-            settings |= {"weights" if detection else "checkpoint": "scratch" if detection else "random", "arch": arch}
+            settings |= {weights: untrained, "arch": arch}
             if not detection:
                 # How the untrained network starts is all that its row can say of it.
                 settings |= {k: v for k, v in row.pretrain.items() if k == "zero_init_residual"}
         elif detection:
-            converted = self._convert(source)
-            settings["weights"] = f"{self.output}/{converted.id}/backbone.pkl"
+            converted = self._add(
+                "convert", "convert", source.name, {"file": source.file}, {}, source.needs, source.sha256
+            )
+            settings[weights] = f"{self.output}/{converted.id}/backbone.pkl"
             needs += (converted.id,)
         else:
-            settings["checkpoint"] = source.file
+            settings[weights] = source.file
             needs += source.needs
         settings["seed"] = seed
-        name = f"{column.task}-{source.name if source else 'scratch'}"
-        if detection:
-            name += f"-trial{seed}"
-        elif source is None:
-            name += f"-seed{seed}"
         kind = "transfer" if detection else column.task
         return self._add(kind, column.task, name, settings, root, needs, source.sha256 if source else "")
 
-    def _convert(self, source: Source) -> Run:
-        return self._add("convert", "convert", source.name, {"file": source.file}, {}, source.needs, source.sha256)
-
     def _settings(self, table: Table, row: Row, own: dict[str, Any], *stages: str) -> dict[str, Any]:
-        """The scale's word on all rows and on the method < the row's own < what the scale overrides < the user's."""
+        """The scale's settings with those of the row, below the user's."""
         user = {key: value for stage, key, value in self.overrides if stage in stages}
         data = {} if "transfer" in stages else {"data": self.scale.data.get(table.dataset, table.dataset)}
-        method = self.scale.methods.get(own.get("method", ""), {}) if "pretrain" in stages else {}
-        last = {**self.scale.overridden(*stages), **self.scale.special(table.name, row.id, *stages), **user}
-        return {**data, **self.scale.common(table.dataset, *stages), **method, **own, **last}
+        return {**data, **self.scale.settings(table, row, own, *stages), **user}
 
     def _root(self, table: Table, detection: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The data of a run: the generated set, which is a run itself, or the user's folder."""
@@ -222,7 +214,9 @@ class _Builder:
         sha256: str = "",
     ) -> Run:
         identity = {"kind": kind, "settings": settings, "needs": needs, "root": root, "sha256": sha256}
-        digest = hashlib.sha256(json.dumps(_portable(identity, self.output), sort_keys=True).encode()).hexdigest()[:8]
+        # Without the place of the output folder, on which the result does not depend.
+        portable = json.dumps(identity, sort_keys=True).replace(f"{json.dumps(self.output)[:-1]}/", '"')
+        digest = hashlib.sha256(portable.encode()).hexdigest()[:8]
         run_id = f"{kind}/{name}-{digest}"
         if run_id not in self.runs:
             gpus, nodes = devices_of(self.scale, kind, batch_of(self.scale, task, settings))
@@ -248,11 +242,6 @@ def devices_of(scale: Scale, kind: str, batch: int | None) -> tuple[int, int]:
     parts = [(gpus, 1) for gpus in range(scale.gpus - 1, 0, -1)]
     fitting = ((g, n) for g, n in (*whole_nodes, *parts) if max(g, 1) * n <= most and batch % (max(g, 1) * n) == 0)
     return next(fitting, (min(scale.gpus, 1), 1))
-
-
-def _readable(run: Run) -> str:
-    """A run's name without kind and hash."""
-    return run.id.split("/")[1].rsplit("-", 1)[0]
 
 
 def _command(kind: str, settings: dict[str, Any], folder: str, gpus: int, nodes: int, digest: str) -> tuple[str, ...]:
@@ -288,17 +277,6 @@ def _plain(value: Any) -> str:
     text = str(value)
     # Lightning's `epoch=99-step=1000.ckpt`, a browser's `net (1).pth`: Hydra's grammar wants them in quotes.
     return text if PLAIN.fullmatch(text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _portable(value: Any, output: str) -> Any:
-    """Settings without the place of the output folder, so that the hash does not depend on it."""
-    if isinstance(value, dict):
-        return {k: _portable(v, output) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_portable(v, output) for v in value]
-    if isinstance(value, str) and value.startswith(output + "/"):
-        return value[len(output) + 1 :]
-    return value
 
 
 def _relative(path: Path) -> str:

@@ -26,7 +26,7 @@ def test_without_stop_gradient_the_output_collapses_and_with_it_not(tmp_path: Pa
     few = {"images": 32, "val_images": 8, "voc07": 2, "voc07_test": 1, "voc12": 2, "coco": 1, "coco_val": 1}
     scale["generate"] = {"seed": 0, "objects": 3, **few}
     scale["epochs"] = {100: 8}
-    scale["override"]["pretrain"] |= {"batch_size": 32, "optimizer.lr": 1.6}
+    scale["rows"]["*"]["pretrain"] |= {"batch_size": 32, "optimizer.lr": 1.6}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(scale))
     out = tmp_path / "out"
     text = run(
