@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,38 +70,43 @@ def work(plan: Plan, executor: str = "local", options: Sequence[str] = (), retri
 
 
 def _loop(plan: Plan, executor: str, options: Sequence[str], retries: int, free: list[str]) -> Status:
-    priority, known = plan.chains(durations(plan)[0]), bool(free)
+    expected, known = durations(plan)[0], bool(free)
+    chains = plan.chains(expected)
+    order = sorted(plan.runs, key=lambda run: -chains[run])
     started: dict[str, Started] = {}
     failed: dict[str, int] = {}
-    tries: dict[str, int] = {}
-    with Display(plan) as display:
-        try:
-            while True:
-                status = status_of(plan, {run: s.began for run, s in started.items()}, failed)
-                done = set(status.done)
-                ready = [run for run in status.waiting if done.issuperset(plan.runs[run].needs)]
-                for name in sorted(ready, key=lambda run: -priority[run])[: plan.jobs - len(started)]:
-                    run = plan.runs[name]
-                    wanted = run.gpus if known else 0
-                    if wanted > len(free):
-                        break
-                    taken, free = free[:wanted], free[wanted:]
-                    started[name] = _start(plan, run, executor, options, taken)
-                    status.running[name] = started[name].began
-                    status.waiting.remove(name)
-                display.update(status)
-                if not started:
-                    return status
-                time.sleep(0.2)
-                for name in [run for run, s in started.items() if s.process.poll() is not None]:
-                    over = started.pop(name)
-                    free += over.devices
-                    code = _result(plan, name, over, executor)
-                    tries[name] = tries.get(name, 0) + 1
-                    if code and tries[name] > retries:
-                        failed[name] = code
-        finally:
-            _stop(plan, started, executor)
+    tries: Counter[str] = Counter()
+    display = Display(plan, expected)
+    try:
+        while True:
+            status = status_of(plan, {run: s.began for run, s in started.items()}, failed)
+            ready = [
+                run for run in order if run in status.waiting and set(status.done).issuperset(plan.runs[run].needs)
+            ]
+            for name in ready[: plan.jobs - len(started)]:
+                run = plan.runs[name]
+                wanted = run.gpus if known else 0
+                if wanted > len(free):
+                    break
+                taken, free = free[:wanted], free[wanted:]
+                started[name] = _start(plan, run, executor, options, taken)
+                status.running[name] = started[name].began
+                status.waiting.remove(name)
+            display.update(status)
+            if not started:
+                return status
+            time.sleep(0.2)
+            for name in [run for run, s in started.items() if s.process.poll() is not None]:
+                over = started.pop(name)
+                free += over.devices
+                tries[name] += 1
+                code = _result(plan, name, over, executor)
+                if code and tries[name] > retries:
+                    failed[name] = code
+                expected |= durations(plan)[0]
+    finally:
+        display.close()
+        _stop(plan, started, executor)
 
 
 def _start(plan: Plan, run: Run, executor: str, options: Sequence[str], devices: list[str]) -> Started:
