@@ -50,12 +50,6 @@ def parser() -> Parser:
     command.add_argument("target", metavar="DIR", help="e.g. results/mini; an earlier copy there is replaced")
     command.set_defaults(function=_lazy("keep", "keep"))
 
-    command = commands.add_parser("page", help="write the generated parts of a Markdown page from run records")
-    command.add_argument("folder", metavar="FOLDER", help="output folder of `run`")
-    command.add_argument("page", metavar="PAGE.md", help="with blocks <!-- table: NAME --> … <!-- end -->")
-    command.add_argument("--scale", help="of the runs, where several `run` have filled the folder (default: its plan)")
-    command.set_defaults(function=_lazy("report.documents", "page"))
-
     command = commands.add_parser("evaluate", help="any ResNet checkpoint to a row of the tables and a model card")
     command.add_argument("file", metavar="FILE_OR_URL")
     command.add_argument("--tasks", type=_names, default=["linear", "knn"], help="of linear, knn, voc07, voc0712, coco")

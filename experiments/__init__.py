@@ -1,1 +1,1 @@
-"""What measures this project against others, from a checkout only: speed against peers, the gate's error rates."""
+"""Run from a checkout only: speed against peers, the gate's error rates, the generated parts of the documentation."""

@@ -1,4 +1,4 @@
-"""Line charts: inline SVG that takes its colours from the page around it, and PNG for pages that cannot."""
+"""Line charts, and as inline SVG that takes its colours from the page around it."""
 
 import io
 import re
@@ -15,8 +15,6 @@ ENTRY, ENTRIES = 24, 4
 # Told apart without colour, too.
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))
 PAPER = (0, (1, 2))
-# Panels in a line of a PNG; more would be too small to read at a page's width.
-ACROSS = 3
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,9 @@ def draw(axes: Any, panel: Panel) -> None:
             axes.fill_between(line.x, low, high, color=colour, alpha=0.14, linewidth=0)
     if panel.level is not None:
         axes.axhline(panel.level[0], color=INK, linewidth=0.8, linestyle=(0, (2, 3)), label=panel.level[1])
-    for number, (value, colour) in enumerate(panel.published):
-        axes.axhline(value, color=COLOURS[colour % 8], linewidth=0.9, linestyle=PAPER,
-                     label=None if number else "paper")  # fmt: skip
+    for value, number in panel.published:
+        label = "paper" if value == panel.published[0][0] else None
+        axes.axhline(value, color=COLOURS[number % 8], linewidth=0.9, linestyle=PAPER, label=label)
     if panel.from_zero:
         # A curve that stays at the top should not lie on the edge.
         axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
@@ -111,7 +109,7 @@ def svg(panel: Panel) -> str:
         figure = Figure(figsize=(4.2, 2.9), layout="constrained")
         axes = figure.add_subplot()
         draw(axes, panel)
-        labels = list(_legend([axes]))
+        labels = list(legend([axes]))
         style = {"frameon": False, "fontsize": 8.5, "labelcolor": INK}
         long = max(map(len, labels)) > ENTRY
         if len(labels) > 1 and (long or len(labels) > ENTRIES):
@@ -136,35 +134,6 @@ def svg(panel: Panel) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{panel.title}"', 1)
 
 
-def png(panels: Sequence[Panel]) -> bytes:
-    """Charts side by side as a PNG file, with one legend for them all."""
-    from matplotlib.figure import Figure
-    from PIL import Image
-
-    wide = 2 if len(panels) == 4 else min(len(panels), ACROSS)
-    high = -(-len(panels) // wide)
-    figure = Figure(figsize=(3.6 * wide, 2.5 * high + 0.4), layout="constrained", dpi=110)
-    axes = list(figure.subplots(high, wide, squeeze=False).flat)
-    axes, rest = axes[: len(panels)], axes[len(panels) :]
-    for axis, panel in zip(axes, panels, strict=True):
-        draw(axis, panel)
-    for axis in rest:
-        axis.set_axis_off()
-    legend = _legend(axes)
-    if rest:
-        rest[0].legend(legend.values(), legend, loc="center", frameon=False, fontsize=9)
-    elif len(legend) > 1:
-        figure.legend(
-            legend.values(), legend, loc="outside lower center", ncols=min(len(legend), 5), frameon=False, fontsize=8.5
-        )
-    buffer, small = io.BytesIO(), io.BytesIO()
-    # No version of Matplotlib in the file: equal data give an equal file.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    # Lines of a few colours: a palette takes a third of the bytes, and the pictures are committed.
-    Image.open(buffer).convert("RGB").quantize(128).save(small, "png", optimize=True)
-    return small.getvalue()
-
-
-def _legend(axes: Sequence[Any]) -> dict[str, Any]:
+def legend(axes: Sequence[Any]) -> dict[str, Any]:
     """The entries of a legend by name, of all panels: a row need not have every quantity."""
     return {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}

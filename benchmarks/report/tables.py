@@ -2,25 +2,15 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from benchmarks.report.grid import ABSENT, Cell, Grid, Line, plain
-from benchmarks.results.entries import Entry, TableResult, pretrainings
+from benchmarks.results.entries import Entry, TableResult
 from benchmarks.results.trials import summarize
 from benchmarks.tables import table as tables
-from benchmarks.tables.table import Row, Table
-from benchmarks.workflow.plan import Plan
-from runs.errors import UserError
-from runs.record import Record
+from benchmarks.tables.table import Table
 
 CORNER = "pre-train"
-# Head and digits of the metrics of a pre-training's record.
-METRICS = {
-    "knn_top1": ("kNN (%)", 1), "knn_top1_start": ("kNN before", 1), "loss": ("loss", 2), "std": ("std", 4),
-    "m_o": ("m_o", 3), "m_r": ("m_r", 3), "covariance": ("covariance", 3), "effective_rank": ("rank", 1),
-    "eta_p": ("η_p", 2), "eta_z": ("η_z", 2), "p_m_o": ("m_o of p", 3), "bias_set_cosine": ("cos(bias, o_z)", 2),
-    "r_e_cosine": ("cos(r_e, de-corr.)", 2),
-}  # fmt: skip
 
 
 def number(entry: Entry, trials: bool = True) -> str:
@@ -34,10 +24,11 @@ def number(entry: Entry, trials: bool = True) -> str:
         return entry.remark if entry.remark in ("failed", "refused") else ABSENT
     incomplete = f" of {entry.wanted}" if entry.ours.n < entry.wanted else ""
     count = f" (n = {entry.ours.n}{incomplete})" if trials or incomplete else ""
-    return _mean(entry.ours.values, entry.digits) + count
+    return mean_std(entry.ours.values, entry.digits) + count
 
 
-def _mean(values: Sequence[float], digits: int) -> str:
+def mean_std(values: Sequence[float], digits: int) -> str:
+    """`41.2 ± 0.3`."""
     found = summarize(values)
     text = f"{found.mean:.{digits}f}" + (f" ± {found.std:.{digits}f}" if found.std is not None else "")
     return text.replace("-", "−")
@@ -63,7 +54,7 @@ def paper_grid(table: Table) -> Grid:
     lines = []
     for row in table.rows:
         values = [
-            _word(value) + (f" ± {std}" if std is not None else "")
+            word(value) + (f" ± {std}" if std is not None else "")
             for value, std in zip(row.values, row.std or (None,) * len(row.values), strict=True)
         ]
         lines.append(Line(row.label, plain([*(row.properties.get(p) for p in table.properties), *values])))
@@ -73,7 +64,8 @@ def paper_grid(table: Table) -> Grid:
     )
 
 
-def _word(value: float | str | None) -> str:
+def word(value: float | str | None) -> str:
+    """A published entry as it is, or a dash."""
     return ABSENT if value is None else str(value)
 
 
@@ -121,54 +113,9 @@ def beside_paper(result: TableResult, name: str) -> Grid:
     table = result.table
     whole = tables.load(table.name).select(None, [c.id for c in table.columns])
     ours = Line(name, tuple(Cell(number(e), bold=e.ours is not None) for e in result.entries[0]))
-    theirs = [Line(f"{r.label} (paper)", plain([_word(v) for v in r.values])) for r in whole.rows if any(r.values)]
+    theirs = [Line(f"{r.label} (paper)", plain([word(v) for v in r.values])) for r in whole.rows if any(r.values)]
     heads = tuple((c.group, c.label) for c in table.columns)
     return Grid(heads, (ours, *theirs), f"{table.label}: {table.title}", f"{table.quantity}, {result.scale} scale")
-
-
-def pretraining_grid(result: TableResult, plan: Plan, records: Mapping[str, Record], metrics: Sequence[str]) -> Grid:
-    """Metrics of a table's pre-trainings: the paper's word and number, our trials, the monitors' verdicts.
-
-    Raises:
-        UserError: a metric has no name here.
-    """
-    for metric in metrics:
-        if metric not in METRICS:
-            raise UserError(f"{metric}: no such metric; there are {', '.join(METRICS)}")
-    published = tables.load(result.table.name)
-    # A figure need not print its accuracies.
-    printed = [i for i in range(len(published.columns)) if any(row.values[i] is not None for row in published.rows)]
-    accuracy = next((i for i in printed if published.columns[i].task in ("linear", "knn")), None)
-    asked = "collapse" in published.properties
-    lines = []
-    for i, row in enumerate(published.rows):
-        runs = [records[r] for r in pretrainings(plan, result.table.name, row.id) if r in records]
-        said = result.verdicts[i] if result.verdicts else None
-        verdict = str(said or ABSENT) + (" in p" if any("prediction" in run.verdict for run in runs) else "")
-        cells = [Cell(preset(row))]
-        if accuracy is not None:
-            cells.append(Cell(_word(row.values[accuracy])))
-        if asked:
-            cells.append(Cell(str(row.properties.get("collapse", ABSENT))))
-            cells.append(Cell(verdict, bold=said is not None and not said.agrees))
-        cells.append(Cell(str(len(runs))))
-        for metric in metrics:
-            values = [run.metrics[metric] for run in runs if metric in run.metrics]
-            cells.append(Cell(_mean(values, METRICS[metric][1]) if values else ABSENT))
-        lines.append(Line(row.label, tuple(cells)))
-    heads = ["preset", *(["paper: top-1 (%)"] if accuracy is not None else [])]
-    heads += ["paper: collapse", "ours: collapsed"] if asked else []
-    heads += ["n", *(METRICS[m][0] for m in metrics)]
-    return Grid(tuple(("", head) for head in heads), tuple(lines), facts=len(heads) - len(metrics))
-
-
-def preset(row: Row) -> str:
-    """The arguments of a command that make the row."""
-    settings = row.pretrain
-    if "variant" in settings:
-        return f"`variant={settings['variant']}`"
-    own = [f"{k}={str(v).lower()}" for k, v in settings.items() if k.startswith("method")]
-    return f"`{' '.join(own)}`" if own else ABSENT
 
 
 def comma_separated(results: Sequence[TableResult]) -> str:

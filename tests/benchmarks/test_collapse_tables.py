@@ -9,7 +9,6 @@ from rich.console import Console
 
 from benchmarks.report import grid
 from benchmarks.report.curves import averaged, ends, panels, published_values, row_logs
-from benchmarks.report.documents import filled_page
 from benchmarks.report.page import report_folders
 from benchmarks.report.tables import result_grid
 from benchmarks.results.entries import table_results
@@ -18,6 +17,7 @@ from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
 from benchmarks.workflow.plan import Plan
+from experiments.pages import filled_page
 from runs.errors import UserError
 from runs.record import Dataset, Record, Subject, write_record
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report.documents import BLOCK, filled_page
-from benchmarks.report.tables import METRICS
 from benchmarks.tables import table as tables
+from experiments.pages import BLOCK, METRICS, filled_page
 from runs.errors import UserError
 from runs.files import read_yaml
 from tests.benchmarks.test_collapse_tables import finish, plan
