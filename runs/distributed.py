@@ -11,6 +11,7 @@ functions, so that a command without it stays quick.
 import contextlib
 import functools
 import os
+import platform
 import sys
 import time
 import traceback
@@ -194,18 +195,33 @@ def _fail(error: Exception) -> NoReturn:
     serves the store and waits for the others: PyTorch prints a stack for a lost store, below the line that says what is
     wrong.
     """
-    message = user_message(error)
+    lost = _lost_process(error)
+    message = lost or user_message(error)
     try:
         first = _store.add("failures", 1) == 1
     except RuntimeError:
-        # Without torchrun: the first process is gone, and has said why.
-        first = False
+        # The store ended with the process or the node that served it, perhaps before a word. The last process is on
+        # another node, if any is.
+        first = rank() == world_size() - 1
     if first:
         print(f"error: {message}" if message else "".join(traceback.format_exception(error)), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         end = time.monotonic() + LAST_TO_FAIL
-        while _store.add("failures", 0) < world_size() and time.monotonic() < end:
+        while _store.add("failures", 0) < world_size() - bool(lost) and time.monotonic() < end:
             time.sleep(0.02)
     os._exit(1 if message is None else 2)
+
+
+def _lost_process(error: Exception) -> str | None:
+    """One line where the error is that another process is gone; None for any other."""
+    import torch.distributed as dist
+
+    # Gloo's errors have no type of their own.
+    if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
+        return None
+    return (
+        f"process {rank()} of {world_size()} on {platform.node()} has lost another, which was killed or whose machine "
+        "is gone; the log above, dmesg or the scheduler says why; run the same command again to continue"
+    )

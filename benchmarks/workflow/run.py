@@ -159,6 +159,8 @@ def _stop(plan: Plan, started: dict[str, Started], executor: str) -> None:
 def _environment(plan: Plan, executor: str, devices: list[str]) -> dict[str, str]:
     kept = {k: v for k, v in child_environment().items() if k not in (*THREADS, PARENT)}
     kept |= {name: str(plan.threads) for name in THREADS if plan.threads} | {"PYTHONUNBUFFERED": "1"}
+    # Without PyTorch's C++ stack for each store and socket that a killed process leaves behind.
+    kept.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if executor == "local":
         # Everything below ends when this process does, even by SIGKILL. On a cluster the jobs live elsewhere.
         kept[PARENT] = str(os.getpid())

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from runs import distributed
 from runs.errors import UserError
-from tests.pretrain.processes import CONTEXT, free_port, lines, newest, run, small, steps_logged
+from tests.pretrain.processes import CONTEXT, Command, free_port, lines, newest, run, small, steps_logged
 
 
 def torchrun(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -110,9 +110,23 @@ def test_a_failed_process_does_not_wait_for_the_others(
 def test_an_error_of_one_process_is_said_by_that_one(images: Path, tmp_path: Path) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
     shutil.copytree(images, data)
-    # One image of 64: one of the two processes meets it, the other loses its connection.
-    bad = data / "train" / "class2" / "005.png"
+    # One image of 64, which the second process meets; the first, which serves the store, loses its connection.
+    bad = data / "train" / "class2" / "004.png"
     bad.write_bytes(b"not a picture")
     status, text = run("pretrain", small("simsiam", data, folder, "monitor.knn_every=0"), folder, world=2)
     assert status == 2 and "Traceback" not in text, text
     assert text.count("error: ") == 1 and f"error: {bad}: not a readable image" in text, text
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_others_of_a_killed_process_end_with_one_line(victim: int, images: Path, tmp_path: Path) -> None:
+    """Also where the killed one served the store by which they say it once."""
+    folder = tmp_path / "run"
+    command = Command("pretrain", small("simsiam", images, folder), tmp_path / "log.txt", world=2)
+    assert command.until(lambda: steps_logged(folder) >= 2)
+    os.kill(command.processes[victim].pid or 0, signal.SIGKILL)
+    command.wait(seconds=60)
+    text = command.log.read_text()
+    assert command.processes[1 - victim].exitcode == 2 and "Traceback" not in text, text
+    assert text.count("error: ") == 1 and f"error: process {1 - victim} of 2 on " in text, text
+    assert "has lost another" in text
