@@ -31,6 +31,8 @@ _VARIANTS = {
     r"(^|_)ws(_|$)|^bit|resnetv2": "standardised weights or pre-activation",
     r"gelu|silu|swish": "another activation than ReLU",
 }
+# `Backbone.assumed` of a checkpoint whose pre-training has written its input convention into it.
+BY_PRETRAINING = "written by the pre-training"
 _PLAIN = {None, False, "", "relu", "ReLU", "torch.nn.modules.activation.ReLU"}
 
 
@@ -55,6 +57,8 @@ def input_convention(contents: Contents, network: Network, path: Path, container
             raise UserError(
                 "provenance.input: not an input convention of this project; convert the original again"
             ) from error
+    if own := _by_pretraining(settings):
+        return own, BY_PRETRAINING
     convention, source = _stated(contents, settings, container)
     if convention is None:
         entry = network.format
@@ -126,6 +130,14 @@ def _puts_stride_in_1x1(key: str, value: Any) -> bool:
     if key.rpartition("/")[2] == "downsample_in_bottleneck":
         return value is True
     return isinstance(value, str) and re.search(r"style\s*=\s*['\"]caffe['\"]", value) is not None
+
+
+def _by_pretraining(settings: Mapping[str, Any]) -> InputConvention | None:
+    """This project's checkpoints have an entry `input`; see `pretrain.trainer.Trainer.state_dict`."""
+    match [settings.get(f"input/{key}") for key in ("channels", "mean", "std", "range")]:
+        case ["RGB" | "BGR" as channels, (_, _, _) as mean, (_, _, _) as std, float(high)] if high > 0:
+            return InputConvention(channels, tuple(m / high for m in mean), tuple(s / high for s in std))
+    return None
 
 
 def _stated(contents: Contents, settings: Mapping[str, Any], container: str) -> tuple[InputConvention | None, str]:

@@ -86,9 +86,10 @@ class AugmentConfig:
     second: dict[str, Any] = field(default_factory=dict)
     """What differs in the second view: any of the fields above (BYOL)."""
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    """Mean of images in [0, 1], R G B; torchvision's, SimSiam's and MoCo's on ImageNet."""
+    """Mean of images in [0, 1], R G B; torchvision's, SimSiam's and MoCo's on ImageNet. In an evaluation, [] is what
+    the checkpoint's own pre-training had."""
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
-    """Standard deviation of images in [0, 1], R G B."""
+    """Standard deviation of images in [0, 1], R G B; [] as above."""
     eval_resize: int = 0
     """Shorter side before the centre crop in evaluation; 0 means size * 256 / 224."""
 
@@ -113,9 +114,9 @@ class AugmentConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"augment.{name}={getattr(self, name)}: must be a probability, 0 to 1")
         for name in ("mean", "std"):
-            if len(getattr(self, name)) != 3:
+            if len(getattr(self, name)) not in (0, 3):
                 raise UserError(f"augment.{name}={getattr(self, name)}: must be three numbers, for R, G and B")
-        if min(self.std) <= 0:
+        if min(self.std, default=1) <= 0:
             raise UserError(f"augment.std={self.std}: must be positive")
         if len(self.blur_sigma) != 2 or not 0 <= self.blur_sigma[0] <= self.blur_sigma[1]:
             raise UserError(f"augment.blur_sigma={self.blur_sigma}: must be two rising numbers, e.g. [0.1,2.0]")
@@ -279,6 +280,8 @@ class PretrainConfig(CommandConfig):
         for name in ("epochs", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
+        if not self.augment.mean or not self.augment.std:
+            raise UserError("augment.mean and augment.std must be three numbers each, for R, G and B")
         if self.optimizer.warmup_epochs >= self.epochs:
             raise UserError(
                 f"optimizer.warmup_epochs={self.optimizer.warmup_epochs}: must be fewer than epochs={self.epochs}, "

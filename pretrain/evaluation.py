@@ -128,7 +128,7 @@ def evaluate(
                     Dataset(val.name, "val", len(val), val.fingerprint),
                     found.metrics,
                     verdict=found.verdict,
-                    details=found.details | {"processes": world_size()},
+                    details=found.details | {"processes": world_size(), "input": run.network.input()},
                 )
                 print(f"{found.sentence} -> {claimed.path / RECORD}")
     return 0

@@ -16,6 +16,7 @@ from torchvision.models.resnet import ResNet
 from converters import load_backbone
 from converters.architecture import parse
 from converters.resnet import build_resnet
+from converters.settings import BY_PRETRAINING
 from pretrain.augment import Transform
 from pretrain.checkpoint import NAME, epochs_of
 from pretrain.config import AugmentConfig
@@ -35,11 +36,19 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A frozen network without a classifier, and the input convention that it was trained with, in `augment`."""
+    """A frozen network without a classifier.
+
+    Attributes:
+        network: takes RGB.
+        subject: what it is.
+        augment: the view of images, with the mean and std that the network gets.
+        convention: who says so.
+    """
 
     network: ResNet
     subject: Subject
     augment: AugmentConfig
+    convention: str
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features (n, C) of images (n, 3, H, W)."""
@@ -49,6 +58,10 @@ class FeatureExtractor:
     def channels(self) -> int:
         """C, the features' width."""
         return parse(self.subject.arch).out_channels
+
+    def input(self) -> dict[str, Any]:
+        """What its images are normalized with, and who says so."""
+        return {"mean": self.augment.mean, "std": self.augment.std, "by": self.convention}
 
     def fingerprint(self) -> float:
         """A number that changes when any weight or statistic does."""
@@ -64,7 +77,7 @@ def load_feature_extractor(
         checkpoint: a file, or `random`.
         arch: the architecture; for a file it may be empty and must agree otherwise.
         zero_init_residual: how the untrained network starts, see `PretrainConfig`.
-        augment: the view recipe, whose mean and std the checkpoint's own replace.
+        augment: the view recipe; the checkpoint's own mean and std take the place of empty ones.
         seed: of the untrained network.
         device: where it goes.
 
@@ -76,7 +89,9 @@ def load_feature_extractor(
             raise UserError("arch: is required with checkpoint=random; add e.g. arch=resnet50")
         seed_everything(seed)
         network = build_resnet(arch, None, zero_init_residual)
-        return FeatureExtractor(_freeze(network, device), Subject("scratch", arch, 0), augment)
+        own = AugmentConfig(name="")
+        view, convention = _with_input(augment, own.mean, own.std, "an untrained network has none")
+        return FeatureExtractor(_freeze(network, device), Subject("scratch", arch, 0), view, convention)
     backbone = load_backbone(checkpoint)
     if arch and arch != backbone.arch:
         raise UserError(f"arch={arch}: {checkpoint} is a {backbone.arch}; leave arch out")
@@ -86,15 +101,16 @@ def load_feature_extractor(
         # Images come as RGB: turning the first filters round is the same as turning every image round.
         network.conv1.weight.data = network.conv1.weight.data.flip(1)
         mean, std = mean[::-1], std[::-1]
-    method, epochs = backbone.format, None
+    method, epochs, said = backbone.format, None, backbone.assumed
     ours = settings_beside(Path(checkpoint))
     if ours:
-        # A checkpoint of this project was trained with its recipe's own mean and std, CIFAR's for example.
         method = ours.get("variant") or ours["method"]["name"]
-        mean, std = ours["augment"]["mean"], ours["augment"]["std"]
         epochs = epochs_of(Path(checkpoint))
+        if said != BY_PRETRAINING:
+            # Checkpoints of 0.2 do not say themselves what they were trained with, CIFAR's mean for example.
+            mean, std, said = ours["augment"]["mean"], ours["augment"]["std"], f"{CONFIG} beside it"
     subject = Subject(method, backbone.arch, epochs, Path(checkpoint).name, backbone.source_sha256)
-    return FeatureExtractor(_freeze(network, device), subject, replace(augment, mean=mean, std=std))
+    return FeatureExtractor(_freeze(network, device), subject, *_with_input(augment, mean, std, said))
 
 
 def settings_beside(checkpoint: Path) -> dict[str, Any]:
@@ -107,6 +123,13 @@ def settings_beside(checkpoint: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: unreadable; put the checkpoint into a folder of its own") from error
     return settings if isinstance(settings, dict) and settings.get("kind") == "pretrain" else {}
+
+
+def _with_input(augment: AugmentConfig, mean: list[float], std: list[float], said: str) -> tuple[AugmentConfig, str]:
+    """The view with the user's own mean and std, or else these."""
+    given = [f"augment.{name}" for name in ("mean", "std") if getattr(augment, name)]
+    said = " and ".join(given) + (f" for: {said}" if given else said)
+    return replace(augment, mean=augment.mean or mean, std=augment.std or std), said
 
 
 def _freeze(network: ResNet, device: torch.device) -> ResNet:

@@ -288,6 +288,11 @@ class Trainer:
             # The official release saves the DDP-wrapped module: every key starts with `module.`.
             "state_dict": {f"module.{k}": v for k, v in self.method.state_dict().items()},
             "optimizer": self.optimizer.state_dict(), "resume": resume,
+            # What the network expects: the order of its channels, and mean and std of pixels from 0 to `range`.
+            "input": {
+                "channels": "RGB", "mean": list(self.config.augment.mean), "std": list(self.config.augment.std),
+                "range": 1.0,
+            },
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

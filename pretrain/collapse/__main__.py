@@ -82,6 +82,8 @@ def outputs(config: CollapseConfig, run: Evaluation) -> tuple[str, Tensor, Tenso
     if loaded is None:
         z = run.features(val, indices, config.batch_size).values.float()
         return "the pooled features", z, None, None, None
+    if config.augment.mean or config.augment.std:
+        raise UserError("augment.mean, augment.std: the heads see the views of their training; add heads=false")
     method, augment = loaded
     z, z2, p = compute_outputs(method, augment, val, indices, config.batch_size, config.seed, run.device)
     return "the heads' output", z, z2, p, measures.last_bias(getattr(method, "predictor", None), z.shape[1])

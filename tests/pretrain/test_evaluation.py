@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +283,7 @@ def pretrained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_checkpoint_has_the_official_layout(pretrained: Path) -> None:
     state = torch.load(pretrained, weights_only=True)
-    assert list(state) == ["epoch", "arch", "state_dict", "optimizer", "resume", "digest"]
+    assert list(state) == ["epoch", "arch", "state_dict", "optimizer", "resume", "input", "digest"]
     assert (state["epoch"], state["arch"]) == (3, "resnet18x0.25")
     assert {name.split(".")[0] + "." + name.split(".")[1] for name in state["state_dict"]} == {
         "module.encoder", "module.predictor",
@@ -306,16 +307,42 @@ def test_the_official_linear_script_takes_a_checkpoint_of_ours(pretrained: Path)
 
 
 def test_a_checkpoint_is_evaluated_with_its_own_weights_and_input(images: Path, pretrained: Path) -> None:
-    frozen = load_feature_extractor(
-        str(pretrained), "", True, AugmentConfig(name="none", size=32, crop_scale=[]), 0, CPU
-    )
-    assert frozen.augment.mean == [0.4, 0.5, 0.6], "the recipe's own mean belongs to the weights"
+    frozen = load_feature_extractor(str(pretrained), "", True, VIEW, 0, CPU)
     assert (frozen.subject.method, frozen.subject.arch, frozen.subject.epochs) == ("simsiam", "resnet18x0.25", 3)
     weights = newest(pretrained.parent)["state_dict"]
     for name, value in frozen.network.state_dict().items():
         # A counter that a network in evaluation does not read; most formats do not carry it.
         assert name.endswith("num_batches_tracked") or torch.equal(value, weights[f"module.encoder.{name}"]), name
     assert not frozen.network.training and not any(p.requires_grad for p in frozen.network.parameters())
+
+
+VIEW = AugmentConfig(name="none", size=32, crop_scale=[], mean=[], std=[])
+
+
+def test_the_input_convention_is_part_of_the_checkpoint(pretrained: Path, tmp_path: Path) -> None:
+    """Wherever the file lies; what the user gives wins."""
+    state = torch.load(pretrained, weights_only=True)
+    assert state["input"] == {"channels": "RGB", "mean": [0.4, 0.5, 0.6], "std": [0.229, 0.224, 0.225], "range": 1.0}
+    alone = shutil.copy(pretrained, tmp_path)
+    torch.save(state | {"input": {"channels": "BGR", "mean": [153, 127.5, 102], "std": [51.0] * 3, "range": 255.0}},
+               tmp_path / "bgr.pth")  # fmt: skip
+    told = [
+        load_feature_extractor(str(file), "", True, VIEW, 0, CPU) for file in (pretrained, alone, tmp_path / "bgr.pth")
+    ]
+    assert [network.augment.mean for network in told] == [[0.4, 0.5, 0.6]] * 3
+    assert [network.augment.std for network in told] == [[0.229, 0.224, 0.225]] * 2 + [[0.2] * 3]
+    assert torch.equal(told[2].network.conv1.weight, told[0].network.conv1.weight.flip(1))
+    assert {network.convention for network in told} == {"written by the pre-training"}
+    mine = load_feature_extractor(str(alone), "", True, replace(VIEW, std=[0.3] * 3), 0, CPU)
+    assert mine.input() == {
+        "mean": [0.4, 0.5, 0.6], "std": [0.3] * 3, "by": "augment.std for: written by the pre-training"
+    }  # fmt: skip
+    # A file of 0.2 has its settings beside it, or else is anybody's.
+    del state["input"]
+    torch.save(state, alone)
+    assert load_feature_extractor(str(alone), "", True, VIEW, 0, CPU).augment.mean == [0.485, 0.456, 0.406]
+    shutil.copy(pretrained.parent / "config.yaml", tmp_path)
+    assert load_feature_extractor(str(alone), "", True, VIEW, 0, CPU).augment.mean == [0.4, 0.5, 0.6]
 
 
 @pytest.mark.parametrize(("recipe", "world"), [("none", 1), ("supervised", 1), ("supervised", 3)])
@@ -393,6 +420,16 @@ def test_knn_by_command(images: Path, pretrained: Path, tmp_path: Path) -> None:
     record = json.loads((folder / "result.json").read_text())
     assert len(record["details"]["grid"]) == 4 and record["metrics"]["top1"] == record["details"]["grid"][0]["top1"]
     assert record["metrics"]["top1"] > 60 and record["subject"]["method"] == "simsiam"
+    assert record["details"]["input"]["mean"] == [0.4, 0.5, 0.6]
+    status, text = run("pretrain.knn", [*arguments(images, tmp_path / "other", str(pretrained), "k=[5]"),
+                       "augment.mean=[0,0,0]", "augment.std=[0.01,0.01,0.01]"], folder)  # fmt: skip
+    assert status == 0, text
+    other = json.loads((tmp_path / "other" / "result.json").read_text())
+    assert other["details"]["input"]["by"] == "augment.mean and augment.std for: written by the pre-training"
+    assert other["metrics"]["top1"] != record["metrics"]["top1"], "what is given has an effect"
+    words = [*arguments(images, tmp_path / "third", str(pretrained)), "augment.mean=[0,0,0]"]
+    status, text = run("pretrain.collapse", words, tmp_path / "third")
+    assert status == 2 and "augment.mean, augment.std: the heads see the views of their training" in text, text
 
 
 @pytest.mark.slow
