@@ -261,6 +261,8 @@ class PretrainConfig(CommandConfig):
     """Backbone: `resnet18|34|50|101|152`, with a width (`resnet50x0.25`), with the CIFAR stem (`resnet18_cifar`)."""
     zero_init_residual: bool = True
     """Start the last batch norm of every residual block at 0."""
+    init: str = path("")
+    """Weights to start from, any file that `python -m converters inspect` knows: all of the backbone, or none of it."""
     epochs: int = 100
     batch_size: int = 256
     """Images a step, all processes together."""
@@ -318,7 +320,7 @@ def check_batch(batch_size: int, images: int, world: int) -> None:
 # Settings that touch no weight: a run may be continued with others.
 FREE = (
     "checkpoint", "log_every", "tensorboard", "wandb", "threads", "device", "on_collapse",
-    "data.workers", "data.cache", "data.root",
+    "data.workers", "data.cache", "data.root", "init",
 )  # fmt: skip
 
 # The YAML file of each choice puts its schema first in its defaults list.

@@ -24,6 +24,7 @@ from pretrain.collapse import measures
 from pretrain.collapse.outputs import compute_outputs
 from pretrain.config import FREE, PretrainConfig, check_batch
 from pretrain.data import Images, open_images, open_val
+from pretrain.initial import InitialWeights, load_initial_weights
 from pretrain.loader import Ahead, EpochSampler, HostToDevice, step_loader
 from pretrain.method.base import Batch, Method, Plan, build_method
 from pretrain.metrics import Metrics
@@ -63,10 +64,13 @@ def pretrain(config: PretrainConfig) -> int:
         evaluates = train_set.classes and (config.monitor.knn_every or config.probe.enabled)
         val_set = open_val(config.data, train_set) if evaluates else None
         bound = {images.split: images.content_fingerprint for images in (train_set, val_set) if images}
+        initial = load_initial_weights(config)
+        if initial:
+            bound["init"] = initial.words["sha256"]
         with claim_run("pretrain", config.output, asdict(config), FREE, bound) as run:
             if run.done:
                 return 0
-            trainer = Trainer(config, device, train_set, val_set)
+            trainer = Trainer(config, device, train_set, val_set, initial)
             trainer.resume()
             trainer.train()
             if trainer.stopped.startswith("SIG"):
@@ -89,14 +93,18 @@ class Trainer:
         device: where this process computes.
         train_set: the training images.
         val_set: the validation images; None where nothing is evaluated on them.
+        initial: the backbone's weights; None draws them.
 
     Attributes:
         step: steps done.
         stopped: why the run ends before its last step: a signal's name, `collapse`, or nothing.
     """
 
-    def __init__(self, config: PretrainConfig, device: torch.device, train_set: Images, val_set: Images | None) -> None:
-        self.config, self.device = config, device
+    def __init__(
+        self, config: PretrainConfig, device: torch.device, train_set: Images, val_set: Images | None,
+        initial: InitialWeights | None = None,
+    ) -> None:  # fmt: skip
+        self.config, self.device, self.initial = config, device, initial
         self.autocast = set_precision(config.precision, device, config.threads)
         self.train_set, self.val_set = train_set, val_set
         images, skip_broken = self.train_set, config.data.skip_broken
@@ -108,7 +116,7 @@ class Trainer:
         self.steps_per_epoch = len(self.sampler)
         self.plan = Plan(
             config.arch, config.zero_init_residual, config.epochs, self.steps_per_epoch, config.batch_size,
-            len(images.classes), len(images),
+            len(images.classes), len(images), initial.state_dict if initial else None,
         )  # fmt: skip
         seed_everything(config.seed)
         self.method: Method = build_method(config.method, self.plan).to(device)
@@ -212,6 +220,8 @@ class Trainer:
 
     def open(self) -> None:
         """Say what will be done, open the log, and listen to the signals that end a run."""
+        if self.initial and self.initial.warning:
+            self.say(self.initial.warning, sys.stderr)
         if rank() == 0:
             val = self.val_set.describe() if self.val_set else "no validation images: neither kNN nor a probe"
             self.say(f"{self.train_set.describe()}\n{val}\n{self.describe()}")
@@ -322,7 +332,8 @@ class Trainer:
             Dataset(self.train_set.name, "train", len(self.train_set), self.train_set.fingerprint),
             metrics.summary() | self.bias_of_the_training_set(),
             verdict=verdict,
-            details={"steps": self.step, "broken_images": self.broken, "processes": world_size()},
+            details={"steps": self.step, "broken_images": self.broken, "processes": world_size()}
+            | ({"init": self.initial.words} if self.initial else {}),
             seconds=self.seconds,
         )
         self.say(f"{verdict}; kNN {metrics.knn:.1f} % -> {path}" if metrics.knn is not None else f"{verdict} -> {path}")

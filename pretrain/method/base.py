@@ -29,6 +29,8 @@ class Plan:
     """Classes of the training set."""
     images: int = 0
     """Images of the training set; 0 where nobody counted them."""
+    init: dict[str, Tensor] | None = None
+    """What the backbone starts from, torchvision's names without `fc`; None draws it."""
 
     @property
     def steps(self) -> int:
@@ -37,7 +39,13 @@ class Plan:
 
     def base_encoder(self, num_classes: int) -> ResNet:
         """Build the backbone; `fc` has `num_classes` outputs."""
-        return build_resnet(self.arch, num_classes=num_classes, zero_init_residual=self.zero_init_residual)
+        network = build_resnet(self.arch, num_classes=num_classes, zero_init_residual=self.zero_init_residual)
+        if self.init is not None:
+            missing, unexpected = network.load_state_dict(self.init, strict=False)
+            left = [name for name in missing if not name.startswith("fc.") and not name.endswith("num_batches_tracked")]
+            if left or unexpected:
+                raise ValueError(f"the initial weights do not fit {self.arch}: {(left + unexpected)[0]}")
+        return network
 
 
 @dataclass(frozen=True)
