@@ -7,6 +7,7 @@ import argparse
 import concurrent.futures
 import datetime
 import importlib
+import itertools
 import json
 import os
 import shutil
@@ -73,10 +74,13 @@ def main(argv: list[str] | None = None) -> int:
     }  # fmt: skip
     arguments.output.mkdir(parents=True, exist_ok=True)
     failed = False
-    with concurrent.futures.ThreadPoolExecutor(4 if cores >= 8 else 1) as pool:
-        runs = [pool.submit(child, name, arguments) for name in together]
-        for number, name in enumerate([*together, *(n for n in chosen if n not in together)]):
-            body = runs[number].result() if number < len(runs) else child(name, arguments)
+    beside = 4 if cores >= 8 else 1
+    with concurrent.futures.ThreadPoolExecutor(beside) as pool:
+        # Sections that share the cores without dividing them wait for each other's threads: ten times as slow.
+        runs = [pool.submit(child, name, arguments, cores // beside) for name in together]
+        done = (run.result() for run in concurrent.futures.as_completed(runs))
+        alone = (child(name, arguments, cores) for name in chosen if name not in together)
+        for body in itertools.chain(done, alone):
             document["sections"].append(body)
             document["plan"] = {k: v for section in document["sections"] for k, v in section["plan"].items()}
             document["seconds"] = round(time.time() - began, 1)
@@ -91,8 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     return int(failed)
 
 
-def child(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure a section in a process of its own; whatever happens to it, there is an outcome."""
+def child(name: str, arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
+    """Measure a section in a process of its own on some threads; whatever happens to it, there is an outcome."""
     folder, began = arguments.output / name, time.time()
     result = folder / "section.json"
     if folder.exists():
@@ -107,7 +111,7 @@ def child(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         done = subprocess.run(
             [sys.executable, "-m", "hardware", *words], capture_output=True, text=True, timeout=PATIENCE,
-            env=child_environment(), errors="replace",
+            env={"OMP_NUM_THREADS": str(threads)} | child_environment(), errors="replace",
         )  # fmt: skip
         if done.returncode:
             error = f"exit status {done.returncode}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}"

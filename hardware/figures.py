@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+OFFICIAL = "facebookresearch/simsiam@a7bc177"
+
 
 @dataclass(frozen=True)
 class Options:

@@ -1,131 +1,36 @@
 """SimSiam's training step in every setting, beside the official loop; then whole runs with their loader."""
 
-import importlib
 import json
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from benchmarks.shapes import Settings, generate
 from hardware.commands import run
 from hardware.detection import CLASS_LIST
-from hardware.figures import Figure, Options
+from hardware.figures import OFFICIAL, Figure, Options
 from hardware.pictures import write_pictures
-from pretrain.config import OptimizerConfig
+from hardware.step import flops, official_step, our_step
 from pretrain.linear import LinearClassifiers, LinearConfig
-from pretrain.method.base import Batch, Plan, build_method
-from pretrain.method.config import SimSiamConfig
-from pretrain.method.simsiam import SimSiam
-from pretrain.optim import build_optimizer, clip_gradients
 from runs.distributed import set_precision
-from runs.errors import UserError
 from runs.record import read_record
 
-OFFICIAL = "facebookresearch/simsiam@a7bc177"
 # ImageNet's training images, of which the paper scale's plan has an epoch.
 IMAGENET = 1_281_167
-# setting: (precision, channels last, compiled)
+# setting: (precision, official, compiled)
 SETTINGS = {
-    "fp32": ("fp32", False, False),
-    "tf32": ("tf32", False, False),
-    "tf32, channels last": ("tf32", True, False),
-    "bf16, channels last": ("bf16", True, False),
-    "bf16, channels last, compiled": ("bf16", True, True),
+    "official=true": ("fp32", True, False),
+    "precision=fp32": ("fp32", False, False),
+    "default": ("tf32", False, False),
+    "precision=bf16": ("bf16", False, False),
+    "precision=bf16, compile=true": ("bf16", False, True),
 }
-ON_CPU = {"fp32": ("fp32", False, False), "fp32, channels last": ("fp32", True, False)}
-
-
-class Siamese(nn.Module):
-    """The official forward pass around this project's layers, where the official code is not at hand."""
-
-    def __init__(self, ours: SimSiam) -> None:
-        super().__init__()
-        self.encoder, self.predictor = ours.encoder, ours.predictor
-
-    def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Predictions and targets of both views, each (N, d)."""
-        z1, z2 = self.encoder(x1), self.encoder(x2)  # N-by-d
-        return self.predictor(z1), self.predictor(z2), z1.detach(), z2.detach()
-
-
-def build(arch: str, device: str) -> SimSiam:
-    """This project's SimSiam, from seed 0."""
-    torch.manual_seed(0)
-    method = build_method(SimSiamConfig(), Plan(arch, True, 100, 1000, 256, 1000)).to(device)
-    assert isinstance(method, SimSiam)
-    return method.train()
-
-
-def our_step(
-    arch: str, images: list[Tensor], device: str, precision: str, layout: Any, compiled: bool, fused: bool = False
-) -> Callable[[], Any]:
-    """The step of `Trainer.train` (pretrain/trainer.py)."""
-    method = build(arch, device).to(memory_format=layout)
-    optimizer = build_optimizer(method.groups(), OptimizerConfig(fused=fused), 0.05)
-    model: Any = torch.compile(method) if compiled else method
-    labels = torch.zeros(len(images[0]), dtype=torch.long, device=device)
-
-    def step() -> None:
-        autocast = set_precision(precision, torch.device(device))
-        views = [view.to(device, non_blocking=True).contiguous(memory_format=layout) for view in images]
-        for group in optimizer.param_groups:
-            group["lr"] = 0.05
-        with autocast():
-            output = model(Batch(views, labels, 0))
-        optimizer.zero_grad(set_to_none=True)
-        output["loss"].backward()
-        method.after_backward(0)
-        clip_gradients(method.parameters(), 0.0)
-        optimizer.step()
-        method.after_step(0)
-
-    return step
-
-
-def official_step(arch: str, images: list[Tensor], device: str, clone: Path | None) -> Callable[[], Any]:
-    """The body of main_simsiam.py's `train`, with the arithmetic that it gets from PyTorch's defaults."""
-    torch.manual_seed(0)
-    if clone:
-        sys.path.insert(0, str(clone))
-        try:
-            # The clone is no dependency of this project.
-            builder = importlib.import_module("simsiam.builder")
-        except ImportError as error:
-            raise UserError(f"{clone}: no simsiam/builder.py; --official is a clone of {OFFICIAL}") from error
-        model = builder.SimSiam(models.__dict__[arch], 2048, 512).to(device)
-    else:
-        model = Siamese(build(arch, device))
-    criterion = nn.CosineSimilarity(dim=1)
-    groups = [{"params": part.parameters()} for part in (model.encoder, model.predictor)]
-    optimizer = torch.optim.SGD(groups, 0.05, momentum=0.9, weight_decay=1e-4)
-    model.train()
-
-    def step() -> None:
-        default_arithmetic()
-        x1, x2 = (view.to(device, non_blocking=True) for view in images)
-        p1, p2, z1, z2 = model(x1=x1, x2=x2)
-        loss = -(criterion(p1, z2).mean() + criterion(p2, z1).mean()) * 0.5
-        loss.item()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def default_arithmetic() -> None:
-    """PyTorch's defaults, which the peers leave and our step changes: TF32 in convolutions alone."""
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
-    torch.backends.cudnn.benchmark = True  # the official script sets it
+ON_CPU = {"official=true": ("fp32", True, False), "default": ("fp32", False, False)}
 
 
 def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
@@ -136,9 +41,7 @@ def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
     settings = ON_CPU if device == "cpu" else SETTINGS
     torch.manual_seed(1)
     few = [torch.randn(2, 3, size, size) for _ in range(2)]
-    with FlopCounterMode(display=False) as counter:
-        official_step(arch, few, "cpu", options.official)()
-    flops = counter.get_total_flops() / 2  # of an image
+    work = flops(official_step(arch, few, "cpu", options.official)) / 2  # of an image
     rates = {name: multiply_rate(name, device) for name in dict.fromkeys(p for p, *_ in settings.values())}
     for name, rate in rates.items():
         yield Figure(f"matrix products in {name}", rate / 1e12, "TFLOP/s")
@@ -149,13 +52,13 @@ def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
         peer, memory, _ = time_step(official_step(arch, images, device, options.official), device, batch)
         name = f"{OFFICIAL}'s step" if options.official else "the official loop around our layers"
         yield Figure(f"batch {batch}, {name}", peer, "images/s", note=memory)
-        for setting, (precision, last, compiled) in settings.items():
+        for setting, (precision, official, compiled) in settings.items():
             # Compiling takes a minute for each shape, and the slow settings need no second batch.
-            if batch != batches[0] and setting not in ("tf32, channels last", "bf16, channels last"):
+            if batch != batches[0] and setting not in ("default", "precision=bf16"):
                 continue
-            layout = torch.channels_last if last else torch.contiguous_format
-            speed, memory, syncs = time_step(our_step(arch, images, device, precision, layout, compiled), device, batch)
-            share = speed * flops / rates[precision]
+            step = our_step(arch, images, device, precision, official, compiled)
+            speed, memory, syncs = time_step(step, device, batch)
+            share = speed * work / rates[precision]
             note = f"{speed / peer:.2f} times the official loop, {share:.0%} of the matrix products' rate{memory}"
             yield Figure(f"batch {batch}, {setting}", speed, "images/s", note=note)
             if device == "cuda":
@@ -231,28 +134,23 @@ def whole_runs(options: Options, arch: str, size: int, batch: int) -> Iterator[F
         count, width = (64, 80) if options.small else (10 * batch, 500)
         data = write_pictures(options.folder / "pictures", count, width, width * 3 // 4)
         epochs = 2 if options.small else 4
-    cases = {"reference views, fp32": ("reference", "fp32", epochs), "fast views, fp32": ("fast", "fp32", epochs)}
-    if options.device == "cuda":
-        cases = {
-            "reference views, fp32": ("reference", "fp32", 2), "fast views, tf32": ("fast", "tf32", epochs),
-            "fast views, bf16": ("fast", "bf16", epochs),
-        }  # fmt: skip
-    for name, (pipeline, precision, length) in cases.items():
-        folder = options.folder / f"run-{pipeline}-{precision}"
+    cases = {"official=true": 2, "": epochs} | ({"precision=bf16": epochs} if options.device == "cuda" else {})
+    for number, (setting, length) in enumerate(cases.items()):
+        folder = options.folder / f"run{number}"
         run("pretrain", [
             "method=simsiam", "data=imagefolder", f"data.root={data}", f"output={folder}", f"arch={arch}",
-            f"device={options.device}", f"precision={precision}", f"augment.pipeline={pipeline}",
-            f"augment.size={size}", f"batch_size={batch}", f"epochs={length}", "channels_last=true", "log_every=5",
-            "monitor.knn_every=0",
-            "tensorboard=false", f"checkpoint.every_epochs={length}",
+            f"device={options.device}", f"augment.size={size}", f"batch_size={batch}", f"epochs={length}",
+            "log_every=5", "monitor.knn_every=0", "tensorboard=false", f"checkpoint.every_epochs={length}",
+            *[setting] * bool(setting),
         ], options.folder / "runs.log")  # fmt: skip
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         # The first epoch starts the loading processes and looks for convolutions.
         steady = [line for line in lines if "images_per_second" in line and line["epoch"] > 1] or lines[-1:]
         speed = sum(line["images_per_second"] for line in steady) / len(steady)
         waited = sum(line["data_wait"] for line in steady) / len(steady)
-        yield Figure(f"pretrain with its loader, {name}", speed, "images/s", note=f"{waited:.0%} waiting for data")
-        if not options.small and precision == "tf32":
+        name = f"pretrain with its loader, {setting or 'default'}"
+        yield Figure(name, speed, "images/s", note=f"{waited:.0%} waiting for data")
+        if not options.small and not setting:
             yield "pretrain/epoch", IMAGENET / speed
 
 
@@ -310,25 +208,20 @@ def detectors(options: Options) -> Iterator[Figure | tuple[str, float]]:
     """The published recipes for a few iterations: Faster R-CNN on VOC, Mask R-CNN on COCO."""
     root = options.folder / "shapes"
     generate(root, Settings(images=1, val_images=1, voc07=64, voc07_test=4, voc12=2, coco=32, coco_val=4))
-    lengths = {"voc07": 9000, "coco": 90000}
-    for task, length in lengths.items():
-        for precision in ("tf32",) if options.device == "cuda" else ("fp32",):
-            folder = options.folder / f"{task}-{precision}"
-            more = [CLASS_LIST] if task == "voc07" else []
-            run("transfer", [
-                f"task={task}", "weights=scratch", f"data.root={root}", *more, f"device={options.device}",
-                f"precision={precision}", "channels_last=true", f"output={folder}", "log_every=1", "pictures=0",
-                "detectron2.SOLVER.MAX_ITER=12", "detectron2.SOLVER.STEPS=[10]",
-                "detectron2.TEST.PRECISE_BN.NUM_ITER=1",
-            ], options.folder / "log")  # fmt: skip
-            lines: list[dict[str, Any]] = [json.loads(s) for s in (folder / "metrics.jsonl").read_text().splitlines()]
-            steady = [line for line in lines if "time" in line][5:]
-            seconds = statistics.median(line["time"] for line in steady)
-            waiting = statistics.median(line["data_time"] for line in steady) / seconds
-            memory = read_record(folder / "result.json").peak_memory_mb / 1000
-            note = f"16 images of 480 to 800 pixels, {waiting:.0%} waiting for data, {memory:.1f} GB"
-            yield Figure(f"{task}, R50-C4, {precision}", seconds, "s an iteration", note=note)
-            if precision == "tf32":
-                yield task, seconds * length
-                if task == "voc07":
-                    yield "voc0712", seconds * 24000
+    for task, length in {"voc07": 9000, "coco": 90000}.items():
+        folder = options.folder / task
+        run("transfer", [
+            f"task={task}", "weights=scratch", f"data.root={root}", *[CLASS_LIST] * (task == "voc07"),
+            f"device={options.device}", f"output={folder}", "log_every=1", "pictures=0",
+            "detectron2.SOLVER.MAX_ITER=12", "detectron2.SOLVER.STEPS=[10]", "detectron2.TEST.PRECISE_BN.NUM_ITER=1",
+        ], options.folder / "log")  # fmt: skip
+        lines: list[dict[str, Any]] = [json.loads(s) for s in (folder / "metrics.jsonl").read_text().splitlines()]
+        steady = [line for line in lines if "time" in line][5:]
+        seconds = statistics.median(line["time"] for line in steady)
+        waiting = statistics.median(line["data_time"] for line in steady) / seconds
+        memory = read_record(folder / "result.json").peak_memory_mb / 1000
+        note = f"16 images of 480 to 800 pixels, {waiting:.0%} waiting for data, {memory:.1f} GB"
+        yield Figure(f"{task}, R50-C4", seconds, "s an iteration", note=note)
+        yield task, seconds * length
+        if task == "voc07":
+            yield "voc0712", seconds * 24000

@@ -37,7 +37,7 @@ MOST, MOST_WHOLE = 0.25, 0.5
 
 def measure(options: Options) -> Iterator[Figure]:
     """Mean differences of the device's views from the CPU's, and of whole views from the reference pipeline's."""
-    count, size = (16, 64) if options.small else (64, 224)
+    count, size = (16, 64) if options.small else (32, 224)
     chance = numpy.random.default_rng(0)
     files = [
         cv2.imencode(".jpg", picture(chance, 320, 240, n % 2), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()

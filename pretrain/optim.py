@@ -167,7 +167,19 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig, lr: f
         # prototypes). A momentum of 0 is no momentum.
         for p in (p for group in optimizer.param_groups for p in group["params"]):
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    optimizer.register_load_state_dict_post_hook(_lay_out_as_weights)
     return optimizer
+
+
+def _lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded momentum the memory layout of its weight.
+
+    A fused step goes through both as they lie in memory: with a channels-last weight and momentum saved from a
+    contiguous one it would pair wrong numbers, and say nothing.
+    """
+    for p, state in optimizer.state.items():
+        if state.get("momentum_buffer") is not None:
+            state["momentum_buffer"] = torch.empty_like(p).copy_(state["momentum_buffer"])
 
 
 def clip_gradients(parameters: Iterable[Tensor], limit: float) -> None:

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from hardware.figures import OFFICIAL
 from runs.errors import UserError
 from runs.files import write_json
 
 # Clones that stand beside the installed peers, which they are no packages of.
-OFFICIAL = "facebookresearch/simsiam@a7bc177"
 SOLO_LEARN = "vturrisi/solo-learn@9187ea3"
 Measure = Callable[[argparse.Namespace], Iterable["Row | Skipped"]]
 

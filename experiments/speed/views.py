@@ -31,7 +31,8 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from experiments.speed.limits import decode_rate
-from experiments.speed.rows import OFFICIAL, Row, Skipped, alternate, script
+from experiments.speed.rows import Row, Skipped, alternate, script
+from hardware.figures import OFFICIAL
 from pretrain import augment
 from pretrain.augment import build_views
 from pretrain.augment.fast import FastViews

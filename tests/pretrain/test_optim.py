@@ -145,3 +145,27 @@ def test_clipping_is_off_unless_asked_for() -> None:
 def test_a_wrong_setting_is_named(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         OptimizerConfig(**settings)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "larc"])
+def test_momentum_saved_in_another_memory_layout_belongs_to_the_same_weights(name: str) -> None:
+    # A fused step pairs weights and momentum as they lie in memory.
+    layouts = torch.contiguous_format, torch.channels_last
+    start, gradient = torch.randn(4, 3, 3, 3), torch.randn(4, 3, 3, 3)
+    config = OptimizerConfig(name=name, fused=True)
+    parameters = [torch.nn.Parameter(start.clone().contiguous(memory_format=layout)) for layout in layouts]
+    plain, last = (build_optimizer([{"params": [p]}], config, 0.1) for p in parameters)
+
+    def step(p: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+        p.grad = gradient.clone().contiguous(memory_format=torch.preserve_format)
+        if p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous():
+            p.grad = p.grad.contiguous(memory_format=torch.channels_last)
+        optimizer.step()
+
+    step(parameters[0], plain)
+    with torch.no_grad():
+        parameters[1].copy_(parameters[0])
+    last.load_state_dict(copy.deepcopy(plain.state_dict()))
+    for p, optimizer in zip(parameters, (plain, last), strict=True):
+        step(p, optimizer)
+    assert torch.allclose(parameters[0], parameters[1], atol=1e-6)

@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from experiments.speed import step as speed_step
+from hardware import step as speed_step
 from pretrain import augment
 from pretrain.augment.batched import Colour
 from pretrain.augment.fast import FastViews
