@@ -1,8 +1,10 @@
 """`python -m benchmarks`: the papers' tables, planned, run, reported and guarded."""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from runs.app import Parser, cli
 
@@ -86,9 +88,7 @@ def parser() -> Parser:
     command.set_defaults(function=_lazy("gate.command", "gate"))
 
     command = commands.add_parser("doctor", help="check the installation, the devices and every data set")
-    command.add_argument(
-        "--data", action="append", default=[], metavar="NAME=DIR", help="where a data set is, as for run"
-    )
+    _data(command)
     command.add_argument("--output", metavar="DIR", help="look at the disk there (default: here)")
     command.add_argument("--json", action="store_true", help="the findings as JSON")
     command.set_defaults(function=_lazy("doctor", "doctor"))
@@ -113,6 +113,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     _data(command)
     command.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", dest="overrides",
+        type=_lazy("workflow.expand", "parse_override"),
         help="a setting of a stage, e.g. pretrain.optimizer.lr=0.1",
     )  # fmt: skip
     command.add_argument("--output", metavar="DIR", help="default: below outputs/")
@@ -120,7 +121,7 @@ def _common(command: argparse.ArgumentParser) -> None:
 
 def _data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--data", action="append", default=[], metavar="NAME=DIR",
+        "--data", action="append", default=[], metavar="NAME=DIR", type=_lazy("workflow.expand", "parse_root"),
         help="where a data set is, for scales without data of their own: imagenet, cifar10, …, and detection for the "
         "folder of VOC2007, VOC2012 and coco (default: datasets/NAME, and datasets for detection)",
     )  # fmt: skip
@@ -134,27 +135,22 @@ def _counts(text: str) -> list[int]:
     return [_positive(number) for number in _names(text)]
 
 
-def _positive(text: str) -> int:
+def _positive(text: str, least: int = 1) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must be at least 0")
-    return value
+    return _positive(text, 0)
 
 
-def _lazy(module: str, function: str) -> Callable[[argparse.Namespace], int]:
-    """Import a command's module only when it is asked for, so that `--help` is immediate."""
+def _lazy(module: str, function: str) -> Callable[[Any], Any]:
+    """A function of a module that is imported only when it is called, so that `--help` is immediate."""
 
-    def call(arguments: argparse.Namespace) -> int:
-        import importlib
-
-        return int(getattr(importlib.import_module(f"benchmarks.{module}"), function)(arguments) or 0)
+    def call(argument: Any) -> Any:
+        return getattr(importlib.import_module(f"benchmarks.{module}"), function)(argument)
 
     return call
 

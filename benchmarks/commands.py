@@ -15,7 +15,7 @@ from benchmarks.results.entries import gain, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.estimate import clock, durations, left
-from benchmarks.workflow.expand import expand, parse_override, parse_roots
+from benchmarks.workflow.expand import expand
 from benchmarks.workflow.growth import growth
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run import work
@@ -66,7 +66,10 @@ def show(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> int:
     """Say what a run would do."""
-    made = _planned(arguments)
+    scale, chosen = _chosen(arguments)
+    if arguments.measured:
+        scale = scales.with_measured(scale, Path(arguments.measured))
+    made = _planned(arguments, scale, chosen)
     expected, measured = durations(made)
     status = status_of(made, failed={})
     print(f"{made.scale} scale: {made.about}\n")
@@ -85,7 +88,7 @@ def plan(arguments: argparse.Namespace) -> int:
     hours = sum(expected[r] * made.runs[r].devices for r in status.waiting) / 3600
     print(f"GPU-hours {hours:.0f}, disk about {space:.1f} GB")
     if arguments.devices:
-        _print_growth(arguments)
+        _print_growth(chosen, scale, arguments.devices)
     if made.seconds_source and len(measured) < len(made.runs):
         print(f"assumed times: {made.seconds_source}")
     for absent in dict.fromkeys(c.absent for c in made.cells if c.absent):
@@ -93,10 +96,8 @@ def plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_growth(arguments: argparse.Namespace) -> None:
-    scale = _scale(arguments)
-    chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns, scale.adapt)
-    points, assumptions = growth(chosen, scale, arguments.devices)
+def _print_growth(chosen: list[tables.Table], scale: scales.Scale, devices: list[int]) -> None:
+    points, assumptions = growth(chosen, scale, devices)
     lines = [
         Line(
             f"{p.devices}", plain([clock(p.seconds), f"{p.gpu_hours:,.0f}", clock(p.chain), f"{p.reads:.2f}", p.limit])
@@ -108,25 +109,23 @@ def _print_growth(arguments: argparse.Namespace) -> None:
     grid.terminal(Grid(heads, tuple(lines), notes=notes, corner="devices"))
 
 
-def _scale(arguments: argparse.Namespace) -> scales.Scale:
+def _chosen(arguments: argparse.Namespace) -> tuple[scales.Scale, list[tables.Table]]:
+    """The scale and the tables that the arguments of `plan` and `run` name."""
     scale = scales.load(arguments.scale)
-    file = getattr(arguments, "measured", None)
-    return scales.with_measured(scale, Path(file)) if file else scale
+    given = {name: value for name in ("jobs", "gpus", "nodes") if (value := getattr(arguments, name)) is not None}
+    return dataclasses.replace(scale, **given), tables.choose(
+        arguments.tables, arguments.rows, arguments.columns, scale.adapt
+    )
 
 
-def _planned(arguments: argparse.Namespace) -> Plan:
-    """The plan that the arguments of `plan` and `run` ask for.
+def _planned(arguments: argparse.Namespace, scale: scales.Scale, chosen: list[tables.Table]) -> Plan:
+    """The plan for the tables.
 
     Raises:
         UserError: an argument is unknown, or nothing of these tables can be run at the scale.
     """
-    scale = _scale(arguments)
-    given = {name: value for name in ("jobs", "gpus", "nodes") if (value := getattr(arguments, name)) is not None}
-    scale = dataclasses.replace(scale, **given)
-    chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns, scale.adapt)
-    overrides = [parse_override(text) for text in arguments.overrides]
     output = arguments.output or f"outputs/{scale.name}"
-    plan = expand(chosen, scale, output, parse_roots(arguments.data, scale), overrides, arguments.trials)
+    plan = expand(chosen, scale, output, dict(arguments.data), arguments.overrides, arguments.trials)
     if not plan.runs:
         fitting = [name for name in scales.names() if expand(chosen, scales.load(name), plan.output).runs]
         remedy = f"add --scale {' or --scale '.join(fitting)}" if fitting else "choose other rows or tables"
@@ -165,7 +164,7 @@ def _critical_path(plan: Plan, expected: dict[str, float], waiting: set[str]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the runs, print the tables, write the report. Exit status 1 if a run failed or its record is refused."""
-    made = _planned(arguments)
+    made = _planned(arguments, *_chosen(arguments))
     status = work(made, arguments.executor, arguments.sbatch, arguments.retries)
     results = results_of(made, status)
     console = Console()

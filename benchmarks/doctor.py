@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.estimate import clock, durations, left
-from benchmarks.workflow.expand import expand, parse_roots
+from benchmarks.workflow.expand import expand
 from benchmarks.workflow.status import status_of
 from runs.children import child_environment
 from runs.environment import describe
@@ -55,7 +55,7 @@ class Finding:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """The command. Exit status 1 if something is broken."""
-    roots = parse_roots(arguments.data)
+    roots = dict(arguments.data)
     findings = [*installation(), *machine(Path(arguments.output or ".")), *data_sets(roots)]
     findings += possible(roots, all(f.state != BAD for f in findings))
     if arguments.json:
@@ -183,7 +183,7 @@ def possible(roots: dict[str, str], whole: bool) -> list[Finding]:
         scale = scales.load(name)
         folders = [Path(roots.get("imagenet", "datasets/imagenet")), Path(roots.get("detection", "datasets"))]
         missing = [str(f) for f in folders if not f.is_dir()] if scale.generate is None else []
-        plan = expand([tables.load(t) for t in ("table4", "table5")], scale, f"outputs/{name}", roots)
+        plan = expand([tables.load(t) for t in ("table4", "table5")], scale, f"outputs/{name}")
         time = clock(left(plan, durations(plan)[0], status_of(plan, failed={})))
         words = f"tables 4 and 5: {len(plan.runs)} runs"
         if missing:

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from benchmarks.report import grid
 from benchmarks.report.grid import Grid
 from benchmarks.report.tables import beside_paper
 from benchmarks.results.entries import TableResult, full_label, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import Source, expand, parse_override, parse_roots
+from benchmarks.workflow.expand import Source, check_roots, expand, parse_override
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run import work
 from runs.children import child_environment
@@ -25,6 +27,7 @@ from runs.errors import UserError
 from runs.files import atomic_write, write_json
 
 SCHEMA = 1
+TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 OTHERS = "The published rows are of 200 epochs of pre-training on ImageNet."
 # Which columns of the paper a task fills. The 200-epoch column stands for "this checkpoint", whatever its own length.
 PLACES = {
@@ -82,9 +85,8 @@ def evaluate(
         UserError: an argument is wrong.
         SystemExit: the converter refuses the checkpoint; it has said why.
     """
-    roots = [f"{name}={folder}" for name, folder in (data or {}).items()]
-    arguments = argparse.Namespace(tasks=list(tasks), scale=scale, data=roots, overrides=list(overrides), trials=trials)
-    plan, file, facts = plan_of(arguments, checkpoint, output)
+    parsed = [parse_override(text) for text in overrides]
+    plan, file, facts = plan_of(checkpoint, tasks, scale, data or {}, output, trials, parsed)
     if jobs:
         plan.jobs = jobs
     print(f"{file}: {facts['format']}, {facts['arch']}, proved", file=sys.stderr)
@@ -97,11 +99,9 @@ def evaluate(
 
 def command(arguments: argparse.Namespace) -> int:
     """The command. Exit status 1 if a run failed."""
-    data = dict(text.partition("=")[::2] for text in arguments.data)
-    found = evaluate(
-        arguments.file, arguments.tasks, arguments.scale, data, arguments.output, arguments.trials,
-        arguments.overrides, arguments.jobs,
-    )  # fmt: skip
+    given = vars(arguments)
+    names = ("tasks", "scale", "output", "trials", "overrides", "jobs")
+    found = evaluate(arguments.file, data=dict(arguments.data), **{name: given[name] for name in names})
     for table in found.tables:
         grid.terminal(table)
     print(f"{found.plan.scale} scale: {found.plan.about} {OTHERS}")
@@ -113,14 +113,23 @@ def command(arguments: argparse.Namespace) -> int:
 
 def for_gate(arguments: argparse.Namespace) -> list[str]:
     """Evaluate the gate's checkpoint; returns the records of it, and not of others that the folder may hold."""
-    plan, file, _ = plan_of(arguments, arguments.checkpoint, arguments.output or "outputs/gate")
+    output = arguments.output or "outputs/gate"
+    plan, file, _ = plan_of(arguments.checkpoint, arguments.tasks, arguments.scale, dict(arguments.data), output)
     status = work(plan)
     if status.failed or status.blocked:
         raise UserError(f"gate: {len(status.failed)} runs on {file} failed; their logs are below {plan.output}")
     return [str(plan.target(run)) for run in dict.fromkeys(run for cell in plan.cells for run in cell.runs)]
 
 
-def plan_of(arguments: argparse.Namespace, address: str, output: str | None) -> tuple[Plan, Path, dict[str, Any]]:
+def plan_of(
+    address: str,
+    tasks: Sequence[str],
+    scale: str,
+    roots: Mapping[str, str],
+    output: str | None = None,
+    trials: int | None = None,
+    overrides: Sequence[tuple[str, str, Any]] = (),
+) -> tuple[Plan, Path, dict[str, Any]]:
     """The runs that evaluate one checkpoint, which is fetched, recognised and proved for it.
 
     Returns:
@@ -129,24 +138,24 @@ def plan_of(arguments: argparse.Namespace, address: str, output: str | None) -> 
     Raises:
         UserError: a task, a setting or a folder is wrong; found out before anything is fetched.
     """
-    tasks, scale = arguments.tasks, scales.load(arguments.scale)
+    size = scales.load(scale)
     unknown = [task for task in tasks if task not in PLACES]
     if unknown or not tasks:
         raise UserError(f"--tasks {','.join(unknown or tasks)}: choose from {', '.join(PLACES)}")
-    overrides = [parse_override(text) for text in getattr(arguments, "overrides", ())]
-    roots = parse_roots(arguments.data, scale)
+    chosen = chosen_tables(tasks)
+    check_roots(roots, size)
     for name, folder in roots.items():
         if not Path(folder).is_dir():
             raise UserError(f"--data {name}={folder}: no such folder")
     file, facts = inspected(address)
-    output = output or f"outputs/evaluate/{slug(file)}-{facts['sha256'][:8]}-{scale.name}"
+    output = output or f"outputs/evaluate/{slug(file)}-{facts['sha256'][:8]}-{size.name}"
     source = Source(slug(file), str(file), (), facts["sha256"])
-    plan = expand(chosen_tables(tasks), scale, output, roots, overrides, getattr(arguments, "trials", None), source)
+    plan = expand(chosen, size, output, roots, overrides, trials, source)
     plan.command = command_line()
     return plan, file, facts
 
 
-def chosen_tables(tasks: list[str]) -> list[tables.Table]:
+def chosen_tables(tasks: Sequence[str]) -> list[tables.Table]:
     """The tables with the columns that the tasks fill, and one row, in whose place the checkpoint is put."""
     chosen = []
     for name in dict.fromkeys(PLACES[t][0] for t in tasks):
@@ -184,36 +193,26 @@ def slug(file: Path) -> str:
 
 def model_card(plan: Plan, results: list[TableResult], facts: dict[str, Any], file: Path, address: str = "") -> Path:
     """Write `model_card.md` and `model_card.json`; returns the former. `address`: where the file was fetched from."""
-    fetched, here = "://" in address or address.startswith("zoo:"), describe()
+    fetched = "://" in address or address.startswith("zoo:")
     numbers = [
         {"task": c.task, "metric": c.metric, "column": full_label(c),
          "n": e.ours.n, "mean": e.ours.mean, "std": e.ours.std}
         for r in results for c, e in zip(r.table.columns, r.entries[0], strict=True) if e.ours
     ]  # fmt: skip
     keys = ("file", "sha256", "format", "arch", "parameters", "input", "checks", "caveat")
-    commands = [run.line for run in plan.runs.values()]
     card = {
         "schema": SCHEMA, "scale": plan.scale,
         "checkpoint": {k: facts.get(k) for k in keys} | {"address": address if fetched else None},
-        "results": numbers, "commands": commands, "environment": here,
+        "results": numbers, "commands": [run.line for run in plan.runs.values()], "environment": describe(),
     }  # fmt: skip
     write_json(Path(plan.output) / "model_card.json", card)
-    lines = [
-        f"# {file.name}", "", *([f"- Fetched from: {address}"] if fetched else []), f"- Format: {facts['format']}",
-        f"- Network: {facts['arch']}, {facts['parameters']:,} parameters",
-        f"- SHA-256: `{facts['sha256']}`", f"- Input: {_input(facts['input'])}",
-        *(f"- Verified: {check['name']}: {check['figure']}" for check in facts["checks"]),
-        *([f"- Caveat: {facts['caveat']}"] if facts.get("caveat") else []), "",
-        f"Measured at the {plan.scale} scale: {plan.about} {OTHERS}", "",
-    ]  # fmt: skip
-    lines += [grid.markdown(beside_paper(result, file.name)) for result in results]
-    versions = {name: here["packages"][name] for name in ("torch", "torchvision", "detectron2")}
-    packages = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    lines += [f"Made by: {here['processor']}, device {here['device']}, Python {here['python']}, {packages}, "
-              f"commit {here['commit'] or 'unknown'}", "", "## Commands", "", "```", *commands, "```", ""]  # fmt: skip
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     path = Path(plan.output) / "model_card.md"
     with atomic_write(path, "w") as handle:
-        handle.write("\n".join(lines))
+        handle.write(template.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+            card, name=file.name, input=_input(facts["input"]), about=f"{plan.about} {OTHERS}",
+            tables=[grid.markdown(beside_paper(result, file.name)) for result in results],
+        ))  # fmt: skip
     return path
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def expand(
     tables: Iterable[Table],
     scale: Scale,
     output: str | os.PathLike[str],
-    roots: dict[str, str] | None = None,
+    roots: Mapping[str, str] | None = None,
     overrides: Iterable[tuple[str, str, Any]] = (),
     trials: int | None = None,
     checkpoint: Source | None = None,
@@ -62,7 +62,7 @@ def expand(
         scale: the size.
         output: the folder below which everything is written.
         roots: the user's folders: `detection` and the names of classification sets (`imagenet`, `cifar10`, …); by
-            default `datasets` and `datasets/<name>`. Without effect where the scale generates its own.
+            default `datasets` and `datasets/<name>`.
         overrides: the user's own settings, `(stage, key, value)`; they come last.
         trials: a bound on the trials of every column, below the scale's.
         checkpoint: what to evaluate in every row instead of what the row would pre-train.
@@ -71,8 +71,9 @@ def expand(
         The plan; nothing has been written.
 
     Raises:
-        UserError: the output lies where a command line cannot name it.
+        UserError: the output lies where a command line cannot name it, or no run would look into one of the `roots`.
     """
+    check_roots(roots or {}, scale)
     graph = _Graph(scale, _relative(Path(output)), roots or {}, list(overrides), checkpoint)
     chosen, cells = list(tables), []
     for table in chosen:
@@ -131,7 +132,7 @@ class _Graph:
 
     scale: Scale
     output: str
-    roots: dict[str, str]
+    roots: Mapping[str, str]
     overrides: list[tuple[str, str, Any]]
     checkpoint: Source | None
     runs: dict[str, Run] = field(default_factory=dict)
@@ -310,29 +311,30 @@ def parse_override(text: str) -> tuple[str, str, Any]:
         raise UserError(f"--set {text}: the value cannot be read: {error}") from error
 
 
-def parse_roots(given: list[str], scale: Scale | None = None) -> dict[str, str]:
+def parse_root(text: str) -> tuple[str, str]:
     """Read `--data NAME=DIR`.
 
-    Args:
-        given: the arguments.
-        scale: what they are for; None for a command that takes any name.
+    Raises:
+        UserError: it is not of that form.
+    """
+    name, _, folder = text.partition("=")
+    if not folder:
+        raise UserError(f"--data {text}: must be NAME=DIR, e.g. imagenet=/data/imagenet")
+    return name, folder
+
+
+def check_roots(roots: Mapping[str, str], scale: Scale) -> None:
+    """Check the user's folders: numbers of other data than the user believes are worse than none.
 
     Raises:
-        UserError: not of this form, or nothing that the scale would look at: numbers of other data than the user
-            believes are worse than none.
+        UserError: the scale or its tables would not look into one of them.
     """
-    roots = {}
-    for text in given:
-        name, equals, folder = text.partition("=")
-        if not equals or not folder:
-            raise UserError(f"--data {text}: must be NAME=DIR, e.g. imagenet=/data/imagenet")
-        if scale and scale.generate is not None:
+    known = ["detection", *sorted({load(t).dataset for t in names()})] if roots else []
+    for name, folder in roots.items():
+        if scale.generate is not None:
             raise UserError(
-                f"--data {text}: the {scale.name} scale makes its own data; add --scale small or --scale paper, or a "
-                "scale file of your own (docs/benchmarks.md)"
+                f"--data {name}={folder}: the {scale.name} scale makes its own data; add --scale small or --scale "
+                "paper, or a scale file of your own (docs/benchmarks.md)"
             )
-        known = ["detection", *sorted({load(t).dataset for t in names()})] if scale else [name]
         if name not in known:
-            raise UserError(f"--data {text}: no table reads '{name}'; there are {', '.join(known)}")
-        roots[name] = folder
-    return roots
+            raise UserError(f"--data {name}={folder}: no table reads '{name}'; there are {', '.join(known)}")
