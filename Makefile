@@ -26,7 +26,7 @@ report: $(READY) ## write the demo's report again from its results
 
 results: $(READY) ## all rows of Tables 4 and 5 at mini scale, 35 minutes on two cores; kept in results/mini
 	@$(PY) -m benchmarks run table4 table5 --scale mini --output outputs/all
-	@$(PY) -m benchmarks keep outputs/all results/mini
+	@$(PY) -m experiments.archive outputs/all results/mini
 
 # One thread a worker, as two thread pools on two cores slow each other down; a file's tests in one worker, as they
 # share what the file's fixtures trained.

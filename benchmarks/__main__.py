@@ -47,11 +47,6 @@ def parser() -> Parser:
     command.add_argument("--output", metavar="DIR", help="where to write (default: the first folder)")
     command.set_defaults(function=_lazy("commands", "report"))
 
-    command = commands.add_parser("keep", help="copy what the tables of a run rest on: records and curves, below 2 MB")
-    command.add_argument("folder", metavar="FOLDER", help="output folder of `run`")
-    command.add_argument("target", metavar="DIR", help="e.g. results/mini; an earlier copy there is replaced")
-    command.set_defaults(function=_lazy("keep", "keep"))
-
     command = commands.add_parser("evaluate", help="any ResNet checkpoint to a row of the tables and a model card")
     command.add_argument("file", metavar="FILE_OR_URL")
     command.add_argument("--tasks", type=_names, default=["linear", "knn"], help="of linear, knn, voc07, voc0712, coco")

@@ -110,12 +110,7 @@ def machine(place: Path) -> list[Finding]:
 def data_sets(roots: dict[str, str]) -> list[Finding]:
     """Every data set in its place: how much there is, and whether a picture of it can be decoded."""
     found = []
-    for name in (
-        "imagenet",
-        "cifar10",
-        "cifar100",
-        *(n for n in roots if n not in ("imagenet", "cifar10", "cifar100", "detection")),
-    ):
+    for name in dict.fromkeys(("imagenet", "cifar10", "cifar100", *(n for n in roots if n != "detection"))):
         given = name in roots
         found.append(_look(name, Path(roots.get(name, f"datasets/{name}")), given, _classification))
     detection = Path(roots.get("detection", "datasets"))

@@ -1,1 +1,1 @@
-"""Run from a checkout only: speed against peers, the gate's error rates, the generated parts of the documentation."""
+"""Run from a checkout only: speed against peers, the gate's error rates, this repository's pages and stored results."""

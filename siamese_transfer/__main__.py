@@ -46,8 +46,6 @@ COMMANDS = {
     "plan": Command("benchmarks", "what a run would do: runs, commands, time, disk", ("plan",)),
     "run": Command("benchmarks", "run what tables need and print them: run table4 --scale mini", ("run",)),
     "report": Command("benchmarks", "write one HTML page from results", ("report",)),
-    "keep": Command("benchmarks", "copy the records that a run's tables rest on", ("keep",)),
-    "page": Command("benchmarks", "write the generated parts of a Markdown page", ("page",)),
     "evaluate": Command("benchmarks", "any ResNet checkpoint to a row of the tables", ("evaluate",)),
     "gate": Command("benchmarks", "compare results with a baseline: 0 within noise, 1 a drop", ("gate",)),
     "doctor": Command("benchmarks", "check the installation, the devices and the data sets", ("doctor",)),

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.evaluate import for_gate
 from benchmarks.gate import baseline
 from benchmarks.gate.baseline import Measured
-from benchmarks.gate.judge import DETECT, Line, judge
+from benchmarks.gate.judge import DETECT, Comparison, judge
 from benchmarks.report import grid
 from benchmarks.report.grid import Cell, Grid, plain
 from runs.errors import UserError
@@ -85,7 +85,7 @@ def _asked(before: dict[str, Measured], measured: dict[str, Measured], extend: b
     return {key: before[key] for key in measured if key in before}
 
 
-def sentence(line: Line) -> str:
+def sentence(line: Comparison) -> str:
     """One comparison in words."""
     text = (
         f"{line.key}: {line.metric} {line.now:.2f}, baseline {line.before:.2f}, "
@@ -100,7 +100,7 @@ def sentence(line: Line) -> str:
     return text
 
 
-def summary(lines: list[Line]) -> Grid:
+def summary(lines: list[Comparison]) -> Grid:
     """All comparisons as a table for a pull request."""
     failed, unsure = (any(line.verdict == v for line in lines) for v in ("fail", "not enough data"))
     head = "a real drop" if failed else "not enough data to see a small drop" if unsure else "no drop"
@@ -117,7 +117,7 @@ def summary(lines: list[Line]) -> Grid:
     return Grid(tuple(("", h) for h in heads), tuple(rows), f"Regression gate: {head}", notes=notes, corner="run")
 
 
-def junit(lines: list[Line]) -> bytes:
+def junit(lines: list[Comparison]) -> bytes:
     """JUnit XML, a test case a deciding number; what cannot be decided counts as skipped."""
     cases = [line for line in lines if line.verdict != "shown"]
     suite = ET.Element(

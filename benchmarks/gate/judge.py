@@ -22,7 +22,7 @@ DETECT = 2.0
 
 
 @dataclass(frozen=True)
-class Line:
+class Comparison:
     """One comparison in points.
 
     Attributes:
@@ -57,7 +57,7 @@ class Line:
 
 def judge(
     before: dict[str, Measured], now: dict[str, Measured], tolerance: float, detect: float, resamples: int = 1000
-) -> list[Line]:
+) -> list[Comparison]:
     """Compare all that the baseline holds; `resamples` of the test images tell the errors of paired differences.
 
     Raises:
@@ -76,7 +76,8 @@ def judge(
     deciding += sum(bool(m.matches and now[key].matches) for key, m in before.items())
     if not deciding:
         raise UserError(f"baseline: none of its numbers decides; it needs one of {', '.join(DECISIVE)}")
-    z = _quantile(1 - ALPHA / deciding)
+    quantile = statistics.NormalDist().inv_cdf
+    z = quantile(1 - ALPHA / deciding)
     lines = []
     for key, old in before.items():
         new = now[key]
@@ -90,21 +91,25 @@ def judge(
             found = [(was - is_, errors[metric])]
             ranked = pooled if metric == "bbox/AP" else None
             found += [(-ranked.value, ranked.error)] if ranked else []
-            smallest = tolerance + (z + _quantile(POWER)) * min(error for _, error in found)
+            smallest = tolerance + (z + quantile(POWER)) * min(error for _, error in found)
             verdict = "shown"
             if metric in DECISIVE:
                 # Whatever the evidence, the number itself has to have dropped.
                 real = was - is_ > tolerance and any(drop - tolerance > z * error for drop, error in found)
                 seen = smallest <= max(detect, tolerance) and was > detect
                 verdict = "fail" if real else "pass" if seen else "not enough data"
-            lines.append(Line(key, metric, was, is_, errors[metric], smallest, verdict, how, ranked, was <= detect))
+            lines.append(
+                Comparison(key, metric, was, is_, errors[metric], smallest, verdict, how, ranked, was <= detect)
+            )
     return lines
 
 
 def _errors(old: Measured, new: Measured, resamples: int) -> tuple[dict[str, float], Interval | None, str]:
     """Standard error of each metric's difference, the pooled AP's difference with its error, and their origin."""
-    trials = {m: math.hypot(_deviation(old, m) / math.sqrt(len(v)), _deviation(old, m) / math.sqrt(len(new.values[m])))
-              for m, v in old.values.items()}  # fmt: skip
+    trials = {}
+    for metric, values in old.values.items():
+        deviation = old.deviation.get(metric, 0.0)
+        trials[metric] = math.hypot(deviation / math.sqrt(len(values)), deviation / math.sqrt(len(new.values[metric])))
     seeds = "trials" if old.deviation_measured else "published noise of a trial"
     if old.matches and new.matches:
         found = compare(old.matches, new.matches, resamples)
@@ -131,11 +136,3 @@ def _together(images: float, old: Measured, trials: float) -> float:
     """
     scatter = images * math.sqrt(old.images / old.deviation_images) if old.deviation_images else 0.0
     return math.hypot(images, math.sqrt(max(trials**2 - scatter**2, 0.0)))
-
-
-def _deviation(measured: Measured, metric: str) -> float:
-    return measured.deviation.get(metric, 0.0)
-
-
-def _quantile(p: float) -> float:
-    return statistics.NormalDist().inv_cdf(p)

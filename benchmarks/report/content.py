@@ -98,7 +98,7 @@ def costs(found: Sequence[Results]) -> tuple[Grid, list[str]]:
         for run in plan.order():
             attempt, record = attempts.get(run), results.records.get(run)
             took = attempt.seconds if attempt else record.seconds if record else None
-            # Of a conversion or a data set `benchmarks keep` leaves no file, only how its command ended.
+            # In `results/`, conversions and data sets have left no file, only how their command ended.
             done = plan.target(run).exists() or (attempt is not None and attempt.status == 0)
             lines.append(Row(named[run], (
                 Cell("done" if done else "failed" if attempt else "not run"),

@@ -37,8 +37,10 @@ def summarize(values: Sequence[float]) -> Summary:
     n, mean = len(values), math.fsum(values) / len(values)
     if n == 1:
         return Summary(tuple(values), mean, None, None)
+    from scipy.stats import t
+
     std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return Summary(tuple(values), mean, std, _student(n - 1) * std / math.sqrt(n))
+    return Summary(tuple(values), mean, std, float(t.ppf(0.975, n - 1)) * std / math.sqrt(n))
 
 
 def outside_noise(summary: Summary, published: float, noise: float | None, trials: int = 1) -> bool | None:
@@ -69,10 +71,3 @@ def clearly_above(summary: Summary, reference: Summary) -> bool | None:
     if summary.std is None or reference.std is None:
         return None
     return summary.mean - reference.mean > summary.std + reference.std
-
-
-def _student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, freedom))

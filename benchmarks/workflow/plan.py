@@ -5,6 +5,7 @@ import re
 import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -155,13 +156,10 @@ class Plan:
         Raises:
             ValueError: runs need each other in a circle.
         """
-        done: dict[str, None] = {}
-        while len(done) < len(self.runs):
-            ready = [r.id for r in self.runs.values() if r.id not in done and all(n in done for n in r.needs)]
-            if not ready:
-                raise ValueError("its runs need each other in a circle")
-            done |= dict.fromkeys(ready)
-        return list(done)
+        try:
+            return list(TopologicalSorter({run.id: run.needs for run in self.runs.values()}).static_order())
+        except CycleError as error:
+            raise ValueError("its runs need each other in a circle") from error
 
     def behind(self, runs: set[str]) -> set[str]:
         """All runs that need one of `runs`, directly or not."""

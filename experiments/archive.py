@@ -1,10 +1,9 @@
-"""`python -m benchmarks keep FOLDER DIR`: what the tables of a run rest on, small enough for a repository.
+"""`python -m experiments.archive FOLDER DIR`: what the tables of a run rest on, small enough for this repository.
 
-Kept are the plan, every run's record and how long its command took, what the curves of pre-training and the gate need,
-and the tables. Checkpoints, detections and pictures are not. `python -m benchmarks report DIR` writes the report again.
+That is the plan, every run's record and how long its command took, what the curves of pre-training and the gate need,
+and the tables; no checkpoints, detections or pictures. `python -m benchmarks report DIR` writes the report again.
 """
 
-import argparse
 import json
 import re
 import shutil
@@ -17,12 +16,13 @@ from benchmarks.report.page import write_tables
 from benchmarks.results.entries import results_of
 from benchmarks.workflow.plan import PLAN, Plan, read_plan
 from benchmarks.workflow.status import ATTEMPTS, last_attempts
+from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.files import atomic_write, read_bytes, read_json, write_json
 from runs.folder import RECORD
 from runs.log import METRICS_LOG, read_log
 
-# Written into a kept folder: only what has it is ever replaced.
+# Written into the folder: only what has it is ever replaced.
 MARK = ".kept"
 MATCHES = "matches.npz"
 # What the report draws of a pre-training (benchmarks/report/curves.py), and how many points it draws at most.
@@ -34,17 +34,8 @@ MAX_BYTES = 2_000_000
 ABSOLUTE = re.compile(r"(?:^|[\s=\[,'\"])((?:/|~/|[A-Za-z]:\\)[^\s/\\]+[/\\][^\s,\]'\"]*)")
 
 
-def keep(arguments: argparse.Namespace) -> int:
-    """The command."""
-    plan = read_plan(arguments.folder)
-    target = Path(arguments.target)
-    written = store(plan, target)
-    print(f"{target}: {len(written)} files, {sum(written.values()) / 1000:.0f} kB")
-    return 0
-
-
 def store(plan: Plan, target: Path) -> dict[Path, int]:
-    """Write the kept form of a run's folder to `target`; what an earlier call has left there goes.
+    """Copy what the tables of a run rest on to `target`; what an earlier call has left there goes.
 
     Args:
         plan: the plan, read from the folder.
@@ -60,13 +51,15 @@ def store(plan: Plan, target: Path) -> dict[Path, int]:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UserError(f"{target}: is no folder; choose another")
     if target.exists() and any(target.iterdir()) and not (target / MARK).is_file():
-        raise UserError(f"{target}: was not written by keep, and its files would go; choose another folder")
+        raise UserError(f"{target}: was not written by this command, and its files would go; choose another folder")
     if Path(plan.output).resolve().is_relative_to(target.resolve()):
         raise UserError(f"{target}: holds the run itself; choose another folder")
     results = results_of(plan)
     records = results.records
     if results.refused or not records:
-        raise UserError(results.refused[0] if results.refused else f"{plan.output}: no run is done; nothing to keep")
+        raise UserError(
+            results.refused[0] if results.refused else f"{plan.output}: no run is done; there is nothing to copy"
+        )
     texts: dict[str, Any] = {PLAN: read_json(Path(plan.output) / PLAN)}
     texts |= {f"{run}/{RECORD}": read_json(plan.target(run)) for run in records}
     for name, body in texts.items():
@@ -94,7 +87,7 @@ def store(plan: Plan, target: Path) -> dict[Path, int]:
         written = {path.relative_to(partial): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
         if sum(written.values()) > MAX_BYTES:
             raise UserError(
-                f"{plan.output}: {sum(written.values()):,} bytes, more than {MAX_BYTES:,}; keep fewer tables"
+                f"{plan.output}: {sum(written.values()):,} bytes, more than {MAX_BYTES:,}; give one of fewer tables"
             )
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
@@ -126,3 +119,19 @@ def _thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rest = [i for i, row in enumerate(rows) if "knn_top1" not in row]
     kept = set(rest[:: max(1, len(rest) // POINTS)]) | set(range(len(rows))) - set(rest)
     return [{key: row[key] for key in CURVES if key in row} for i, row in enumerate(rows) if i in kept]
+
+
+@cli
+def main(argv: list[str] | None = None) -> int:
+    """Copy, and say how much."""
+    parser = Parser(prog="python -m experiments.archive", description="copy records and curves, below 2 MB")
+    parser.add_argument("folder", metavar="FOLDER", help="output folder of `python -m benchmarks run`")
+    parser.add_argument("target", type=Path, metavar="DIR", help="e.g. results/mini; an earlier copy there is replaced")
+    given = parser.parse_args(argv)
+    written = store(read_plan(given.folder), given.target)
+    print(f"{given.target}: {len(written)} files, {sum(written.values()) / 1000:.0f} kB")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -8,24 +8,25 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.keep import ABSOLUTE, MAX_BYTES, store
 from benchmarks.report.grid import markdown
 from benchmarks.report.page import report_folders
 from benchmarks.report.tables import result_grid
 from benchmarks.results.entries import table_results
 from benchmarks.results.records import find, records_of
 from benchmarks.workflow.plan import read_plan
+from experiments.archive import ABSOLUTE, MAX_BYTES, store
 from runs.errors import UserError
 from runs.files import write_json
 from runs.log import read_log
+from tests.benchmarks.conftest import record
 from tests.benchmarks.test_report import results
 
 
 @pytest.fixture
-def run(make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a run, as one in the project's folder: relative."""
     monkeypatch.chdir(tmp_path)
-    results(make, Path("outputs/demo"))
+    results(SimpleNamespace(record=record), Path("outputs/demo"))
     return Path("outputs/demo")
 
 
@@ -57,19 +58,19 @@ def test_a_long_log_is_thinned_and_keeps_its_knn(run: Path) -> None:
     assert 200 <= len(rows) <= 410 and not any("data_wait" in row for row in rows)
 
 
-def test_what_cannot_be_kept_is_one_line(run: Path, make: SimpleNamespace) -> None:
+def test_what_cannot_be_kept_is_one_line(run: Path) -> None:
     plan = read_plan(run)
     Path("letters").mkdir()
     Path("letters/to_mother.txt").write_text("dear")
-    with pytest.raises(UserError, match="letters: was not written by keep"):
+    with pytest.raises(UserError, match="letters: was not written by"):
         store(plan, Path("letters"))
-    with pytest.raises(UserError, match="was not written by keep"):
+    with pytest.raises(UserError, match="was not written by"):
         store(plan, run)
     # The arguments exchanged: what was kept is a run too, and the run is nothing that keep has written.
     store(plan, Path("kept"))
     before = sorted(run.rglob("*"))
     for target in (run, run.parent, Path("letters/to_mother.txt")):
-        with pytest.raises(UserError, match=r"was not written by keep|is no folder"):
+        with pytest.raises(UserError, match=r"was not written by|is no folder"):
             store(read_plan("kept"), target)
     assert sorted(run.rglob("*")) == before
     shutil.rmtree("kept")
@@ -107,5 +108,5 @@ def test_what_the_repository_keeps(root: Path, tmp_path: Path) -> None:
         tables = "\n".join(
             markdown(result_grid(table, properties=True)) for table in table_results(plan, records_of(plan)[0])
         )
-        assert (folder / "tables.md").read_text() == tables, f"keep {folder} again"
+        assert (folder / "tables.md").read_text() == tables, f"archive {folder} again"
         assert folder.name in (root / "results" / "README.md").read_text()
