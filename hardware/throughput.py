@@ -16,7 +16,8 @@ from hardware.detection import CLASS_LIST
 from hardware.figures import OFFICIAL, Figure, Options
 from hardware.pictures import write_pictures
 from hardware.step import flops, official_step, our_step
-from pretrain.linear import LinearClassifiers, LinearConfig
+from pretrain.classifiers import LinearClassifiers
+from pretrain.evaluation_config import LinearConfig
 from runs.distributed import set_precision
 from runs.record import read_record
 

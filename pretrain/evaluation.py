@@ -1,4 +1,4 @@
-"""What linear and kNN evaluation and `pretrain.collapse` share: their settings, their start and their record."""
+"""What linear and kNN evaluation and `pretrain.collapse` share: their start and their record."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -7,42 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING
 
 from pretrain.augment import evaluation_view
-from pretrain.config import AugmentConfig, CommandConfig, DataConfig
 from pretrain.data import Images, open_splits
+from pretrain.evaluation_config import EvaluationConfig
 from pretrain.features import FeatureExtractor, Features, extract_features, load_feature_extractor
 from runs.distributed import process_group, rank, set_precision, worker_count, world_size
 from runs.folder import RECORD, claim_run
 from runs.progress import Progress, progress
 from runs.record import Dataset
-from runs.settings import path
 
 # Settings that touch no result: a run may be continued with others.
 FREE = ("data.workers", "data.cache", "data.root", "threads", "device")
-
-
-@dataclass
-class EvaluationConfig(CommandConfig):
-    """Settings of all evaluations; `seed` is that of the untrained network and of whatever else is drawn."""
-
-    data: DataConfig = MISSING
-    augment: AugmentConfig = MISSING
-    """The view of the images."""
-    checkpoint: str = path()
-    """Any checkpoint that `python -m converters inspect` knows, or `random` for the untrained network."""
-    arch: str = ""
-    """Architecture of the untrained network; taken from the file otherwise."""
-    zero_init_residual: bool = True
-    """How the untrained network starts; as SimSiam's does by default, so that it is SimSiam before its first step."""
-
-    def check_data(self, train: Images) -> None:
-        """Check the settings against the training images.
-
-        Raises:
-            UserError: they do not go together.
-        """
 
 
 @dataclass(frozen=True)
@@ -136,7 +112,7 @@ def evaluate(
 
 def _prepare(config: EvaluationConfig, train: Images, val: Images, device: torch.device) -> Evaluation:
     set_precision(config.precision, device, config.threads)
-    config.check_data(train)
+    config.check_images(len(train))
     network = load_feature_extractor(
         config.checkpoint, config.arch, config.zero_init_residual, config.augment, config.seed, device
     )

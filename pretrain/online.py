@@ -17,7 +17,7 @@ from pretrain.collectives import all_reduce
 from pretrain.config import PretrainConfig, ProbeConfig
 from pretrain.data import Images
 from pretrain.features import evaluating, extract_features
-from pretrain.knn import knn_accuracy
+from pretrain.neighbours import knn_accuracy
 from pretrain.networks import pooled
 from runs.distributed import worker_count, world_size
 

@@ -25,8 +25,9 @@ import torch
 from benchmarks.results.records import find
 from experiments.speed.views import ours, read_files, recipe
 from experiments.speed.voc_cases import make_detections, make_truth
-from pretrain.knn import knn_accuracy
-from pretrain.linear import LinearClassifiers, LinearConfig
+from pretrain.classifiers import LinearClassifiers
+from pretrain.evaluation_config import LinearConfig
+from pretrain.neighbours import knn_accuracy
 from runs.colours import COLOURS
 from runs.files import atomic_write, write_json
 from runs.record import Dataset, Record, Subject, write_record

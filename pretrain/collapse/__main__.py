@@ -1,122 +1,16 @@
 """`python -m pretrain.collapse checkpoint=FILE data=… data.root=DIR`: measure the outputs of any checkpoint."""
 
-import random
-from dataclasses import asdict, dataclass
-from pathlib import Path
-
-import torch
-from torch import Tensor
-
-from pretrain import monitor
-from pretrain.collapse import figure, measures
-from pretrain.collapse.outputs import compute_outputs, load_method
-from pretrain.evaluation import Evaluation, EvaluationConfig, Result, evaluate
-from pretrain.features import RANDOM
+from pretrain.evaluation_config import CollapseConfig
 from runs.app import hydra_app
-from runs.errors import UserError
-
-# What each number says: name, value of a healthy output, of a collapsed one, in words.
-MEANING = {
-    "std": ("1/√d", "0", "standard deviation of a channel of the normalized output"),
-    "spread": ("1", "0", "√(1 − median cosine of two images)"),
-    "m_o": ("0", "1", "length of the center, the mean output"),
-    "m_r": ("1", "0", "mean length of what remains without it"),
-    "covariance": ("0", "1", "mean squared covariance of two channels, times d"),
-    "effective_rank": ("d", "1", "exp of the singular values' entropy"),
-    "top_share": ("1/d", "1", "variance along the first direction"),
-    "eta_p": ("< 0", "", "amount of o_p in o_z − o_p: SimSiam's extra gradient on the center"),
-    "eta_z": ("", "> 0", "amount of o_z in o_p − o_z: Mirror SimSiam's"),
-    "bias_center_cosine": ("", "", "cosine of the predictor's last bias and the center"),
-    "r_e_cosine": ("", "", "cosine of InfoNCE's r_e and de-correlation, τ = 0.1"),
-}
-
-
-@dataclass
-class CollapseConfig(EvaluationConfig):
-    """Settings of `python -m pretrain.collapse`."""
-
-    heads: bool = True
-    """Measure the output of a checkpoint's heads where this project wrote it, on the views that it was trained on. Off,
-    and for all other files: the pooled features, on the view that `augment` says."""
-    images: int = 2048
-    """Validation images, at most: a part drawn with `seed`."""
-    batch_size: int = 256
-    """Images at a time through the network."""
-    threshold: float = 0.2
-    """Collapsed is an output whose std * sqrt(d) or spread is below this (`monitor.threshold` in training)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.images < 2 or self.batch_size < 1:
-            raise UserError("images must be at least 2 and batch_size at least 1")
-        if not 0 < self.threshold < 1:
-            raise UserError(f"threshold={self.threshold}: must lie between 0 and 1")
-
-
-def verdict(health: monitor.Health, threshold: float) -> str:
-    """`collapsed` or `not collapsed`, and by which number."""
-    for name, value in (("std·√d", health.std / health.std_healthy), ("spread", health.spread)):
-        if value < threshold:
-            return f"collapsed: {name} is {value:.2g}"
-    if health.effective_rank < 2:
-        return f"collapsed: the effective rank is {health.effective_rank:.2g}"
-    return "not collapsed"
-
-
-def table(metrics: dict[str, float]) -> str:
-    """The numbers as lines to read, each with what a healthy and a collapsed output have."""
-    lines = [f"{'':20}{'value':>9}  {'healthy':>8}  {'collapsed':>9}  what it is"]
-    for name, (healthy, collapsed, words) in MEANING.items():
-        if name in metrics:
-            good = f"{metrics['std_healthy']:.3g}" if healthy == "1/√d" else healthy
-            lines.append(f"{name:20}{metrics[name]:9.3g}  {good:>8}  {collapsed:>9}  {words}")
-    return "\n".join(lines)
-
-
-def outputs(config: CollapseConfig, run: Evaluation) -> tuple[str, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """What is measured, in words; z, z2 and p (n, d); the predictor's last bias (d,)."""
-    val = run.val
-    indices = sorted(random.Random(config.seed).sample(range(len(val)), min(config.images, len(val))))
-    ours = config.heads and config.checkpoint != RANDOM
-    loaded = load_method(Path(config.checkpoint), run.train, run.device) if ours else None
-    if loaded is None:
-        z = run.features(val, indices, config.batch_size).values.float()
-        return "the pooled features", z, None, None, None
-    if config.augment.mean or config.augment.std:
-        raise UserError("augment.mean, augment.std: the heads see the views of their training; add heads=false")
-    method, augment = loaded
-    z, z2, p = compute_outputs(method, augment, val, indices, config.batch_size, config.seed, run.device)
-    return "the heads' output", z, z2, p, measures.last_bias(getattr(method, "predictor", None), z.shape[1])
 
 
 @hydra_app("pretrain", "config_collapse", CollapseConfig)
 def main(config: CollapseConfig) -> int:
     """Measure a checkpoint's outputs."""
+    # Here, so that `--help` and a mistyped key do not wait for PyTorch.
+    from pretrain.collapse.verdict import evaluate_collapse
 
-    def measure(run: Evaluation) -> Result:
-        what, z, z2, p, bias = outputs(config, run)
-        health = monitor.measure(z)
-        spectrum = measures.spectrum(z)
-        metrics = {**asdict(health), **measures.examine(z, p, bias, spectrum)}
-        by_temperature = measures.decorrelation_cosines(z, z2) if z2 is not None else {}
-        if by_temperature:
-            metrics["r_e_cosine"], metrics["o_e_cosine"] = by_temperature[measures.TEMPERATURE]
-        singular = spectrum.tolist()
-        said = verdict(health, config.threshold)
-        picture = run.output / "collapse.png"
-        figure.save(picture, metrics, singular, z, p, by_temperature)
-        print(f"{what}, {len(z)} images, d = {z.shape[1]}\n{table(metrics)}")
-        details = {
-            "output": what,
-            "images": len(z),
-            "dim": z.shape[1],
-            "singular_values": [float(f"{s:.5g}") for s in singular],
-            "decorrelation_cosines": [{"temperature": t, "r_e": r, "o_e": o} for t, (r, o) in by_temperature.items()],
-        }
-        return Result(metrics, details, f"{said}; picture {picture}", said)
-
-    with torch.no_grad():
-        return evaluate("collapse", config, measure)
+    return evaluate_collapse(config)
 
 
 if __name__ == "__main__":

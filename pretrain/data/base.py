@@ -8,13 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from converters.light_imports import light_imports
 from pretrain.data.source import DAMAGE, Source
 from runs.errors import UserError, from_os_error
-
-# Before the layouts import it: its own import takes four seconds more.
-with light_imports():
-    import torchvision as torchvision
 
 SAMPLE = 64
 """Images whose content is part of what binds a run to its data."""

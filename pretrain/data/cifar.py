@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 as torchvision stores them. Krizhevsky: Learning Multiple Layers of Features, 2009."""
 
 from PIL import Image
-from torchvision.datasets import CIFAR10, CIFAR100
 
+from converters.light_imports import light_imports
 from pretrain.config import DataConfig
 from pretrain.data.base import Images
 from runs.errors import UserError
@@ -14,6 +14,9 @@ def open_cifar(config: DataConfig, split: str) -> Images:
     Raises:
         UserError: the folder that torchvision unpacks is missing, or a file's checksum is wrong.
     """
+    # Here, so that a mistyped setting of `pretrain.shard` does not wait for PyTorch.
+    with light_imports():
+        from torchvision.datasets import CIFAR10, CIFAR100
     kind = CIFAR10 if config.layout == "cifar10" else CIFAR100
     try:
         # torchvision compares every file's MD5 with the published one before it unpickles anything.

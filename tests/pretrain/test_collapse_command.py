@@ -11,10 +11,11 @@ import torch
 import yaml
 
 from converters.resnet import build_resnet
-from pretrain.collapse.__main__ import CollapseConfig, table, verdict
 from pretrain.collapse.outputs import compute_outputs, load_method
+from pretrain.collapse.verdict import table, verdict
 from pretrain.config import AugmentConfig, DataConfig
 from pretrain.data import open_images
+from pretrain.evaluation_config import CollapseConfig
 from pretrain.features import load_feature_extractor
 from pretrain.method.base import Plan, build_method
 from pretrain.monitor import measure

@@ -16,15 +16,17 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from converters.resnet import build_resnet
-from pretrain import knn, linear
+from pretrain import classifiers as heads
+from pretrain import neighbours
 from pretrain.augment import evaluation_view
+from pretrain.classifiers import LinearClassifiers, _augmented, _cached, train
 from pretrain.config import AugmentConfig, DataConfig, OptimizerConfig
 from pretrain.data import open_images, open_splits
 from pretrain.evaluation import Evaluation, Result, evaluate
+from pretrain.evaluation_config import LinearConfig
 from pretrain.features import Features, extract_features, load_feature_extractor
-from pretrain.knn import knn_accuracy, nearest_neighbours
-from pretrain.linear import LinearClassifiers, LinearConfig, _augmented, _cached, train
 from pretrain.loader import EpochSampler
+from pretrain.neighbours import knn_accuracy, nearest_neighbours
 from pretrain.optim import build_optimizer
 from runs.errors import UserError
 from tests.pretrain.processes import Command, differences, lines, newest, run, small
@@ -70,7 +72,7 @@ def test_a_bank_in_parts_is_a_bank_in_one(monkeypatch: pytest.MonkeyPatch) -> No
     similarity = queries @ torch.nn.functional.normalize(bank, dim=1).T
     assert torch.equal(whole[1], similarity.argsort(dim=1, descending=True)[:, :50])
     for size in (299, 64, 20):  # a last part of one row; a part smaller than k
-        monkeypatch.setattr(knn, "BANK_ROWS", size)
+        monkeypatch.setattr(neighbours, "BANK_ROWS", size)
         parts = nearest_neighbours(bank, queries, 50)
         assert torch.equal(parts[1], whole[1]) and torch.allclose(parts[0], whole[0])
 
@@ -112,7 +114,7 @@ def trained(settings: LinearConfig, features: Tensor, labels: Tensor, val: tuple
 def test_each_classifier_is_a_layer_trained_alone(
     optimizer: str, decay: float, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "SMALL", small)
+    monkeypatch.setattr(heads, "SMALL", small)
     rates, (x, y) = [0.1, 2.0, 30.0], blobs(40, width=128)
     settings = config(lr=rates, optimizer=optimizer, weight_decay=decay, epochs=4, batch_size=256)
     together = classifiers(settings)

@@ -7,10 +7,8 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from pretrain.collapse.__main__ import CollapseConfig
 from pretrain.config import PretrainConfig
-from pretrain.knn import KnnConfig
-from pretrain.linear import LinearConfig
+from pretrain.evaluation_config import CollapseConfig, KnnConfig, LinearConfig
 from transfer.settings import TransferConfig
 
 # setting -> its value by default, and with official=true

@@ -1,0 +1,270 @@
+"""Linear classifiers on frozen features: what `python -m pretrain.linear` trains and measures.
+
+Every learning rate of `lr` gets a classifier of its own and all of them are trained on each batch, so that a sweep
+costs one forward pass of the frozen network. `torchrun` divides each batch among any number of processes.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
+
+from pretrain.augment.fast import open_views
+from pretrain.checkpoint import write_tensors
+from pretrain.collectives import all_reduce
+from pretrain.config import OptimizerConfig
+from pretrain.data import Images
+from pretrain.evaluation import Evaluation, Result, evaluate
+from pretrain.evaluation_config import LinearConfig
+from pretrain.features import Features
+from pretrain.loader import EpochSampler, HostToDevice, step_loader
+from pretrain.optim import build_optimizer, peak_lr, scheduled_lr
+from runs.distributed import all_gather_object, rank, world_size
+from runs.errors import UserError
+from runs.log import MetricsLog
+
+STATE = "linear_state.pt"
+CHUNK = 4096
+"""Validation images classified at a time."""
+SMALL = 2**16
+"""Weights of a classifier up to which all share one matrix product."""
+Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+
+class LinearClassifiers(nn.Module):
+    """An `nn.Linear` for each learning rate, trained side by side.
+
+    As in facebookresearch/dinov2 dinov2/eval/linear.py. NOTE: records made with the closed-form gradient that this
+    replaced differ by rounding.
+
+    Args:
+        config: the settings.
+        channels: C, the features' width.
+        classes: number of classes.
+        device: where they live.
+
+    Attributes:
+        epoch: epochs done.
+        table: a row a learning rate: `lr`, `top1` and `top5` of its best epoch, `top1_last`, in percent.
+    """
+
+    def __init__(self, config: LinearConfig, channels: int, classes: int, device: torch.device) -> None:
+        super().__init__()
+        self.config = config
+        # main_lincls.py: fc.weight ~ N(0, 0.01), fc.bias = 0. All start alike, so that nothing but the rate differs.
+        generator = torch.Generator().manual_seed(config.seed)
+        start = torch.empty(classes, channels).normal_(0, 0.01, generator=generator)
+        self.layers: Sequence[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]
+            nn.Linear(channels, classes, device=device) for _ in config.lr
+        )
+        for layer in self.layers:
+            nn.init.zeros_(layer.bias)
+            with torch.no_grad():
+                layer.weight.copy_(start)
+        self.schedules = [
+            OptimizerConfig(config.optimizer, lr, config.momentum, config.weight_decay, fused=not config.official)
+            for lr in config.lr
+        ]
+        groups = [{"params": list(layer.parameters())} for layer in self.layers]
+        self.optimizer = build_optimizer(groups, self.schedules[0], self.schedules[0].lr)
+        self.epoch = 0
+        self.table = [{"lr": lr, "top1": 0.0, "top5": 0.0, "top1_last": 0.0} for lr in config.lr]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (K, n, classes) from features (n, C)."""
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            if self.layers[0].weight.numel() > SMALL:
+                return torch.stack([layer(features) for layer in self.layers]).float()
+            # Products of few columns are slow: small classifiers share one.
+            weights, biases = (
+                torch.cat([getattr(layer, name) for layer in self.layers]) for name in ("weight", "bias")
+            )
+            logits = linear(features, weights, biases).float()  # n-by-(K * classes)
+            return logits.unflatten(1, (len(self.layers), -1)).transpose(0, 1)
+
+    def step(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Take a step with every classifier on this process's share of a batch.
+
+        Args:
+            features: (n, C).
+            labels: (n,).
+
+        Returns:
+            The losses before the step, (K,).
+        """
+        for group, schedule in zip(self.optimizer.param_groups, self.schedules, strict=True):
+            # adjust_learning_rate of the release: once an epoch.
+            peak = peak_lr(schedule, self.config.batch_size)
+            group["lr"] = scheduled_lr(schedule, peak, self.epoch, 1, self.config.epochs)
+        logits = self(features)  # K-by-n-by-classes
+        losses = cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")  # K * n
+        losses = losses.view(len(logits), -1).mean(dim=1)  # K
+        self.optimizer.zero_grad()
+        losses.sum().backward()
+        if world_size() > 1:
+            # Not DistributedDataParallel: it groups gradients anew after the first step, so that a resumed run of more
+            # than two processes would add in another order.
+            for p in self.parameters():
+                assert p.grad is not None
+                dist.all_reduce(p.grad)
+                p.grad.div_(world_size())
+        self.optimizer.step()
+        return losses.detach()
+
+    @torch.no_grad()
+    def evaluate(self, features: Tensor, labels: Tensor) -> list[float]:
+        """Measure all classifiers and remember their best epochs.
+
+        Args:
+            features: (m, C) of all validation images; the processes divide them.
+            labels: (m,).
+
+        Returns:
+            Top-1 in percent, K values.
+        """
+        correct = torch.zeros(len(self.layers), 2, dtype=torch.int64, device=labels.device)
+        chunks = zip(features.split(CHUNK), labels.split(CHUNK), strict=True)
+        for x, y in list(chunks)[rank() :: world_size()]:
+            logits = self(x)  # K-by-n-by-classes
+            hits = logits.topk(min(5, logits.shape[2]), dim=2).indices == y[:, None]  # K-by-n-by-5
+            correct += torch.stack([hits[..., 0].sum(dim=1), hits.sum(dim=(1, 2))], dim=1)
+        percent = (100 * all_reduce(correct).double() / len(labels)).tolist()
+        for row, (top1, top5) in zip(self.table, percent, strict=True):
+            if top1 > row["top1"] or self.epoch == 0:
+                row["top1"], row["top5"] = top1, top5
+            row["top1_last"] = top1
+        return [top1 for top1, _ in percent]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What `state_dict` holds besides the weights."""
+        return {"optimizer": self.optimizer.state_dict(), "epoch": self.epoch, "table": self.table}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` returned."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.table = state["epoch"], state["table"]
+
+
+def evaluate_linear(config: LinearConfig) -> int:
+    """Train the classifiers and report the first one's best and last epoch."""
+
+    def measure(run: Evaluation) -> Result:
+        if config.data.cache:
+            run.train.cache(config.data.skip_broken)
+        before = run.network.fingerprint()
+        classifiers = LinearClassifiers(config, run.network.channels, len(run.train.classes), run.device)
+        broken = train(config, run, classifiers)
+        if run.network.fingerprint() != before:
+            raise AssertionError("the frozen network changed during linear evaluation")
+        rows = classifiers.table
+        return Result(
+            {name: rows[0][name] for name in ("top1", "top5", "top1_last")},
+            {"learning_rates": rows, "frozen_weights_unchanged": True, "broken_images": broken},
+            "linear top-1: " + ", ".join(f"{row['top1']:.1f} at lr {row['lr']:g}" for row in rows),
+        )
+
+    return evaluate("linear", config, measure)
+
+
+def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers) -> list[str]:
+    """Train to the last epoch, continuing an earlier start.
+
+    NOTE: an incomplete last batch is dropped, as in pre-training; main_lincls.py keeps it (at 4096 images, 3215 of
+    ImageNet's 1,281,167 an epoch).
+
+    Returns:
+        The names of broken images that were left out.
+
+    Raises:
+        UserError: a broken image without `data.skip_broken`, or a loss that is not finite.
+    """
+    val = run.features(run.val)
+    broken = set(val.broken)
+    file = run.output / STATE
+    if file.exists():
+        saved = _read(file, run.device)
+        classifiers.load_state_dict(saved["classifiers"])
+        broken.update(saved["broken"])
+    sampler = EpochSampler(len(run.train), config.batch_size, config.seed, rank(), world_size())
+    # Without a random crop an image has the same features in every epoch.
+    cached = not run.network.augment.crop_scale
+    if cached:
+        features = run.features(run.train)
+        broken.update(features.broken)
+        batches = _cached(features, run.train, sampler)
+    else:
+        batches = _augmented(config, run, sampler, broken)
+    log = MetricsLog(run.output / "metrics.jsonl", classifiers.epoch) if rank() == 0 else None
+    with run.progress(config.epochs * len(sampler), "linear", "step", classifiers.epoch * len(sampler)) as bar:
+        while classifiers.epoch < config.epochs:
+            sampler.epoch = classifiers.epoch
+            losses = []
+            for inputs, labels in batches():
+                losses.append(classifiers.step(inputs, labels))
+                if bar:
+                    bar.update(1)
+            mean = all_reduce(torch.stack(losses).mean(dim=0)) / world_size()  # K
+            if not mean.isfinite().all():
+                worst = config.lr[int((~mean.isfinite()).nonzero()[0])]
+                raise UserError(
+                    f"lr={worst}: the loss is not finite in epoch {classifiers.epoch}; leave this learning rate out"
+                )
+            top1 = classifiers.evaluate(val.values, val.labels)
+            if log:
+                log.write(classifiers.epoch, epoch=classifiers.epoch + 1, loss=mean.tolist(), top1=top1)
+            classifiers.epoch += 1
+            broken.update(name for names in all_gather_object(broken) for name in names)
+            if log and not cached:
+                # Cached features come back in seconds; an epoch through the network does not.
+                write_tensors(file, {"classifiers": classifiers.state_dict(), "broken": sorted(broken)})
+    if log:
+        log.close()
+    return sorted(broken)
+
+
+def _read(file: Path, device: torch.device) -> Any:
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises whatever the damage provokes
+        raise UserError(f"{file}: damaged; delete it to train the classifiers from the start") from error
+
+
+def _cached(features: Features, images: Images, sampler: EpochSampler) -> Batches:
+    broken = set(features.broken)
+    # A broken image's place is taken by the next whole one, as in `Views`.
+    whole = [i for i, name in enumerate(images.names) if name not in broken]
+    rows = torch.tensor([bisect_left(whole, i) % len(whole) for i in range(len(images))])
+
+    def epoch() -> Iterator[tuple[Tensor, Tensor]]:
+        for keys in sampler:
+            chosen = rows[[index for _, index in keys]].to(features.labels.device)
+            yield features.values[chosen], features.labels[chosen]
+
+    return epoch
+
+
+def _augmented(config: LinearConfig, run: Evaluation, sampler: EpochSampler, broken: set[str]) -> Batches:
+    network, device = run.network, run.device
+    views = open_views(run.train, network.augment, 1, config.seed, config.data.skip_broken, device)
+    upload = HostToDevice(views, device, config.channels_last)
+    loader = step_loader(views, sampler, run.workers, device.type == "cuda")
+
+    def epoch() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            tensors, labels, names = batch
+            images, labels = upload(tensors, labels)
+            broken.update(names)
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                features = network(images[0]).float()
+            yield features, labels
+
+    return epoch
