@@ -53,7 +53,7 @@ def test_settings_are_read_without_pytorch(root: Path, module: str, argument: st
     code = """
 import runpy, sys
 try:
-    runpy.run_module(sys.argv.pop(1), run_name="__main__")
+    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 finally:
     print("loads torch" if "torch" in sys.modules else "loads no torch")
 """
