@@ -127,7 +127,7 @@ def _planned(arguments: argparse.Namespace, scale: scales.Scale, chosen: list[ta
     output = arguments.output or f"outputs/{scale.name}"
     plan = expand(chosen, scale, output, dict(arguments.data), arguments.overrides, arguments.trials)
     if not plan.runs:
-        fitting = [name for name in scales.names() if expand(chosen, scales.load(name), plan.output).runs]
+        fitting = [name for name in scales.NAMES if expand(chosen, scales.load(name), plan.output).runs]
         remedy = f"add --scale {' or --scale '.join(fitting)}" if fitting else "choose other rows or tables"
         reasons = "; ".join(dict.fromkeys(cell.absent for cell in plan.cells))
         raise UserError(f"{', '.join(arguments.tables)}: {reasons}; {remedy}")

@@ -174,7 +174,7 @@ def _decode(path: Path) -> None:
 def possible(roots: dict[str, str], whole: bool) -> list[Finding]:
     """For each scale whether it can be run here, and about how long Tables 4 and 5 would take."""
     found = []
-    for name in scales.names():
+    for name in scales.NAMES:
         scale = scales.load(name)
         folders = [Path(roots.get("imagenet", "datasets/imagenet")), Path(roots.get("detection", "datasets"))]
         missing = [str(f) for f in folders if not f.is_dir()] if scale.generate is None else []

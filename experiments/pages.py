@@ -8,6 +8,7 @@ A page has blocks between a comment that says what belongs there and `<!-- end -
     <!-- curves: figure2 -->               the picture that the block shows is drawn again
 """
 
+import dataclasses
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -77,12 +78,23 @@ def filled_page(text: str, folder: Path, beside: Path, scale: str | None = None)
             grid = (
                 pretraining_grid(result, plan, found.records, metrics)
                 if metrics
-                else result_grid(result, notes=False, whole=False)
+                else result_grid(measured(result), notes=False)
             )
             inside = markdown(grid)
         return f"{begin}{inside}{end}"
 
     return BLOCK.sub(write, text)
+
+
+def measured(result: TableResult) -> TableResult:
+    """The table without the columns of which nothing was measured; whole if nothing was measured at all."""
+    kept = [i for i in range(len(result.table.columns)) if any(line[i].ours for line in result.entries)]
+    if not kept:
+        return result
+    table = result.table.select(None, [result.table.columns[i].id for i in kept])
+    return dataclasses.replace(
+        result, table=table, entries=tuple(tuple(line[i] for i in kept) for line in result.entries)
+    )
 
 
 def facts(records: Iterable[Record]) -> str:

@@ -121,7 +121,7 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
         if action.dest == "scale":
             from benchmarks.tables import scale
 
-            yield from scale.names()
+            yield from scale.NAMES
         if not isinstance(action, argparse._SubParsersAction):
             yield from map(str, action.choices or ())
     for name, command in _subcommands(parser).items():

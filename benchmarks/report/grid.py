@@ -35,12 +35,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table, and what stands below each of its cells in small type (the paper's value), if anything."""
+    """A line of a table, and the paper's values, which stand below its cells in small type."""
 
     label: str
     cells: tuple[Cell, ...]
     below: tuple[Cell, ...] = ()
-    below_label: str = "paper"
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def markdown(grid: Grid) -> str:
     for line in grid.lines:
         lines.append(_row([line.label, *map(_markdown_cell, line.cells)]))
         if line.below:
-            lines.append(_row([f"{line.label}, {line.below_label}", *map(_markdown_cell, line.below)]))
+            lines.append(_row([f"{line.label}, paper", *map(_markdown_cell, line.below)]))
     head = [f"### {grid.title}", ""] if grid.title else []
     about = [grid.about, ""] if grid.about else []
     notes = ["", *(f"- {note}" for note in grid.notes)] if grid.notes else []
@@ -116,7 +115,7 @@ def notebook(grid: Grid) -> str:
 def latex(grid: Grid) -> str:
     """A booktabs table: what stands below a cell follows it in parentheses."""
     heads = ["", *(f"{group} {label}".strip() for group, label in grid.heads)]
-    lines = [f"% {grid.title}; {grid.about}; in parentheses: {grid.lines[0].below_label if grid.lines else 'nothing'}"]
+    lines = [f"% {grid.title}; {grid.about}; in parentheses: paper"]
     lines += [r"\begin{tabular}{l" + "r" * len(grid.heads) + "}", r"\toprule"]
     lines += [" & ".join(map(_tex, heads)) + r" \\", r"\midrule"]
     for line in grid.lines:
@@ -178,7 +177,7 @@ def _part(grid: Grid, columns: Sequence[int]) -> RichTable:
     for line in grid.lines:
         table.add_row(Text(line.label), *(_text(line.cells[i]) for i in columns))
         if line.below:
-            table.add_row(Text(f"  {line.below_label}"), *(_text(line.below[i]) for i in columns), style="dim")
+            table.add_row(Text("  paper"), *(_text(line.below[i]) for i in columns), style="dim")
     return table
 
 

@@ -69,17 +69,14 @@ def word(value: float | str | None) -> str:
     return ABSENT if value is None else str(value)
 
 
-def result_grid(result: TableResult, properties: bool = False, notes: bool = True, whole: bool = True) -> Grid:
+def result_grid(result: TableResult, properties: bool = False, notes: bool = True) -> Grid:
     """A table as measured: ours, and below each number the paper's with the difference.
 
     Args:
         result: the table.
         properties: the paper's descriptive columns too.
         notes: the remarks on what was measured.
-        whole: the columns too in which nothing was measured.
     """
-    if not whole:
-        result = result.measured()
     table, facts = result.table, list(result.table.properties if properties else ())
     lines = []
     for i, (row, entries) in enumerate(zip(table.rows, result.entries, strict=True)):

@@ -81,15 +81,6 @@ class TableResult:
     remarks: tuple[str, ...]
     verdicts: tuple[Verdict | None, ...] = ()
 
-    def measured(self) -> "TableResult":
-        """The same without the columns of which nothing was measured."""
-        kept = [i for i in range(len(self.table.columns)) if any(line[i].ours for line in self.entries)]
-        if not kept:
-            return self
-        table = self.table.select(None, [self.table.columns[i].id for i in kept])
-        entries = tuple(tuple(line[i] for i in kept) for line in self.entries)
-        return dataclasses.replace(self, table=table, entries=entries)
-
     @property
     def trials(self) -> int | None:
         """Number of trials, if it is the same for all entries."""

@@ -13,6 +13,8 @@ from runs.folder import flatten
 from runs.typed import build
 
 SCALES = Path(__file__).parents[1] / "scales"
+# From small to large.
+NAMES = ("lab", "mini", "photos", "small", "paper")
 STAGES = ("pretrain", "linear", "knn", "transfer", "voc07", "voc0712", "coco")
 
 
@@ -99,11 +101,6 @@ def _merged(layers: Iterable[dict[str, Any]], stages: Sequence[str]) -> dict[str
     }
 
 
-def names() -> tuple[str, ...]:
-    """The scales that exist, from small to large."""
-    return ("lab", "mini", "photos", "small", "paper")
-
-
 def load(name: str) -> Scale:
     """Read a scale by its name, or from a file of the user's own (`--scale my.yaml`).
 
@@ -112,7 +109,7 @@ def load(name: str) -> Scale:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else SCALES / f"{name}.yaml"
     if not path.exists():
-        raise UserError(f"--scale {name}: no such scale; there are {', '.join(names())}, or give a .yaml file")
+        raise UserError(f"--scale {name}: no such scale; there are {', '.join(NAMES)}, or give a .yaml file")
     scale = build(Scale, {**read_yaml(path), "name": path.stem}, str(path))
     for overrides in (scale.stages, *scale.rows.values(), *scale.datasets.values()):
         for stage in overrides:

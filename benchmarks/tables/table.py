@@ -32,7 +32,6 @@ class Column:
         trials: runs that the paper averages.
         vary: what a trial repeats: the whole of it with another pre-training seed, or the fine-tuning only.
         noise: published standard deviation of a single trial, in the metric's unit.
-        unit: of the values.
         digits: behind the point, where it is printed.
         pretrain: overrides of the pre-training for this column.
         best: the highest published number, of all rows; set by `read`.
@@ -47,7 +46,6 @@ class Column:
     trials: int = 1
     vary: str = "pretrain"
     noise: float | None = None
-    unit: str = "%"
     digits: int = 1
     pretrain: dict[str, Any] = field(default_factory=dict)
     best: float | None = None
@@ -228,7 +226,6 @@ class Paper:
 
     title: str
     authors: str
-    year: int
     source: str
     pretrain: dict[str, Any] = field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)

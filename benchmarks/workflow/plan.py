@@ -51,11 +51,6 @@ class Run:
             raise ValueError(f"{self.kind} {self.id!r} is no run; an id is <kind>/<name>")
 
     @property
-    def processes(self) -> int:
-        """Of all nodes together; without devices one a node."""
-        return self.nodes * max(self.gpus, 1)
-
-    @property
     def target(self) -> str:
         """The file whose existence means that the run is done."""
         return TARGETS.get(self.kind, RECORD)

@@ -61,7 +61,7 @@ def test_a_stage_of_a_data_set_that_there_is_not_is_refused(tmp_path: Path) -> N
         scales.load(str(file))
 
 
-@pytest.mark.parametrize("scale", scales.names())
+@pytest.mark.parametrize("scale", scales.NAMES)
 def test_every_scale_can_run_something_and_estimates_its_time(scale: str) -> None:
     plan = expand([tables.load(name) for name in tables.names()], scales.load(scale), "outputs/x")
     assert plan.runs
