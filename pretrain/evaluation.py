@@ -1,5 +1,6 @@
 """What linear and kNN evaluation and `pretrain.collapse` share: their start and their record."""
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -97,6 +98,8 @@ def evaluate(
             run = _prepare(config, train, val, device)
             if rank() == 0:
                 print(f"{train.describe()}\n{val.describe()}")
+                if advice := config.advice(len(train)):
+                    print(advice, file=sys.stderr)
             found = measure(run)
             if rank() == 0:
                 claimed.finish(

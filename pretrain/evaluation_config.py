@@ -9,6 +9,10 @@ from runs.distributed import world_size
 from runs.errors import UserError
 from runs.settings import choice, path
 
+IMAGENET_STEPS = 90 * (1281167 // 4096)
+# Below these, LARC's small steps do not arrive.
+FEW_STEPS = 3000
+
 
 @dataclass
 class EvaluationConfig(CommandConfig):
@@ -30,6 +34,10 @@ class EvaluationConfig(CommandConfig):
         Raises:
             UserError: they do not go together.
         """
+
+    def advice(self, count: int) -> str:
+        """A line for a recipe that does not fit the number of training images; empty where it does."""
+        return ""
 
 
 @dataclass
@@ -64,6 +72,15 @@ class LinearConfig(EvaluationConfig):
             raise UserError(
                 f"batch_size={self.batch_size}: does not divide by {world_size()} processes; give a multiple"
             )
+
+    def advice(self, count: int) -> str:  # noqa: D102
+        steps = self.epochs * (count // self.batch_size)
+        if self.optimizer == "sgd" or steps >= FEW_STEPS:
+            return ""
+        return (
+            f"NOTE: {steps} steps are few for optimizer={self.optimizer}, whose recipe has {IMAGENET_STEPS} on "
+            f"ImageNet; for {count} images optimizer=sgd batch_size=256 lr=[1,10,30] gets further"
+        )
 
 
 @dataclass

@@ -21,7 +21,7 @@ from pretrain.augment import Transform
 from pretrain.checkpoint import NAME, epochs_of
 from pretrain.config import AugmentConfig
 from pretrain.data import BrokenImage, Images
-from pretrain.loader import start_worker
+from pretrain.loader import share, start_worker
 from pretrain.networks import pooled
 from runs.distributed import all_gather_object, rank, world_size
 from runs.errors import UserError
@@ -243,6 +243,8 @@ def _load(
         errors = [s for s in samples if isinstance(s, UserError)]
         inputs = torch.stack([s[1] for s in whole]) if whole else torch.empty(0)
         rows, labels = (torch.tensor([s[i] for s in whole], dtype=torch.int64) for i in (0, 2))
+        if lost := share([rows, inputs, labels]):
+            return torch.empty(0), torch.empty(0), torch.empty(0), [lost]
         return rows, inputs, labels, errors
 
     yield from DataLoader(

@@ -12,11 +12,11 @@ import cv2
 import numpy
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from pretrain.augment import Transform
 from pretrain.data import BrokenImage, Images
-from runs.errors import UserError
+from runs.errors import NO_SHARED_MEMORY, UserError
 
 Key = tuple[int, int]
 
@@ -144,7 +144,22 @@ def collate(samples: list[Any]) -> tuple[list[Tensor], Tensor, list[str]] | User
         if isinstance(sample, UserError):
             return sample
     views = [torch.stack(list(view)) for view in zip(*(sample[0] for sample in samples), strict=True)]
-    return views, torch.tensor([sample[1] for sample in samples]), [name for sample in samples for name in sample[2]]
+    labels = torch.tensor([sample[1] for sample in samples])
+    return share([*views, labels]) or (views, labels, [name for sample in samples for name in sample[2]])
+
+
+def share(tensors: list[Tensor]) -> UserError | None:
+    """In a loading process, put a batch's tensors into shared memory; return what went wrong.
+
+    PyTorch would do it later, in a thread whose failure loses the batch and leaves the training process waiting for it.
+    """
+    if get_worker_info() is not None:
+        try:
+            for tensor in tensors:
+                tensor.share_memory_()
+        except RuntimeError:
+            return NO_SHARED_MEMORY
+    return None
 
 
 def start_worker(_: int) -> None:
@@ -154,7 +169,8 @@ def start_worker(_: int) -> None:
     """
     # PyTorch gives a loading process one thread, OpenCV would take all cores in each of them.
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     # Only Linux and its like tell who sent a signal.
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -44,6 +45,8 @@ INTERRUPTED = 75
 # Training images whose center the predictor's bias is compared with. Two views of each make a mean of 4096 outputs, of
 # which chance has a 64th part of a residual.
 CENTER = 2048
+# Seconds from a signal to the end of the run, if it has not come to save before.
+DEADLINE = 300.0
 
 
 def pretrain(config: PretrainConfig) -> int:
@@ -74,15 +77,30 @@ def pretrain(config: PretrainConfig) -> int:
             trainer.resume()
             trainer.train()
             if trainer.stopped.startswith("SIG"):
-                trainer.say(
-                    f"stopped by {trainer.stopped} after step {trainer.step}, saved; run the same command again to "
-                    "continue",
-                    sys.stderr,
-                )
+                where = f"step {trainer.step}, saved" if trainer.step else "step 0"
+                again = "run the same command again to continue"
+                trainer.say(f"stopped by {trainer.stopped} after {where}; {again}", sys.stderr)
                 return INTERRUPTED
             if rank() == 0:
                 trainer.record(run)
     return 0
+
+
+class Signalled(BaseException):
+    """A signal came while the training waited for images."""
+
+
+def end_after(seconds: float, name: str) -> threading.Timer:
+    """End the process if it is still there by then: what it waits for after a signal may never come."""
+
+    def end() -> None:
+        print(f"stopped by {name}, {seconds:g} s ago, and not saved since the last checkpoint", file=sys.stderr)
+        os._exit(INTERRUPTED)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 class Trainer:
@@ -144,6 +162,8 @@ class Trainer:
         self.checkpoints = Checkpoints(Path(config.output), config.checkpoint.keep, config.checkpoint.keep_every)
         self.step, self.seconds = 0, 0.0
         self.signal = self.stopped = ""
+        self.waiting = False
+        self.deadline: threading.Timer | None = None
 
     def train(self) -> None:
         """Train to the last step, to a signal, or to a collapse with `on_collapse=stop`."""
@@ -183,6 +203,9 @@ class Trainer:
                     self.save()
                 if self.stopped:
                     break
+            else:
+                if self.stopped.startswith("SIG") and self.step:
+                    self.save()
         self.seconds = time.time() - started
         metrics.close()
 
@@ -193,7 +216,7 @@ class Trainer:
             self.sampler.epoch, self.sampler.position = divmod(self.step, self.steps_per_epoch)
             self.metrics.restart_clock(self.step)
             before = time.time()
-            for content in loader:
+            for content in self.interruptible(loader):
                 batch, broken = self.batch(content, self.step)
                 self.metrics.waited += time.time() - before
                 self.broken += [name for name in broken if name not in self.broken]
@@ -204,6 +227,21 @@ class Trainer:
                         self.method.prepare(self.batch(c, step)[0] for step, c in enumerate(following, self.step))
                 yield batch
                 before = time.time()
+
+    def interruptible(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """Yield what the loader gives; a signal ends the waiting for it, as the batch may never come."""
+        batches = iter(loader)
+        while True:
+            try:
+                self.waiting = True
+                content = next(batches, None)
+            except Signalled:
+                self.stopped, content = self.signal, None
+            finally:
+                self.waiting = False
+            if content is None:
+                return
+            yield content
 
     def batch(self, content: Any, step: int) -> tuple[Batch, list[str]]:
         """Return what the loader gave for a step as a batch on the device, and the names of broken images."""
@@ -225,6 +263,10 @@ class Trainer:
         if rank() == 0:
             val = self.val_set.describe() if self.val_set else "no validation images: neither kNN nor a probe"
             self.say(f"{self.train_set.describe()}\n{val}\n{self.describe()}")
+            filled = self.method.settles
+            if filled > max(self.plan.steps / 2, self.steps_per_epoch):
+                late = f"the queue is full of keys only after {filled} of {self.plan.steps} steps"
+                self.say(f"NOTE: {late}; give a smaller method.queue or more epochs", sys.stderr)
             if self.broken:
                 self.say(f"{len(self.broken)} broken images are left out: {', '.join(self.broken[:3])} …")
             save_views(self.views, self.config.augment, Path(self.config.output) / "views.png")
@@ -232,9 +274,14 @@ class Trainer:
 
         def on_signal(number: int, _: Any) -> None:
             self.signal = signal.Signals(number).name
+            if self.waiting and world_size() == 1:
+                raise Signalled
+            self.deadline = self.deadline or end_after(DEADLINE, self.signal)
 
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, on_signal)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+            # `nohup` has its commands ignore the end of the terminal.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, on_signal)
 
     def signalled(self) -> str:
         """The signal that ends the run before its last step; all processes agree on it."""
@@ -242,7 +289,10 @@ class Trainer:
         asks = world_size() == 1 or self.step % self.config.log_every == 0 or self.step % self.steps_per_epoch == 0
         if not asks or self.step == self.plan.steps:
             return ""
-        return next((name for name in all_gather_object(self.signal) if name), "")
+        found = next((name for name in all_gather_object(self.signal) if name), "")
+        if found and self.deadline:
+            self.deadline.cancel()
+        return found
 
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint follows the present step."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 from runs import __version__
+from runs.distributed import launch
 from runs.errors import UserError, user_message
 from runs.folder import flatten
 from runs.settings import check_values, help_text, path_settings
@@ -65,8 +66,8 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
-        _follow_parent()
         try:
+            _follow_parent()
             sys.exit(main(*args, **kwargs))
         except BrokenPipeError:
             # The reader went away (`… | head`): nothing is wrong.
@@ -236,7 +237,10 @@ def _nearest(key: str, schema: type) -> str:
 
 def _speaks() -> bool:
     # All processes that torchrun starts come to one and the same fault in the settings.
-    return os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ
+    try:
+        return launch().rank == 0
+    except UserError:
+        return True
 
 
 def _follow_parent() -> None:
@@ -244,6 +248,8 @@ def _follow_parent() -> None:
     parent = os.environ.get(PARENT)
     if not parent:
         return
+    if not parent.isdecimal():
+        raise UserError(f"{PARENT}={parent}: must be the number of a process; unset it")
 
     def watch(pid: int) -> None:
         while True:

@@ -12,12 +12,13 @@ import contextlib
 import functools
 import os
 import platform
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from runs.environment import cpu_has_bf16
 from runs.errors import UserError, user_message
@@ -33,8 +34,49 @@ SAME_LINE = timedelta(minutes=2)
 # Seconds that the process which serves the store gives the others to fail too.
 LAST_TO_FAIL = 10.0
 
+# Seconds after which a process says whom it waits for.
+SILENCE = 10.0
+
 # The key-value store through which the processes found each other; None for one process.
 _store: Any = None
+
+
+class Launch(NamedTuple):
+    """This process among those that were started together, by torchrun's variables."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+
+def launch() -> Launch:
+    """Read torchrun's variables; a process without a `WORLD_SIZE` above 1 is alone, whatever else is set.
+
+    Raises:
+        UserError: one of several processes lacks a variable, or has one that is no number.
+    """
+
+    def number(name: str, default: str) -> int:
+        value = os.environ.get(name) or default
+        if not value.isdecimal():
+            raise UserError(f"{name}={value}: must be a number; torchrun sets it, or unset it to run one process")
+        return int(value)
+
+    world = number("WORLD_SIZE", "1")
+    if world < 2:
+        return Launch()
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE={world}, but {' and '.join(missing)} not set: start with torchrun --nproc_per_node={world} "
+            "-m …, or unset WORLD_SIZE to run one process"
+        )
+    found = Launch(number("RANK", ""), world, number("LOCAL_RANK", "0"), number("LOCAL_WORLD_SIZE", "1"))
+    number("MASTER_PORT", "")
+    if found.rank >= world:
+        raise UserError(f"RANK={found.rank}: must be below WORLD_SIZE={world}")
+    return found
 
 
 @contextlib.contextmanager
@@ -52,9 +94,13 @@ def process_group(device: str) -> Iterator["torch.device"]:
     """
     import torch.distributed as dist
 
+    here = launch()
+    left = [f"{name}={os.environ[name]}" for name in ("RANK", "LOCAL_RANK") if os.environ.get(name, "0") != "0"]
+    if here.world_size == 1 and left:
+        print(f"{', '.join(left)} without other processes (WORLD_SIZE): left over; running alone", file=sys.stderr)
     chosen = choose_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _join("nccl" if chosen.type == "cuda" else "gloo")
+    if here.world_size > 1:
+        _join("nccl" if chosen.type == "cuda" else "gloo", here)
     try:
         yield chosen
     except Exception as error:
@@ -73,7 +119,7 @@ def choose_device(name: str) -> "torch.device":
     """
     import torch
 
-    local, here = (int(os.environ.get(key, default)) for key, default in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)))
+    _, _, local, here = launch()
     found, needed = torch.cuda.device_count(), max(here, local + 1)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -136,7 +182,7 @@ def worker_count(asked: int, most: int = 16, processes: int | None = None) -> in
     # On a shared machine a job has fewer cores than there are.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # One core a process is left to the training.
-    return max(0, min(most, cores // (processes or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) - 1))
+    return max(0, min(most, cores // (processes or launch().local_world_size) - 1))
 
 
 def rank() -> int:
@@ -176,14 +222,54 @@ def all_arrive(place: str, timeout: timedelta = SAME_LINE) -> bool:
     return True
 
 
-def _join(backend: str) -> None:
+def _join(backend: str, here: Launch) -> None:
+    """Meet the other processes, saying after `SILENCE` whom this one waits for.
+
+    Raises:
+        UserError: they did not come, or the first process cannot serve the store.
+    """
     global _store
     import torch.distributed as dist
-    from torch.distributed.rendezvous import rendezvous
 
-    _store, number, count = next(rendezvous("env://", timeout=PATIENCE))
-    _store.set_timeout(PATIENCE)
-    dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=PATIENCE)
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # The agent of torchrun serves the store; without it the first process does.
+    serves = here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    if not serves:
+        _wait(lambda: [] if _answers(address, port) else [0], here, f" to answer at {address}:{port}")
+    try:
+        _store = dist.TCPStore(  # type: ignore[attr-defined]
+            address, port, here.world_size, serves, PATIENCE, wait_for_workers=False
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"MASTER_ADDR={address}, MASTER_PORT={port}: {str(error).splitlines()[0]}; choose another MASTER_PORT"
+        ) from error
+    _store.set(f"joined/{here.rank}", "")
+    _wait(lambda: [n for n in range(here.world_size) if not _store.check([f"joined/{n}"])], here, "")
+    dist.init_process_group(backend, store=_store, rank=here.rank, world_size=here.world_size, timeout=PATIENCE)
+
+
+def _answers(address: str, port: int) -> bool:
+    # PyTorch's own waiting ends with a signal only, and prints stacks.
+    try:
+        socket.create_connection((address, port), timeout=SILENCE).close()
+    except OSError:
+        return False
+    return True
+
+
+def _wait(absent: Callable[[], list[int]], here: Launch, what: str) -> None:
+    start, told = time.monotonic(), list[int]()
+    while missing := absent():
+        waited = time.monotonic() - start
+        if waited > PATIENCE.total_seconds():
+            raise UserError(f"processes {missing} of {here.world_size} did not start; look at their logs")
+        if waited > SILENCE and missing != told and here.local_rank == 0:
+            names = ", ".join(map(str, missing[:8])) + (" …" if len(missing) > 8 else "")
+            said = f"process {here.rank} of {here.world_size} waits for {names}{what}"
+            print(f"{said}; with WORLD_SIZE unset it runs alone", file=sys.stderr)
+            told = missing
+        time.sleep(0.05 if waited < SILENCE else 1.0)
 
 
 def _fail(error: Exception) -> NoReturn:

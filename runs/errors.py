@@ -22,6 +22,16 @@ class UserError(Exception):
         super().__init__(printable(" ".join(message.split())))
 
 
+NO_SHARED_MEMORY = UserError(
+    "/dev/shm is too small for the batches of the loading processes; enlarge it (docker run --shm-size 8g), or give "
+    "fewer data.workers (0 needs none of it) or a smaller batch_size"
+)
+LOST_WORKER = UserError(
+    "a loading process was killed, as the kernel does when memory is short (dmesg says so); give fewer data.workers, a "
+    "smaller batch_size or data.cache=false, and run the same command again"
+)
+
+
 def from_os_error(error: OSError) -> UserError:
     """Say in one line what the operating system refused, with the file and the remedy.
 
@@ -53,6 +63,9 @@ def user_message(error: BaseException) -> str | None:
             f"out of memory{f' for {asked[1]} more' if asked else ''}: take a smaller batch or smaller images, "
             "precision=bf16, or a device with more"
         )
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        # By SIGBUS where shared memory ran out.
+        error = NO_SHARED_MEMORY if "Bus error" in str(error) else LOST_WORKER
     if isinstance(error, ModuleNotFoundError) and error.name:
         missing = error.name.partition(".")[0]
         if not importlib.util.find_spec(missing):

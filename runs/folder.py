@@ -127,6 +127,12 @@ def lock_folder(folder: Path) -> IO[str]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+                raise UserError(
+                    f"output={folder}: another task of this srun runs here; several share a run through torchrun: srun "
+                    "--ntasks-per-node=1 torchrun --nnodes=N --nproc_per_node=GPUS --rdzv-backend=c10d "
+                    "--rdzv-endpoint=FIRST_NODE:22742 -m … (docs/benchmarks.md)"
+                ) from None
             print(f"{folder}: waiting for process {lock.read().strip() or '?'}, which runs here", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         if os.fstat(number).st_nlink:

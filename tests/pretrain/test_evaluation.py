@@ -318,6 +318,13 @@ def test_a_checkpoint_is_evaluated_with_its_own_weights_and_input(images: Path, 
     assert not frozen.network.training and not any(p.requires_grad for p in frozen.network.parameters())
 
 
+def test_a_recipe_for_more_images_is_named() -> None:
+    config = LinearConfig(checkpoint="x", output="x")
+    said = config.advice(12800)
+    assert said.startswith("NOTE: 270 steps are few for optimizer=larc, whose recipe has 28080 on ImageNet; for 12800")
+    assert not config.advice(1281167) and not replace(config, optimizer="sgd").advice(12800)
+
+
 VIEW = AugmentConfig(name="none", size=32, crop_scale=[], mean=[], std=[])
 
 

@@ -8,11 +8,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+import torch
 
+from pretrain.augment import evaluation_view
+from pretrain.augment.fast import FastViews, open_views
+from pretrain.config import AugmentConfig, DataConfig
+from pretrain.data import open_images
+from pretrain.features import extract_features
+from pretrain.loader import EpochSampler, step_loader
 from pretrain.method.config import METHODS
-from tests.pretrain.processes import Command, assert_same_run, lines, newest, run, small, steps_logged
+from runs.errors import UserError
+from tests.pretrain.processes import CONTEXT, Command, _main, assert_same_run, lines, newest, run, small, steps_logged
 
 EVERY = sorted(METHODS)
 Whole = Callable[..., Path]
@@ -136,6 +146,70 @@ def test_a_signal_to_every_process_leaves_the_loading_ones_alone(whole: Whole, i
     assert process.returncode == 75 and "Traceback" not in errors, errors
     assert run("pretrain", arguments, folder)[0] == 0
     assert_same_run(folder, whole("simsiam"))
+
+
+def wait_for_images(arguments: list[str], log: str) -> None:
+    """A run whose images stop coming after the first epoch, as those of a file server that is gone."""
+    sample = FastViews.sample
+
+    def stuck(self: FastViews, place: int, key: tuple[int, int]) -> Any:
+        if key[0]:
+            time.sleep(1000)
+        return sample(self, place, key)
+
+    FastViews.sample = stuck  # type: ignore[method-assign]
+    _main("pretrain", arguments, {}, log)
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGHUP, 0)])
+def test_a_signal_ends_the_waiting_for_images(
+    number: signal.Signals, workers: int, whole: Whole, images: Path, tmp_path: Path
+) -> None:
+    folder, log = tmp_path / "run", tmp_path / "log.txt"
+    arguments = small("simsiam", images, folder, f"data.workers={workers}", "checkpoint.every_epochs=100")
+    process = CONTEXT.Process(target=wait_for_images, args=([*arguments, "checkpoint.every_steps=0"], str(log)))
+    process.start()
+    end = time.time() + 60
+    while steps_logged(folder) < 4 and time.time() < end:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(process.pid or 0, number)
+    process.join(20)
+    text = log.read_text()
+    assert process.exitcode == 75 and "Traceback" not in text, text
+    assert f"stopped by {number.name} after step 4, saved; run the same command again" in text
+    status, text = run("pretrain", arguments, folder)
+    assert status == 0 and "continuing after step 4" in text, text
+    assert_same_run(folder, whole("simsiam"))
+
+
+def test_a_lost_loading_process_is_one_line(images: Path, tmp_path: Path) -> None:
+    command = start_until(
+        small("simsiam", images, tmp_path / "run", "data.workers=1", "epochs=50"), tmp_path / "run", 2
+    )
+    [worker] = psutil.Process(command.processes[0].pid).children()
+    worker.kill()
+    assert command.wait(30) == 2
+    text = command.log.read_text()
+    assert text.count("error: ") == 1 and "error: a loading process was killed, as the kernel does" in text, text
+    assert "Traceback" not in text and text.endswith("run the same command again\n"), text
+
+
+def test_too_little_shared_memory_is_one_line(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensor: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    train = open_images(DataConfig("test", "folder", str(images)), "train")
+    recipe = AugmentConfig(name="test", size=16)
+    views = open_views(train, recipe, 2, 0, False)
+    loader = step_loader(views, EpochSampler(len(train), 16, 0, 0, 1), 1, False)
+    assert str(next(iter(loader))).startswith("/dev/shm is too small for the batches of the loading processes; enlarge")
+    with pytest.raises(UserError, match="docker run --shm-size 8g"):
+        extract_features(lambda x: x.flatten(1), train, evaluation_view(recipe), torch.device("cpu"), workers=1)
+    assert (
+        len(extract_features(lambda x: x.flatten(1), train, evaluation_view(recipe), torch.device("cpu")).values) == 64
+    )
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise"])

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -82,6 +83,38 @@ def test_the_process_that_serves_the_store_waits_for_the_others_failures(
         process.join(100)
     assert [process.exitcode for process in processes] == [2, 2]
     assert (log.read_text() == "error: a: b; c\n") == clean, log.read_text()
+
+
+def join(rank: int, port: int, log: str) -> None:
+    """One of three processes that meet, and say at once whom they wait for."""
+    environment = {"RANK": rank, "WORLD_SIZE": 3, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
+    distributed.SILENCE = 0.5
+    with distributed.process_group("cpu"):
+        assert distributed.all_gather_object(rank) == [0, 1, 2]
+
+
+def test_a_process_says_whom_it_waits_for(tmp_path: Path) -> None:
+    log, port = tmp_path / "log.txt", free_port()
+    processes = {rank: CONTEXT.Process(target=join, args=(rank, port, str(log))) for rank in (1, 0, 2)}
+    for rank, said in ((1, "waits for 0 to answer at 127.0.0.1:"), (0, "process 0 of 3 waits for 2;"), (2, "")):
+        processes[rank].start()
+        end = time.time() + 60
+        while said not in (log.read_text() if log.exists() else "") and time.time() < end:
+            time.sleep(0.05)
+    for process in processes.values():
+        process.join(60)
+    assert [process.exitcode for process in processes.values()] == [0, 0, 0], log.read_text()
+    lines = log.read_text().splitlines()
+    assert {line.partition(";")[2] for line in lines} == {" with WORLD_SIZE unset it runs alone"}, lines
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        process = CONTEXT.Process(target=join, args=(0, other.getsockname()[1], str(tmp_path / "taken.txt")))
+        process.start()
+        process.join(60)
+    assert "choose another MASTER_PORT" in (tmp_path / "taken.txt").read_text()
 
 
 @pytest.mark.parametrize(

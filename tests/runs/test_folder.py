@@ -144,3 +144,15 @@ with claim_run("knn", sys.argv[1], {"seed": 0}) as run:
     else:
         assert output.startswith("in True\n") or output.endswith("in True\n"), output
     assert read_record(tmp_path / "run").metrics == {"top1": 1.0}
+
+
+def test_tasks_of_srun_that_share_a_folder_are_told_how_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    first, second = (claim_run("knn", tmp_path / "run", {"seed": 0}) for _ in range(2))
+    said = pytest.raises(UserError, match=r"another task of this srun runs here; .* torchrun --nnodes=N")
+    with first, said, second:
+        pass
+    with claim_run("knn", tmp_path / "other", {"seed": 0}):
+        pass
