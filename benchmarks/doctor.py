@@ -184,7 +184,7 @@ def possible(roots: dict[str, str], whole: bool) -> list[Finding]:
         if missing:
             found.append(Finding(ABSENT, f"scale {name}", f"{words}; needs {' and '.join(missing)} (--data)"))
         elif not whole:
-            found.append(Finding(ABSENT, f"scale {name}", f"{words}; first mend what is BAD above"))
+            found.append(Finding(ABSENT, f"scale {name}", f"{words}; first repair what is BAD above"))
         else:
             found.append(Finding(GOOD, f"scale {name}", f"{words}, about {time} on {scale.jobs} at a time"))
     return found

@@ -73,9 +73,9 @@ def detector(scene: World, skill: float | NDArray[np.float64], seed: int) -> Mat
 
     quality = skills[scene.category] - 0.5 * scene.hardness + 0.35 * normal(objects)
     seen = quality + 0.3 + 0.7 * normal(objects) > 0
-    spread = np.clip(0.13 * np.exp(-0.7 * quality), 0.01, 0.5)[:, None]
+    scatter = np.clip(0.13 * np.exp(-0.7 * quality), 0.01, 0.5)[:, None]
     side = (scene.box[:, 2:] - scene.box[:, :2]).repeat(2, axis=1)
-    box = (scene.box + normal(objects, 4) * spread * side - np.array([1, 1, 0, 0]))[seen]
+    box = (scene.box + normal(objects, 4) * scatter * side - np.array([1, 1, 0, 0]))[seen]
     score = 1 / (1 + np.exp(-(1.2 * quality + 0.8 * normal(objects))))[seen]
     corner = fixed.uniform(0, SIZE - 120, size=(false, 2))
     false_box = np.concatenate([corner, corner + fixed.uniform(30, 120, size=(false, 2))], axis=1)
@@ -101,7 +101,7 @@ def slope() -> tuple[float, float]:
     return float(middle), float((high - low) / 0.2)
 
 
-def spread(trials: int = 12) -> float:
+def trial_std(trials: int = 12) -> float:
     """Standard deviation of the AP of equal trainings on a set of the size of VOC 2007 test."""
     scene = world(VOC_IMAGES, 98)
     return float(np.std([average_precision(detector(scene, 1.0, s))[0, 0] for s in range(trials)], ddof=1))
@@ -187,8 +187,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw the power of all that is kept")
     arguments = parser.parse_args(argv)
     level, points = slope()
-    spreads = f"{spread():.2f} AP spread of a trial on {VOC_IMAGES} images (published: 0.2)"
-    print(f"simulated detector: {level:.1f} AP, {spreads}")
+    deviation = f"{trial_std():.2f} AP standard deviation of a trial on {VOC_IMAGES} images (published: 0.2)"
+    print(f"simulated detector: {level:.1f} AP, {deviation}")
     found = counts(arguments.output)
     for case in (
         Case(i, t, d, arguments.classes) for i in arguments.images for t in arguments.trials for d in arguments.drops

@@ -37,12 +37,12 @@ def measure(options: Options) -> Iterator[Figure]:
     yield Figure("killed after a checkpoint", float(killed), "", 1.0, least=True)
     run("pretrain", [*words, f"output={folders['killed']}"], log)
     weights = {name: last_weights(folder) for name, folder in folders.items()}
-    spread = largest(weights["whole"], weights["again"])
+    repeat = largest(weights["whole"], weights["again"])
     yield Figure(
-        "two whole runs: largest difference of a weight", spread, "", note="0 where the device is deterministic"
+        "two whole runs: largest difference of a weight", repeat, "", note="0 where the device is deterministic"
     )
     # A GPU adds up in an order that changes from run to run; a resumed run may differ by what two whole ones do.
-    limit = 0.0 if spread == 0 else 10 * spread
+    limit = 0.0 if repeat == 0 else 10 * repeat
     yield Figure("resumed against whole", largest(weights["whole"], weights["killed"]), "", limit)
     yield from collectives(options)
     count = torch.cuda.device_count() if options.device == "cuda" else 1  # the CPU's are tested elsewhere

@@ -35,7 +35,7 @@ class Metrics:
     Attributes:
         last: the numbers of the last step that was logged.
         health: the last numbers of the output.
-        details: its last further numbers (`monitor.microscope_every`).
+        details: its last further numbers (`monitor.measures_every`).
         knn: the last kNN accuracy in percent, `knn_start` that before the first step, `knn_step` when it was taken.
     """
 
@@ -44,7 +44,7 @@ class Metrics:
 
     def __init__(self, config: PretrainConfig, plan: Plan, method: Method, probe: OnlineProbe | None = None) -> None:
         self.config, self.plan, self.method, self.probe = config, plan, method, probe
-        self.monitor = RunMonitor(config.monitor, method.settles, method.constant_loss, plan.steps_per_epoch)
+        self.monitor = RunMonitor(config.monitor, method.monitor_warmup, method.constant_loss, plan.steps_per_epoch)
         self.health: Health | None = None
         self.last, self.details = {"loss": float("nan")}, dict[str, float]()
         self.knn: float | None = None
@@ -96,7 +96,7 @@ class Metrics:
             collapsed = self._monitor(step, output["z"], output.get("p"))
             if self.monitor.update_loss(mean(output["loss"])) and self.log:
                 print(f"\nWARNING: {self.monitor.verdict}; see docs/pretrain.md, 'What is watched'", file=sys.stderr)
-        every, last = self.config.monitor.microscope_every, step == self.plan.steps
+        every, last = self.config.monitor.measures_every, step == self.plan.steps
         if every and (step % every == 0 or last) and "z" in output:
             self._examine(step, output)
         if step % self.config.log_every == 0 or last:

@@ -76,13 +76,13 @@ class OutputMonitor:
 
     Args:
         config: thresholds.
-        settles: steps before which no numbers are bad.
+        warmup_steps: steps before which no numbers are bad.
     """
 
     STATE = ("bad", "streak", "bad_since", "collapsed_at", "updates", "best")
 
-    def __init__(self, config: MonitorConfig, settles: int = 0) -> None:
-        self.config, self.settles = config, settles
+    def __init__(self, config: MonitorConfig, warmup_steps: int = 0) -> None:
+        self.config, self.warmup_steps = config, warmup_steps
         self.bad, self.streak, self.bad_since = False, 0, 0
         self.collapsed_at: int | None = None
         self.updates = 0
@@ -100,7 +100,7 @@ class OutputMonitor:
         self.best = [max(pair) for pair in zip(self.best, now, strict=True)]
         limits = [max(self.config.threshold * best, self.config.floor) for best in self.best]
         fallen = any(value < limit for value, limit in zip(now, limits, strict=True))
-        bad = (fallen or health.effective_rank < self.config.min_rank) and step > self.settles
+        bad = (fallen or health.effective_rank < self.config.min_rank) and step > self.warmup_steps
         self.streak = self.streak + 1 if bad == self.bad else 1
         if bad and not self.bad:
             self.bad_since = step
@@ -140,15 +140,15 @@ class RunMonitor:
 
     Args:
         config: thresholds, the same for both.
-        settles: as for `OutputMonitor`.
+        warmup_steps: as for `OutputMonitor`.
         constant_loss: the method's.
         steps_per_epoch: of the run.
     """
 
     def __init__(
-        self, config: MonitorConfig, settles: int = 0, constant_loss: float | None = None, steps_per_epoch: int = 1
+        self, config: MonitorConfig, warmup_steps: int = 0, constant_loss: float | None = None, steps_per_epoch: int = 1
     ) -> None:
-        self.output, self.prediction = OutputMonitor(config, settles), OutputMonitor(config, settles)
+        self.output, self.prediction = OutputMonitor(config, warmup_steps), OutputMonitor(config, warmup_steps)
         self.constant_loss = constant_loss
         self.stays = max(FLAT_UPDATES, -(-FLAT_EPOCHS * steps_per_epoch // config.every))
         self.flat = 0

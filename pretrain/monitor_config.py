@@ -20,7 +20,7 @@ class MonitorConfig:
     """A measurement is bad too when either is below this, also if it never was larger."""
     min_rank: float = 2.0
     """A measurement is bad too when the effective rank is below this: all outputs lie on one line."""
-    microscope_every: int = 50
+    measures_every: int = 50
     """Steps between two sets of further numbers (docs/collapse.md), also at the last step; 0 for none."""
     knn_every: int = 10
     """Epochs between two kNN evaluations, which also come before the first and after the last epoch; 0 for none."""
@@ -37,8 +37,8 @@ class MonitorConfig:
         for name in ("every", "patience", "knn_bank", "knn_queries", "knn_k"):
             if getattr(self, name) < 1:
                 raise UserError(f"monitor.{name}={getattr(self, name)}: must be at least 1")
-        if min(self.knn_every, self.microscope_every) < 0 or self.knn_temperature <= 0:
+        if min(self.knn_every, self.measures_every) < 0 or self.knn_temperature <= 0:
             raise UserError(
-                "monitor.knn_every and monitor.microscope_every must not be negative, monitor.knn_temperature must be "
+                "monitor.knn_every and monitor.measures_every must not be negative, monitor.knn_temperature must be "
                 "positive"
             )

@@ -1,8 +1,8 @@
 """Has a number really dropped? What was measured now against a baseline.
 
-VOC runs are compared on the same test images, resampled in pairs; other runs by the spread of their trials or, with a
-single one, by the noise of their test set. A drop fails if it is larger than the tolerance and than what chance does
-three times in two hundred comparisons; docs/benchmarks.md has the measured rates.
+VOC runs are compared on the same test images, resampled in pairs; other runs by the standard deviation of their trials
+or, with a single one, by the sampling error of their test set. A drop fails if it exceeds the tolerance by more than
+chance does three times in two hundred comparisons; docs/benchmarks.md has the measured rates.
 """
 
 import math
@@ -131,8 +131,8 @@ def _errors(old: Measured, new: Measured, resamples: int) -> tuple[dict[str, flo
 def _together(images: float, old: Measured, trials: float) -> float:
     """The error of a paired difference that its test images leave, and what the seeds add to it.
 
-    A training changes the outcome on every single image a little. The bootstrap has seen that scatter, and the spread
-    of trials contains it as well: only what the spread has beyond it, a seed that is better or worse all over, adds.
+    Another seed changes the detections of every image a little. The bootstrap contains that variance, and so does the
+    variance of the trials: only what the latter has beyond it, a seed that is better or worse on all images, adds.
     """
     scatter = images * math.sqrt(old.images / old.deviation_images) if old.deviation_images else 0.0
     return math.hypot(images, math.sqrt(max(trials**2 - scatter**2, 0.0)))

@@ -1,4 +1,4 @@
-"""Several trials of one number: how many, their mean, their spread, and what that leaves open."""
+"""Several trials of one number: how many, their mean, their standard deviation, and what that leaves open."""
 
 import math
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def outside_noise(summary: Summary, published: float, noise: float | None, trial
 
 
 def clearly_above(summary: Summary, reference: Summary) -> bool | None:
-    """Whether one mean lies above another by more than the spread of the trials (the sum of both standard deviations).
+    """Whether one mean lies above another by more than the sum of both standard deviations.
 
     Returns:
         None where either has a single trial.

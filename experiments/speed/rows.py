@@ -130,7 +130,7 @@ def alternate(
 
 
 def line(row: Row) -> str:
-    """The row as text: medians, the ratio with its spread, the share of the limit."""
+    """The row as text: medians, the ratio with its range, the share of the limit."""
     low, high = min(row.ratios), max(row.ratios)
     ours, peer = statistics.median(row.ours), statistics.median(row.peer)
     text = (

@@ -150,14 +150,14 @@ class Images:
 
     def describe(self) -> str:
         """One line: split, images, classes, and what was left out."""
-        found = f"{self.name} {self.split}: {len(self)} images, {self._spread()}"
+        found = f"{self.name} {self.split}: {len(self)} images, {self._images_per_class()}"
         return f"{found}; left out: {self.left_out}" if self.left_out else found
 
-    def _spread(self) -> str:
+    def _images_per_class(self) -> str:
         if not self.classes:
             return "without classes"
         counts = [0] * len(self.classes)
         for label in self.labels:
             counts[label] += 1
-        spread = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-        return f"{len(self.classes)} classes, {spread} a class"
+        counted = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        return f"{len(self.classes)} classes, {counted} a class"

@@ -78,7 +78,7 @@ class Method(nn.Module):
     """Whether the protocol normalizes over all processes' images."""
     views = 2
     """Views a step needs of each image."""
-    settles = 0
+    monitor_warmup = 0
     """Steps before which outputs close together are no collapse, since the loss does not compare real images yet."""
     constant_loss: float | None = None
     """The loss of a constant output, where it is a trap that the monitor would not see; None elsewhere."""

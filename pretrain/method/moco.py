@@ -42,7 +42,7 @@ class MoCo(Method):
         split_norms(self, _groups_of_a_process(config.bn_groups, plan.batch_size))
         self.register_buffer("queue", normalize(torch.randn(config.dim, config.queue), dim=0))
         # Until the queue is full of keys its random vectors push all queries to one side; then they have to part again.
-        self.settles = max(config.queue // keys, plan.steps_per_epoch)
+        self.monitor_warmup = max(config.queue // keys, plan.steps_per_epoch)
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
 
     def forward(self, batch: Batch) -> Output:  # noqa: D102

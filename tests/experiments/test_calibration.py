@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.calibration import CLASSES, Case, fails, picture, slope, spread
+from experiments.calibration import CLASSES, Case, fails, picture, slope, trial_std
 
 
 def test_the_power_is_drawn_a_curve_a_question() -> None:
@@ -17,7 +17,7 @@ def test_the_power_is_drawn_a_curve_a_question() -> None:
 def test_rates_on_simulated_detectors() -> None:
     """A small version of `python -m experiments.calibration`, whose figures are in docs/benchmarks.md."""
     _, points = slope()
-    assert 0.12 < spread(8) < 0.32  # the published spread of a trial is 0.2 AP
+    assert 0.12 < trial_std(8) < 0.32  # the published standard deviation of a trial is 0.2 AP
     alarms, caught, in_few = (
         sum(fails(case, pair, points) for pair in range(12))
         for case in (Case(300, 1, 0.0), Case(300, 1, 6.0), Case(300, 1, 6.0, classes=8))

@@ -247,9 +247,9 @@ def test_no_space_left(images: Path, tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("first", ["log_every=5", "monitor.microscope_every=5"])
+@pytest.mark.parametrize("first", ["log_every=5", "monitor.measures_every=5"])
 def test_a_loss_that_is_not_finite_names_the_step(first: str, images: Path, tmp_path: Path) -> None:
-    """Whatever looks first: the log, or the microscope."""
+    """Whatever looks first: the log, or the further measures."""
     folder = tmp_path / "run"
     late = ("log_every=50", "monitor.every=50", "checkpoint.every_steps=0", "checkpoint.every_epochs=9")
     more = ("optimizer.lr=1e30", "monitor.knn_every=0", *late, first)

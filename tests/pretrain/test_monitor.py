@@ -115,7 +115,7 @@ def test_a_constant_prediction_of_a_healthy_output_is_a_collapse_too() -> None:
 def test_nothing_is_bad_before_the_method_has_settled() -> None:
     """MoCo's queue of random vectors pushes all outputs to one side, from where they part again."""
     fallen, even = Health(0.01, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0), Health(0.25, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0)
-    recovers, stays = (OutputMonitor(MonitorConfig(every=10, patience=3), settles=40) for _ in range(2))
+    recovers, stays = (OutputMonitor(MonitorConfig(every=10, patience=3), warmup_steps=40) for _ in range(2))
     for step in range(10, 90, 10):
         assert not recovers.update(step, fallen if step <= 40 else even)
         assert stays.update(step, fallen) == (step == 70)
