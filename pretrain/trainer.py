@@ -263,7 +263,7 @@ class Trainer:
         if rank() == 0:
             val = self.val_set.describe() if self.val_set else "no validation images: neither kNN nor a probe"
             self.say(f"{self.train_set.describe()}\n{val}\n{self.describe()}")
-            filled = self.method.settles
+            filled = self.method.monitor_warmup
             if filled > max(self.plan.steps / 2, self.steps_per_epoch):
                 late = f"the queue is full of keys only after {filled} of {self.plan.steps} steps"
                 self.say(f"NOTE: {late}; give a smaller method.queue or more epochs", sys.stderr)
