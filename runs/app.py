@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import functools
+import io
 import os
 import sys
 import threading
@@ -66,7 +67,13 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal or a log file that is not UTF-8.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
+            if sys.flags.optimize > 1:
+                raise UserError("PYTHONOPTIMIZE=2: takes docstrings away, which Detectron2 and --help need; unset it")
             _follow_parent()
             sys.exit(main(*args, **kwargs))
         except BrokenPipeError:

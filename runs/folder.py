@@ -98,6 +98,9 @@ def claim_run(
     try:
         bound = (run.path / CONFIG).exists()
         _compare(run, frozenset(free) | {"output"}, fingerprint)
+        # What a killed start was writing.
+        for partial in run.path.glob(".*.partial"):
+            partial.unlink(missing_ok=True)
         found = read_record(run.path) if (run.path / RECORD).exists() else None
         run.done = all_gather_object(found)[0]
         if run.done:

@@ -72,9 +72,9 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def start(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     here = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{here}"}
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{here}", **more}
     command = [sys.executable, "-m", "application", *arguments]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
 
@@ -105,6 +105,23 @@ def test_a_wrong_setting_is_one_line_and_status_2(application: Path, arguments: 
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     assert said in result.stderr
     assert result.stdout == "" or "-m" in arguments
+
+
+@pytest.mark.parametrize(
+    ("variable", "status", "printed", "said"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, 0, "0.5 \\xfc 100\n", ""), ({"PYTHONOPTIMIZE": "1"}, 0, "0.5 ü 100\n", ""),
+        ({"PYTHONOPTIMIZE": "2"}, 2, "", "error: PYTHONOPTIMIZE=2: takes docstrings away"),
+        ({"RUNS_PARENT_PID": "x"}, 2, "", "error: RUNS_PARENT_PID=x: must be the number of a process; unset it"),
+        ({"WORLD_SIZE": "x", "RANK": "3"}, 0, "0.5 ü 100\n", ""),
+    ],
+)  # fmt: skip
+def test_an_environment_that_is_not_as_usual(
+    application: Path, variable: dict[str, str], status: int, printed: str, said: str
+) -> None:
+    result = start(application, "data.root=ü", "optimizer.lr=0.5", **variable)
+    assert (result.returncode, result.stdout) == (status, printed), result.stderr
+    assert result.stderr.startswith(said) and result.stderr.count("\n") == bool(said)
 
 
 def test_right_settings_run(application: Path) -> None:

@@ -41,6 +41,14 @@ def test_the_same_settings_come_back_to_the_same_folder_until_it_is_done(
     assert capsys.readouterr().out == f"{tmp_path / 'run' / RECORD}: done already\n"
 
 
+def test_what_a_killed_start_was_writing_goes(tmp_path: Path) -> None:
+    begin(tmp_path / "run")
+    for name in (".checkpoint_0001.pth.tar.x1y2.partial", "notes.partial"):
+        (tmp_path / "run" / name).touch()
+    begin(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").glob("*partial")] == ["notes.partial"]
+
+
 def test_an_empty_or_foreign_record_is_not_a_finished_run(tmp_path: Path) -> None:
     begin(tmp_path / "run")
     for text in ("", "{}", '{"schema": 1, "metrics": {}}'):
