@@ -39,7 +39,7 @@ lint: $(READY) ## formatting, style, types, the import table
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
 
-format: $(READY) ## format the code and mend what can be mended
+format: $(READY) ## format the code and fix what can be fixed
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 

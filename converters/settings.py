@@ -75,7 +75,7 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes()[: 1 << 20])
         return flatten(content)[1] if isinstance(content, dict) else {}
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: lies beside the weights and is no JSON; mend or move it") from error
+        raise UserError(f"{path}: lies beside the weights and is not JSON; correct or move it") from error
 
 
 def _refuse(key: str, value: Any, reason: str) -> None:

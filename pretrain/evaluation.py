@@ -87,7 +87,7 @@ def evaluate(
         The exit status, 0.
 
     Raises:
-        UserError: whatever the user can mend.
+        UserError: whatever the user can put right.
     """
     with process_group(config.device) as device:
         train, val = open_splits(config.data)

@@ -147,7 +147,7 @@ CURVES: list[tuple[str, str, list[int], Callable[[int], Work], float]] = [
     ("linear step", "batch", [256, 512, 1024, 2048], lambda n: classifiers(500, n), 1),
     ("VOC AP", "detections", [50_000, 100_000, 200_000, 400_000], voc, 1),
     ("COCO AP", "detections", [50_000, 100_000, 200_000, 400_000], coco, 1),
-    ("report", "records", [100, 200, 400, 800], records, 1),
+    ("reading records", "records", [100, 200, 400, 800], records, 1),
 ]
 
 

@@ -1,4 +1,4 @@
-"""packaging/setup.sh: what a newcomer can mend is one line and exit status 2."""
+"""packaging/setup.sh: what a newcomer can put right is one line and exit status 2."""
 
 import os
 import subprocess

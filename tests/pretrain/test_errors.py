@@ -1,4 +1,4 @@
-"""What a user can mend is one line and exit status 2, and leaves nothing behind that is in the way."""
+"""What a user can put right is one line and exit status 2, and leaves nothing behind that is in the way."""
 
 import shutil
 import subprocess
