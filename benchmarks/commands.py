@@ -75,6 +75,8 @@ def plan(arguments: argparse.Namespace) -> int:
     print(f"{made.scale} scale: {made.about}\n")
     grid.terminal(_costs(made, expected, measured, set(status.done)))
     if arguments.commands:
+        if any(run.nodes > 1 for run in made.runs.values()):
+            print("# with $HEAD: on each of its nodes, behind HEAD=<the name of one of them>")
         for run in made.order():
             print(f"# {'done' if run in status.done else clock(expected[run])}")
             print(made.runs[run].line)

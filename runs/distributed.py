@@ -286,9 +286,8 @@ def _fail(error: Exception) -> NoReturn:
     try:
         first = _store.add("failures", 1) == 1
     except RuntimeError:
-        # The store ended with the process or the node that served it, perhaps before a word. The last process is on
-        # another node, if any is.
-        first = rank() == world_size() - 1
+        # The store ended with the process or the node that served it, perhaps before a word: a process a node says so.
+        first = launch().local_rank >= launch().local_world_size - 1
     if first:
         print(f"error: {message}" if message else "".join(traceback.format_exception(error)), file=sys.stderr)
     sys.stdout.flush()

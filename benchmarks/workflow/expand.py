@@ -253,11 +253,11 @@ def _command(kind: str, settings: dict[str, Any], folder: str, gpus: int, nodes:
         return ("python", "-m", "converters", "detectron2", settings["file"], f"{folder}/backbone.pkl")
     module = {"pretrain": "pretrain", "linear": "pretrain.linear", "knn": "pretrain.knn", "transfer": "transfer"}[kind]
     ordered = {k: settings[k] for k in FIRST if k in settings} | settings
-    return (*_launcher(gpus, nodes, digest), "-m", module, *(f"{k}={_plain(v)}" for k, v in ordered.items()),
+    return (*launcher(gpus, nodes, digest), "-m", module, *(f"{k}={_plain(v)}" for k, v in ordered.items()),
             f"output={folder}")  # fmt: skip
 
 
-def _launcher(gpus: int, nodes: int, digest: str) -> tuple[str, ...]:
+def launcher(gpus: int, nodes: int, digest: str) -> tuple[str, ...]:
     """What starts a process a device: the same words on every node, which meet at the first of them, `$HEAD`."""
     if nodes > 1:
         # Runs side by side must not meet each other: a port of its own for each.

@@ -13,6 +13,8 @@ from benchmarks.workflow.status import Status
 NODE = 8
 # ImageNet's training set: 1,281,167 JPEGs of 138 GB.
 IMAGES, IMAGE_MB = 1_281_167, 0.108
+# Batch norms of a ResNet-50: the stem's, three in each of 16 blocks, one in each of 4 shortcuts.
+NORMS = 53
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ def growth(tables: Sequence[Table], scale: Scale, counts: Sequence[int]) -> tupl
         (a point a number, what was assumed)
     """
     points: list[Point] = []
-    broken: list[str] = []
+    broken: dict[tuple[int, int], str] = {}
     for count in counts:
         size = dataclasses.replace(scale, gpus=min(count, NODE), nodes=-(-count // NODE))
         plan = expand(tables, size, "outputs/growth")
@@ -51,26 +53,31 @@ def growth(tables: Sequence[Table], scale: Scale, counts: Sequence[int]) -> tupl
         points.append(
             Point(count, total, hours, chains[longest.id], rate * count / (scale.seconds_devices or 1), limit)
         )
-        broken = _too_small(plan, size, count)
+        # Once for a batch: at the first number of devices that is too many for it.
+        broken = _too_small(plan, size, count) | broken
     return points, [
         f"times: {scale.seconds_source or 'the scale file'}",
         f"a run's time falls in proportion to its devices, up to its batch over {LEAST['pretrain']} images a device "
         "(detectors: 1); nothing is lost to the network, the loader or the start",
         f"runs share out the devices, the longest chain first; a node has {NODE}",
         f"reading: every device pre-trains, {IMAGE_MB * 1000:.0f} kB an image, no cache",
-        *broken,
+        f"why {LEAST['pretrain']}: batch norm over all devices (SimSiam, SimCLR, BYOL, SwAV) waits for the network "
+        f"{4 * NORMS} times a step however few images it has ({NORMS} norms of a ResNet-50, two views, forward and "
+        "backward); MoCo's and the supervised one sees its own device's images, too few below that",
+        *broken.values(),
     ]
 
 
-def _too_small(plan: Plan, scale: Scale, count: int) -> list[str]:
-    """Where the batch rule breaks: what a batch would be on all devices, and what is done instead."""
+def _too_small(plan: Plan, scale: Scale, count: int) -> dict[tuple[int, int], str]:
+    """Where the batch rule breaks, by batch and devices: what it would be on all of them, and what is done instead."""
     found: dict[tuple[int, int], dict[str, None]] = {}
     for run in plan.runs.values():
         batch = batch_of(scale, run.task, run.settings)
         if batch and run.devices < scale.nodes * scale.gpus:
             found.setdefault((batch, run.devices), {})[run.settings.get("method", run.task)] = None
-    return [
+    said = (
         f"a batch of {batch} ({', '.join(names)}) over {count} devices is {batch / count:.2g} images each, so such a "
         f"run takes {devices} of them, {batch // devices} each, and others run beside it"
         for (batch, devices), names in found.items()
-    ]
+    )
+    return dict(zip(found, said, strict=True))

@@ -1,18 +1,30 @@
 """Two processes are one: same losses and same weights for one total batch, or a refusal."""
 
+import copy
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from detectron2.modeling import build_model
 from PIL import Image
 
+from runs.distributed import process_group
+from runs.files import write_json
+from tests.pretrain.processes import free_port
 from tests.transfer.conftest import CLASSES, TINY, overrides
+from transfer.datasets import open_splits
+from transfer.inference import evaluate
 from transfer.loading import Batches
+from transfer.recipe import build_cfg
+from transfer.settings import TransferConfig
 
 # Where nothing is left to chance and each process has as many regions as the other, the two computations are the same
 # sums: all images of one size with two objects each, every anchor sampled, every anchor's
@@ -106,6 +118,50 @@ def test_the_process_that_fails_says_why(backbone: Path, tmp_path: Path) -> None
     assert done.returncode != 0 and not (log.exists() and log.read_text())
     told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and str(file) in told[0] and "cannot be read" in told[0]
+
+
+def infer(rank: int, world: int, port: int, config: TransferConfig) -> None:
+    """Test a detector of chance's weights in one of several processes; the first writes."""
+    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update({**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {})
+    torch.set_num_threads(1)
+    with process_group("cpu"):
+        cfg = build_cfg(config, None, "cpu")
+        _, split = open_splits(config.data, cfg)
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.OUTPUT_DIR = len(split.classes), config.output
+        torch.manual_seed(0)
+        found = evaluate(cfg, build_model(cfg), split, workers=0)
+        if found:
+            counts = {"images": len(split.images), "detections": len(found.detections.score)}
+            write_json(Path(config.output) / "found.json", {**found.metrics, **found.details["files"], **counts})
+
+
+@pytest.mark.parametrize("task", ["voc07", "coco"])
+def test_inference_is_the_same_in_any_number_of_processes(task: str, tiny: TransferConfig, tmp_path: Path) -> None:
+    """To the last bit, since an image is tested alone: boxes, scores, masks and AP."""
+    settings = copy.deepcopy(tiny.detectron2)
+    settings["MODEL"]["ROI_HEADS"]["SCORE_THRESH_TEST"] = 0.0
+    data = replace(tiny.data, classes=tiny.data.classes if task == "voc07" else None)
+    found = []
+    for world in (1, 2, 4):
+        config = replace(
+            tiny, task=task, weights="scratch", arch="resnet50x0.125", data=data, detectron2=settings,
+            output=str(tmp_path / str(world)),
+        )  # fmt: skip
+        os.makedirs(config.output)
+        port = free_port()
+        # Forked: the children need not import Detectron2 again.
+        processes = [
+            multiprocessing.get_context("fork").Process(target=infer, args=(rank, world, port, config))
+            for rank in range(world)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0] * world
+        found.append(json.loads((tmp_path / str(world) / "found.json").read_text()))
+    assert found[0] == found[1] == found[2] and found[0]["detections"] > found[0]["images"]
 
 
 def test_statistics_of_bfloat16_features_are_those_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
