@@ -8,6 +8,8 @@ convention and what a conversion cannot carry. The table in docs/formats.md is g
 from dataclasses import dataclass, field
 from typing import Any
 
+from runs import plugins
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's normalisation of images in [0, 1], RGB
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -210,6 +212,11 @@ FORMATS: tuple[Format, ...] = (
     ),
 )
 # fmt: on
+
+_PLUGINS = [plugins.load(path) for path in plugins.find("formats/*.py")]
+FORMATS = (*(entry for module in _PLUGINS for entry in module.FORMATS), *FORMATS)
+# Of names that `converters.renames` does not know.
+PLUGIN_SCHEMES = tuple(scheme for module in _PLUGINS for scheme in getattr(module, "SCHEMES", ()))
 
 
 def by_name(name: str) -> Format | None:

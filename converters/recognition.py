@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from converters.architecture import Architecture, folded_norms, is_convolution_bias, recognise
-from converters.formats import FORMATS, Format, by_name
+from converters.formats import FORMATS, PLUGIN_SCHEMES, Format, by_name
 from converters.reading import Contents
 from converters.renames import SCHEMES, Scheme, fold, folded
 from converters.safe_pickle import Opaque
@@ -103,7 +103,7 @@ def _complete(contents: Contents, entry: Format | None) -> list[Network]:
     names = folded(contents.tensors)
     found: list[Network] = []
     near: list[tuple[int, str]] = []
-    for scheme in SCHEMES:
+    for scheme in (*SCHEMES, *PLUGIN_SCHEMES):
         if entry and scheme.name not in entry.schemes:
             continue
         try:

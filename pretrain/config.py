@@ -9,6 +9,7 @@ from omegaconf import MISSING, OmegaConf
 from pretrain.method.config import METHODS, MethodConfig
 from pretrain.monitor_config import MonitorConfig
 from pretrain.variants import register_variants
+from runs import plugins
 from runs.errors import UserError
 from runs.settings import choice, path
 
@@ -28,6 +29,7 @@ OmegaConf.register_new_resolver("preset", preset, replace=True)
 register_variants()
 
 LAYOUTS = ("folder", "cifar10", "cifar100", "shards", "parquet", "arrow")
+LAYOUTS += tuple(path.stem for path in plugins.find("data/*.py"))
 OPERATIONS = ("crop", "jitter", "gray", "blur", "solarize", "flip")
 PIPELINES = ("reference", "fast")
 
@@ -39,7 +41,7 @@ class DataConfig:
     name: str = MISSING
     """The data set's name, as tables print it."""
     layout: str = MISSING
-    """How it lies on the disk: `folder`, `cifar10`, `cifar100`, `shards`, `parquet` or `arrow`."""
+    """How it lies on the disk: `folder`, `cifar10`, `cifar100`, `shards`, `parquet`, `arrow`, or a plug-in's."""
     root: str = path()
     """Its folder."""
     workers: int = -1
@@ -322,6 +324,15 @@ FREE = (
     "checkpoint", "log_every", "tensorboard", "wandb", "threads", "device", "on_collapse",
     "data.workers", "data.cache", "data.root", "init",
 )  # fmt: skip
+
+if _plugins := plugins.find("method/*.py"):
+    # Here, as it needs PyTorch: without plug-ins, `--help` and a mistyped key do not wait for it.
+    from converters.light_imports import light_imports
+
+    with light_imports():
+        for _path in _plugins:
+            plugins.load(_path)
+METHODS.update({schema.name: schema for schema in MethodConfig.__subclasses__()})
 
 # The YAML file of each choice puts its schema first in its defaults list.
 _store = ConfigStore.instance()

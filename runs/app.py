@@ -17,6 +17,7 @@ from runs import __version__
 from runs.distributed import launch
 from runs.errors import UserError, user_message
 from runs.folder import flatten
+from runs.plugins import check_folders, search_path
 from runs.settings import check_values, help_text, path_settings
 
 PARENT = "RUNS_PARENT_PID"
@@ -75,6 +76,7 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
             if sys.flags.optimize > 1:
                 raise UserError("PYTHONOPTIMIZE=2: takes docstrings away, which Detectron2 and --help need; unset it")
             _follow_parent()
+            check_folders()
             sys.exit(main(*args, **kwargs))
         except BrokenPipeError:
             # The reader went away (`… | head`): nothing is wrong.
@@ -137,7 +139,7 @@ def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[
                 return
             # Before the user's own, which win; behind the options, which must not stand between two settings.
             first = next((i for i, a in enumerate(arguments) if "=" in a and a[0] != "-"), len(arguments))
-            sys.argv[1:] = [*arguments[:first], *QUIET, *arguments[first:]]
+            sys.argv[1:] = [*arguments[:first], *QUIET, *search_path(), *arguments[first:]]
             try:
                 hydra.main(version_base="1.3", config_path=f"pkg://{package}", config_name=config)(job)()
             except _Refused as refused:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from runs.errors import UserError
+from runs.plugins import search_path
 
 MISSING = "???"  # OmegaConf's mark of a setting that has to be given
 DOC_COLUMN = 34
@@ -66,7 +67,7 @@ def help_text(about: str, package: str, config: str, schema: type, arguments: li
     from hydra.core.global_hydra import GlobalHydra
 
     with initialize_config_module(package, version_base="1.3"):
-        overrides = [argument for argument in arguments if not argument.startswith("-")]
+        overrides = [*search_path(), *(argument for argument in arguments if not argument.startswith("-"))]
         settings = compose(config, overrides, return_hydra_config=True)
         options = GlobalHydra.instance().config_loader().get_group_options
     chosen = {k: v for k, v in settings.hydra.runtime.choices.items() if not k.startswith("hydra/")}

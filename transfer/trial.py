@@ -56,7 +56,7 @@ def _run(
     workers = worker_count(config.data.workers, most=8)
     train, test = open_splits(config.data, cfg)
     images = train_images(cfg, train)
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(train.classes)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(train.classes)
     cfg.OUTPUT_DIR = str(claimed.path)
     cfg.freeze()
     if rank() == 0:

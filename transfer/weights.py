@@ -133,7 +133,8 @@ def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
     The proof compares the detector's tensors with the file's bit for bit, after the copy and through `state_dict`.
 
     Args:
-        detector: a C4 detector; `backbone.*` and `roi_heads.res5.*` are loaded, the extra norm after res5 is not.
+        detector: a C4 detector, of which `backbone.*` and `roi_heads.res5.*` are loaded, the extra norm after res5 is
+            not; or one with an FPN, of which `backbone.bottom_up.*` is.
         file: the backbone.
 
     Returns:
@@ -190,9 +191,12 @@ def _prove(detector: nn.Module, file: BackboneFile, wanted: dict[str, str]) -> d
 def _backbone_names(detector: nn.Module) -> dict[str, str]:
     """Name in the file -> name in the detector, for all that comes from pre-training."""
     names = {}
-    for place in detector.state_dict():
-        if place.startswith("backbone."):
-            name = place.removeprefix("backbone.")
+    state = detector.state_dict()
+    # Behind an FPN, whose own layers are new, the network is called bottom_up (detectron2/modeling/backbone/fpn.py).
+    network = "backbone.bottom_up." if any(place.startswith("backbone.bottom_up.") for place in state) else "backbone."
+    for place in state:
+        if place.startswith(network):
+            name = place.removeprefix(network)
         elif place.startswith("roi_heads.res5.") and not place.startswith("roi_heads.res5.norm."):
             name = place.removeprefix("roi_heads.")
         else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables.table import TASKS, Row, Table, adapt
+from runs import plugins
 from runs.errors import UserError
 from runs.files import read_json, read_yaml
 from runs.folder import flatten
@@ -14,7 +15,7 @@ from runs.typed import build
 
 SCALES = Path(__file__).parents[1] / "scales"
 # From small to large.
-NAMES = ("lab", "mini", "photos", "small", "paper")
+NAMES = ("lab", "mini", "photos", "small", "paper", *(path.stem for path in plugins.find("scales/*.yaml")))
 STAGES = ("pretrain", "linear", "knn", "transfer", "voc07", "voc0712", "coco")
 
 
@@ -107,8 +108,9 @@ def load(name: str) -> Scale:
     Raises:
         UserError: there is none, or a field is unknown or of the wrong kind.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else SCALES / f"{name}.yaml"
-    if not path.exists():
+    given = [Path(name)] if name.endswith((".yaml", ".yml")) else [p for p in _files() if p.stem == name]
+    path = next((p for p in given if p.exists()), None)
+    if path is None:
         raise UserError(f"--scale {name}: no such scale; there are {', '.join(NAMES)}, or give a .yaml file")
     scale = build(Scale, {**read_yaml(path), "name": path.stem}, str(path))
     for overrides in (scale.stages, *scale.rows.values(), *scale.datasets.values()):
@@ -141,3 +143,7 @@ def with_measured(scale: Scale, path: Path) -> Scale:
         raise UserError(f"--measured {path}: no time for {', '.join(lacking)}; run python -m hardware whole, on a GPU")
     source = f"measured on one {body.get('machine', {}).get('device', 'device').removeprefix('1 x ')} ({path})"
     return dataclasses.replace(scale, seconds=scale.seconds | times, seconds_devices=1, seconds_source=source)
+
+
+def _files() -> list[Path]:
+    return [*SCALES.glob("*.yaml"), *plugins.find("scales/*.yaml")]

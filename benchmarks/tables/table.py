@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runs import plugins
 from runs.errors import UserError
 from runs.files import read_yaml
 from runs.text import html_table
@@ -196,9 +197,16 @@ def choose(
 @functools.cache
 def names() -> tuple[str, ...]:
     """All tables and figures; those of the SimSiam paper come first and need no prefix."""
+    return tuple(_files())
+
+
+@functools.cache
+def _files() -> dict[str, Path]:
     found = [p for p in sorted(PAPERS.glob("*/*.yaml")) if p.name != "paper.yaml"]
     order = sorted(found, key=lambda p: (p.parent.name != "simsiam", p.parent.name, _natural(p.stem)))
-    return tuple(p.stem if p.parent.name == "simsiam" else f"{p.parent.name}/{p.stem}" for p in order)
+    order += [p for p in plugins.find("papers/*/*.yaml") if p.name != "paper.yaml"]
+    return {p.stem if p.parent.parent == PAPERS and p.parent.name == "simsiam" else f"{p.parent.name}/{p.stem}": p
+            for p in order}  # fmt: skip
 
 
 @functools.cache
@@ -209,15 +217,15 @@ def groups() -> dict[str, list[str]]:
 
 @functools.cache
 def load(name: str) -> Table:
-    """Read one table.
+    """Read one table, by its name or from a file of the user's own (`./mytable.yaml`).
 
     Raises:
         UserError: there is no such table, or its file is not as the format says.
     """
-    if name not in names():
-        raise UserError(f"{name}: no such table; `python -m benchmarks list` shows them")
-    folder, _, stem = name.rpartition("/")
-    return read(PAPERS / (folder or "simsiam") / f"{stem}.yaml", name, paper(folder or "simsiam"))
+    path = Path(name) if name.endswith((".yaml", ".yml")) else _files().get(name)
+    if path is None or not path.is_file():
+        raise UserError(f"{name}: no such table; `python -m benchmarks list` shows them, or give a .yaml file")
+    return read(path, name, paper(_paper_name(path)))
 
 
 @dataclass(frozen=True)
@@ -233,9 +241,21 @@ class Paper:
 
 @functools.cache
 def paper(name: str) -> Paper:
-    """What is known about a paper."""
-    path = PAPERS / name / "paper.yaml"
+    """What is known about a paper, by `Table.paper`."""
+    path = _paper_folder(name) / "paper.yaml"
+    if not path.is_file():
+        # Of a file of the user's own.
+        return Paper(path.parent.name, "", 0, str(path.parent))
     return build(Paper, read_yaml(path), str(path))
+
+
+def _paper_name(path: Path) -> str:
+    return path.parent.name if path in _files().values() else str(path.parent.absolute())
+
+
+def _paper_folder(name: str) -> Path:
+    known = {path.parent.name: path.parent for path in reversed(_files().values())}
+    return known.get(name, Path(name))
 
 
 def read(path: Path, name: str, paper: Paper | None = None) -> Table:
@@ -249,7 +269,7 @@ def read(path: Path, name: str, paper: Paper | None = None) -> Table:
     Raises:
         UserError: naming the file, the field and what is wrong with it.
     """
-    table = build(Table, {**read_yaml(path), "name": name, "paper": path.parent.name}, str(path))
+    table = build(Table, {**read_yaml(path), "name": name, "paper": _paper_name(path)}, str(path))
     rows = []
     for row in table.rows:
         own = {**table.pretrain, **row.pretrain}

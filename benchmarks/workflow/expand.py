@@ -329,7 +329,7 @@ def check_roots(roots: Mapping[str, str], scale: Scale) -> None:
     Raises:
         UserError: the scale or its tables would not look into one of them.
     """
-    known = ["detection", *sorted({load(t).dataset for t in names()})] if roots else []
+    known = ["detection", *sorted({load(t).dataset for t in names()} | set(scale.data))] if roots else []
     for name, folder in roots.items():
         if scale.generate is not None:
             raise UserError(

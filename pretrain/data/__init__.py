@@ -7,6 +7,7 @@ from pretrain.data.folder import open_folder
 from pretrain.data.huggingface import open_arrow, open_parquet
 from pretrain.data.labels import LABEL_FILES
 from pretrain.data.shards import open_shards
+from runs import plugins
 from runs.errors import UserError
 
 OPENERS = {
@@ -25,7 +26,11 @@ def open_images(config: DataConfig, split: str) -> Images:
     Raises:
         UserError: it is missing or malformed; the message names the file or folder.
     """
-    return OPENERS[config.layout](config, split)
+    if config.layout in OPENERS:
+        return OPENERS[config.layout](config, split)
+    [path] = plugins.find(f"data/{config.layout}.py")[:1]
+    images: Images = plugins.load(path).open_images(config, split)
+    return images
 
 
 def open_splits(config: DataConfig) -> tuple[Images, Images]:

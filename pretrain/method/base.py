@@ -1,6 +1,7 @@
 """What a pre-training method is: one small interface between the papers' pseudo-code and the engine."""
 
 import importlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -126,9 +127,13 @@ class Method(nn.Module):
 def build_method(config: MethodConfig, plan: Plan) -> Method:
     """Build the method that `config` names: of `SimSiamConfig`, the class `SimSiam` of `pretrain/method/simsiam.py`.
 
+    A plug-in has both in one file.
+
     Raises:
         UserError: an unknown architecture.
     """
-    module = importlib.import_module(f"pretrain.method.{config.name}")
-    method: Method = getattr(module, type(config).__name__.removesuffix("Config"))(config, plan)
+    name, module = type(config).__name__.removesuffix("Config"), sys.modules[type(config).__module__]
+    if not hasattr(module, name):
+        module = importlib.import_module(f"pretrain.method.{config.name}")
+    method: Method = getattr(module, name)(config, plan)
     return method

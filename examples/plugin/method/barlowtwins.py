@@ -1,0 +1,57 @@
+"""Barlow Twins. Zbontar et al.: Self-Supervised Learning via Redundancy Reduction, ICML 2021, Algorithm 1."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from torchvision.models.resnet import ResNet
+
+from pretrain.collectives import all_reduce
+from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.config import MethodConfig
+from pretrain.networks import exact_products, full_precision, mlp
+from runs.distributed import world_size
+from runs.errors import UserError
+
+
+@dataclass
+class BarlowTwinsConfig(MethodConfig):
+    """Settings of Barlow Twins."""
+
+    name: str = "barlowtwins"
+    dim: int = 8192
+    """D: width of z and of the projector's hidden layers."""
+    lambd: float = 0.0051
+    """lambda: weight of the off-diagonal terms."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 1 or self.lambd < 0:
+            raise UserError("method.dim must be at least 1 and method.lambd not negative")
+
+
+class BarlowTwins(Method):
+    """f: backbone and projector; the loss makes the cross-correlation matrix of two views the identity."""
+
+    def __init__(self, config: BarlowTwinsConfig, plan: Plan) -> None:
+        super().__init__()
+        self.lambd = config.lambd
+        # The projector is the backbone's `fc`, so that every converter finds the network under `encoder`.
+        self.encoder = plan.base_encoder(num_classes=config.dim)
+        self.encoder.fc = mlp([self.encoder.fc.in_features, config.dim, config.dim, config.dim])
+        self.bn = nn.BatchNorm1d(config.dim, affine=False)  # over all processes, as the backbone's
+
+    def forward(self, batch: Batch) -> Output:  # noqa: D102
+        f = self.encoder
+        y_a, y_b = batch.views  # n-by-3-by-H-by-W
+        z_a, z_b = f(y_a), f(y_b)  # n-by-D
+        z_a_norm, z_b_norm = self.bn(full_precision(z_a)), self.bn(full_precision(z_b))  # n-by-D
+        with exact_products(z_a_norm):
+            c = all_reduce(z_a_norm.T @ z_b_norm) / (len(z_a) * world_size())  # cross-correlation matrix, D-by-D
+        c_diff = (c - torch.eye(len(c), device=c.device)).pow(2)  # D-by-D
+        on_diagonal = c_diff.diagonal().sum()
+        loss = on_diagonal + self.lambd * (c_diff.sum() - on_diagonal)
+        return {"loss": loss, "z": z_a, "z2": z_b}
+
+    def backbone(self) -> ResNet:  # noqa: D102
+        return cast(ResNet, self.encoder)

@@ -1,0 +1,96 @@
+"""`siamese-transfer validate FILE`: say what is wrong with a plug-in's file, or with a table or scale of your own.
+
+FILE is a plug-in's `method/NAME.yaml` or `.py`, `data/NAME.yaml` or `.py`, `augment/NAME.yaml` or `formats/NAME.py`, or
+the `.yaml` of a table or a scale, wherever it lies. docs/plugins.md shows one of each.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from runs import plugins
+from runs.app import Parser, cli
+from runs.children import child_environment
+from runs.errors import UserError
+from runs.files import read_yaml
+
+
+@cli
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 2 and one line for what is wrong."""
+    parser = Parser(prog="python -m siamese_transfer.validate", description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of `pretrain`, for a method, views or data")
+    arguments = parser.parse_args(argv)
+    path = arguments.file.absolute()
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    by_folder: dict[str, Callable[..., int]] = {
+        "method": _method, "data": _data, "augment": _augment, "formats": _formats
+    }  # fmt: skip
+    return by_folder.get(path.parent.name, _table_or_scale)(path, *arguments.settings)
+
+
+def _method(path: Path, *settings: str) -> int:
+    recipe = path.with_suffix(".yaml")
+    if not recipe.is_file():
+        raise UserError(f"{recipe}: is missing; a method has a recipe beside its file")
+    return _pretrain(path, "pretrain.validate", f"method={path.stem}", "data=cifar10", *settings)
+
+
+def _data(path: Path, *settings: str) -> int:
+    if path.suffix == ".py":
+        if not callable(getattr(plugins.load(path), "open_images", None)):
+            raise UserError(f"{path}: no function open_images(config, split), which opens a split")
+        print(f"layout {path.stem}: has open_images")
+        return 0
+    return _pretrain(path, "pretrain", f"data={path.stem}", *settings, "--cfg", "job")
+
+
+def _augment(path: Path, *settings: str) -> int:
+    return _pretrain(path, "pretrain", f"augment={path.stem}", "data=cifar10", *settings, "--cfg", "job")
+
+
+def _pretrain(path: Path, module: str, *words: str) -> int:
+    """Start a command that finds the file's plug-in."""
+    others = os.environ.get(plugins.VARIABLE, "")
+    environment = child_environment() | {plugins.VARIABLE: f"{path.parents[1]}{os.pathsep}{others}"}
+    command = [sys.executable, "-m", module, "data.root=.", *words]
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def _formats(path: Path) -> int:
+    from converters.formats import Format
+    from converters.renames import SCHEMES, Scheme
+
+    module = plugins.load(path)
+    entries, schemes = getattr(module, "FORMATS", ()), getattr(module, "SCHEMES", ())
+    if not entries or not all(isinstance(entry, Format) for entry in entries):
+        raise UserError(f"{path}: FORMATS must be a tuple of converters.formats.Format")
+    if not all(isinstance(scheme, Scheme) for scheme in schemes):
+        raise UserError(f"{path}: SCHEMES must be a tuple of converters.renames.Scheme")
+    known = {scheme.name for scheme in (*SCHEMES, *schemes)}
+    for entry in entries:
+        for name in set(entry.schemes) - known:
+            raise UserError(f"{path}: format {entry.name}: no scheme {name!r}; there are {', '.join(sorted(known))}")
+        print(f"format {entry.name}: fine; {entry.title}")
+    return 0
+
+
+def _table_or_scale(path: Path) -> int:
+    from benchmarks.tables import scale, table
+
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{path}: lies in no folder method, data, augment or formats, and is no table or scale (.yaml)")
+    if "columns" in read_yaml(path):
+        found = table.load(str(path))
+        print(f"table {path.stem}: fine; {len(found.rows)} rows, {len(found.columns)} columns: {found.title}")
+    else:
+        print(f"scale {path.stem}: fine; {scale.load(str(path)).about}")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""Checkpoints of a project that calls a stage `ring`."""
+
+import re
+
+from converters.formats import Format
+from converters.renames import Scheme, torchvision
+
+
+def _names(names):
+    found = {name: torchvision(re.sub(r"^ring(\d)\.", r"layer\1.", name)) for name in names}
+    return {name: renamed for name, renamed in found.items() if renamed}
+
+
+SCHEMES = (Scheme("rings", r"(?P<root>(?:.*?\.)?)ring1\.0\.conv1\.", _names),)
+FORMATS = (Format("telescope", "Telescope", "starlight/telescope model.py", schemes=("rings",)),)
