@@ -28,8 +28,9 @@ OmegaConf.register_new_resolver("if", lambda condition, yes, no: yes if conditio
 OmegaConf.register_new_resolver("preset", preset, replace=True)
 register_variants()
 
-LAYOUTS = ("folder", "cifar10", "cifar100", "shards", "parquet", "arrow")
-LAYOUTS += tuple(path.stem for path in plugins.find("data/*.py"))
+LAYOUTS = (
+    "folder", "cifar10", "cifar100", "shards", "parquet", "arrow", *(path.stem for path in plugins.find("data/*.py")),
+)  # fmt: skip
 OPERATIONS = ("crop", "jitter", "gray", "blur", "solarize", "flip")
 PIPELINES = ("reference", "fast")
 
