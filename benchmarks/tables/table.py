@@ -245,7 +245,7 @@ def paper(name: str) -> Paper:
     path = _paper_folder(name) / "paper.yaml"
     if not path.is_file():
         # Of a file of the user's own.
-        return Paper(path.parent.name, "", 0, str(path.parent))
+        return Paper(path.parent.name, "", str(path.parent))
     return build(Paper, read_yaml(path), str(path))
 
 
