@@ -94,7 +94,7 @@ def detector(scene: World, skill: float | NDArray[np.float64], seed: int) -> Mat
     return match_voc(found, truth)
 
 
-def slope() -> tuple[float, float]:
+def ap_per_skill() -> tuple[float, float]:
     """AP at skill 1, and AP points a unit of skill there, on a large test set."""
     scene = world(20_000, 99)
     low, middle, high = (average_precision(detector(scene, s, 1))[0, 0] for s in (0.9, 1.0, 1.1))
@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="keep the counts, and add to those kept")
     parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw the power of all that is kept")
     arguments = parser.parse_args(argv)
-    level, points = slope()
+    level, points = ap_per_skill()
     deviation = f"{trial_std():.2f} AP standard deviation of a trial on {VOC_IMAGES} images (published: 0.2)"
     print(f"simulated detector: {level:.1f} AP, {deviation}")
     found = counts(arguments.output)

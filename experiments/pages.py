@@ -14,11 +14,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.report.content import environments
 from benchmarks.report.curves import panels, row_logs
 from benchmarks.report.figures import Panel, draw, legend
 from benchmarks.report.grid import ABSENT, Cell, Grid, Line, markdown
-from benchmarks.report.tables import mean_std, result_grid, word
+from benchmarks.report.sections import environments
+from benchmarks.report.tables import mean_std, result_grid, text_or_dash
 from benchmarks.results.entries import TableResult, pretrainings, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
@@ -185,7 +185,7 @@ def pretraining_grid(result: TableResult, plan: Plan, records: Mapping[str, Reco
         verdict = str(said or ABSENT) + (" in p" if any("prediction" in run.verdict for run in runs) else "")
         cells = [Cell(preset(row))]
         if accuracy is not None:
-            cells.append(Cell(word(row.values[accuracy])))
+            cells.append(Cell(text_or_dash(row.values[accuracy])))
         if asked:
             cells.append(Cell(str(row.properties.get("collapse", ABSENT))))
             cells.append(Cell(verdict, bold=said is not None and not said.agrees))

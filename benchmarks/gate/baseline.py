@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results.records import demand, find
-from benchmarks.results.trials import summarize
+from benchmarks.results.summary import summarize
 from runs.errors import UserError
 from runs.files import atomic_write, read_bytes, read_json, sha256, write_json
 from runs.matches import FILE, Matches, from_arrays, read_matches, to_arrays, unpack

@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.report.figures import Line, Panel
 from benchmarks.results.entries import pretrainings, row_labels
-from benchmarks.results.trials import summarize
+from benchmarks.results.summary import summarize
 from benchmarks.tables.table import Table
 from benchmarks.workflow.plan import Plan
 from runs.errors import UserError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinja2
 
-from benchmarks.report import content, grid
+from benchmarks.report import grid, sections
 from benchmarks.report.curves import panels, row_logs, run_logs
 from benchmarks.report.figures import svg
 from benchmarks.report.tables import comma_separated, result_grid, title_of
@@ -82,7 +82,7 @@ def html(found: Sequence[Results], others: Found) -> str:
     results = [(result, row_logs(f.plan, result.table)) for f in found for result in f.tables]
     training = [log for plan in plans for log in run_logs(plan, f"{plan.output}: " if len(plans) > 1 else "")]
     training = training if len({label for label, _ in training}) <= MOST else []
-    costs, commands = content.costs(found)
+    costs, commands = sections.costs(found)
     return environment.get_template("page.html.j2").render(
         title=title_of([result for result, _ in results]) if results else "Run records",
         gains=[sentence for result, _ in results if (sentence := gain(result))],
@@ -92,16 +92,16 @@ def html(found: Sequence[Results], others: Found) -> str:
         tables=[(result, result_grid(result, properties=True, notes=False),
                  map(svg, panels(rows, result.table.curves, result.table))) for result, rows in results],
         training=[svg(panel) for panel in panels(training, ("loss", "std", "knn_top1"))],
-        recall=[svg(panel) for panel in content.precision_recall(found)],
-        views=content.pictures(plans, "pretrain", "views.png"),
-        detections=content.pictures(plans, "transfer", "detections.png"),
+        recall=[svg(panel) for panel in sections.precision_recall(found)],
+        views=sections.pictures(plans, "pretrain", "views.png"),
+        detections=sections.pictures(plans, "transfer", "detections.png"),
         costs=costs,
         commands=commands,
         ended=len(recorded),
         total=clock(sum(r.seconds for r in recorded)),
-        environments=content.environments([*recorded, *others.records.values()]),
+        environments=sections.environments([*recorded, *others.records.values()]),
         starts=list(dict.fromkeys(p.command for p in plans if p.command)),
-        others=content.loose(others.records),
+        others=sections.loose(others.records),
         refused=[*(reason for f in found for reason in f.refused), *others.refused.values()],
         style=(HERE / "style.css").read_text(encoding="utf-8"),
         script=(HERE / "sort.js").read_text(encoding="utf-8"),

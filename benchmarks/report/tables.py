@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.report.grid import ABSENT, Cell, Grid, Line, plain
 from benchmarks.results.entries import Entry, TableResult
-from benchmarks.results.trials import summarize
+from benchmarks.results.summary import summarize
 from benchmarks.tables import table as tables
 from benchmarks.tables.table import Table
 
@@ -54,7 +54,7 @@ def paper_grid(table: Table) -> Grid:
     lines = []
     for row in table.rows:
         values = [
-            word(value) + (f" ± {std}" if std is not None else "")
+            text_or_dash(value) + (f" ± {std}" if std is not None else "")
             for value, std in zip(row.values, row.std or (None,) * len(row.values), strict=True)
         ]
         lines.append(Line(row.label, plain([*(row.properties.get(p) for p in table.properties), *values])))
@@ -64,7 +64,7 @@ def paper_grid(table: Table) -> Grid:
     )
 
 
-def word(value: float | str | None) -> str:
+def text_or_dash(value: float | str | None) -> str:
     """A published entry as it is, or a dash."""
     return ABSENT if value is None else str(value)
 
@@ -110,7 +110,7 @@ def beside_paper(result: TableResult, name: str) -> Grid:
     table = result.table
     whole = tables.load(table.name).select(None, [c.id for c in table.columns])
     ours = Line(name, tuple(Cell(number(e), bold=e.ours is not None) for e in result.entries[0]))
-    theirs = [Line(f"{r.label} (paper)", plain([word(v) for v in r.values])) for r in whole.rows if any(r.values)]
+    theirs = [Line(f"{r.label} (paper)", plain(r.values)) for r in whole.rows if any(r.values)]
     heads = tuple((c.group, c.label) for c in table.columns)
     return Grid(heads, (ours, *theirs), f"{table.label}: {table.title}", f"{table.quantity}, {result.scale} scale")
 

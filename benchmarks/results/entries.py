@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.results.records import records_of
-from benchmarks.results.trials import Summary, clearly_above, outside_noise, summarize
+from benchmarks.results.summary import Summary, clearly_above, outside_noise, summarize
 from benchmarks.tables.table import Column, Row, Table, adapt, load
 from benchmarks.workflow.plan import Cell, Plan
 from benchmarks.workflow.status import Status, status_of

@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.report import grid
 from benchmarks.report.tables import comma_separated, number, result_grid, signed
 from benchmarks.results.entries import TableResult, table_results
-from benchmarks.results.trials import clearly_above, outside_noise, summarize
+from benchmarks.results.summary import clearly_above, outside_noise, summarize
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand

@@ -1,4 +1,4 @@
-"""What the page shows besides tables and curves: precision over recall, pictures, costs, environments."""
+"""The sections of the report besides tables and curves: precision over recall, pictures, costs, environments."""
 
 import base64
 import io
