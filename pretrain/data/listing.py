@@ -164,20 +164,22 @@ def _list_folder(listing: Listing, folder: str, inside: str, trees: list[str]) -
             listing.left_out["hidden or of the system"] += 1
             continue
         try:
-            mode = entry.stat().st_mode
-        except OSError:
-            listing.left_out["dead links" if entry.is_symlink() else "unreadable"] += 1
-            continue
-        if entry.is_symlink() and _leads_back(os.path.realpath(entry.path), trees):
+            # Costs nothing for what is no link.
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link that leads to itself
+            is_folder = is_file = False
+        if entry.is_symlink() and not is_folder and not is_file:
+            listing.left_out["dead links"] += 1
+        elif entry.is_symlink() and _leads_back(os.path.realpath(entry.path), trees):
             listing.left_out["links back into the data"] += 1
-        elif stat.S_ISDIR(mode):
+        elif is_folder:
             if inside and entry.is_symlink():
                 listing.left_out["linked folders inside a class"] += 1
                 continue
             if not inside:
                 listing.folders.add(entry.name)
             _list_folder(listing, entry.path, f"{path}/", trees)
-        elif not stat.S_ISREG(mode):
+        elif not is_file:
             listing.left_out["pipes, sockets or devices"] += 1
         elif entry.name.lower().endswith(ARCHIVES):
             _list_archive(listing, entry.path, f"{path[:-4]}/")
