@@ -14,10 +14,10 @@ def parser() -> Parser:
     root = Parser(prog="python -m benchmarks", description=__doc__)
     commands = root.add_subparsers(dest="command", required=True, parser_class=Parser, metavar="COMMAND")
 
-    command = commands.add_parser("list", help="the tables and figures that are here")
+    command = commands.add_parser("list", help="list the tables and figures")
     command.set_defaults(function=_lazy("commands", "list_tables"))
 
-    command = commands.add_parser("show", help="a table with the paper's values")
+    command = commands.add_parser("show", help="print a table with the paper's values")
     command.add_argument("table")
     command.add_argument("--format", choices=("terminal", "markdown"), default="terminal")
     command.set_defaults(function=_lazy("commands", "show"))
@@ -26,7 +26,10 @@ def parser() -> Parser:
     _choose(command)
     command.add_argument("--commands", action="store_true", help="print every command")
     command.add_argument(
-        "--devices", type=_counts, metavar="N,…", help="what so many devices would change, e.g. 1,8,64"
+        "--devices",
+        type=_counts,
+        metavar="N,…",
+        help="how time and cost change with the number of devices, e.g. 1,8,64",
     )
     command.add_argument(
         "--measured", metavar="FILE", help="hardware.json of `python -m hardware`: times of this machine"
@@ -36,8 +39,10 @@ def parser() -> Parser:
     command = commands.add_parser("run", help="run what the tables need, print them, write the report")
     _choose(command)
     command.add_argument("--executor", choices=("local", "slurm"), default="local", help="where (default: local)")
-    command.add_argument("--retries", type=_count, default=0, help="start a failed run so often again (default: 0)")
-    command.epilog = "What stands behind -- are options of sbatch, e.g. -- --partition=gpu --mem=64G --time=2-0"
+    command.add_argument(
+        "--retries", type=_count, default=0, help="how often a failed run is started again (default: 0)"
+    )
+    command.epilog = "Options after -- are passed to sbatch, e.g. -- --partition=gpu --mem=64G --time=2-0"
     command.set_defaults(function=_lazy("commands", "run"))
 
     command = commands.add_parser("report", help="one HTML page, and the tables as Markdown, LaTeX and CSV")
@@ -47,7 +52,9 @@ def parser() -> Parser:
     command.add_argument("--output", metavar="DIR", help="where to write (default: the first folder)")
     command.set_defaults(function=_lazy("commands", "report"))
 
-    command = commands.add_parser("evaluate", help="any ResNet checkpoint to a row of the tables and a model card")
+    command = commands.add_parser(
+        "evaluate", help="measure any ResNet checkpoint: a row of the tables and a model card"
+    )
     command.add_argument("file", metavar="FILE_OR_URL")
     command.add_argument("--tasks", type=_names, default=["linear", "knn"], help="of linear, knn, voc07, voc0712, coco")
     _common(command)
@@ -61,16 +68,14 @@ def parser() -> Parser:
     group.add_argument("--baseline", metavar="FILE", help="compare with this")
     group.add_argument("--write-baseline", metavar="FILE", help="store these results as the baseline")
     command.add_argument(
-        "--tolerance", type=float, metavar="POINTS", help="a drop up to this passes in any case (default: 0)"
+        "--tolerance", type=float, metavar="POINTS", help="drops up to this size always pass (default: 0)"
     )
     command.add_argument(
         "--detect", type=float, metavar="POINTS",
-        help="exit with 3 if a drop of this size could go unseen (default: only say so, for 2 points)",
+        help="exit with 3 if a drop of this size could go undetected (default: only a remark, for 2 points)",
     )  # fmt: skip
-    command.add_argument(
-        "--noise", type=float, metavar="POINTS", help="standard deviation of a trial, where you know it"
-    )
-    command.add_argument("--update-baseline", action="store_true", help="show what changes and store it")
+    command.add_argument("--noise", type=float, metavar="POINTS", help="standard deviation of a trial, if it is known")
+    command.add_argument("--update-baseline", action="store_true", help="print what changes and store the new baseline")
     command.add_argument("--summary", metavar="FILE.md", help="write a summary for a pull request")
     command.add_argument("--junit", metavar="FILE.xml", help="write JUnit XML")
     command.add_argument("--checkpoint", metavar="FILE", help="first evaluate this checkpoint, as `evaluate` does")
@@ -84,7 +89,7 @@ def parser() -> Parser:
 
     command = commands.add_parser("doctor", help="check the installation, the devices and every data set")
     _data(command)
-    command.add_argument("--output", metavar="DIR", help="look at the disk there (default: here)")
+    command.add_argument("--output", metavar="DIR", help="the folder whose disk is checked (default: the current one)")
     command.add_argument("--json", action="store_true", help="the findings as JSON")
     command.set_defaults(function=_lazy("doctor", "doctor"))
     return root
@@ -92,8 +97,8 @@ def parser() -> Parser:
 
 def _choose(command: argparse.ArgumentParser) -> None:
     command.add_argument("tables", nargs="+", metavar="TABLE")
-    command.add_argument("--rows", type=_names, help="only these rows, by comma")
-    command.add_argument("--columns", type=_names, help="only these columns or tasks, by comma")
+    command.add_argument("--rows", type=_names, help="only these rows, comma-separated")
+    command.add_argument("--columns", type=_names, help="only these columns or tasks, comma-separated")
     command.add_argument("--gpus", type=_count, help="devices of one run on each of its nodes (default: the scale's)")
     command.add_argument("--nodes", type=_positive, help="machines that work on one run (default: the scale's)")
     _common(command)
@@ -104,7 +109,7 @@ def _common(command: argparse.ArgumentParser) -> None:
         "--scale", default="mini", help="lab, mini, photos, small, paper, or a .yaml file (default: mini)"
     )
     command.add_argument("--jobs", type=_positive, help="runs at a time (default: the scale's)")
-    command.add_argument("--trials", type=_positive, help="at most so many trials a column")
+    command.add_argument("--trials", type=_positive, help="the largest number of trials of each column")
     _data(command)
     command.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", dest="overrides",

@@ -61,7 +61,7 @@ def gate(arguments: argparse.Namespace) -> int:
         print("the gate fails: a real drop", file=sys.stderr)
         return 1
     if arguments.detect is not None and any(line.verdict == "not enough data" for line in lines):
-        print(f"the gate cannot decide: a drop of {arguments.detect:g} points would not be seen", file=sys.stderr)
+        print(f"the gate cannot decide: a drop of {arguments.detect:g} points could go undetected", file=sys.stderr)
         return 3
     return 0
 
@@ -92,11 +92,11 @@ def sentence(line: Comparison) -> str:
         f"difference {line.difference:+.2f} ± {1.96 * line.error:.2f}"
     )
     if line.pooled:
-        text += f"; classes ranked together {line.pooled.value:+.2f} ± {1.96 * line.pooled.error:.2f}"
+        text += f"; pooled AP {line.pooled.value:+.2f} ± {1.96 * line.pooled.error:.2f}"
     if line.verdict == "not enough data" and line.low:
-        text += "; not enough data: the baseline is smaller than the drop that should be seen; train it longer"
+        text += "; not enough data: the baseline is smaller than the drop to be detected; train it longer"
     elif line.verdict == "not enough data":
-        text += f"; not enough data: a drop below {line.smallest:.1f} points may go unseen"
+        text += f"; not enough data: a drop below {line.smallest:.1f} points may go undetected"
     return text
 
 

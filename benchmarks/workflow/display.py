@@ -87,5 +87,5 @@ class Display:
         if status.failed:
             parts.append(f"{len(status.failed)} failed")
         if status.blocked:
-            parts.append(f"{len(status.blocked)} cannot start for that")
+            parts.append(f"{len(status.blocked)} cannot start because of them")
         return " · ".join(parts)

@@ -62,7 +62,7 @@ def test_a_baseline_that_has_learned_nothing_guards_nothing(
     base = tmp_path / "base.json"
     gate("--write-baseline", base, results := runs(make, tmp_path / "a", [0.17, 0.18, 0.16]))
     code, text = gate("--baseline", base, results)
-    assert code == 0 and "????" in text and "the baseline is smaller than the drop that should be seen" in text
+    assert code == 0 and "????" in text and "the baseline is smaller than the drop to be detected" in text
     assert gate("--baseline", base, "--detect", 2, results)[0] == 3
     # Whoever cares for a tenth of a point may ask for it.
     assert gate("--baseline", base, "--detect", 0.1, results)[0] == 0
