@@ -120,7 +120,7 @@ def read_matches(path: Path, wanted: str | None = None) -> dict[str, Matches]:
         if arrays["format"] != FORMAT:
             raise ValueError(f"format {arrays['format']}, this program reads {FORMAT}")
         return {kind: from_arrays(arrays, f"{kind}_") for kind in ("bbox", "segm") if f"{kind}_score" in arrays}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError) as error:
         raise UserError(f"{path}: not a file of matches ({error}); {remedy}") from error
 
 
@@ -128,14 +128,17 @@ def unpack(content: bytes) -> dict[str, NDArray[Any]]:
     """The arrays of an `.npz`, if they are not too large.
 
     Raises:
-        ValueError: they are; NumPy and zipfile raise what else is wrong with it.
+        ValueError: they are, or it is damaged.
     """
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
-    if size > BYTES:
-        raise ValueError(f"{size:,} bytes unpacked, more than {BYTES:,}")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays}
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > BYTES:
+            raise ValueError(f"{size:,} bytes unpacked, more than {BYTES:,}")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays}
+    except Exception as error:  # zipfile, zlib and NumPy raise whatever they meet
+        raise ValueError(str(error)) from error
 
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]], kind: str, shared: str = "") -> Matches:
