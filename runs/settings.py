@@ -80,7 +80,9 @@ def help_text(about: str, package: str, config: str, schema: type, arguments: li
     if chosen:
         lines.append("Choices, each of which sets a group of settings; the settings below are those of these:")
         for group, name in chosen.items():
-            names = ", ".join(option for option in options(group, ObjectType.CONFIG) if not option.startswith("schema_"))
+            names = ", ".join(
+                option for option in options(group, ObjectType.CONFIG) if not option.startswith("schema_")
+            )
             lines += _entry(f"{group}={name or ''}", names, width)
         lines.append("")
     lines += _group(settings, schema, "", width)
