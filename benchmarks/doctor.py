@@ -80,9 +80,7 @@ def installation() -> list[Finding]:
     if isinstance(detectron2, str):
         found.append(Finding(BAD, "Detectron2", f"cannot be used: {detectron2}; run `make setup`"))
     else:
-        found.append(
-            Finding(GOOD, "Detectron2", f"{detectron2['version']} from {_origin('detectron2', detectron2['file'])}")
-        )
+        found.append(Finding(GOOD, "Detectron2", f"{detectron2['version']} in {Path(detectron2['file']).parent}"))
     for name in ("hydra-core", "pycocotools", "fvcore", "matplotlib"):
         try:
             found.append(Finding(GOOD, name, metadata.version(name)))
@@ -188,19 +186,6 @@ def possible(roots: dict[str, str], whole: bool) -> list[Finding]:
         else:
             found.append(Finding(GOOD, f"scale {name}", f"{words}, about {time} on {scale.jobs} at a time"))
     return found
-
-
-def _origin(package: str, file: str) -> str:
-    """Where an installed package comes from, as its installer noted it."""
-    try:
-        distribution = metadata.distribution(package)
-        note = distribution.read_text("direct_url.json")
-        source = json.loads(note).get("url", "") if note else "a package index"
-        if source.startswith("file:"):
-            source = f"the folder {source.removeprefix('file://')}"
-        return f"{source} ({distribution.metadata['Name']} {distribution.version})"
-    except (metadata.PackageNotFoundError, ValueError):
-        return str(Path(file).parent)
 
 
 def _probe(code: str) -> dict[str, Any] | str:
