@@ -24,7 +24,7 @@ demo: $(READY) ## Tables 4 and 5 at mini scale for scratch and SimSiam; continue
 report: $(READY) ## write the demo's report again from its results
 	@$(PY) -m benchmarks report outputs/demo
 
-results: $(READY) ## all rows of Tables 4 and 5 at mini scale, 35 minutes on two cores; kept in results/mini
+results: $(READY) ## all rows of Tables 4 and 5 at mini scale, 40 minutes on two cores; kept in results/mini
 	@$(PY) -m benchmarks run table4 table5 --scale mini --output outputs/all
 	@$(PY) -m experiments.archive outputs/all results/mini
 

@@ -31,7 +31,7 @@ from runs.errors import UserError
 from runs.progress import progress
 
 # To be raised whenever the same settings would draw other images, so that an old folder is not taken for a new one.
-DESIGN = 3
+DESIGN = 4
 MANIFEST = "manifest.json"
 
 # The middle entry of every image's seed. Fixed numbers: a changed one changes every image of its split.
@@ -61,13 +61,13 @@ class Settings:
     """
 
     seed: int = 0
-    images: int = 256
+    images: int = 512
     val_images: int = 64
     size: int = 64
-    voc07: int = 256
+    voc07: int = 128
     voc07_test: int = 128
-    voc12: int = 256
-    coco: int = 256
+    voc12: int = 128
+    coco: int = 128
     coco_val: int = 128
     scene_size: int = 128
     objects: int = 5

@@ -1,7 +1,8 @@
-"""Drawing of the generated data set: outlines of the classes, textures, and scenes with exact masks.
+"""Drawing of the generated data set: patterns of the classes, patchworks of them, and scenes with exact masks.
 
-Only the outline tells the class. Colour, texture, size, rotation, position and background are drawn independently of
-it.
+Only the pattern tells the class: what is repeated, as scales tell a fish from a bird. A thing is a patchwork of its
+class's pattern, and each patch has colours, a scale, a turn and a phase of its own, so that two crops of a thing share
+the pattern and little else. Outline, place, size, light and ground are drawn independently of the class.
 
 Coordinates are continuous pixels, as in COCO: pixel (row 0, column 0) covers [0, 1) x [0, 1). Masks are computed on a
 grid `FINE` times finer than the image, so that edges are smooth and areas are exact to a fraction of a pixel.
@@ -21,143 +22,120 @@ from numpy.typing import NDArray
 Rng = np.random.Generator
 Image = NDArray[np.floating[Any]]  # (height, width, 3), RGB in [0, 1]
 Mask = NDArray[np.bool_]
+Plane = NDArray[np.floating[Any]]  # (height, width)
 
 FINE = 4
 
 
-def _polar(radii: Sequence[float], turn: float = -math.pi / 2) -> NDArray[np.float64]:
-    angles = turn + 2 * math.pi * np.arange(len(radii)) / len(radii)
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.asarray(radii)[:, None]
+def _off(x: Plane) -> Plane:
+    """Distance to the nearest whole number."""
+    return np.abs(x - np.round(x))
 
 
-def _heart() -> NDArray[np.float64]:
-    t = np.linspace(0, 2 * math.pi, 64, endpoint=False)
-    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([16 * np.sin(t) ** 3, -y], axis=1)
+def _bricks(u: Plane, v: Plane) -> Plane:
+    along = _off(u / 2 + np.round(v) % 2 / 2)
+    return np.minimum(1 - 2 * along, 0.5 - _off(v)) - 0.155
 
 
-def _crescent() -> NDArray[np.float64]:
-    """A disc of radius 1 without a disc of radius 0.82 whose centre lies 0.5 to the right."""
-    cut, shift = 0.82, 0.5
-    x = (1 - cut**2 + shift**2) / (2 * shift)
-    outer, inner = math.acos(x), math.acos((x - shift) / cut)
-    a = np.linspace(outer, 2 * math.pi - outer, 48)
-    b = np.linspace(2 * math.pi - inner, inner, 32)[1:-1]
-    return np.concatenate(
-        [np.stack([np.cos(a), np.sin(a)], axis=1), np.stack([shift + cut * np.cos(b), cut * np.sin(b)], axis=1)]
-    )
+def _checks(u: Plane, v: Plane) -> Plane:
+    return np.sin(2 * np.pi * u) * np.sin(2 * np.pi * v) / 8
 
 
-def _unit(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred in its box and scaled so that the longer side of the box is 1."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    return (points - (low + high) / 2) / (high - low).max()
+def _crosses(u: Plane, v: Plane) -> Plane:
+    a, b = _off(u), _off(v)
+    return np.maximum(np.minimum(0.13 - a, 0.45 - b), np.minimum(0.45 - a, 0.13 - b))
 
 
-_PLUS = [(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1), (1, 3), (-1, 3), (-1, 1), (-3, 1), (-3, -1), (-1, -1)]
-_ARROW = [(-3, -1), (0.2, -1), (0.2, -2.6), (3.4, 0), (0.2, 2.6), (0.2, 1), (-3, 1)]
-
-# In alphabetical order, which is the order that torchvision's ImageFolder gives to class folders.
-OUTLINES: dict[str, NDArray[np.float64]] = {
-    name: _unit(np.asarray(points, dtype=np.float64))
-    for name, points in {
-        "arrow": _ARROW,
-        "crescent": _crescent(),
-        "cross": _PLUS,
-        "disc": _polar([1.0] * 64),
-        "heart": _heart(),
-        "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
-        "star": _polar([1.0, 0.42] * 5),
-        "triangle": _polar([1.0] * 3),
-    }.items()
-}
-CLASSES: tuple[str, ...] = tuple(OUTLINES)
+def _dots(u: Plane, v: Plane) -> Plane:
+    return 0.36 - np.hypot(_off(u), _off(v))
 
 
-def _colour(hue: float, saturation: float, value: float) -> NDArray[np.float32]:
+def _rings(u: Plane, v: Plane) -> Plane:
+    return 0.1 - np.abs(np.hypot(_off(u), _off(v)) - 0.32)
+
+
+def _stripes(u: Plane, v: Plane) -> Plane:
+    return 0.2 - _off(u)
+
+
+def _triangles(u: Plane, v: Plane) -> Plane:
+    height = v - np.round(v) + 0.13
+    return 0.28 + np.minimum(height, -height / 2 - 0.866 * _off(u))
+
+
+def _zigzags(u: Plane, v: Plane) -> Plane:
+    return 0.75 * (0.2 - _off(u + _off(v)))
+
+
+# Signed distance to the edge of a pattern's figures in periods, positive inside, at (u, v) periods. In alphabetical
+# order, which is the order that torchvision's ImageFolder gives to class folders.
+PATTERNS: dict[str, Callable[[Plane, Plane], Plane]] = {
+    "bricks": _bricks, "checks": _checks, "crosses": _crosses, "dots": _dots, "rings": _rings, "stripes": _stripes,
+    "triangles": _triangles, "zigzags": _zigzags,
+}  # fmt: skip
+CLASSES: tuple[str, ...] = tuple(PATTERNS)
+
+PERIOD = (10.0, 16.0)
+"""Pixels from one figure of a pattern to the next."""
+PATCH = 24.0
+"""Mean side of a patch in pixels: the smallest crop of SimSiam, 29 of 64 pixels, sees more than one."""
+TURN = 0.5
+"""Greatest turn of a pattern, radians."""
+DARK, BRIGHT, GROUND = (0.05, 0.2), (0.7, 0.9), (0.08, 0.25)
+"""Luminance of what lies between a pattern's figures, of the figures, and of the blots of a ground, whose other colour
+is dark. With either free to be the brighter one the sign of every edge is a coin toss: a network of this size does not
+learn that in minutes, not even with labels."""
+LIGHT, TINT, SLOPE, GRAIN = (0.6, 1.0), 0.1, 0.2, 0.03
+"""Of a whole image: range of brightness, greatest colour cast (log), greatest gradient, standard deviation of noise."""
+SATURATION = (0.0, 0.4)
+"""Of all colours. Stronger ones tell two crops of an image from those of another, and SimSiam learns them first."""
+_LUMINANCE = np.array([0.3, 0.59, 0.11])
+
+
+def _colours(rng: Rng, count: int, luminance: tuple[float, float]) -> NDArray[np.float64]:
+    """Colours of any hue, (count, 3) in [0, 1]."""
+    hue, saturation = rng.random((count, 1)), rng.uniform(*SATURATION, (count, 1))
     k = (np.array([5.0, 3.0, 1.0]) + hue * 6) % 6
-    return (value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1)).astype(np.float32)
+    full = 1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
+    return np.clip(full * (rng.uniform(*luminance, count) / (full @ _LUMINANCE))[:, None], 0, 1)
 
 
-@dataclass(frozen=True)
-class Colours:
-    """Ranges from which a surface's two colours are drawn; hue on a circle of length 1, all others in [0, 1]."""
-
-    hue: tuple[float, float]
-    saturation: tuple[float, float]
-    value: tuple[float, float]
-
-
-# Things are warm and light, grounds cool and dark, in every class alike: colour finds a thing and never names it.
-# Within a range everything that SimSiam's colour jitter (0.4, 0.4, 0.4, 0.1) can undo varies from image to image.
-THINGS = Colours((0.02, 0.14), (0.3, 0.8), (0.65, 1.0))
-GROUNDS = Colours((0.52, 0.64), (0.2, 0.6), (0.2, 0.55))
-# How far a texture's second colour lies from its first, in value; a network of a minute's training must see past it.
-CONTRAST = (0.02, 0.08)
-
-
-def palette(rng: Rng, colours: Colours) -> NDArray[np.float32]:
-    """Two related colours, (2, 3): the second differs a little in hue and in lightness."""
-    hue, saturation, value = rng.uniform(*colours.hue), rng.uniform(*colours.saturation), rng.uniform(*colours.value)
-    other = float(np.clip(value + rng.choice([-1, 1]) * rng.uniform(*CONTRAST), 0.1, 1.0))
-    second = _colour((hue + rng.uniform(-0.04, 0.04)) % 1, saturation, other)
-    return np.stack([_colour(hue % 1, saturation, value), second])
-
-
-def _stripes(rng: Rng, u: Image, v: Image) -> Image:
-    return 0.5 + 0.5 * np.clip(2.5 * np.sin(u), -1, 1)
-
-
-def _waves(rng: Rng, u: Image, v: Image) -> Image:
-    return 0.5 + 0.5 * np.clip(2.5 * np.sin(u + 1.2 * np.sin(0.7 * v)), -1, 1)
-
-
-def _checks(rng: Rng, u: Image, v: Image) -> Image:
-    return 0.5 + 0.5 * np.clip(4 * np.sin(u) * np.sin(v), -1, 1)
-
-
-def _dots(rng: Rng, u: Image, v: Image) -> Image:
-    return np.clip(3 * (np.cos(u) + np.cos(v)) - 1.5, 0, 1)
-
-
-def _clouds(rng: Rng, u: Image, v: Image) -> Image:
-    size = u.shape[0]
-    total = np.zeros_like(u)
-    for cells, weight in ((3, 0.6), (6, 0.4), (12, 0.25)):
-        noise = rng.random((cells, cells), dtype=np.float32) - 0.5
-        total += weight * cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
-    return np.clip(0.5 + 1.4 * total, 0, 1)
-
-
-def _plain(rng: Rng, u: Image, v: Image) -> Image:
-    return np.full_like(u, 0.5)
-
-
-_PATTERNS: tuple[Callable[[Rng, Image, Image], Image], ...] = (_stripes, _waves, _checks, _dots, _clouds, _plain)
-
-
-def texture(rng: Rng, size: int, colours: NDArray[np.float32], pixels: tuple[float, float] = (5.0, 14.0)) -> Image:
-    """A square texture in two colours with a gradient of light and fine grain.
+def patchwork(rng: Rng, size: int, name: str | None) -> Image:
+    """A square patchwork of one pattern, each patch with its own colours, period, turn and phase.
 
     Args:
         rng: source of all randomness.
-        size: height and width of the texture.
-        colours: (2, 3) RGB in [0, 1].
-        pixels: range of the period of the pattern, in pixels.
+        size: height and width.
+        name: a class, or None for blots without a pattern, of the same colours and about the same size.
 
     Returns:
-        (size, size, 3) float32 in [0, 1].
+        (size, size, 3) in [0, 1].
     """
-    y, x = np.mgrid[:size, :size].astype(np.float32)
-    angle, k = rng.uniform(0, math.pi), 2 * math.pi / rng.uniform(*pixels)
-    u = k * (x * math.cos(angle) + y * math.sin(angle)) + rng.uniform(0, 2 * math.pi)
-    v = k * (y * math.cos(angle) - x * math.sin(angle)) + rng.uniform(0, 2 * math.pi)
-    pattern = _PATTERNS[rng.integers(len(_PATTERNS))](rng, u.astype(np.float32), v.astype(np.float32))
-    light = rng.uniform(-0.1, 0.1, 2)
-    shade = 1 + light[0] * (2 * x / size - 1) + light[1] * (2 * y / size - 1)
-    grain = rng.normal(0, 0.02, (size, size)).astype(np.float32)
-    image = colours[0] + (colours[1] - colours[0]) * pattern[..., None]
-    return np.clip(image * shade[..., None] + grain[..., None], 0, 1).astype(np.float32)
+    y, x = np.mgrid[:size, :size].astype(np.float32) + 0.5
+    count = max(2, round((size / PATCH) ** 2))
+    centres = rng.uniform(0, size, (count, 2)).astype(np.float32)
+    patch = ((x[..., None] - centres[:, 0]) ** 2 + (y[..., None] - centres[:, 1]) ** 2).argmin(axis=2)
+    period, turn = np.exp(rng.uniform(math.log(PERIOD[0]), math.log(PERIOD[1]), count)), rng.uniform(-TURN, TURN, count)
+    phase, dark, bright = rng.random((2, count)), _colours(rng, count, DARK), _colours(rng, count, BRIGHT)
+    if name is None:
+        bright = _colours(rng, count, GROUND)
+        cells = math.ceil(size / PERIOD[0])
+        inside = 0.6 * cv2.resize(rng.uniform(-0.5, 0.5, (cells, cells)), (size, size), interpolation=cv2.INTER_CUBIC)
+    else:
+        c, s = (np.cos(turn) / period)[patch], (np.sin(turn) / period)[patch]
+        inside = PATTERNS[name](c * x + s * y + phase[0][patch], c * y - s * x + phase[1][patch])
+    share = np.clip(0.5 + inside * period[patch], 0, 1)
+    return dark[patch] + (bright - dark)[patch] * share[..., None]
+
+
+def light(rng: Rng, image: Image) -> NDArray[np.uint8]:
+    """An image, (size, size, 3) in [0, 1], under some lamp and with the grain of a film, in 8 bits."""
+    size = len(image)
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    lamp = np.exp(rng.uniform(math.log(LIGHT[0]), math.log(LIGHT[1])) + rng.uniform(-TINT, TINT, 3))
+    slope = rng.uniform(-SLOPE, SLOPE, 2)
+    image = image * lamp * (1 + slope[0] * x + slope[1] * y)[..., None] + rng.normal(0, GRAIN, (size, size, 1))
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 @dataclass
@@ -197,10 +175,13 @@ class Scene:
     things: list[Thing] = field(default_factory=list)
 
 
-def place(name: str, side: float, centre: tuple[float, float], angle: float) -> NDArray[np.float64]:
-    """The outline of a class in an image: (n, 2) points, `side` long, turned by `angle` radians about its centre."""
-    c, s = math.cos(angle), math.sin(angle)
-    return OUTLINES[name] @ np.array([[c, s], [-s, c]]) * side + np.asarray(centre)
+def outline(rng: Rng, side: float, centre: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """A random smooth outline, (48, 2) points, the longer side of its box `side` long and its middle at `centre`."""
+    angle = np.linspace(0, 2 * math.pi, 48, endpoint=False)
+    waves = [rng.uniform(0, 0.12) * np.cos(n * angle + rng.uniform(0, 2 * math.pi)) for n in (2, 3, 4)]
+    points = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (1 + np.sum(waves, axis=0))[:, None]
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (points - (low + high) / 2) / (high - low).max() * side + np.asarray(centre)
 
 
 def fine_mask(outlines: Sequence[NDArray[np.float64]], size: int) -> Mask:
@@ -254,11 +235,11 @@ def paint(image: Image, surface: Image, alpha: NDArray[np.float32], shadow: floa
 
 
 def compose(rng: Rng, size: int, wishes: Sequence[tuple[str, list[NDArray[np.float64]]]], visible: float) -> Scene:
-    """Paints the wished things, the first in front, over a textured background.
+    """Paints the wished things, the first in front, over a ground without a pattern.
 
     A thing of which less than `visible` (a share of its whole outline) would show is left out.
     """
-    image = texture(rng, size, palette(rng, GROUNDS), (8.0, size / 3))
+    image = patchwork(rng, size, None)
     taken = np.zeros((FINE * size, FINE * size), dtype=bool)
     things, layers = [], []
     for name, outlines in wishes:
@@ -273,10 +254,10 @@ def compose(rng: Rng, size: int, wishes: Sequence[tuple[str, list[NDArray[np.flo
         taken |= whole
         cut = max(0.0, 1 - whole.sum() / FINE**2 / area)
         things.append(Thing(name, mask, parts, float(seen.sum() / FINE**2), share, cut, len(outlines) > 1))
-        layers.append((coverage(whole), texture(rng, size, palette(rng, THINGS))))
+        layers.append((coverage(whole), patchwork(rng, size, name)))
     for alpha, surface in reversed(layers):
         image = paint(image, surface, alpha, shadow=0.45)
-    return Scene((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), things)
+    return Scene(light(rng, image), things)
 
 
 def _area(points: NDArray[np.float64]) -> float:
@@ -284,15 +265,10 @@ def _area(points: NDArray[np.float64]) -> float:
     return float(abs((x * y2 - x2 * y).sum()) / 2)
 
 
-def _turn(rng: Rng) -> float:
-    return float(rng.uniform(-math.pi / 12, math.pi / 12))
-
-
 def portrait(rng: Rng, size: int, name: str) -> Scene:
     """An image for classification: one large thing of class `name`, near the middle, whole or nearly so."""
-    side = size * rng.uniform(0.56, 0.84)
-    x, y = size * rng.uniform(0.4, 0.6, 2)
-    return compose(rng, size, [(name, [place(name, side, (x, y), _turn(rng))])], visible=0)
+    side, centre = size * rng.uniform(0.9, 1.1), size * rng.uniform(0.4, 0.6, 2)
+    return compose(rng, size, [(name, [outline(rng, side, centre)])], visible=0)
 
 
 def view(rng: Rng, size: int, count: tuple[int, int] = (1, 5), crowds: float = 0.0) -> Scene:
@@ -306,12 +282,10 @@ def view(rng: Rng, size: int, count: tuple[int, int] = (1, 5), crowds: float = 0
     """
     wishes = []
     for _ in range(rng.integers(count[0], count[1] + 1)):
-        name = CLASSES[rng.integers(len(CLASSES))]
-        side = size * math.exp(rng.uniform(math.log(0.18), math.log(0.58)))
-        centre = size * rng.uniform(0.08, 0.92, 2)
-        wishes.append((name, [place(name, side, (centre[0], centre[1]), _turn(rng))]))
+        side = size * math.exp(rng.uniform(math.log(0.24), math.log(0.7)))
+        wishes.append((CLASSES[rng.integers(len(CLASSES))], [outline(rng, side, size * rng.uniform(0.1, 0.9, 2))]))
     if rng.uniform() < crowds:
         name, middle = CLASSES[rng.integers(len(CLASSES))], size * rng.uniform(0.25, 0.75, 2)
         spots = middle + size * rng.uniform(-0.2, 0.2, (rng.integers(8, 15), 2))
-        wishes.append((name, [place(name, size * 0.09, (x, y), _turn(rng)) for x, y in spots]))
+        wishes.append((name, [outline(rng, size * 0.12, spot) for spot in spots]))
     return compose(rng, size, wishes, visible=0.3)

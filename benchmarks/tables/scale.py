@@ -30,7 +30,7 @@ class Scale:
         data: the paper's data set -> this scale's name for `data=`; what is not here keeps its name.
         tasks: what of the tables is run; None means everything.
         epochs: the paper's epochs -> this scale's; None means the same.
-        trials: at most so many trials a column, by what varies.
+        trials: so many trials a column, by its task or else by what varies.
         stages: overrides by stage; a task's own come after those of `transfer`.
         datasets: further overrides by the paper's data set, `{data set: {stage: {key: value}}}`.
         methods: overrides of the pre-training by `method`; the rows' own win, as over `stages`.

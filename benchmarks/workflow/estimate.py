@@ -16,18 +16,30 @@ from runs.progress import PROGRESS
 UNKNOWN = 60.0
 
 
-def durations(plan: Plan) -> tuple[dict[str, float], set[str]]:
+def durations(plan: Plan, running: dict[str, float] | None = None) -> tuple[dict[str, float], set[str]]:
     """Expected seconds of every run.
 
+    Args:
+        plan: the plan.
+        running: those that run now, with their start: what they say of their progress tells this machine's speed.
+
     Returns:
-        (seconds by run: as measured on its like in this folder, else as the scale's file says; the measured ones)
+        (seconds by run: as measured on its like in this folder, else as the scale's file says, times how much longer
+        than that the runs so far took; the measured ones)
     """
     found: dict[str, list[float]] = {}
+    took, thought = 0.0, 0.0
     for run, attempt in last_attempts(plan).items():
         if attempt.status == 0:
             found.setdefault(_like(plan.runs[run]), []).append(attempt.seconds)
+            took, thought = took + attempt.seconds, thought + assumed(plan, plan.runs[run])
+    for run, began in (running or {}).items():
+        own = progress_of(plan, run, began).get("seconds_left")
+        if own is not None:
+            took, thought = took + time.time() - began + own, thought + assumed(plan, plan.runs[run])
+    pace = took / thought if thought else 1.0
     means = {like: statistics.fmean(seconds) for like, seconds in found.items()}
-    seconds = {run.id: means.get(_like(run), assumed(plan, run)) for run in plan.runs.values()}
+    seconds = {run.id: means.get(_like(run), pace * assumed(plan, run)) for run in plan.runs.values()}
     return seconds, {run.id for run in plan.runs.values() if _like(run) in means}
 
 

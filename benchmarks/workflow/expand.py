@@ -122,7 +122,7 @@ def _count(scale: Scale, column: Column, trials: int | None, checkpoint: Source 
     # A given checkpoint cannot be pre-trained again, and its features and their classifier hardly depend on a seed.
     if checkpoint and column.vary == "pretrain":
         return 1
-    wanted = scale.trials.get(column.vary, column.trials)
+    wanted = scale.trials.get(column.task, scale.trials.get(column.vary, column.trials))
     return min(wanted, trials) if trials else wanted
 
 

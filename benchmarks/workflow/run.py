@@ -29,6 +29,8 @@ from runs.folder import LOG, lock_folder
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Seconds after which another node's file has to be visible here.
 LATENCY = 60.0
+# Seconds after which the expected times are read anew: what runs tells how fast this machine is.
+REFRESH = 10.0
 
 
 @dataclass
@@ -77,6 +79,7 @@ def _loop(plan: Plan, executor: str, options: Sequence[str], retries: int, free:
     failed: dict[str, int] = {}
     tries: Counter[str] = Counter()
     display = Display(plan, expected)
+    refreshed = time.monotonic()
     try:
         while True:
             status = status_of(plan, {run: s.began for run, s in started.items()}, failed)
@@ -92,6 +95,9 @@ def _loop(plan: Plan, executor: str, options: Sequence[str], retries: int, free:
                 started[name] = _start(plan, run, executor, options, taken)
                 status.running[name] = started[name].began
                 status.waiting.remove(name)
+            if time.monotonic() > refreshed + REFRESH:
+                expected |= durations(plan, status.running)[0]
+                refreshed = time.monotonic()
             display.update(status)
             if not started:
                 return status
@@ -103,7 +109,6 @@ def _loop(plan: Plan, executor: str, options: Sequence[str], retries: int, free:
                 code = _result(plan, name, over, executor)
                 if code and tries[name] > retries:
                     failed[name] = code
-                expected |= durations(plan)[0]
     finally:
         display.close()
         _stop(plan, started, executor)

@@ -12,7 +12,7 @@ from runs.errors import UserError
 # Every table and figure that has to be there, with the number of its rows.
 WANTED = {
     "figure2": 2, "table1": 4, "table2": 7, "table3": 4, "similarity": 2, "symmetrization": 3, "alternation": 4,
-    "moving_average": 2, "dimension": 4, "simclr_ablation": 3, "swav_ablation": 3, "table4": 7, "table5": 8,
+    "moving_average": 2, "dimension": 4, "simclr_ablation": 3, "swav_ablation": 3, "table4": 8, "table5": 9,
     "tableC1": 2, "figureD1": 2, "collapse/table1": 3, "collapse/table2": 4, "collapse/table3": 3, "collapse/table4": 4,
     "collapse/table5": 4, "collapse/table6": 2, "collapse/figure3": 2, "collapse/figure4": 4,
     "collapse/figure5a": 2, "collapse/figure5b": 1, "collapse/figure5c": 1,
@@ -67,7 +67,7 @@ def test_tables_4_and_5_equal_the_collected_facts(shared: Path) -> None:
     for label, *_, numbers in recipes:
         assert table4[label] == tuple(float(n) for n in numbers.split("/")), label
     peers = rows_of((shared / "peers.md").read_text(), "| Table 5 (200-ep")
-    table5 = {r.label: r.values for r in tables.load("table5").rows}
+    table5 = {r.label: r.values for r in tables.load("table5").rows if set(r.values) != {None}}
     assert len(peers) == len(table5) == 8
     for label, *groups in peers:
         assert table5[label] == tuple(float(n) for group in groups for n in re.split("/", group)), label

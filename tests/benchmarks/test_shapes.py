@@ -1,4 +1,4 @@
-"""The generated data set: same bytes from the same seed, valid layouts, exact annotations, classes told by shape."""
+"""The generated data set: same bytes from the same seed, valid layouts, exact annotations, classes told by pattern."""
 
 import json
 import math
@@ -10,19 +10,22 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from benchmarks.shapes import MANIFEST, SPLITS, Settings, fingerprint, generate, generator
-from benchmarks.shapes_draw import CLASSES, OUTLINES, Scene, fine_mask, place, polygons, portrait, view
+from benchmarks.shapes_draw import CLASSES, PATTERNS, Scene, fine_mask, outline, polygons, portrait, view
 from benchmarks.shapes_layouts import is_difficult, run_lengths
+from converters.resnet import build_resnet
 from runs.errors import UserError
 
 SMALL = Settings(images=24, val_images=8, voc07=24, voc07_test=16, voc12=12, coco=40, coco_val=12)
@@ -167,7 +170,10 @@ def test_polygon_areas_have_no_bias() -> None:
 
 
 def test_a_region_with_a_hole_becomes_polygons_without() -> None:
-    ring = fine_mask([place("disc", 40, (32, 32), 0)], 64) & ~fine_mask([place("square", 16, (32, 32), 0)], 64)
+    angle = np.linspace(0, 2 * math.pi, 64, endpoint=False)
+    disc = 32 + 20 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    square = 32 + 8 * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    ring = fine_mask([disc], 64) & ~fine_mask([square], 64)
     parts = polygons(ring)
     assert len(parts) == 2
     codes = coco_mask.merge(coco_mask.frPyObjects([p.ravel().tolist() for p in parts], 64, 64))
@@ -185,12 +191,12 @@ def test_run_lengths_are_cocos(fill: int) -> None:
         np.testing.assert_array_equal(decoded, mask)
 
 
-def test_outlines_have_one_length_and_one_centre() -> None:
-    for points in OUTLINES.values():
-        rows, columns = np.nonzero(fine_mask([points * 64 + 64], 128))
-        spans = np.array([[rows.min(), rows.max() + 1], [columns.min(), columns.max() + 1]]) / 4
+def test_an_outline_has_the_side_and_the_middle_that_were_asked_for() -> None:
+    for seed in range(20):
+        rows, columns = np.nonzero(fine_mask([outline(np.random.default_rng(seed), 64, (64, 60))], 128))
+        spans = np.array([[columns.min(), columns.max() + 1], [rows.min(), rows.max() + 1]]) / 4
         assert np.diff(spans).max() == pytest.approx(64, abs=0.5)
-        np.testing.assert_allclose(spans.mean(axis=1), [64, 64], atol=0.5)
+        np.testing.assert_allclose(spans.mean(axis=1), [64, 60], atol=0.5)
 
 
 def test_difficult_truncated_occluded_and_crowds_occur_but_do_not_prevail() -> None:
@@ -211,45 +217,57 @@ def test_difficult_truncated_occluded_and_crowds_occur_but_do_not_prevail() -> N
     assert {thing.name for thing in things} == set(CLASSES)
 
 
-def statistics(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> list[float]:
-    """What a look at colours and contrast tells, of the thing and of the ground: means and deviations."""
-    x = image.astype(np.float64) / 255
-    return [*x[mask].mean(axis=0), *x[mask].std(axis=0), *x[~mask].mean(axis=0), *x[~mask].std(axis=0)]
+def knn_accuracy(x: NDArray[Any], y: NDArray[np.int64]) -> float:
+    """Top-1 in percent of 20 nearest neighbours by cosine; the first two thirds are the bank."""
+    x = x.reshape(len(x), -1).astype(np.float64)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    bank = len(x) * 2 // 3
+    near = np.argsort(-x[bank:] @ x[:bank].T, axis=1)[:, :20]
+    votes = np.stack([np.bincount(row, minlength=len(CLASSES)) for row in y[near]])
+    return float(100 * (votes.argmax(axis=1) == y[bank:]).mean())
 
 
-def nearest_mean_accuracy(x: NDArray[np.float64], y: NDArray[np.int64], train: NDArray[np.bool_]) -> float:
-    """Linear discriminant by least squares on one-hot classes; accuracy on what is not `train`."""
-    x = np.c_[(x - x[train].mean(0)) / x[train].std(0), np.ones(len(x))]
-    weights, *_ = np.linalg.lstsq(x[train], np.eye(len(CLASSES))[y[train]], rcond=None)
-    return float(((x[~train] @ weights).argmax(1) == y[~train]).mean())
+@pytest.fixture(scope="module")
+def portraits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Classification images as the mini scale sees them, (1920, 3, 32, 32) in [0, 1], and their classes."""
+    y = np.arange(1920) % len(CLASSES)
+    images = [portrait(generator(0, "imagefolder/train", i), 64, CLASSES[c]).image for i, c in enumerate(y)]
+    small = [cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA) for image in images]
+    return np.stack(small).transpose(0, 3, 1, 2).astype(np.float32) / 255, y
 
 
-def test_colour_and_contrast_do_not_tell_the_class() -> None:
-    index = np.arange(960)
-    y = index % len(CLASSES)
-    scenes = [portrait(generator(0, "imagefolder/train", int(i)), 64, CLASSES[i % len(CLASSES)]) for i in index]
-    # A pixel away from the edge, where thing and ground mix and the shadow falls: what is left is surface alone.
-    inner = [cv2.erode(s.things[0].mask.astype(np.uint8), np.ones((3, 3)), iterations=2) > 0 for s in scenes]
-    x = np.array([statistics(s.image, m) for s, m in zip(scenes, inner, strict=True)])[:, :6]
-    train = index < 640
-    colours = nearest_mean_accuracy(x, y, train)
-    # Chance is 12.5 %; the 99 % bound on 320 images is 17 %.
-    assert colours < 0.18
+TWICE_CHANCE = 2 * 100 / len(CLASSES)
+
+
+def test_neither_pixels_nor_colours_tell_the_class(portraits: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
+    x, y = portraits
+    assert knn_accuracy(x, y) < TWICE_CHANCE
+    means = x.mean(axis=(2, 3))
+    colours = (means - means.mean(axis=0)) / means.std(axis=0)
+    assert knn_accuracy(colours, y) < TWICE_CHANCE
     # The same test finds a leak where there is one.
-    leak = x.copy()
-    leak[:, 0] += 0.15 * (y == 3)
-    assert nearest_mean_accuracy(leak, y, train) > colours + 0.04
+    leak = colours + 3 * np.eye(3)[y % 3]
+    assert knn_accuracy(leak, y) > TWICE_CHANCE
 
 
-def test_the_picture_s_mean_tells_the_thing_s_area_and_no_more() -> None:
-    index = np.arange(960)
-    y = index % len(CLASSES)
-    scenes = [portrait(generator(0, "imagefolder/train", int(i)), 64, CLASSES[i % len(CLASSES)]) for i in index]
-    # A star covers less of its box than a square, and things are lighter than grounds: 23 % where chance is 12.5 %.
-    means = np.array([(s.image / 255).mean(axis=(0, 1)) for s in scenes])
-    areas = np.array([[s.things[0].mask.mean()] for s in scenes])
-    train = index < 640
-    assert nearest_mean_accuracy(means, y, train) < nearest_mean_accuracy(areas, y, train) < 0.45
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_random_network_does_not_tell_the_class(
+    portraits: tuple[NDArray[np.float32], NDArray[np.int64]], seed: int
+) -> None:
+    x, y = portraits
+    torch.manual_seed(seed)
+    network = build_resnet("resnet50x0.25", None, zero_init_residual=False).eval()
+    network.fc = torch.nn.Identity()
+    images = (torch.from_numpy(x) - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / 0.225
+    with torch.no_grad():
+        features = torch.cat([network(part) for part in images.split(256)])
+    assert knn_accuracy(features.numpy(), y) < TWICE_CHANCE
+
+
+def test_patterns_cover_about_as_much_as_their_ground() -> None:
+    u, v = np.meshgrid(np.arange(0, 4, 0.02), np.arange(0, 4, 0.02))
+    shares = {name: (pattern(u, v) > 0).mean() for name, pattern in PATTERNS.items()}
+    assert all(0.38 < share < 0.6 for share in shares.values()), shares
 
 
 def test_seeds_of_splits_differ() -> None:

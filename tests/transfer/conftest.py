@@ -17,7 +17,7 @@ from transfer.settings import DataConfig, TransferConfig
 SIZES = {
     "images": 4, "val-images": 2, "voc07": 12, "voc07-test": 8, "voc12": 8, "coco": 12, "coco-val": 8, "scene-size": 96,
 }  # fmt: skip
-CLASSES = ["arrow", "crescent", "cross", "disc", "heart", "square", "star", "triangle"]
+CLASSES = ["bricks", "checks", "crosses", "dots", "rings", "stripes", "triangles", "zigzags"]
 
 
 @pytest.fixture(scope="session")
