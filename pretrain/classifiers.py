@@ -150,7 +150,7 @@ class LinearClassifiers(nn.Module):
         self.epoch, self.table = state["epoch"], state["table"]
 
 
-def evaluate_linear(config: LinearConfig) -> int:
+def evaluate_linear(config: LinearConfig) -> float:
     """Train the classifiers and report the first one's best and last epoch."""
 
     def measure(run: Evaluation) -> Result:

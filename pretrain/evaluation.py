@@ -74,7 +74,7 @@ class Result:
 
 def evaluate(
     kind: str, config: EvaluationConfig, measure: Callable[[Evaluation], Result], free: tuple[str, ...] = ()
-) -> int:
+) -> float:
     """Measure and record, or say that it is done.
 
     Args:
@@ -84,7 +84,7 @@ def evaluate(
         free: settings that touch no result, besides those of `FREE`.
 
     Returns:
-        The exit status, 0.
+        The first metric, what a sweeper of Hydra's optimizes.
 
     Raises:
         UserError: whatever the user can put right.
@@ -94,7 +94,7 @@ def evaluate(
         bound = {images.split: images.content_fingerprint for images in (train, val)}
         with claim_run(kind, config.output, asdict(config), (*FREE, *free), bound) as claimed:
             if claimed.done:
-                return 0
+                return next(iter(claimed.done.metrics.values()))
             run = _prepare(config, train, val, device)
             if rank() == 0:
                 print(f"{train.describe()}\n{val.describe()}")
@@ -110,7 +110,7 @@ def evaluate(
                     details=found.details | {"processes": world_size(), "input": run.network.input()},
                 )
                 print(f"{found.sentence} -> {claimed.path / RECORD}")
-    return 0
+            return next(iter(found.metrics.values()))
 
 
 def _prepare(config: EvaluationConfig, train: Images, val: Images, device: torch.device) -> Evaluation:

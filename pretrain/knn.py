@@ -8,7 +8,7 @@ from runs.app import hydra_app
 
 
 @hydra_app("pretrain", "config_knn", KnnConfig)
-def main(config: KnnConfig) -> int:
+def main(config: KnnConfig) -> float:
     """Classify the validation images by their nearest training images."""
     # Here, so that `--help` and a mistyped key do not wait for PyTorch.
     from pretrain.neighbours import evaluate_knn

@@ -8,7 +8,7 @@ from runs.app import hydra_app
 
 
 @hydra_app("pretrain", "config_linear", LinearConfig)
-def main(config: LinearConfig) -> int:
+def main(config: LinearConfig) -> float:
     """Train the classifiers and report the first one's best and last epoch."""
     # Here, so that `--help` and a mistyped key do not wait for PyTorch.
     from pretrain.classifiers import evaluate_linear

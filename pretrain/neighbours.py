@@ -18,7 +18,7 @@ BANK_ROWS = 2**15
 """Rows of the bank compared at a time: 268 MB of them at C = 2048, and 134 MB of similarities with 1024 queries."""
 
 
-def evaluate_knn(config: KnnConfig) -> int:
+def evaluate_knn(config: KnnConfig) -> float:
     """Classify the validation images by their nearest training images."""
 
     def measure(run: Evaluation) -> Result:

@@ -6,13 +6,13 @@ from transfer.settings import TransferConfig
 
 
 @hydra_app("transfer", "config", TransferConfig)
-def main(config: TransferConfig) -> None:
-    """Run the trials that the settings ask for."""
+def main(config: TransferConfig) -> float | None:
+    """Run the trials that the settings ask for; returns the box AP, for sweepers."""
     with process_group(config.device):
         # Here, so that a mistyped key is answered before Detectron2's seconds of import.
         from transfer.trials import run
 
-        run(config)
+        return run(config).get("bbox/AP")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from runs.app import hydra_app
 
 
 @hydra_app("pretrain", "config_collapse", CollapseConfig)
-def main(config: CollapseConfig) -> int:
+def main(config: CollapseConfig) -> float:
     """Measure a checkpoint's outputs."""
     # Here, so that `--help` and a mistyped key do not wait for PyTorch.
     from pretrain.collapse.verdict import evaluate_collapse

@@ -67,7 +67,7 @@ def outputs(config: CollapseConfig, run: Evaluation) -> tuple[str, Tensor, Tenso
     return "the heads' output", z, z2, p, measures.last_bias(getattr(method, "predictor", None), z.shape[1])
 
 
-def evaluate_collapse(config: CollapseConfig) -> int:
+def evaluate_collapse(config: CollapseConfig) -> float:
     """Measure a checkpoint's outputs."""
 
     def measure(run: Evaluation) -> Result:
