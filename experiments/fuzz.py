@@ -5,6 +5,7 @@ exception, a signal, more than 10 seconds, 2 GB beyond the start, or a file that
 some.
 """
 
+import copy
 import io
 import json
 import multiprocessing
@@ -191,7 +192,7 @@ def _replace(body: Any, chance: random.Random) -> None:
         if isinstance(body, dict) and chance.random() < 0.2:
             body["unknown\u202e"] = body.pop(key)
         else:
-            body[key] = chance.choice(VALUES)
+            body[key] = copy.deepcopy(chance.choice(VALUES))
         return
 
 
