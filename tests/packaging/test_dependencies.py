@@ -97,6 +97,7 @@ EXTRAS = {
     "benchmarks": ("benchmarks",),
     "converters": (),
     "experiments": ("pretrain", "transfer", "benchmarks", "peers"),
+    "hardware": ("pretrain", "transfer", "benchmarks"),
     "pretrain": ("pretrain", "parquet", "wandb", "integrations"),
     "runs": ("pretrain", "wandb"),  # Hydra, in the start of the commands that take settings; the loggers
     "siamese_transfer": (),
