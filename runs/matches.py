@@ -136,7 +136,13 @@ def unpack(content: bytes) -> dict[str, NDArray[Any]]:
         if size > BYTES:
             raise ValueError(f"{size:,} bytes unpacked, more than {BYTES:,}")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays}
+            found = {name: arrays[name] for name in arrays}
+        for name, array in found.items():
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{name} is no array")
+            if array.dtype.kind == "U":
+                array.tolist()  # refuses what is no character
+        return found
     except Exception as error:  # zipfile, zlib and NumPy raise whatever they meet
         raise ValueError(str(error)) from error
 

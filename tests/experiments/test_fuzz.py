@@ -46,3 +46,13 @@ def test_matches_whose_header_is_damaged_are_refused(tmp_path: Path) -> None:
         archive.writestr("format.npy", header.getvalue().replace(b"}", b"(", 1))
     with pytest.raises(UserError, match="not a file of matches"):
         read_matches(tmp_path / "m.npz")
+
+
+def test_matches_of_what_is_no_array_or_no_text_are_refused(tmp_path: Path) -> None:
+    text = io.BytesIO()
+    np.save(text, np.array(["a"]))
+    for name, content in (("format", b"4"), ("format.npy", text.getvalue().replace(b"a\x00\x00\x00", b"\xff" * 4))):
+        with zipfile.ZipFile(tmp_path / "m.npz", "w") as archive:
+            archive.writestr(name, content)
+        with pytest.raises(UserError, match="not a file of matches"):
+            read_matches(tmp_path / "m.npz")
