@@ -53,6 +53,7 @@ class Metrics:
         self.losses: list[Tensor] = []
         self.log: MetricsLog | None = None
         self.online_knn: OnlineKnn | None = None
+        self.val: Images | None = None
         self.restart_clock(0)
 
     def open(self, step: int, train: Images, val: Images | None, device: torch.device) -> None:

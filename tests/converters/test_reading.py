@@ -238,7 +238,7 @@ def test_what_hung_or_crashed_ends_at_once(kind: str, zipped: bool, tmp_path: Pa
     start = time.perf_counter()
     with pytest.raises(UserError):
         load_backbone(path)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 10
 
 
 @pytest.mark.parametrize("kind", ["names", "tensors"])

@@ -83,7 +83,7 @@ def test_the_steps_evaluate_and_guard_a_checkpoint(
     assert "top1" in (folder / "gate.md").read_text()
     # A baseline that was much better: today's number is a real drop.
     baseline = json.loads((folder / "baseline.json").read_text())
-    baseline["runs"][0]["values"]["top1"] = [100.0]
+    next(iter(baseline["runs"].values()))["values"]["top1"] = [100.0]
     (folder / "better.json").write_text(json.dumps(baseline))
     assert ci(baseline="better.json") == 1
     assert ci(baseline="absent.json") == 2

@@ -46,9 +46,9 @@ def test_voc_from_a_run_and_from_text_files(tiny: TransferConfig, generated: Pat
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "b.json").read_text())["metrics"] == pytest.approx(measured["metrics"], abs=1e-9)
 
-    (tmp_path / "comp4_det_test_disc.txt").write_text("nobody 0.5 1 2 3 4")
+    (tmp_path / f"comp4_det_test_{CLASSES[0]}.txt").write_text("nobody 0.5 1 2 3 4")
     done = evaluate("voc", tmp_path, *common)
-    assert done.returncode == 2 and "comp4_det_test_disc.txt:1" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and f"comp4_det_test_{CLASSES[0]}.txt:1" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_coco_from_a_results_file(generated: Path, tmp_path: Path) -> None:

@@ -163,9 +163,7 @@ def evaluated(root: Path, results: Any) -> dict[str, float]:
 
 
 def evaluated_file(root: Path, path: Path) -> dict[str, float]:
-    line = ["coco", str(path), "--annotations", str(root / "coco/annotations/instances_val2017.json")]
-    metrics, _ = evaluate._coco(evaluate.parser().parse_args(line))
-    return metrics
+    return evaluate.score_coco(path, root / "coco/annotations/instances_val2017.json").metrics
 
 
 def test_truth_without_sizes_serves_for_boxes(coco: Path) -> None:
@@ -423,8 +421,7 @@ def test_voc_without_an_object_that_counts_is_refused(voc: Path) -> None:
 
 def evaluated_voc(root: Path, detections: Path, classes: str) -> dict[str, float]:
     (root / "cat.txt").touch()
-    line = ["voc", str(detections), "--root", str(root), "--split", "voc_2007_test", "--classes", classes]
-    return evaluate._voc(evaluate.parser().parse_args(line))[0]
+    return evaluate.score_voc(detections, root, "voc_2007_test", classes.split(",")).metrics
 
 
 def test_classes_whose_names_end_alike(voc: Path) -> None:
