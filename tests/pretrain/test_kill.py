@@ -158,6 +158,8 @@ def wait_for_images(arguments: list[str], log: str) -> None:
         return sample(self, place, key)
 
     FastViews.sample = stuck  # type: ignore[method-assign]
+    # Under nohup it is ignored, and stays so.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     _main("pretrain", arguments, {}, log)
 
 
