@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hardware.figures import Figure, Options, Section, Skipped
+from hardware.figures import Figure, Options, Section
 from hardware.page import html_page, lines
 from runs.app import Parser, cli
 from runs.children import child_environment
@@ -141,8 +141,6 @@ def measure(arguments: argparse.Namespace) -> int:
             else:
                 section.plan[found[0]] = found[1]
             write_json(folder / "section.json", section.plain())
-    except Skipped as reason:
-        section.skipped = str(reason)
     except Exception as error:
         section.error = user_message(error) or f"{type(error).__name__}: {error}"
         write_json(folder / "section.json", section.plain())

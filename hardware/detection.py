@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -53,7 +52,7 @@ def measure(options: Options) -> Iterator[Figure]:
         Path(config.output).mkdir(exist_ok=True)
         detector = build_model(cfg)
         detector.load_state_dict(torch.load(folder / MODEL, map_location=device, weights_only=True)["model"])
-        evaluation = evaluate(cfg, detector, replace(test), 0)
+        evaluation = evaluate(cfg, detector, test, 0)
         assert evaluation is not None
         found[device] = evaluation.metrics
     here, there = found["cpu"], found[options.device]

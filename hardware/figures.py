@@ -64,7 +64,6 @@ class Section:
         title: what it asks.
         figures: what it found.
         error: why it ended early; empty if it did not.
-        skipped: why it could not be asked here; empty if it was.
         seconds: of wall clock.
         plan: seconds of a task on one device, for `benchmarks plan --measured`.
     """
@@ -73,25 +72,18 @@ class Section:
     title: str
     figures: list[Figure] = field(default_factory=list)
     error: str = ""
-    skipped: str = ""
     seconds: float = 0.0
     plan: dict[str, float] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
-        """`passed`, `FAILED` or `skipped`."""
-        if self.error or any(not figure.holds for figure in self.figures):
-            return "FAILED"
-        return "skipped" if self.skipped else "passed"
+        """`passed` or `FAILED`."""
+        return "FAILED" if self.error or any(not figure.holds for figure in self.figures) else "passed"
 
     def plain(self) -> dict[str, Any]:
         """For the JSON."""
         figures = [asdict(figure) | {"holds": figure.holds} for figure in self.figures]
         return asdict(self) | {"figures": figures, "verdict": self.verdict}
-
-
-class Skipped(Exception):
-    """A section cannot be asked on this machine."""
 
 
 # A section yields figures; what it yields as (task, seconds) is for the plan.

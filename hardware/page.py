@@ -22,9 +22,8 @@ def lines(section: dict[str, Any]) -> list[str]:
         note = f"  {figure['note']}" if figure["note"] else ""
         mark = " " if figure["holds"] else "!"
         found.append(f"      {mark} {figure['name']}: {number(figure['value'])} {figure['unit']}{limit}{note}".rstrip())
-    for key in ("error", "skipped"):
-        if section[key]:
-            found.append(f"        {key}: {section[key]}")
+    if section["error"]:
+        found.append(f"        error: {section['error']}")
     return found
 
 

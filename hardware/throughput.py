@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from benchmarks.shapes import Settings, generate
 from hardware.commands import run
 from hardware.detection import CLASS_LIST
 from hardware.figures import OFFICIAL, Figure, Options
+from hardware.limits import best, multiply_rate
 from hardware.pictures import write_pictures
 from hardware.step import flops, official_step, our_step
 from pretrain.classifiers import LinearClassifiers
@@ -43,9 +43,11 @@ def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
     torch.manual_seed(1)
     few = [torch.randn(2, 3, size, size) for _ in range(2)]
     work = flops(official_step(arch, few, "cpu", options.official)) / 2  # of an image
-    rates = {name: multiply_rate(name, device) for name in dict.fromkeys(p for p, *_ in settings.values())}
-    for name, rate in rates.items():
-        yield Figure(f"matrix products in {name}", rate / 1e12, "TFLOP/s")
+    rates: dict[str, float] = {}
+    for name in dict.fromkeys(precision for precision, *_ in settings.values()):
+        set_precision(name, torch.device(device))
+        rates[name] = multiply_rate(torch.bfloat16 if name == "bf16" else torch.float32, device)
+        yield Figure(f"matrix products in {name}", rates[name] / 1e12, "TFLOP/s")
     for batch in batches:
         images = [torch.randn(batch, 3, size, size) for _ in range(2)]
         if device == "cuda":
@@ -60,8 +62,8 @@ def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
             step = our_step(arch, images, device, precision, official, compiled)
             speed, memory, syncs = time_step(step, device, batch)
             share = speed * work / rates[precision]
-            note = f"{speed / peer:.2f} times the official loop, {share:.0%} of the matrix products' rate{memory}"
-            yield Figure(f"batch {batch}, {setting}", speed, "images/s", note=note)
+            note = f"{speed / peer:.2f} times the official loop, {share:.0%} of the matrix products' rate"
+            yield Figure(f"batch {batch}, {setting}", speed, "images/s", note=f"{note}, {memory}" if memory else note)
             if device == "cuda":
                 yield Figure(f"batch {batch}, {setting}: the host waits", syncs, "times a step", limit=0)
         del images
@@ -74,25 +76,15 @@ def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
 
 
 def time_step(step: Callable[[], Any], device: str, batch: int) -> tuple[float, str, int]:
-    """Images a second, a note on memory, and how often the host waited for the device in one step."""
-    cuda = device == "cuda"
-    if cuda:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    """Images a second of the fastest step, memory as text, and how often the host waited for the device in a step."""
+    if device == "cpu":
+        return batch / best(step, 2.0), "", 0
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
         step()
-    syncs = count_waits(step) if cuda else 0
-    wait()
-    began, steps = time.perf_counter(), 0
-    while steps < (3 if cuda else 1) or (time.perf_counter() - began < 2.0 and steps < 20):
-        step()
-        # At most a few steps ahead, as the losses are read now and then.
-        if steps % 4 == 3:
-            wait()
-        steps += 1
-    wait()
-    memory = f", {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if cuda else ""
-    return batch * steps / (time.perf_counter() - began), memory, syncs
+    waits = count_waits(step)
+    return batch / best(step, 2.0, device), f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB", waits
 
 
 def count_waits(step: Callable[[], Any]) -> int:
@@ -105,27 +97,6 @@ def count_waits(step: Callable[[], Any]) -> int:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return sum("synchroniz" in str(warning.message) for warning in caught)
-
-
-def wait() -> None:
-    """Wait for a GPU, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def multiply_rate(precision: str, device: str) -> float:
-    """FLOP/s of a large matrix product, 2 n^3 a product."""
-    n = 8192 if device == "cuda" else 512
-    set_precision(precision, torch.device(device))
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    a @ b
-    wait()
-    began = time.perf_counter()
-    for _ in range(10):
-        a @ b
-    wait()
-    return 10 * 2 * n**3 / (time.perf_counter() - began)
 
 
 def whole_runs(options: Options, arch: str, size: int, batch: int) -> Iterator[Figure | tuple[str, float]]:
@@ -168,7 +139,7 @@ def linear(options: Options) -> Iterator[Figure | tuple[str, float]]:
         network.eval()
         images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), autocast():
-            rates[precision] = batch * repeat(lambda: network(images))  # noqa: B023
+            rates[precision] = batch / best(lambda: network(images), 1.0, options.device)  # noqa: B023
         yield Figure(f"features, {precision}", rates[precision], "images/s")
     channels, classes = (512, 10) if options.small else (2048, 1000)
     config = LinearConfig(lr=[0.1 * 2**n for n in range(12)], batch_size=batch * 2)
@@ -183,26 +154,12 @@ def linear(options: Options) -> Iterator[Figure | tuple[str, float]]:
         loss.backward()
         classifiers.optimizer.step()
 
-    heads = batch * 2 * repeat(step)
+    heads = batch * 2 / best(step, 1.0, options.device)
     yield Figure("step of twelve linear classifiers (LARC)", heads, "images/s")
     if not options.small and "tf32" in rates:
         # 90 epochs of views, each through the network and the classifiers; one pass for kNN.
         yield "linear", 90 * IMAGENET * (1 / rates["tf32"] + 1 / heads)
         yield "knn", IMAGENET / rates["tf32"]
-
-
-def repeat(work: object) -> float:
-    """Calls a second."""
-    assert callable(work)
-    for _ in range(3):
-        work()
-    wait()
-    began, calls = time.perf_counter(), 0
-    while calls < 2 or (time.perf_counter() - began < 1.0 and calls < 100):
-        work()
-        calls += 1
-    wait()
-    return calls / (time.perf_counter() - began)
 
 
 def detectors(options: Options) -> Iterator[Figure | tuple[str, float]]:

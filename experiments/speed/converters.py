@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.speed.limits import bandwidth
 from experiments.speed.rows import Row, Skipped, script
+from hardware.limits import bandwidth
 
 # In a process of its own: benchmarks import neither torch nor the other parts.
 _WRITE = """

@@ -26,9 +26,9 @@ import numpy as np
 from detectron2.evaluation import pascal_voc_evaluation as official
 
 from experiments.speed.coco_cases import enlarge, make_results, pycocotools_evaluate
-from experiments.speed.limits import bandwidth, best
 from experiments.speed.rows import Row, Skipped, alternate, script
 from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, write_voc
+from hardware.limits import bandwidth, best
 from transfer.coco import read_coco
 from transfer.coco_evaluation import evaluate_coco
 from transfer.settings import VOC_CLASSES

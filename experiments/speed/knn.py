@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from experiments.speed.limits import multiply_rate
 from experiments.speed.rows import Row, Skipped, alternate, script
+from hardware.limits import multiply_rate
 from pretrain.neighbours import knn_accuracy
 
 WIDTH, CLASSES = 2048, 1000

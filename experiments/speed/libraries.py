@@ -21,9 +21,9 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchvision import models
 
-from experiments.speed.limits import decode_rate, multiply_rate
 from experiments.speed.rows import SOLO_LEARN, Row, Skipped, alternate, script
 from experiments.speed.views import by_pillow, by_transform, ours, read_files, recipe
+from hardware.limits import decode_rate, multiply_rate
 from hardware.step import default_arithmetic, flops, our_step, wait
 from runs.errors import UserError
 

@@ -18,8 +18,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from converters.resnet import build_resnet
-from experiments.speed.limits import multiply_rate
 from experiments.speed.rows import Row, Skipped, alternate, script
+from hardware.limits import multiply_rate
 from pretrain.classifiers import LinearClassifiers
 from pretrain.config import OptimizerConfig
 from pretrain.evaluation_config import LinearConfig

@@ -20,8 +20,8 @@ import torch
 from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
 
-from experiments.speed.limits import decode_rate
 from experiments.speed.rows import Row, Skipped, alternate, script
+from hardware.limits import decode_rate
 from transfer.datasets import Split, load_splits
 from transfer.loading import train_images, train_loader
 from transfer.recipe import build_cfg

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import torch
 
-from experiments.speed.limits import multiply_rate
 from experiments.speed.rows import Row, Skipped, alternate, script
 from hardware.figures import OFFICIAL
+from hardware.limits import multiply_rate
 from hardware.step import flops, official_step, our_step
 from runs.errors import UserError
 

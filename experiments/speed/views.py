@@ -30,9 +30,9 @@ from torchvision import io as torchvision_io
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from experiments.speed.limits import decode_rate
 from experiments.speed.rows import Row, Skipped, alternate, script
 from hardware.figures import OFFICIAL
+from hardware.limits import decode_rate
 from pretrain import augment
 from pretrain.augment import build_views
 from pretrain.augment.fast import FastViews

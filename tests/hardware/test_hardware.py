@@ -74,7 +74,6 @@ def test_verdicts() -> None:
     assert Section("a", "A", [Figure("a", 1.0)]).verdict == "passed"
     assert Section("a", "A", [Figure("a", 3.0, limit=2.0)]).verdict == "FAILED"
     assert Section("a", "A", error="it broke").verdict == "FAILED"
-    assert Section("a", "A", skipped="no such device").verdict == "skipped"
 
 
 def test_a_section_that_breaks_leaves_the_others_and_says_why(

@@ -157,9 +157,7 @@ def test_momentum_saved_in_another_memory_layout_belongs_to_the_same_weights(nam
     plain, last = (build_optimizer([{"params": [p]}], config, 0.1) for p in parameters)
 
     def step(p: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
-        p.grad = gradient.clone().contiguous(memory_format=torch.preserve_format)
-        if p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous():
-            p.grad = p.grad.contiguous(memory_format=torch.channels_last)
+        p.grad = torch.empty_like(p).copy_(gradient)  # in the weight's layout, as autograd leaves it
         optimizer.step()
 
     step(parameters[0], plain)
