@@ -150,9 +150,10 @@ def test_inference_is_the_same_in_any_number_of_processes(task: str, tiny: Trans
         )  # fmt: skip
         os.makedirs(config.output)
         port = free_port()
-        # Forked: the children need not import Detectron2 again.
+        # Not forked from here: a child would wait for ever for the threads of COCO's evaluation, if another test has
+        # started them in this process.
         processes = [
-            multiprocessing.get_context("fork").Process(target=infer, args=(rank, world, port, config))
+            multiprocessing.get_context("forkserver").Process(target=infer, args=(rank, world, port, config))
             for rank in range(world)
         ]
         for process in processes:
