@@ -5,6 +5,7 @@ A part's rows stand in the results as soon as it is done. Measured again into th
 
 import argparse
 import datetime
+import json
 import os
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def main() -> int:
     if unknown:
         raise UserError(f"{unknown[0]}: nothing of this name is measured; choose from {', '.join(SCRIPTS)}")
     chosen = [name for name in SCRIPTS if name in arguments.names or not arguments.names]
-    place = describe() | {"device": _device()}
+    place = describe() | _machine()
     failed = False
     for name in chosen:
         print(f"== {name}: {SCRIPTS[name]}", flush=True)
@@ -106,10 +107,14 @@ def run(name: str, words: list[str]) -> Result | None:
         return read_result(rows) if done.returncode == 0 else None
 
 
-def _device() -> str:
-    """The CUDA device, asked of a process of its own: this one starts in a tenth of a second without PyTorch."""
-    code = "import torch; print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'cpu')"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+def _machine() -> dict[str, str]:
+    """The CUDA device and the CPU's capability, asked of a process of its own: this one starts without PyTorch."""
+    code = """if True:
+        import json, torch
+        device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+        print(json.dumps({"device": device, "cpu_capability": torch.backends.cpu.get_cpu_capability()}))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
 
 
 def _compare(words: list[str]) -> int:

@@ -2,7 +2,8 @@
 
 Both sides get the same detections, in memory. Reading the annotations is not timed for VOC (Detectron2's cache of XML
 files is filled before) and is for COCO, by both. VOC: half a million detections on 4952 images: at random, perturbed
-truth, tied scores, an empty class. COCO: a small instances file repeated to the 5000 images of val2017.
+truth, tied scores (whose order Detectron2 is made to keep), an empty class. COCO: a small instances file repeated to
+the 5000 images of val2017.
 
 `--data DIR` takes the truth from DIR/voc2007_ground_truth.json.gz, which is {id: {split, width, height, objects:
 [{name, bbox, difficult}]}}, and DIR/coco/annotations/instances_val2017.json; without it both are generated.
@@ -27,7 +28,7 @@ from detectron2.evaluation import pascal_voc_evaluation as official
 
 from experiments.speed.coco_cases import enlarge, make_results, pycocotools_evaluate
 from experiments.speed.rows import Row, Skipped, alternate, script
-from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, write_voc
+from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, stable_sort, write_voc
 from hardware.limits import bandwidth, best
 from transfer.coco import read_coco
 from transfer.coco_evaluation import evaluate_coco
@@ -80,7 +81,7 @@ def voc(data: Path | None, images: int, count: int) -> Row:
         table = np.array(rows, np.float64)
         truth = Truth(table[:, 0].astype(int), table[:, 1].astype(int), table[:, 2:6], table[:, 6] > 0)
     found = make_detections(truth, ids, len(VOC_CLASSES), count, rng)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, stable_sort():
         write_voc(Path(folder), truth, ids, VOC_CLASSES)
         for image_id in ids:
             official.parse_rec(f"{folder}/Annotations/{image_id}.xml")

@@ -34,9 +34,10 @@ def cells(row: Row) -> tuple[str, ...]:
 def facts(document: dict[str, Any]) -> list[str]:
     """What the figures hold for."""
     place, packages = document["environment"], document["environment"]["packages"]
+    bf16 = " with bf16 instructions" if place["bf16"] else ""
     versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "torchvision", "numpy", "pillow"))
     lines = [
-        f"{place['processor']}, {place['cores']} cores, device {place['device']}",
+        f"{place['processor']}, {place['cores']} cores, {place['cpu_capability']}{bf16}, device {place['device']}",
         f"Python {place['python']}, {versions}",
         "Medians over rounds that alternate with the peer's; a range is over rounds.",
     ]

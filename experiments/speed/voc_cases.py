@@ -1,6 +1,8 @@
 """Detections that try every corner of the VOC definition, and Detectron2's own evaluator as the judge of them."""
 
-from collections.abc import Sequence
+import contextlib
+import unittest.mock
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,14 @@ def detectron2_evaluate(folder: Path, found: Detections, classes: Sequence[str],
         official.parse_rec.cache_clear()
         MetadataCatalog.remove(name)
     return {f"bbox/{k}": float(v) for k, v in box.items()} | {"table": np.array(aps).reshape(len(classes), 10)}
+
+
+@contextlib.contextmanager
+def stable_sort() -> Iterator[None]:
+    """Detectron2 leaves the order of tied scores to NumPy's unstable sort; here they keep their order, as in ours."""
+    unstable = np.argsort
+    with unittest.mock.patch.object(np, "argsort", lambda values, **_: unstable(values, kind="stable")):
+        yield
 
 
 def make_truth(images: int, classes: int, rng: np.random.Generator) -> Truth:

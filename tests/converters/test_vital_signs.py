@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from converters import vital_signs
 from converters.formats import IMAGENET_MEAN, IMAGENET_STD, MSRA_INPUT, UNIT_INPUT, InputConvention
 from converters.loading import build_network, load_backbone
 from converters.vital_signs import check_vital_signs, pictures
+from experiments import vital_signs as cases
+from experiments.vital_signs import Damage, Weights
 from tests.converters import layouts
 
 ARCH = "resnet50x0.25"
-Weights = dict[str, Tensor]
 
 
 @pytest.fixture(autouse=True)
@@ -30,53 +30,6 @@ def weights() -> Weights:
     return layouts.tensors(layouts.trained(ARCH))
 
 
-def swap(weights: Weights, one: str, other: str) -> None:
-    weights[one], weights[other] = weights[other], weights[one]
-
-
-def exchanged_convolutions(weights: Weights) -> None:
-    swap(weights, "layer3.1.conv2.weight", "layer3.2.conv2.weight")
-
-
-def foreign_convolution(weights: Weights) -> None:
-    weights["layer2.1.conv2.weight"] = layouts.tensors(layouts.trained(ARCH, 1))["layer2.1.conv2.weight"]
-
-
-def drawn_anew(weights: Weights) -> None:
-    for name in [name for name in weights if name.startswith("layer4") and weights[name].dim() == 4]:
-        weights[name] = torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(1)) * 0.05
-
-
-def transposed_channels(weights: Weights) -> None:
-    for name, tensor in weights.items():
-        if tensor.dim() == 4 and tensor.shape[0] == tensor.shape[1]:
-            weights[name] = tensor.transpose(0, 1).contiguous()
-
-
-def means_and_biases(weights: Weights) -> None:
-    for name in [name for name in weights if name.endswith("running_mean")]:
-        swap(weights, name, name.replace("running_mean", "bias"))
-
-
-def scales_and_variances(weights: Weights) -> None:
-    for name in [name for name in weights if name.endswith("running_var")]:
-        swap(weights, name, name.replace("running_var", "weight"))
-
-
-def tiny(weights: Weights) -> None:
-    for name, tensor in weights.items():
-        if tensor.dim() == 4:
-            weights[name] = tensor * 1e-8
-
-
-def untrained(weights: Weights) -> None:
-    for name, tensor in weights.items():
-        if name.endswith("running_mean"):
-            weights[name] = torch.full_like(tensor, 1e-12)
-        elif tensor.dim() == 1:
-            weights[name] = torch.zeros_like(tensor) if name.endswith("bias") else torch.ones_like(tensor)
-
-
 def signs(weights: Weights, convention: InputConvention = InputConvention(), **more: Any) -> Any:  # noqa: B008
     return check_vital_signs(build_network(ARCH, weights, convention), convention, **more)
 
@@ -88,21 +41,27 @@ def test_a_network_as_it_was_trained(weights: Weights) -> None:
     assert all(torch.equal(weights[name], tensor) for name, tensor in before.items()), "the network was changed"
 
 
+@pytest.fixture(scope="module")
+def partner() -> Weights:
+    return layouts.tensors(layouts.trained(ARCH, 1))
+
+
 @pytest.mark.parametrize(
     "damage",
-    [exchanged_convolutions, foreign_convolution, drawn_anew, transposed_channels, means_and_biases,
-     scales_and_variances, tiny, untrained],
+    [cases.exchanged_convolutions, cases.shuffled_convolution, cases.foreign_convolution, cases.layer4_drawn_anew,
+     cases.transposed_channels, cases.means_and_biases, cases.scales_and_variances, cases.tiny_convolutions,
+     cases.untrained],
 )  # fmt: skip
-def test_a_wrong_network_is_refused(damage: Callable[[Weights], None], weights: Weights) -> None:
+def test_a_wrong_network_is_refused(damage: Damage, weights: Weights, partner: Weights) -> None:
     wrong = dict(weights)
-    damage(wrong)
+    damage(wrong, partner)
     check = signs(wrong)
     assert not check.passed, check.figure
 
 
-def test_the_layer_is_named(weights: Weights) -> None:
+def test_the_layer_is_named(weights: Weights, partner: Weights) -> None:
     wrong = dict(weights)
-    foreign_convolution(wrong)
+    cases.foreign_convolution(wrong, partner)
     assert "worst layer2.1.bn2 at " in signs(wrong).figure
 
 
@@ -144,7 +103,7 @@ def test_pictures_of_a_user(tmp_path: Path, weights: Weights, backbone: Any, con
 
 def test_unchecked_is_in_the_record(tmp_path: Path, backbone: Any, converters: Callable[..., Any]) -> None:
     wrong = {name: tensor.clone() for name, tensor in layouts.tensors(backbone).items()}
-    exchanged_convolutions(wrong)
+    cases.exchanged_convolutions(wrong, {})
     torch.save(wrong, tmp_path / "wrong.pth")
     refused = converters("inspect", tmp_path / "wrong.pth")
     assert refused.status == 2 and "vital signs: worst layer3." in refused.err
@@ -152,9 +111,9 @@ def test_unchecked_is_in_the_record(tmp_path: Path, backbone: Any, converters: C
     assert report["checks"][-1]["figure"] == "not checked, --unchecked"
 
 
-def test_statistics_of_a_few_batches_are_doubted_and_not_refused(weights: Weights) -> None:
+def test_statistics_of_a_few_batches_are_doubted_and_not_refused(weights: Weights, partner: Weights) -> None:
     wrong = dict(weights)
-    foreign_convolution(wrong)
+    cases.foreign_convolution(wrong, partner)
     for batches, passed in ((0, False), (24, True), (vital_signs.FEW_BATCHES, False)):
         check = signs(wrong, batches=batches)
         assert (check.passed, check.doubtful) == (passed, True) and ("too few to tell" in check.figure) == passed
@@ -167,3 +126,17 @@ def test_the_file_says_how_many_batches_made_its_statistics(tmp_path: Path) -> N
     assert load_backbone(tmp_path / "one.pth").batches == 1
     torch.save(layouts.tensors(network), tmp_path / "none.pth")
     assert load_backbone(tmp_path / "none.pth").batches == 0
+
+
+def test_the_table_of_the_docs_counts_every_case_once_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cases, "DAMAGES", (cases.foreign_convolution, cases.exchanged_blocks))
+    backbones = []
+    for seed in range(2):
+        torch.save(layouts.tensors(layouts.trained(ARCH, seed)), tmp_path / f"{seed}.pth")
+        backbones.append(load_backbone(tmp_path / f"{seed}.pth"))
+    intact, found = cases.table(backbones)
+    assert len(intact) == 2 and len(found) == 2 + len(cases.INPUTS)
+    assert all(outcomes.total() == 2 for outcomes in found.values())
+    assert found["One convolution of another network"] == {"refused": 2}

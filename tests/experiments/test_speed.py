@@ -89,23 +89,29 @@ def test_another_file_is_refused_in_one_line(tmp_path: Path, root: Path, content
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "a.json" in done.stderr
 
 
+ENVIRONMENT = {
+    "processor": "a processor", "cores": 2, "cpu_capability": "AVX2", "bf16": False, "device": "cpu", "python": "3.11",
+    "packages": {"torch": "2", "torchvision": "0", "numpy": "2", "pillow": "12"},
+}  # fmt: skip
+
+
 def test_an_unknown_name_is_refused_in_one_line(root: Path) -> None:
     done = run("evaluator", root=root)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "evaluators" in done.stderr
 
 
 def test_the_page_says_what_was_left_out_and_where_it_was_measured(tmp_path: Path) -> None:
-    environment = {
-        "processor": "a processor", "cores": 2, "device": "cpu", "python": "3.11",
-        "packages": {"torch": "2", "torchvision": "0", "numpy": "2", "pillow": "12"},
-    }  # fmt: skip
     document = {
         "parts": {"knn": {"date": "2026-11-21T08:00:00+00:00", "command": "a", "seconds": 5, "load": [0.1, 0.2]}},
-        "quick": False, "environment": environment, "rows": [asdict(row("knn/cpu", 2.0))],
+        "quick": False, "environment": ENVIRONMENT, "rows": [asdict(row("knn/cpu", 2.0))],
         "skipped": [{"name": "step/gpu", "reason": "no CUDA device"}],
     }  # fmt: skip
     text = markdown_page(document)
-    assert "a processor, 2 cores" in text and "2.00 (2.00 to 2.00, 3)" in text and "`step/gpu`: no CUDA device" in text
+    assert (
+        "a processor, 2 cores, AVX2, device cpu" in text
+        and "2.00 (2.00 to 2.00, 3)" in text
+        and "`step/gpu`: no CUDA device" in text
+    )
 
 
 def test_every_script_is_in_the_list(root: Path) -> None:
@@ -116,11 +122,7 @@ def test_every_script_is_in_the_list(root: Path) -> None:
 
 
 def test_the_table_goes_between_the_marks_of_a_page(tmp_path: Path, root: Path) -> None:
-    environment = {
-        "processor": "a processor", "cores": 2, "device": "cpu", "python": "3.11",
-        "packages": {"torch": "2", "torchvision": "0", "numpy": "2", "pillow": "12"},
-    }  # fmt: skip
-    document = {"schema": 1, "parts": {}, "quick": False, "environment": environment, "skipped": []}
+    document = {"schema": 1, "parts": {}, "quick": False, "environment": ENVIRONMENT, "skipped": []}
     file, page = tmp_path / "speed.json", tmp_path / "speed.md"
     file.write_text(json.dumps(document | {"rows": [asdict(row("knn/cpu", 2.0))]}))
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")

@@ -1,27 +1,17 @@
 """VOC AP must be Detectron2's, to the last digits, in every corner of its definition."""
 
-import contextlib
 import dataclasses
 import gzip
 import json
-import unittest.mock
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, write_voc
+from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, stable_sort, write_voc
 from transfer.detections import Detections
 from transfer.settings import VOC_CLASSES
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
-
-
-@contextlib.contextmanager
-def stable_sort() -> Iterator[None]:
-    unstable = np.argsort
-    with unittest.mock.patch.object(np, "argsort", lambda values, **_: unstable(values, kind="stable")):
-        yield
 
 
 def compare(folder: Path, truth: Truth, found: Detections, classes: list[str], year: int) -> dict[str, float]:
