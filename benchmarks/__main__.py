@@ -57,6 +57,10 @@ def parser() -> Parser:
     )
     command.add_argument("file", metavar="FILE_OR_URL")
     command.add_argument("--tasks", type=_names, default=["linear", "knn"], help="of linear, knn, voc07, voc0712, coco")
+    command.add_argument(
+        "--push", metavar="OWNER/NAME", help="show what would be uploaded to the Hugging Face Hub: card and weights"
+    )
+    command.add_argument("--yes", action="store_true", help="with --push: upload it")
     _common(command)
     command.set_defaults(function=_lazy("evaluate", "command"))
 

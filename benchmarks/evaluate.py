@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 
+from benchmarks import hub
 from benchmarks.report import grid
 from benchmarks.report.grid import Grid
 from benchmarks.report.tables import beside_paper
@@ -99,6 +100,8 @@ def evaluate(
 
 def command(arguments: argparse.Namespace) -> int:
     """The command. Exit status 1 if a run failed."""
+    if arguments.push:
+        hub.check(arguments.push)
     given = vars(arguments)
     names = ("tasks", "scale", "output", "trials", "overrides", "jobs")
     found = evaluate(arguments.file, data=dict(arguments.data), **{name: given[name] for name in names})
@@ -108,7 +111,11 @@ def command(arguments: argparse.Namespace) -> int:
     print(f"model card: {found.model_card}")
     for reason in found.refused:
         print(f"refused: {reason}", file=sys.stderr)
-    return 1 if found.failed or found.refused else 0
+    if found.failed or found.refused:
+        return 1
+    if arguments.push:
+        hub.push(found.model_card, arguments.push, arguments.yes)
+    return 0
 
 
 def for_gate(arguments: argparse.Namespace) -> list[str]:
@@ -201,8 +208,9 @@ def model_card(plan: Plan, results: list[TableResult], facts: dict[str, Any], fi
     ]  # fmt: skip
     keys = ("file", "sha256", "format", "arch", "parameters", "input", "checks", "caveat")
     card = {
-        "schema": SCHEMA, "scale": plan.scale,
-        "checkpoint": {k: facts.get(k) for k in keys} | {"address": address if fetched else None},
+        "schema": SCHEMA, "scale": plan.scale, "generated_data": any(run.kind == "data" for run in plan.runs.values()),
+        "checkpoint": {k: facts.get(k) for k in keys}
+        | {"address": address if fetched else None, "targets": [t for t, v in facts["targets"].items() if v["possible"]]},
         "results": numbers, "commands": [run.line for run in plan.runs.values()], "environment": describe(),
     }  # fmt: skip
     write_json(Path(plan.output) / "model_card.json", card)

@@ -34,6 +34,7 @@ FACTS = {
     "input": {"format": "RGB", "pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375],
               "stride_in_1x1": False},
     "checks": [{"name": "tensors", "passed": True, "figure": "265"}],
+    "targets": {"torchvision": {"possible": True, "reason": ""}, "detectron2": {"possible": False, "reason": "a stem"}},
 }  # fmt: skip
 
 
@@ -72,7 +73,8 @@ def test_names_of_folders() -> None:
      (["x.pth", "--scale", "small", "--data", "imagnet=photographs"], "no table reads 'imagnet'; there are detection"),
      (["x.pth", "--scale", "small", "--data", "photographs"], "must be NAME=DIR"),
      (["x.pth", "--scale", "small", "--data", "imagenet=nowhere"], "imagenet=nowhere: no such folder"),
-     (["http://example.org/x.pth"], "not an https address"), (["zoo:nothing"], "zoo:nothing: no such checkpoint")],
+     (["http://example.org/x.pth"], "not an https address"), (["zoo:nothing"], "zoo:nothing: no such checkpoint"),
+     (["x.pth", "--push", "net"], "--push net: not a name of the Hub, OWNER/NAME")],
 )  # fmt: skip
 def test_bad_input_is_one_line(words: list[str], complaint: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

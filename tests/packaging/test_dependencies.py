@@ -69,7 +69,7 @@ def test_conda_environment_equals_pyproject(root: Path, project: dict) -> None:
 def test_pins_meet_every_bound(root: Path, pins: dict[str, list[Version]], source: str) -> None:
     table = tomllib.loads((root / source).read_text(encoding="utf-8"))["project"]
     extras = (
-        ["pretrain", "transfer", "benchmarks", "parquet", "docs", "dev"] if "optional-dependencies" in table else []
+        ["pretrain", "transfer", "benchmarks", "parquet", "hub", "docs", "dev"] if "optional-dependencies" in table else []
     )
     for requirement in map(Requirement, needed(table, *extras)):
         versions = pins.get(canonicalize_name(requirement.name))
@@ -94,7 +94,7 @@ def test_torch_is_the_build_of_the_public_index(pins: dict[str, list[Version]]) 
 
 # Package -> the extras whose users have it; the base comes with each.
 EXTRAS = {
-    "benchmarks": ("benchmarks",),
+    "benchmarks": ("benchmarks", "hub"),
     "converters": (),
     "experiments": ("pretrain", "transfer", "benchmarks", "peers"),
     "hardware": ("pretrain", "transfer", "benchmarks"),

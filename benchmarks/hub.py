@@ -1,0 +1,135 @@
+"""`evaluate … --push REPOSITORY`: the model card, with the results as the Hub's metadata, and the converted weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from runs.children import child_environment
+from runs.errors import UserError
+from runs.files import atomic_write
+
+# What `evaluate` measures -> the Hub's task, its metric, and the data of the paper's column.
+TASKS = {
+    "linear": ("image-classification", "accuracy", "ImageNet"),
+    "knn": ("image-classification", "accuracy", "ImageNet"),
+    "voc07": ("object-detection", "mean_average_precision", "VOC 07"),
+    "voc0712": ("object-detection", "mean_average_precision", "VOC 07+12"),
+    "coco": ("object-detection", "mean_average_precision", "COCO"),
+}
+FILES = {"torchvision": "model.safetensors", "detectron2": "detectron2.pkl"}
+
+
+def check(repository: str) -> None:
+    """Refuse a name before anything is measured for it.
+
+    Raises:
+        UserError: huggingface_hub is not installed, or `repository` is not OWNER/NAME.
+    """
+    try:
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+    except ImportError:
+        raise UserError('--push needs huggingface_hub: pip install "siamese-transfer[hub]"') from None
+    try:
+        validate_repo_id(repository)
+        valid = "/" in repository
+    except HFValidationError:
+        valid = False
+    if not valid:
+        raise UserError(f"--push {repository}: not a name of the Hub, OWNER/NAME")
+
+
+def push(card: Path, repository: str, yes: bool) -> None:
+    """Write `hub/` beside the card, print the card and what is in the folder, and upload it.
+
+    Args:
+        card: `model_card.md` of an evaluation, with `model_card.json` beside it.
+        repository: OWNER/NAME, made where it does not exist.
+        yes: without it nothing is sent.
+
+    Raises:
+        UserError: see `upload`.
+        SystemExit: the converter refuses the checkpoint; it has said why.
+    """
+    facts = json.loads(card.with_suffix(".json").read_text(encoding="utf-8"))
+    folder = card.parent / "hub"
+    folder.mkdir(exist_ok=True)
+    names = [FILES[target] for target in facts["checkpoint"]["targets"]]
+    for target, name in zip(facts["checkpoint"]["targets"], names, strict=True):
+        _convert(target, facts["checkpoint"]["file"], folder / name)
+    text = with_metadata(card.read_text(encoding="utf-8"), facts, repository)
+    with atomic_write(folder / "README.md", "w") as file:
+        file.write(text)
+    print(text)
+    for name in ("README.md", *names):
+        print(f"{repository}/{name}: {(folder / name).stat().st_size:,} bytes")
+    if yes:
+        print(upload(folder, ["README.md", *names], repository))
+    else:
+        print("nothing was sent; --yes uploads these files")
+
+
+def upload(folder: Path, names: list[str], repository: str) -> str:
+    """Send these files of a folder in one commit; returns its address.
+
+    The endpoint, the login and the proxies are huggingface_hub's own: `hf auth login`, `HF_TOKEN`, `HF_ENDPOINT`.
+
+    Raises:
+        UserError: the Hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository, folder_path=folder, allow_patterns=names,
+            commit_message="Weights and evaluation by siamese-transfer",
+        )  # fmt: skip
+    # huggingface_hub's own, and those of the library that it connects by, which its releases change.
+    except Exception as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(f"--push {repository}: {reason}; check the login, `hf auth whoami`") from error
+    return commit.commit_url
+
+
+def with_metadata(text: str, facts: dict[str, Any], repository: str) -> str:
+    """The model card with its results as the Hub's `model-index`.
+
+    Args:
+        text: the card.
+        facts: `model_card.json`.
+        repository: OWNER/NAME.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = []
+    for result in facts["results"]:
+        task, metric, data = TASKS[result["task"]]
+        data = f"{data}, generated stand-in" if facts["generated_data"] else data
+        spread = f" ± {result['std']:.2f}" if result["std"] is not None else ""
+        results.append(
+            EvalResult(
+                task_type=task,
+                dataset_type=data.lower().replace(" ", "-").replace(",", ""),
+                dataset_name=f"{data} ({facts['scale']} scale)",
+                metric_type=metric,
+                metric_value=round(result["mean"], 2),
+                metric_name=f"{result['column']} (n = {result['n']}{spread})",
+            )
+        )
+    data = ModelCardData(
+        model_name=repository.rpartition("/")[2],
+        tags=["self-supervised-learning", "siamese-transfer", facts["checkpoint"]["arch"]],
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{text}"
+
+
+def _convert(target: str, checkpoint: str, output: Path) -> None:
+    command = [sys.executable, "-m", "converters", target, checkpoint, str(output)]
+    result = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=child_environment())
+    if result.returncode != 0:
+        sys.exit(result.returncode)
