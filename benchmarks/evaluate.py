@@ -210,7 +210,8 @@ def model_card(plan: Plan, results: list[TableResult], facts: dict[str, Any], fi
     card = {
         "schema": SCHEMA, "scale": plan.scale, "generated_data": any(run.kind == "data" for run in plan.runs.values()),
         "checkpoint": {k: facts.get(k) for k in keys}
-        | {"address": address if fetched else None, "targets": [t for t, v in facts["targets"].items() if v["possible"]]},
+        | {"address": address if fetched else None,
+           "targets": [name for name, target in facts["targets"].items() if target["possible"]]},
         "results": numbers, "commands": [run.line for run in plan.runs.values()], "environment": describe(),
     }  # fmt: skip
     write_json(Path(plan.output) / "model_card.json", card)

@@ -1,6 +1,8 @@
 """`evaluate … --push REPOSITORY`: the model card, with the results as the Hub's metadata, and the converted weights."""
 
+import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,17 +29,9 @@ def check(repository: str) -> None:
     Raises:
         UserError: huggingface_hub is not installed, or `repository` is not OWNER/NAME.
     """
-    try:
-        from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import validate_repo_id
-    except ImportError:
-        raise UserError('--push needs huggingface_hub: pip install "siamese-transfer[hub]"') from None
-    try:
-        validate_repo_id(repository)
-        valid = "/" in repository
-    except HFValidationError:
-        valid = False
-    if not valid:
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise UserError('--push needs huggingface_hub: pip install "siamese-transfer[hub]"')
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise UserError(f"--push {repository}: not a name of the Hub, OWNER/NAME")
 
 
@@ -120,12 +114,12 @@ def with_metadata(text: str, facts: dict[str, Any], repository: str) -> str:
                 metric_name=f"{result['column']} (n = {result['n']}{spread})",
             )
         )
-    data = ModelCardData(
+    metadata = ModelCardData(
         model_name=repository.rpartition("/")[2],
         tags=["self-supervised-learning", "siamese-transfer", facts["checkpoint"]["arch"]],
         eval_results=results or None,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{text}"
+    return f"---\n{metadata.to_yaml()}\n---\n\n{text}"
 
 
 def _convert(target: str, checkpoint: str, output: Path) -> None:

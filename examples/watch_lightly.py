@@ -1,4 +1,4 @@
-"""Lightly's own loop (its examples/pytorch/simsiam.py) with the collapse monitor in two lines; then without `detach`."""
+"""lightly's own loop (its examples/pytorch/simsiam.py) with two lines for the monitor; then without its `detach`."""
 
 import torch
 from lightly.loss import NegativeCosineSimilarity
@@ -45,5 +45,5 @@ for stop_gradient in (True, False):
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            verdict = monitor.update(z0, p0)  # 2
+            verdict = monitor.update(z0)  # 2
     print(f"stop_gradient={stop_gradient}: {verdict}, loss {loss:.2f}, spread {monitor.health.spread:.2f}")

@@ -20,13 +20,13 @@ CONFIG = OmegaConf.create(
         "method": "simsiam",
         "method_kwargs": {"proj_hidden_dim": 128, "proj_output_dim": 64, "pred_hidden_dim": 16},
         "backbone": {"name": "resnet18"},
-        "data": {"dataset": "cifar10", "num_classes": 10, "num_large_crops": 2, "num_small_crops": 0},
+        "data": {"dataset": "custom", "num_classes": 10, "num_large_crops": 2, "num_small_crops": 0},
         "optimizer": {
             "name": "sgd", "batch_size": 32, "lr": 0.5, "classifier_lr": 0.1, "weight_decay": 0.0,
             "kwargs": {"momentum": 0.9},
         },
         "scheduler": {"name": "none"},
-        "max_epochs": 10,
+        "max_epochs": 30,
     }
 )  # fmt: skip
 
@@ -42,7 +42,7 @@ def without_stop_gradient(p: Tensor, z: Tensor) -> Tensor:
     return -torch.nn.functional.cosine_similarity(p, z, dim=-1).mean()
 
 
-data = dataset_with_index(FakeData)(64, (3, 16, 16), transform=views)
+data = dataset_with_index(FakeData)(64, (3, 32, 32), transform=views)
 for stop_gradient in (True, False):
     seed_everything(0)
     if not stop_gradient:

@@ -1,4 +1,4 @@
-"""`python -m experiments.comparison` writes docs/comparison.md, the features beside seven projects', from docs/features.yaml."""
+"""`python -m experiments.comparison`: docs/comparison.md, the features beside seven projects, from features.yaml."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -55,7 +55,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
         elif path == "/api/models/owner/net/preupload/main":
             names = [file["path"] for file in json.loads(text)["files"]]
             mode = {True: "regular", False: "lfs"}
-            self.answer({"files": [{"path": n, "uploadMode": mode[n == "README.md"], "shouldIgnore": False} for n in names]})
+            self.answer(
+                {"files": [{"path": n, "uploadMode": mode[n == "README.md"], "shouldIgnore": False} for n in names]}
+            )
         elif path == "/owner/net.git/info/lfs/objects/batch":
             objects = json.loads(text)["objects"]
             links = [o | {"actions": {"upload": {"href": f"{address}/store/{o['oid']}"}}} for o in objects]
@@ -80,7 +82,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub() -> Iterator[SimpleNamespace]:
-    """The stand-in: its address, the requests it had, the files it has; `refuse` as a server of another's repository."""
+    """The stand-in: its address, the requests it had and the files it has; with `refuse` it knows no token."""
     handler: Any = type("Handler", (Hub,), {"requests": [], "files": {}})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -69,7 +69,9 @@ def test_conda_environment_equals_pyproject(root: Path, project: dict) -> None:
 def test_pins_meet_every_bound(root: Path, pins: dict[str, list[Version]], source: str) -> None:
     table = tomllib.loads((root / source).read_text(encoding="utf-8"))["project"]
     extras = (
-        ["pretrain", "transfer", "benchmarks", "parquet", "hub", "docs", "dev"] if "optional-dependencies" in table else []
+        ["pretrain", "transfer", "benchmarks", "parquet", "hub", "docs", "dev"]
+        if "optional-dependencies" in table
+        else []
     )
     for requirement in map(Requirement, needed(table, *extras)):
         versions = pins.get(canonicalize_name(requirement.name))

@@ -1,5 +1,6 @@
 """The monitor as a hook for other people's loops: plain PyTorch, and Lightning where it is installed."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -52,7 +53,8 @@ def test_it_changes_no_random_number_and_no_gradient() -> None:
 
 
 def python(root: Path, *words: str) -> str:
-    environment = os.environ | {"PYTHONPATH": str(root)}
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run([sys.executable, *words], cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -73,6 +75,16 @@ assert not loaded, loaded
 @pytest.mark.slow
 def test_the_example_tells_the_two_apart(root: Path) -> None:
     healthy, collapsed = python(root, "examples/watch_collapse.py").splitlines()
+    assert healthy.startswith("stop_gradient=True: healthy")
+    assert collapsed.startswith("stop_gradient=False: collapsed at step ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "package"), [("watch_lightly", "lightly"), ("watch_solo_learn", "solo")])
+def test_the_example_in_another_projects_loop_tells_the_two_apart(root: Path, script: str, package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed (the extra `integrations`; solo-learn's clone in PYTHONPATH)")
+    healthy, collapsed = python(root, f"examples/{script}.py").splitlines()
     assert healthy.startswith("stop_gradient=True: healthy")
     assert collapsed.startswith("stop_gradient=False: collapsed at step ")
 
