@@ -28,8 +28,13 @@ def test_pre_commit_formats_with_the_pinned_ruff(root: Path) -> None:
 
 def test_ci_runs_what_a_developer_runs(root: Path) -> None:
     jobs = yaml.safe_load((root / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]
-    steps = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
-    assert steps == [".ci/run", "make docs"]
+    steps = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert (steps["test"], steps["docs"]) == ([".ci/run"], ["make docs"])
+    # What `make test` skips where the extra is not installed.
+    install, *_, pytest_command = steps["integrations"][1:]
+    assert "--extra integrations" in install
+    tests = [word for word in pytest_command.split() if word.startswith("tests/")]
+    assert tests and all((root / test).is_file() for test in tests)
     assert os.access(root / ".ci/run", os.X_OK)
     for target in ("docs", "setup", "test"):
         done = subprocess.run(["make", "--dry-run", target], cwd=root, capture_output=True, text=True)
