@@ -32,4 +32,4 @@ def test_it_runs(path: Path, root: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONPATH", str(root))
     notebook = nbformat.read(path, 4)
-    nbclient.NotebookClient(notebook, timeout=250, kernel_name="python3", cwd=tmp_path).execute(cwd=tmp_path)
+    nbclient.NotebookClient(notebook, timeout=None, kernel_name="python3").execute(cwd=tmp_path)
