@@ -13,6 +13,8 @@ from tests.converters.layouts import trained
 nbformat = pytest.importorskip("nbformat")
 FOLDER = Path(__file__).parents[2] / "examples/notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+# A detector needs bottlenecks.
+ARCHS = {"guard_a_code_base": "resnet50x0.125"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -27,7 +29,7 @@ def test_it_runs(path: Path, root: Path, tmp_path: Path, monkeypatch: pytest.Mon
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     shutil.copy(FOLDER / "tiny.yaml", tmp_path)
-    torch.save(trained("resnet18").state_dict(), tmp_path / "checkpoint.pth")
+    torch.save(trained(ARCHS.get(path.stem, "resnet18")).state_dict(), tmp_path / "checkpoint.pth")
     # `python` of a cell is this one, and the packages are this clone's.
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONPATH", str(root))
