@@ -25,13 +25,11 @@ from pretrain.loader import share, start_worker
 from pretrain.networks import pooled
 from runs.distributed import all_gather_object, rank, world_size
 from runs.errors import UserError
+from runs.files import RANDOM
 from runs.folder import CONFIG
 from runs.progress import Progress
 from runs.record import Subject
 from runs.seeds import seed_everything
-
-RANDOM = "random"
-"""The checkpoint that stands for an untrained network."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from pretrain.optim import build_optimizer, clip_gradients, peak_lr, scheduled_l
 from pretrain.pictures import save_views
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
-from runs.files import sha256
+from runs.files import VIEWS, sha256
 from runs.folder import Run, claim_run
 from runs.progress import progress
 from runs.record import Dataset, Subject
@@ -269,7 +269,7 @@ class Trainer:
                 self.say(f"NOTE: {late}; give a smaller method.queue or more epochs", sys.stderr)
             if self.broken:
                 self.say(f"{len(self.broken)} broken images are left out: {', '.join(self.broken[:3])} …")
-            save_views(self.views, self.config.augment, Path(self.config.output) / "views.png")
+            save_views(self.views, self.config.augment, Path(self.config.output) / VIEWS)
             self.metrics.open(self.step, self.train_set, self.val_set, self.device)
 
         def on_signal(number: int, _: Any) -> None:

@@ -12,6 +12,11 @@ from typing import IO, Any
 
 from runs.errors import UserError, from_os_error
 
+# Names that one part writes and another reads: pictures of a run, the beginning of a trial's folder.
+VIEWS, DETECTIONS, TRIAL = "views.png", "detections.png", "trial"
+# In place of a file: the untrained network, for fine-tuning and for an evaluation of its features.
+SCRATCH, RANDOM = "scratch", "random"
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:

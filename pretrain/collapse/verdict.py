@@ -12,8 +12,8 @@ from pretrain.collapse import figure, measures
 from pretrain.collapse.outputs import compute_outputs, load_method
 from pretrain.evaluation import Evaluation, Result, evaluate
 from pretrain.evaluation_config import CollapseConfig
-from pretrain.features import RANDOM
 from runs.errors import UserError
+from runs.files import RANDOM
 
 # What each number says: name, value of a healthy output, of a collapsed one, in words.
 MEANING = {
