@@ -11,13 +11,11 @@ give the same bytes, and a larger set contains the smaller one.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -25,9 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.shapes_draw import CLASSES, Rng, Scene, portrait, view
-from benchmarks.shapes_layouts import CocoWriter, VocWriter, jpeg
+from benchmarks.shapes_layouts import jpeg, write_coco, write_voc
 from runs.app import Parser, cli
 from runs.errors import UserError
+from runs.folder import LOCK, lock_folder
 from runs.progress import progress
 
 # To be raised whenever the same settings would draw other images, so that an old folder is not taken for a new one.
@@ -106,13 +105,20 @@ def generate(folder: Path, settings: Settings) -> bool:
         True if it was written now, False if it was there with these settings.
 
     Raises:
-        UserError: the folder holds something else or a set with other settings; another process is writing it; the
-            disk refuses.
+        UserError: the folder holds something else or a set with other settings, or the disk refuses.
     """
     folder = folder.absolute()
     if _is_there(folder, settings):
         return False
-    with _partial(folder) as partial:
+    partial = folder.with_name(f".{folder.name}.partial")
+    lock = lock_folder(partial)
+    try:
+        # Another process may have written it while this one waited for the lock.
+        if _is_there(folder, settings):
+            return False
+        for entry in partial.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
         _draw(partial, settings)
         manifest = {
             "design": DESIGN, "settings": asdict(settings), "classes": list(CLASSES),
@@ -123,97 +129,68 @@ def generate(folder: Path, settings: Settings) -> bool:
         # Thousands of small files: one sync of everything before the rename instead of one for each.
         os.sync()
         os.rename(partial, folder)
+        (folder / LOCK).unlink()
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        lock.close()
     return True
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the relative names and bytes of all files but the manifest, in the order of their names."""
+    """SHA-256 over the relative names and bytes of the data set's files, in the order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, LOCK)):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def _is_there(folder: Path, settings: Settings) -> bool:
-    if not folder.is_dir():
-        if folder.exists():
-            raise UserError(f"{folder}: is a file; choose another folder")
-        return False
-    if not any(folder.iterdir()):
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; choose another folder")
+    if not folder.exists() or not any(folder.iterdir()):
         return False
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        design, found = manifest["design"], manifest["settings"]
+        found = {"design": manifest["design"], **manifest["settings"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder}: holds files but no generated data set; choose another folder") from None
-    if design != DESIGN:
-        raise UserError(
-            f"{folder}: drawn by design {design}, this program draws {DESIGN}; delete it or choose another folder"
-        )
-    other = {k: found.get(k) for k, v in asdict(settings).items() if found.get(k) != v}
-    if other:
-        listed = ", ".join(f"{k} {v} (asked for {getattr(settings, k)})" for k, v in other.items())
+    wanted = {"design": DESIGN, **asdict(settings)}
+    if other := [f"{k} {found.get(k)} (asked for {v})" for k, v in wanted.items() if found.get(k) != v]:
+        listed = ", ".join(other)
         raise UserError(f"{folder}: generated with other settings: {listed}; delete it or choose another folder")
     return True
 
 
-@contextlib.contextmanager
-def _partial(folder: Path) -> Iterator[Path]:
-    """An empty hidden folder beside `folder`, locked; removed again unless the block renames it."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is generating it; wait for it to end") from None
-        for entry in partial.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        try:
-            yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    finally:
-        os.close(descriptor)
-
-
-def _draw(folder: Path, settings: Settings) -> None:
-    s = settings
-    scenes = {
+def _draw(folder: Path, s: Settings) -> None:
+    counts = {
+        "imagefolder/train": s.images * len(CLASSES), "imagefolder/val": s.val_images * len(CLASSES),
         "VOC2007/train": s.voc07 // 2, "VOC2007/val": s.voc07 - s.voc07 // 2, "VOC2007/test": s.voc07_test,
         "VOC2012/train": s.voc12 // 2, "VOC2012/val": s.voc12 - s.voc12 // 2,
         "coco/train2017": s.coco, "coco/val2017": s.coco_val,
     }  # fmt: skip
-    portraits = {"imagefolder/train": s.images, "imagefolder/val": s.val_images}
-    total = len(CLASSES) * sum(portraits.values()) + sum(scenes.values())
-    with progress(total, "generate", unit="image") as bar:
-        for split, per_class in portraits.items():
+    with progress(sum(counts.values()), "generate", unit="image") as bar:
+
+        def generators(split: str) -> Iterator[Rng]:
+            for index in range(counts[split]):
+                yield generator(s.seed, split, index)
+                bar.update()
+
+        def scenes(layout: str, crowds: float = 0.0) -> dict[str, tuple[int, Iterator[Scene]]]:
+            splits = [split for split in counts if split.startswith(f"{layout}/")]
+            drawn = [(view(rng, s.scene_size, (1, s.objects), crowds) for rng in generators(split)) for split in splits]
+            return {split.split("/")[1]: (SPLITS[split], d) for split, d in zip(splits, drawn, strict=True)}
+
+        for split in ("imagefolder/train", "imagefolder/val"):
             for name in CLASSES:
                 (folder / split / name).mkdir(parents=True)
-            for index in range(per_class * len(CLASSES)):
+            for index, rng in enumerate(generators(split)):
                 # The class follows from the index, not from the count, so that a larger set contains the smaller.
                 name = CLASSES[index % len(CLASSES)]
-                image = portrait(generator(s.seed, split, index), s.size, name).image
-                jpeg(folder / split / name / f"{index:06d}.jpg", image)
-                bar.update()
-        writers: dict[str, VocWriter | CocoWriter] = {
-            "VOC2007": VocWriter(folder / "VOC2007"), "VOC2012": VocWriter(folder / "VOC2012"),
-            "coco": CocoWriter(folder / "coco"),
-        }  # fmt: skip
-        for split, count in scenes.items():
-            layout, part = split.split("/")
-            draw = _scene_of(s, split, crowds=0.15 if layout == "coco" else 0.0)
-            for index in range(count):
-                writers[layout].add(part, SPLITS[split], index, draw(index))
-                bar.update()
-        for writer in writers.values():
-            writer.close()
-
-
-def _scene_of(s: Settings, split: str, crowds: float) -> Callable[[int], Scene]:
-    return lambda index: view(generator(s.seed, split, index), s.scene_size, (1, s.objects), crowds)
+                jpeg(folder / split / name / f"{index:06d}.jpg", portrait(rng, s.size, name).image)
+        write_voc(folder / "VOC2007", scenes("VOC2007"))
+        write_voc(folder / "VOC2012", scenes("VOC2012"))
+        write_coco(folder / "coco", scenes("coco", crowds=0.15))
 
 
 def main(arguments: list[str] | None = None) -> None:

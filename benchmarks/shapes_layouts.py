@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,50 +24,36 @@ def is_difficult(thing: Thing) -> bool:
     return thing.visible < 0.5 or thing.area < (thing.mask.shape[0] / 7) ** 2
 
 
-class VocWriter:
-    """Writes one `VOCyyyy` folder: `JPEGImages`, `Annotations`, `ImageSets/Main`.
+def write_voc(folder: Path, splits: Mapping[str, tuple[int, Iterable[Scene]]]) -> None:
+    """Write one `VOCyyyy` folder: `JPEGImages`, `Annotations`, `ImageSets/Main`.
 
     Args:
-        folder: the folder, e.g. `…/VOC2007`; its name goes into the annotations.
+        folder: e.g. `…/VOC2007`; its name goes into the annotations.
+        splits: of `train`, `val` and `test`, the first digit of the names of its images, so that they do not depend on
+            the size of another split, and its scenes; crowds are not part of VOC and must not occur.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._sets: dict[str, list[tuple[str, dict[str, int]]]] = {}
-        for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
-            (folder / name).mkdir(parents=True)
-
-    def add(self, split: str, code: int, index: int, scene: Scene) -> None:
-        """Write an image and its annotation.
-
-        Args:
-            split: `train`, `val` or `test`.
-            code: first digit of the split's image names, so that the names do not depend on the size of another split.
-            index: number of the image in its split.
-            scene: what to write; crowds are not part of VOC and must not occur.
-        """
-        year = self._folder.name.removeprefix("VOC")
-        name = f"{code * 100000 + index:06d}" if year == "2007" else f"{year}_{code * 100000 + index:06d}"
-        jpeg(self._folder / "JPEGImages" / f"{name}.jpg", scene.image)
-        tree = _annotation(self._folder.name, f"{name}.jpg", scene)
-        ElementTree.indent(tree, "\t")
-        tree.write(self._folder / "Annotations" / f"{name}.xml", encoding="utf-8")
-        # The development kit's third value: 1 present, 0 only difficult ones, -1 absent.
-        present = dict.fromkeys(CLASSES, -1)
-        for thing in scene.things:
-            present[thing.name] = max(present[thing.name], 0 if is_difficult(thing) else 1)
-        self._sets.setdefault(split, []).append((name, present))
-
-    def close(self) -> None:
-        """Write the image sets."""
-        sets = {**self._sets, "trainval": sorted(self._sets["train"] + self._sets["val"], key=lambda entry: entry[0])}
-        for split, entries in sets.items():
-            main = self._folder / "ImageSets" / "Main"
-            (main / f"{split}.txt").write_text("".join(f"{name}\n" for name, _ in entries))
-            for c in CLASSES:
-                (main / f"{c}_{split}.txt").write_text(
-                    "".join(f"{name} {present[c]:2d}\n" for name, present in entries)
-                )
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    year = folder.name.removeprefix("VOC")
+    sets: dict[str, list[tuple[str, dict[str, int]]]] = {}
+    for split, (code, scenes) in splits.items():
+        for index, scene in enumerate(scenes):
+            name = f"{'' if year == '2007' else f'{year}_'}{code * 100000 + index:06d}"
+            jpeg(folder / "JPEGImages" / f"{name}.jpg", scene.image)
+            tree = _annotation(folder.name, f"{name}.jpg", scene)
+            ElementTree.indent(tree, "\t")
+            tree.write(folder / "Annotations" / f"{name}.xml", encoding="utf-8")
+            # The development kit's third value: 1 present, 0 only difficult ones, -1 absent.
+            present = dict.fromkeys(CLASSES, -1)
+            for thing in scene.things:
+                present[thing.name] = max(present[thing.name], 0 if is_difficult(thing) else 1)
+            sets.setdefault(split, []).append((name, present))
+    sets["trainval"] = sorted(sets["train"] + sets["val"], key=lambda entry: entry[0])
+    main = folder / "ImageSets" / "Main"
+    for split, entries in sets.items():
+        (main / f"{split}.txt").write_text("".join(f"{name}\n" for name, _ in entries))
+        for c in CLASSES:
+            (main / f"{c}_{split}.txt").write_text("".join(f"{name} {present[c]:2d}\n" for name, present in entries))
 
 
 def _annotation(folder: str, filename: str, scene: Scene) -> ElementTree.ElementTree[ElementTree.Element]:
@@ -105,52 +92,38 @@ def run_lengths(mask: Mask) -> dict[str, list[int]]:
     return {"counts": np.diff(edges, prepend=0).tolist(), "size": list(mask.shape)}
 
 
-class CocoWriter:
-    """Writes a `coco` folder: `train2017`, `val2017`, `annotations/instances_*.json`."""
+def write_coco(folder: Path, splits: Mapping[str, tuple[int, Iterable[Scene]]]) -> None:
+    """Write a `coco` folder: `train2017`, `val2017`, `annotations/instances_*.json`.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._sets: dict[str, tuple[list[dict[str, object]], list[dict[str, object]]]] = {}
-        (folder / "annotations").mkdir(parents=True)
-
-    def add(self, split: str, code: int, index: int, scene: Scene) -> None:
-        """Write an image and keep its annotations.
-
-        Args:
-            split: `train2017` or `val2017`.
-            code: leading digits of the split's image ids.
-            index: number of the image in its split.
-            scene: what to write; a crowd becomes a run-length coded region with `iscrowd` 1.
-        """
-        images, annotations = self._sets.setdefault(split, ([], []))
-        (self._folder / split).mkdir(exist_ok=True)
-        image_id = code * 100000 + index
-        name = f"{image_id:012d}.jpg"
-        jpeg(self._folder / split / name, scene.image)
-        height, width, _ = scene.image.shape
-        images.append({"id": image_id, "file_name": name, "width": width, "height": height, "license": 1})
-        for number, thing in enumerate(scene.things):
-            points = np.concatenate(thing.polygons)
-            (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
-            outline = [np.round(polygon, 2).ravel().tolist() for polygon in thing.polygons]
-            annotations.append({
-                "id": image_id * 100 + number, "image_id": image_id, "category_id": CLASSES.index(thing.name) + 1,
-                "segmentation": run_lengths(thing.mask) if thing.crowd else outline,
-                "area": round(thing.area, 2), "bbox": [round(float(v), 2) for v in (x0, y0, x1 - x0, y1 - y0)],
-                "iscrowd": int(thing.crowd),
-            })  # fmt: skip
-
-    def close(self) -> None:
-        """Write the annotation files."""
-        info = {"description": "generated shapes", "version": "1.0", "year": 2017}
-        licences = [{"id": 1, "name": "MIT"}]
-        categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES, 1)]
-        for split, (images, things) in self._sets.items():
-            content = {
-                "info": info,
-                "licenses": licences,
-                "images": images,
-                "annotations": things,
-                "categories": categories,
-            }
-            (self._folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content) + "\n")
+    Args:
+        folder: the folder.
+        splits: of `train2017` and `val2017`, the leading digits of its image ids, and its scenes; a crowd becomes a
+            run-length coded region with `iscrowd` 1.
+    """
+    (folder / "annotations").mkdir(parents=True)
+    categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES, 1)]
+    for split, (code, scenes) in splits.items():
+        (folder / split).mkdir()
+        images, annotations = [], []
+        for index, scene in enumerate(scenes):
+            image_id = code * 100000 + index
+            name = f"{image_id:012d}.jpg"
+            jpeg(folder / split / name, scene.image)
+            height, width, _ = scene.image.shape
+            images.append({"id": image_id, "file_name": name, "width": width, "height": height, "license": 1})
+            for number, thing in enumerate(scene.things):
+                points = np.concatenate(thing.polygons)
+                (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
+                outline = [np.round(polygon, 2).ravel().tolist() for polygon in thing.polygons]
+                annotations.append({
+                    "id": image_id * 100 + number, "image_id": image_id, "category_id": CLASSES.index(thing.name) + 1,
+                    "segmentation": run_lengths(thing.mask) if thing.crowd else outline,
+                    "area": round(thing.area, 2), "bbox": [round(float(v), 2) for v in (x0, y0, x1 - x0, y1 - y0)],
+                    "iscrowd": int(thing.crowd),
+                })  # fmt: skip
+        content = {
+            "info": {"description": "generated shapes", "version": "1.0", "year": 2017},
+            "licenses": [{"id": 1, "name": "MIT"}],
+            "images": images, "annotations": annotations, "categories": categories,
+        }  # fmt: skip
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content) + "\n")
