@@ -10,7 +10,7 @@ def main(config: TransferConfig) -> float | None:
     """Run the trials that the settings ask for; returns the box AP, for sweepers."""
     with process_group(config.device):
         # Here, so that a mistyped key is answered before Detectron2's seconds of import.
-        from transfer.trials import run
+        from transfer.trial import run
 
         return run(config).get("bbox/AP")
 

@@ -71,7 +71,7 @@ def compare(
     before, now = (_matches(given, annotations, root, split) for given in (a, b))
     kinds = [kind for kind in before[0] if all(kind in trial for trial in (*before, *now))]
     if not kinds:
-        raise UserError("compare: one has boxes alone and the other masks alone; give both of both")
+        raise UserError("compare: one side has only boxes and the other only masks; give detections of the same kind")
     values: dict[str, float] = {}
     difference: dict[str, Interval] = {}
     for kind in kinds:

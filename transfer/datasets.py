@@ -47,6 +47,12 @@ class Split:
         objects = (a for image in self.images for a in image["annotations"])
         return sum(not (a.get("difficult") or a.get("iscrowd")) for a in objects)
 
+    @property
+    def without_objects(self) -> list[str]:
+        """The fault of a split in which nothing counts, in a list; empty for any other."""
+        told = f"{self.source}: no object counts (all are difficult, crowds, or absent); annotate some"
+        return [] if self.countable else [told]
+
     def described(self) -> Dataset:
         """What a record says of it."""
         return Dataset("VOC" if self.voc else "COCO", self.name, len(self.images), self.fingerprint())
@@ -61,7 +67,9 @@ class Split:
         return digest.hexdigest()
 
 
-def read_split(root: Path, name: str, classes: Sequence[str], masks: bool) -> tuple[Split, list[str]]:
+def read_split(
+    root: Path, name: str, classes: Sequence[str], masks: bool, images: bool = True
+) -> tuple[Split, list[str]]:
     """Read a split past every fault.
 
     Args:
@@ -69,6 +77,7 @@ def read_split(root: Path, name: str, classes: Sequence[str], masks: bool) -> tu
         name: e.g. `voc_2007_trainval`.
         classes: the VOC class names; COCO's come from its file.
         masks: whether COCO's objects need masks.
+        images: whether VOC's images have to be there.
 
     Returns:
         (the images and objects without fault; what is wrong, each with its file and the remedy)
@@ -77,14 +86,12 @@ def read_split(root: Path, name: str, classes: Sequence[str], masks: bool) -> tu
         UserError: the split's folder, list or file is missing or no such thing.
     """
     if name.startswith("coco"):
-        images, categories, faults = read_coco(*coco_files(root, name), masks)
-        split = Split(name, images, list(categories.values()))
+        found, categories, faults = read_coco(*coco_files(root, name), masks)
+        split = Split(name, found, list(categories.values()))
     else:
-        images, faults = read_voc(root, name, classes)
-        split = Split(name, images, list(classes))
-    if not faults and not split.countable:
-        faults.append(f"{name}: no object counts (all are difficult, crowds, or absent); annotate some")
-    return split, faults
+        found, faults = read_voc(root, name, classes, images)
+        split = Split(name, found, list(classes))
+    return split, faults or split.without_objects
 
 
 def find_splits(root: Path) -> list[str]:
@@ -103,7 +110,15 @@ def find_splits(root: Path) -> list[str]:
     return names
 
 
-def load_splits(root: str, names: Sequence[str], classes: Sequence[str], masks: bool = False) -> Split:
+def refuse(faults: Sequence[str], more: str = "") -> None:
+    """Raise the first fault, if there is one, and say how many there are and where they are told."""
+    if faults:
+        raise UserError(faults[0] + (f" ({len(faults) - 1} more{more})" if faults[1:] else ""))
+
+
+def load_splits(
+    root: str, names: Sequence[str], classes: Sequence[str], masks: bool = False, images: bool = True
+) -> Split:
     """Read splits and put them behind one another; the arguments are those of `read_split`.
 
     Raises:
@@ -112,10 +127,8 @@ def load_splits(root: str, names: Sequence[str], classes: Sequence[str], masks: 
     _check_root(Path(root))
     whole: Split | None = None
     for name in names:
-        split, faults = read_split(Path(root), name, classes, masks)
-        if faults:
-            more = f" ({len(faults) - 1} more: python -m transfer.check data.root={root})" if faults[1:] else ""
-            raise UserError(faults[0] + more)
+        split, faults = read_split(Path(root), name, classes, masks, images)
+        refuse(faults, f": python -m transfer.check data.root={root}")
         if whole and whole.classes != split.classes:
             raise UserError(f"{name}: other classes than {whole.source}; use splits of one data set")
         whole = Split(f"{whole.source}+{name}", whole.images + split.images, split.classes) if whole else split

@@ -1,7 +1,5 @@
 """What a detector found, small enough to keep: any metric can be computed again without the network."""
 
-import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,8 @@ import numpy as np
 
 from runs.errors import UserError
 from runs.files import atomic_write, sha256
+from runs.matches import unpack
 
-# Half a million detections with masks unpack to a tenth of it.
-MAX_UNPACKED = 1 << 30
 _SHAPES = {"image": (), "category": (), "score": (), "box": (4,)}
 
 
@@ -64,15 +61,10 @@ def read_detections(path: Path) -> Detections:
         UserError: absent, damaged, another file, or values that no detector gives.
     """
     try:
-        data = path.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
-                raise ValueError("it unpacks to more than a gigabyte")
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return _checked({name: arrays[name] for name in arrays})
+        return _checked(unpack(path.read_bytes()))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; give the detections.npz of a run") from error
-    except Exception as error:  # zipfile, zlib and NumPy raise whatever they meet
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a file of detections ({error}); give the detections.npz of a run") from error
 
 

@@ -23,10 +23,11 @@ from runs.files import write_json
 from runs.matches import Matches
 from runs.text import printable
 from transfer.coco import is_number, numbers, read_coco
+from transfer.datasets import Split, load_splits, refuse
 from transfer.detections import Detections, read_detections
 from transfer.rle import check_rle
 from transfer.settings import VOC_CLASSES
-from transfer.voc import read_text, read_voc
+from transfer.voc import read_text
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
 
@@ -101,17 +102,15 @@ def score_voc(
     """
     found = None if detections.is_dir() else read_detections(detections)
     classes = classes or (found.classes if found else list(VOC_CLASSES))
-    images, faults = read_voc(root, split, classes, images=False)
-    _refuse(faults)
-    ids = [image["image_id"] for image in images]
+    truth = load_splits(str(root), [split], classes, images=False)
+    ids = [image["image_id"] for image in truth.images]
     if found is None:
         found = read_voc_results(detections, ids, classes)
     elif found.classes != classes:
         raise UserError(f"{detections}: of the classes {', '.join(found.classes)}; leave out --classes")
     elif [str(i) for i in found.image_ids] != ids:
         raise UserError(f"{detections}: of other images than {split}; name its --split")
-    matches = match_voc(found, Truth.of(images), metric == "07" if metric else "2007" in split)
-    _refuse_without_objects(matches, split)
+    matches = match_voc(found, Truth.of(truth.images), metric == "07" if metric else "2007" in split)
     metrics, per_class, _ = evaluate_voc(matches)
     return Score(metrics, per_class, {"bbox": matches})
 
@@ -186,8 +185,8 @@ def score_coco(path: Path, annotations: Path) -> Score:
         raise UserError(f"{path}: neither bbox nor segmentation is there for all detections; write one for all")
     kinds = kinds if results else ["bbox"]
     images, categories, faults = read_coco(annotations, None, "segm" in kinds)
-    _refuse(faults)
     classes = list(categories.values())
+    refuse(faults or Split(str(annotations), images, classes).without_objects)
     image_numbers = {image["image_id"]: n for n, image in enumerate(images)}
     category_numbers = {category: n for n, category in enumerate(categories)}
     if found:
@@ -201,7 +200,6 @@ def score_coco(path: Path, annotations: Path) -> Score:
         except ValueError as error:
             raise UserError(f"{path}: detection {number}: {error}") from error
     metrics, per_class, matches = evaluate_coco(checked, images, classes, kinds)
-    _refuse_without_objects(matches[kinds[0]], annotations)
     return Score(metrics, per_class, matches)
 
 
@@ -242,18 +240,6 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
     if not isinstance(results, list):
         raise UserError(f"{path}: not a list of detections; give a COCO results file")
     return results
-
-
-def _refuse(faults: list[str]) -> None:
-    if faults:
-        raise UserError(faults[0] + (f" ({len(faults) - 1} more)" if faults[1:] else ""))
-
-
-def _refuse_without_objects(matches: Matches, place: Any) -> None:
-    if not matches.objects.any():
-        raise UserError(
-            f"{place}: no object counts (all are difficult, crowds, or absent); there is nothing to measure"
-        )
 
 
 if __name__ == "__main__":

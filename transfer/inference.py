@@ -15,7 +15,7 @@ from runs.progress import progress
 from transfer.coco_evaluation import coco_results, evaluate_coco
 from transfer.datasets import Split
 from transfer.detections import Detections
-from transfer.loading import broken_images, test_loader
+from transfer.loading import decoded, test_loader
 from transfer.rle import coder
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
@@ -85,11 +85,8 @@ def detect(cfg: Any, detector: nn.Module, split: Split, workers: int) -> Detecti
     numbers = range(rank(), len(split.images), world_size())
     loader = test_loader(cfg, split, workers)
     title = f"testing on {split.name}"
-    with (
-        progress(len(numbers), title, "image", folder=Path(cfg.OUTPUT_DIR), disable=rank() > 0) as bar,
-        broken_images(),
-    ):
-        for number, batch in zip(numbers, loader, strict=True):
+    with progress(len(numbers), title, "image", folder=Path(cfg.OUTPUT_DIR), disable=rank() > 0) as bar:
+        for number, batch in zip(numbers, decoded(loader), strict=True):
             rows.append((number, _plain(detector(batch)[0]["instances"])))
             bar.update()
     # Pickled and gathered on the CPU: a detector's masks would not fit on its device a second time.

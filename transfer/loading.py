@@ -1,8 +1,7 @@
 """Batches that depend on the seed and the iteration alone: not on workers, devices, or where a run was stopped."""
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from transfer.datasets import Split
 Draw = tuple[int, int]
 
 
-class Images(Dataset[dict[str, Any]]):
+class Images(Dataset[dict[str, Any] | UserError]):
     """Detectron2's mapper over a split; `draw` names the image and seeds its augmentation."""
 
     def __init__(self, images: list[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any], seed: int | None) -> None:
@@ -31,7 +30,7 @@ class Images(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+    def __getitem__(self, draw: Draw) -> dict[str, Any] | UserError:
         index, position = draw
         if self.seed is not None:
             # Detectron2's augmentation draws from NumPy's global generator. Seeded per image, the draws do not depend
@@ -41,21 +40,22 @@ class Images(Dataset[dict[str, Any]]):
         try:
             mapped: dict[str, Any] = self.mapper(image)
         except (OSError, SyntaxError, SizeMismatchError) as error:
-            raise BrokenImage(f"{image['file_name']}: cannot be read ({error}); restore it") from error
+            return UserError(f"{image['file_name']}: cannot be read ({error}); restore it")
         return mapped
 
 
-class BrokenImage(Exception):
-    """An image that does not decode."""
+def decoded(batches: Iterable[list[Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The batches of a loader.
 
-
-@contextlib.contextmanager
-def broken_images() -> Iterator[None]:
-    """Say in one line which image did not decode, freed from the traceback that a worker process wraps around it."""
-    try:
-        yield
-    except BrokenImage as error:
-        raise UserError(str(error).strip().splitlines()[-1].rpartition("BrokenImage: ")[2]) from error
+    Raises:
+        UserError: an image did not decode. A loading process hands that over as a value, since PyTorch would wrap a
+            traceback around what it raises.
+    """
+    for batch in batches:
+        for image in batch:
+            if isinstance(image, UserError):
+                raise image
+        yield batch
 
 
 class Batches(Sampler[list[Draw]]):
@@ -110,9 +110,7 @@ def train_images(cfg: Any, split: Split) -> list[dict[str, Any]]:
     return list(images)
 
 
-def train_loader(
-    cfg: Any, images: list[dict[str, Any]], seed: int, workers: int, start: int = 0
-) -> DataLoader[dict[str, Any]]:
+def train_loader(cfg: Any, images: list[dict[str, Any]], seed: int, workers: int, start: int = 0) -> DataLoader[Any]:
     """Endless batches for training, from batch number `start` on."""
     batches = Batches(
         [image["width"] > image["height"] for image in images],
@@ -130,7 +128,7 @@ def train_loader(
     )
 
 
-def test_loader(cfg: Any, split: Split, workers: int) -> DataLoader[dict[str, Any]]:
+def test_loader(cfg: Any, split: Split, workers: int) -> DataLoader[Any]:
     """Every image once, one a batch, this process's share of them."""
     draws: list[list[Draw]] = [[(index, 0)] for index in range(rank(), len(split.images), world_size())]
     return DataLoader(

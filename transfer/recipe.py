@@ -56,7 +56,7 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
         # Detectron2's default loader would run what a tag such as !!python/object/apply names.
         cfg.merge_from_file(str(path), allow_unsafe=False)
     except (KeyError, ValueError, AssertionError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
-        raise UserError(f"recipe={path}: no recipe of Detectron2 ({_reason(error)})") from error
+        raise UserError(f"recipe={path}: not a Detectron2 recipe ({_reason(error)})") from error
     _merge(cfg, _scratch(config.arch) if backbone is None else backbone.settings(), "weights")
     own = flatten(dict(config.detectron2))
     for key in own:
@@ -129,19 +129,16 @@ def _merge(cfg: CfgNode, settings: Mapping[str, Any], field: str) -> None:
     for key, value in settings.items():
         if value == {}:
             continue
-        node: Any = cfg
-        *parents, last = key.split(".")
-        for parent in parents:
-            node = node.get(parent) if isinstance(node, CfgNode) else None
-        if not isinstance(node, CfgNode) or last not in node:
+        try:
+            before = functools.reduce(lambda node, name: node[name], key.split("."), cfg)
+            if isinstance(before, float) and type(value) is int:
+                value = float(value)
+            cfg.merge_from_list([key, value])
+        except (KeyError, TypeError) as error:
             raise UserError(
                 f"{field}.{key}: Detectron2 has no such setting; its names are in detectron2/config/defaults.py"
-            )
-        if isinstance(value, int) and not isinstance(value, bool) and isinstance(node[last], float):
-            value = float(value)
-        try:
-            node.merge_from_other_cfg(CfgNode({last: value}))
-        except (KeyError, ValueError) as error:
+            ) from error
+        except (AssertionError, ValueError) as error:
             raise UserError(f"{field}.{key}={value}: {_reason(error)}") from error
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from runs.errors import UserError
+from runs.files import SCRATCH
 from runs.settings import choice, path
 
 # The classes of PASCAL VOC in Detectron2's order (detectron2/data/datasets/pascal_voc.py).
@@ -14,7 +15,6 @@ VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-SCRATCH = "scratch"  # in place of a file of weights
 # task -> the recipe that Table 5 of the SimSiam paper means.
 RECIPES = {"voc07": "voc07_R50_C4_9k", "voc0712": "voc0712_R50_C4_24k", "coco": "coco_R50_C4_1x"}
 # The SimSiam paper searches "for each individual method" and publishes neither grid nor values. These span what is

@@ -1,7 +1,6 @@
 """Fewer training images: nested, class-balanced, reproducible; and a part of them held out to choose settings on."""
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,17 +60,13 @@ def hold_out(images: Images, part: float, seed: int) -> tuple[Images, Images]:
     Raises:
         UserError: a side is empty.
     """
-    held = [_position(image["file_name"].rsplit("/", 1)[-1], seed) < part for image in images]
-    sides: tuple[Images, Images] = (_where(images, held, False), _where(images, held, True))
+
+    def is_held(image: dict[str, Any]) -> bool:
+        name = image["file_name"].rsplit("/", 1)[-1]
+        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64 < part
+
+    sides = [i for i in images if not is_held(i)], [i for i in images if is_held(i)]
     if not all(sides):
         raise UserError(f"data.held_out={part}: leaves a side of {len(images)} images empty; choose another share")
     return sides
-
-
-def _position(name: str, seed: int) -> float:
-    """A number in [0, 1) that a name and a seed determine."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") / 2**64
-
-
-def _where(images: Images, held: Sequence[bool], side: bool) -> Images:
-    return [image for image, is_held in zip(images, held, strict=True) if is_held is side]

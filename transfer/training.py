@@ -11,20 +11,22 @@ from typing import Any
 
 import torch
 from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from runs.distributed import all_arrive, all_gather_object, rank, world_size
+from runs.distributed import all_arrive, all_gather_object, rank, worker_count, world_size
 from runs.environment import peak_memory_mb
 from runs.errors import UserError
 from runs.files import atomic_write, write_json
-from runs.log import MetricsLog
+from runs.log import METRICS_LOG, MetricsLog
 from runs.progress import progress
 from runs.seeds import generator_states, set_generator_states
 from transfer.inference import Evaluation
-from transfer.loading import broken_images, train_loader
+from transfer.loading import decoded, train_loader
+from transfer.settings import TransferConfig
 
 CHECKPOINT = "checkpoint.pth"
 # 128 + SIGTERM, as shells report it.
@@ -43,22 +45,21 @@ class Trainer:
 
     Args:
         cfg: Detectron2's configuration, frozen; its OUTPUT_DIR is the run's folder.
+        config: the command's settings.
         detector: the detector, initial weights loaded, on its device.
         images: Detectron2's dicts to train on.
-        seeds: of the order of images in training and in precise BN.
-        workers: image-loading processes.
         autocast: makes the context in which losses are computed (precision).
-        log_every: iterations a line of the log averages over.
-        save_seconds: seconds between checkpoints.
     """
 
     def __init__(
-        self, cfg: Any, detector: nn.Module, images: list[dict[str, Any]], seeds: tuple[int, int], *,
-        workers: int, autocast: Callable[[], Any], log_every: int, save_seconds: float,
+        self, cfg: Any, config: TransferConfig, detector: nn.Module, images: list[dict[str, Any]],
+        autocast: Callable[[], Any],
     ) -> None:  # fmt: skip
-        self.cfg, self.detector, self.images, self.folder = cfg, detector, images, Path(cfg.OUTPUT_DIR)
-        self.seed, self.bn_seed = seeds
-        self.workers, self.autocast, self.log_every, self.save_seconds = workers, autocast, log_every, save_seconds
+        self.cfg, self.config, self.detector, self.images, self.autocast = cfg, config, detector, images, autocast
+        self.folder, self.workers = Path(cfg.OUTPUT_DIR), worker_count(config.data.workers, most=8)
+        # Of the order of images in training and in precise BN, drawn from the seeded generator as Detectron2's trainer
+        # draws them for its two samplers.
+        self.seed, self.bn_seed = comm.shared_random_seed(), comm.shared_random_seed()
         self.optimizer = build_optimizer(cfg, detector)
         self.model: nn.Module = detector
         if world_size() > 1:
@@ -84,10 +85,10 @@ class Trainer:
         generators = self._restore()
         loader = train_loader(self.cfg, self.images, self.seed, self.workers, self.iteration)
         # Making the iterator draws from PyTorch's generator, so the saved states follow it.
-        stream = iter(loader)
+        stream = decoded(iter(loader))
         if generators is not None:
             set_generator_states(generators)
-        log = _Log(self.folder, self.iteration) if rank() == 0 else None
+        log = MetricsLog(self.folder / METRICS_LOG, self.iteration, self.folder) if rank() == 0 else None
         self.model.train()
         end = self.cfg.SOLVER.MAX_ITER
         with (
@@ -102,7 +103,7 @@ class Trainer:
                 self.iteration += 1
                 self._window.append(values)
                 bar.update(loss=values["total_loss"])
-                if len(self._window) == self.log_every or self.iteration == end:
+                if len(self._window) == self.config.log_every or self.iteration == end:
                     self._write(log)
                 period = self.cfg.TEST.EVAL_PERIOD
                 if period and self.iteration % period == 0 and self.iteration < end:
@@ -110,9 +111,9 @@ class Trainer:
                     found = evaluate()
                     self.model.train()
                     if log is not None and found is not None:
-                        log.lines.write(self.iteration - 1, **found.metrics)
+                        log.write(self.iteration - 1, **found.metrics)
                 # Looked at once, and by all processes together: a signal from here on counts in the next iteration.
-                flags = all_gather_object((self._stop, time.perf_counter() - saved > self.save_seconds))
+                flags = all_gather_object((self._stop, time.perf_counter() - saved > self.config.save_seconds))
                 stop, due = (any(values) for values in zip(*flags, strict=True))
                 if stop or due or self.iteration == end:
                     self.save()
@@ -125,8 +126,7 @@ class Trainer:
     def _step(self, stream: Iterator[Any]) -> dict[str, float]:
         """One iteration; returns its losses, learning rate and seconds."""
         start = time.perf_counter()
-        with broken_images():
-            batch = next(stream)
+        batch = next(stream)
         data_time = time.perf_counter() - start
         try:
             with self.autocast():
@@ -181,7 +181,7 @@ class Trainer:
         count = self.cfg.TEST.PRECISE_BN.NUM_ITER
         loader = train_loader(self.cfg, self.images, self.bn_seed, self.workers)
         with EventStorage(), progress(count, "precise BN", folder=self.folder, disable=rank() > 0) as bar:
-            update_bn_stats(self.model, _counted(loader, bar), count)
+            update_bn_stats(self.model, _counted(decoded(loader), bar), count)
 
     def save(self) -> None:
         """Write the checkpoint that `train` continues from."""
@@ -221,13 +221,12 @@ class Trainer:
         self.iteration, self._window, self.seconds = state["iteration"], state["window"], state["seconds"]
         return generators[rank()]
 
-    def _write(self, log: "_Log | None") -> None:
+    def _write(self, log: MetricsLog | None) -> None:
         """One line: the means over the window."""
         window, self._window = self._window, []
         means = {name: sum(v[name] for v in window) / len(window) for name in window[0]}
-        means["lr"] = window[-1]["lr"]
         if log is not None:
-            log.write(self.iteration - 1, means)
+            log.write(self.iteration - 1, **means | {"lr": window[-1]["lr"], "memory_mb": round(peak_memory_mb())})
 
     @contextlib.contextmanager
     def _on_sigterm(self) -> Iterator[None]:
@@ -239,25 +238,6 @@ class Trainer:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
-
-
-class _Log:
-    """`metrics.jsonl` and the same for TensorBoard, from an iteration on."""
-
-    def __init__(self, folder: Path, iteration: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.lines = MetricsLog(folder / "metrics.jsonl", iteration)
-        self._writer = SummaryWriter(str(folder), purge_step=iteration)
-
-    def write(self, iteration: int, means: dict[str, float]) -> None:
-        self.lines.write(iteration, **means, memory_mb=round(peak_memory_mb()))
-        for name, value in means.items():
-            self._writer.add_scalar(name, value, iteration)
-
-    def close(self) -> None:
-        self.lines.close()
-        self._writer.close()
 
 
 def _mean_over_processes(losses: dict[str, torch.Tensor]) -> dict[str, float]:

@@ -1,6 +1,9 @@
-"""One fine-tuning trial from its settings to its record."""
+"""From settings to a record: one fine-tuning trial, several with their mean, and a search for the learning rate."""
 
+import copy
 import dataclasses
+import statistics
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,27 +11,47 @@ import yaml
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
-from runs.distributed import choose_device, rank, set_precision, worker_count
-from runs.files import atomic_write
+from runs.distributed import choose_device, rank, set_precision
+from runs.files import SCRATCH, TRIAL, atomic_write
 from runs.folder import RECORD, Run, claim_run
-from runs.record import Subject
+from runs.record import Record, Subject, read_record
 from runs.seeds import seed_everything
-from transfer.batch_norm import synchronize_in_float32
 from transfer.datasets import open_splits
 from transfer.draw_detections import draw_sheets
 from transfer.inference import Evaluation, evaluate
 from transfer.loading import train_images
+from transfer.model import synchronize_in_float32
 from transfer.recipe import build_cfg
-from transfer.settings import TransferConfig
-from transfer.training import Trainer
+from transfer.settings import GRIDS, SearchConfig, TransferConfig
+from transfer.training import Diverged, Trainer
 from transfer.weights import BackboneFile, load_backbone, read_backbone
 
 MODEL = "model_final.pth"
 # They change how fast a run goes, or how it is shown, and not what it computes.
 FREE = ("data.workers", "device", "save_seconds", "pictures")
+# What VISSL chose for its high rates (configs/.../voc0712/simclr_swav): a start at a third, over 1000 iterations.
+WARMUP_ABOVE, WARMUP_ITERS, WARMUP_FACTOR = 0.05, 1000, 0.3333
+# The share of a run that its warm-up may take, for runs much shorter than the 24000 iterations those were chosen for.
+WARMUP_SHARE = 24
 
 
 def run(config: TransferConfig) -> dict[str, float]:
+    """One trial, or a search and trials with consecutive seeds, each in a folder below `output`.
+
+    Returns:
+        The metrics in percent, means over the trials.
+
+    Raises:
+        UserError: see `run_trial`.
+    """
+    if config.trials == 1 and not config.search.enabled:
+        return run_trial(config)
+    settings = settings_of(config, read_backbone(config.weights))
+    with claim_run("transfer", config.folder, settings, FREE) as claimed:
+        return claimed.done.metrics if claimed.done else _trials(config, claimed)
+
+
+def run_trial(config: TransferConfig) -> dict[str, float]:
     """Fine-tune, measure and record, or continue an interrupted run of the same settings.
 
     Returns:
@@ -41,7 +64,7 @@ def run(config: TransferConfig) -> dict[str, float]:
     device = choose_device(config.device)
     cfg = build_cfg(config, backbone, device.type)
     with claim_run("transfer", config.folder, settings_of(config, backbone), FREE) as claimed:
-        return claimed.done.metrics if claimed.done else _run(config, backbone, cfg, device, claimed)
+        return claimed.done.metrics if claimed.done else _train_and_measure(config, backbone, cfg, device, claimed)
 
 
 def settings_of(config: TransferConfig, backbone: BackboneFile | None) -> dict[str, Any]:
@@ -49,11 +72,10 @@ def settings_of(config: TransferConfig, backbone: BackboneFile | None) -> dict[s
     return dataclasses.asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
 
 
-def _run(
+def _train_and_measure(
     config: TransferConfig, backbone: BackboneFile | None, cfg: Any, device: torch.device, claimed: Run
 ) -> dict[str, float]:
     autocast = set_precision(config.precision, device, one_shape=False)
-    workers = worker_count(config.data.workers, most=8)
     train, test = open_splits(config.data, cfg)
     images = train_images(cfg, train)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(train.classes)
@@ -69,16 +91,11 @@ def _run(
     synchronize_in_float32(detector)
     if config.channels_last:
         detector.to(memory_format=torch.channels_last)
-    # Drawn here, from the generator seeded above, as Detectron2's trainer draws them for its two samplers.
-    seeds = comm.shared_random_seed(), comm.shared_random_seed()
-    trainer = Trainer(
-        cfg, detector, images, seeds, workers=workers, autocast=autocast,
-        log_every=config.log_every, save_seconds=config.save_seconds,
-    )  # fmt: skip
+    trainer = Trainer(cfg, config, detector, images, autocast)
 
     def measure() -> Evaluation | None:
         # Without autocast, as Detectron2's own mixed precision: scores of 8 bits would be full of ties.
-        return evaluate(cfg, detector, test, workers)
+        return evaluate(cfg, detector, test, trainer.workers)
 
     trainer.train(measure)
     trainer.precise_bn()
@@ -92,10 +109,78 @@ def _run(
         "train": dataclasses.asdict(train.described()) | {"used": len(images)}, "iterations": cfg.SOLVER.MAX_ITER,
         "training_seconds": round(trainer.seconds, 3), **found.details,
     }  # fmt: skip
-    subject = backbone.subject() if backbone else Subject(method="scratch", arch=config.arch)
+    subject = backbone.subject() if backbone else Subject(method=SCRATCH, arch=config.arch)
     claimed.finish(subject, test.described(), found.metrics, details=details)
     trainer.clean()
     if config.pictures:
         draw_sheets(claimed.path, test, found, config.pictures)
     print("  ".join(f"{name} {value:.2f}" for name, value in found.metrics.items()) + f"  ->  {claimed.path / RECORD}")
     return found.metrics
+
+
+def _trials(config: TransferConfig, claimed: Run) -> dict[str, float]:
+    single, search = replace(config, trials=1, search=SearchConfig()), None
+    if config.search.enabled:
+        search, single = _search(config, single, claimed)
+    records = []
+    for number in range(config.trials):
+        one = replace(single, seed=config.seed + number, output=str(claimed.path / f"{TRIAL}{number}"))
+        records.append(_record_of(one))
+    values = {name: [record.metrics[name] for record in records] for name in records[0].metrics}
+    metrics = {name: statistics.fmean(v) for name, v in values.items()}
+    if rank():
+        return metrics
+    std = {name: statistics.stdev(v) if len(v) > 1 else 0.0 for name, v in values.items()}
+    first = records[0]
+    details: dict[str, Any] = {
+        "trials": [{"seed": r.seed, "metrics": r.metrics, "seconds": r.seconds} for r in records],
+        "std": std, "search": search,
+        **{key: first.details[key] for key in ("weights", "recipe", "train", "iterations")},
+    }  # fmt: skip
+    claimed.finish(first.subject, first.dataset, metrics, details=details)
+    print("  ".join(f"{n} {v:.2f} ± {std[n]:.2f}" for n, v in metrics.items()) + f"  ->  {claimed.path / RECORD}")
+    return metrics
+
+
+def _record_of(config: TransferConfig) -> Record:
+    run_trial(config)
+    # The first process writes it.
+    comm.synchronize()
+    return read_record(config.folder)
+
+
+def _search(config: TransferConfig, single: TransferConfig, claimed: Run) -> tuple[dict[str, Any], TransferConfig]:
+    """Try every rate on the held-out part; returns (the whole grid and the choice, the settings with the choice)."""
+    grid: list[dict[str, Any]] = []
+    data = replace(single.data, held_out=config.search.held_out)
+    for rate in config.search.rates or GRIDS[config.task]:
+        output = str(claimed.path / f"search_lr{rate:g}")
+        candidate = replace(with_rate(single, rate), data=data, output=output, pictures=0)
+        entry: dict[str, Any] = {"rate": rate, "solver": dict(candidate.detectron2["SOLVER"])}
+        try:
+            entry["metrics"] = _record_of(candidate).metrics
+        except Diverged as error:
+            entry |= {"metrics": None, "diverged": str(error)}
+        grid.append(entry)
+    finished = [entry for entry in grid if entry["metrics"]]
+    if not finished:
+        raise Diverged(f"every rate of {[e['rate'] for e in grid]} diverged; give lower search.rates")
+    best = max(finished, key=lambda entry: entry["metrics"][config.search.metric])
+    result = {
+        "chosen": best["rate"], "metric": config.search.metric, "held_out": config.search.held_out,
+        "seed": config.seed, "grid": grid,
+    }  # fmt: skip
+    return result, with_rate(single, best["rate"])
+
+
+def with_rate(config: TransferConfig, rate: float) -> TransferConfig:
+    """The same settings with another learning rate, and the longer warm-up that high rates need."""
+    other = copy.deepcopy(config)
+    solver = other.detectron2.setdefault("SOLVER", {})
+    solver["BASE_LR"] = rate
+    if rate > WARMUP_ABOVE:
+        # Asked of the resolved settings, whichever of recipe and command line gives the length.
+        iterations = build_cfg(replace(other, weights=SCRATCH), None, "cpu").SOLVER.MAX_ITER
+        solver["WARMUP_ITERS"] = min(WARMUP_ITERS, iterations // WARMUP_SHARE)
+        solver["WARMUP_FACTOR"] = WARMUP_FACTOR
+    return other

@@ -15,8 +15,8 @@ from converters.formats import MSRA_INPUT, InputConvention
 from converters.reading import read
 from converters.safe_pickle import Opaque
 from runs.errors import UserError
+from runs.files import SCRATCH
 from runs.record import Subject
-from transfer.settings import SCRATCH
 
 # Blocks in res4 -> depth, for bottleneck networks (He et al., "Deep Residual Learning", Table 1).
 _DEPTHS = {6: 50, 23: 101, 36: 152}
@@ -150,15 +150,13 @@ def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
     # Caffe2's networks have their statistics folded into weight and bias: mean 0 and variance 1 stand for none
     # (detectron2/layers/batch_norm.py, FrozenBatchNorm2d).
     folded = [name for name in absent if name.endswith(("running_mean", "running_var"))] if file.folded else []
-    absent = [name for name in absent if name not in folded]
-    if absent:
+    if lost := [name for name in absent if name not in folded]:
         raise UserError(
-            f"weights={file.path}: lacks {len(absent)} of {len(wanted)} backbone tensors, first {absent[0]}; {_REMEDY}"
+            f"weights={file.path}: lacks {len(lost)} of {len(wanted)} backbone tensors, first {lost[0]}; {_REMEDY}"
         )
+    wanted = {name: place for name, place in wanted.items() if name not in folded}
     with torch.no_grad():
         for name, place in wanted.items():
-            if name in folded:
-                continue
             tensor = torch.from_numpy(np.array(file.tensors[name]))
             if tensor.shape != state[place].shape:
                 raise UserError(
@@ -166,7 +164,7 @@ def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
                     f"{tuple(state[place].shape)}; leave MODEL.RESNETS to the file or choose its arch"
                 )
             state[place].copy_(tensor)
-    return _prove(detector, file, {n: p for n, p in wanted.items() if n not in folded})
+    return _prove(detector, file, wanted)
 
 
 def _prove(detector: nn.Module, file: BackboneFile, wanted: dict[str, str]) -> dict[str, Any]:

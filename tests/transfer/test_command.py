@@ -54,7 +54,7 @@ def test_a_recipe_is_read_and_never_run(tmp_path: Path, text: str) -> None:
     folder, recipe, base = tmp_path / "made by the recipe", tmp_path / "recipe.yaml", tmp_path / "base.yaml"
     base.write_text(f"INPUT: !!python/object/apply:os.mkdir [{folder}]")
     recipe.write_text(text.format(folder=folder, base=base))
-    with pytest.raises(UserError, match=r"recipe\.yaml: no recipe"):
+    with pytest.raises(UserError, match=r"recipe\.yaml: not a Detectron2 recipe"):
         build_cfg(TransferConfig(task="voc07", weights="scratch", recipe=str(recipe)), None, "cpu")
     assert not folder.exists()
 

@@ -170,7 +170,7 @@ def test_statistics_of_bfloat16_features_are_those_of_float32(monkeypatch: pytes
     import torch
     from detectron2.layers import batch_norm
 
-    from transfer import batch_norm as ours
+    from transfer import model as ours
 
     monkeypatch.setattr(ours, "world_size", lambda: 2)
     monkeypatch.setattr(batch_norm.comm, "get_world_size", lambda: 2)

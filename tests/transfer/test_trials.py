@@ -9,13 +9,13 @@ import pytest
 from runs.errors import UserError
 from runs.folder import Run
 from runs.record import read_record
-from transfer import trial, trials
+from transfer import trial
 from transfer.settings import SearchConfig, TransferConfig
 
 
 def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.trials, tiny.seed = 3, 5
-    metrics = trials.run(tiny)
+    metrics = trial.run(tiny)
     folder = Path(tiny.output)
     single = [read_record(folder / f"trial{n}") for n in range(3)]
     assert [r.seed for r in single] == [5, 6, 7]
@@ -26,8 +26,8 @@ def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> 
     assert [t["seed"] for t in record.details["trials"]] == [5, 6, 7]
 
     # Done means done: nothing is computed again.
-    monkeypatch.setattr(trial, "run", lambda _: pytest.fail("ran again"))
-    assert trials.run(tiny) == metrics
+    monkeypatch.setattr(trial, "run_trial", lambda _: pytest.fail("ran again"))
+    assert trial.run(tiny) == metrics
 
     # Another file under the same name is another run.
     other = Path(tiny.output).parent / "other.pkl"
@@ -37,7 +37,7 @@ def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> 
         folder.joinpath("config.yaml").read_text().replace(record.config["weights"], tiny.weights)
     )
     with pytest.raises(UserError, match=r"belongs to another run .*weights_sha256"):
-        trials.run(tiny)
+        trial.run(tiny)
 
 
 def test_the_search_chooses_on_held_out_training_images(tiny: TransferConfig) -> None:
@@ -45,7 +45,7 @@ def test_the_search_chooses_on_held_out_training_images(tiny: TransferConfig) ->
     tiny.trials = 2
     # An untrained detector scores 0 everywhere; the choice is tested on figures that are set here.
     scores = {"0.01": 10.0, "0.1": 20.0}
-    trials.run(tiny)
+    trial.run(tiny)
     record = read_record(tiny.output)
     search = record.details["search"]
     assert [entry["rate"] for entry in search["grid"]] == [0.01, 1e30, 0.1]
@@ -73,9 +73,9 @@ def test_the_best_held_out_metric_decides(tiny: TransferConfig, monkeypatch: pyt
     def run(config: TransferConfig) -> None:
         seen.append((config.detectron2["SOLVER"]["BASE_LR"], config.data.held_out))
 
-    monkeypatch.setattr(trial, "run", run)
-    monkeypatch.setattr(trials, "read_record", lambda _: Tried(seen[-1][0]))
-    result, chosen = trials._search(tiny, replace(tiny, search=SearchConfig()), Run("transfer", Path(tiny.output), {}))
+    monkeypatch.setattr(trial, "run_trial", run)
+    monkeypatch.setattr(trial, "read_record", lambda _: Tried(seen[-1][0]))
+    result, chosen = trial._search(tiny, replace(tiny, search=SearchConfig()), Run("transfer", Path(tiny.output), {}))
     assert result["chosen"] == 0.02 == chosen.detectron2["SOLVER"]["BASE_LR"]
     assert seen == [(0.01, 0.2), (0.02, 0.2), (0.04, 0.2)] and chosen.data.held_out == 0
 
@@ -83,4 +83,4 @@ def test_the_best_held_out_metric_decides(tiny: TransferConfig, monkeypatch: pyt
 def test_when_every_rate_diverges_the_grid_is_named(tiny: TransferConfig) -> None:
     tiny.search.enabled, tiny.search.rates = True, [1e30, 1e32]
     with pytest.raises(UserError, match=r"1e\+30.*search\.rates"):
-        trials.run(tiny)
+        trial.run(tiny)
