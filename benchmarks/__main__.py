@@ -14,15 +14,18 @@ def parser() -> Parser:
     root = Parser(prog="python -m benchmarks", description=__doc__)
     commands = root.add_subparsers(dest="command", required=True, parser_class=Parser, metavar="COMMAND")
 
-    command = commands.add_parser("list", help="list the tables and figures")
-    command.set_defaults(function=_lazy("commands", "list_tables"))
+    def add(name: str, function: str, text: str) -> Parser:
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(function=_lazy(function))
+        return command
 
-    command = commands.add_parser("show", help="print a table with the paper's values")
+    add("list", "commands.list_tables", "list the tables and figures")
+
+    command = add("show", "commands.show", "print a table with the paper's values")
     command.add_argument("table")
     command.add_argument("--format", choices=("terminal", "markdown"), default="terminal")
-    command.set_defaults(function=_lazy("commands", "show"))
 
-    command = commands.add_parser("plan", help="what a run would do: runs, commands, time, disk")
+    command = add("plan", "commands.plan", "what a run would do: runs, commands, time, disk")
     _choose(command)
     command.add_argument("--commands", action="store_true", help="print every command")
     command.add_argument(
@@ -34,27 +37,22 @@ def parser() -> Parser:
     command.add_argument(
         "--measured", metavar="FILE", help="hardware.json of `python -m hardware`: times of this machine"
     )
-    command.set_defaults(function=_lazy("commands", "plan"))
 
-    command = commands.add_parser("run", help="run what the tables need, print them, write the report")
+    command = add("run", "commands.run", "run what the tables need, print them, write the report")
     _choose(command)
     command.add_argument("--executor", choices=("local", "slurm"), default="local", help="where (default: local)")
     command.add_argument(
         "--retries", type=_count, default=0, help="how often a failed run is started again (default: 0)"
     )
     command.epilog = "Options after -- are passed to sbatch, e.g. -- --partition=gpu --mem=64G --time=2-0"
-    command.set_defaults(function=_lazy("commands", "run"))
 
-    command = commands.add_parser("report", help="one HTML page, and the tables as Markdown, LaTeX and CSV")
+    command = add("report", "commands.report", "one HTML page, and the tables as Markdown, LaTeX and CSV")
     command.add_argument(
         "folders", nargs="+", metavar="FOLDER", help="output folders of `run`, or any folders of records"
     )
     command.add_argument("--output", metavar="DIR", help="where to write (default: the first folder)")
-    command.set_defaults(function=_lazy("commands", "report"))
 
-    command = commands.add_parser(
-        "evaluate", help="measure any ResNet checkpoint: a row of the tables and a model card"
-    )
+    command = add("evaluate", "evaluate.command", "measure any ResNet checkpoint: a row of the tables and a model card")
     command.add_argument("file", metavar="FILE_OR_URL")
     command.add_argument("--tasks", type=_names, default=["linear", "knn"], help="of linear, knn, voc07, voc0712, coco")
     command.add_argument(
@@ -62,10 +60,9 @@ def parser() -> Parser:
     )
     command.add_argument("--yes", action="store_true", help="with --push: upload it")
     _common(command)
-    command.set_defaults(function=_lazy("evaluate", "command"))
 
-    command = commands.add_parser(
-        "gate", help="compare results with a stored baseline: 0 within, 1 a drop, 2 bad input"
+    command = add(
+        "gate", "gate.command.gate", "compare results with a stored baseline: 0 within, 1 a drop, 2 bad input"
     )
     command.add_argument("results", nargs="*", metavar="RESULT", help="result.json files or folders of them")
     group = command.add_mutually_exclusive_group(required=True)
@@ -89,13 +86,11 @@ def parser() -> Parser:
     command.add_argument("--scale", default="mini", help="with --checkpoint (default: mini)")
     _data(command)
     command.add_argument("--output", metavar="DIR", help="with --checkpoint: default outputs/gate")
-    command.set_defaults(function=_lazy("gate.command", "gate"))
 
-    command = commands.add_parser("doctor", help="check the installation, the devices and every data set")
+    command = add("doctor", "doctor.doctor", "check the installation, the devices and every data set")
     _data(command)
     command.add_argument("--output", metavar="DIR", help="the folder whose disk is checked (default: the current one)")
     command.add_argument("--json", action="store_true", help="the findings as JSON")
-    command.set_defaults(function=_lazy("doctor", "doctor"))
     return root
 
 
@@ -117,7 +112,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     _data(command)
     command.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", dest="overrides",
-        type=_lazy("workflow.expand", "parse_override"),
+        type=_lazy("workflow.expand.parse_override"),
         help="a setting of a stage, e.g. pretrain.optimizer.lr=0.1",
     )  # fmt: skip
     command.add_argument("--output", metavar="DIR", help="default: below outputs/")
@@ -125,7 +120,7 @@ def _common(command: argparse.ArgumentParser) -> None:
 
 def _data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--data", action="append", default=[], metavar="NAME=DIR", type=_lazy("workflow.expand", "parse_root"),
+        "--data", action="append", default=[], metavar="NAME=DIR", type=_lazy("workflow.expand.parse_root"),
         help="where a data set is, for scales without data of their own: imagenet, cifar10, …, and detection for the "
         "folder of VOC2007, VOC2012 and coco (default: datasets/NAME, and datasets for detection)",
     )  # fmt: skip
@@ -150,13 +145,10 @@ def _count(text: str) -> int:
     return _positive(text, 0)
 
 
-def _lazy(module: str, function: str) -> Callable[[Any], Any]:
+def _lazy(path: str) -> Callable[[Any], Any]:
     """A function of a module that is imported only when it is called, so that `--help` is immediate."""
-
-    def call(argument: Any) -> Any:
-        return getattr(importlib.import_module(f"benchmarks.{module}"), function)(argument)
-
-    return call
+    module, _, function = path.rpartition(".")
+    return lambda argument: getattr(importlib.import_module(f"benchmarks.{module}"), function)(argument)
 
 
 @cli

@@ -10,15 +10,15 @@ from rich.console import Console
 from benchmarks.report import grid
 from benchmarks.report.grid import Grid, Line, plain
 from benchmarks.report.page import report_folders, write_report
-from benchmarks.report.tables import paper_grid, result_grid
-from benchmarks.results.entries import gain, results_of
+from benchmarks.report.result_tables import result_grid
+from benchmarks.results.table_results import results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.estimate import clock, durations, left
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.growth import growth
-from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.more_devices import growth
 from benchmarks.workflow.run import work
+from benchmarks.workflow.run_graph import RunGraph
 from benchmarks.workflow.status import status_of
 from runs.environment import command_line
 from runs.errors import UserError
@@ -27,15 +27,14 @@ from runs.errors import UserError
 def list_tables(arguments: argparse.Namespace) -> int:
     """One line a table."""
     width = max(len(name) for name in tables.names())
-    paper = ""
-    for name in tables.names():
-        table = tables.load(name)
+    paper = None
+    for table in map(tables.load, tables.names()):
         if table.paper != paper:
             paper = table.paper
-            print(f"{tables.paper(paper).title} ({tables.paper(paper).source.split(';')[0]})")
+            print(f"{paper.title} ({paper.source.split(';')[0]})")
         missing = _missing(table)
         size = f"{len(table.rows)} x {len(table.columns)}"
-        print(f"  {name:{width}}  {size:>6}  {table.label}: {table.title}" + (f" [{missing}]" if missing else ""))
+        print(f"  {table.name:{width}}  {size:>6}  {table.label}: {table.title}" + (f" [{missing}]" if missing else ""))
     print("Groups")
     for name, members in tables.groups().items():
         print(f"  {name:{width}}  {', '.join(members)}")
@@ -53,10 +52,8 @@ def _missing(table: tables.Table) -> str:
 def show(arguments: argparse.Namespace) -> int:
     """A table as published."""
     table = tables.load(arguments.table)
-    source = tables.paper(table.paper)
-    missing = [_missing(table)] if _missing(table) else []
-    notes = (*table.notes, f"{source.title}, {source.authors}, {source.source}", *missing)
-    shown = dataclasses.replace(paper_grid(table), notes=notes)
+    source = f"{table.paper.title}, {table.paper.authors}, {table.paper.source}"
+    shown = dataclasses.replace(table.published(), notes=(*table.notes, source, *filter(None, [_missing(table)])))
     if arguments.format == "markdown":
         print(grid.markdown(shown), end="")
     else:
@@ -115,12 +112,11 @@ def _chosen(arguments: argparse.Namespace) -> tuple[scales.Scale, list[tables.Ta
     """The scale and the tables that the arguments of `plan` and `run` name."""
     scale = scales.load(arguments.scale)
     given = {name: value for name in ("jobs", "gpus", "nodes") if (value := getattr(arguments, name)) is not None}
-    return dataclasses.replace(scale, **given), tables.choose(
-        arguments.tables, arguments.rows, arguments.columns, scale.adapt
-    )
+    chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns, scale.replace, scale.add)
+    return dataclasses.replace(scale, **given), chosen
 
 
-def _planned(arguments: argparse.Namespace, scale: scales.Scale, chosen: list[tables.Table]) -> Plan:
+def _planned(arguments: argparse.Namespace, scale: scales.Scale, chosen: list[tables.Table]) -> RunGraph:
     """The plan for the tables.
 
     Raises:
@@ -137,7 +133,7 @@ def _planned(arguments: argparse.Namespace, scale: scales.Scale, chosen: list[ta
     return plan
 
 
-def _costs(plan: Plan, expected: dict[str, float], measured: set[str], done: set[str]) -> Grid:
+def _costs(plan: RunGraph, expected: dict[str, float], measured: set[str], done: set[str]) -> Grid:
     lines = []
     for task in dict.fromkeys(run.task for run in plan.runs.values()):
         runs = [run for run in plan.runs.values() if run.task == task]
@@ -153,13 +149,13 @@ def _costs(plan: Plan, expected: dict[str, float], measured: set[str], done: set
     return Grid(tuple(("", head) for head in heads), tuple(lines))
 
 
-def _critical_path(plan: Plan, expected: dict[str, float], waiting: set[str]) -> list[str]:
+def _critical_path(plan: RunGraph, expected: dict[str, float], waiting: set[str]) -> list[str]:
     """The longest chain of runs that wait for each other."""
     lengths = plan.chains({r: expected[r] for r in waiting})
     path: list[str] = []
     candidates = waiting
     while candidates:
-        path.append(max(candidates, key=lambda r: lengths[r]))
+        path.append(max(sorted(candidates), key=lambda r: lengths[r]))
         candidates = {r for r in waiting if path[-1] in plan.runs[r].needs}
     return path
 
@@ -172,8 +168,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     for result in results.tables:
         grid.terminal(result_grid(result), console)
-        if sentence := gain(result):
-            console.print(f"{sentence}\n", highlight=False, markup=False)
+        if result.gain:
+            console.print(f"{result.gain}\n", highlight=False, markup=False)
     print(f"report: {write_report([results], Path(made.output))}")
     if status.failed:
         print(

@@ -2,15 +2,14 @@
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
@@ -27,21 +26,25 @@ DEMO = 2.0
 # What lies in a folder of another layout than an image folder's.
 LAYOUTS = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
 
-# Asked in a process of its own: this package imports neither PyTorch nor Detectron2, and a broken one may crash.
-PROBE = """
-import json, torch, torchvision
-out = {"torch": torch.__version__, "torchvision": torchvision.__version__, "threads": torch.get_num_threads(),
-       "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-       "memory_gb": [torch.cuda.get_device_properties(i).total_memory / 1e9 for i in range(torch.cuda.device_count())]}
-print(json.dumps(out))
-"""
-PROBE_DETECTRON2 = """
-import json, detectron2
-from detectron2.layers import ROIAlign, nms, paste_masks_in_image
+# Asked in a process each: this package imports neither PyTorch nor Detectron2, and a broken one may crash.
+PROBES = {
+    "PyTorch": """
+import torch, torchvision
+print(f"{torch.__version__}, torchvision {torchvision.__version__}")
+""",
+    "devices": """
 import torch
+cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+words = ", ".join(f"{card.name} ({card.total_memory / 1e9:.0f} GB)" for card in cards)
+print(words or f"no GPU; {torch.get_num_threads()} CPU threads")
+""",
+    "Detectron2": """
+import detectron2, os, torch
+from detectron2.layers import ROIAlign, nms, paste_masks_in_image
 ROIAlign((2, 2), 1.0, 0, True)(torch.zeros(1, 1, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4]]))
-print(json.dumps({"version": detectron2.__version__, "file": detectron2.__file__}))
-"""
+print(f"{detectron2.__version__} in {os.path.dirname(detectron2.__file__)}")
+""",
+}
 
 
 @dataclass(frozen=True)
@@ -69,24 +72,33 @@ def doctor(arguments: argparse.Namespace) -> int:
 def installation() -> list[Finding]:
     """Python, the packages, and Detectron2 with its compiled or replaced operators."""
     found = [Finding(GOOD, "Python", f"{describe()['python']} at {sys.executable}")]
-    torch = _probe(PROBE)
-    if isinstance(torch, str):
-        found.append(Finding(BAD, "PyTorch", f"cannot be imported: {torch}; run `make setup`"))
-    else:
-        devices = ", ".join(f"{n} ({m:.0f} GB)" for n, m in zip(torch["cuda"], torch["memory_gb"], strict=True))
-        found.append(Finding(GOOD, "PyTorch", f"{torch['torch']}, torchvision {torch['torchvision']}"))
-        found.append(Finding(GOOD, "devices", devices or f"no GPU; {torch['threads']} CPU threads"))
-    detectron2 = _probe(PROBE_DETECTRON2)
-    if isinstance(detectron2, str):
-        found.append(Finding(BAD, "Detectron2", f"cannot be used: {detectron2}; run `make setup`"))
-    else:
-        found.append(Finding(GOOD, "Detectron2", f"{detectron2['version']} in {Path(detectron2['file']).parent}"))
+    for name, code in PROBES.items():
+        found.append(_finding(name, "run `make setup`", partial(_output, "-c", code)))
     for name in ("hydra-core", "pycocotools", "fvcore", "matplotlib"):
-        try:
-            found.append(Finding(GOOD, name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            found.append(Finding(BAD, name, "not installed; run `make setup`"))
+        found.append(_finding(name, "run `make setup`", partial(metadata.version, name)))
     return found
+
+
+def _finding(name: str, remedy: str, check: Callable[[], str]) -> Finding:
+    """What a check says, or why it fails."""
+    try:
+        return Finding(GOOD, name, check())
+    except (UserError, OSError, ValueError, KeyError, ImportError) as error:
+        return Finding(BAD, name, f"{error}; {remedy}" if remedy else str(error))
+
+
+def _output(*arguments: str) -> str:
+    """What a Python process prints, its lines with commas between.
+
+    Raises:
+        UserError: it fails; with the last line of its standard error.
+    """
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
+    if result.returncode:
+        said = result.stderr.strip() or f"it ended with status {result.returncode}"
+        raise UserError(said.splitlines()[-1].removeprefix("error: "))
+    return ", ".join(result.stdout.splitlines())
 
 
 def machine(place: Path) -> list[Finding]:
@@ -110,56 +122,45 @@ def data_sets(roots: dict[str, str]) -> list[Finding]:
     found = []
     for name in dict.fromkeys(("imagenet", "cifar10", "cifar100", *(n for n in roots if n != "detection"))):
         given = name in roots
-        found.append(_look(name, Path(roots.get(name, f"datasets/{name}")), given, _classification))
+        found.append(_data_set(name, Path(roots.get(name, f"datasets/{name}")), given, _classification))
     detection = Path(roots.get("detection", "datasets"))
     for name, check in (("VOC2007", _voc), ("VOC2012", _voc), ("coco", _coco)):
-        found.append(_look(name, detection / name, "detection" in roots and (detection / name).exists(), check))
+        found.append(_data_set(name, detection / name, "detection" in roots and (detection / name).exists(), check))
     return found
 
 
-def _look(name: str, folder: Path, given: bool, check: Callable[[Path], str]) -> Finding:
+def _data_set(name: str, folder: Path, given: bool, check: Callable[[Path], str]) -> Finding:
     if not folder.exists():
         return Finding(BAD if given else ABSENT, name, f"not at {folder}; give its place with --data")
-    try:
-        return Finding(GOOD, name, f"{folder}: {check(folder)}")
-    except (UserError, OSError, ValueError, KeyError) as error:
-        return Finding(BAD, name, f"{folder}: {error}")
+    found = _finding(name, "", partial(check, folder))
+    return Finding(found.state, name, f"{folder}: {found.words}")
 
 
 def _classification(folder: Path) -> str:
     """What pre-training itself says of it."""
     inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     layout = next((name for file, name in LAYOUTS.items() if file in inside), "imagefolder")
-    command = [sys.executable, "-m", "pretrain.check", f"data={layout}", f"data.root={folder}"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
-    if result.returncode:
-        lines = result.stderr.splitlines() or [f"it ended with status {result.returncode}"]
-        raise UserError(lines[-1].removeprefix("error: "))
-    return ", ".join(result.stdout.splitlines())
+    return _output("-m", "pretrain.check", f"data={layout}", f"data.root={folder}")
 
 
 def _voc(folder: Path) -> str:
-    sets = folder / "ImageSets" / "Main"
-    lists = {p.stem: len(p.read_text().split("\n")) - 1 for p in sorted(sets.glob("*.txt")) if "_" not in p.stem}
-    images, boxes = _count(folder / "JPEGImages", ".jpg"), _count(folder / "Annotations", ".xml")
+    sets = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
+    lists = {p.stem: len(p.read_text().split("\n")) - 1 for p in sets if "_" not in p.stem}
+    images = sorted((folder / "JPEGImages").glob("*.[jJ][pP][gG]"))
+    boxes = list((folder / "Annotations").glob("*.[xX][mM][lL]"))
     if not lists or not images or not boxes:
         raise UserError("needs ImageSets/Main/*.txt, JPEGImages/*.jpg and Annotations/*.xml")
-    _decode(next(iter(sorted((folder / "JPEGImages").iterdir()))))
-    return f"{images} images, {boxes} annotations; " + ", ".join(f"{k} {v}" for k, v in lists.items())
+    _decode(images[0])
+    return f"{len(images)} images, {len(boxes)} annotations; " + ", ".join(f"{k} {v}" for k, v in lists.items())
 
 
 def _coco(folder: Path) -> str:
     parts = []
     for split in ("train2017", "val2017"):
-        file = folder / "annotations" / f"instances_{split}.json"
-        body = json.loads(file.read_text(encoding="utf-8"))
+        body = json.loads((folder / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
         _decode(folder / split / body["images"][0]["file_name"])
         parts.append(f"{split} {len(body['images'])} images, {len(body['annotations'])} objects")
     return "; ".join(parts)
-
-
-def _count(folder: Path, suffix: str) -> int:
-    return sum(entry.name.lower().endswith(suffix) for entry in os.scandir(folder))
 
 
 def _decode(path: Path) -> None:
@@ -180,22 +181,8 @@ def possible(roots: dict[str, str], whole: bool) -> list[Finding]:
         time = clock(left(plan, durations(plan)[0], status_of(plan, failed={})))
         words = f"tables 4 and 5: {len(plan.runs)} runs"
         if missing:
-            found.append(Finding(ABSENT, f"scale {name}", f"{words}; needs {' and '.join(missing)} (--data)"))
-        elif not whole:
-            found.append(Finding(ABSENT, f"scale {name}", f"{words}; first repair what is BAD above"))
+            words += f"; needs {' and '.join(missing)} (--data)"
         else:
-            found.append(Finding(GOOD, f"scale {name}", f"{words}, about {time} on {scale.jobs} at a time"))
+            words += f", about {time} on {scale.jobs} at a time" if whole else "; first repair what is BAD above"
+        found.append(Finding(GOOD if whole and not missing else ABSENT, f"scale {name}", words))
     return found
-
-
-def _probe(code: str) -> dict[str, Any] | str:
-    try:
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=False)
-    except subprocess.TimeoutExpired:
-        return "no answer within three minutes"
-    if result.returncode != 0:
-        lines = [line for line in result.stderr.splitlines() if line.strip()]
-        return lines[-1] if lines else f"it ended with status {result.returncode}"
-    body = json.loads(result.stdout.splitlines()[-1])
-    assert isinstance(body, dict)
-    return body

@@ -10,25 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from benchmarks import hub
 from benchmarks.report import grid
 from benchmarks.report.grid import Grid
-from benchmarks.report.tables import beside_paper
-from benchmarks.results.entries import TableResult, full_label, results_of
+from benchmarks.report.result_tables import beside_paper
+from benchmarks.results.table_results import TableResult, full_label, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import Source, check_roots, expand, parse_override
-from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.expand import check_roots, expand, parse_override
 from benchmarks.workflow.run import work
+from benchmarks.workflow.run_graph import RunGraph, Source
 from runs.children import child_environment
 from runs.environment import command_line, describe
 from runs.errors import UserError
 from runs.files import atomic_write, write_json
 
 SCHEMA = 1
-TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 OTHERS = "The published rows are of 200 epochs of pre-training on ImageNet."
 # Which columns of the paper a task fills. The 200-epoch column stands for "this checkpoint", whatever its own length.
 PLACES = {
@@ -52,12 +49,12 @@ class Evaluation:
 
     tables: tuple[Grid, ...]
     model_card: Path
-    plan: Plan
+    plan: RunGraph
     refused: tuple[str, ...]
     failed: tuple[str, ...]
 
     def _repr_html_(self) -> str:
-        return "".join(map(grid.notebook, self.tables))
+        return "".join(table._repr_html_() for table in self.tables)
 
 
 def evaluate(
@@ -136,7 +133,7 @@ def plan_of(
     output: str | None = None,
     trials: int | None = None,
     overrides: Sequence[tuple[str, str, Any]] = (),
-) -> tuple[Plan, Path, dict[str, Any]]:
+) -> tuple[RunGraph, Path, dict[str, Any]]:
     """The runs that evaluate one checkpoint, which is fetched, recognised and proved for it.
 
     Returns:
@@ -198,7 +195,9 @@ def slug(file: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", file.name.split(".")[0]).strip("-") or "checkpoint"
 
 
-def model_card(plan: Plan, results: list[TableResult], facts: dict[str, Any], file: Path, address: str = "") -> Path:
+def model_card(
+    plan: RunGraph, results: list[TableResult], facts: dict[str, Any], file: Path, address: str = ""
+) -> Path:
     """Write `model_card.md` and `model_card.json`; returns the former. `address`: where the file was fetched from."""
     fetched = "://" in address or address.startswith("zoo:")
     numbers = [
@@ -215,17 +214,10 @@ def model_card(plan: Plan, results: list[TableResult], facts: dict[str, Any], fi
         "results": numbers, "commands": [run.line for run in plan.runs.values()], "environment": describe(),
     }  # fmt: skip
     write_json(Path(plan.output) / "model_card.json", card)
-    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     path = Path(plan.output) / "model_card.md"
+    tables = [grid.markdown(beside_paper(result, file.name)) for result in results]
     with atomic_write(path, "w") as handle:
-        handle.write(template.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-            card, name=file.name, input=_input(facts["input"]), about=f"{plan.about} {OTHERS}",
-            tables=[grid.markdown(beside_paper(result, file.name)) for result in results],
+        handle.write(grid.render(
+            "model_card.md.j2", **card, name=file.name, about=f"{plan.about} {OTHERS}", tables=tables
         ))  # fmt: skip
     return path
-
-
-def _input(convention: dict[str, Any]) -> str:
-    mean, std = ([f"{v:g}" for v in convention[k]] for k in ("pixel_mean", "pixel_std"))
-    stride = "1x1" if convention["stride_in_1x1"] else "3x3"
-    return f"{convention['format']}, mean {', '.join(mean)}, std {', '.join(std)}; stride in the {stride} convolution"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.page import write_tables
-from benchmarks.results.entries import results_of
-from benchmarks.workflow.plan import PLAN, Plan, read_plan
+from benchmarks.results.table_results import results_of
+from benchmarks.workflow.run_graph import PLAN, RunGraph, read_plan
 from benchmarks.workflow.status import ATTEMPTS, last_attempts
 from runs.app import Parser, cli
 from runs.errors import UserError
@@ -25,7 +25,7 @@ from runs.log import METRICS_LOG, read_log
 # Written into the folder: only what has it is ever replaced.
 MARK = ".kept"
 MATCHES = "matches.npz"
-# What the report draws of a pre-training (benchmarks/report/curves.py), and how many points it draws at most.
+# What the report draws of a pre-training (benchmarks/report/charts.py), and how many points it draws at most.
 CURVES = ("step", "epoch", "loss", "std", "std_healthy", "knn_top1")
 POINTS = 200
 # What a repository can bear; 40 fine-tunings with their curves come to half of it.
@@ -34,7 +34,7 @@ MAX_BYTES = 2_000_000
 ABSOLUTE = re.compile(r"(?:^|[\s=\[,'\"])((?:/|~/|[A-Za-z]:\\)[^\s/\\]+[/\\][^\s,\]'\"]*)")
 
 
-def store(plan: Plan, target: Path) -> dict[Path, int]:
+def store(plan: RunGraph, target: Path) -> dict[Path, int]:
     """Copy what the tables of a run rest on to `target`; what an earlier call has left there goes.
 
     Args:

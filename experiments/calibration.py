@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gate.baseline import VOC_IMAGES, VOC_NOISE, Measured
-from benchmarks.gate.judge import judge
-from benchmarks.report.figures import Line, Panel, draw
+from benchmarks.gate.comparison import compare_runs
+from benchmarks.report.charts import Chart, Curve, draw
 from runs.app import Parser, cli
 from runs.bootstrap import average_precision
 from runs.files import atomic_write, read_json, write_json
@@ -135,7 +135,7 @@ def fails(case: Case, pair: int, points: float) -> bool:
         _measured([detector(scene, skill, 1000 * pair + 10 * t + i) for t in range(case.trials)], case.images)
         for i, skill in enumerate((np.ones(CLASSES), worse))
     )
-    return any(line.verdict == "fail" for line in judge({"voc07": before}, {"voc07": now}, 0.0, 2.0, RESAMPLES))
+    return any(line.verdict == "fail" for line in compare_runs({"voc07": before}, {"voc07": now}, 0.0, 2.0, RESAMPLES))
 
 
 def _measured(trials: list[Matches], images: int) -> Measured:
@@ -150,18 +150,18 @@ def picture(shares: dict[Case, float]) -> bytes:
     """The power: the share of pairs that fail over the true drop in AP, a curve a size, as PNG."""
     from matplotlib.figure import Figure
 
-    lines: list[Line] = []
+    lines: list[Curve] = []
     for images, trials, classes in sorted({(c.images, c.trials, c.classes) for c in shares}):
         drops = sorted(c.drop for c in shares if (c.images, c.trials, c.classes) == (images, trials, classes))
         found = [100 * shares[Case(images, trials, drop, classes)] for drop in drops]
         label = f"{images} images, {trials} trial{'s' * (trials > 1)} a side"
         label += "" if classes == CLASSES else f", all of it in {classes} classes"
-        lines.append(Line(label, drops, found, len(lines)))
+        lines.append(Curve(label, drops, found, len(lines)))
     figure = Figure(figsize=(5.2, 3.0 + 0.2 * (len(lines) + 1)), layout="constrained", dpi=110)
     axes = figure.add_subplot()
     level = (80.0, "four times out of five")
     title, x, y = "How often the gate fails", "true drop in AP", "pairs that fail (%)"
-    draw(axes, Panel(title, x, y, lines, level, markers=True, from_zero=True))
+    draw(axes, Chart(title, x, y, lines, level, markers=True, from_zero=True))
     figure.legend(loc="outside lower left", frameon=False, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})

@@ -28,7 +28,7 @@ import yaml
 from safetensors.torch import save as save_safetensors
 
 from benchmarks.gate import baseline
-from benchmarks.workflow.plan import read_plan
+from benchmarks.workflow.run_graph import read_plan
 from converters.reading import read as read_checkpoint
 from runs.app import Parser
 from runs.errors import UserError

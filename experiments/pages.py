@@ -14,17 +14,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.report.curves import panels, row_logs
-from benchmarks.report.figures import Panel, draw, legend
+from benchmarks.report.charts import Chart, charts_of, draw, legend, row_logs
 from benchmarks.report.grid import ABSENT, Cell, Grid, Line, markdown
+from benchmarks.report.result_tables import mean_std, result_grid
 from benchmarks.report.sections import environments
-from benchmarks.report.tables import mean_std, result_grid, text_or_dash
-from benchmarks.results.entries import TableResult, pretrainings, results_of
+from benchmarks.results.summary import summarize
+from benchmarks.results.table_results import TableResult, pretrainings, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.tables.table import Row
+from benchmarks.tables.table import Row, text_or_dash
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.plan import Plan, read_plan
+from benchmarks.workflow.run_graph import RunGraph, read_plan
 from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.files import atomic_write, read_bytes
@@ -115,38 +115,38 @@ def _place(record: Record) -> str:
     return f"{e.get('processor')}, {e.get('cores')} cores, PyTorch {(e.get('packages') or {}).get('torch')}"
 
 
-def _plan(folder: Path, scale: str | None, names: Iterable[str]) -> Plan:
+def _plan(folder: Path, scale: str | None, names: Iterable[str]) -> RunGraph:
     if scale is None:
         return read_plan(folder)
     size = scales.load(scale)
-    return expand(tables.choose(list(names), None, None, size.adapt), size, folder)
+    return expand(tables.choose(list(names), None, None, size.replace, size.add), size, folder)
 
 
-def _draw(plan: Plan, name: str, inside: str, beside: Path) -> None:
+def _draw(plan: RunGraph, name: str, inside: str, beside: Path) -> None:
     shown = PICTURE.search(inside)
     if not shown:
         raise UserError(f"the block of {name} shows no picture; put ![{name}](images/FILE.png) into it")
     # As published, not as the scale measures it, where the paper's accuracy stands beside another quantity.
     table = tables.load(name)
-    charts = panels(row_logs(plan, table), table.curves, table)
+    charts = charts_of(row_logs(plan, table), table.curves, table)
     if not charts:
         raise UserError(f"{name}: no run of it has curves; run it first (python -m benchmarks run {name})")
     with atomic_write(beside / shown[1]) as file:
         file.write(png(charts))
 
 
-def png(panels: Sequence[Panel]) -> bytes:
+def png(charts: Sequence[Chart]) -> bytes:
     """Charts side by side as a PNG file, with one legend for them all."""
     from matplotlib.figure import Figure
     from PIL import Image
 
-    wide = 2 if len(panels) == 4 else min(len(panels), ACROSS)
-    high = -(-len(panels) // wide)
+    wide = 2 if len(charts) == 4 else min(len(charts), ACROSS)
+    high = -(-len(charts) // wide)
     figure = Figure(figsize=(3.6 * wide, 2.5 * high + 0.4), layout="constrained", dpi=110)
     axes = list(figure.subplots(high, wide, squeeze=False).flat)
-    axes, rest = axes[: len(panels)], axes[len(panels) :]
-    for axis, panel in zip(axes, panels, strict=True):
-        draw(axis, panel)
+    axes, rest = axes[: len(charts)], axes[len(charts) :]
+    for axis, chart in zip(axes, charts, strict=True):
+        draw(axis, chart)
     for axis in rest:
         axis.set_axis_off()
     names = legend(axes)
@@ -164,7 +164,9 @@ def png(panels: Sequence[Panel]) -> bytes:
     return small.getvalue()
 
 
-def pretraining_grid(result: TableResult, plan: Plan, records: Mapping[str, Record], metrics: Sequence[str]) -> Grid:
+def pretraining_grid(
+    result: TableResult, plan: RunGraph, records: Mapping[str, Record], metrics: Sequence[str]
+) -> Grid:
     """Metrics of a table's pre-trainings: the paper's word and number, our trials, the monitors' verdicts.
 
     Raises:
@@ -192,7 +194,7 @@ def pretraining_grid(result: TableResult, plan: Plan, records: Mapping[str, Reco
         cells.append(Cell(str(len(runs))))
         for metric in metrics:
             values = [run.metrics[metric] for run in runs if metric in run.metrics]
-            cells.append(Cell(mean_std(values, METRICS[metric][1]) if values else ABSENT))
+            cells.append(Cell(mean_std(summarize(values), METRICS[metric][1]) if values else ABSENT))
         lines.append(Line(row.label, tuple(cells)))
     heads = ["preset", *(["paper: top-1 (%)"] if accuracy is not None else [])]
     heads += ["paper: collapse", "ours: collapsed"] if asked else []

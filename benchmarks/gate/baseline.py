@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.results.records import demand, find
 from benchmarks.results.summary import summarize
 from runs.errors import UserError
-from runs.files import atomic_write, read_bytes, read_json, sha256, write_json
+from runs.files import TRIAL, atomic_write, read_bytes, read_json, sha256, write_json
 from runs.matches import FILE, Matches, from_arrays, read_matches, to_arrays, unpack
 from runs.record import Record
 from runs.typed import build
@@ -143,10 +143,10 @@ def _trials(path: Path, record: Record, records: Mapping[Path, Record]) -> list[
     """
     means = {p.parent for p, r in records.items() if r.kind == "transfer" and "trials" in r.details}
     if path.parent in means:
-        own = any(path.parent == p.parent.parent and p.parent.name.startswith("trial") for p in records)
+        own = any(path.parent == p.parent.parent and p.parent.name.startswith(TRIAL) for p in records)
         return [] if own else [trial["metrics"] for trial in record.details["trials"]]
     inside = not means.isdisjoint(path.parent.parents)
-    return [] if inside and not path.parent.name.startswith("trial") else [record.metrics]
+    return [] if inside and not path.parent.name.startswith(TRIAL) else [record.metrics]
 
 
 def _matches(folder: Path, record: Record) -> Matches | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.evaluate import for_gate
 from benchmarks.gate import baseline
 from benchmarks.gate.baseline import Measured
-from benchmarks.gate.judge import DETECT, Comparison, judge
+from benchmarks.gate.comparison import DETECT, Comparison, compare_runs
 from benchmarks.report import grid
 from benchmarks.report.grid import Cell, Grid, plain
 from runs.errors import UserError
@@ -42,9 +42,9 @@ def gate(arguments: argparse.Namespace) -> int:
         for old in before.values():
             old.assume(arguments.noise)
     # Of a baseline of several methods and tasks, one checkpoint's evaluation answers its own lines.
-    judged = before if arguments.results else _asked(before, measured, arguments.update_baseline)
+    compared = before if arguments.results else _asked(before, measured, arguments.update_baseline)
     detect = DETECT if arguments.detect is None else arguments.detect
-    lines = judge(judged, measured, arguments.tolerance or 0.0, detect) if judged else []
+    lines = compare_runs(compared, measured, arguments.tolerance or 0.0, detect) if compared else []
     for line in lines:
         print(f"{MARKS[line.verdict]} {sentence(line)}")
     if arguments.summary:

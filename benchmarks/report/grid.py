@@ -1,8 +1,12 @@
-"""One table, four ways to write it: for a terminal, Markdown, LaTeX (booktabs) and, by the page's template, HTML."""
+"""A table in every form: for a terminal, Markdown, LaTeX (booktabs), a notebook and, by the page's template, HTML."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import jinja2
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
@@ -12,6 +16,14 @@ from rich.text import Text
 from runs.text import html_table
 
 ABSENT = "–"
+# LaTeX's own signs, and those that its fonts lack.
+TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$"}
+TEX |= {ABSENT: "--"} | {sign: f"\\{sign}" for sign in "&%_#${}"}
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=jinja2.select_autoescape(["html.j2"]),
+    trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+)  # fmt: skip
+ENVIRONMENT.filters["tex"] = lambda text: text.translate(str.maketrans(TEX))
 
 
 @dataclass(frozen=True)
@@ -67,13 +79,16 @@ class Grid:
     @property
     def groups(self) -> list[tuple[str, int]]:
         """The names above the columns, each with how many it spans."""
-        spans: list[tuple[str, int]] = []
-        for group, _ in self.heads:
-            if spans and spans[-1][0] == group:
-                spans[-1] = (group, spans[-1][1] + 1)
-            else:
-                spans.append((group, 1))
-        return spans
+        return [(group, len(list(same))) for group, same in itertools.groupby(group for group, _ in self.heads)]
+
+    @property
+    def labels(self) -> list[str]:
+        """The columns' names, each with its group's before it."""
+        return [f"{group} {label}".strip() for group, label in self.heads]
+
+    def _repr_html_(self) -> str:
+        rows = [[line.label, *(cell.text for cell in line.cells)] for line in self.lines]
+        return html_table(self.title, [self.corner, *self.labels], rows, (self.about, *self.notes))
 
 
 def plain(texts: Sequence[object]) -> tuple[Cell, ...]:
@@ -82,60 +97,19 @@ def plain(texts: Sequence[object]) -> tuple[Cell, ...]:
     return tuple(Cell(words[text] if text is None or isinstance(text, bool) else str(text)) for text in texts)
 
 
+def render(template: str, **values: Any) -> str:
+    """Fill one of the templates beside this file."""
+    return ENVIRONMENT.get_template(template).render(values)
+
+
 def markdown(grid: Grid) -> str:
     """GitHub's Markdown."""
-    heads = [grid.corner, *(f"{group} {label}".strip() for group, label in grid.heads)]
-    lines = [_row(heads), "|" + " --- |" * (grid.facts + 1) + " ---: |" * (len(grid.heads) - grid.facts)]
-    for line in grid.lines:
-        lines.append(_row([line.label, *map(_markdown_cell, line.cells)]))
-        if line.below:
-            lines.append(_row([f"{line.label}, paper", *map(_markdown_cell, line.below)]))
-    head = [f"### {grid.title}", ""] if grid.title else []
-    about = [grid.about, ""] if grid.about else []
-    notes = ["", *(f"- {note}" for note in grid.notes)] if grid.notes else []
-    return "\n".join([*head, *about, *lines, *notes, ""])
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
-
-
-def _markdown_cell(cell: Cell) -> str:
-    text = f"**{cell.text}**" if cell.bold else cell.text
-    return f"{text} ({cell.flag})" if cell.flag else text
-
-
-def notebook(grid: Grid) -> str:
-    """HTML without a style, as a notebook shows it."""
-    heads = [grid.corner, *(f"{group} {label}".strip() for group, label in grid.heads)]
-    rows = [[line.label, *(cell.text for cell in line.cells)] for line in grid.lines]
-    return html_table(grid.title, heads, rows, (grid.about, *grid.notes))
+    return render("table.md.j2", grid=grid)
 
 
 def latex(grid: Grid) -> str:
     """A booktabs table: what stands below a cell follows it in parentheses."""
-    heads = ["", *(f"{group} {label}".strip() for group, label in grid.heads)]
-    lines = [f"% {grid.title}; {grid.about}; in parentheses: paper"]
-    lines += [r"\begin{tabular}{l" + "r" * len(grid.heads) + "}", r"\toprule"]
-    lines += [" & ".join(map(_tex, heads)) + r" \\", r"\midrule"]
-    for line in grid.lines:
-        below = line.below or tuple(Cell(ABSENT) for _ in line.cells)
-        cells = [_tex_cell(cell, other) for cell, other in zip(line.cells, below, strict=True)]
-        lines.append(" & ".join([_tex(line.label), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-def _tex_cell(cell: Cell, below: Cell) -> str:
-    text = _tex(cell.text)
-    text = rf"\textbf{{{text}}}" if cell.bold else text
-    return text if below.text == ABSENT else f"{text} ({_tex(below.text)})"
-
-
-def _tex(text: str) -> str:
-    signs = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{",
-             "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
-             ABSENT: "--"}  # fmt: skip
-    return "".join(signs.get(letter, letter) for letter in text)
+    return render("table.tex.j2", grid=grid)
 
 
 def terminal(grid: Grid, console: Console | None = None) -> None:
@@ -145,13 +119,12 @@ def terminal(grid: Grid, console: Console | None = None) -> None:
         if text:
             console.print(Text(text, style=style), highlight=False)
     parts: list[list[int]] = []
-    first = 0
+    places = iter(range(len(grid.heads)))
     for _, span in grid.groups:
-        columns = list(range(first, first + span))
+        columns = list(itertools.islice(places, span))
         if not parts or _width(_part(grid, parts[-1] + columns), console) > console.width:
             parts.append([])
         parts[-1] += columns
-        first += span
     for part in parts:
         table = _part(grid, part)
         # Never narrower than its numbers, whatever the terminal.

@@ -4,19 +4,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-
 from benchmarks.report import grid, sections
-from benchmarks.report.curves import panels, row_logs, run_logs
-from benchmarks.report.figures import svg
-from benchmarks.report.tables import comma_separated, result_grid, title_of
-from benchmarks.results.entries import Results, TableResult, gain, results_of
+from benchmarks.report.charts import charts_of, row_logs, run_logs, svg
+from benchmarks.report.result_tables import comma_separated, result_grid, title_of
 from benchmarks.results.records import Found, find
-from benchmarks.tables import table as tables
+from benchmarks.results.table_results import Results, TableResult, results_of
 from benchmarks.workflow.estimate import clock
-from benchmarks.workflow.plan import PLAN, read_plan
+from benchmarks.workflow.run_graph import PLAN, read_plan
 from runs.errors import UserError
-from runs.files import atomic_write
+from runs.files import DETECTIONS, VIEWS, atomic_write
 
 PAGE = "report.html"
 HERE = Path(__file__).parent
@@ -73,28 +69,25 @@ def html(found: Sequence[Results], others: Found) -> str:
         found: the plans whose tables are shown, with their records.
         others: records without a plan.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
     plans = [f.plan for f in found]
     recorded = [record for f in found for record in f.records.values()]
     results = [(result, row_logs(f.plan, result.table)) for f in found for result in f.tables]
-    training = [log for plan in plans for log in run_logs(plan, f"{plan.output}: " if len(plans) > 1 else "")]
+    training = [log for f in found for log in run_logs(f, f"{f.plan.output}: " if len(found) > 1 else "")]
     training = training if len({label for label, _ in training}) <= MOST else []
     costs, commands = sections.costs(found)
-    return environment.get_template("page.html.j2").render(
+    return grid.render(
+        "page.html.j2",
         title=title_of([result for result, _ in results]) if results else "Run records",
-        gains=[sentence for result, _ in results if (sentence := gain(result))],
-        papers=[tables.paper(p) for p in dict.fromkeys(result.table.paper for result, _ in results)],
+        gains=[result.gain for result, _ in results if result.gain],
+        papers=list(dict.fromkeys(result.table.paper for result, _ in results)),
         about=list(dict.fromkeys(f"{p.scale} scale: {p.about}" for p in plans)),
         made=time.strftime("%Y-%m-%d %H:%M"),
         tables=[(result, result_grid(result, properties=True, notes=False),
-                 map(svg, panels(rows, result.table.curves, result.table))) for result, rows in results],
-        training=[svg(panel) for panel in panels(training, ("loss", "std", "knn_top1"))],
-        recall=[svg(panel) for panel in sections.precision_recall(found)],
-        views=sections.pictures(plans, "pretrain", "views.png"),
-        detections=sections.pictures(plans, "transfer", "detections.png"),
+                 map(svg, charts_of(rows, result.table.curves, result.table))) for result, rows in results],
+        training=[svg(chart) for chart in charts_of(training, ("loss", "std", "knn_top1"))],
+        recall=[svg(chart) for chart in sections.precision_recall(found)],
+        views=sections.pictures(found, "pretrain", VIEWS),
+        detections=sections.pictures(found, "transfer", DETECTIONS),
         costs=costs,
         commands=commands,
         ended=len(recorded),

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.figures import Line, Panel
-from benchmarks.report.grid import Cell, Grid, plain
-from benchmarks.report.grid import Line as Row
-from benchmarks.results.entries import Results, row_labels
+from benchmarks.report.charts import Chart, Curve
+from benchmarks.report.grid import Cell, Grid, Line, plain
+from benchmarks.results.table_results import Results
 from benchmarks.workflow.estimate import clock
-from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.status import last_attempts
 from runs.errors import UserError
 from runs.files import read_bytes
@@ -27,18 +25,18 @@ DRIVERS = {"GPU driver": "driver", "CUDA": "cuda", "cuDNN": "cudnn"}
 TASKS = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
 
 
-def precision_recall(found: Sequence[Results]) -> list[Panel]:
+def precision_recall(found: Sequence[Results]) -> list[Chart]:
     """Precision over recall at IoU .50, averaged over the classes, a chart a task."""
-    by_task: dict[str, list[Line]] = {}
+    by_task: dict[str, list[Curve]] = {}
     numbers: dict[str, int] = {}
     for results in found:
-        named = row_labels(results.plan)
+        named = results.labels
         for run in results.plan.runs.values():
             record = results.records.get(run.id)
             if run.kind == "transfer" and record and (mean := _mean_precision(record.details.get("curves"))):
                 number = numbers.setdefault(named[run.id], len(numbers))
-                by_task.setdefault(run.task, []).append(Line(named[run.id], RECALLS, mean, number))
-    return [Panel(f"{TASKS[task]}: precision over recall, IoU .50", "recall", "precision", lines)
+                by_task.setdefault(run.task, []).append(Curve(named[run.id], RECALLS, mean, number))
+    return [Chart(f"{TASKS[task]}: precision over recall, IoU .50", "recall", "precision", lines)
             for task, lines in by_task.items()]  # fmt: skip
 
 
@@ -54,14 +52,13 @@ def _mean_precision(by_class: Any) -> list[float]:
         return []
 
 
-def pictures(plans: Sequence[Plan], kind: str, file: str) -> list[dict[str, str]]:
+def pictures(results: Sequence[Results], kind: str, file: str) -> list[dict[str, str]]:
     """The picture that each run of a kind has written, as data for `<img>`; one trial of each is enough."""
     found: dict[str, str] = {}
-    for plan in plans:
-        named = row_labels(plan)
-        for run in plan.runs.values():
-            title = ", ".join(filter(None, (named.get(run.id), TASKS.get(run.task))))
-            if run.kind == kind and title not in found and (source := embedded(plan.folder(run.id) / file)):
+    for one in results:
+        for run in one.plan.runs.values():
+            title = ", ".join(filter(None, (one.labels.get(run.id), TASKS.get(run.task))))
+            if run.kind == kind and title not in found and (source := embedded(one.plan.folder(run.id) / file)):
                 found[title] = source
     # Methods that see the same views share one picture.
     return [{"title": "; ".join(title for title, same in found.items() if same == source), "source": source}
@@ -100,7 +97,7 @@ def costs(found: Sequence[Results]) -> tuple[Grid, list[str]]:
             took = attempt.seconds if attempt else record.seconds if record else None
             # In `results/`, conversions and data sets have left no file, only how their command ended.
             done = plan.target(run).exists() or (attempt is not None and attempt.status == 0)
-            lines.append(Row(named[run], (
+            lines.append(Line(named[run], (
                 Cell("done" if done else "failed" if attempt else "not run"),
                 Cell(clock(took) if took is not None else "", value=took),
                 *plain([f"{record.peak_memory_mb:.0f}", record.verdict] if record else ["", ""]),
@@ -117,7 +114,7 @@ def loose(records: dict[Path, Record]) -> Grid:
         data = f"{record.dataset.name} {record.dataset.split}" if record.dataset else ""
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
         what = f"{record.kind}: {record.subject.method}, {record.subject.arch}, seed {record.seed}"
-        lines.append(Row(what, (Cell(data, title=str(path)), *plain([metrics, record.verdict]))))
+        lines.append(Line(what, (Cell(data, title=str(path)), *plain([metrics, record.verdict]))))
     return Grid((("", "data"), ("", "metrics"), ("", "verdict")), tuple(lines), corner="run")
 
 

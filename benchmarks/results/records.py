@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks.workflow.plan import TARGETS, Plan, Run
+from benchmarks.workflow.run_graph import TARGETS, Run, RunGraph
 from runs.errors import UserError
 from runs.folder import RECORD, flatten
 from runs.record import Record, read_record
@@ -26,23 +26,31 @@ class Found:
 def find(places: Iterable[str | os.PathLike[str]]) -> Found:
     """Read every `result.json` in or below the given files and folders.
 
-    A record that is half-written, of another schema version, changed by hand, or the copy of another one is refused;
-    the others are returned.
-
     Raises:
         UserError: a place does not exist.
     """
+    return _read(_files(places), lambda path, record: "")
+
+
+def _read(files: Iterable[Path], fault_of: Callable[[Path, Record], str]) -> Found:
+    """Read records, and refuse those that are half-written, of another schema version, changed by hand or copies.
+
+    Args:
+        files: where they are.
+        fault_of: what else speaks against one; empty for nothing.
+    """
     found = Found()
     known: dict[str, Path] = {}
-    for path in _files(places):
+    for path in files:
         try:
             record = read_record(path)
+            if fault := fault_of(path, record):
+                raise UserError(f"{path}: {fault}; delete it and run the same command again")
+            twin = known.setdefault(json.dumps(asdict(record), sort_keys=True), path)
+            if twin != path:
+                raise UserError(f"{path}: the same record as {twin}; a run counts once, remove one of them")
         except UserError as error:
             found.refused[path] = str(error)
-            continue
-        twin = known.setdefault(json.dumps(asdict(record), sort_keys=True), path)
-        if twin != path:
-            found.refused[path] = f"{path}: the same record as {twin}; a run counts once, remove one of them"
         else:
             found.records[path] = record
     return found
@@ -61,7 +69,7 @@ def demand(found: Found) -> dict[Path, Record]:
     return found.records
 
 
-def records_of(plan: Plan) -> tuple[dict[str, Record], list[str]]:
+def records_of(plan: RunGraph) -> tuple[dict[str, Record], list[str]]:
     """The records of a plan's finished runs.
 
     A record counts if it is what this run writes: its settings are the plan's, its network is that which the plan gives
@@ -70,33 +78,27 @@ def records_of(plan: Plan) -> tuple[dict[str, Record], list[str]]:
     Returns:
         (the records by run id, one line for each that was refused)
     """
+    runs = {plan.target(name): plan.runs[name] for name in plan.order()}
+    files = [path for path, run in runs.items() if run.kind not in TARGETS and path.exists()]
     records: dict[str, Record] = {}
-    refused: list[str] = []
-    texts: dict[str, str] = {}
     fingerprints: dict[str, str] = {}
-    for name in plan.order():
-        run, path = plan.runs[name], plan.target(name)
-        if run.kind in TARGETS or not path.exists():
-            continue
-        try:
-            record = read_record(path)
-            reason = _misfit(plan, run, record, records)
-            twin = texts.setdefault(json.dumps(asdict(record), sort_keys=True), name)
-            reason = reason or (f"is a copy of {twin}'s" if twin != name else "")
-            data = f"{run.task} {run.settings.get('data')} {run.settings.get('data.root')}"
-            fingerprint = record.dataset.fingerprint if record.dataset else ""
-            if fingerprints.setdefault(data, fingerprint) != fingerprint:
-                reason = reason or "was measured on other data than the other runs of its task"
-            if reason:
-                raise UserError(f"{path}: {reason}; delete it and run the same command again")
-        except UserError as error:
-            refused.append(str(error))
-        else:
-            records[name] = record
-    return records, refused
+
+    def fault_of(path: Path, record: Record) -> str:
+        run = runs[path]
+        data = f"{run.task} {run.settings.get('data')} {run.settings.get('data.root')}"
+        fingerprint = record.dataset.fingerprint if record.dataset else ""
+        if fault := _misfit(plan, run, record, records):
+            return fault
+        if fingerprints.setdefault(data, fingerprint) != fingerprint:
+            return "was measured on other data than the other runs of its task"
+        records[run.id] = record
+        return ""
+
+    found = _read(files, fault_of)
+    return {runs[path].id: record for path, record in found.records.items()}, list(found.refused.values())
 
 
-def _misfit(plan: Plan, run: Run, record: Record, records: dict[str, Record]) -> str:
+def _misfit(plan: RunGraph, run: Run, record: Record, records: dict[str, Record]) -> str:
     """Why a record is not this run's; empty if it is."""
     if record.kind != run.kind:
         return f"is a record of {record.kind}, not of {run.kind}"
@@ -105,19 +107,19 @@ def _misfit(plan: Plan, run: Run, record: Record, records: dict[str, Record]) ->
         given = config.get(key, config.get(f"{key}.name", wanted))
         if key not in PLACES and given != wanted:
             return f"has {key}={given}, where the plan has {wanted}"
-    sha256 = record.subject.checkpoint_sha256
     if run.kind == "pretrain":
         return ""
+    sha256 = record.subject.checkpoint_sha256
     sources = [name for name in plan.before(run.id) if plan.runs[name].kind == "pretrain"]
+    expected, whose = sha256, ""
     if sources and sources[0] in records:
-        wanted = records[sources[0]].subject.checkpoint_sha256
-        if sha256 != wanted:
-            return f"is of checkpoint {str(sha256)[:12]}, not of {str(wanted)[:12]} that {sources[0]} wrote"
-    elif plan.checkpoint and sha256 != plan.checkpoint.sha256:
-        return f"is of checkpoint {str(sha256)[:12]}, not of {plan.checkpoint.name}"
-    elif not sources and not plan.checkpoint and sha256 is not None:
-        return f"is of checkpoint {str(sha256)[:12]}, where the plan has an untrained network"
-    return ""
+        expected = records[sources[0]].subject.checkpoint_sha256
+        whose = f"not of {str(expected)[:12]} that {sources[0]} wrote"
+    elif plan.checkpoint:
+        expected, whose = plan.checkpoint.sha256, f"not of {plan.checkpoint.name}"
+    elif not sources:
+        expected, whose = None, "where the plan has an untrained network"
+    return "" if sha256 == expected else f"is of checkpoint {str(sha256)[:12]}, {whose}"
 
 
 def _files(places: Iterable[str | os.PathLike[str]]) -> list[Path]:

@@ -1,16 +1,14 @@
 """The sizes at which the tables can be run. A size is data: it only overrides settings of the commands."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables.table import TASKS, Row, Table, adapt
+from benchmarks.tables.table import TASKS
 from runs import plugins
 from runs.errors import UserError
 from runs.files import read_json, read_yaml
-from runs.folder import flatten
 from runs.typed import build
 
 SCALES = Path(__file__).parents[1] / "scales"
@@ -73,34 +71,6 @@ class Scale:
     batch_sizes: dict[str, int] = field(default_factory=dict)
     gigabytes: dict[str, float] = field(default_factory=dict)
 
-    def settings(self, table: Table, row: Row, own: dict[str, Any], *stages: str) -> dict[str, Any]:
-        """The settings of a row's run: the scale's for all rows < for the data set < the method < `own` < for the row.
-
-        Args:
-            table: its data set counts, and its name in `rows`.
-            row: the row.
-            own: what makes the row.
-            stages: from the general to the special, e.g. `transfer`, `voc07`.
-        """
-        method = {"pretrain": self.methods.get(own.get("method", ""), {})}
-        rows = [self.rows.get(name, {}) for name in ("*", row.id, f"{table.name}/{row.id}")]
-        return {
-            **_merged((self.stages, self.datasets.get(table.dataset, {}), method), stages),
-            **own,
-            **_merged(rows, stages),
-        }
-
-    def adapt(self, table: Table) -> Table:
-        """The table with what this scale measures of it."""
-        return adapt(table, self.replace, self.add)
-
-
-def _merged(layers: Iterable[dict[str, Any]], stages: Sequence[str]) -> dict[str, Any]:
-    """Settings as dotted keys, so that a later layer replaces a single value."""
-    return {
-        key: value for layer in layers for stage in stages for key, value in flatten(layer.get(stage) or {}).items()
-    }
-
 
 def load(name: str) -> Scale:
     """Read a scale by its name, or from a file of the user's own (`--scale my.yaml`).
@@ -108,22 +78,19 @@ def load(name: str) -> Scale:
     Raises:
         UserError: there is none, or a field is unknown or of the wrong kind.
     """
-    given = [Path(name)] if name.endswith((".yaml", ".yml")) else [p for p in _files() if p.stem == name]
-    path = next((p for p in given if p.exists()), None)
-    if path is None:
+    named = {path.stem: path for path in (*plugins.find("scales/*.yaml"), *SCALES.glob("*.yaml"))}
+    path = Path(name) if name.endswith((".yaml", ".yml")) else named.get(name)
+    if path is None or not path.exists():
         raise UserError(f"--scale {name}: no such scale; there are {', '.join(NAMES)}, or give a .yaml file")
     scale = build(Scale, {**read_yaml(path), "name": path.stem}, str(path))
-    for overrides in (scale.stages, *scale.rows.values(), *scale.datasets.values()):
-        for stage in overrides:
-            if stage not in STAGES:
-                raise UserError(f"{path}: unknown stage '{stage}'; there are {', '.join(STAGES)}")
-    for task in scale.tasks or ():
-        if task not in TASKS:
-            raise UserError(f"{path}: tasks: unknown task '{task}'; there are {', '.join(TASKS)}")
-    for where, keys in (("seconds", scale.seconds), ("gigabytes", scale.gigabytes)):
-        for key in keys:
-            if key.removesuffix("/epoch") not in (*TASKS, "data", "convert"):
-                raise UserError(f"{path}: {where}.{key}: no such run; there are data, convert, {', '.join(TASKS)}")
+    stages = [stage for layer in (scale.stages, *scale.rows.values(), *scale.datasets.values()) for stage in layer]
+    timed = [key.removesuffix("/epoch") for key in (*scale.seconds, *scale.gigabytes)]
+    for field_, given, known in (
+        ("stage", stages, STAGES), ("task", scale.tasks or (), TASKS), ("run", timed, ("data", "convert", *TASKS))
+    ):  # fmt: skip
+        for name in given:
+            if name not in known:
+                raise UserError(f"{path}: unknown {field_} '{name}'; there are {', '.join(known)}")
     return scale
 
 
@@ -143,7 +110,3 @@ def with_measured(scale: Scale, path: Path) -> Scale:
         raise UserError(f"--measured {path}: no time for {', '.join(lacking)}; run python -m hardware whole, on a GPU")
     source = f"measured on one {body.get('machine', {}).get('device', 'device').removeprefix('1 x ')} ({path})"
     return dataclasses.replace(scale, seconds=scale.seconds | times, seconds_devices=1, seconds_source=source)
-
-
-def _files() -> list[Path]:
-    return [*SCALES.glob("*.yaml"), *plugins.find("scales/*.yaml")]

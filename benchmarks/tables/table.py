@@ -3,15 +3,17 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report.grid import ABSENT, Grid, Line, plain
 from runs import plugins
 from runs.errors import UserError
 from runs.files import read_yaml
-from runs.text import html_table
 from runs.typed import build
 
 PAPERS = Path(__file__).parents[1] / "papers"
@@ -35,7 +37,6 @@ class Column:
         noise: published standard deviation of a single trial, in the metric's unit.
         digits: behind the point, where it is printed.
         pretrain: overrides of the pre-training for this column.
-        best: the highest published number, of all rows; set by `read`.
     """
 
     id: str
@@ -49,7 +50,6 @@ class Column:
     noise: float | None = None
     digits: int = 1
     pretrain: dict[str, Any] = field(default_factory=dict)
-    best: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,17 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Paper:
+    """A paper, and the settings that all rows of its tables share: `pretrain`, and by method `methods`."""
+
+    title: str = ""
+    authors: str = ""
+    source: str = ""
+    pretrain: dict[str, Any] = field(default_factory=dict, compare=False)
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
 class Table:
     """A table or a figure of a paper. `name` is `table5` for the first paper and `collapse/table1` for the second.
 
@@ -94,12 +105,12 @@ class Table:
     """
 
     name: str
-    paper: str
     label: str
     title: str
     quantity: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    paper: Paper = Paper()
     dataset: str = "imagenet"
     properties: tuple[str, ...] = ()
     bold: dict[str, float] = field(default_factory=dict)
@@ -109,16 +120,19 @@ class Table:
     missing: str = ""
     pretrain: dict[str, Any] = field(default_factory=dict)
 
-    def value(self, row: Row, column: Column) -> float | str | None:
-        """The published entry."""
-        return row.values[self.columns.index(column)]
+    def published(self) -> Grid:
+        """The table as the paper has it, the descriptive columns first."""
+        lines = []
+        for row in self.rows:
+            deviations = [f" ± {std}" if std is not None else "" for std in row.std or (None,) * len(row.values)]
+            values = [f"{text_or_dash(v)}{std}" for v, std in zip(row.values, deviations, strict=True)]
+            lines.append(Line(row.label, plain([*map(row.properties.get, self.properties), *values])))
+        heads = (*(("", name) for name in self.properties), *((c.group, c.label) for c in self.columns))
+        title = f"{self.label}: {self.title}"
+        return Grid(heads, tuple(lines), title, self.quantity, self.notes, "pre-train", len(self.properties))
 
     def _repr_html_(self) -> str:
-        heads = ["", *self.properties, *(f"{c.group} {c.label}".strip() for c in self.columns)]
-        values = [[*map(row.properties.get, self.properties), *row.values] for row in self.rows]
-        words = [["–" if value is None else str(value) for value in line] for line in values]
-        rows = [[row.label, *line] for row, line in zip(self.rows, words, strict=True)]
-        return html_table(f"{self.label}: {self.title}", heads, rows, (self.quantity, *self.notes))
+        return self.published()._repr_html_()
 
     def select(self, rows: Sequence[str] | None, columns: Sequence[str] | None) -> "Table":
         """Keep the named rows and columns; a column's task or group counts as its name too.
@@ -164,7 +178,8 @@ def choose(
     names: Sequence[str],
     rows: Sequence[str] | None,
     columns: Sequence[str] | None,
-    adapted: Callable[[Table], Table] = lambda table: table,
+    replace: dict[str, dict[str, Any]] | None = None,
+    add: Sequence[dict[str, Any]] = (),
 ) -> list[Table]:
     """Load tables and keep the named rows and columns; a table in which nothing is named is left out.
 
@@ -172,13 +187,14 @@ def choose(
         names: tables and groups of tables.
         rows: rows to keep.
         columns: columns or tasks to keep.
-        adapted: what a scale makes of a table, see `adapt`.
+        replace: what a scale measures instead, see `adapt`.
+        add: what it measures besides.
 
     Raises:
         UserError: a table is unknown, or a name is in none of them.
     """
     members = dict.fromkeys(member for name in names for member in groups().get(name, [name]))
-    tables = [adapted(load(name)) for name in members]
+    tables = [adapt(load(name), replace or {}, add) for name in members]
     known_rows = {r.id for t in tables for r in t.rows}
     known_columns = {name for t in tables for c in t.columns for name in (c.id, c.task)}
     for wanted, known, what in ((rows, known_rows, "row"), (columns, known_columns, "column")):
@@ -195,18 +211,22 @@ def choose(
 
 
 @functools.cache
-def names() -> tuple[str, ...]:
-    """All tables and figures; those of the SimSiam paper come first and need no prefix."""
-    return tuple(_files())
-
-
-@functools.cache
 def _files() -> dict[str, Path]:
-    found = [p for p in sorted(PAPERS.glob("*/*.yaml")) if p.name != "paper.yaml"]
-    order = sorted(found, key=lambda p: (p.parent.name != "simsiam", p.parent.name, _natural(p.stem)))
-    order += [p for p in plugins.find("papers/*/*.yaml") if p.name != "paper.yaml"]
-    return {p.stem if p.parent.parent == PAPERS and p.parent.name == "simsiam" else f"{p.parent.name}/{p.stem}": p
-            for p in order}  # fmt: skip
+    """Every table's file by its name; those of the SimSiam paper come first and need no prefix."""
+    found = [p for p in PAPERS.glob("*/*.yaml") if p.name != "paper.yaml"]
+    found.sort(key=lambda p: (p.parent.name != "simsiam", p.parent.name, _natural(p.stem)))
+    found += [p for p in plugins.find("papers/*/*.yaml") if p.name != "paper.yaml"]
+    return {p.stem if p.parent == PAPERS / "simsiam" else f"{p.parent.name}/{p.stem}": p for p in found}
+
+
+def _natural(text: str) -> list[Any]:
+    """Sort key that puts table10 behind table9."""
+    return [text.rstrip("0123456789_"), [int(digits) for digits in re.findall(r"\d+", text)], text]
+
+
+def names() -> tuple[str, ...]:
+    """All tables and figures."""
+    return tuple(_files())
 
 
 @functools.cache
@@ -225,95 +245,54 @@ def load(name: str) -> Table:
     path = Path(name) if name.endswith((".yaml", ".yml")) else _files().get(name)
     if path is None or not path.is_file():
         raise UserError(f"{name}: no such table; `python -m benchmarks list` shows them, or give a .yaml file")
-    return read(path, name, paper(_paper_name(path)))
+    return read(path, name)
 
 
-@dataclass(frozen=True)
-class Paper:
-    """A paper, and the settings that all rows of its tables share: `pretrain`, and by method `methods`."""
-
-    title: str
-    authors: str
-    source: str
-    pretrain: dict[str, Any] = field(default_factory=dict)
-    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-@functools.cache
-def paper(name: str) -> Paper:
-    """What is known about a paper, by `Table.paper`."""
-    path = _paper_folder(name) / "paper.yaml"
-    if not path.is_file():
-        # Of a file of the user's own.
-        return Paper(path.parent.name, "", str(path.parent))
-    return build(Paper, read_yaml(path), str(path))
-
-
-def _paper_name(path: Path) -> str:
-    return path.parent.name if path in _files().values() else str(path.parent.absolute())
-
-
-def _paper_folder(name: str) -> Path:
-    known = {path.parent.name: path.parent for path in reversed(_files().values())}
-    return known.get(name, Path(name))
-
-
-def read(path: Path, name: str, paper: Paper | None = None) -> Table:
-    """Read and check a table file.
-
-    Args:
-        path: the file.
-        name: of the table.
-        paper: whose shared settings go below those of the table and of its rows.
+def read(path: Path, name: str) -> Table:
+    """Read and check a table file. The settings in the `paper.yaml` beside it go below the table's and its rows'.
 
     Raises:
         UserError: naming the file, the field and what is wrong with it.
     """
-    table = build(Table, {**read_yaml(path), "name": name, "paper": _paper_name(path)}, str(path))
+    beside, folder = path.parent / "paper.yaml", path.parent.absolute()
+    # Of a file of the user's own the folder is all that is known.
+    paper = build(Paper, read_yaml(beside), str(beside)) if beside.is_file() else Paper(folder.name, "", str(folder))
+    table = build(Table, {**read_yaml(path), "name": name}, str(path))
     rows = []
     for row in table.rows:
         own = {**table.pretrain, **row.pretrain}
-        shared = {**paper.pretrain, **paper.methods.get(own.get("method", ""), {})} if paper else {}
+        shared = {**paper.pretrain, **paper.methods.get(own.get("method", ""), {})}
         rows.append(row if row.untrained else dataclasses.replace(row, pretrain={**shared, **own}))
-    table = dataclasses.replace(table, rows=tuple(rows))
-    _check(table, path)
-    columns = []
-    for i, column in enumerate(table.columns):
-        numbers = [v for row in rows if isinstance(v := row.values[i], int | float)]
-        columns.append(dataclasses.replace(column, best=max(numbers, default=None)))
-    return dataclasses.replace(table, columns=tuple(columns))
+    table = dataclasses.replace(table, paper=paper, rows=tuple(rows))
+    if fault := next(_faults(table), None):
+        raise UserError(f"{path}: {fault}")
+    return table
 
 
-def _check(table: Table, path: Path) -> None:
+def _faults(table: Table) -> Iterator[str]:
+    """What is wrong with a table, beyond the types of its fields."""
     if not table.rows or not table.columns:
-        raise UserError(f"{path}: a table needs rows and columns")
+        yield "a table needs rows and columns"
     for what, ids in (("row", [r.id for r in table.rows]), ("column", [c.id for c in table.columns])):
-        for i in ids:
-            if ids.count(i) > 1:
-                raise UserError(f"{path}: {what} '{i}' is there twice")
+        yield from (f"{what} '{name}' is there twice" for name, count in Counter(ids).items() if count > 1)
     for c in table.columns:
-        if c.task not in TASKS:
-            raise UserError(f"{path}: column {c.id}: task '{c.task}' is none of {', '.join(TASKS)}")
-        if c.vary not in VARY:
-            raise UserError(f"{path}: column {c.id}: vary '{c.vary}' is none of {', '.join(VARY)}")
+        for field_, value, known in (("task", c.task, TASKS), ("vary", c.vary, VARY)):
+            if value not in known:
+                yield f"column {c.id}: {field_} '{value}' is none of {', '.join(known)}"
         if c.trials < 1 or c.epochs < 1:
-            raise UserError(f"{path}: column {c.id}: trials and epochs must be at least 1")
+            yield f"column {c.id}: trials and epochs must be at least 1"
     for r in table.rows:
         for label, given in (("values", r.values), ("std", r.std or r.values)):
             if len(given) != len(table.columns):
-                raise UserError(f"{path}: row {r.id}: {len(given)} {label} for {len(table.columns)} columns")
+                yield f"row {r.id}: {len(given)} {label} for {len(table.columns)} columns"
         if table.across and not isinstance(r.pretrain.get(table.across), int | float):
-            raise UserError(f"{path}: row {r.id}: the table lies across {table.across}, of which the row has no number")
-        for key in r.properties:
-            if key not in table.properties:
-                raise UserError(f"{path}: row {r.id}: property '{key}' is none of the table's")
+            yield f"row {r.id}: the table is drawn over {table.across}, for which the row gives no number"
+        if unknown := set(r.properties) - set(table.properties):
+            yield f"row {r.id}: property '{min(unknown)}' is none of the table's"
         if not (r.untrained or r.missing or table.missing or {"method", "variant"} & set(r.pretrain)):
-            raise UserError(
-                f"{path}: row {r.id}: pretrain.method is missing (or give a variant, `missing:` or `untrained: true`)"
-            )
+            yield f"row {r.id}: pretrain.method is missing (or give a variant, `missing:` or `untrained: true`)"
 
 
-def _natural(text: str) -> list[Any]:
-    """Sort key that puts table10 behind table9."""
-    digits = "".join(ch if ch.isdigit() else " " for ch in text).split()
-    return [text.rstrip("0123456789_"), [int(d) for d in digits], text]
+def text_or_dash(value: float | str | None) -> str:
+    """A published entry as it is, or a dash."""
+    return ABSENT if value is None else str(value)

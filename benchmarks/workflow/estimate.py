@@ -6,7 +6,7 @@ import statistics
 import time
 from typing import Any
 
-from benchmarks.workflow.plan import Plan, Run
+from benchmarks.workflow.run_graph import Run, RunGraph
 from benchmarks.workflow.status import Status, last_attempts
 from runs.errors import UserError
 from runs.files import read_json
@@ -16,16 +16,11 @@ from runs.progress import PROGRESS
 UNKNOWN = 60.0
 
 
-def durations(plan: Plan, running: dict[str, float] | None = None) -> tuple[dict[str, float], set[str]]:
-    """Expected seconds of every run.
+def durations(plan: RunGraph) -> tuple[dict[str, float], set[str]]:
+    """Expected seconds of every run, and the runs whose like was measured.
 
-    Args:
-        plan: the plan.
-        running: those that run now, with their start: what they say of their progress tells this machine's speed.
-
-    Returns:
-        (seconds by run: as measured on its like in this folder, else as the scale's file says, times how much longer
-        than that the runs so far took; the measured ones)
+    A run takes what its like took in this folder, else what the scale's file says, times how much longer than that the
+    runs so far took.
     """
     found: dict[str, list[float]] = {}
     took, thought = 0.0, 0.0
@@ -33,17 +28,13 @@ def durations(plan: Plan, running: dict[str, float] | None = None) -> tuple[dict
         if attempt.status == 0:
             found.setdefault(_like(plan.runs[run]), []).append(attempt.seconds)
             took, thought = took + attempt.seconds, thought + assumed(plan, plan.runs[run])
-    for run, began in (running or {}).items():
-        own = progress_of(plan, run, began).get("seconds_left")
-        if own is not None:
-            took, thought = took + time.time() - began + own, thought + assumed(plan, plan.runs[run])
     pace = took / thought if thought else 1.0
     means = {like: statistics.fmean(seconds) for like, seconds in found.items()}
     seconds = {run.id: means.get(_like(run), pace * assumed(plan, run)) for run in plan.runs.values()}
     return seconds, {run.id for run in plan.runs.values() if _like(run) in means}
 
 
-def assumed(plan: Plan, run: Run) -> float:
+def assumed(plan: RunGraph, run: Run) -> float:
     """What the scale's file says of a run; on more devices than it was measured on, in inverse proportion."""
     share = plan.seconds_devices / run.devices if plan.seconds_devices and run.devices else 1.0
     per_epoch = plan.seconds.get(f"{run.task}/epoch")
@@ -52,7 +43,7 @@ def assumed(plan: Plan, run: Run) -> float:
     return share * plan.seconds.get(run.task, UNKNOWN)
 
 
-def left(plan: Plan, seconds: dict[str, float], status: Status, devices: int | None = None) -> float:
+def left(plan: RunGraph, seconds: dict[str, float], status: Status, devices: int | None = None) -> float:
     """Seconds until everything is done, by playing the rest of the plan through.
 
     Args:
@@ -85,7 +76,7 @@ def left(plan: Plan, seconds: dict[str, float], status: Status, devices: int | N
     return now
 
 
-def progress_of(plan: Plan, run: str, started: float) -> dict[str, Any]:
+def progress_of(plan: RunGraph, run: str, started: float) -> dict[str, Any]:
     """What a running command says of itself in `progress.json`; empty if nothing since `started`."""
     try:
         body = read_json(plan.folder(run) / PROGRESS)
@@ -94,7 +85,7 @@ def progress_of(plan: Plan, run: str, started: float) -> dict[str, Any]:
     return body if isinstance(body, dict) and body.get("time", 0) >= started else {}
 
 
-def run_left(plan: Plan, run: str, expected: float, started: float) -> float:
+def run_left(plan: RunGraph, run: str, expected: float, started: float) -> float:
     """Seconds that a running command still needs, from its own progress where that says more than the expectation."""
     own = progress_of(plan, run, started).get("seconds_left")
     return max(expected - (time.time() - started), float(own) if own is not None else 0.0, 1.0)

@@ -13,9 +13,10 @@ import yaml
 
 from benchmarks.tables.scale import STAGES, Scale
 from benchmarks.tables.table import Column, Row, Table, load, names
-from benchmarks.workflow.plan import Cell, Checkpoint, Plan, Run, Selection
+from benchmarks.workflow.run_graph import OF_THE_SCALE, Cell, Run, RunGraph, Selection, Source
 from runs.errors import UserError
-from runs.files import checkpoint_name
+from runs.files import RANDOM, SCRATCH, checkpoint_name
+from runs.folder import flatten
 
 DETECTION = ("voc07", "voc0712", "coco")
 # Detectron2's own default for the folder of VOC2007, VOC2012 and coco; other sets are `datasets/<name>`.
@@ -29,23 +30,6 @@ PLAIN = re.compile(r"[\w./:@%+-]*")
 FIRST = ("method", "variant", "task", "checkpoint", "weights", "data", "data.root", "arch", "epochs")
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where an evaluation's weights come from.
-
-    Attributes:
-        name: for the names of folders.
-        file: the checkpoint.
-        needs: the run that writes it, if it is one of ours.
-        sha256: of the file, if it is not.
-    """
-
-    name: str
-    file: str
-    needs: tuple[str, ...] = ()
-    sha256: str = ""
-
-
 def expand(
     tables: Iterable[Table],
     scale: Scale,
@@ -54,8 +38,8 @@ def expand(
     overrides: Iterable[tuple[str, str, Any]] = (),
     trials: int | None = None,
     checkpoint: Source | None = None,
-) -> Plan:
-    """Turn tables into runs.
+) -> RunGraph:
+    """Turn tables into runs; nothing is written.
 
     Args:
         tables: what to fill, already cut to the wanted rows and columns.
@@ -67,153 +51,136 @@ def expand(
         trials: a bound on the trials of every column, below the scale's.
         checkpoint: what to evaluate in every row instead of what the row would pre-train.
 
-    Returns:
-        The plan; nothing has been written.
-
     Raises:
         UserError: the output lies where a command line cannot name it, or no run would look into one of the `roots`.
     """
     check_roots(roots or {}, scale)
-    graph = _Graph(scale, _relative(Path(output)), roots or {}, list(overrides), checkpoint)
-    chosen, cells = list(tables), []
-    for table in chosen:
-        for row in table.rows:
-            for column in table.columns:
-                absent = "" if checkpoint else _obstacle(scale, table, row, column)
-                count = 0 if absent else _count(scale, column, trials, checkpoint)
-                runs = tuple(graph.trial(table, row, column, i) for i in range(count))
-                cells.append(Cell(table.name, row.id, column.id, runs, absent))
-    return Plan(
-        output=graph.output,
+    chosen = list(tables)
+    expansion = _Expansion(scale, _relative(Path(output)), roots or {}, list(overrides), trials, checkpoint)
+    cells = [expansion.cell(t, row, column) for t in chosen for row in t.rows for column in t.columns]
+    return RunGraph(
+        output=expansion.output,
         scale=scale.name,
-        about=scale.about,
         tables=[Selection(t.name, tuple(r.id for r in t.rows), tuple(c.id for c in t.columns)) for t in chosen],
-        runs=graph.runs,
+        runs=expansion.runs,
         cells=cells,
-        jobs=scale.jobs,
-        threads=scale.threads,
-        seconds=scale.seconds,
-        seconds_source=scale.seconds_source,
-        seconds_devices=scale.seconds_devices,
-        gigabytes=scale.gigabytes,
-        replace=scale.replace,
-        add=scale.add,
-        checkpoint=Checkpoint(checkpoint.name, checkpoint.sha256) if checkpoint else None,
+        checkpoint=checkpoint,
+        **{name: getattr(scale, name) for name in OF_THE_SCALE},
     )
 
 
-def _obstacle(scale: Scale, table: Table, row: Row, column: Column) -> str:
-    """Why there is nothing to run for an entry; empty if there is."""
-    if missing := row.missing or table.missing:
-        return f"needs {missing}"
-    if row.untrained and column.task == "pretrain":
-        return "no pre-training"
-    wanted = scale.tasks is None or column.task in scale.tasks
-    return "" if wanted and _epochs(scale, row, column) is not None else f"not at the {scale.name} scale"
-
-
-def _epochs(scale: Scale, row: Row, column: Column) -> int | None:
-    epochs = row.epochs or column.epochs
-    return epochs if scale.epochs is None else scale.epochs.get(epochs)
-
-
-def _count(scale: Scale, column: Column, trials: int | None, checkpoint: Source | None) -> int:
-    """The paper's number of trials, unless the scale has its own, and at most `trials`."""
-    # A given checkpoint cannot be pre-trained again, and its features and their classifier hardly depend on a seed.
-    if checkpoint and column.vary == "pretrain":
-        return 1
-    wanted = scale.trials.get(column.task, scale.trials.get(column.vary, column.trials))
-    return min(wanted, trials) if trials else wanted
-
-
 @dataclass
-class _Graph:
+class _Expansion:
     """The runs behind the entries; equal settings give the same run."""
 
     scale: Scale
     output: str
     roots: Mapping[str, str]
     overrides: list[tuple[str, str, Any]]
+    trials: int | None
     checkpoint: Source | None
     runs: dict[str, Run] = field(default_factory=dict)
 
-    def trial(self, table: Table, row: Row, column: Column, seed: int) -> str:
-        """Add the runs of one trial; returns the id of the one whose record has the number."""
-        if self.checkpoint or row.untrained:
-            return self._evaluation(table, row, column, self.checkpoint, seed).id
-        run = self._pretrain(table, row, column, seed if column.vary == "pretrain" else 0)
-        if column.task == "pretrain":
-            return run.id
-        file = f"{self.output}/{run.id}/{checkpoint_name(int(run.settings['epochs']) - 1)}"
-        # Its name without kind and hash.
-        name = run.id.split("/")[1].rsplit("-", 1)[0]
-        return self._evaluation(table, row, column, Source(name, file, (run.id,)), seed).id
+    def cell(self, table: Table, row: Row, column: Column) -> Cell:
+        """An entry with the runs of its trials, which are added, or why there are none."""
+        absent, count = "", column.trials
+        if self.checkpoint and column.vary == "pretrain":
+            # It cannot be pre-trained again, and its features and their classifier hardly depend on a seed.
+            count = 1
+        else:
+            count = self.scale.trials.get(column.task, self.scale.trials.get(column.vary, count))
+            count = min(count, self.trials or count)
+        if not self.checkpoint:
+            wanted = self.scale.tasks is None or column.task in self.scale.tasks
+            if missing := row.missing or table.missing:
+                absent = f"needs {missing}"
+            elif row.untrained and column.task == "pretrain":
+                absent = "no pre-training"
+            elif not wanted or self._epochs(row, column) is None:
+                absent = f"not at the {self.scale.name} scale"
+        runs = tuple(self._trial(table, row, column, seed).id for seed in range(0 if absent else count))
+        return Cell(table.name, row.id, column.id, runs, absent)
 
-    def _pretrain(self, table: Table, row: Row, column: Column, seed: int) -> Run:
+    def _epochs(self, row: Row, column: Column) -> int | None:
+        epochs = row.epochs or column.epochs
+        return epochs if self.scale.epochs is None else self.scale.epochs.get(epochs)
+
+    def _trial(self, table: Table, row: Row, column: Column, seed: int) -> Run:
+        """Add the runs of one trial; returns the one whose record has the number."""
+        if self.checkpoint or row.untrained:
+            return self._evaluation(table, row, column, self.checkpoint, seed)
         settings = self._settings(table, row, {**row.pretrain, **column.pretrain}, "pretrain")
         # A user's epochs win over the column's.
-        settings = {"epochs": _epochs(self.scale, row, column), **settings, "seed": seed}
+        settings = {"epochs": self._epochs(row, column), **settings, "seed": seed if column.vary == "pretrain" else 0}
         root, needs = self._root(table, False)
-        name = f"{settings.get('variant', settings.get('method'))}-{settings['epochs']}ep-seed{seed}"
-        return self._add("pretrain", "pretrain", name, settings, root, needs)
+        name = f"{settings.get('variant', settings.get('method'))}-{settings['epochs']}ep-seed{settings['seed']}"
+        run = self._add("pretrain", name, settings, root, needs)
+        if column.task == "pretrain":
+            return run
+        file = f"{self.output}/{run.id}/{checkpoint_name(int(settings['epochs']) - 1)}"
+        return self._evaluation(table, row, column, Source(name, file, (run.id,)), seed)
 
     def _evaluation(self, table: Table, row: Row, column: Column, source: Source | None, seed: int) -> Run:
         """Add the run that evaluates `source`, or the untrained network."""
-        name = f"{column.task}-{source.name if source else 'scratch'}"
+        name = f"{column.task}-{source.name if source else SCRATCH}"
         detection = column.task in DETECTION
         root, needs = self._root(table, detection)
         if detection:
             settings = {"task": column.task, **self._settings(table, row, row.transfer, "transfer", column.task)}
             name += f"-trial{seed}"
-            weights, untrained = "weights", "scratch"
         else:
             settings = self._settings(table, row, {}, column.task)
             name += "" if source else f"-seed{seed}"
-            weights, untrained = "checkpoint", "random"
         if source is None:
             arch = self._settings(table, row, row.pretrain, "pretrain").get("arch", "resnet50")
-            settings |= {weights: untrained, "arch": arch}
+            settings |= {"weights": SCRATCH} if detection else {"checkpoint": RANDOM}
+            settings["arch"] = arch
             if not detection:
                 # How the untrained network starts is all that its row can say of it.
                 settings |= {k: v for k, v in row.pretrain.items() if k == "zero_init_residual"}
         elif detection:
-            converted = self._add(
-                "convert", "convert", source.name, {"file": source.file}, {}, source.needs, source.sha256
-            )
-            settings[weights] = f"{self.output}/{converted.id}/backbone.pkl"
+            file = {"file": source.file}
+            converted = self._add("convert", source.name, file, {}, source.needs, source.sha256)
+            settings["weights"] = f"{self.output}/{converted.id}/backbone.pkl"
             needs += (converted.id,)
         else:
-            settings[weights] = source.file
+            settings["checkpoint"] = source.file
             needs += source.needs
-        settings["seed"] = seed
-        kind = "transfer" if detection else column.task
-        return self._add(kind, column.task, name, settings, root, needs, source.sha256 if source else "")
+        return self._add(column.task, name, settings | {"seed": seed}, root, needs, source.sha256 if source else "")
 
     def _settings(self, table: Table, row: Row, own: dict[str, Any], *stages: str) -> dict[str, Any]:
-        """The scale's settings with those of the row, below the user's."""
+        """The scale's for all rows < for the data set < the method < `own` < for the row < the user's.
+
+        `own` is what makes the row; `stages` go from the general to the special, e.g. `transfer`, `voc07`.
+        """
+        scale = self.scale
+        method = {"pretrain": scale.methods.get(own.get("method", ""), {})}
+        rows = [scale.rows.get(name, {}) for name in ("*", row.id, f"{table.name}/{row.id}")]
+
+        def merged(*layers: dict[str, Any]) -> dict[str, Any]:
+            # As dotted keys, so that a later layer replaces a single value.
+            parts = [flatten(layer.get(stage) or {}) for layer in layers for stage in stages]
+            return {key: value for part in parts for key, value in part.items()}
+
+        data = {} if "transfer" in stages else {"data": scale.data.get(table.dataset, table.dataset)}
+        shared = merged(scale.stages, scale.datasets.get(table.dataset, {}), method)
         user = {key: value for stage, key, value in self.overrides if stage in stages}
-        data = {} if "transfer" in stages else {"data": self.scale.data.get(table.dataset, table.dataset)}
-        return {**data, **self.scale.settings(table, row, own, *stages), **user}
+        return {**data, **shared, **own, **merged(*rows), **user}
 
     def _root(self, table: Table, detection: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The data of a run: the generated set, which is a run itself, or the user's folder."""
         if self.scale.generate is not None:
-            data = self._add("data", "data", "shapes", dict(self.scale.generate), {}, ())
+            data = self._add("data", "shapes", dict(self.scale.generate), {}, ())
             folder = f"{self.output}/{data.id}/set"
             return {"data.root": folder if detection else f"{folder}/imagefolder"}, (data.id,)
         name = "detection" if detection else table.dataset
         return {"data.root": self.roots.get(name, DETECTION_ROOT if detection else f"datasets/{name}")}, ()
 
     def _add(
-        self,
-        kind: str,
-        task: str,
-        name: str,
-        settings: dict[str, Any],
-        root: dict[str, Any],
-        needs: tuple[str, ...],
+        self, task: str, name: str, settings: dict[str, Any], root: dict[str, Any], needs: tuple[str, ...],
         sha256: str = "",
-    ) -> Run:
+    ) -> Run:  # fmt: skip
+        kind = "transfer" if task in DETECTION else task
         identity = {"kind": kind, "settings": settings, "needs": needs, "root": root, "sha256": sha256}
         # Without the place of the output folder, on which the result does not depend.
         portable = json.dumps(identity, sort_keys=True).replace(f"{json.dumps(self.output)[:-1]}/", '"')

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.workflow.display import Display
 from benchmarks.workflow.estimate import durations
-from benchmarks.workflow.plan import Plan, Run
+from benchmarks.workflow.run_graph import Run, RunGraph
 from benchmarks.workflow.status import Status, failures, note_attempt, status_of
 from runs.app import PARENT
 from runs.children import child_environment
@@ -29,8 +29,6 @@ from runs.folder import LOG, lock_folder
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Seconds after which another node's file has to be visible here.
 LATENCY = 60.0
-# Seconds after which the expected times are read anew: what runs tells how fast this machine is.
-REFRESH = 10.0
 
 
 @dataclass
@@ -42,7 +40,7 @@ class Started:
     devices: list[str]
 
 
-def work(plan: Plan, executor: str = "local", options: Sequence[str] = (), retries: int = 0) -> Status:
+def work(plan: RunGraph, executor: str = "local", options: Sequence[str] = (), retries: int = 0) -> Status:
     """Do all runs of a plan that are not done; a failed one does not stop those that do not need it.
 
     Args:
@@ -71,7 +69,7 @@ def work(plan: Plan, executor: str = "local", options: Sequence[str] = (), retri
     return status
 
 
-def _loop(plan: Plan, executor: str, options: Sequence[str], retries: int, free: list[str]) -> Status:
+def _loop(plan: RunGraph, executor: str, options: Sequence[str], retries: int, free: list[str]) -> Status:
     expected, known = durations(plan)[0], bool(free)
     chains = plan.chains(expected)
     order = sorted(plan.runs, key=lambda run: -chains[run])
@@ -79,13 +77,11 @@ def _loop(plan: Plan, executor: str, options: Sequence[str], retries: int, free:
     failed: dict[str, int] = {}
     tries: Counter[str] = Counter()
     display = Display(plan, expected)
-    refreshed = time.monotonic()
     try:
         while True:
             status = status_of(plan, {run: s.began for run, s in started.items()}, failed)
-            ready = [
-                run for run in order if run in status.waiting and set(status.done).issuperset(plan.runs[run].needs)
-            ]
+            done = set(status.done)
+            ready = [run for run in order if run in status.waiting and done.issuperset(plan.runs[run].needs)]
             for name in ready[: plan.jobs - len(started)]:
                 run = plan.runs[name]
                 wanted = run.gpus if known else 0
@@ -95,9 +91,6 @@ def _loop(plan: Plan, executor: str, options: Sequence[str], retries: int, free:
                 started[name] = _start(plan, run, executor, options, taken)
                 status.running[name] = started[name].began
                 status.waiting.remove(name)
-            if time.monotonic() > refreshed + REFRESH:
-                expected |= durations(plan, status.running)[0]
-                refreshed = time.monotonic()
             display.update(status)
             if not started:
                 return status
@@ -109,12 +102,14 @@ def _loop(plan: Plan, executor: str, options: Sequence[str], retries: int, free:
                 code = _result(plan, name, over, executor)
                 if code and tries[name] > retries:
                     failed[name] = code
+                # What has ended tells how fast this machine is.
+                expected |= durations(plan)[0]
     finally:
         display.close()
         _stop(plan, started, executor)
 
 
-def _start(plan: Plan, run: Run, executor: str, options: Sequence[str], devices: list[str]) -> Started:
+def _start(plan: RunGraph, run: Run, executor: str, options: Sequence[str], devices: list[str]) -> Started:
     folder = plan.folder(run.id)
     # The same interpreter as this one, whatever `python` and `torchrun` mean on the PATH.
     start = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}
@@ -136,7 +131,7 @@ def _start(plan: Plan, run: Run, executor: str, options: Sequence[str], devices:
     return Started(process, time.time(), devices)
 
 
-def _result(plan: Plan, run: str, over: Started, executor: str) -> int:
+def _result(plan: RunGraph, run: str, over: Started, executor: str) -> int:
     """The exit status of a run that has ended; 1 also where it ended well without leaving its result."""
     status, target = over.process.returncode, plan.target(run)
     deadline = time.time() + (LATENCY if executor == "slurm" else 0.0)
@@ -150,7 +145,7 @@ def _result(plan: Plan, run: str, over: Started, executor: str) -> int:
     return status
 
 
-def _stop(plan: Plan, started: dict[str, Started], executor: str) -> None:
+def _stop(plan: RunGraph, started: dict[str, Started], executor: str) -> None:
     """End what still runs and wait for it: a training writes a checkpoint first."""
     for name, run in started.items():
         if executor == "slurm":
@@ -161,7 +156,7 @@ def _stop(plan: Plan, started: dict[str, Started], executor: str) -> None:
         run.process.wait()
 
 
-def _environment(plan: Plan, executor: str, devices: list[str]) -> dict[str, str]:
+def _environment(plan: RunGraph, executor: str, devices: list[str]) -> dict[str, str]:
     kept = {k: v for k, v in child_environment().items() if k not in (*THREADS, PARENT)}
     kept |= {name: str(plan.threads) for name in THREADS if plan.threads} | {"PYTHONUNBUFFERED": "1"}
     # Without PyTorch's C++ stack for each store and socket that a killed process leaves behind.
@@ -187,7 +182,7 @@ def visible_devices() -> list[str]:
     return re.findall(r"^GPU (\d+):", listed, re.MULTILINE)
 
 
-def check(plan: Plan, executor: str, options: Sequence[str]) -> list[str]:
+def check(plan: RunGraph, executor: str, options: Sequence[str]) -> list[str]:
     """Refuse what would be found out hours later.
 
     Returns:
@@ -203,8 +198,8 @@ def check(plan: Plan, executor: str, options: Sequence[str]) -> list[str]:
     if executor == "slurm":
         if gpus and not options and not any(name.startswith("SBATCH_") for name in os.environ):
             raise UserError(
-                "--executor slurm: say what a job gets; add -- --mem=64G --cpus-per-gpu=8 --time=2-0, as your cluster "
-                "has them"
+                "--executor slurm: say which resources a job gets; add -- --mem=64G --cpus-per-gpu=8 --time=2-0, as "
+                "your cluster has them"
             )
         return []
     if nodes > 1:
@@ -218,7 +213,7 @@ def check(plan: Plan, executor: str, options: Sequence[str]) -> list[str]:
     return there
 
 
-def sbatch(plan: Plan, run: Run, command: Sequence[str], options: Sequence[str]) -> list[str]:
+def sbatch(plan: RunGraph, run: Run, command: Sequence[str], options: Sequence[str]) -> list[str]:
     """The submission of a run: it waits for the job's end and has the job's exit status.
 
     A job of the same name, of a start that was killed, is waited for by SLURM (`singleton`) and found done.
@@ -237,7 +232,7 @@ def sbatch(plan: Plan, run: Run, command: Sequence[str], options: Sequence[str])
     ]  # fmt: skip
 
 
-def job_name(plan: Plan, run: str) -> str:
+def job_name(plan: RunGraph, run: str) -> str:
     """A job's name: the same at every start of the same run in the same folder, and no other's."""
     place = hashlib.sha256(str(plan.folder(run).absolute()).encode()).hexdigest()[:8]
     return f"{run.replace('/', '-')}-{place}"

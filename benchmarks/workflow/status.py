@@ -1,13 +1,15 @@
 """What each run of a plan is doing, and how its attempts ended."""
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.workflow.plan import Plan
-from runs.errors import from_os_error
+from benchmarks.workflow.run_graph import RunGraph
+from runs.errors import UserError, from_os_error
 from runs.folder import LOG
+from runs.typed import build
 
 # A line an attempt: the run, when it began (seconds since 1970), how many seconds it took, its exit status.
 ATTEMPTS = "runs.jsonl"
@@ -34,7 +36,7 @@ class Status:
     waiting: list[str] = field(default_factory=list)
 
 
-def status_of(plan: Plan, running: dict[str, float] | None = None, failed: dict[str, int] | None = None) -> Status:
+def status_of(plan: RunGraph, running: dict[str, float] | None = None, failed: dict[str, int] | None = None) -> Status:
     """Sort the runs.
 
     Args:
@@ -60,35 +62,28 @@ def status_of(plan: Plan, running: dict[str, float] | None = None, failed: dict[
     return status
 
 
-def note_attempt(plan: Plan, run: str, started: float, status: int) -> None:
+def note_attempt(plan: RunGraph, run: str, started: float, status: int) -> None:
     """Append an attempt that has just ended."""
-    line = {"run": run, "started": started, "seconds": time.time() - started, "status": status}
+    line = json.dumps(vars(Attempt(run, started, time.time() - started, status)))
     try:
         with open(Path(plan.output) / ATTEMPTS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(line + "\n")
     except OSError as error:
         raise from_os_error(error) from error
 
 
-def last_attempts(plan: Plan) -> dict[str, Attempt]:
+def last_attempts(plan: RunGraph) -> dict[str, Attempt]:
     """The last attempt at every run of the plan that there was; a damaged line is passed over."""
-    try:
-        lines = (Path(plan.output) / ATTEMPTS).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return {}
-    found = {}
-    for line in lines:
-        try:
-            body = json.loads(line)
-            attempt = Attempt(str(body["run"]), float(body["started"]), float(body["seconds"]), int(body["status"]))
-        except (ValueError, KeyError, TypeError):
-            continue
-        if attempt.run in plan.runs:
-            found[attempt.run] = attempt
+    path, found = Path(plan.output) / ATTEMPTS, {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError, UserError):
+            attempt = build(Attempt, json.loads(line), str(path))
+            if attempt.run in plan.runs:
+                found[attempt.run] = attempt
     return found
 
 
-def last_lines(plan: Plan, run: str, count: int = 8) -> list[str]:
+def last_lines(plan: RunGraph, run: str, count: int = 8) -> list[str]:
     """The end of a run's log, for a person who wants to know why it failed.
 
     Of several processes the one that failed says why in a line of its own, and torchrun a page about it behind that.
@@ -105,7 +100,7 @@ def last_lines(plan: Plan, run: str, count: int = 8) -> list[str]:
     return [line for line in lines[:end] if line.strip()][-count:]
 
 
-def failures(plan: Plan, status: Status) -> list[str]:
+def failures(plan: RunGraph, status: Status) -> list[str]:
     """The failed runs with the end of their logs and the way to see more."""
     lines: list[str] = []
     called = plan.names()

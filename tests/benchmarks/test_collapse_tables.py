@@ -8,23 +8,25 @@ import pytest
 from rich.console import Console
 
 from benchmarks.report import grid
-from benchmarks.report.curves import averaged, ends, panels, published_values, row_logs
+from benchmarks.report.charts import averaged, charts_of, ends, published_values, row_logs
 from benchmarks.report.page import report_folders
-from benchmarks.report.tables import result_grid
-from benchmarks.results.entries import table_results
+from benchmarks.report.result_tables import result_grid
 from benchmarks.results.records import records_of
+from benchmarks.results.table_results import table_results
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.run_graph import RunGraph
 from experiments.pages import filled_page
 from runs.errors import UserError
 from runs.record import Dataset, Record, Subject, write_record
 
+LAB = scales.load("lab")
 
-def plan(folder: Path, *names: str) -> Plan:
+
+def plan(folder: Path, *names: str) -> RunGraph:
     scale = scales.load("lab")
-    return expand(tables.choose(list(names), None, None, scale.adapt), scale, folder)
+    return expand(tables.choose(list(names), None, None, scale.replace, scale.add), scale, folder)
 
 
 def test_a_group_stands_for_its_tables() -> None:
@@ -52,7 +54,7 @@ def test_every_row_of_the_group_runs_three_times_by_pretraining_alone(tmp_path: 
 def test_no_row_of_either_group_is_left_out(scale: str, tmp_path: Path) -> None:
     size = scales.load(scale)
     names = [name for group in ("collapse", "collapse-more") for name in tables.groups()[group]]
-    p = expand(tables.choose(names, None, None, size.adapt), size, tmp_path)
+    p = expand(tables.choose(names, None, None, size.replace, size.add), size, tmp_path)
     assert not [(c.table, c.row, c.column, c.absent) for c in p.cells if c.absent or not c.runs]
     rows = {(c.table, c.row) for c in p.cells}
     assert rows == {(name, row.id) for name in names for row in tables.load(name).rows}
@@ -72,16 +74,16 @@ def test_no_column_asks_a_row_for_what_it_cannot_have() -> None:
 
 
 def test_columns_that_a_scale_cannot_measure_have_stand_ins() -> None:
-    table = scales.load("lab").adapt(tables.load("collapse/table2"))
+    table = tables.adapt(tables.load("collapse/table2"), LAB.replace, LAB.add)
     assert [c.metric for c in table.columns] == ["knn_top1", "knn_top1_start", "std", "m_o", "m_r"]
     assert table.columns[0].label == "Top-1 (kNN)"
     assert table.rows[0].values == (66.62, None, None, None, None)
     # The paper measures these itself, and a table without the question stays as it is.
-    assert [c.id for c in scales.load("lab").adapt(tables.load("collapse/table3")).columns].count("std") == 1
-    assert len(scales.load("lab").adapt(tables.load("table2")).columns) == 1
+    assert [c.id for c in tables.adapt(tables.load("collapse/table3"), LAB.replace, LAB.add).columns].count("std") == 1
+    assert len(tables.adapt(tables.load("table2"), LAB.replace, LAB.add).columns) == 1
 
 
-def finish(p: Plan, row: str, collapsed: list[bool]) -> None:
+def finish(p: RunGraph, row: str, collapsed: list[bool]) -> None:
     """Write records and logs as the row's pre-trainings would."""
     cell = next(c for c in p.cells if c.row == row)
     for seed, (run, bad) in enumerate(zip(cell.runs, collapsed, strict=True)):
@@ -183,7 +185,7 @@ def test_the_ends_of_training_lie_over_the_setting() -> None:
 def test_a_row_without_the_setting_of_its_table_is_refused(tmp_path: Path) -> None:
     text = (tables.PAPERS / "collapse" / "figure8.yaml").read_text(encoding="utf-8")
     (tmp_path / "f.yaml").write_text(text.replace(", method.temperature: 0.1}", "}"), encoding="utf-8")
-    with pytest.raises(UserError, match="row t01: the table lies across"):
+    with pytest.raises(UserError, match="row t01: the table is drawn over"):
         tables.read(tmp_path / "f.yaml", "f")
 
 
@@ -196,7 +198,7 @@ def test_a_row_draws_only_the_curves_that_are_its_own(tmp_path: Path) -> None:
     assert [line.label for line in averaged(logs, "eta_p")] == ["SimSiam"]
     assert [line.label for line in averaged(logs, "eta_z")] == ["Mirror SimSiam"]
     # One row has one colour in all charts.
-    assert {c.lines[0].label: c.lines[0].number for c in panels(logs, ("eta_p", "eta_z"))} == {
+    assert {c.curves[0].label: c.curves[0].number for c in charts_of(logs, ("eta_p", "eta_z"))} == {
         "SimSiam": 0,
         "Mirror SimSiam": 1,
     }

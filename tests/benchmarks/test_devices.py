@@ -9,8 +9,8 @@ import pytest
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.plan import Plan, Run
 from benchmarks.workflow.run import check, job_name, sbatch, visible_devices, work
+from benchmarks.workflow.run_graph import Run, RunGraph
 from benchmarks.workflow.status import last_lines
 from runs.errors import UserError
 from runs.folder import LOG
@@ -26,13 +26,13 @@ write_record(sys.argv[1], Record("knn", Subject("a", "b"), Dataset("d", "val", 1
 """
 
 
-def paper(folder: Path, **changes: int) -> Plan:
+def paper(folder: Path, **changes: int) -> RunGraph:
     chosen = [tables.load(name).select(["simsiam"], ["ep100", "voc07"]) for name in ("table4", "table5")]
     return expand(chosen, dataclasses.replace(scales.load("paper"), **changes), folder)
 
 
-def of(folder: Path, *runs: Run, jobs: int = 4) -> Plan:
-    return Plan(str(folder), "paper", "", [], {run.id: run for run in runs}, [], jobs=jobs)
+def of(folder: Path, *runs: Run, jobs: int = 4) -> RunGraph:
+    return RunGraph(str(folder), "paper", "", [], {run.id: run for run in runs}, [], jobs=jobs)
 
 
 def test_no_two_runs_hold_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,18 +10,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from benchmarks.__main__ import main
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import Source, expand, parse_override
-from benchmarks.workflow.plan import Plan, read_plan
+from benchmarks.workflow.expand import expand, parse_override
+from benchmarks.workflow.run_graph import RunGraph, Source, read_plan
 from runs.errors import UserError
 
 
-def plan(*names: str, scale: str = "mini", rows: list[str] | None = None, overrides: tuple[str, ...] = ()) -> Plan:
+def plan(*names: str, scale: str = "mini", rows: list[str] | None = None, overrides: tuple[str, ...] = ()) -> RunGraph:
     chosen = [tables.load(n).select(rows, None) for n in names]
     parsed = [parse_override(o) for o in overrides]
     return expand(chosen, scales.load(scale), "outputs/x", {}, parsed)
 
 
-def kinds(p: Plan) -> dict[str, int]:
+def kinds(p: RunGraph) -> dict[str, int]:
     return {k: sum(r.task == k for r in p.runs.values()) for k in dict.fromkeys(r.task for r in p.runs.values())}
 
 
@@ -178,7 +178,8 @@ def test_the_mini_scale_knows_the_generated_classes() -> None:
     ("text", "complaint"),
     [("jobs: 1", "field 'about' is missing"), ("- a", "must be a mapping"),
      ("about: x\njobs: one", "jobs must be a whole"), ("about: x\nspeed: 1", "unknown field 'speed'"),
-     ("about: x\nstages: {dance: {}}", "unknown stage 'dance'"), ("about: x\nseconds: {dance: 1}", "seconds.dance")],
+     ("about: x\nstages: {dance: {}}", "unknown stage 'dance'"),
+     ("about: x\nseconds: {dance: 1}", "unknown run 'dance'")],
 )  # fmt: skip
 def test_a_wrong_scale_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "s.yaml"

@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.gate.baseline import Measured, measure, read, write
-from benchmarks.gate.judge import judge
-from benchmarks.workflow.plan import Plan
+from benchmarks.gate.comparison import compare_runs
+from benchmarks.workflow.run_graph import RunGraph
 from benchmarks.workflow.status import Status
 from experiments.calibration import CLASSES, detector, world
 from runs.bootstrap import POOLED, average_precision, compare, pooled_precision
@@ -105,7 +105,7 @@ def test_a_checkpoint_is_evaluated_first(
     """With stand-ins for the converter and for the runs: the gate reads those records that the evaluation wrote."""
     output, value = tmp_path / "out", [70.0]
 
-    def work(plan: Plan) -> Status:
+    def work(plan: RunGraph) -> Status:
         for run in plan.runs.values():
             if run.kind == "knn":
                 write_record(plan.folder(run.id), make.record("knn", "net", value[0]))
@@ -169,7 +169,7 @@ def test_a_baseline_keeps_the_detections(tmp_path: Path) -> None:
     before = {"voc07": measured([detector(scene, 1.0, 1)])}
     write(tmp_path / "b.json", before)
     again = read(tmp_path / "b.json")
-    assert judge(again, before, 0.0, 2.0)[0].difference == 0
+    assert compare_runs(again, before, 0.0, 2.0)[0].difference == 0
     np.testing.assert_array_equal(
         average_precision(again["voc07"].matches[0]), average_precision(before["voc07"].matches[0])
     )
@@ -183,14 +183,14 @@ def test_what_the_images_show_is_not_counted_twice() -> None:
     before, now = (measured([detector(world(500, 1), 1.0, seed)]) for seed in (1, 2))
     before.images, before.deviation_images = 500, 4952
     images = compare(before.matches, now.matches)["AP"].error
-    (error,) = (line.error for line in judge({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
+    (error,) = (line.error for line in compare_runs({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
     assert error == pytest.approx(np.sqrt(images**2 + max(0.2**2 * 2 - images**2 * 500 / 4952, 0)))
     # A spread measured on the very images that are compared: nothing of it is news unless it is larger.
     before.deviation, before.deviation_measured, before.deviation_images = dict.fromkeys(before.values, 0.1), True, 500
-    (error,) = (line.error for line in judge({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
+    (error,) = (line.error for line in compare_runs({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
     assert error == pytest.approx(images)
     before.deviation = dict.fromkeys(before.values, 3.0)
-    (error,) = (line.error for line in judge({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
+    (error,) = (line.error for line in compare_runs({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
     assert error == pytest.approx(3.0 * np.sqrt(2))
 
 
@@ -198,12 +198,12 @@ def test_a_drop_of_all_classes_shows_in_their_common_ranking() -> None:
     """One class's objects are too few to tell; and what the ranking says counts only if the AP has dropped as well."""
     scene = world(500, 3)
     before, now = measured([detector(scene, 1.0, 1)]), measured([detector(scene, 0.95, 2)])
-    (line,) = (line for line in judge({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
+    (line,) = (line for line in compare_runs({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
     assert line.verdict == "fail" and line.pooled is not None and line.how.startswith("paired over test images")
     quantile = 2.4  # of one in two hundred or so
     assert -line.difference < quantile * line.error and -line.pooled.value > quantile * line.pooled.error
     now.values["bbox/AP"] = [before.values["bbox/AP"][0] + 0.1]
-    (line,) = (line for line in judge({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
+    (line,) = (line for line in compare_runs({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
     assert line.verdict != "fail"
 
 
@@ -260,7 +260,7 @@ def test_a_defect_is_no_drop(
 ) -> None:
     base, results = tmp_path / "base.json", runs(make, tmp_path / "a", [70.0, 70.5])
     gate("--write-baseline", base, results)
-    monkeypatch.setattr("benchmarks.gate.command.judge", lambda *_: 1 / 0)
+    monkeypatch.setattr("benchmarks.gate.command.compare_runs", lambda *_: 1 / 0)
     code, text = gate("--baseline", base, results)
     assert code == 70 and "ZeroDivisionError" in text
 

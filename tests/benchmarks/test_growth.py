@@ -10,7 +10,7 @@ from benchmarks.__main__ import main
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import devices_of, expand
-from benchmarks.workflow.growth import growth
+from benchmarks.workflow.more_devices import growth
 
 CHOSEN = [tables.load(name).select(["scratch", "simsiam"], None) for name in ("table4", "table5")]
 

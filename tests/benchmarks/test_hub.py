@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.__main__ import main
-from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.run_graph import RunGraph
 from benchmarks.workflow.status import Status
 from converters.resnet import build_resnet
 from runs.record import Subject, write_record
@@ -94,7 +94,7 @@ def hub() -> Iterator[SimpleNamespace]:
 def evaluated(make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The words of an `evaluate` whose runs are stand-ins."""
 
-    def work(plan: Plan) -> Status:
+    def work(plan: RunGraph) -> Status:
         for run in plan.runs.values():
             if run.kind in ("linear", "knn"):
                 subject = Subject("net", "resnet18_cifar", None, "x", plan.checkpoint.sha256)

@@ -111,7 +111,7 @@ def test_a_wrong_file_is_refused_by_field(tmp_path: Path, text: str, complaint: 
 
 
 def test_bold_entries_of_table_5_are_the_papers_rule() -> None:
-    from benchmarks.results.entries import table_results
+    from benchmarks.results.table_results import table_results
     from benchmarks.tables.scale import load
     from benchmarks.workflow.expand import expand
 

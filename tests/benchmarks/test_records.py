@@ -17,8 +17,8 @@ from benchmarks.report.sections import embedded
 from benchmarks.results.records import demand, find, records_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import Source, expand
-from benchmarks.workflow.plan import Plan, Run, read_plan
+from benchmarks.workflow.expand import expand
+from benchmarks.workflow.run_graph import Run, RunGraph, Source, read_plan
 from runs.errors import UserError
 from runs.record import Dataset, Record, Subject, write_record
 
@@ -50,7 +50,7 @@ def test_bad_records_are_refused_by_name_and_good_ones_kept(make: SimpleNamespac
         find([tmp_path / "nowhere"])
 
 
-def planned(folder: Path, rows: list[str]) -> Plan:
+def planned(folder: Path, rows: list[str]) -> RunGraph:
     chosen = [tables.load("table4").select(rows, ["knn200"])]
     return expand(chosen, scales.load("mini"), folder, trials=1)
 
@@ -169,15 +169,15 @@ def test_an_id_is_a_name_and_never_a_path(tmp_path: Path, name: str) -> None:
     body["runs"][name] = {**run, "id": name}
     body["cells"] = []
     (tmp_path / "plan.json").write_text(json.dumps(body))
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="is not the id of a run"):
         read_plan(tmp_path)
 
 
-def test_a_plan_of_runs_that_are_not_there_or_turn_in_a_circle_is_refused(tmp_path: Path) -> None:
+def test_a_plan_of_runs_that_are_not_there_or_form_a_cycle_is_refused(tmp_path: Path) -> None:
     plan = planned(tmp_path, ["scratch"])
     body = json.loads(plan.write().read_text())
     knn = next(id_ for id_, run in body["runs"].items() if run["kind"] == "knn")
-    for needs, complaint in (([knn], "circle"), (["knn/absent"], "knn/absent")):
+    for needs, complaint in (([knn], "cycle"), (["knn/absent"], "knn/absent")):
         body["runs"][knn]["needs"] = needs
         (tmp_path / "plan.json").write_text(json.dumps(body))
         with pytest.raises(UserError, match=complaint):

@@ -13,13 +13,13 @@ from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.estimate import clock
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.run_graph import RunGraph
 from runs.errors import UserError
 from runs.log import MetricsLog
 from runs.record import write_record
 
 
-def results(make: SimpleNamespace, folder: Path) -> Plan:
+def results(make: SimpleNamespace, folder: Path) -> RunGraph:
     """A finished `run` of Tables 4 and 5 with records made by hand."""
     from PIL import Image
 

@@ -10,15 +10,15 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from benchmarks.results.entries import table_results
 from benchmarks.results.records import records_of
-from benchmarks.workflow.plan import read_plan
+from benchmarks.results.table_results import table_results
 from benchmarks.workflow.run import work
+from benchmarks.workflow.run_graph import read_plan
 from benchmarks.workflow.status import failures, last_attempts
 
 ROOT = Path(__file__).parents[2]
 WORK = (
-    "import sys; from benchmarks.workflow.plan import read_plan; from benchmarks.workflow.run import work; "
+    "import sys; from benchmarks.workflow.run_graph import read_plan; from benchmarks.workflow.run import work; "
     "work(read_plan(sys.argv[1]))"
 )
 

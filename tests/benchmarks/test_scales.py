@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results.entries import pretrainings
+from benchmarks.results.table_results import pretrainings
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.estimate import durations

@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from benchmarks.report import grid
-from benchmarks.report.tables import comma_separated, number, result_grid, signed
-from benchmarks.results.entries import TableResult, table_results
+from benchmarks.report.result_tables import comma_separated, number, result_grid, signed
 from benchmarks.results.summary import clearly_above, outside_noise, summarize
+from benchmarks.results.table_results import TableResult, table_results
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.run_graph import RunGraph
 from benchmarks.workflow.status import Status
 
 
@@ -54,7 +54,7 @@ def test_comparisons() -> None:
 
 def filled(make: SimpleNamespace, folder: Path, scratch: list[float], simsiam: list[float]) -> TableResult:
     chosen = [tables.load("table4").select(["scratch", "simsiam"], ["ep100", "ep200"])]
-    plan: Plan = expand(chosen, scales.load("mini"), folder)
+    plan: RunGraph = expand(chosen, scales.load("mini"), folder)
     records = {}
     for cell in plan.cells:
         for run, value in zip(cell.runs, scratch if cell.row == "scratch" else simsiam, strict=False):

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.report.grid import markdown
 from benchmarks.report.page import report_folders
-from benchmarks.report.tables import result_grid
-from benchmarks.results.entries import table_results
+from benchmarks.report.result_tables import result_grid
 from benchmarks.results.records import find, records_of
-from benchmarks.workflow.plan import read_plan
+from benchmarks.results.table_results import table_results
+from benchmarks.workflow.run_graph import read_plan
 from experiments.archive import ABSOLUTE, MAX_BYTES, store
 from runs.errors import UserError
 from runs.files import write_json

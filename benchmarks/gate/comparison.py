@@ -10,8 +10,9 @@ import statistics
 from dataclasses import dataclass, replace
 
 from benchmarks.gate.baseline import Measured
-from benchmarks.results.entries import DECISIVE
-from runs.bootstrap import POOLED, Interval, compare
+from benchmarks.results.table_results import DECISIVE
+from runs import bootstrap
+from runs.bootstrap import POOLED, Interval
 from runs.errors import UserError
 
 # One-sided. A gate that watches k numbers shares it out among them (Bonferroni): no more false alarms than with one.
@@ -55,7 +56,7 @@ class Comparison:
         return self.now - self.before
 
 
-def judge(
+def compare_runs(
     before: dict[str, Measured], now: dict[str, Measured], tolerance: float, detect: float, resamples: int = 1000
 ) -> list[Comparison]:
     """Compare all that the baseline holds; `resamples` of the test images tell the errors of paired differences.
@@ -112,7 +113,7 @@ def _errors(old: Measured, new: Measured, resamples: int) -> tuple[dict[str, flo
         trials[metric] = math.hypot(deviation / math.sqrt(len(values)), deviation / math.sqrt(len(new.values[metric])))
     seeds = "trials" if old.deviation_measured else "published noise of a trial"
     if old.matches and new.matches:
-        found = compare(old.matches, new.matches, resamples)
+        found = bootstrap.compare(old.matches, new.matches, resamples)
         images = {f"bbox/{name}": i.error for name, i in found.items()}
         both = {m: _together(images.get(m, 0.0), old, trials[m]) for m in trials}
         pooled = found[POOLED]

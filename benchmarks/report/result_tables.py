@@ -1,16 +1,14 @@
-"""What is shown of a table: as published, as measured, and as CSV."""
+"""What is shown of a table that was measured: beside the paper's numbers, and as CSV."""
 
 import csv
+import dataclasses
 import io
 from collections.abc import Sequence
 
 from benchmarks.report.grid import ABSENT, Cell, Grid, Line, plain
-from benchmarks.results.entries import Entry, TableResult
-from benchmarks.results.summary import summarize
+from benchmarks.results.summary import Summary
+from benchmarks.results.table_results import Entry, TableResult, listed
 from benchmarks.tables import table as tables
-from benchmarks.tables.table import Table
-
-CORNER = "pre-train"
 
 
 def number(entry: Entry, trials: bool = True) -> str:
@@ -24,12 +22,11 @@ def number(entry: Entry, trials: bool = True) -> str:
         return entry.remark if entry.remark in ("failed", "refused") else ABSENT
     incomplete = f" of {entry.wanted}" if entry.ours.n < entry.wanted else ""
     count = f" (n = {entry.ours.n}{incomplete})" if trials or incomplete else ""
-    return mean_std(entry.ours.values, entry.digits) + count
+    return mean_std(entry.ours, entry.digits) + count
 
 
-def mean_std(values: Sequence[float], digits: int) -> str:
+def mean_std(found: Summary, digits: int) -> str:
     """`41.2 ± 0.3`."""
-    found = summarize(values)
     text = f"{found.mean:.{digits}f}" + (f" ± {found.std:.{digits}f}" if found.std is not None else "")
     return text.replace("-", "−")
 
@@ -47,26 +44,6 @@ def signed(entry: Entry) -> str:
         return ABSENT
     mark = "" if entry.differs is None else " ≠" if entry.differs else " ≈"
     return f"{entry.difference:+.{entry.digits}f}{mark}".replace("-", "−")
-
-
-def paper_grid(table: Table) -> Grid:
-    """A table as published, the descriptive columns first."""
-    lines = []
-    for row in table.rows:
-        values = [
-            text_or_dash(value) + (f" ± {std}" if std is not None else "")
-            for value, std in zip(row.values, row.std or (None,) * len(row.values), strict=True)
-        ]
-        lines.append(Line(row.label, plain([*(row.properties.get(p) for p in table.properties), *values])))
-    heads = (*(("", p) for p in table.properties), *((c.group, c.label) for c in table.columns))
-    return Grid(
-        heads, tuple(lines), f"{table.label}: {table.title}", table.quantity, table.notes, CORNER, len(table.properties)
-    )
-
-
-def text_or_dash(value: float | str | None) -> str:
-    """A published entry as it is, or a dash."""
-    return ABSENT if value is None else str(value)
 
 
 def result_grid(result: TableResult, properties: bool = False, notes: bool = True) -> Grid:
@@ -98,10 +75,10 @@ def result_grid(result: TableResult, properties: bool = False, notes: bool = Tru
     heads = [("", f"{p}, paper" if p == "collapse" and result.verdicts else p) for p in facts]
     heads += [("", "collapsed, ours")] if result.verdicts else []
     trials = f"; mean ± std, n = {result.trials}" if result.trials else "; mean ± std (n trials)"
-    return Grid(
-        (*heads, *((c.group, c.label) for c in table.columns)), tuple(lines), f"{table.label}: {table.title}",
-        f"{table.quantity}, {result.scale} scale{trials}; paper: its value, and ours minus it in parentheses",
-        (*result.remarks, *table.notes) if notes else (), CORNER, len(heads),
+    return dataclasses.replace(
+        table.published(), heads=(*heads, *((c.group, c.label) for c in table.columns)), lines=tuple(lines),
+        about=f"{table.quantity}, {result.scale} scale{trials}; paper: its value, and ours minus it in parentheses",
+        notes=(*result.remarks, *table.notes) if notes else (), facts=len(heads),
     )  # fmt: skip
 
 
@@ -136,4 +113,4 @@ def title_of(results: Sequence[TableResult]) -> str:
     labels = list(dict.fromkeys(r.table.label for r in results))
     if len(labels) > 1 and all(label.startswith("Table ") for label in labels):
         labels = ["Tables " + labels[0].removeprefix("Table "), *(label.removeprefix("Table ") for label in labels[1:])]
-    return (", ".join(labels[:-1]) + " and " if len(labels) > 1 else "") + labels[-1] + ", measured"
+    return f"{listed(labels)}, measured"

@@ -20,6 +20,9 @@ ID = re.compile(r"\w[\w.+-]*/\w[\w.+-]*")
 # The file that a finished run has written, relative to its folder.
 TARGETS = {"data": "set/manifest.json", "convert": "backbone.pkl"}
 KINDS = (*TARGETS, "pretrain", "linear", "knn", "transfer")
+OF_THE_SCALE = (
+    "about", "jobs", "threads", "seconds", "seconds_source", "seconds_devices", "gigabytes", "replace", "add",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Run:
 
     def __post_init__(self) -> None:
         if not ID.fullmatch(self.id) or self.kind not in KINDS:
-            raise ValueError(f"{self.kind} {self.id!r} is no run; an id is <kind>/<name>")
+            raise ValueError(f"{self.kind} {self.id!r} is not the id of a run; an id is <kind>/<name>")
 
     @property
     def target(self) -> str:
@@ -93,18 +96,28 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """Somebody's checkpoint that stands in every row, instead of what the row would pre-train."""
+class Source:
+    """Where an evaluation's weights come from.
+
+    Attributes:
+        name: for the names of folders, and of the row where it is somebody's checkpoint.
+        file: the checkpoint.
+        needs: the run that writes it, if it is one of ours.
+        sha256: of the file, if it is not.
+    """
 
     name: str
-    sha256: str
+    file: str
+    needs: tuple[str, ...] = ()
+    sha256: str = ""
 
 
 @dataclass
-class Plan:
+class RunGraph:
     """Everything that one `run` does; kept as `plan.json` beside the results, so that `report` needs nothing else.
 
-    `seconds` with its source and devices, `gigabytes`, `replace` and `add` are the scale's, see `tables.scale.Scale`.
+    The fields in `OF_THE_SCALE` are the scale's, see `tables.scale.Scale`. `checkpoint` is somebody's, which stands in
+    every row instead of what the row would pre-train.
     """
 
     output: str
@@ -122,13 +135,13 @@ class Plan:
     command: str = ""
     replace: dict[str, dict[str, Any]] = field(default_factory=dict)
     add: list[dict[str, Any]] = field(default_factory=list)
-    checkpoint: Checkpoint | None = None
+    checkpoint: Source | None = None
 
     def __post_init__(self) -> None:
         named = [n for r in self.runs.values() for n in r.needs] + [n for c in self.cells for n in c.runs]
         lost = next((name for name in named if name not in self.runs), None)
         if lost or any(key != run.id for key, run in self.runs.items()):
-            raise ValueError(f"its runs do not fit together ({lost or 'an id differs'})")
+            raise ValueError(f"it has no run {lost}" if lost else "the id of a run differs from its key")
         self.order()
 
     def folder(self, run: str) -> Path:
@@ -149,12 +162,12 @@ class Plan:
         """Ids so that every run comes behind those it needs.
 
         Raises:
-            ValueError: runs need each other in a circle.
+            ValueError: runs need each other in a cycle.
         """
         try:
             return list(TopologicalSorter({run.id: run.needs for run in self.runs.values()}).static_order())
         except CycleError as error:
-            raise ValueError("its runs need each other in a circle") from error
+            raise ValueError("its runs need each other in a cycle") from error
 
     def behind(self, runs: set[str]) -> set[str]:
         """All runs that need one of `runs`, directly or not."""
@@ -198,7 +211,7 @@ class Plan:
         return longest
 
 
-def read_plan(path: str | os.PathLike[str]) -> Plan:
+def read_plan(path: str | os.PathLike[str]) -> RunGraph:
     """Read a `plan.json`, or the one in a folder.
 
     Raises:
@@ -207,7 +220,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     path = Path(path)
     path = path / PLAN if path.is_dir() else path
     try:
-        plan = build(Plan, read_json(path), str(path))
+        plan = build(RunGraph, read_json(path), str(path))
     except UserError as error:
         raise UserError(f"{error}; write the plan again with `python -m benchmarks run`") from error
     # The folder may have been moved since.

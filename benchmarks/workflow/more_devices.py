@@ -7,7 +7,7 @@ from benchmarks.tables.scale import Scale
 from benchmarks.tables.table import Table
 from benchmarks.workflow.estimate import assumed, left
 from benchmarks.workflow.expand import LEAST, batch_of, expand
-from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.run_graph import RunGraph
 from benchmarks.workflow.status import Status
 
 NODE = 8
@@ -68,7 +68,7 @@ def growth(tables: Sequence[Table], scale: Scale, counts: Sequence[int]) -> tupl
     ]
 
 
-def _too_small(plan: Plan, scale: Scale, count: int) -> dict[tuple[int, int], str]:
+def _too_small(plan: RunGraph, scale: Scale, count: int) -> dict[tuple[int, int], str]:
     """Where the batch rule breaks, by batch and devices: what it would be on all of them, and what is done instead."""
     found: dict[tuple[int, int], dict[str, None]] = {}
     for run in plan.runs.values():

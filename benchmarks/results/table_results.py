@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.results.records import records_of
 from benchmarks.results.summary import Summary, clearly_above, outside_noise, summarize
 from benchmarks.tables.table import Column, Row, Table, adapt, load
-from benchmarks.workflow.plan import Cell, Plan
+from benchmarks.workflow.run_graph import Cell, RunGraph
 from benchmarks.workflow.status import Status, status_of
 from runs.record import Record
 
@@ -24,6 +24,7 @@ class Entry:
         paper: the published number or word; None if there is none.
         ours: our trials; None while there are none.
         wanted: trials that the plan has for it.
+        difference: ours minus the paper's; None without either.
         remark: why `ours` is missing or incomplete; empty otherwise.
         differs: whether ours lies outside the noise of both sides; None if that cannot be said.
         digits: behind the point, where the numbers are printed.
@@ -37,6 +38,7 @@ class Entry:
     paper: float | str | None
     ours: Summary | None
     wanted: int
+    difference: float | None = None
     remark: str = ""
     differs: bool | None = None
     digits: int = 1
@@ -44,13 +46,6 @@ class Entry:
     paper_bold: bool = False
     above_scratch: bool | None = None
     below_scratch: bool = False
-
-    @property
-    def difference(self) -> float | None:
-        """Ours minus the paper's."""
-        if self.ours is None or not isinstance(self.paper, int | float):
-            return None
-        return self.ours.mean - self.paper
 
 
 @dataclass(frozen=True)
@@ -73,38 +68,38 @@ class Verdict:
 
 @dataclass(frozen=True)
 class TableResult:
-    """A table with its entries, one list a row; `verdicts` only where the table has a property `collapse`."""
+    """A table with its entries, one list a row; `verdicts` only where the table has a property `collapse`.
+
+    `trials` is the number of trials, if it is the same for all entries; `gain` says what pre-training gave.
+    """
 
     table: Table
     entries: tuple[tuple[Entry, ...], ...]
     scale: str
     remarks: tuple[str, ...]
+    trials: int | None
+    gain: str
     verdicts: tuple[Verdict | None, ...] = ()
-
-    @property
-    def trials(self) -> int | None:
-        """Number of trials, if it is the same for all entries."""
-        counts = {e.ours.n for line in self.entries for e in line if e.ours}
-        return counts.pop() if len(counts) == 1 else None
 
 
 @dataclass(frozen=True)
 class Results:
-    """A plan, the records of its runs by id, why others were refused, and its tables filled."""
+    """A plan, the records of its runs by id, why others were refused, its tables filled, and the runs' `row_labels`."""
 
-    plan: Plan
+    plan: RunGraph
     records: dict[str, Record]
     refused: list[str]
     tables: list[TableResult]
+    labels: dict[str, str]
 
 
-def results_of(plan: Plan, status: Status | None = None) -> Results:
+def results_of(plan: RunGraph, status: Status | None = None) -> Results:
     """Read a plan's records once and fill its tables; `status` as for `table_results`."""
     records, refused = records_of(plan)
-    return Results(plan, records, refused, table_results(plan, records, status))
+    return Results(plan, records, refused, table_results(plan, records, status), row_labels(plan))
 
 
-def table_results(plan: Plan, records: dict[str, Record], status: Status | None = None) -> list[TableResult]:
+def table_results(plan: RunGraph, records: dict[str, Record], status: Status | None = None) -> list[TableResult]:
     """Fill all tables of a plan.
 
     Args:
@@ -115,59 +110,58 @@ def table_results(plan: Plan, records: dict[str, Record], status: Status | None 
     status = status or status_of(plan)
     results = []
     for chosen in plan.tables:
-        table = adapt(load(chosen.name), plan.replace, plan.add).select(chosen.rows, chosen.columns)
+        whole = adapt(load(chosen.name), plan.replace, plan.add)
+        table = whole.select(chosen.rows, chosen.columns)
         if plan.checkpoint:
             # In this row stands a checkpoint that the paper does not have, and whose network the row does not describe.
             name, none = plan.checkpoint.name, (None,) * len(table.columns)
             rows = [dataclasses.replace(r, label=name, values=none, std=(), properties={}) for r in table.rows]
             table = dataclasses.replace(table, bold={}, properties=(), rows=tuple(rows))
-        cells = {(c.row, c.column): c for c in plan.cells if c.table == table.name}
         columns = []
-        for column in table.columns:
-            entries = [
-                _entry(row, table.value(row, column), column, cells[row.id, column.id], records, status, plan.scale)
-                for row in table.rows
-            ]
-            columns.append(_compared(table, column, entries))
+        for place, column in enumerate(table.columns):
+            published = [row.values[whole.columns.index(column)] for row in whole.rows]
+            best = max((value for value in published if isinstance(value, int | float)), default=None)
+            columns.append(_column(plan, table, place, best, records, status))
         lines = tuple(zip(*columns, strict=True))
         verdicts = tuple(_verdict(plan, table, row, records) for row in table.rows)
         verdicts = verdicts if any(verdicts) else ()
         remarks = (*_collapse_remarks(table, verdicts), *_remarks(table, lines, plan.scale))
-        results.append(TableResult(table, lines, plan.scale, remarks, verdicts))
+        counts = {e.ours.n for line in lines for e in line if e.ours}
+        trials = counts.pop() if len(counts) == 1 else None
+        results.append(TableResult(table, lines, plan.scale, remarks, trials, _gain(table, lines), verdicts))
     return results
 
 
-def gain(result: TableResult) -> str:
+def _gain(table: Table, lines: Sequence[Sequence[Entry]]) -> str:
     """What pre-training gave, in one sentence: SimSiam, or the first method, beside the best untrained network."""
-    rows = list(zip(result.table.rows, result.entries, strict=True))
+    rows = list(zip(table.rows, lines, strict=True))
     trained = [pair for pair in rows if not pair[0].untrained and any(e.ours for e in pair[1])]
-    if not trained:
-        return ""
-    row, entries = next((pair for pair in trained if pair[0].id == "simsiam"), trained[0])
+    row, entries = next((pair for pair in trained if pair[0].id == "simsiam"), trained[0] if trained else (None, ()))
     parts = []
-    for i, column in enumerate(result.table.columns):
-        ours, before = entries[i].ours, _best_untrained(result.table, [line[i] for line in result.entries])
+    for i, (column, entry) in enumerate(zip(table.columns, entries, strict=False)):
+        ours, before = entry.ours, _best_untrained(table.rows, [line[i].ours for line in lines])
         if ours is None or before is None or column.metric not in DECISIVE:
             continue
-        known = [s.std for s in (ours, before) if s.std is not None]
-        std = f", std {math.hypot(*known):.{column.digits}f}" if len(known) == 2 else ""
+        std = ""
+        if ours.std is not None and before.std is not None:
+            std = f", std {math.hypot(ours.std, before.std):.{column.digits}f}"
         counts = str(ours.n) if ours.n == before.n else f"{ours.n} and {before.n}"
         difference = f"{ours.mean - before.mean:+.{column.digits}f}".replace("-", "−")
         parts.append(f"{difference} points of {full_label(column)} (n = {counts}{std})")
-    if not parts:
+    if row is None or not parts:
         return ""
     rival = "the untrained network" if sum(r.untrained for r, _ in rows) == 1 else "the best untrained network"
     return f"Pre-training ({row.label}) against {rival}: {listed(parts)}."
 
 
-def pretrainings(plan: Plan, table: str, row: str) -> list[str]:
+def pretrainings(plan: RunGraph, table: str, row: str) -> list[str]:
     """The ids of the pre-trainings behind a row's entries."""
     behind = [run for cell in plan.cells if (cell.table, cell.row) == (table, row) for run in cell.runs]
     found = dict.fromkeys(name for run in behind for name in plan.before(run) if plan.runs[name].kind == "pretrain")
     return list(found)
 
 
-def row_labels(plan: Plan) -> dict[str, str]:
+def row_labels(plan: RunGraph) -> dict[str, str]:
     """For every run the label of the table row that it serves, the first one if there are several."""
     if plan.checkpoint:
         return dict.fromkeys(plan.runs, plan.checkpoint.name)
@@ -175,7 +169,7 @@ def row_labels(plan: Plan) -> dict[str, str]:
     return {run: rows[cell.table][cell.row] for run, cell in plan.cell_of().items()}
 
 
-def _verdict(plan: Plan, table: Table, row: Row, records: dict[str, Record]) -> Verdict | None:
+def _verdict(plan: RunGraph, table: Table, row: Row, records: dict[str, Record]) -> Verdict | None:
     if "collapse" not in table.properties:
         return None
     said = [records[run].verdict for run in pretrainings(plan, table.name, row.id) if run in records]
@@ -184,50 +178,29 @@ def _verdict(plan: Plan, table: Table, row: Row, records: dict[str, Record]) -> 
 
 
 def _collapse_remarks(table: Table, verdicts: tuple[Verdict | None, ...]) -> list[str]:
-    judged = [(row, v) for row, v in zip(table.rows, verdicts, strict=False) if v is not None and v.paper]
+    reported = [(row, v) for row, v in zip(table.rows, verdicts, strict=False) if v is not None and v.paper]
     remarks = [
         f"{row.label}: collapsed in {v.collapsed} of {v.trials} runs; the paper has "
         f"{'a collapse' if v.paper == '✓' else 'none'}."
-        for row, v in judged
+        for row, v in reported
         if not v.agrees
     ]
-    if judged and not remarks:
+    if reported and not remarks:
         remarks.append("Who collapses and who does not is as in the paper in every row that ran.")
     return remarks
 
 
-def _entry(
-    row: Row,
-    paper: float | str | None,
-    column: Column,
-    cell: Cell,
-    records: dict[str, Record],
-    status: Status,
-    scale: str,
-) -> Entry:
-    done = [run for run in cell.runs if run in records]
-    values = [records[run].metrics[column.metric] for run in done if column.metric in records[run].metrics]
-    ours = summarize(values) if values else None
-    differs = None
-    # At other scales the numbers mean something else, and noise explains none of the difference.
-    if ours is not None and isinstance(paper, int | float) and scale == "paper":
-        differs = outside_noise(ours, paper, column.noise, column.trials)
-    remark = cell.absent
-    if len(values) < len(done):
-        remark = f"{len(done) - len(values)} of {len(cell.runs)} records have no {column.metric}"
-    elif absent := [run for run in cell.runs if run not in records]:
-        failed = sum(run in status.failed or run in status.blocked for run in absent)
-        refused = sum(run in status.done for run in absent)
-        remark = "failed" if failed else "refused" if refused else "not run yet"
-        if done:
-            remark = f"{failed or refused or len(absent)} of {len(cell.runs)} trials {remark}"
-    return Entry(paper, ours, len(cell.runs), remark, differs, column.digits)
-
-
-def _compared(table: Table, column: Column, entries: list[Entry]) -> list[Entry]:
-    """Compare a column's entries with each other: what is bold, and what beats the untrained network."""
-    measured = [e.ours.mean for e in entries if e.ours]
-    reference = _best_untrained(table, entries)
+def _column(
+    plan: RunGraph, table: Table, place: int, best: float | None, records: dict[str, Record], status: Status
+) -> list[Entry]:
+    """A column's entries, beside the paper's (of which `best` is the highest), each other and the untrained network."""
+    column = table.columns[place]
+    cells = {c.row: c for c in plan.cells if (c.table, c.column) == (table.name, column.id)}
+    metrics = [[records[run].metrics for run in cells[row.id].runs if run in records] for row in table.rows]
+    trials = [[found[column.metric] for found in line if column.metric in found] for line in metrics]
+    summaries = [summarize(values) if values else None for values in trials]
+    means = [ours.mean for ours in summaries if ours]
+    untrained = _best_untrained(table.rows, summaries)
 
     def near(value: float | str | None, best: float | None) -> bool:
         # Published numbers have one decimal, and so has what we print: the rule is meant for printed numbers.
@@ -235,21 +208,44 @@ def _compared(table: Table, column: Column, entries: list[Entry]) -> list[Entry]
             return False
         return round(best, 1) - round(value, 1) <= table.bold["within"] + 1e-9
 
-    compared = []
-    for row, entry in zip(table.rows, entries, strict=True):
-        entry = dataclasses.replace(entry, paper_bold=near(entry.paper, column.best))
-        if entry.ours and len(measured) > 1:
-            entry = dataclasses.replace(entry, bold=near(entry.ours.mean, max(measured)))
-        if entry.ours and reference and not row.untrained:
-            above, below = clearly_above(entry.ours, reference), entry.ours.mean <= reference.mean
+    entries = []
+    for row, ours in zip(table.rows, summaries, strict=True):
+        cell, paper = cells[row.id], row.values[place]
+        remark = _remark(cell, column, records, status)
+        entry = Entry(
+            paper, ours, len(cell.runs), remark=remark, digits=column.digits, paper_bold=near(paper, best)
+        )  # fmt: skip
+        if ours and isinstance(paper, int | float):
+            # At other scales the numbers mean something else, and noise explains none of the difference.
+            same = plan.scale == "paper"
+            differs = outside_noise(ours, paper, column.noise, column.trials) if same else None
+            entry = dataclasses.replace(entry, difference=ours.mean - paper, differs=differs)
+        if ours and len(means) > 1:
+            entry = dataclasses.replace(entry, bold=near(ours.mean, max(means)))
+        if ours and untrained and not row.untrained:
+            above, below = clearly_above(ours, untrained), ours.mean <= untrained.mean
             entry = dataclasses.replace(entry, above_scratch=above, below_scratch=below)
-        compared.append(entry)
-    return compared
+        entries.append(entry)
+    return entries
 
 
-def _best_untrained(table: Table, entries: Sequence[Entry]) -> Summary | None:
-    found = [e.ours for row, e in zip(table.rows, entries, strict=True) if row.untrained and e.ours]
-    return max(found, key=lambda summary: summary.mean, default=None)
+def _remark(cell: Cell, column: Column, records: dict[str, Record], status: Status) -> str:
+    """Why trials of an entry are missing; empty if none is."""
+    done = [records[run].metrics for run in cell.runs if run in records]
+    if lacking := sum(column.metric not in metrics for metrics in done):
+        return f"{lacking} of {len(cell.runs)} records have no {column.metric}"
+    absent = [run for run in cell.runs if run not in records]
+    if not absent:
+        return cell.absent
+    failed = sum(run in status.failed or run in status.blocked for run in absent)
+    refused = sum(run in status.done for run in absent)
+    remark = "failed" if failed else "refused" if refused else "not run yet"
+    return f"{failed or refused or len(absent)} of {len(cell.runs)} trials {remark}" if done else remark
+
+
+def _best_untrained(rows: Sequence[Row], summaries: Sequence[Summary | None]) -> Summary | None:
+    found = [ours for row, ours in zip(rows, summaries, strict=True) if row.untrained and ours]
+    return max(found, key=lambda ours: ours.mean, default=None)
 
 
 def _remarks(table: Table, entries: Sequence[Sequence[Entry]], scale: str) -> list[str]:
