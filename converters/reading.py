@@ -200,10 +200,10 @@ def flatten(tree: Any) -> tuple[dict[str, Array], dict[str, Any]]:
     todo: list[tuple[tuple[str, ...], Any]] = [((), tree)]
     while todo:
         path, value = todo.pop()
-        if isinstance(value, safe_pickle.ArrayData):
-            value = value.array()
-        elif isinstance(value, safe_pickle.TensorData):
+        if isinstance(value, safe_pickle.TensorData):
             value = value.tensor()
+        elif isinstance(value, safe_pickle.Record) and (array := safe_pickle.array(value)) is not None:
+            value = array
         elif isinstance(value, safe_pickle.Record):
             if id(value) in seen:
                 continue

@@ -218,7 +218,7 @@ def _explain(contents: Contents, near: list[tuple[int, str]], entry: Format | No
     if near:
         return max(near)[1]
     if entry:
-        return f"--format {entry.name}: no network with such names ({entry.title}); leave it out"
+        return f"--format {entry.name}: no network with such names; leave it out"
     names = list(contents.tensors)
     for path, tensor in contents.tensors.items():
         if isinstance(tensor, Opaque):

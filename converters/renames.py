@@ -3,11 +3,12 @@
 All rules read dotted paths: dictionary keys and module names joined by dots, wrappers left out (`fold`).
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from converters.architecture import BASIC_DEPTHS, BLOCKS
+from converters.architecture import BLOCKS, Architecture, norm_of
 from runs.errors import UserError
 
 # What wrappers put into the path of every tensor inside them: DistributedDataParallel and AveragedModel, torch.compile,
@@ -99,6 +100,61 @@ def sequential(names: Iterable[str]) -> dict[str, str]:
     return {name: f"{children[child]}.{rest}" for name, (child, _, rest) in split.items() if child in children}
 
 
+# What other libraries call a convolution's and a norm's tensors.
+_TENSORS = {
+    "w": "weight", "kernel": "weight", "scale": "weight", "gamma": "weight", "s": "weight",
+    "b": "bias", "offset": "bias", "beta": "bias",
+    "mean": "running_mean", "moving_mean": "running_mean", "rm": "running_mean",
+    "var": "running_var", "moving_variance": "running_var", "riv": "running_var",
+}  # fmt: skip
+
+
+def _parts(pattern: str, first_stage: int, units: str) -> Callable[[Iterable[str]], dict[str, str]]:
+    """Rename what matches `pattern`; the first stage has the number `first_stage`, a block's convolutions have `units`.
+
+    The pattern's groups are `stage` and `block` (not in the stem), `unit` or `shortcut`, `norm` and `tensor`.
+    """
+    compiled = re.compile(pattern)
+
+    def rename(name: str) -> str | None:
+        match = compiled.fullmatch(name)
+        if match is None:
+            return None
+        stage, norm, number = match["stage"], bool(match["norm"]), units.index(match["unit"] or units[0]) + 1
+        unit = f"downsample.{int(norm)}" if match["shortcut"] else f"{'bn' if norm else 'conv'}{number}"
+        block = f"layer{int(stage) - first_stage + 1}.{match['block']}." if stage else ""
+        return f"{block}{unit}.{_TENSORS.get(match['tensor'], match['tensor'])}"
+
+    return _each(rename)
+
+
+# transformers src/transformers/models/resnet/modeling_resnet.py@00cbbe53, modeling_flax_resnet.py@0006bb80:
+# `encoder.stages.0.layers.1.layer.2.convolution.weight` is `layer1.1.conv3.weight`.
+huggingface = _parts(
+    r"(?:embedder\.embedder|encoder\.stages\.(?P<stage>\d)\.layers\.(?P<block>\d+)\."
+    r"(?:(?P<shortcut>shortcut)|layer\.(?:layer_)?(?P<unit>\d)))\.(?:convolution|(?P<norm>normalization))\."
+    r"(?P<tensor>\w+)",
+    first_stage=0,
+    units="0123456789",
+)
+# deepmind-research byol/utils/networks.py@500ffd89, and dm-haiku haiku/_src/nets/resnet.py for the blocks:
+# `res_net50.~.block_group_0.~.block_1.~.conv_2.w` is `layer1.1.conv3.weight`.
+haiku = _parts(
+    r"res_net\d+\.~\.(?:block_group_(?P<stage>\d)\.~\.block_(?P<block>\d+)\.~\.(?P<shortcut>shortcut_)?|initial_)"
+    r"(?:conv|(?P<norm>batchnorm))(?:_(?P<unit>\d))?\.(?:~\.)?(?P<tensor>w|scale|offset|mean|var)(?:_ema\.average)?",
+    first_stage=0,
+    units="0123456789",
+)
+# detectron2/checkpoint/c2_model_loading.py@a59f0563, `convert_basic_c2_names`: `res2_0_branch2a_bn_s` is
+# `layer1.0.bn1.weight`.
+caffe2 = _parts(
+    r"(?:(?:res_)?conv1|res(?P<stage>[2-5])_(?P<block>\d+)_(?:(?P<shortcut>branch1)|branch2(?P<unit>[abc])))_"
+    r"(?P<norm>bn_)?(?P<tensor>w|b|s|gamma|beta|rm|running_mean|riv|running_var)",
+    first_stage=2,
+    units="abc",
+)
+
+
 def detectron2(name: str) -> str | None:
     """`res2.0.conv1.norm.weight` -> `layer1.0.bn1.weight`; detectron2/modeling/backbone/resnet.py@a59f0563."""
     name = re.sub(r"^(backbone\.bottom_up\.|backbone\.|roi_heads\.(?=res5\.\d))", "", name)
@@ -109,140 +165,50 @@ def detectron2(name: str) -> str | None:
     return torchvision(re.sub(r"\bconv(\d)\.norm\.", r"bn\1.", name))
 
 
-_BLOB = re.compile(r"(?:(conv1|res_conv1)|res([2-5])_(\d+)_branch(1|2[abc]))_(w|b|bn_\w+)")
-# detectron2/checkpoint/c2_model_loading.py@a59f0563, `convert_basic_c2_names`.
-_AFFINE = {
-    "s": "weight", "gamma": "weight", "b": "bias", "beta": "bias", "rm": "running_mean", "running_mean": "running_mean",
-    "riv": "running_var", "running_var": "running_var",
-}  # fmt: skip
-
-
-def caffe2(name: str) -> str | None:
-    """`res2_0_branch2a_bn_s` -> `layer1.0.bn1.weight`; detectron2/checkpoint/c2_model_loading.py@a59f0563."""
-    match = _BLOB.fullmatch(name)
-    if match is None:
-        return None
-    norm = match[5].startswith("bn_")
-    kind = _AFFINE.get(match[5][3:]) if norm else {"w": "weight", "b": "bias"}[match[5]]
-    if kind is None:
-        return None
-    if match[1]:
-        return f"{'bn1' if norm else 'conv1'}.{kind}"
-    block = f"layer{int(match[2]) - 1}.{match[3]}"
-    if match[4] == "1":
-        return f"{block}.downsample.{int(norm)}.{kind}"
-    return f"{block}.{'bn' if norm else 'conv'}{'abc'.index(match[4][1]) + 1}.{kind}"
-
-
-def _unit(norm: bool, shortcut: bool, number: int) -> str:
-    return f"downsample.{int(norm)}" if shortcut else f"{'bn' if norm else 'conv'}{number + 1}"
-
-
-def huggingface(name: str) -> str | None:
-    """`encoder.stages.0.layers.1.layer.2.convolution.weight` -> `layer1.1.conv3.weight`.
-
-    transformers src/transformers/models/resnet/modeling_resnet.py@00cbbe53; Flax has `kernel`, `scale`, `mean`, `var`.
-    """
-    path, _, kind = name.rpartition(".")
-    kind = _FLAX.get(kind, kind)
-    if match := re.fullmatch(r"embedder\.embedder\.(convolution|normalization)", path):
-        return f"{'conv1' if match[1] == 'convolution' else 'bn1'}.{kind}"
-    match = re.fullmatch(
-        r"encoder\.stages\.(\d)\.layers\.(\d+)\.(shortcut|layer\.(?:layer_)?(\d))\.(convolution|normalization)", path
-    )
-    if match is None:
-        return None
-    unit = _unit(match[5] == "normalization", match[3] == "shortcut", int(match[4] or 0))
-    return f"layer{int(match[1]) + 1}.{match[2]}.{unit}.{kind}"
-
-
-_FLAX = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-_HAIKU = {"w": "weight", "scale": "weight", "offset": "bias", "mean": "running_mean", "var": "running_var"}
-
-
-def haiku(name: str) -> str | None:
-    """`res_net50.~.block_group_0.~.block_1.~.conv_2.w` -> `layer1.1.conv3.weight`.
-
-    deepmind-research byol/utils/networks.py@500ffd89, and dm-haiku haiku/_src/nets/resnet.py for the blocks. The
-    statistics are `….batchnorm_0.~.mean_ema.average`.
-    """
-    name = re.sub(r"\.~\.(mean|var)_ema\.average$", r".\1", name)
-    block = r"block_group_(\d)\.~\.block_(\d+)\.~\.(shortcut_)?"
-    pattern = rf"res_net\d+\.~\.(?:{block}|initial_)(conv|batchnorm)(?:_(\d))?\.(\w+)"
-    match = re.fullmatch(pattern, name)
-    if match is None or match[6] not in _HAIKU:
-        return None
-    unit = _unit(match[4] == "batchnorm", bool(match[3]), int(match[5] or 0))
-    block = f"layer{int(match[1]) + 1}.{match[2]}." if match[1] else ""
-    return f"{block}{unit}.{_HAIKU[match[6]]}"
-
-
-_TENSORFLOW = {
-    "kernel": "weight",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-
-
 def by_position(names: Iterable[str]) -> dict[str, str]:
     """SimCLR's variables, numbered in the order of their creation, to torchvision's names.
 
     google-research/simclr resnet.py@383d4143: the stem, then each block with its projection first. Names are
     `conv2d_7.kernel` and `batch_normalization_7.gamma`; the first has no number.
     """
-    found: dict[tuple[str, int], list[tuple[str, str]]] = {}
+    found: dict[str, dict[int, dict[str, str]]] = {"conv2d": {}, "batch_normalization": {}}
     for name in names:
         match = re.fullmatch(r"(conv2d|batch_normalization)(?:_(\d{1,6}))?\.(\w+)", name)
-        if match and match[3] in _TENSORFLOW:
-            found.setdefault((match[1], int(match[2] or 0)), []).append((name, _TENSORFLOW[match[3]]))
-    convolutions = [number for kind, number in found if kind == "conv2d"]
-    units = _units_in_order(len(convolutions))
-    if not units:
-        raise UserError(
-            f"base_model/conv2d: {len(convolutions)} convolutions are no plain ResNet of SimCLR; "
-            "its selective-kernel networks (sk1) are another architecture, use an sk0 checkpoint"
-        )
+        if match and match[3] in _TENSORS:
+            found[match[1]].setdefault(int(match[2] or 0), {})[name] = _TENSORS[match[3]]
+    units = _in_order_of_creation(len(found["conv2d"]))
     result: dict[str, str] = {}
-    for kind, part in (("conv2d", 0), ("batch_normalization", 1)):
-        numbers = sorted(number for found_kind, number in found if found_kind == kind)
-        for number, unit in zip(numbers, units, strict=False):
-            result |= {name: f"{unit[part]}.{tensor}" for name, tensor in found[kind, number]}
+    for kind, variables in found.items():
+        for unit, (_, tensors) in zip(units, sorted(variables.items()), strict=False):
+            part = unit if kind == "conv2d" else norm_of(unit)
+            result |= {name: f"{part}.{tensor}" for name, tensor in tensors.items()}
     return result
 
 
-def _units_in_order(count: int) -> list[tuple[str, str]]:
-    """(convolution, batch norm) in SimCLR's order of creation, for the depth that has `count` convolutions."""
-    for depth, blocks in BLOCKS.items():
-        units = [("conv1", "bn1")]
-        for stage, number in enumerate(blocks, start=1):
-            for block in range(number):
-                name = f"layer{stage}.{block}"
-                if block == 0:
-                    units.append((f"{name}.downsample.0", f"{name}.downsample.1"))
-                units += [
-                    (f"{name}.conv{i}", f"{name}.bn{i}") for i in ((1, 2) if depth in BASIC_DEPTHS else (1, 2, 3))
-                ]
-        # WHY: ResNet-34 and -50 have the same blocks, but not the same number of convolutions.
-        if len(units) == count:
-            return units
-    return []
+def _in_order_of_creation(count: int) -> list[str]:
+    """The convolutions of the depth that has `count`, each block's projection first."""
+    for depth in BLOCKS:
+        shapes = Architecture(depth).shapes()
+        convolutions = [name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 4]
+        # ResNet-34 and -50 have the same blocks, but not the same number of convolutions.
+        if len(convolutions) == count:
+            blocks = itertools.groupby(convolutions, key=lambda name: name.split(".")[:2])
+            return [name for _, block in blocks for name in sorted(block, key=lambda name: "downsample" not in name)]
+    raise UserError(
+        f"base_model/conv2d: {count} convolutions are no plain ResNet of SimCLR; "
+        "its selective-kernel networks (sk1) are another architecture, use an sk0 checkpoint"
+    )
 
 
 _ROOT = r"(?P<root>(?:.*?\.)?)"
+_HUGGINGFACE = rf"{_ROOT}encoder\.stages\.0\.layers\.0\.layer\.(?:layer_)?0\.convolution\."
 SCHEMES = (
     Scheme("torchvision", rf"{_ROOT}layer1\.0\.conv1\.", _each(torchvision)),
     Scheme("sequential", rf"{_ROOT}\d+\.0\.conv1\.", sequential),
-    Scheme("huggingface", rf"{_ROOT}encoder\.stages\.0\.layers\.0\.layer\.0\.convolution\.weight", _each(huggingface)),
-    Scheme(
-        "flax",
-        rf"{_ROOT}encoder\.stages\.0\.layers\.0\.layer\.(?:layer_)?0\.convolution\.kernel$",
-        _each(huggingface),
-        "HWIO",
-    ),
-    Scheme("haiku", rf"{_ROOT}res_net\d+\.~\.block_group_0\.~\.block_0\.~\.conv_0\.w$", _each(haiku), "HWIO"),
+    Scheme("huggingface", rf"{_HUGGINGFACE}weight", huggingface),
+    Scheme("flax", rf"{_HUGGINGFACE}kernel$", huggingface, "HWIO"),
+    Scheme("haiku", rf"{_ROOT}res_net\d+\.~\.block_group_0\.~\.block_0\.~\.conv_0\.w$", haiku, "HWIO"),
     Scheme("tensorflow", rf"{_ROOT}conv2d\.kernel$", by_position, "HWIO"),
     Scheme("detectron2", rf"{_ROOT}(?:backbone\.(?:bottom_up\.)?)?res2\.0\.conv1\.", _each(detectron2)),
-    Scheme("caffe2", rf"{_ROOT}res2_0_branch2a_w$", _each(caffe2), folded=True),
+    Scheme("caffe2", rf"{_ROOT}res2_0_branch2a_w$", caffe2, folded=True),
 )

@@ -21,13 +21,13 @@ import torch
 from runs.errors import UserError
 
 # Real checkpoints need some ten thousand opcodes (265 tensors, as many optimiser states, a configuration).
-# WHY: one opcode is one byte in the file and up to a hundred in memory, so a small file could fill the machine.
+# One opcode is one byte in the file and up to a hundred in memory, so a small file could fill the machine.
 MAX_OPCODES = 1_000_000
 # Functions that no checkpoint needs and that every attack does.
 _COMMANDS = re.compile(
     r"(posix|nt|os|subprocess|sys|importlib|runpy|shutil|socket|pty|ctypes|webbrowser|multiprocessing|pickle)"
     r"\.(?!\w*(Path|path|stat_result|HIGHEST_PROTOCOL)).*|builtins\.(eval|exec|compile|open|__import__|breakpoint|input)"
-    r"|torch\.(hub|serialization\.load|load|jit)\b.*|code\.Interactive.*|extension \d+"
+    r"|torch\.(hub|serialization\.load|load|jit)\b.*|code\.Interactive.*|extension\.\d+"
 )
 # deepmind-research byol/byol_experiment.py@4822a455: the fields of a NamedTuple are not in the pickle.
 NAMED_TUPLES = {
@@ -40,6 +40,13 @@ class Global:
     """A class or function by its name, `module.name`."""
 
     name: str
+
+    def __call__(self, *args: Any) -> Any:
+        """What stands for the call."""
+        try:
+            return CALLS[self.name](*args) if self.name in CALLS else Record(self.name, args)
+        except (AttributeError, TypeError, ValueError, IndexError):
+            return Record(self.name, args)
 
 
 @dataclass(eq=False)
@@ -124,42 +131,34 @@ class TensorData:
         return torch.frombuffer(data, dtype=dtype, count=size).as_strided(self.shape, self.stride, self.offset)
 
 
-@dataclass(eq=False)
-class ArrayData:
-    """Stands in for a NumPy array; `state` is (version, shape, dtype, Fortran order, bytes)."""
+def array(record: Record) -> "np.ndarray[Any, Any] | None":
+    """The NumPy array that a record stands for, sharing the bytes that were read; None if it is none of plain numbers.
 
-    state: Any = ()
-
-    def array(self) -> "np.ndarray[Any, Any] | None":
-        """The array, sharing the bytes that were read; None if it does not hold plain numbers."""
-        if not isinstance(self.state, tuple) or len(self.state) != 5 or not isinstance(self.state[2], DtypeData):
+    Raises:
+        UserError: it claims another size than it has.
+    """
+    if record.origin not in _ARRAYS:
+        return None
+    match record.state:
+        case (
+            _,
+            tuple(shape),
+            Record("numpy.dtype", (str(code), *_)) as dtype,
+            fortran,
+            str() | bytes() | bytearray() as data,
+        ):
+            order = dtype.state[1] if isinstance(dtype.state, tuple) and len(dtype.state) > 1 else "<"
+        case _:
             return None
-        _, shape, dtype, fortran, data = self.state
-        if isinstance(data, str):
-            data = data.encode("latin1")  # Python 2 wrote bytes as text
-        kind = dtype.dtype()
-        if kind is None or not isinstance(data, (bytes, bytearray)) or not isinstance(shape, tuple):
-            return None
-        if not all(isinstance(size, int) and size >= 0 for size in shape):
-            return None
-        array = np.frombuffer(data, dtype=kind)
-        if array.size != math.prod(shape):
-            raise UserError(f"an array of shape {shape} has {array.size} values; the file is damaged, fetch it again")
-        return array.reshape(shape, order="F" if fortran else "C")
-
-
-@dataclass(eq=False)
-class DtypeData:
-    """Stands in for `numpy.dtype`: only the letter, the size and the byte order are kept."""
-
-    code: str
-    state: Any = ()
-
-    def dtype(self) -> "np.dtype[Any] | None":
-        """The NumPy type of plain numbers, None for any other."""
-        order = self.state[1] if isinstance(self.state, tuple) and len(self.state) > 1 else "<"
-        plain = order in ("<", ">", "|") and re.fullmatch(r"[fiub][1248]", self.code)
-        return np.dtype(order + self.code) if plain else None
+    if order not in ("<", ">", "|") or not re.fullmatch(r"[fiub][1248]", code):
+        return None
+    # Python 2 wrote bytes as text.
+    found = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype=order + code)
+    if not all(isinstance(size, int) and size >= 0 for size in shape):
+        return None
+    if found.size != math.prod(shape):
+        raise UserError(f"an array of shape {shape} has {found.size} values; the file is damaged, fetch it again")
+    return found.reshape(shape, order="F" if fortran else "C")
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> Any:
@@ -175,7 +174,7 @@ def _subclass(function: Any, kind: Any, args: Any, *_: Any) -> Any:
     name = kind.name.rsplit(".", 1)[-1] if isinstance(kind, Global) else ""
     if name == "DTensor":
         return Opaque("a DTensor, one part of a distributed tensor")
-    return call(function.name if isinstance(function, Global) else "", args)
+    return function(*args)
 
 
 def _opaque(kind: str, place: int = -1) -> Callable[..., Opaque]:
@@ -186,7 +185,14 @@ def _opaque(kind: str, place: int = -1) -> Callable[..., Opaque]:
     return make
 
 
-# Name -> what stands for its call.
+_ARRAYS = ("numpy.ndarray", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+
+
+def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> Record:
+    return Record("numpy.ndarray", state=(1, shape, dtype, order == "F", bytes(data)))
+
+
+# Name -> what stands for its call; nothing else is ever called.
 CALLS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": lambda text, *_: text.encode("latin1") if isinstance(text, str) else b"",
     "collections.OrderedDict": lambda pairs=(), *_: {k: v for k, v in pairs if isinstance(k, str)},
@@ -208,49 +214,17 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_nested_tensor": _opaque("nested"),
     "torch._utils._rebuild_wrapper_subclass": _opaque("a wrapper around other tensors", 2),
     "torch._utils._rebuild_meta_tensor_no_storage": _opaque("on the meta device, without numbers", 1),
-    "numpy.dtype": lambda code="", *_: DtypeData(str(code)),
-    "numpy.ndarray": lambda *_: ArrayData(),
+    "numpy.core.numeric._frombuffer": _array_from_buffer,
+    "numpy._core.numeric._frombuffer": _array_from_buffer,
 }
-for _module in ("numpy.core", "numpy._core"):
-    CALLS[f"{_module}.multiarray._reconstruct"] = lambda *_: ArrayData()
-    CALLS[f"{_module}.numeric._frombuffer"] = lambda data, dtype, shape, order, *_: ArrayData(
-        (1, shape, dtype, order == "F", bytes(data))
-    )
 
 
-def call(name: str, args: Any) -> Any:
-    """What the call of `name` stands for; only functions of this module are ever called."""
-    args = args if isinstance(args, tuple) else ()
-    try:
-        return CALLS[name](*args) if name in CALLS else Record(name, args)
-    except (AttributeError, TypeError, ValueError, IndexError):
-        return Record(name, args)
+# The standard library's interpreter in Python, whose operations can be replaced one by one.
+_Unpickler: Any = pickle._Unpickler
 
 
-def _build(target: Any, state: Any) -> None:
-    if isinstance(target, (Record, ArrayData, DtypeData)):
-        target.state = state
-
-
-def _put(target: Any, pairs: list[Any]) -> None:
-    items = target.items if isinstance(target, Record) else target
-    if isinstance(items, dict):
-        # WHY: hashing a tuple of shared tuples takes exponential time; only names and numbers are keys of a checkpoint.
-        items.update((k, v) for k, v in zip(pairs[::2], pairs[1::2], strict=True) if _is_key(k))
-
-
-def _is_key(key: Any) -> bool:
-    return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
-
-
-def modern(module: str, name: str) -> str:
-    """`module.name`, with Python 2's names, which protocols 0 to 2 write, replaced as `pickle` itself does."""
-    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-    return f"{module}.{name}"
-
-
-class Interpreter:
-    """One pickle after another from a file; `globals` collects the names of classes and functions.
+class Interpreter(_Unpickler):
+    """One pickle after another from a file, with stand-ins; `names` collects the classes and functions.
 
     Args:
         file: positioned at a pickle.
@@ -258,131 +232,87 @@ class Interpreter:
     """
 
     def __init__(self, file: IO[bytes], persistent: Callable[[Any], Any] = lambda _: None) -> None:
-        self.file, self.persistent, self.globals = file, persistent, set[str]()
+        super().__init__(file, encoding="latin1")  # of texts that Python 2 wrote
+        self.file, self.persistent_load, self.names = file, persistent, set[str]()
 
     def load(self) -> Any:
         """The object of the next pickle.
 
         Raises:
             UserError: it has more opcodes than any checkpoint, or would run a command.
-            ValueError, IndexError, KeyError, UnpicklingError: it is damaged.
+            ValueError, IndexError, KeyError, UnpicklingError and the like: it is damaged.
         """
-        stack: list[Any] = []
-        marks: list[int] = []
-        memo: dict[int, Any] = {}
-
-        def mark() -> list[Any]:
-            start = marks.pop()
-            items = stack[start:]
-            del stack[start:]
-            return items
-
-        def take(count: int) -> list[Any]:
-            if len(stack) - (marks[-1] if marks else 0) < count:
-                raise pickle.UnpicklingError("its stack is empty")
-            items = stack[-count:]
-            del stack[-count:]
-            return items
-
-        def named(name: str) -> Global:
-            self.globals.add(name)
-            return Global(name)
-
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(self.file)):
+        begin = self.file.tell()
+        for count, _ in enumerate(pickletools.genops(self.file)):
             if count > MAX_OPCODES:
                 raise UserError(
                     f"more than {MAX_OPCODES:,} pickle opcodes, which no checkpoint has; the file is hostile"
                 )
-            match opcode.name:
-                case "STOP":
-                    self._check_commands()
-                    return take(1)[0]
-                case "PROTO" | "FRAME":
-                    pass
-                case "MARK":
-                    marks.append(len(stack))
-                case "POP":
-                    if marks and marks[-1] == len(stack):
-                        marks.pop()
-                    else:
-                        take(1)
-                case "POP_MARK":
-                    mark()
-                case "DUP":
-                    stack.append(stack[-1])
-                case "PUT" | "BINPUT" | "LONG_BINPUT":
-                    memo[int(str(argument))] = stack[-1]
-                case "MEMOIZE":
-                    memo[len(memo)] = stack[-1]
-                case "GET" | "BINGET" | "LONG_BINGET":
-                    stack.append(memo[int(str(argument))])
-                case "NONE" | "NEWTRUE" | "NEWFALSE":
-                    stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
-                case "EMPTY_DICT":
-                    stack.append({})
-                case "EMPTY_LIST" | "EMPTY_SET":
-                    stack.append([])
-                case "EMPTY_TUPLE":
-                    stack.append(())
-                case "DICT":
-                    items = mark()
-                    stack.append({})
-                    _put(stack[-1], items)
-                case "LIST" | "FROZENSET":
-                    stack.append(mark())
-                case "TUPLE":
-                    stack.append(tuple(mark()))
-                case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                    stack.append(tuple(take(int(opcode.name[-1]))))
-                case "SETITEM":
-                    pair = take(2)
-                    _put(stack[-1], pair)
-                case "SETITEMS":
-                    items = mark()
-                    _put(stack[-1], items)
-                case "APPEND" | "APPENDS" | "ADDITEMS":
-                    items = take(1) if opcode.name == "APPEND" else mark()
-                    if isinstance(stack[-1], list):
-                        stack[-1].extend(items)
-                case "GLOBAL":
-                    stack.append(named(modern(*str(argument).split(" ", 1))))
-                case "STACK_GLOBAL":
-                    module, name = take(2)
-                    stack.append(named(modern(str(module), str(name))))
-                case "EXT1" | "EXT2" | "EXT4":
-                    stack.append(named(f"extension {argument}"))
-                case "REDUCE" | "NEWOBJ" | "NEWOBJ_EX":
-                    function, args, *_ = take(3 if opcode.name == "NEWOBJ_EX" else 2)
-                    stack.append(call(function.name if isinstance(function, Global) else "", args))
-                case "OBJ":
-                    function, *args = mark()
-                    stack.append(call(function.name if isinstance(function, Global) else "", tuple(args)))
-                case "INST":
-                    args = mark()
-                    stack.append(call(named(modern(*str(argument).split(" ", 1))).name, tuple(args)))
-                case "BUILD":
-                    (state,) = take(1)
-                    _build(stack[-1], state)
-                case "PERSID":
-                    stack.append(self.persistent(argument))
-                case "BINPERSID":
-                    stack.append(self.persistent(take(1)[0]))
-                case "NEXT_BUFFER" | "READONLY_BUFFER":
-                    raise pickle.UnpicklingError("its arrays lie in another file")
-                case _:
-                    stack.append(argument)  # numbers, texts and bytes
-        raise pickle.UnpicklingError("it has no end")
-
-    def _check_commands(self) -> None:
-        commands = sorted(name for name in self.globals if _COMMANDS.fullmatch(name))
+        self.file.seek(begin)
+        self.memo: dict[int, Any] = {}
+        found = super().load()
+        commands = sorted(name for name in self.names if _COMMANDS.fullmatch(name))
         if commands:
             raise UserError(
                 f"the pickle wants to run {', '.join(commands[:4])[:200]}, as no checkpoint does; nothing was "
                 "run, get the file from its author"
             )
+        return found
+
+    def find_class(self, module: str, name: str) -> Global:
+        """The stand-in for `module.name`; protocols 0 to 2 write Python 2's names."""
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        self.names.add(f"{module}.{name}")
+        return Global(f"{module}.{name}")
+
+    def get_extension(self, code: int) -> None:
+        """Push the stand-in for a registered number."""
+        self.append(self.find_class("extension", str(code)))
+
+    def _put(self, pairs: list[Any]) -> None:
+        items = self.stack[-1].items if isinstance(self.stack[-1], Record) else self.stack[-1]
+        if isinstance(items, dict):
+            # Hashing a tuple of shared tuples takes exponential time; only names and numbers are keys of a checkpoint.
+            items.update((k, v) for k, v in zip(pairs[::2], pairs[1::2], strict=True) if _is_key(k))
+
+    def _extend(self, items: list[Any]) -> None:
+        if isinstance(self.stack[-1], list):
+            self.stack[-1].extend(items)
+
+    def _build(self, state: Any) -> None:
+        if isinstance(self.stack[-1], Record):
+            self.stack[-1].state = state
+
+    def _dict(self) -> None:
+        pairs = self.pop_mark()
+        self.append({})
+        self._put(pairs)
+
+    def _new(self) -> None:
+        self.stack.pop()  # arguments by name
+        self.load_reduce()
+
+    # Whatever would hash, make or change an object.
+    dispatch = _Unpickler.dispatch | {
+        pickle.DICT[0]: _dict,
+        pickle.SETITEM[0]: lambda self: self._put([self.stack.pop(-2), self.stack.pop()]),
+        pickle.SETITEMS[0]: lambda self: self._put(self.pop_mark()),
+        pickle.EMPTY_SET[0]: lambda self: self.append([]),
+        pickle.FROZENSET[0]: lambda self: self.append(self.pop_mark()),
+        pickle.ADDITEMS[0]: lambda self: self._extend(self.pop_mark()),
+        pickle.APPENDS[0]: lambda self: self._extend(self.pop_mark()),
+        pickle.APPEND[0]: lambda self: self._extend([self.stack.pop()]),
+        pickle.NEWOBJ[0]: _Unpickler.load_reduce,
+        pickle.NEWOBJ_EX[0]: _new,
+        pickle.BUILD[0]: lambda self: self._build(self.stack.pop()),
+    }
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
 
 
 def load(data: bytes) -> tuple[Any, set[str]]:
     """(the object tree of a plain pickle, the names in it); see `Interpreter`."""
     interpreter = Interpreter(io.BytesIO(data))
-    return interpreter.load(), interpreter.globals
+    return interpreter.load(), interpreter.names

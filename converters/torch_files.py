@@ -55,7 +55,7 @@ def read_zip(data: bytes) -> tuple[Any, set[str], str]:
         raise UserError("written on a big-endian machine; load and save it there as safetensors")
     storages = {name.removeprefix(f"{root}data/"): part for name, part in entries.items()}
     interpreter = Interpreter(io.BytesIO(entries[index]), lambda pid: _storage(pid, storages))
-    return interpreter.load(), interpreter.globals, checksum
+    return interpreter.load(), interpreter.names, checksum
 
 
 def read_legacy(data: bytes, names: set[str] | None = None) -> Any:
@@ -78,7 +78,7 @@ def read_legacy(data: bytes, names: set[str] | None = None) -> Any:
     # Magic number, protocol, system, the object, the storages' keys (torch/serialization.py, `_legacy_save`).
     *_, tree, keys = (interpreter.load() for _ in range(5))
     if names is not None:
-        names |= interpreter.globals
+        names |= interpreter.names
     place = file.tell()
     for key in map(str, keys):
         (count,) = struct.unpack("<q", data[place : place + 8])

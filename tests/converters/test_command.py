@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from torchvision.models.resnet import ResNet
 
-from converters import documentation
+from converters.formats import FORMATS, InputConvention
 from tests.converters import layouts
 from tests.converters.layouts import LAYOUTS, Layout
 
@@ -31,8 +31,23 @@ def schema(root: Path) -> dict[str, Any]:
     return json.loads(block)
 
 
-def test_table_of_formats_is_current() -> None:
-    assert documentation.PAGE.read_text() == documentation.page(), "run `python -m converters.documentation`"
+def test_table_of_formats_is_current(root: Path) -> None:
+    page = (root / "docs" / "formats.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    listed = [(row[0], row[2], row[3]) for row in rows if len(row) == 5]
+    special = {row[0]: (row[1], row[2]) for row in rows if len(row) == 3}
+
+    def cell(texts: tuple[str, ...], none: str) -> str:
+        return ", ".join(f"`{text}`" if text else "top level" for text in texts) or none
+
+    assert listed == [(f"`{e.name}`", cell(e.paths, "anywhere"), cell(e.beside, "-")) for e in FORMATS]
+    usual, expected = InputConvention().detectron2(), {}
+    for entry in FORMATS:
+        differs = [f"{key} {value}" for key, value in entry.input.detectron2().items() if value != usual[key]]
+        differs += ["the 3x3 stem pads by 2"] if entry.cifar_padding == 2 else []
+        if differs or entry.caveat:
+            expected[f"`{entry.name}`"] = (", ".join(differs) or "as usual", entry.caveat or "-")
+    assert special == expected
 
 
 def test_inspect_prints_the_checks_and_writes_nothing(checkpoint: Path, converters: Command) -> None:

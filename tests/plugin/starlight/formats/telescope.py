@@ -12,4 +12,4 @@ def _names(names):
 
 
 SCHEMES = (Scheme("rings", r"(?P<root>(?:.*?\.)?)ring1\.0\.conv1\.", _names),)
-FORMATS = (Format("telescope", "Telescope", "starlight/telescope model.py", schemes=("rings",)),)
+FORMATS = (Format("telescope", schemes=("rings",)),)
