@@ -1,12 +1,11 @@
 """Checkpoints by address: `https://…`, `hf://OWNER/REPOSITORY/FILE[@REVISION]`, `zoo:NAME`; anything else is a path.
 
-A file is downloaded once, into a folder of the cache named after its address, and found there ever after without a
-network. A broken download is continued, not begun again.
+A file is downloaded once and found ever after without a network: hf:// in the cache of huggingface_hub, the others in a
+folder named after the address. A download that broke is continued, not begun again.
 """
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 import time
@@ -15,7 +14,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from runs.errors import UserError
-from runs.files import sha256, write_json
+from runs.files import read_json, read_yaml, sha256, write_json
 
 ZOO = Path(__file__).with_name("zoo.yaml")
 # A connection that breaks loses the chunk under way.
@@ -30,14 +29,15 @@ MIN_RATE = 1024
 VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 # Plain http only to this machine, where a test or a mirror serves.
 ALLOWED = re.compile(r"https://[^/]+/|http://([^/@]*@)?(127\.0\.0\.1|localhost)(:\d+)?/")
+# What a server sends in place of a file: pages and messages.
+MESSAGES = (b"<!doctype", b"<html", b"<?xml", b"{", b"[")
 
 
-def local(source: str | Path, cache: Path | None = None) -> Path:
+def local(source: str | Path) -> Path:
     """The file for a path or address, downloaded if it is not in the cache.
 
     Args:
         source: a path, or an address of one of the kinds above.
-        cache: its folder; by default `$XDG_CACHE_HOME/siamese-transfer` or `~/.cache/siamese-transfer`.
 
     Raises:
         UserError: the address is unknown or not https, the server refuses, the download breaks, or its sha256 is not
@@ -45,45 +45,29 @@ def local(source: str | Path, cache: Path | None = None) -> Path:
     """
     text = str(source)
     expected: str | None = None
+    if text.startswith("hf://"):
+        return _from_hub(text)
     if text.startswith("zoo:"):
-        entry = _entry(text.removeprefix("zoo:"))
-        text, expected = entry["url"], entry.get("sha256")
-    elif text.startswith("hf://"):
-        text = _hub_address(text)
+        entries, name = zoo(), text.removeprefix("zoo:")
+        if name not in entries:
+            raise UserError(f"{text}: no such checkpoint; known: {', '.join(entries)}")
+        text, expected = entries[name]["url"], entries[name].get("sha256")
     if "://" not in text:
         return Path(source)
     if not ALLOWED.match(text):
         raise UserError(f"{shown(text)}: not an https address; checkpoints are fetched by https://, hf:// or zoo: only")
-    return _cached(text, expected, cache or default_cache())
+    return _cached(text, expected)
 
 
 def default_cache() -> Path:
-    """The folder of downloads."""
+    """The folder of downloads: `$XDG_CACHE_HOME/siamese-transfer/checkpoints`, by default in `~/.cache`."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(root) / "siamese-transfer" / "checkpoints"
 
 
 def zoo() -> dict[str, dict[str, Any]]:
     """The entries of zoo.yaml: name -> url, format, epochs, top1, voc0712, source, perhaps sha256."""
-    import yaml
-
-    entries: dict[str, dict[str, Any]] = yaml.safe_load(ZOO.read_text(encoding="utf-8"))
-    return entries
-
-
-def _entry(name: str) -> dict[str, Any]:
-    entries = zoo()
-    if name not in entries:
-        raise UserError(f"zoo:{name}: no such checkpoint; known: {', '.join(entries)}")
-    return entries[name]
-
-
-def _hub_address(text: str) -> str:
-    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)/([^@]+)(?:@([\w./-]+))?", text)
-    if match is None:
-        raise UserError(f"{text}: not hf://OWNER/REPOSITORY/FILE[@REVISION]; name the file in the repository")
-    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    return f"{hub}/{match[1]}/resolve/{match[3] or 'main'}/{match[2]}"
+    return read_yaml(ZOO)
 
 
 def shown(url: str) -> str:
@@ -92,9 +76,28 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _cached(url: str, expected: str | None, cache: Path) -> Path:
-    folder = cache / hashlib.sha256(url.encode()).hexdigest()[:16]
-    file = folder / (re.sub(r"[^\w.-]", "_", url.split("?")[0].rsplit("/", 1)[-1]) or "checkpoint")
+def _from_hub(address: str) -> Path:
+    """A file of Hugging Face's hub by its own client, with its login, cache, offline switch and HF_ENDPOINT."""
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)/([^@]+)(?:@([\w./-]+))?", address)
+    if match is None:
+        raise UserError(f"{address}: not hf://OWNER/REPOSITORY/FILE[@REVISION]; name the file in the repository")
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise UserError(f"{address}: needs huggingface_hub; pip install 'siamese-transfer[hub]'") from error
+    try:
+        return Path(hf_hub_download(match[1], match[2], revision=match[3]))
+    except (OSError, ValueError) as error:
+        reason = " ".join(line for line in str(error).splitlines() if line)[:300]
+        raise UserError(
+            f"{address}: {reason or type(error).__name__}; check the address, log in with `hf auth login` where the "
+            "repository is private, and unset HF_HUB_OFFLINE to download"
+        ) from error
+
+
+def _cached(url: str, expected: str | None) -> Path:
+    folder = default_cache() / hashlib.sha256(url.encode()).hexdigest()[:16]
+    file = folder / (re.sub(r"[^\w.-]", "_", urlsplit(url).path.rsplit("/", 1)[-1]) or "checkpoint")
     record = folder / "download.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,28 +112,19 @@ def _cached(url: str, expected: str | None, cache: Path) -> Path:
             _download(url, part)
             with open(part, "rb") as begin:
                 first = begin.read(64).lstrip().lower()
-            message = first.startswith((b"{", b"[")) and not file.name.endswith(".json")
-            if message or not first or first.startswith((b"<!doctype", b"<html", b"<?xml")):
+            wrong, digest = "", sha256(part)
+            if not first or (first.startswith(MESSAGES) and not file.name.endswith(".json")):
+                wrong = "the server sent a web page, a message or nothing; give the address that its download link has"
+            elif expected and digest != expected:
+                wrong = f"sha256 {digest}, published is {expected}; the download was removed, try again"
+            if wrong:
                 # Kept, it would be answered from the cache ever after.
                 part.unlink()
-                raise UserError(
-                    f"{shown(url)}: the server sent a web page, a message or nothing; give the address that its "
-                    "download link has"
-                )
-            digest = sha256(part)
-            if expected and digest != expected:
-                part.unlink()
-                raise UserError(
-                    f"{shown(url)}: sha256 {digest}, published is {expected}; the download was removed, try again"
-                )
+                raise UserError(f"{shown(url)}: {wrong}")
             os.replace(part, file)
             write_json(record, {"url": shown(url), "sha256": digest, "bytes": file.stat().st_size})
-        known = json.loads(record.read_text())
-    if (
-        file.stat().st_size != known["bytes"]
-        or (expected and known["sha256"] != expected)
-        or sha256(file) != known["sha256"]
-    ):
+        known = read_json(record)["sha256"]
+    if sha256(file) != known or (expected and known != expected):
         raise UserError(
             f"{file}: changed since it was downloaded; remove the folder {folder} and run the command again"
         )
@@ -149,12 +143,10 @@ def _download(url: str, part: Path) -> None:
     if begun:
         # If-Range: the server sends the rest if its file is unchanged, else all of it.
         headers |= {"Range": f"bytes={begun}-", "If-Range": tag.read_text()}
-    if "HF_TOKEN" in os.environ and url.startswith("https://huggingface.co/"):
-        headers["Authorization"] = f"Bearer {os.environ['HF_TOKEN']}"
-    answered, address = False, shown(url)
+    answered, address, variable = False, shown(url), _authorities()
     try:
         with requests.get(
-            url, headers=headers, stream=True, timeout=TIMEOUT, verify=_authorities(),
+            url, headers=headers, stream=True, timeout=TIMEOUT, verify=os.environ[variable] if variable else True,
             hooks={"response": _stays_on_https},
         ) as answer:  # fmt: skip
             answered = True
@@ -179,15 +171,13 @@ def _download(url: str, part: Path) -> None:
                 part.unlink(missing_ok=True)
                 tag.unlink(missing_ok=True)
                 raise UserError(f"{address}: the server sent another part than was asked; run the command again")
-            if total > MAX_BYTES:
-                raise UserError(f"{address}: {total / 1e9:.0f} GB, far more than a checkpoint; check the address")
             tag.write_text(answer.headers.get("ETag", ""))
             start = time.monotonic()
             with open(part, "ab" if begun else "wb") as file, progress(total, part.stem, "B", initial=begun) as bar:
                 for chunk in answer.iter_content(CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
-                    if file.tell() > MAX_BYTES:
+                    if max(total, file.tell()) > MAX_BYTES:
                         raise UserError(f"{address}: more than {MAX_BYTES / 1e9:.0f} GB; check the address")
                     seconds = time.monotonic() - start
                     if seconds > 2 * TIMEOUT and file.tell() - begun < MIN_RATE * seconds:
@@ -195,9 +185,10 @@ def _download(url: str, part: Path) -> None:
                 file.flush()
                 os.fsync(file.fileno())
     except requests.exceptions.SSLError as error:
+        now = f", which says {os.environ[variable]} now" if variable else ""
         raise UserError(
             f"{address}: the server's certificate is not trusted ({_reason(error)}); if it should be, name the file of "
-            f"its authority in {_variable() or VARIABLES[-1]}{_now()}"
+            f"its authority in {variable or VARIABLES[-1]}{now}"
         ) from error
     except requests.TooManyRedirects as error:
         raise UserError(f"{address}: the server redirects without end; check the address") from error
@@ -219,10 +210,8 @@ def _download(url: str, part: Path) -> None:
 
 def _continues(headers: Any, begun: int, total: int, tag: str | None) -> bool:
     """Whether a part of a file is what was asked for: from `begun` to the end, of the file with this tag."""
-    sent = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
-    if not begun or sent is None or headers.get("ETag") != tag:
-        return False
-    return int(sent[1]) == begun and int(sent[2]) + 1 == total and sent[3] in ("*", str(total))
+    whole = (f"bytes {begun}-{total - 1}/{total}", f"bytes {begun}-{total - 1}/*")
+    return bool(begun) and headers.get("ETag") == tag and headers.get("Content-Range") in whole
 
 
 def _stays_on_https(answer: Any, **_: Any) -> None:
@@ -234,21 +223,12 @@ def _stays_on_https(answer: Any, **_: Any) -> None:
         )
 
 
-def _variable() -> str | None:
-    """The variable that says whom to trust."""
-    return next((name for name in VARIABLES if os.environ.get(name)), None)
-
-
-def _authorities() -> str | bool:
-    name = _variable()
+def _authorities() -> str | None:
+    """The variable that names the file of those to trust; None where none does."""
+    name = next((name for name in VARIABLES if os.environ.get(name)), None)
     if name and not Path(os.environ[name]).exists():
         raise UserError(f"{name}={os.environ[name]}: no such file; name the authorities' file or unset the variable")
-    return os.environ[name] if name else True
-
-
-def _now() -> str:
-    name = _variable()
-    return f", which says {os.environ[name]} now" if name else ""
+    return name
 
 
 def _reason(error: BaseException) -> str:

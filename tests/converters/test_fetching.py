@@ -1,7 +1,11 @@
 """Downloads against a server in this process: once, continued after a break, checked, offline afterwards."""
 
 import http.server
+import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -199,10 +203,63 @@ def test_the_zoo_checks_the_published_sha256(server: Server, monkeypatch: pytest
         fetching.local("zoo:yours")
 
 
-def test_hub_addresses(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", address(server, "").rstrip("/"))
-    file = fetching.local("hf://microsoft/resnet-50/model.safetensors@main")
-    assert file.name == "model.safetensors" and file.read_bytes() == server.data
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The part of Hugging Face's hub that its client asks for one file of a repository, which is private."""
+
+    server: Server
+    commit = "0" * 40
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.server.requests.append((self.path, len(self.server.requests)))
+        if self.headers.get("Authorization") != "Bearer secret":
+            self.send_response(401)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+            return
+        self.send_response(200 if "/owner/net/resolve/main/model.safetensors" in self.path else 404)
+        self.send_header("Content-Length", str(len(self.server.data)))
+        self.send_header("ETag", self.server.tag)
+        self.send_header("X-Repo-Commit", self.commit)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(self.server.data)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+def test_hub_addresses_go_through_its_own_client(server: Server, tmp_path: Path) -> None:
+    """Its login, cache, offline switch and HF_ENDPOINT hold; it reads them when it is imported, so in processes."""
+    pytest.importorskip("huggingface_hub")
+    server.RequestHandlerClass = Hub
+
+    def fetch(address: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "converters", "inspect", address, "--json", "--unchecked"]
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hub")}
+        return subprocess.run(
+            command, env=plain | hub | more, cwd=layouts.ROOT, capture_output=True, text=True, check=False
+        )
+
+    address = "hf://owner/net/model.safetensors@main"
+    refused = fetch(address)
+    assert refused.returncode == 2 and "log in with `hf auth login`" in refused.stderr.splitlines()[-1]
+    done = fetch(address, HF_TOKEN="secret")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["file"].startswith(str(tmp_path / "hub"))
+    asked = len(server.requests)
+    offline = fetch(address, HF_HUB_OFFLINE="1")
+    assert json.loads(offline.stdout) == json.loads(done.stdout) and len(server.requests) == asked
+    absent = fetch("hf://owner/net/other.safetensors", HF_HUB_OFFLINE="1")
+    assert absent.returncode == 2 and "unset HF_HUB_OFFLINE" in absent.stderr and absent.stderr.count("\n") == 1
+
+
+def test_hub_addresses_without_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"needs huggingface_hub; pip install 'siamese-transfer\[hub\]'"):
+        fetching.local("hf://owner/net/model.safetensors")
     with pytest.raises(UserError, match="not hf://OWNER/REPOSITORY/FILE"):
         fetching.local("hf://resnet-50")
 

@@ -97,7 +97,7 @@ def test_torch_is_the_build_of_the_public_index(pins: dict[str, list[Version]]) 
 # Package -> the extras whose users have it; the base comes with each.
 EXTRAS = {
     "benchmarks": ("benchmarks", "hub"),
-    "converters": (),
+    "converters": ("hub",),
     "experiments": ("pretrain", "transfer", "benchmarks", "peers"),
     "hardware": ("pretrain", "transfer", "benchmarks"),
     "pretrain": ("pretrain", "parquet", "wandb", "integrations"),
