@@ -60,10 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     with limited_memory(file):
         if arguments.command == "inspect":
             result = conversion.inspect(file, **choice)
-        elif arguments.command == "detectron2":
-            result = conversion.to_detectron2_file(file, arguments.out, **choice)
         else:
-            result = conversion.to_torchvision_file(file, arguments.out, **choice)
+            result = conversion.convert(file, arguments.out, arguments.command, **choice)
     if arguments.json:
         print(json.dumps(report.as_json(result), indent=2))
     else:

@@ -1,29 +1,42 @@
 """One conversion from end to end: read, recognise, check, prove, write, report."""
 
+import json
+import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from converters.architecture import Architecture, parse
+import torch
+
+from converters.architecture import parse
 from converters.checks import Check
 from converters.digests import digest
 from converters.fetching import local
 from converters.loading import Backbone, load_backbone
 from converters.proof import TOLERANCE, detectron2_obstacle, prove_detectron2
-from converters.targets import to_detectron2, write_detectron2, write_torchvision
+from converters.renames import to_detectron2
 from converters.vital_signs import check_vital_signs, read_images
 from runs.errors import UserError
+from runs.files import atomic_write
 from runs.record import subject_beside
+
+# Detectron2 knows its own weights by .pkl.
+SUFFIXES = {"detectron2": (".pkl",), "torchvision": (".safetensors", ".pth", ".pt")}
+# Detectron2 takes a pkl without `__author__` for Caffe2's and renames it (detectron2/checkpoint/
+# detection_checkpoint.py@a59f0563, `_load_file`).
+AUTHOR = "siamese-transfer converters"
 
 
 @dataclass
 class Report:
-    """What a file is, what was verified, and what was written."""
+    """What a file is, what was verified, and what was written.
+
+    `obstacles` says for each target why it cannot hold the network, empty where it can.
+    """
 
     path: Path
     backbone: Backbone
-    arch: Architecture
-    checks: list[Check] = field(default_factory=list)
+    checks: list[Check]
     obstacles: dict[str, str] = field(default_factory=dict)
     output: Path | None = None
 
@@ -37,16 +50,13 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
         unchecked: leave the vital signs out, which the record says.
         choice: `format`, `prefix` and `sha256`, see `loading.load_backbone`.
 
-    Returns:
-        The report; `obstacles` says for each target why it cannot hold the network, empty where it can.
-
     Raises:
         UserError: see `loading.load_backbone`; also where the features differ.
     """
     path = local(path)
     backbone = load_backbone(path, **choice)
     arch = parse(backbone.arch)
-    report = Report(path, backbone, arch, list(backbone.checks))
+    report = Report(path, backbone, list(backbone.checks))
     stride = backbone.input.stride_in_1x1 and arch.bottleneck
     report.obstacles = {
         "detectron2": detectron2_obstacle(arch),
@@ -67,6 +77,44 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
     return report
 
 
+def convert(path: str | Path, output: str | Path, target: str | None = None, **choice: Any) -> Report:
+    """Convert a checkpoint, proved: to Detectron2 C4 weights (`.pkl`), or to torchvision (`.safetensors`, `.pth`).
+
+    Args:
+        path: the checkpoint file, or an address.
+        output: the file to write; whole or not at all.
+        target: `detectron2` or `torchvision`; None takes the one of the output's suffix.
+        choice: see `inspect`.
+
+    Raises:
+        UserError: see `inspect`; also if the target cannot hold the network, or for another suffix.
+    """
+    output = Path(output)
+    target = target or ("detectron2" if output.suffix == ".pkl" else "torchvision")
+    if output.suffix not in SUFFIXES[target]:
+        raise UserError(f"{output}: {target} weights have the suffix {' or '.join(SUFFIXES[target])}; name it so")
+    if output.exists() and Path(path).exists() and output.samefile(path):
+        raise UserError(f"{output}: is the checkpoint itself; choose another name for the output")
+    report = inspect(path, **choice)
+    if report.obstacles[target]:
+        raise UserError(f"{report.path}: {report.obstacles[target]}")
+    state_dict, source = report.backbone.state_dict, provenance(report)
+    content: dict[str, Any]
+    with atomic_write(output) as file:
+        if output.suffix == ".pkl":
+            model = {to_detectron2(name): tensor.numpy() for name, tensor in state_dict.items()}
+            content = {"model": model, "__author__": AUTHOR, "matching_heuristics": True, "provenance": source}
+            pickle.dump(content, file, protocol=4)
+        elif output.suffix == ".safetensors":
+            from safetensors.torch import save
+
+            file.write(save(state_dict, metadata={"format": "pt", "provenance": json.dumps(source)}))
+        else:
+            torch.save({"state_dict": state_dict, "arch": source["arch"], "provenance": source}, file)
+    report.output = output
+    return report
+
+
 def provenance(report: Report) -> dict[str, Any]:
     """Where the weights come from and what was proved; plain values for the file."""
     backbone = report.backbone
@@ -81,69 +129,8 @@ def provenance(report: Report) -> dict[str, Any]:
         "arch": backbone.arch,
         "input": backbone.input.detectron2(),
         "assumed": backbone.assumed,
-        "resnets": report.arch.detectron2_settings(backbone.input.stride_in_1x1),
+        "resnets": parse(backbone.arch).detectron2_settings(backbone.input.stride_in_1x1),
         "dropped": backbone.dropped,
         "caveat": backbone.caveat,
-        "proof": {
-            "tolerance": TOLERANCE,
-            "checks": {check.name: check.figure for check in report.checks},
-        },
+        "proof": {"tolerance": TOLERANCE, "checks": {check.name: check.figure for check in report.checks}},
     }
-
-
-def convert(path: str | Path, output: str | Path, **choice: Any) -> Report:
-    """Convert a checkpoint, proved: to Detectron2 C4 weights (`.pkl`), or to torchvision (`.safetensors`, `.pth`).
-
-    Args:
-        path: the checkpoint file, or an address.
-        output: the file to write; whole or not at all.
-        choice: `format`, `prefix` and `sha256`, see `loading.load_backbone`.
-
-    Raises:
-        UserError: see `inspect`; also if the target cannot hold the network, or for another suffix.
-    """
-    output = Path(output)
-    return (to_detectron2_file if output.suffix == ".pkl" else to_torchvision_file)(path, output, **choice)
-
-
-def to_detectron2_file(path: str | Path, output: Path, **choice: Any) -> Report:
-    """Convert a checkpoint to Detectron2 C4 weights, proved.
-
-    Raises:
-        UserError: see `inspect`; also if Detectron2's ResNet cannot hold the network. Nothing is written then.
-    """
-    if output.suffix != ".pkl":
-        raise UserError(f"{output}: Detectron2 recognises such weights by the suffix .pkl; choose such a name")
-    _check_output(path, output)
-    report = inspect(path, **choice)
-    _check_target(report, "detectron2")
-    renamed = {to_detectron2(name): tensor for name, tensor in report.backbone.state_dict.items()}
-    write_detectron2(output, renamed, provenance(report))
-    report.output = output
-    return report
-
-
-def to_torchvision_file(path: str | Path, output: Path, **choice: Any) -> Report:
-    """Convert a checkpoint to torchvision's names, proved.
-
-    Raises:
-        UserError: see `inspect`; also if torchvision's ResNet cannot hold the network. Nothing is written then.
-    """
-    if output.suffix not in (".safetensors", ".pth", ".pt"):
-        raise UserError(f"{output}: the torchvision target is .safetensors or .pth; choose such a name")
-    _check_output(path, output)
-    report = inspect(path, **choice)
-    _check_target(report, "torchvision")
-    write_torchvision(output, report.backbone.state_dict, provenance(report))
-    report.output = output
-    return report
-
-
-def _check_output(path: str | Path, output: Path) -> None:
-    if output.exists() and Path(path).exists() and output.samefile(path):
-        raise UserError(f"{output}: is the checkpoint itself; choose another name for the output")
-
-
-def _check_target(report: Report, target: str) -> None:
-    if reason := report.obstacles[target]:
-        raise UserError(f"{report.path}: {reason}")

@@ -165,6 +165,14 @@ def detectron2(name: str) -> str | None:
     return torchvision(re.sub(r"\bconv(\d)\.norm\.", r"bn\1.", name))
 
 
+def to_detectron2(name: str) -> str:
+    """The reverse: `layer2.0.bn1.weight` -> `res3.0.conv1.norm.weight`."""
+    name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
+    name = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
+    name = re.sub(r"\bbn(\d)\.", r"conv\1.norm.", name)
+    return name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
+
+
 def by_position(names: Iterable[str]) -> dict[str, str]:
     """SimCLR's variables, numbered in the order of their creation, to torchvision's names.
 

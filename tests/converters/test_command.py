@@ -105,7 +105,7 @@ def test_parameters_are_torchvisions(checkpoint: Path, backbone: ResNet, convert
         (["inspect", "."], "a folder; give the checkpoint file in it"),
         (["inspect", "{file}", "--format", "timm"], "--format: unknown format 'timm'; known: "),
         (["detectron2", "{file}", "{file}.pth"], "suffix .pkl"),
-        (["torchvision", "{file}", "{file}.pkl"], "is .safetensors or .pth"),
+        (["torchvision", "{file}", "{file}.pkl"], "suffix .safetensors or .pth"),
         (["detectron2", "{file}", "/proc/nowhere/out.pkl"], "/proc/nowhere/out.pkl: "),
     ],
 )

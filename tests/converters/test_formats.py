@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision.models.resnet import ResNet
 
-from converters.conversion import to_detectron2_file, to_torchvision_file
+from converters.conversion import convert
 from converters.formats import FORMATS, MSRA_INPUT, UNIT_INPUT, InputConvention
 from converters.loading import load_backbone
 from converters.resnet import build_resnet
@@ -41,7 +41,7 @@ def test_round_trip(layout: Layout, tmp_path: Path, backbone: ResNet) -> None:
         }
 
     # SimCLR's networks take images as they are, this one was measured on normalised ones.
-    report = to_detectron2_file(source, tmp_path / "out.pkl", unchecked=layout.format == "simclr")
+    report = convert(source, tmp_path / "out.pkl", unchecked=layout.format == "simclr")
     assert report.backbone.format == layout.format
     assert report.backbone.arch == layouts.ARCH
     assert_same(report.backbone.state_dict, expected)
@@ -58,10 +58,10 @@ def test_round_trip(layout: Layout, tmp_path: Path, backbone: ResNet) -> None:
 
     if layout.format == "msra":
         with pytest.raises(UserError, match="stride"):
-            to_torchvision_file(tmp_path / "out.pkl", tmp_path / "back.safetensors")
+            convert(tmp_path / "out.pkl", tmp_path / "back.safetensors")
         return
     for name in ("back.safetensors", "back.pth"):
-        to_torchvision_file(tmp_path / "out.pkl", tmp_path / name, unchecked=True)
+        convert(tmp_path / "out.pkl", tmp_path / name, unchecked=True)
         back = load_backbone(tmp_path / name)
         assert back.format == "torchvision"
         assert back.input.detectron2() == again.input.detectron2()

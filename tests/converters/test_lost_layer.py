@@ -10,8 +10,8 @@ from torchvision.models.resnet import ResNet
 from converters import load_backbone, proof
 from converters.architecture import parse
 from converters.formats import InputConvention
+from converters.renames import to_detectron2
 from converters.resnet import build_resnet
-from converters.targets import to_detectron2
 from runs.errors import UserError
 from tests.converters import layouts
 

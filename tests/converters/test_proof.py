@@ -10,9 +10,9 @@ from torchvision.models.resnet import ResNet
 
 from converters import proof
 from converters.architecture import parse
-from converters.conversion import inspect, to_detectron2_file
+from converters.conversion import convert, inspect
 from converters.formats import MSRA_INPUT, InputConvention
-from converters.targets import to_detectron2
+from converters.renames import to_detectron2
 from runs.errors import UserError
 from tests.converters import layouts
 
@@ -93,7 +93,7 @@ def test_detectron2_loads_the_file_that_was_written(tmp_path: Path, backbone: Re
     from converters.safe_pickle import load
 
     source = layouts.Layout("simsiam", layouts.simsiam).write(tmp_path, backbone)
-    to_detectron2_file(source, tmp_path / "out.pkl")
+    convert(source, tmp_path / "out.pkl")
     provenance = load((tmp_path / "out.pkl").read_bytes())[0]["provenance"]
     assert provenance["sha256"] == load_backbone(source).source_sha256
     assert provenance["arch"] == layouts.ARCH and provenance["format"] == "simsiam"

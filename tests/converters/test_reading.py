@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from torchvision.models.resnet import ResNet
 
 from converters import reading, safe_pickle
-from converters.conversion import to_torchvision_file
+from converters.conversion import convert
 from converters.loading import load_backbone
 from converters.reading import flatten, read
 from runs.errors import UserError
@@ -301,7 +301,7 @@ def test_a_file_without_checksums_says_so(plain: Path, backbone: ResNet) -> None
 
 
 def test_our_own_digest_is_checked(tmp_path: Path, plain: Path) -> None:
-    to_torchvision_file(plain, tmp_path / "out.safetensors")
+    convert(plain, tmp_path / "out.safetensors")
     data = bytearray((tmp_path / "out.safetensors").read_bytes())
     load_backbone(tmp_path / "out.safetensors")
     data[-3] ^= 1
