@@ -135,7 +135,7 @@ def _download(url: str, part: Path) -> None:
     """Fetch `url` into `part`, continuing what is there if the server still has the same file."""
     import requests
 
-    from runs.progress import progress
+    from runs.progress import Progress
 
     tag = part.with_suffix(".etag")
     begun = part.stat().st_size if part.exists() and tag.exists() else 0
@@ -173,7 +173,7 @@ def _download(url: str, part: Path) -> None:
                 raise UserError(f"{address}: the server sent another part than was asked; run the command again")
             tag.write_text(answer.headers.get("ETag", ""))
             start = time.monotonic()
-            with open(part, "ab" if begun else "wb") as file, progress(total, part.stem, "B", initial=begun) as bar:
+            with open(part, "ab" if begun else "wb") as file, Progress(total, part.stem, "B", initial=begun) as bar:
                 for chunk in answer.iter_content(CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))

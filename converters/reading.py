@@ -5,12 +5,10 @@ NumPy archives, plain pickles (Detectron2, Caffe2, Haiku, torch), msgpack (Flax)
 """
 
 import hashlib
-import io
 import json
 import math
 import struct
 import warnings
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,10 @@ import numpy as np
 from torch import Tensor
 
 from converters import safe_pickle, torch_files
-from converters.containers import read_bytes, unpack, zip_directory
+from converters.containers import MAX_EXPANSION, SLACK, read_bytes, unpack, zip_directory
 from converters.safe_pickle import Opaque
 from runs.errors import UserError
+from runs.files import unpack_arrays
 
 # Nesting of the deepest layout read here: Flax's parameter tree (10 levels).
 MAX_DEPTH = 16
@@ -126,7 +125,11 @@ def _read(data: bytes) -> _Tree:
 def _read_zip(data: bytes) -> _Tree:
     directory = zip_directory(data)
     if directory and all(entry.filename.endswith(".npy") for entry in directory):
-        return _Tree(_read_npz(data, directory), "NumPy npz", f"CRC-32 of {len(directory)} parts")
+        try:
+            arrays = unpack_arrays(data, most=MAX_EXPANSION * len(data) + SLACK)
+        except ValueError as error:
+            raise UserError(f"no plain arrays ({error}); write them again with numpy.savez") from error
+        return _Tree(arrays, "NumPy npz", f"CRC-32 of {len(directory)} parts")
     tree, names, checksum = torch_files.read_zip(data)
     return _Tree(tree, "torch zip", checksum, names)
 
@@ -157,23 +160,6 @@ def _read_shards(path: Path, data: bytes) -> tuple[str, _Tree]:
         digest.update(part)
         tree |= _read(part).content
     return digest.hexdigest(), _Tree(tree, f"{len(names)} shards")
-
-
-def _read_npz(data: bytes, directory: list[zipfile.ZipInfo]) -> dict[str, Array]:
-    arrays: dict[str, Array] = {}
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        for entry in directory:
-            member = io.BytesIO(archive.read(entry))  # checks its CRC-32
-            version = np.lib.format.read_magic(member)
-            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = reader(member)
-            if dtype.hasobject:
-                raise UserError(f"{entry.filename}: holds pickled objects; export plain arrays with numpy.savez")
-            if math.prod(shape) * dtype.itemsize != len(member.getvalue()) - member.tell():
-                raise UserError(f"{entry.filename}: claims shape {shape}, which is not what it holds; write it again")
-            member.seek(0)
-            arrays[entry.filename.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
-    return arrays
 
 
 def _read_msgpack(data: bytes) -> Any:

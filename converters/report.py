@@ -1,8 +1,9 @@
 """A conversion's report: a table for people, JSON for machines (schema in docs/converters.md)."""
 
-import io
 import re
+import shutil
 import sys
+import textwrap
 from typing import Any
 
 from converters.conversion import Report
@@ -43,21 +44,12 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def print_table(report: Report) -> None:
-    """Print the report on standard output, as wide as the terminal or the widest line of a file."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Print the report on standard output, as wide as the terminal, or for 140 columns."""
     backbone = report.backbone
-    # Into a buffer first: rich itself ends a command with status 1 where the reader goes away (`… | head`).
-    width = None if sys.stdout.isatty() else 140
-    console = Console(width=width, highlight=False, markup=False, record=True, file=io.StringIO())
-    facts = Table(show_header=False, box=None, pad_edge=False)
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column(overflow="fold")
-    mean = ", ".join(f"{value:.3g}" for value in backbone.input.mean)
-    std = ", ".join(f"{value:.3g}" for value in backbone.input.std)
+    mean, std = (", ".join(f"{value:.3g}" for value in values) for values in (backbone.input.mean, backbone.input.std))
     stride = "1x1" if backbone.input.stride_in_1x1 else "3x3"
     convention = f"{backbone.input.channels}, mean {mean}, std {std}, stride in the {stride} convolution"
+    dropped = f": {', '.join(_groups(backbone.dropped))}" if backbone.dropped else ""
     rows = {
         "file": f"{report.path} ({report.path.stat().st_size / 1e6:.1f} MB, {backbone.reader})",
         "sha256": backbone.source_sha256,
@@ -65,27 +57,23 @@ def print_table(report: Report) -> None:
         "network": f"{backbone.arch}, {sum(t.numel() for t in backbone.state_dict.values()) / 1e6:.2f} million values",
         "input": f"{convention} ({backbone.assumed})",
         "kept": f"{len(backbone.state_dict)} tensors, {_example(backbone.renamed)}",
-        "dropped": f"{len(backbone.dropped)} tensors"
-        + (f": {', '.join(_groups(backbone.dropped))}" if backbone.dropped else ""),
+        "dropped": f"{len(backbone.dropped)} tensors{dropped}",
+        "also in it": f"{', '.join(backbone.others[:6])}; --prefix PATH takes one" if backbone.others else "",
+        "caveat": backbone.caveat,
+        **{f"to {name}": reason or "possible" for name, reason in report.obstacles.items()},
+        "written": str(report.output or ""),
     }
-    if backbone.others:
-        rows["also in it"] = f"{', '.join(backbone.others[:6])}; --prefix PATH takes one"
-    if backbone.caveat:
-        rows["caveat"] = backbone.caveat
-    for name, reason in report.obstacles.items():
-        rows[f"to {name}"] = reason or "possible"
-    if report.output is not None:
-        rows["written"] = str(report.output)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 140
     for name, text in rows.items():
-        facts.add_row(name, printable(text))
-    console.print(facts)
-    checks = Table("check", "result", "figure", box=None, pad_edge=False, header_style="bold")
+        if text:
+            print(
+                textwrap.fill(f"{name:16}{printable(text)}", width, subsequent_indent=" " * 16, break_on_hyphens=False)
+            )
+    print()
     for check in report.checks:
-        checks.add_row(check.name, "DOUBTFUL" if check.doubtful else "passed", printable(check.figure))
-    console.print()
-    console.print(checks)
-    text = console.export_text(styles=sys.stdout.isatty())
-    print("\n".join(line.rstrip() for line in text.splitlines()))
+        result = "DOUBTFUL" if check.doubtful else "passed"
+        line = f"{check.name:18}{result:10}{printable(check.figure)}"
+        print(textwrap.fill(line, width, subsequent_indent=" " * 28, break_on_hyphens=False))
 
 
 def _example(renamed: dict[str, str]) -> str:

@@ -8,7 +8,7 @@ from pretrain.config import DataConfig
 from pretrain.data import BrokenImage, open_images, open_val
 from runs.app import hydra_app
 from runs.errors import UserError
-from runs.progress import progress
+from runs.progress import Progress
 
 
 @dataclass
@@ -33,7 +33,7 @@ def main(config: CheckConfig) -> None:
     for images in splits:
         count = min(config.images or len(images), len(images))
         broken = []
-        with progress(count, f"decoding {images.split}", "image") as bar:
+        with Progress(count, f"decoding {images.split}", "image") as bar:
             for number in range(count):
                 try:
                     images.open(number * len(images) // count)

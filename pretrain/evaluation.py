@@ -15,7 +15,7 @@ from pretrain.evaluation_config import EvaluationConfig
 from pretrain.features import FeatureExtractor, Features, extract_features, load_feature_extractor
 from runs.distributed import process_group, rank, set_precision, worker_count, world_size
 from runs.folder import RECORD, claim_run
-from runs.progress import Progress, progress
+from runs.progress import Progress
 from runs.record import Dataset
 
 # Settings that touch no result: a run may be continued with others.
@@ -49,7 +49,7 @@ class Evaluation:
 
     def progress(self, total: int, title: str, unit: str, done: int = 0) -> AbstractContextManager[Progress | None]:
         """Show a bar, in the first process."""
-        return progress(total, title, unit, done, self.output) if rank() == 0 else nullcontext()
+        return Progress(total, title, unit, done, self.output) if rank() == 0 else nullcontext()
 
     def features(self, images: Images, indices: Sequence[int] | None = None, batch_size: int = 256) -> Features:
         """Compute the features of whole images, centre crops, all processes together; see `extract_features`."""

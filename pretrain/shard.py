@@ -23,7 +23,7 @@ from runs.app import hydra_app
 from runs.errors import UserError
 from runs.files import atomic_write, sha256, write_json
 from runs.folder import claim_run
-from runs.progress import Progress, progress
+from runs.progress import Progress
 from runs.settings import path
 
 INDEX = "index.json"
@@ -63,7 +63,7 @@ def write(config: ShardConfig) -> int:
         index: dict[str, Any] = {"schema": 1}
         for split, images in splits.items():
             print(images.describe())
-            with progress(len(images), f"shards of {split}", "image", folder=run.path) as bar:
+            with Progress(len(images), f"shards of {split}", "image", folder=run.path) as bar:
                 shards, broken = write_split(images, run.path / split, config, bar)
             # Read back by the reader that training uses: what it cannot index was not written.
             found = open_images(DataConfig(config.data.name, "shards", config.output), split)

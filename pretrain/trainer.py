@@ -36,7 +36,7 @@ from runs.distributed import all_gather_object, process_group, rank, set_precisi
 from runs.errors import UserError
 from runs.files import VIEWS, sha256
 from runs.folder import Run, claim_run
-from runs.progress import progress
+from runs.progress import Progress
 from runs.record import Dataset, Subject
 from runs.seeds import generator_states, seed_everything, set_generator_states
 
@@ -404,7 +404,7 @@ class Trainer:
         """The bar of the first process."""
         title = f"{self.config.method.name} {self.config.arch}"
         output = Path(self.config.output)
-        return progress(self.plan.steps, title, "step", self.step, output) if rank() == 0 else nullcontext()
+        return Progress(self.plan.steps, title, "step", self.step, output) if rank() == 0 else nullcontext()
 
     def describe(self) -> str:
         """The run's length and largest learning rate in words."""

@@ -105,12 +105,7 @@ def _asked_of_torch() -> dict[str, Any]:
 
 @functools.cache
 def _driver() -> str | None:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return next(iter(done.stdout.split()), None)
+    return next(iter(_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split()), None)
 
 
 @functools.cache
@@ -118,18 +113,16 @@ def _commit() -> str | None:
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return None
+    # No tag has the name of the pattern, so the commit itself is printed.
+    return (
+        _output("git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes")
+        or None
+    )
+
+
+def _output(*command: str) -> str:
     try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("+changes" if changed.stdout.strip() else "")
+        return ""
+    return done.stdout.strip()

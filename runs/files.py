@@ -2,10 +2,12 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
+import secrets
 import stat
-import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -36,13 +38,11 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         UserError: the operating system refuses (no space, no permission, a file where a folder is needed).
     """
     path = Path(path)
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        # mkstemp is 0600 on purpose; results are meant to be read by others as any other file of this user.
-        os.chmod(temporary, 0o666 & ~_umask())
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -128,6 +128,31 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     return body
 
 
+def unpack_arrays(content: bytes, most: int = 2**30) -> dict[str, Any]:
+    """The arrays of an `.npz` of at most `most` bytes when it is unpacked; nothing in it is run.
+
+    Raises:
+        ValueError: it is larger, or damaged.
+    """
+    import numpy as np
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > most:
+            raise ValueError(f"{size:,} bytes unpacked, more than {most:,}")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays}
+        for name, array in found.items():
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{name} is no array")
+            if array.dtype.kind == "U":
+                array.tolist()  # refuses what is no character
+        return found
+    except Exception as error:  # zipfile, zlib and NumPy raise whatever they meet
+        raise ValueError(str(error)) from error
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits.
 
@@ -149,13 +174,6 @@ def checkpoint_name(epoch: int, suffix: str = "") -> str:
         suffix: what tells a checkpoint inside an epoch from that of its end.
     """
     return f"checkpoint_{epoch:04d}{suffix}.pth.tar"
-
-
-def _umask() -> int:
-    # The only portable way to read it is to set it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,8 +5,6 @@ the gate reads it.
 """
 
 import hashlib
-import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runs.errors import UserError
-from runs.files import atomic_write, read_bytes, sha256
+from runs.files import atomic_write, read_bytes, sha256, unpack_arrays
 
 FILE = "matches.npz"
 FORMAT = 1
 THRESHOLDS = np.arange(50, 100, 5) / 100
 FALSE, TRUE, IGNORED = 0, 1, 2
-# Unpacked: half a million detections take 12 MB.
-BYTES = 2**30
 OWN = ("image", "category", "score", "verdict")
 METRICS = ("voc_2007", "voc_area", "coco")
 SHARED = ("image_ids", "classes", "objects", "metric")
@@ -116,35 +112,12 @@ def read_matches(path: Path, wanted: str | None = None) -> dict[str, Matches]:
     if wanted is not None and hashlib.sha256(content).hexdigest() != wanted:
         raise UserError(f"{path}: is not the file that the record beside it names; {remedy}")
     try:
-        arrays = unpack(content)
+        arrays = unpack_arrays(content)
         if arrays["format"] != FORMAT:
             raise ValueError(f"format {arrays['format']}, this program reads {FORMAT}")
         return {kind: from_arrays(arrays, f"{kind}_") for kind in ("bbox", "segm") if f"{kind}_score" in arrays}
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: not a file of matches ({error}); {remedy}") from error
-
-
-def unpack(content: bytes) -> dict[str, NDArray[Any]]:
-    """The arrays of an `.npz`, if they are not too large.
-
-    Raises:
-        ValueError: they are, or it is damaged.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > BYTES:
-            raise ValueError(f"{size:,} bytes unpacked, more than {BYTES:,}")
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays}
-        for name, array in found.items():
-            if not isinstance(array, np.ndarray):
-                raise ValueError(f"{name} is no array")
-            if array.dtype.kind == "U":
-                array.tolist()  # refuses what is no character
-        return found
-    except Exception as error:  # zipfile, zlib and NumPy raise whatever they meet
-        raise ValueError(str(error)) from error
 
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]], kind: str, shared: str = "") -> Matches:

@@ -5,7 +5,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,21 @@ PROGRESS = "progress.json"
 
 
 class Progress:
-    """Counts work; see `progress`."""
+    """A bar on standard error for work of `total` units; a context manager.
+
+    Args:
+        total: units of the whole work.
+        description: what runs, in a few words.
+        unit: the unit's name.
+        initial: units done before this start (a resumed run).
+        folder: a run's folder; its `progress.json` then follows twice a second.
+        disable: show nothing, as in all processes of a run but the first.
+    """
 
     def __init__(
-        self, total: int, description: str, unit: str, initial: int, folder: Path | None, disable: bool
-    ) -> None:
+        self, total: int, description: str, unit: str = "it", initial: int = 0, folder: Path | None = None,
+        disable: bool = False,
+    ) -> None:  # fmt: skip
         from tqdm import tqdm
 
         self.total, self.description, self.done = total, description, initial
@@ -31,6 +40,13 @@ class Progress:
             disable=disable,
         )  # fmt: skip
 
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self._write()
+
     def update(self, n: int = 1, **shown: Any) -> None:
         """Count `n` more units; `shown` are numbers printed behind the bar, e.g. `loss=-0.91`."""
         self.done += n
@@ -39,17 +55,12 @@ class Progress:
                 {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in shown.items()}, refresh=False
             )
         self._bar.update(n)
-        if self._file is not None and time.time() - self._written > 0.5:
-            self._write()
-
-    def close(self) -> None:
-        """Finish the bar and write the last state."""
-        self._bar.close()
-        if self._file is not None:
+        if time.time() - self._written > 0.5:
             self._write()
 
     def _write(self) -> None:
-        assert self._file is not None
+        if self._file is None:
+            return
         self._written = time.time()
         rate = (self.done - self._initial) / max(self._written - self._started, 1e-9)
         state = {
@@ -61,28 +72,3 @@ class Progress:
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps(state))
             os.replace(temporary, self._file)
-
-
-@contextlib.contextmanager
-def progress(
-    total: int, description: str, unit: str = "it", initial: int = 0, folder: Path | None = None,
-    disable: bool = False,
-) -> Iterator[Progress]:  # fmt: skip
-    """Show a bar on standard error for work of `total` units.
-
-    Args:
-        total: units of the whole work.
-        description: what runs, in a few words.
-        unit: the unit's name.
-        initial: units done before this start (a resumed run).
-        folder: a run's folder; its `progress.json` then follows twice a second.
-        disable: show nothing, as in all processes of a run but the first.
-
-    Yields:
-        The `Progress` to `update`.
-    """
-    bar = Progress(total, description, unit, initial, folder, disable)
-    try:
-        yield bar
-    finally:
-        bar.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from runs.app import hydra_app
-from runs.progress import progress
+from runs.progress import Progress
 from runs.settings import path
 from runs.text import printable
 from transfer.settings import VOC_CLASSES
@@ -96,7 +96,7 @@ def main(config: CheckConfig) -> None:
         images |= set(paths)
     with (
         concurrent.futures.ProcessPoolExecutor(config.workers or os.cpu_count() or 1) as pool,
-        progress(len(images), "decoding", unit="image") as bar,
+        Progress(len(images), "decoding", unit="image") as bar,
     ):
         for fault in pool.map(decode, sorted(images), chunksize=64):
             faults += [fault] if fault else []

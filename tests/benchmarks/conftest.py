@@ -15,7 +15,7 @@ SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from runs.app import cli
-from runs.progress import progress
+from runs.progress import Progress
 from runs.record import Dataset, Record, Subject, write_record
 
 @cli
@@ -23,7 +23,7 @@ def main():
     folder, seconds, value = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     with open(folder / "starts", "a") as file:
         file.write(f"{os.getpid()}\\n")
-    with progress(10, "steps", folder=folder) as bar:
+    with Progress(10, "steps", folder=folder) as bar:
         for _ in range(10):
             time.sleep(seconds / 10)
             bar.update()

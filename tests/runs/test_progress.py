@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from runs.progress import PROGRESS, progress
+from runs.progress import PROGRESS, Progress
 
 
 def test_the_file_counts_only_the_work_of_this_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress(100, "train", unit="step", initial=50, folder=tmp_path) as bar:
+    with Progress(100, "train", unit="step", initial=50, folder=tmp_path) as bar:
         for _ in range(25):
             time.sleep(0.004)
             bar.update(1, loss=-0.5)
@@ -22,5 +22,5 @@ def test_the_file_counts_only_the_work_of_this_start(tmp_path: Path, capsys: pyt
 
 
 def test_a_full_disk_does_not_stop_a_run(tmp_path: Path) -> None:
-    with progress(1, "train", folder=tmp_path / "gone") as bar:
+    with Progress(1, "train", folder=tmp_path / "gone") as bar:
         bar.update()
