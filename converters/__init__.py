@@ -31,7 +31,7 @@ __all__ = ["Backbone", "InputConvention", "Proof", "Report", "convert", "inspect
 
 
 def __getattr__(name: str) -> Any:
-    # WHY: importing torch takes seconds; `--help` and `import converters` must not pay for it.
+    # Importing torch takes seconds; `--help` and `import converters` must not pay for it.
     if name in _PLACES:
         return getattr(importlib.import_module(f"converters.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'converters' has no attribute {name!r}")

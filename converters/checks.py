@@ -1,6 +1,5 @@
 """What must hold for the tensors of a trained ResNet, each check with its figure."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,8 +7,6 @@ import torch
 from torch import Tensor
 
 from converters.architecture import Architecture
-
-_NORM = re.compile(r"(.*\b(?:bn\d|downsample\.1))\.running_var")
 
 # What a checkpoint's weights may be; float8 and integers need scales that no plain ResNet has.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -37,66 +34,44 @@ def check_tensors(arch: Architecture, state_dict: Mapping[str, Tensor], source: 
     Returns:
         All checks in a fixed order; the first that fails is the error to report.
     """
-    convolutions = sum(len(shape) == 4 for shape in arch.shapes().values())
-    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state_dict.values()})
-    wrong = [name for name, tensor in state_dict.items() if tensor.dtype not in FLOATS]
-    checks = [
-        Check(
-            "tensors",
-            len(state_dict) == len(arch.shapes()) == 5 * convolutions,
-            f"{len(state_dict)} = {convolutions} convolutions + {convolutions} x 4 of batch norm, each used once",
-        ),
-        Check(
-            "dtypes",
-            not wrong,
-            ", ".join(kinds)
-            if not wrong
-            else f"{source[wrong[0]]} is {state_dict[wrong[0]].dtype}".replace("torch.", ""),
-            "weights are numbers of 16, 32 or 64 bits with a floating point; export them again",
-        ),
-    ]
+    count = sum(len(shape) == 4 for shape in arch.shapes().values())
+    figure = f"{len(state_dict)} = {count} convolutions + {count} x 4 of batch norm, each used once"
+    checks = [Check("tensors", len(state_dict) == len(arch.shapes()) == 5 * count, figure)]
+    kinds = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in state_dict.items()}
+    wrong = next((name for name, tensor in state_dict.items() if tensor.dtype not in FLOATS), None)
+    figure = f"{source[wrong]} is {kinds[wrong]}" if wrong else ", ".join(sorted(set(kinds.values())))
+    remedy = "weights are numbers of 16, 32 or 64 bits with a floating point; export them again"
+    checks.append(Check("dtypes", not wrong, figure, remedy))
     if wrong:
         return checks
     broken = [name for name, tensor in state_dict.items() if not torch.isfinite(tensor.float()).all()]
-    checks.append(
-        Check(
-            "finite",
-            not broken,
-            f"{len(broken)} tensors with NaN or infinity" + (f", first {source[broken[0]]}" if broken else ""),
-            "the training diverged or the file is damaged; use an earlier checkpoint",
-        )
-    )
-    if not broken:
-        checks += [*_check_norms(state_dict, source), _check_copies(state_dict, source)]
-    return checks
+    figure = f"{len(broken)} tensors with NaN or infinity" + (f", first {source[broken[0]]}" if broken else "")
+    remedy = "the training diverged or the file is damaged; use an earlier checkpoint"
+    checks.append(Check("finite", not broken, figure, remedy))
+    return checks if broken else [*checks, *_check_norms(state_dict, source), _check_copies(state_dict, source)]
 
 
 def _check_norms(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> list[Check]:
-    variances = {match[1]: tensor for name, tensor in state_dict.items() if (match := _NORM.fullmatch(name))}
+    suffix = ".running_var"
+    variances = {name.removesuffix(suffix): tensor for name, tensor in state_dict.items() if name.endswith(suffix)}
     lowest = min(variances, key=lambda norm: variances[norm].min().item())
     smallest = variances[lowest].min().item()
-    checks = [
-        Check(
-            "running variance",
-            smallest >= 0,
-            f"smallest {smallest:.3g} in {source[lowest + '.running_var']}",
-            "a variance is never negative; the file is damaged",
-        )
-    ]
+    figure = f"smallest {smallest:.3g} in {source[lowest + suffix]}"
+    remedy = "a variance is never negative; the file is damaged"
+    checks = [Check("running variance", smallest >= 0, figure, remedy)]
     untouched = [
         norm
         for norm, variance in variances.items()
         if (variance == 1).all() and (state_dict[f"{norm}.running_mean"] == 0).all()
     ]
-    detail = f"{len(untouched)} of {len(variances)} batch norms at their initial mean 0 and variance 1"
+    figure = f"{len(untouched)} of {len(variances)} batch norms at their initial mean 0 and variance 1"
     if len(untouched) < len(variances):
         remedy = "part of the backbone is randomly initialised; give the complete checkpoint"
     elif all(_constant(state_dict[f"{norm}.weight"]) for norm in untouched):
         remedy = "the backbone is randomly initialised (a head-only or untrained checkpoint); give a trained one"
     else:
         remedy = "its statistics are folded into scale and bias, or were reset; give the network as it was trained"
-    checks.append(Check("trained", not untouched, detail, remedy))
-    return checks
+    return [*checks, Check("trained", not untouched, figure, remedy)]
 
 
 def _check_copies(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> Check:
@@ -106,15 +81,14 @@ def _check_copies(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -
     for name, tensor in state_dict.items():
         if tensor.dim() != 4:
             continue
+        if _constant(tensor):
+            return Check(
+                "distinct", False, f"{source[name]} has one single value", "the file is damaged; fetch it again"
+            )
         key = (tuple(tensor.shape), tensor.double().sum().item())
         if key in seen and torch.equal(tensor, state_dict[seen[key]]):
             copies.append((name, seen[key]))
         seen.setdefault(key, name)
-    constant = [name for name, tensor in state_dict.items() if tensor.dim() == 4 and _constant(tensor)]
-    if constant:
-        return Check(
-            "distinct", False, f"{source[constant[0]]} has one single value", "the file is damaged; fetch it again"
-        )
     figure = f"{len(copies)} convolutions that are copies of another"
     if copies:
         figure += f", first {source[copies[0][0]]} of {source[copies[0][1]]}"

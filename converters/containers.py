@@ -29,13 +29,12 @@ _COMPRESSED: dict[bytes, tuple[str, Callable[[Any], Any]]] = {
     b"BZh": ("bzip2", bz2.BZ2File),
     b"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
 }
-# What people give by mistake, by its first bytes.
+# How a server's pages and messages begin.
+PAGES = (b"<!doctype", b"<html", b"<?xml")
+# What people give by mistake, by its first bytes; capitals do not matter.
 _MISTAKES: dict[bytes, str] = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`",
-    b"<!DOCTYPE": "a web page, not a checkpoint; the download failed, fetch it again",
-    b"<!doctype": "a web page, not a checkpoint; the download failed, fetch it again",
-    b"<html": "a web page, not a checkpoint; the download failed, fetch it again",
-    b"<?xml": "an XML answer of a server, not a checkpoint; the download failed, fetch it again",
+    **dict.fromkeys(PAGES, "a web page or a server's message, not a checkpoint; the download failed, fetch it again"),
     b"\x89HDF": "an HDF5 file; export its arrays with numpy.savez",
     b"\x93NUMPY": "a single array; store all arrays in one file with numpy.savez",
     b"\x57\xfb\x80\x8b": "a TensorFlow table; export the variables with numpy.savez, see docs/converters.md",
@@ -93,7 +92,7 @@ def unpack(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]:
             checkpoint, or expands beyond `MAX_EXPANSION` times its size.
     """
     for magic, reason in _MISTAKES.items():
-        if data[:512].lstrip().startswith(magic):
+        if data[:512].lstrip().lower().startswith(magic.lower()):
             raise UserError(reason)
     kind = next(((name, opener) for magic, (name, opener) in _COMPRESSED.items() if data.startswith(magic)), None)
     if kind is None and data[257:262] != b"ustar":

@@ -120,17 +120,10 @@ def provenance(report: Report) -> dict[str, Any]:
     backbone = report.backbone
     subject = subject_beside(report.path, backbone.source_sha256)
     return {
+        **backbone.facts(),
         "source": report.path.name,
         "subject": asdict(subject) if subject else {},
-        "sha256": backbone.source_sha256,
         "digest": digest(backbone.state_dict),
-        "format": backbone.format,
-        "prefix": backbone.prefix,
-        "arch": backbone.arch,
-        "input": backbone.input.detectron2(),
-        "assumed": backbone.assumed,
         "resnets": parse(backbone.arch).detectron2_settings(backbone.input.stride_in_1x1),
-        "dropped": backbone.dropped,
-        "caveat": backbone.caveat,
         "proof": {"tolerance": TOLERANCE, "checks": {check.name: check.figure for check in report.checks}},
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
+from converters.containers import PAGES
 from runs.errors import UserError
 from runs.files import read_json, read_yaml, sha256, write_json
 
@@ -29,8 +30,6 @@ MIN_RATE = 1024
 VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 # Plain http only to this machine, where a test or a mirror serves.
 ALLOWED = re.compile(r"https://[^/]+/|http://([^/@]*@)?(127\.0\.0\.1|localhost)(:\d+)?/")
-# What a server sends in place of a file: pages and messages.
-MESSAGES = (b"<!doctype", b"<html", b"<?xml", b"{", b"[")
 
 
 def local(source: str | Path) -> Path:
@@ -113,7 +112,7 @@ def _cached(url: str, expected: str | None) -> Path:
             with open(part, "rb") as begin:
                 first = begin.read(64).lstrip().lower()
             wrong, digest = "", sha256(part)
-            if not first or (first.startswith(MESSAGES) and not file.name.endswith(".json")):
+            if not first or (first.startswith((*PAGES, b"{", b"[")) and not file.name.endswith(".json")):
                 wrong = "the server sent a web page, a message or nothing; give the address that its download link has"
             elif expected and digest != expected:
                 wrong = f"sha256 {digest}, published is {expected}; the download was removed, try again"

@@ -1,6 +1,6 @@
 """From a checkpoint file to a backbone in torchvision's names: recognise the network, rename, check."""
 
-import itertools
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from converters.digests import digest
 from converters.fetching import local
 from converters.formats import InputConvention
 from converters.light_imports import light_imports
-from converters.reading import Array, Contents, read
+from converters.reading import Array, Contents, naming, read
 from converters.recognition import Network, find
 from converters.renames import fold
 from converters.settings import input_convention
@@ -69,6 +69,19 @@ class Backbone:
     batches: int = 0
     checks: list[Check] = field(default_factory=list)
 
+    def facts(self) -> dict[str, Any]:
+        """What a report and a converted file's provenance both say, as plain values."""
+        return {
+            "sha256": self.source_sha256,
+            "format": self.format,
+            "prefix": self.prefix,
+            "arch": self.arch,
+            "input": self.input.detectron2(),
+            "assumed": self.assumed,
+            "dropped": list(self.dropped),
+            "caveat": self.caveat,
+        }
+
     def network(self) -> "ResNet":
         """The network itself, in eval mode: torchvision's modules with this one's strides, padding and weights."""
         return build_network(self.arch, self.state_dict, self.input)
@@ -118,16 +131,9 @@ def load_backbone(
     contents = read(path)
     if sha256 and sha256.lower() != contents.sha256:
         raise UserError(f"{path}: sha256 {contents.sha256}, not {sha256.lower()}; fetch the file again")
-    try:
+    # Tensors of strangers may be of any kind that torch knows, and torch refuses in many ways.
+    with naming(path, "its tensors cannot be used ({}); export them as plain float32"):
         return _assemble(contents, find(contents, format, prefix), path)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except MemoryError as error:
-        raise UserError(f"{path}: needs more memory than there is; the file claims impossible sizes") from error
-    except (ArithmeticError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        # Tensors of strangers may be of any kind that torch knows, and torch refuses in many ways.
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: its tensors cannot be used ({reason}); export them as plain float32") from error
 
 
 def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
@@ -150,7 +156,7 @@ def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
     ):
         raise UserError("finite: values beyond the range of float32; the file is damaged")
     used = {place for place in kept.values() if place in contents.tensors}
-    container = _common(sorted(used)[0], sorted(used)[-1])
+    container = "/".join(os.path.commonprefix([place.split("/")[:-1] for place in used]))  # noqa: RUF071
     inside = f"{container}/" if container else ""
     checks.append(undamaged := _check_digest(contents, state_dict))
     if not undamaged.passed:
@@ -177,12 +183,6 @@ def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
         batches=min(counts, default=0),
         checks=checks,
     )
-
-
-def _common(first: str, last: str) -> str:
-    """The keys that two paths share; of sorted paths, what the first and the last share is shared by all."""
-    pairs = zip(first.split("/")[:-1], last.split("/")[:-1], strict=False)
-    return "/".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _layout(array: Array, network: Network) -> Tensor:

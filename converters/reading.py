@@ -4,11 +4,13 @@ Readers, chosen by the file's first bytes: PyTorch's zip and older formats, safe
 NumPy archives, plain pickles (Detectron2, Caffe2, Haiku, torch), msgpack (Flax).
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,22 +75,14 @@ def read(path: Path) -> Contents:
         UserError: the file is unreadable, damaged, hostile or of no known kind.
     """
     data, digest = read_bytes(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns that the file's bytes are read-only
-            inner, containers = unpack(data)
-            if path.name.endswith(".index.json"):
-                digest, tree = _read_shards(path, data)
-            else:
-                tree = _read(inner)
-            tensors, settings = flatten(tree.content)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except MemoryError as error:
-        raise UserError(f"{path}: reading it needs more memory than its size can explain; fetch it again") from error
-    except Exception as error:  # the readers of untrusted bytes may raise anything
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: damaged or truncated ({reason}); fetch or write it again") from error
+    with naming(path, "damaged or truncated ({}); fetch or write it again"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that the file's bytes are read-only
+        inner, containers = unpack(data)
+        if path.name.endswith(".index.json"):
+            digest, tree = _read_shards(path, data)
+        else:
+            tree = _read(inner)
+        tensors, settings = flatten(tree.content)
     top = tree.content if isinstance(tree.content, dict) else {}
     provenance = top.get("provenance")
     return Contents(
@@ -103,13 +97,27 @@ def read(path: Path) -> Contents:
     )
 
 
+@contextlib.contextmanager
+def naming(path: Path, otherwise: str) -> Iterator[None]:
+    """Make every exception a `UserError` that begins with the file; `otherwise` says it for those of other libraries."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: needs more memory than its size can explain; fetch it again") from error
+    except Exception as error:  # the readers of untrusted bytes may raise anything
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise UserError(f"{path}: {otherwise.format(reason)}") from error
+
+
 def _read(data: bytes) -> _Tree:
     header = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
     if data.startswith(b"PK\x03\x04"):
         return _read_zip(data)
     if data[:1] == b"\x80" and torch_files.LEGACY in data[:24]:
-        names: set[str] = set()
-        return _Tree(torch_files.read_legacy(data, names), "torch before 1.6", NO_CHECKSUM, names)
+        tree, names = torch_files.read_legacy(data)
+        return _Tree(tree, "torch before 1.6", NO_CHECKSUM, names)
     if data[8:9] == b"{" and 0 < header < len(data):
         return _Tree(_read_safetensors(data), "safetensors")
     if (data[0] == 0x80 and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")) or data[:1] in (b"(", b"}", b"]", b"c"):

@@ -113,9 +113,11 @@ def _complete(contents: Contents, entry: Format | None) -> list[Network]:
             continue
         for root, mapping in trees.items():
             try:
-                path, tensors = root.strip("."), _unique(mapping)
-                tensors = {name: names[old] for name, old in tensors.items()}
-                _check_opaque(contents, tensors)
+                path, tensors = root.strip("."), dict[str, str]()
+                for old, name in mapping.items():
+                    if name in tensors:
+                        raise UserError(f"{tensors[name]} and {old}: both are {name}; the file holds two backbones")
+                    tensors[name] = names[old]
                 arch = _architecture(contents, tensors, scheme)
             except UserError as error:
                 near.append((len(mapping), str(error)))
@@ -126,27 +128,15 @@ def _complete(contents: Contents, entry: Format | None) -> list[Network]:
     return found
 
 
-def _unique(mapping: dict[str, str]) -> dict[str, str]:
-    unique: dict[str, str] = {}
-    for old, new in mapping.items():
-        if new in unique:
-            raise UserError(f"{unique[new]} and {old}: both stand for {new}; the file holds two backbones")
-        unique[new] = old
-    return unique
-
-
-def _check_opaque(contents: Contents, tensors: dict[str, str]) -> None:
-    for path in tensors.values():
-        if isinstance(tensor := contents.tensors[path], Opaque):
-            raise UserError(f"{path}: not a plain tensor ({tensor.kind}); export it as plain float32")
-
-
 def _architecture(contents: Contents, tensors: dict[str, str], scheme: Scheme) -> Architecture:
     shapes: dict[str, tuple[int, ...]] = {}
     for name, path in tensors.items():
         if name.endswith(".num_batches_tracked"):
             continue
-        shape = tuple(contents.tensors[path].shape)
+        tensor = contents.tensors[path]
+        if isinstance(tensor, Opaque):
+            raise UserError(f"{path}: not a plain tensor ({tensor.kind}); export it as plain float32")
+        shape = tuple(tensor.shape)
         if scheme.kernels == "HWIO" and len(shape) == 4:
             # Haiku keeps batch-norm vectors as (1, 1, 1, channels).
             shape = shape[3:] if shape[:3] == (1, 1, 1) and "conv" not in name else (shape[3], shape[2], *shape[:2])

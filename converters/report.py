@@ -16,24 +16,17 @@ def as_json(report: Report) -> dict[str, Any]:
     """The report as plain values; the schema is documented in docs/converters.md and tested."""
     backbone = report.backbone
     return {
+        **backbone.facts(),
         "schema": SCHEMA,
         "file": str(report.path),
-        "sha256": backbone.source_sha256,
         "bytes": report.path.stat().st_size,
         "reader": backbone.reader,
-        "format": backbone.format,
-        "prefix": backbone.prefix,
         "others": list(backbone.others),
         "container": backbone.container,
-        "arch": backbone.arch,
         "tensors": len(backbone.state_dict),
         "parameters": sum(t.numel() for name, t in backbone.state_dict.items() if "running_" not in name),
         "renamed": dict(backbone.renamed),
-        "dropped": list(backbone.dropped),
         "entries": [entry for entry in backbone.entries if entry not in backbone.dropped][:50],
-        "input": backbone.input.detectron2(),
-        "assumed": backbone.assumed,
-        "caveat": backbone.caveat,
         "checks": [
             {"name": check.name, "passed": check.passed, "doubtful": check.doubtful, "figure": check.figure}
             for check in report.checks

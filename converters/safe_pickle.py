@@ -82,7 +82,6 @@ class Opaque:
     """A tensor whose numbers are not plain: quantized, sparse, distributed and their like."""
 
     kind: str
-    shape: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
@@ -177,12 +176,8 @@ def _subclass(function: Any, kind: Any, args: Any, *_: Any) -> Any:
     return function(*args)
 
 
-def _opaque(kind: str, place: int = -1) -> Callable[..., Opaque]:
-    def make(*args: Any) -> Opaque:
-        shape = args[place] if 0 <= place < len(args) and isinstance(args[place], tuple) else ()
-        return Opaque(kind, tuple(n for n in shape if isinstance(n, int)))
-
-    return make
+def _opaque(kind: str) -> Callable[..., Opaque]:
+    return lambda *_: Opaque(kind)
 
 
 _ARRAYS = ("numpy.ndarray", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
@@ -209,11 +204,11 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch._tensor._rebuild_from_type_v2": _subclass,
-    "torch._utils._rebuild_qtensor": _opaque("quantized", 2),
+    "torch._utils._rebuild_qtensor": _opaque("quantized"),
     "torch._utils._rebuild_sparse_tensor": _opaque("sparse"),
     "torch._utils._rebuild_nested_tensor": _opaque("nested"),
-    "torch._utils._rebuild_wrapper_subclass": _opaque("a wrapper around other tensors", 2),
-    "torch._utils._rebuild_meta_tensor_no_storage": _opaque("on the meta device, without numbers", 1),
+    "torch._utils._rebuild_wrapper_subclass": _opaque("a wrapper around other tensors"),
+    "torch._utils._rebuild_meta_tensor_no_storage": _opaque("on the meta device, without numbers"),
     "numpy.core.numeric._frombuffer": _array_from_buffer,
     "numpy._core.numeric._frombuffer": _array_from_buffer,
 }

@@ -5,9 +5,8 @@ standardised weights have no tensors of their own. Only settings tell.
 """
 
 import ast
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,36 @@ from converters.formats import MSRA_INPUT, InputConvention
 from converters.reading import Contents, flatten
 from converters.recognition import Network
 from runs.errors import UserError
+from runs.files import read_json
 
 # Hugging Face and timm write these beside the weights.
 BESIDE = ("config.json", "preprocessor_config.json")
 # Settings whose value is the name of the network.
 _NAMES = {"arch", "architecture", "model", "model_name", "backbone", "backbone_name", "encoder", "encoder_name", "name"}
+_BLUR, _DILATED, _ACTIVATION = (
+    "blur pooling, which has no tensors",
+    "dilated convolutions",
+    "another activation than ReLU",
+)
 # In such a name: what it says that the network computes differently.
 _VARIANTS = {
-    r"blur|resnetaa|antialias": "blur pooling, which has no tensors",
-    r"deeplab|fcn_|dilated|^drn": "dilated convolutions",
+    r"blur|resnetaa|antialias": _BLUR,
+    r"deeplab|fcn_|dilated|^drn": _DILATED,
     r"(^|_)ws(_|$)|^bit|resnetv2": "standardised weights or pre-activation",
-    r"gelu|silu|swish": "another activation than ReLU",
+    r"gelu|silu|swish": _ACTIVATION,
 }
 # `Backbone.assumed` of a checkpoint whose pre-training has written its input convention into it.
 BY_PRETRAINING = "written by the pre-training"
 _PLAIN = {None, False, "", "relu", "ReLU", "torch.nn.modules.activation.ReLU"}
+# A setting's name -> which of its values say that the network computes differently, and how.
+_REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("hidden_act", "act_layer"), (lambda value: value not in _PLAIN, _ACTIVATION)),
+    **dict.fromkeys(("aa_layer", "antialias", "blurpool"), (lambda value: value not in _PLAIN, _BLUR)),
+    **dict.fromkeys(("dilation", "dilations"), (lambda value: isinstance(value, tuple) and max(value) > 1, _DILATED)),
+    "replace_stride_with_dilation": (lambda v: any(v) if isinstance(v, tuple) else bool(v), _DILATED),
+    "output_stride": (lambda value: value in (8, 16), _DILATED),
+    "downsample_in_first_stage": (lambda value: value is True, "a stride in its first stage"),
+}
 
 
 def input_convention(contents: Contents, network: Network, path: Path, container: str) -> tuple[InputConvention, str]:
@@ -45,7 +59,7 @@ def input_convention(contents: Contents, network: Network, path: Path, container
     settings = dict(contents.settings)
     for name in BESIDE:
         if (beside := path.with_name(name)).is_file():
-            settings |= {f"{name}/{key}": value for key, value in _json(beside).items()}
+            settings |= {f"{name}/{key}": value for key, value in flatten(read_json(beside))[1].items()}
     for key, value in settings.items():
         _check(key, value, network.arch)
     _check_classes(contents.names)
@@ -70,14 +84,6 @@ def input_convention(contents: Contents, network: Network, path: Path, container
     return convention, source
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes()[: 1 << 20])
-        return flatten(content)[1] if isinstance(content, dict) else {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: lies beside the weights and is not JSON; correct or move it") from error
-
-
 def _refuse(key: str, value: Any, reason: str) -> None:
     raise UserError(f"{key} is {str(value)[:60]}: {reason}, which plain ResNet cannot represent; use a plain ResNet")
 
@@ -92,29 +98,14 @@ def _check(key: str, value: Any, arch: Architecture) -> None:
         depth = re.fullmatch(r"(?:\w+[./])?(?:wide_|tv_)?resnet_?(\d+)(?:[_x.]\S*)?", name)
         if depth and int(depth[1]) in BLOCKS and int(depth[1]) != arch.depth:
             raise UserError(f"{key} says {value}, the tensors are a {arch.name}; the file was put together wrongly")
-    if last in ("hidden_act", "act_layer") and value not in _PLAIN:
-        _refuse(key, value, "another activation than ReLU")
-    if last in ("aa_layer", "antialias", "blurpool") and value not in _PLAIN:
-        _refuse(key, value, "blur pooling, which has no tensors")
-    dilated = (
-        (last == "replace_stride_with_dilation" and _any(value))
-        or (last == "output_stride" and value in (8, 16))
-        or (last in ("dilations", "dilation") and isinstance(value, tuple) and any(n > 1 for n in value))
-    )
-    if dilated:
-        _refuse(key, value, "dilated convolutions")
-    if last == "downsample_in_first_stage" and value is True:
-        _refuse(key, value, "a stride in its first stage")
+    if last in _REFUSED and _REFUSED[last][0](value):
+        _refuse(key, value, _REFUSED[last][1])
     if isinstance(value, str) and len(value) > 60:
         text = re.sub(r"\s", "", value)  # MMEngine keeps its configuration as text
         if "ConvWS" in text:
             _refuse(key, "ConvWS", "standardised weights")
         if (found := re.search(r"dilations=\(([\d,]+)\)", text)) and set(found[1]) - set("1,"):
             _refuse(key, found[0], "dilated convolutions")
-
-
-def _any(value: Any) -> bool:
-    return any(value) if isinstance(value, tuple) else bool(value)
 
 
 def _check_classes(names: set[str]) -> None:

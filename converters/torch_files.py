@@ -22,7 +22,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-def _storage(pid: Any, source: dict[str, Any]) -> Any:
+def _storage(pid: Any, source: dict[str, Any]) -> Storage | None:
     """What a persistent id `("storage", type, key, device, size)` stands for; None for anything else."""
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], Global):
         return None
@@ -58,27 +58,25 @@ def read_zip(data: bytes) -> tuple[Any, set[str], str]:
     return interpreter.load(), interpreter.names, checksum
 
 
-def read_legacy(data: bytes, names: set[str] | None = None) -> Any:
-    """The object of a file of PyTorch before 1.6; `names` receives what its pickles name.
+def read_legacy(data: bytes) -> tuple[Any, set[str]]:
+    """(the object tree, the names in its pickles) of a file of PyTorch before 1.6.
 
     Raises:
         UserError, ValueError and the like: it is damaged.
     """
     storages: dict[str, Any] = {}
     file = io.BytesIO(data)
-    interpreter = Interpreter(file, lambda pid: _remember(pid))
     sizes: dict[str, Storage] = {}
 
-    def _remember(pid: Any) -> Any:
+    def remember(pid: Any) -> Any:
         found = _storage(pid, storages)
-        if isinstance(found, Storage):
+        if found:
             sizes[found.key] = found
         return found
 
+    interpreter = Interpreter(file, remember)
     # Magic number, protocol, system, the object, the storages' keys (torch/serialization.py, `_legacy_save`).
     *_, tree, keys = (interpreter.load() for _ in range(5))
-    if names is not None:
-        names |= interpreter.names
     place = file.tell()
     for key in map(str, keys):
         (count,) = struct.unpack("<q", data[place : place + 8])
@@ -88,8 +86,8 @@ def read_legacy(data: bytes, names: set[str] | None = None) -> Any:
         # Not aligned in the file, so copied.
         storages[key] = bytearray(data[place + 8 : place + 8 + size])
         place += 8 + size
-    return tree
+    return tree, interpreter.names
 
 
 # Tensors in a plain pickle: each storage is a whole file of torch.save (torch/storage.py, `__reduce__`).
-CALLS["torch.storage._load_from_bytes"] = lambda data: read_legacy(bytes(data))
+CALLS["torch.storage._load_from_bytes"] = lambda data: read_legacy(bytes(data))[0]
