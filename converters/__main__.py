@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from converters.containers import check_regular
     from converters.fetching import local
-    from converters.limits import limited_memory
+    from converters.memory_limit import limited_memory
 
     file = local(arguments.file)
     check_regular(file)  # before torch is imported: a mistyped name is answered at once

@@ -13,8 +13,8 @@ from converters.checks import Check
 from converters.digests import digest
 from converters.fetching import local
 from converters.loading import Backbone, load_backbone
+from converters.naming_schemes import to_detectron2
 from converters.proof import TOLERANCE, detectron2_obstacle, prove_detectron2
-from converters.renames import to_detectron2
 from converters.vital_signs import check_vital_signs, read_images
 from runs.errors import UserError
 from runs.files import atomic_write

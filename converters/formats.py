@@ -64,7 +64,7 @@ class Format:
         name: what `--format` takes.
         paths: where the network is in the file; empty for anywhere.
         beside: parts of paths that must each be in the file, to tell projects apart.
-        schemes: how the network's parts may be named, see `converters.renames`.
+        schemes: how the network's parts may be named, see `converters.naming_schemes`.
         preferred: whether this network is meant although its path says that it is a copy.
         input: what the network expects at its input.
         cifar_padding: of the 3x3 stem in this project's networks.
@@ -139,7 +139,7 @@ FORMATS: tuple[Format, ...] = (
 
 _PLUGINS = [plugins.load(path) for path in plugins.find("formats/*.py")]
 FORMATS = (*(entry for module in _PLUGINS for entry in module.FORMATS), *FORMATS)
-# Of names that `converters.renames` does not know.
+# Of names that `converters.naming_schemes` does not know.
 PLUGIN_SCHEMES = tuple(scheme for module in _PLUGINS for scheme in getattr(module, "SCHEMES", ()))
 
 

@@ -15,10 +15,10 @@ from converters.digests import digest
 from converters.fetching import local
 from converters.formats import InputConvention
 from converters.light_imports import light_imports
+from converters.naming_schemes import fold
 from converters.reading import Array, Contents, naming, read
 from converters.recognition import Network, find
-from converters.renames import fold
-from converters.settings import input_convention
+from converters.stated_settings import input_convention
 from runs.errors import UserError
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def load_backbone(
     if sha256 and sha256.lower() != contents.sha256:
         raise UserError(f"{path}: sha256 {contents.sha256}, not {sha256.lower()}; fetch the file again")
     # Tensors of strangers may be of any kind that torch knows, and torch refuses in many ways.
-    with naming(path, "its tensors cannot be used ({}); export them as plain float32"):
+    foreign = (ArithmeticError, NotImplementedError, RuntimeError, TypeError, ValueError)
+    with naming(path, "its tensors cannot be used ({}); export them as plain float32", foreign):
         return _assemble(contents, find(contents, format, prefix), path)
 
 

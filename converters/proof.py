@@ -13,8 +13,8 @@ from converters.checks import Check
 from converters.formats import IMAGENET_MEAN, IMAGENET_STD, InputConvention
 from converters.light_imports import light_imports
 from converters.loading import build_network, load_backbone
-from converters.renames import to_detectron2
-from converters.stages import STAGES, find_stages
+from converters.naming_schemes import to_detectron2
+from converters.resnet_stages import STAGES, find_stages
 from runs.errors import UserError
 
 # Largest difference allowed, relative to the largest feature of a stage, in float32 (unit roundoff 6e-8).

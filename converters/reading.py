@@ -98,15 +98,15 @@ def read(path: Path) -> Contents:
 
 
 @contextlib.contextmanager
-def naming(path: Path, otherwise: str) -> Iterator[None]:
-    """Make every exception a `UserError` that begins with the file; `otherwise` says it for those of other libraries."""
+def naming(path: Path, otherwise: str, foreign: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Let errors begin with the file; `otherwise` words those of other libraries, which are of the types `foreign`."""
     try:
         yield
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except MemoryError as error:
         raise UserError(f"{path}: needs more memory than its size can explain; fetch it again") from error
-    except Exception as error:  # the readers of untrusted bytes may raise anything
+    except foreign as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise UserError(f"{path}: {otherwise.format(reason)}") from error
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from converters.architecture import Architecture, folded_norms, is_convolution_bias, recognise
 from converters.formats import FORMATS, PLUGIN_SCHEMES, Format, by_name
+from converters.naming_schemes import SCHEMES, Scheme, fold, folded
 from converters.reading import Contents
-from converters.renames import SCHEMES, Scheme, fold, folded
 from converters.safe_pickle import Opaque
 from runs.errors import UserError
 

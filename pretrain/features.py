@@ -16,7 +16,7 @@ from torchvision.models.resnet import ResNet
 from converters import load_backbone
 from converters.architecture import parse
 from converters.resnet import build_resnet
-from converters.settings import BY_PRETRAINING
+from converters.stated_settings import BY_PRETRAINING
 from pretrain.augment import Transform
 from pretrain.checkpoint import NAME, epochs_of
 from pretrain.config import AugmentConfig

@@ -63,14 +63,14 @@ def _pretrain(path: Path, module: str, *words: str) -> int:
 
 def _formats(path: Path) -> int:
     from converters.formats import Format
-    from converters.renames import SCHEMES, Scheme
+    from converters.naming_schemes import SCHEMES, Scheme
 
     module = plugins.load(path)
     entries, schemes = getattr(module, "FORMATS", ()), getattr(module, "SCHEMES", ())
     if not entries or not all(isinstance(entry, Format) for entry in entries):
         raise UserError(f"{path}: FORMATS must be a tuple of converters.formats.Format")
     if not all(isinstance(scheme, Scheme) for scheme in schemes):
-        raise UserError(f"{path}: SCHEMES must be a tuple of converters.renames.Scheme")
+        raise UserError(f"{path}: SCHEMES must be a tuple of converters.naming_schemes.Scheme")
     known = {scheme.name for scheme in (*SCHEMES, *schemes)}
     for entry in entries:
         for name in set(entry.schemes) - known:

@@ -123,7 +123,7 @@ def test_detectron2_builds_the_network_from_the_settings(name: str) -> None:
     from detectron2.layers import ShapeSpec
     from detectron2.modeling.backbone.resnet import build_resnet_backbone
 
-    from converters.renames import to_detectron2
+    from converters.naming_schemes import to_detectron2
 
     cfg = get_cfg()
     cfg.MODEL.RESNETS.merge_from_other_cfg(type(cfg)(parse(name).detectron2_settings()))

@@ -10,7 +10,7 @@ from torchvision.models.resnet import ResNet
 from converters import load_backbone, proof
 from converters.architecture import parse
 from converters.formats import InputConvention
-from converters.renames import to_detectron2
+from converters.naming_schemes import to_detectron2
 from converters.resnet import build_resnet
 from runs.errors import UserError
 from tests.converters import layouts

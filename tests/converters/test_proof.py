@@ -12,7 +12,7 @@ from converters import proof
 from converters.architecture import parse
 from converters.conversion import convert, inspect
 from converters.formats import MSRA_INPUT, InputConvention
-from converters.renames import to_detectron2
+from converters.naming_schemes import to_detectron2
 from runs.errors import UserError
 from tests.converters import layouts
 

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 import converters
-from converters.renames import to_detectron2
+from converters.naming_schemes import to_detectron2
 from runs.errors import UserError
 
 

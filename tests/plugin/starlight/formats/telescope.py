@@ -3,7 +3,7 @@
 import re
 
 from converters.formats import Format
-from converters.renames import Scheme, torchvision
+from converters.naming_schemes import Scheme, torchvision
 
 
 def _names(names):

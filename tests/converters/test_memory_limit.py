@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.limits import limited_memory
+from converters.memory_limit import limited_memory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the bound is Linux's RLIMIT_DATA")
