@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from runs.errors import UserError
+from runs.errors import UserError, from_os_error
 
 # Trained weights shrink by a tenth or two; an expansion beyond this is a bomb, not a checkpoint.
 MAX_EXPANSION = 16
@@ -80,7 +80,7 @@ def read_bytes(path: Path) -> tuple[bytes, str]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the disk and its permissions") from error
+        raise from_os_error(error) from error
     return data, hashlib.sha256(data).hexdigest()
 
 

@@ -4,6 +4,7 @@ A file is downloaded once and found ever after without a network: hf:// in the c
 folder named after the address. A download that broke is continued, not begun again.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -82,10 +83,16 @@ def _from_hub(address: str) -> Path:
         raise UserError(f"{address}: not hf://OWNER/REPOSITORY/FILE[@REVISION]; name the file in the repository")
     try:
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
     except ImportError as error:
         raise UserError(f"{address}: needs huggingface_hub; pip install 'siamese-transfer[hub]'") from error
     try:
-        return Path(hf_hub_download(match[1], match[2], revision=match[3]))
+        file = Path(hf_hub_download(match[1], match[2], revision=match[3]))
+        # What they say of the network is read, see `converters.stated_settings`.
+        for beside in ("config.json", "preprocessor_config.json"):
+            with contextlib.suppress(EntryNotFoundError):
+                hf_hub_download(match[1], f"{match[2].rpartition('/')[0]}/{beside}".lstrip("/"), revision=match[3])
+        return file
     except (OSError, ValueError) as error:
         reason = " ".join(line for line in str(error).splitlines() if line)[:300]
         raise UserError(

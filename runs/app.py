@@ -142,9 +142,7 @@ def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[
             sys.argv[1:] = [*arguments[:first], *QUIET, *search_path(), *arguments[first:]]
             try:
                 hydra.main(version_base="1.3", config_path=f"pkg://{package}", config_name=config)(job)()
-            except _Refused as refused:
-                raise UserError(str(refused)) from refused.__cause__
-            except Exception as error:
+            except (_Refused, Exception) as error:
                 message = _explain(error, schema)
                 if message is None:
                     raise
@@ -206,15 +204,17 @@ def typed(settings: Any, schema: type[C]) -> C:
     given, known = flatten(OmegaConf.to_container(settings)), flatten(dataclasses.asdict(config))
     for key in given:
         if key not in known and not any(k.startswith(key + ".") for k in known):
-            raise UserError(f"unknown key '{key}'{_nearest(key, schema)}; --help lists the keys")
+            raise UserError(_unknown(key, schema))
     return cast(C, config)
 
 
-def _explain(error: Exception, schema: type) -> str | None:
+def _explain(error: BaseException, schema: type) -> str | None:
     """One line that names the key and the remedy, from Hydra's and OmegaConf's many; None for anything else."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    if isinstance(error, _Refused):
+        return str(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return user_message(error)
     chain: list[BaseException] = []
@@ -229,19 +229,19 @@ def _explain(error: Exception, schema: type) -> str | None:
         kind = type(link).__name__
         text = str(getattr(link, "msg", None) or link).splitlines()[0]
         if kind in ("ConfigAttributeError", "ConfigKeyError"):
-            return f"unknown key '{key}'{_nearest(key, schema)}; --help lists the keys"
+            return _unknown(key, schema)
         if kind == "MissingMandatoryValue" or "mandatory value" in text.lower():
             return f"{key}: is required; add {key}=… to the command"
         return f"{key}: {text}"
     return " ".join(str(error).split())
 
 
-def _nearest(key: str, schema: type) -> str:
+def _unknown(key: str, schema: type) -> str:
     from omegaconf import OmegaConf
 
-    keys = list(flatten(OmegaConf.to_container(OmegaConf.structured(schema))))
-    close = difflib.get_close_matches(key, keys, n=1)
-    return f", did you mean '{close[0]}'?" if close else ""
+    close = difflib.get_close_matches(key, flatten(OmegaConf.to_container(OmegaConf.structured(schema))), n=1)
+    nearest = f", did you mean '{close[0]}'?" if close else ""
+    return f"unknown key '{key}'{nearest}; --help lists the keys"
 
 
 def _speaks() -> bool:

@@ -44,13 +44,7 @@ class Run:
     ) -> Record:  # fmt: skip
         """Write `result.json`, after which the run is done; for the first process only.
 
-        Args:
-            subject: what was measured.
-            dataset: on what.
-            metrics: see `Record`.
-            verdict: see `Record`.
-            details: see `Record`.
-            seconds: of the whole run; by default those since it was claimed.
+        The arguments are those of `Record`; `seconds` are by default those since the run was claimed.
 
         Raises:
             UserError: a metric is not a finite number, or the disk refuses.
@@ -197,9 +191,5 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def _differing(before: Any, now: Any, free: frozenset[str]) -> list[str]:
     old, new = flatten(before), flatten(now)
     keys = [k for k in {**old, **new} if not any(k == f or k.startswith(f + ".") for f in free)]
-    absent = "absent"
-    return [
-        f"{k}: {old.get(k, absent)} there, {new.get(k, absent)} here"
-        for k in keys
-        if old.get(k, absent) != new.get(k, absent)
-    ]
+    pairs = [(k, old.get(k, "absent"), new.get(k, "absent")) for k in keys]
+    return [f"{k}: {there} there, {here} here" for k, there, here in pairs if there != here]

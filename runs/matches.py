@@ -122,13 +122,12 @@ def read_matches(path: Path, wanted: str | None = None) -> dict[str, Matches]:
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]], kind: str, shared: str = "") -> Matches:
     """Matches from the arrays of a file: those of the detections begin with `kind`, the others with `shared`."""
-    ids = tuple(map(str, arrays[f"{shared}image_ids"].tolist()))
-    image, category, score, verdict = (arrays[kind + name] for name in ("image", "category", "score", "verdict"))
-    return Matches(
-        ids, tuple(map(str, arrays[f"{shared}classes"].tolist())), image.astype(np.int64), category.astype(np.int64),
-        score.astype(np.float64), verdict.astype(np.int8), arrays[f"{shared}objects"].astype(np.int64),
-        str(arrays[f"{shared}metric"]),
-    )  # fmt: skip
+    numbers = {
+        name: arrays[kind + name].astype(dtype) for name, dtype in zip(OWN, (int, int, float, np.int8), strict=True)
+    }
+    ids, classes = (tuple(map(str, arrays[shared + name].tolist())) for name in ("image_ids", "classes"))
+    objects, metric = arrays[f"{shared}objects"].astype(int), str(arrays[f"{shared}metric"])
+    return Matches(ids, classes, **numbers, objects=objects, metric=metric)
 
 
 def to_arrays(matches: Matches, prefix: str, names: Sequence[str] = (*OWN, *SHARED)) -> dict[str, NDArray[Any]]:

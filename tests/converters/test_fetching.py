@@ -219,13 +219,18 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", "RepoNotFound")
             self.end_headers()
             return
-        self.send_response(200 if "/owner/net/resolve/main/model.safetensors" in self.path else 404)
-        self.send_header("Content-Length", str(len(self.server.data)))
-        self.send_header("ETag", self.server.tag)
+        files = {"model.safetensors": self.server.data, "config.json": b'{"hidden_act": "relu"}'}
+        repository, _, name = self.path.rpartition("/")
+        found = repository == "/owner/net/resolve/main" and name in files
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(files.get(name, b""))))
+        if not found:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("ETag", f'"{name}"')
         self.send_header("X-Repo-Commit", self.commit)
         self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(self.server.data)
+        if self.command == "GET" and found:
+            self.wfile.write(files[name])
 
     def log_message(self, *_: Any) -> None: ...
 
@@ -248,7 +253,10 @@ def test_hub_addresses_go_through_its_own_client(server: Server, tmp_path: Path)
     assert refused.returncode == 2 and "log in with `hf auth login`" in refused.stderr.splitlines()[-1]
     done = fetch(address, HF_TOKEN="secret")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["file"].startswith(str(tmp_path / "hub"))
+    file = Path(json.loads(done.stdout)["file"])
+    assert file.is_relative_to(tmp_path / "hub") and {path.name for path in file.parent.iterdir()} == {
+        "model.safetensors", "config.json"
+    }  # fmt: skip
     asked = len(server.requests)
     offline = fetch(address, HF_HUB_OFFLINE="1")
     assert json.loads(offline.stdout) == json.loads(done.stdout) and len(server.requests) == asked
