@@ -29,7 +29,9 @@ def parser() -> Parser:
         command.add_argument("--prefix", metavar="PATH", help="the network's path in the file, where it holds several")
         command.add_argument("--format", metavar="NAME", help="the project that wrote it, where another is recognised")
         command.add_argument("--sha256", metavar="HEX", help="refuse the file if its sha256 is another")
-        command.add_argument("--images", type=Path, metavar="DIR", help="pictures for the vital signs; none: made ones")
+        command.add_argument(
+            "--images", type=Path, metavar="DIR", help="pictures for the vital signs; by default generated ones"
+        )
         command.add_argument(
             "--unchecked", action="store_true", help="leave the vital signs out, which the record says"
         )

@@ -1,7 +1,7 @@
 """Checkpoints by address: `https://…`, `hf://OWNER/REPOSITORY/FILE[@REVISION]`, `zoo:NAME`; anything else is a path.
 
-A file is downloaded once and found ever after without a network: hf:// in the cache of huggingface_hub, the others in a
-folder named after the address. A download that broke is continued, not begun again.
+A file is downloaded once and read from the cache ever after: hf:// from that of huggingface_hub, the others from a folder
+named after the address. A download that broke off is continued.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ CHUNK = 1 << 16
 MAX_BYTES = 16 << 30
 # Seconds without a byte after which a download counts as broken.
 TIMEOUT = 30
-# Bytes a second on the average; a server that sends less keeps a command for days.
+# Bytes a second on average; a slower server would keep a command busy for days.
 MIN_RATE = 1024
-# Files of authorities: requests looks at variables of its own only, which come first, other programs at the last one.
+# They name a file of trusted certificates: requests reads the first two, most other programs the last.
 VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 # Plain http only to this machine, where a test or a mirror serves.
 ALLOWED = re.compile(r"https://[^/]+/|http://([^/@]*@)?(127\.0\.0\.1|localhost)(:\d+)?/")
@@ -168,7 +168,9 @@ def _download(url: str, part: Path) -> None:
                     f"{address}: the server answers {answer.status_code} {answer.reason}; check the address"
                 )
             if answer.headers.get("Content-Encoding", "identity") != "identity":
-                raise UserError(f"{address}: the server sends it compressed though asked not to; fetch it another way")
+                raise UserError(
+                    f"{address}: the server compresses the file although that was not asked for; fetch it another way"
+                )
             if answer.status_code == 200:
                 begun = 0
             total = begun + int(answer.headers.get("Content-Length", 0))
@@ -221,7 +223,7 @@ def _continues(headers: Any, begun: int, total: int, tag: str | None) -> bool:
 
 
 def _stays_on_https(answer: Any, **_: Any) -> None:
-    """Look where a server sends us before we go there."""
+    """Check where a server redirects to before the request follows."""
     to = urljoin(answer.url, answer.headers["Location"]) if answer.is_redirect else answer.url
     if not ALLOWED.match(to):
         raise UserError(
@@ -230,10 +232,12 @@ def _stays_on_https(answer: Any, **_: Any) -> None:
 
 
 def _authorities() -> str | None:
-    """The variable that names the file of those to trust; None where none does."""
+    """The variable that names a file of trusted certificates; None where none does."""
     name = next((name for name in VARIABLES if os.environ.get(name)), None)
     if name and not Path(os.environ[name]).exists():
-        raise UserError(f"{name}={os.environ[name]}: no such file; name the authorities' file or unset the variable")
+        raise UserError(
+            f"{name}={os.environ[name]}: no such file; name the file of trusted certificates, or unset the variable"
+        )
     return name
 
 

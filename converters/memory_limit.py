@@ -9,7 +9,7 @@ from pathlib import Path
 # A conversion holds the tensors, their float32 copy, the output and the features: measured at 3.2 times a float32 file.
 FACTOR = 6
 # Libraries' own allocations (measured: 0.4 GB for torch, torchvision and Detectron2) and the proof's activations.
-ROOM = 1_400_000_000
+OVERHEAD = 1_400_000_000
 
 
 @contextlib.contextmanager
@@ -26,7 +26,7 @@ def limited_memory(path: Path) -> Iterator[None]:
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = used + ROOM + FACTOR * size
+    limit = used + OVERHEAD + FACTOR * size
     if soft != resource.RLIM_INFINITY:
         limit = min(limit, soft)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))

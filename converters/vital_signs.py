@@ -46,7 +46,7 @@ _CONVENTIONS = {
 
 @dataclass(frozen=True)
 class Fit:
-    """How well one batch norm's statistics are those of its input: see the module's words."""
+    """How well one batch norm's statistics are those of its input: see the module's docstring."""
 
     norm: str
     distance: float
@@ -141,7 +141,7 @@ def check_vital_signs(
     """
     means = [buffer for name, buffer in network.named_buffers() if name.endswith("running_mean")]
     if not any(mean.any() for mean in means):
-        return Check("vital signs", True, "not to be had, the statistics are folded into scale and bias")
+        return Check("vital signs", True, "not available, the statistics are folded into scale and bias")
     sets = [images] if images is not None else [pictures(count, size) for size, count in SIZES.items()]
     measured = [fits(network, normalised(each, convention)) for each in sets]
     best = min(range(len(sets)), key=lambda n: sum(math.log(fit.distance + 1e-6) for fit in measured[n]))

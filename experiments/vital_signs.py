@@ -20,7 +20,7 @@ from converters.loading import Backbone, build_network, load_backbone
 from converters.vital_signs import check_vital_signs
 from runs.app import Parser, cli
 from runs.errors import UserError
-from runs.progress import progress
+from runs.progress import Progress
 
 Weights = dict[str, Tensor]
 
@@ -156,7 +156,7 @@ def table(backbones: list[Backbone]) -> tuple[list[str], dict[str, Counter[str]]
         verdict = "refused" if not outcome.passed else "doubtful" if outcome.doubtful else "passed"
         found.setdefault(case, Counter())[verdict] += 1
 
-    with progress(len(backbones), "vital signs", "network") as bar:
+    with Progress(len(backbones), "vital signs", "network") as bar:
         for number, backbone in enumerate(backbones):
             others = [o for o in backbones[number + 1 :] + backbones[:number] if o.arch == backbone.arch]
             partner = dict(others[0].state_dict) if others else {}

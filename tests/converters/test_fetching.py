@@ -170,7 +170,7 @@ def test_messages_are_not_kept(body: bytes, server: Server) -> None:
 
 def test_compressed_answers_are_refused(server: Server) -> None:
     server.headers = {"Content-Encoding": "gzip"}
-    with pytest.raises(UserError, match="compressed though asked not to"):
+    with pytest.raises(UserError, match="compresses the file although that was not asked for"):
         fetching.local(address(server))
 
 

@@ -107,7 +107,12 @@ def test_a_named_authority_is_trusted(
         ("wrong", "wrong", "models/net.pth", "not trusted (IP address mismatch"),
         ("good", "wrong", "models/net.pth", "not trusted (self-signed certificate)"),
         ("good", "wrong", "models/net.pth", "name the file of its authority in SSL_CERT_FILE, which says /"),
-        ("good", "absent", "models/net.pth", "absent.pem: no such file; name the authorities' file or unset"),
+        (
+            "good",
+            "absent",
+            "models/net.pth",
+            "absent.pem: no such file; name the file of trusted certificates, or unset",
+        ),
         ("good", "good", "missing/net.pth", "answers 404 Not Found; check the address"),
         ("good", "good", "cut/net.pth", "run the same command again to continue"),
         ("good", "good", "loop/net.pth", "redirects without end"),
