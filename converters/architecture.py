@@ -171,7 +171,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
         )
     stem, colours, kernel, _ = shapes["conv1.weight"]
     if colours != 3:
-        raise UserError(f"conv1.weight: takes {colours} channels, which colour images have not; give a network for RGB")
+        raise UserError(f"conv1.weight: takes {colours} channels, colour images have 3; give a network for RGB")
     if kernel not in (3, 7):
         raise UserError(
             f"conv1.weight: shape {tuple(shapes['conv1.weight'])}, where a ResNet has (channels, 3, 7, 7) or "

@@ -1,7 +1,7 @@
 """Checkpoints by address: `https://…`, `hf://OWNER/REPOSITORY/FILE[@REVISION]`, `zoo:NAME`; anything else is a path.
 
-A file is downloaded once and read from the cache ever after: hf:// from that of huggingface_hub, the others from a folder
-named after the address. A download that broke off is continued.
+A file is downloaded once and read from a cache ever after: hf:// from that of huggingface_hub, the others from a
+folder named after the address. A download that broke off is continued.
 """
 
 import contextlib

@@ -5,28 +5,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from converters.architecture import folded_norms, is_convolution_bias, norm_of, parse
+from converters.architecture import parse
 from converters.checks import Check, check_tensors
 from converters.digests import digest
 from converters.fetching import local
 from converters.formats import InputConvention
 from converters.light_imports import light_imports
 from converters.naming_schemes import fold
-from converters.reading import Array, Contents, naming, read
+from converters.reading import Contents, naming, read
 from converters.recognition import Network, find
 from converters.stated_settings import input_convention
 from runs.errors import UserError
 
 if TYPE_CHECKING:
     from torchvision.models.resnet import ResNet
-
-# detectron2/layers/batch_norm.py@a59f0563, FrozenBatchNorm2d: folded statistics stand for mean 0 and variance 1 - eps,
-# so that the division by sqrt(variance + eps) is exactly by one.
-FOLDED = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - 1e-5}
 
 
 @dataclass(frozen=True)
@@ -138,15 +133,9 @@ def load_backbone(
 
 
 def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
-    kept = {name: place for name, place in network.tensors.items() if not name.endswith(".num_batches_tracked")}
-    counted = [contents.tensors[place] for name, place in network.tensors.items() if name not in kept]
-    counts = [int(count) for count in counted if isinstance(count, Tensor) and count.numel() == 1]
-    tensors = {name: _layout(contents.tensors[place], network) for name, place in kept.items()}
-    if network.scheme.folded:
-        _unfold(tensors, kept)
-    arch = network.arch
-    ordered = {name: tensors[name] for name in arch.shapes()}
-    checks = check_tensors(arch, ordered, kept)
+    arch, source = network.arch, network.source
+    ordered = {name: network.tensors[name] for name in arch.shapes()}
+    checks = check_tensors(arch, ordered, source)
     for check in checks:
         if not check.passed:
             raise UserError(f"{check.name}: {check.figure}; {check.remedy}")
@@ -156,7 +145,7 @@ def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
         torch.isfinite(state_dict[name]).all() for name, tensor in ordered.items() if tensor.dtype == torch.float64
     ):
         raise UserError("finite: values beyond the range of float32; the file is damaged")
-    used = {place for place in kept.values() if place in contents.tensors}
+    used = {place for place in source.values() if place in contents.tensors}
     container = "/".join(os.path.commonprefix([place.split("/")[:-1] for place in used]))  # noqa: RUF071
     inside = f"{container}/" if container else ""
     checks.append(undamaged := _check_digest(contents, state_dict))
@@ -175,42 +164,15 @@ def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
         assumed=assumed,
         prefix=network.path,
         others=network.others,
-        renamed={name: kept[name] for name in arch.shapes()},
+        renamed={name: source[name] for name in arch.shapes()},
         reader=contents.reader,
         container=container,
         entries=contents.entries,
         checksum=contents.checksum,
         caveat=network.format.caveat,
-        batches=min(counts, default=0),
+        batches=network.batches,
         checks=checks,
     )
-
-
-def _layout(array: Array, network: Network) -> Tensor:
-    """As a torch tensor in torch's layout: kernels (out, in, height, width), vectors (channels,)."""
-    if isinstance(array, np.ndarray):
-        native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        # WHY: arrays that share the file's bytes are read-only, which torch warns about on every one.
-        tensor = torch.from_numpy(native if native.flags.writeable else native.copy())
-    else:
-        assert isinstance(array, Tensor), "recognition refuses any other"
-        tensor = array
-    if network.scheme.kernels == "HWIO" and tensor.dim() == 4:
-        # Haiku keeps batch-norm vectors as (1, 1, 1, channels).
-        return tensor.flatten() if tensor.shape[:3] == (1, 1, 1) else tensor.permute(3, 2, 0, 1)
-    return tensor
-
-
-def _unfold(tensors: dict[str, Tensor], source: dict[str, str]) -> None:
-    """Add the batch-norm tensors that the file has folded into others, and move biases of convolutions into them."""
-    for name, like in folded_norms({name: tuple(tensor.shape) for name, tensor in tensors.items()}).items():
-        tensors[name] = torch.full(tensors[like].shape[:1], FOLDED[name.rpartition(".")[2]], dtype=tensors[like].dtype)
-        source[name] = f"(folded into {source[like]})"
-    for name in [name for name in tensors if is_convolution_bias(name)]:
-        mean = f"{norm_of(name.removesuffix('.bias'))}.running_mean"
-        bias = tensors.pop(name)
-        if bias.any():
-            tensors[mean] = tensors[mean] - bias
 
 
 def _check_digest(contents: Contents, state_dict: dict[str, Tensor]) -> Check:

@@ -1,23 +1,28 @@
-"""Which network of a file is meant: every complete ResNet tree in it, and a short list of rules to choose by.
+"""Find every complete ResNet in a file, and choose the one that is meant by a short list of rules.
 
 Names and shapes decide what is a network. Its path says whether it is a copy (momentum encoder, moving average); the
 table of formats adds what tensors cannot say.
 """
 
 import re
+import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from converters.architecture import Architecture, folded_norms, is_convolution_bias, recognise
+from converters.architecture import Architecture, folded_norms, is_convolution_bias, norm_of, recognise
 from converters.formats import FORMATS, PLUGIN_SCHEMES, Format, by_name
 from converters.naming_schemes import SCHEMES, Scheme, fold, folded
 from converters.reading import Contents
 from converters.safe_pickle import Opaque
 from runs.errors import UserError
 
+# detectron2/layers/batch_norm.py@a59f0563, FrozenBatchNorm2d: folded statistics stand for mean 0 and variance 1 - eps,
+# so that the division by sqrt(variance + eps) is exactly by one.
+FOLDED = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - 1e-5}
 # Words of a path: a copy that follows the trained network, and a mean of it over time.
 MOMENTUM = {"k", "m", "key", "momentum", "target", "teacher", "slow"}
 AVERAGED = {"ema", "swa", "avg", "averaged", "average", "shadow"}
@@ -39,14 +44,19 @@ class Network:
         path: before its own names, wrappers left out: "state_dict.encoder", empty for the top level.
         scheme: how its parts are named.
         arch: what it is.
-        tensors: torchvision's name -> path in the file; the scheme's names, before anything is folded or added.
+        tensors: torchvision's name -> tensor in torch's layout, in the file's type.
+        source: torchvision's name -> path in the file, or what a tensor that is not in it was folded into.
+        batches: that made the batch norms' statistics (`num_batches_tracked`); 0 where the file does not say.
         format: the entry of the table that it matches.
+        others: other networks in the file.
     """
 
     path: str
     scheme: Scheme
     arch: Architecture
-    tensors: dict[str, str]
+    tensors: dict[str, Tensor]
+    source: dict[str, str]
+    batches: int
     format: Format
     others: list[str] = field(default_factory=list)
 
@@ -85,9 +95,9 @@ def find(contents: Contents, format: str | None = None, prefix: str | None = Non
             raise UserError(f"--prefix {prefix}: no complete network there; {_listed(found)}")
     else:
         chosen = _choose(found, entry)
-    distinct = _distinct(contents, chosen)
+    distinct = _distinct(chosen)
     if len(distinct) > 1:
-        differing = _differing(contents, distinct[0], distinct[1])
+        differing = _differing(distinct[0], distinct[1])
         raise UserError(
             f"holds {len(distinct)} different networks, {_listed(distinct)}, two differ in {differing} tensors; "
             "choose one with --prefix PATH"
@@ -113,38 +123,64 @@ def _complete(contents: Contents, entry: Format | None) -> list[Network]:
             continue
         for root, mapping in trees.items():
             try:
-                path, tensors = root.strip("."), dict[str, str]()
-                for old, name in mapping.items():
-                    if name in tensors:
-                        raise UserError(f"{tensors[name]} and {old}: both are {name}; the file holds two backbones")
-                    tensors[name] = names[old]
-                arch = _architecture(contents, tensors, scheme)
+                found.append(_network(contents, scheme, root.strip("."), mapping, names, entry))
             except UserError as error:
                 near.append((len(mapping), str(error)))
-                continue
-            found.append(Network(path, scheme, arch, tensors, entry or _format(path, scheme, names, contents)))
     if not found:
         raise UserError(_explain(contents, near, entry))
     return found
 
 
-def _architecture(contents: Contents, tensors: dict[str, str], scheme: Scheme) -> Architecture:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, path in tensors.items():
+def _network(
+    contents: Contents, scheme: Scheme, path: str, mapping: dict[str, str], names: dict[str, str], entry: Format | None
+) -> Network:  # fmt: skip
+    """The network of these tensors, named by `mapping`.
+
+    Raises:
+        UserError: they are not those of a ResNet that is known.
+    """
+    tensors: dict[str, Tensor] = {}
+    source: dict[str, str] = {}
+    counts = []
+    for old, name in mapping.items():
+        place, array = names[old], contents.tensors[names[old]]
         if name.endswith(".num_batches_tracked"):
+            counts += [int(array)] if isinstance(array, Tensor) and array.numel() == 1 else []
             continue
-        tensor = contents.tensors[path]
-        if isinstance(tensor, Opaque):
-            raise UserError(f"{path}: not a plain tensor ({tensor.kind}); export it as plain float32")
-        shape = tuple(tensor.shape)
-        if scheme.kernels == "HWIO" and len(shape) == 4:
-            # Haiku keeps batch-norm vectors as (1, 1, 1, channels).
-            shape = shape[3:] if shape[:3] == (1, 1, 1) and "conv" not in name else (shape[3], shape[2], *shape[:2])
-        shapes[name] = shape
+        if name in source:
+            raise UserError(f"{source[name]} and {place}: both are {name}; the file holds two backbones")
+        if isinstance(array, Opaque):
+            raise UserError(f"{place}: not a plain tensor ({array.kind}); export it as plain float32")
+        source[name], tensors[name] = place, _in_torchs_layout(array, scheme)
     if scheme.folded:
-        shapes |= {name: shapes[like][:1] for name, like in folded_norms(shapes).items()}
-        shapes = {name: shape for name, shape in shapes.items() if not is_convolution_bias(name)}
-    return recognise(shapes)
+        _unfold(tensors, source)
+    arch = recognise({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    format = entry or _format(path, scheme, names, contents)
+    return Network(path, scheme, arch, tensors, source, min(counts, default=0), format)
+
+
+def _in_torchs_layout(array: Tensor | np.ndarray[Any, Any], scheme: Scheme) -> Tensor:
+    """Kernels (out, in, height, width), vectors (channels,); shares the memory of the file."""
+    if isinstance(array, np.ndarray):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns that it is read-only
+            array = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    if scheme.kernels == "HWIO" and array.dim() == 4:
+        # Haiku keeps batch-norm vectors as (1, 1, 1, channels).
+        return array.flatten() if array.shape[:3] == (1, 1, 1) else array.permute(3, 2, 0, 1)
+    return array
+
+
+def _unfold(tensors: dict[str, Tensor], source: dict[str, str]) -> None:
+    """Add the batch-norm tensors that the file has folded into others, and move biases of convolutions into them."""
+    for name, like in folded_norms({name: tuple(tensor.shape) for name, tensor in tensors.items()}).items():
+        tensors[name] = torch.full(tensors[like].shape[:1], FOLDED[name.rpartition(".")[2]], dtype=tensors[like].dtype)
+        source[name] = f"(folded into {source[like]})"
+    for name in [name for name in tensors if is_convolution_bias(name)]:
+        mean = f"{norm_of(name.removesuffix('.bias'))}.running_mean"
+        bias = tensors.pop(name)
+        if bias.any():
+            tensors[mean] = tensors[mean] - bias
 
 
 def _format(path: str, scheme: Scheme, names: dict[str, str], contents: Contents) -> Format:
@@ -177,24 +213,15 @@ def _choose(found: list[Network], entry: Format | None) -> list[Network]:
     )
 
 
-def _same(first: object, second: object) -> bool:
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return first.data_ptr() == second.data_ptr() or torch.equal(first, second)
-    return first is second or np.array_equal(np.asarray(first), np.asarray(second))
+def _differing(one: Network, other: Network) -> int:
+    return sum(not torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
 
 
-def _differing(contents: Contents, one: Network, other: Network) -> int:
-    shared = {name for name in one.tensors if name in other.tensors and not name.endswith("num_batches_tracked")}
-    return len(one.arch.shapes()) - sum(
-        _same(contents.tensors[one.tensors[name]], contents.tensors[other.tensors[name]]) for name in shared
-    )
-
-
-def _distinct(contents: Contents, networks: list[Network]) -> list[Network]:
+def _distinct(networks: list[Network]) -> list[Network]:
     """Of networks with the same tensors the first."""
     kept: list[Network] = []
     for network in networks:
-        if not any(other.arch == network.arch and not _differing(contents, other, network) for other in kept):
+        if not any(other.arch == network.arch and not _differing(other, network) for other in kept):
             kept.append(network)
     return kept
 

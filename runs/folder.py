@@ -20,7 +20,7 @@ from runs.record import Dataset, Record, Subject, read_record, write_record
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
-# What a starter may put into a run's folder before the run itself begins: where its output goes.
+# Where `benchmarks run` writes a run's output; it may be there before the run begins.
 LOG = "log.txt"
 
 

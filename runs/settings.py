@@ -70,7 +70,7 @@ def help_text(about: str, package: str, config: str, schema: type, arguments: li
     with initialize_config_module(package, version_base="1.3"):
         overrides = [*search_path(), *(argument for argument in arguments if not argument.startswith("-"))]
         settings = compose(config, overrides, return_hydra_config=True)
-        # Not the loader's own method of the name, which copies all configurations each time: a quarter of the answer.
+        # The loader's own method copies all configurations at each call: a quarter of the time that the answer takes.
         loader: Any = GlobalHydra.instance().config_loader()
         options = loader.repository.get_group_options
     chosen = {k: v for k, v in settings.hydra.runtime.choices.items() if not k.startswith("hydra/")}
@@ -95,10 +95,8 @@ def _group(settings: Any, schema: type, prefix: str, width: int) -> list[str]:
     from omegaconf import DictConfig, OmegaConf
 
     docs = field_docs(schema)
-    lines, nested = (
-        [f"{prefix.rstrip('.')}: {inspect.getdoc(schema)}".partition("\n")[0] if prefix else "Settings:"],
-        [],
-    )
+    lines = [f"{prefix.rstrip('.')}: {inspect.getdoc(schema)}".partition("\n")[0] if prefix else "Settings:"]
+    nested: list[str] = []
     for field in dataclasses.fields(schema):
         key = f"{prefix}{field.name}"
         value = None if OmegaConf.is_missing(settings, field.name) else settings[field.name]
@@ -121,10 +119,8 @@ def _group(settings: Any, schema: type, prefix: str, width: int) -> list[str]:
 def _entry(left: str, right: str, width: int) -> list[str]:
     wrapped = textwrap.wrap(right, max(width - DOC_COLUMN, 30))
     indent = " " * DOC_COLUMN
-    first = (
-        [f"  {left}".ljust(DOC_COLUMN) + wrapped.pop(0)] if wrapped and len(left) < DOC_COLUMN - 3 else [f"  {left}"]
-    )
-    return [line.rstrip() for line in (*first, *(indent + line for line in wrapped))]
+    beside = wrapped.pop(0) if wrapped and len(left) < DOC_COLUMN - 3 else ""
+    return [line.rstrip() for line in (f"  {left}".ljust(DOC_COLUMN) + beside, *(indent + line for line in wrapped))]
 
 
 def field_docs(schema: type) -> dict[str, str]:
