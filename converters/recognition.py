@@ -36,7 +36,7 @@ _OTHER_KINDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """A complete ResNet in a file.
 
