@@ -1,4 +1,4 @@
-"""Opening files that strangers made: read once, hashed as read; gzip, bzip2, xz and tar unpacked within limits."""
+"""Open untrusted files: read once, hashed as read; gzip, bzip2, xz and tar unpacked within limits."""
 
 import bz2
 import gzip
@@ -21,7 +21,7 @@ from runs.errors import UserError, from_os_error
 MAX_EXPANSION = 16
 # Allowance for small files, where headers dominate and compression can be high.
 SLACK = 1 << 20
-# WHY: two layers are `.tar.gz`; more has no use and makes bombs.
+# Two layers are `.tar.gz`; more has no use and makes bombs.
 MAX_LAYERS = 2
 
 _COMPRESSED: dict[bytes, tuple[str, Callable[[Any], Any]]] = {

@@ -1,4 +1,4 @@
-"""A bound on memory while an untrusted file is read, so that a small hostile file cannot fill the machine."""
+"""Limit the memory while an untrusted file is read, so that a small hostile file cannot fill the machine."""
 
 import contextlib
 import re

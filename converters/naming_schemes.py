@@ -88,7 +88,7 @@ def torchvision(name: str) -> str | None:
 def sequential(names: Iterable[str]) -> dict[str, str]:
     """`4.0.conv1.weight` -> `layer1.0.conv1.weight`: the numbers of `nn.Sequential(*resnet.children())`.
 
-    Which numbers the four stages have depends on what stands between stem and stages (activation, pooling).
+    The numbers of the four stages depend on the modules between stem and stages (activation, pooling).
     """
     names = list(names)
     stages = sorted({int(m[1]) for name in names if (m := re.match(r"(\d+)\.\d+\.conv1\.", name))})

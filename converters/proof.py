@@ -189,6 +189,6 @@ def _feature_errors(source: list[nn.Module], target: list[nn.Module]) -> dict[st
             )
         scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
         error = ((found - expected).abs().max() / scale).item()
-        # WHY: features that are NaN or all zero prove nothing; NaN fails every comparison.
+        # Features that are NaN or all zero prove nothing; NaN fails every comparison.
         errors[name] = error if expected.abs().max() > 0 else float("nan")
     return errors

@@ -1,4 +1,4 @@
-"""Where anybody's network has a ResNet: the stem and the four stages, by the names that the libraries give them."""
+"""Find the stem and the four stages of the ResNet in any network, by the names that the libraries give them."""
 
 import torch
 from torch import nn

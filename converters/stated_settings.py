@@ -1,7 +1,7 @@
 """What a file, or a configuration beside it, says about its network; it must agree with what the tensors say.
 
 Some networks have a ResNet's tensors and compute something else: blur pooling, another activation, dilation and
-standardised weights have no tensors of their own. Only settings tell.
+standardised weights have no tensors of their own. Only settings show it.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""How far does an AP depend on the choice of the test images? Resampling them, alone and in pairs."""
+"""How much an AP depends on the choice of the test images: bootstrap intervals of one detector and of a difference."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Text from strangers (names in files, paths, servers' answers), made safe to print; tables for notebooks."""
+"""Untrusted text (names in files, paths, servers' answers) made safe to print; tables for notebooks."""
 
 import html
 import unicodedata
