@@ -27,7 +27,7 @@ from benchmarks.shapes_layouts import jpeg, write_coco, write_voc
 from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.folder import LOCK, lock_folder
-from runs.progress import progress
+from runs.progress import Progress
 
 # To be raised whenever the same settings would draw other images, so that an old folder is not taken for a new one.
 DESIGN = 4
@@ -169,7 +169,7 @@ def _draw(folder: Path, s: Settings) -> None:
         "VOC2012/train": s.voc12 // 2, "VOC2012/val": s.voc12 - s.voc12 // 2,
         "coco/train2017": s.coco, "coco/val2017": s.coco_val,
     }  # fmt: skip
-    with progress(sum(counts.values()), "generate", unit="image") as bar:
+    with Progress(sum(counts.values()), "generate", unit="image") as bar:
 
         def generators(split: str) -> Iterator[Rng]:
             for index in range(counts[split]):

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from runs.errors import UserError
-from runs.files import atomic_write, sha256
-from runs.matches import unpack
+from runs.files import atomic_write, sha256, unpack_arrays
 
 _SHAPES = {"image": (), "category": (), "score": (), "box": (4,)}
 
@@ -61,7 +60,7 @@ def read_detections(path: Path) -> Detections:
         UserError: absent, damaged, another file, or values that no detector gives.
     """
     try:
-        return _checked(unpack(path.read_bytes()))
+        return _checked(unpack_arrays(path.read_bytes()))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; give the detections.npz of a run") from error
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ from torch import nn
 
 from runs.distributed import rank, world_size
 from runs.matches import FILE, Matches, save_matches
-from runs.progress import progress
+from runs.progress import Progress
 from transfer.coco_evaluation import coco_results, evaluate_coco
 from transfer.datasets import Split
 from transfer.detections import Detections
@@ -85,7 +85,7 @@ def detect(cfg: Any, detector: nn.Module, split: Split, workers: int) -> Detecti
     numbers = range(rank(), len(split.images), world_size())
     loader = test_loader(cfg, split, workers)
     title = f"testing on {split.name}"
-    with progress(len(numbers), title, "image", folder=Path(cfg.OUTPUT_DIR), disable=rank() > 0) as bar:
+    with Progress(len(numbers), title, "image", folder=Path(cfg.OUTPUT_DIR), disable=rank() > 0) as bar:
         for number, batch in zip(numbers, decoded(loader), strict=True):
             rows.append((number, _plain(detector(batch)[0]["instances"])))
             bar.update()

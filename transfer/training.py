@@ -22,7 +22,7 @@ from runs.environment import peak_memory_mb
 from runs.errors import UserError
 from runs.files import atomic_write, write_json
 from runs.log import METRICS_LOG, MetricsLog
-from runs.progress import progress
+from runs.progress import Progress
 from runs.seeds import generator_states, set_generator_states
 from transfer.inference import Evaluation
 from transfer.loading import decoded, train_loader
@@ -93,7 +93,7 @@ class Trainer:
         end = self.cfg.SOLVER.MAX_ITER
         with (
             EventStorage(self.iteration) as storage,
-            progress(end, "fine-tuning", "it", self.iteration, self.folder, disable=rank() > 0) as bar,
+            Progress(end, "fine-tuning", "it", self.iteration, self.folder, disable=rank() > 0) as bar,
             self._on_sigterm(),
         ):
             saved = time.perf_counter()
@@ -180,7 +180,7 @@ class Trainer:
             return
         count = self.cfg.TEST.PRECISE_BN.NUM_ITER
         loader = train_loader(self.cfg, self.images, self.bn_seed, self.workers)
-        with EventStorage(), progress(count, "precise BN", folder=self.folder, disable=rank() > 0) as bar:
+        with EventStorage(), Progress(count, "precise BN", folder=self.folder, disable=rank() > 0) as bar:
             update_bn_stats(self.model, _counted(decoded(loader), bar), count)
 
     def save(self) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 from benchmarks.results.records import demand, find
 from benchmarks.results.summary import summarize
 from runs.errors import UserError
-from runs.files import TRIAL, atomic_write, read_bytes, read_json, sha256, write_json
-from runs.matches import FILE, Matches, from_arrays, read_matches, to_arrays, unpack
+from runs.files import TRIAL, atomic_write, read_bytes, read_json, sha256, unpack_arrays, write_json
+from runs.matches import FILE, Matches, from_arrays, read_matches, to_arrays
 from runs.record import Record
 from runs.typed import build
 
@@ -205,7 +205,7 @@ def read(path: Path) -> dict[str, Measured]:
                 f"{beside}: belongs to another baseline than the file beside it; keep both, or write it again"
             )
         try:
-            arrays = unpack(content)
+            arrays = unpack_arrays(content)
             for number, m in enumerate(stored.runs.values()):
                 prefixes = [f"{number}.{trial}." for trial in range(TRIALS) if f"{number}.{trial}.image" in arrays]
                 m.matches += [from_arrays(arrays, prefix, prefix) for prefix in prefixes]
