@@ -111,7 +111,7 @@ def find_splits(root: Path) -> list[str]:
 
 
 def refuse(faults: Sequence[str], more: str = "") -> None:
-    """Raise the first fault, if there is one, and say how many there are and where they are told."""
+    """Raise the first fault, if there is one; the message says how many more there are and where they are listed."""
     if faults:
         raise UserError(faults[0] + (f" ({len(faults) - 1} more{more})" if faults[1:] else ""))
 

@@ -1,1 +1,1 @@
-"""What is shown: tables in every form, curves, the HTML page, and the generated parts of the documentation."""
+"""What is shown: tables in every form, charts, and the HTML page."""

@@ -1,4 +1,4 @@
-"""What runs now, how far it is, and how long is left: lines of what begins and ends, and the state below them."""
+"""What runs now, how far it is, and how long is left: a line for each run that begins or ends, and the state."""
 
 import sys
 import time

@@ -116,8 +116,8 @@ class Source:
 class RunGraph:
     """Everything that one `run` does; kept as `plan.json` beside the results, so that `report` needs nothing else.
 
-    The fields in `OF_THE_SCALE` are the scale's, see `tables.scale.Scale`. `checkpoint` is somebody's, which stands in
-    every row instead of what the row would pre-train.
+    The fields in `OF_THE_SCALE` are the scale's, see `tables.scale.Scale`. `checkpoint` is one that the user
+    gave; it stands in every row in place of what the row would pre-train.
     """
 
     output: str
