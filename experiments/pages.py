@@ -6,6 +6,8 @@ A page has blocks between a comment that says what belongs there and `<!-- end -
     <!-- table: table5 -->                 a table as measured
     <!-- table: figure2 knn_top1 m_o -->   metrics of its rows' pre-trainings
     <!-- curves: figure2 -->               the picture that the block shows is drawn again
+
+A block whose words end with `from FOLDER` takes the records of that folder, named from the page's own.
 """
 
 import dataclasses
@@ -55,35 +57,44 @@ def filled_page(text: str, folder: Path, beside: Path, scale: str | None = None)
     Raises:
         UserError: the page has no block, or a block names no table or no metric.
     """
-    asked = [(m[2], m[3].split()) for m in BLOCK.finditer(text) if m[3]]
-    if not asked:
+    asked = [(m[2], *_source(m[3] or "", folder, beside)) for m in BLOCK.finditer(text)]
+    if not any(words for _, words, _ in asked):
         raise UserError("the page has no block `<!-- table: NAME METRIC … -->` … `<!-- end -->`")
-    plan = _plan(folder, scale, dict.fromkeys(names[0] for kind, names in asked if kind == "table"))
-    found = results_of(plan)
-    if found.refused:
-        raise UserError(found.refused[0])
-    results = {result.table.name: result for result in found.tables}
+    found = {}
+    for place in {place for *_, place in asked}:
+        names = [words[0] for kind, words, at in asked if kind == "table" and at == place]
+        plan = _plan(place, scale if place == folder else None, dict.fromkeys(names))
+        found[place] = plan, results_of(plan)
+        if found[place][1].refused:
+            raise UserError(found[place][1].refused[0])
 
     def write(match: re.Match[str]) -> str:
-        begin, kind, words, inside, end = match.groups()
+        begin, kind, text, inside, end = match.groups()
+        words, place = _source(text or "", folder, beside)
+        plan, results = found[place]
         if kind == "facts":
-            inside = facts(found.records.values()) + "\n"
+            inside = facts(results.records.values()) + "\n"
         elif kind == "curves":
-            _draw(plan, words.strip(), inside, beside)
+            _draw(plan, words[0], inside, beside)
         else:
-            name, *metrics = words.split()
-            if name not in results:
-                raise UserError(f"{name}: {folder} has no such table; name the --scale that it was run at")
-            result = results[name]
+            result = next((result for result in results.tables if result.table.name == words[0]), None)
+            if result is None:
+                raise UserError(f"{words[0]}: {place} has no such table; name the --scale that it was run at")
             grid = (
-                pretraining_grid(result, plan, found.records, metrics)
-                if metrics
+                pretraining_grid(result, plan, results.records, words[1:])
+                if words[1:]
                 else result_grid(measured(result), notes=False)
             )
             inside = markdown(grid)
         return f"{begin}{inside}{end}"
 
     return BLOCK.sub(write, text)
+
+
+def _source(text: str, folder: Path, beside: Path) -> tuple[list[str], Path]:
+    """A block's words, and the folder that they are about."""
+    words = text.split()
+    return (words[:-2], beside / words[-1]) if "from" in words[-2:-1] else (words, folder)
 
 
 def measured(result: TableResult) -> TableResult:
