@@ -1,7 +1,7 @@
 """From a checkpoint file to a backbone in torchvision's names: recognise the network, rename, check."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,14 @@ class Backbone:
     def network(self) -> "ResNet":
         """The network itself, in eval mode: torchvision's modules with this one's strides, padding and weights."""
         return build_network(self.arch, self.state_dict, self.input)
+
+    def rgb(self) -> "Backbone":
+        """The same for RGB images: where it expects BGR, its first filters, mean and std are turned round."""
+        if self.input.channels == "RGB":
+            return self
+        turned = replace(self.input, channels="RGB", mean=self.input.mean[::-1], std=self.input.std[::-1])
+        first = self.state_dict["conv1.weight"].flip(1)
+        return replace(self, state_dict={**self.state_dict, "conv1.weight": first}, input=turned)
 
 
 def build_network(arch: str, state_dict: dict[str, Tensor], convention: InputConvention) -> "ResNet":

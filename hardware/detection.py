@@ -40,7 +40,7 @@ def measure(options: Options) -> Iterator[Figure]:
     found: dict[str, dict[str, float]] = {}
     for device in dict.fromkeys(("cpu", options.device)):
         config = TransferConfig(
-            "voc07", "scratch", "resnet50x0.25", data=DataConfig(str(root), classes=list(CLASSES)),
+            task="voc07", weights="scratch", arch="resnet50x0.25", data=DataConfig(str(root), classes=list(CLASSES)),
             output=str(options.folder / f"test-{device}"), device=device,
             detectron2={k.removeprefix("detectron2."): v for k, v in settings.items() if k.startswith("detectron2.")},
         )  # fmt: skip

@@ -16,8 +16,8 @@ from hardware.figures import OFFICIAL, Figure, Options
 from hardware.limits import best, multiply_rate
 from hardware.pictures import write_pictures
 from hardware.step import flops, official_step, our_step
-from pretrain.classifiers import LinearClassifiers
 from pretrain.evaluation_config import LinearConfig
+from pretrain.linear_classifiers import LinearClassifiers
 from runs.distributed import set_precision
 from runs.record import read_record
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from pretrain.config import DataConfig
-from pretrain.data import BrokenImage, open_images, open_val
+from pretrain.data import open_training
 from runs.app import hydra_app
-from runs.errors import UserError
+from runs.errors import BrokenImage
 from runs.progress import Progress
+from runs.settings import number
 
 
 @dataclass
@@ -16,21 +17,14 @@ class CheckConfig:
     """Settings of `python -m pretrain.check`."""
 
     data: DataConfig = MISSING
-    images: int = 64
+    images: int = number(64, least=0)
     """Images of each split to decode, spread evenly; 0 decodes all."""
-
-    def __post_init__(self) -> None:
-        if self.images < 0:
-            raise UserError(f"images={self.images}: must not be negative")
 
 
 @hydra_app("pretrain", "config_check", CheckConfig)
 def main(config: CheckConfig) -> None:
     """Print a line a split; the first fault ends it with status 2."""
-    splits = [open_images(config.data, "train")]
-    if splits[0].classes:
-        splits.append(open_val(config.data, splits[0]))
-    for images in splits:
+    for images in filter(None, open_training(config.data)):
         count = min(config.images or len(images), len(images))
         broken = []
         with Progress(count, f"decoding {images.split}", "image") as bar:

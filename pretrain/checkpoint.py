@@ -15,10 +15,10 @@ from runs.files import atomic_write, checkpoint_name
 NAME = re.compile(r"checkpoint_(\d{4,})(?:_(\d{8}))?\.pth\.tar")
 
 
-def epochs_of(path: Path) -> int:
-    """Return how many whole epochs a checkpoint has seen, by its name."""
-    epoch, inside = NAME.fullmatch(path.name).groups()  # type: ignore[union-attr]
-    return int(epoch) if inside else int(epoch) + 1
+def parse_name(path: Path) -> tuple[int, int | None]:
+    """Epoch, counted from 0, and steps done (None at the epoch's end) of a checkpoint, by its name."""
+    epoch, step = NAME.fullmatch(path.name).groups()  # type: ignore[union-attr]
+    return int(epoch), int(step) if step else None
 
 
 def write_tensors(path: Path, state: dict[str, Any]) -> None:
@@ -29,6 +29,22 @@ def write_tensors(path: Path, state: dict[str, Any]) -> None:
     """
     with atomic_write(path) as file:
         torch.save(state, file)
+
+
+def read_tensors(path: Path) -> Any:
+    """Read what `write_tensors` wrote, to the CPU.
+
+    Raises:
+        UserError: it is damaged.
+        OSError: not the file's fault: no permission, a file system that is away.
+    """
+    try:
+        check_zip(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises whatever the damage provokes
+        raise UserError(f"{path} is damaged ({(str(error) or type(error).__name__).splitlines()[0]})") from error
 
 
 class Checkpoints:
@@ -50,9 +66,9 @@ class Checkpoints:
         """All checkpoints, newest first."""
 
         def age(path: Path) -> tuple[int, int]:
-            epoch, step = NAME.fullmatch(path.name).groups()  # type: ignore[union-attr]
+            epoch, step = parse_name(path)
             # Inside an epoch comes before its end.
-            return int(epoch), int(step) if step else sys.maxsize
+            return epoch, sys.maxsize if step is None else step
 
         return sorted((p for p in self.folder.iterdir() if NAME.fullmatch(p.name)), key=age, reverse=True)
 
@@ -68,15 +84,15 @@ class Checkpoints:
         path = self.folder / checkpoint_name(epoch, suffix)
         write_tensors(path, state | {"digest": digest(state["state_dict"])})
         for old in self.paths()[self.keep :]:
-            number, inside = NAME.fullmatch(old.name).groups()  # type: ignore[union-attr]
-            if inside or not self.keep_every or (int(number) + 1) % self.keep_every:
+            number, inside = parse_name(old)
+            if inside is not None or not self.keep_every or (number + 1) % self.keep_every:
                 old.unlink(missing_ok=True)
         return path
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """Load the newest whole checkpoint, `None` if there is none.
 
-        A damaged one is reported on stderr and gets `.damaged` behind its name, so that it never counts as the newest.
+        A damaged one is reported on stderr and renamed to `*.damaged`, so that it never counts as the newest.
 
         Raises:
             UserError: there are checkpoints and none is whole.
@@ -104,14 +120,7 @@ class Checkpoints:
         Raises:
             UserError: it is damaged.
         """
-        try:
-            check_zip(path)
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except OSError:
-            # Not the file's fault: no permission, a file system that is away.
-            raise
-        except Exception as error:  # torch.load raises whatever the damage provokes
-            raise UserError(f"{path} is damaged ({(str(error) or type(error).__name__).splitlines()[0]})") from error
+        state = read_tensors(path)
         if not isinstance(state, dict) or not set(state) >= {"epoch", "arch", "state_dict", "optimizer", "resume"}:
             raise UserError(f"{path} is damaged (entries are missing)")
         if "digest" in state and state["digest"] != digest(state["state_dict"]):

@@ -11,7 +11,7 @@ from pretrain.monitor_config import MonitorConfig
 from pretrain.variants import register_variants
 from runs import plugins
 from runs.errors import UserError
-from runs.settings import choice, path
+from runs.settings import CommandConfig, check_values, choice, number, path
 
 
 def preset(value: float, table: Any) -> Any:
@@ -32,7 +32,6 @@ LAYOUTS = (
     "folder", "cifar10", "cifar100", "shards", "parquet", "arrow", *(path.stem for path in plugins.find("data/*.py")),
 )  # fmt: skip
 OPERATIONS = ("crop", "jitter", "gray", "blur", "solarize", "flip")
-PIPELINES = ("reference", "fast")
 
 
 @dataclass
@@ -41,22 +40,16 @@ class DataConfig:
 
     name: str = MISSING
     """The data set's name, as tables print it."""
-    layout: str = MISSING
-    """How it lies on the disk: `folder`, `cifar10`, `cifar100`, `shards`, `parquet`, `arrow`, or a plug-in's."""
+    layout: str = choice(MISSING, *LAYOUTS)
+    """How it lies on the disk."""
     root: str = path()
     """Its folder."""
-    workers: int = -1
+    workers: int = number(-1, least=-1)
     """Processes that load and augment; -1 chooses by the cores at hand. No result depends on it."""
     cache: bool = False
     """Keep the decoded images in memory."""
     skip_broken: bool = False
     """Go on without images that cannot be decoded, and count them; otherwise the first one ends the run."""
-
-    def __post_init__(self) -> None:
-        if self.workers < -1:
-            raise UserError(f"data.workers={self.workers}: must be 0 or more, or -1 to choose by the cores")
-        if self.layout not in LAYOUTS and self.layout != "???":
-            raise UserError(f"data.layout={self.layout}: choose one of {', '.join(LAYOUTS)}")
 
 
 @dataclass
@@ -65,77 +58,66 @@ class AugmentConfig:
 
     name: str = MISSING
     """The recipe's name, that of its file."""
-    pipeline: str = "fast"
+    pipeline: str = choice("fast", "reference")
     """`reference` (torchvision on PIL images, the releases' bits) or `fast` (the same views up to rounding)."""
-    size: int = 224
+    size: int = number(224, least=8)
     """Side of the square view in pixels."""
-    order: list[str] = field(default_factory=lambda: ["crop", "jitter", "gray", "blur", "solarize", "flip"])
+    order: list[str] = field(default_factory=lambda: list(OPERATIONS))
     """Order of the operations; they differ between releases, and bits depend on it."""
-    crop_scale: list[float] = field(default_factory=lambda: [0.2, 1.0])
+    crop_scale: list[float] = number(lambda: [0.2, 1.0], above=0, most=1)
     """Area of the random crop as a fraction of the image; an empty list means the resized centre crop instead."""
-    interpolation: str = "bilinear"
-    """`bilinear` or `bicubic`, of the random crop."""
-    jitter: list[float] = field(default_factory=lambda: [0.4, 0.4, 0.4, 0.1])
+    interpolation: str = choice("bilinear", "bicubic")
+    """Of the random crop."""
+    jitter: list[float] = number(lambda: [0.4, 0.4, 0.4, 0.1], least=0)
     """Strength of brightness, contrast, saturation and hue."""
-    jitter_p: float = 0.8
-    gray_p: float = 0.2
-    blur_p: float = 0.5
-    blur_sigma: list[float] = field(default_factory=lambda: [0.1, 2.0])
+    jitter_p: float = number(0.8, least=0, most=1)
+    gray_p: float = number(0.2, least=0, most=1)
+    blur_p: float = number(0.5, least=0, most=1)
+    blur_sigma: list[float] = number(lambda: [0.1, 2.0], least=0)
     """Range of the Gaussian's standard deviation in pixels."""
-    blur_kernel: float = 0.0
+    blur_kernel: float = number(0.0, least=0)
     """Kernel side as a fraction of the view (SimCLR: 0.1); 0 means PIL's own Gaussian, as SimSiam and MoCo use."""
-    solarize_p: float = 0.0
-    flip_p: float = 0.5
+    solarize_p: float = number(0.0, least=0, most=1)
+    flip_p: float = number(0.5, least=0, most=1)
     second: dict[str, Any] = field(default_factory=dict)
     """What differs in the second view: any of the fields above (BYOL)."""
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     """Mean of images in [0, 1], R G B; torchvision's, SimSiam's and MoCo's on ImageNet. In an evaluation, [] is what
     the checkpoint's own pre-training had."""
-    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    std: list[float] = number(lambda: [0.229, 0.224, 0.225], above=0)
     """Standard deviation of images in [0, 1], R G B; [] as above."""
-    eval_resize: int = 0
+    eval_resize: int = number(0, least=0)
     """Shorter side before the centre crop in evaluation; 0 means size * 256 / 224."""
 
-    def __post_init__(self) -> None:
-        if self.pipeline not in PIPELINES:
-            raise UserError(f"augment.pipeline={self.pipeline}: choose reference or fast")
-        if self.size < 8:
-            raise UserError(f"augment.size={self.size}: must be at least 8 pixels")
+    def check(self) -> None:
+        """Check the lists and the second view.
+
+        Raises:
+            UserError: one of them is malformed.
+        """
         if self.eval_resize and self.eval_resize < self.size:
             raise UserError(f"augment.eval_resize={self.eval_resize}: must be at least augment.size={self.size}, or 0")
         if sorted(self.order) != sorted(OPERATIONS):
             raise UserError(f"augment.order={self.order}: must name each of {', '.join(OPERATIONS)} once")
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise UserError(f"augment.interpolation={self.interpolation}: choose bilinear or bicubic")
-        if self.crop_scale and not (len(self.crop_scale) == 2 and 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1):
-            raise UserError(
-                f"augment.crop_scale={self.crop_scale}: must be two rising fractions, e.g. [0.2,1.0], or []"
-            )
         if len(self.jitter) != 4:
             raise UserError(f"augment.jitter={self.jitter}: must be brightness, contrast, saturation, hue")
-        for name in ("jitter_p", "gray_p", "blur_p", "solarize_p", "flip_p"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"augment.{name}={getattr(self, name)}: must be a probability, 0 to 1")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (0, 3):
                 raise UserError(f"augment.{name}={getattr(self, name)}: must be three numbers, for R, G and B")
-        if min(self.std, default=1) <= 0:
-            raise UserError(f"augment.std={self.std}: must be positive")
-        if len(self.blur_sigma) != 2 or not 0 <= self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise UserError(f"augment.blur_sigma={self.blur_sigma}: must be two rising numbers, e.g. [0.1,2.0]")
+        for name, lengths in (("crop_scale", (0, 2)), ("blur_sigma", (2,))):
+            values = getattr(self, name)
+            if len(values) not in lengths or values != sorted(values):
+                raise UserError(f"augment.{name}={values}: must be two rising numbers")
         unknown = set(self.second) - {f.name for f in fields(self)} - {"second"}
         if unknown:
             raise UserError(f"augment.second: unknown key {sorted(unknown)[0]!r}; it takes the keys of augment")
         if self.second:
-            self.second_view()
+            check_values(self.for_views(2)[1], "augment.second.")
 
-    def second_view(self) -> "AugmentConfig":
-        """The recipe of every other view, with `second` worked in.
-
-        Raises:
-            UserError: `second` has a wrong value.
-        """
-        return replace(self, **{**self.second, "second": {}})
+    def for_views(self, count: int) -> list["AugmentConfig"]:
+        """One recipe a view, with `second` applied to every other one."""
+        pair = self, replace(self, **{**self.second, "second": {}})
+        return [pair[number % 2] for number in range(count)]
 
     @property
     def kernel_side(self) -> int:
@@ -149,41 +131,29 @@ class OptimizerConfig:
 
     name: str = choice("sgd", "lars", "larc")
     """lars: You et al., arXiv:1708.03888, as SimCLR and BYOL use it; larc: apex's, as SwAV uses it."""
-    lr: float = 0.05
+    lr: float = number(0.05, above=0)
     """Base learning rate, for 256 images a step; the peak is lr * batch_size / 256 (Goyal et al., arXiv:1706.02677)."""
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    momentum: float = number(0.9, least=0, most=1)
+    weight_decay: float = number(1e-4, least=0)
     exclude_norm_and_bias: bool = False
     """Spare one-dimensional parameters (biases, norms) weight decay, and LARS and LARC their adaptation too."""
-    trust: float = 0.001
+    trust: float = number(0.001, least=0)
     """LARS's and LARC's trust coefficient (eta)."""
-    warmup_epochs: int = 0
+    warmup_epochs: int = number(0, least=0)
     """Epochs of linear warm-up."""
-    warmup_start: float = 0.0
+    warmup_start: float = number(0.0, least=0, most=1)
     """Learning rate at the start of the warm-up, as a fraction of the peak; of its whole first epoch if set once an
     `epoch`."""
-    final: float = 0.0
+    final: float = number(0.0, least=0, most=1)
     """Learning rate at the end of the cosine, as a fraction of the peak."""
     schedule: str = choice("epoch", "step")
     """How often the learning rate is set."""
-    milestones: list[float] = field(default_factory=list)
+    milestones: list[float] = number(list, above=0, below=1)
     """Fractions of the run at which the learning rate is divided by ten, instead of the cosine."""
     fused: bool = True
     """Update all weights in one pass over memory. Equal but for the last bit of a few weights."""
-    clip: float = 0.0
+    clip: float = number(0.0, least=0)
     """Largest L2 norm of the gradient; 0 clips nothing (no source clips)."""
-
-    def __post_init__(self) -> None:
-        if any(not 0 < fraction < 1 for fraction in self.milestones):
-            raise UserError(f"optimizer.milestones={self.milestones}: must be fractions of the run, 0 to 1")
-        if self.lr <= 0:
-            raise UserError(f"optimizer.lr={self.lr}: must be positive")
-        for name in ("weight_decay", "warmup_epochs", "clip", "trust"):
-            if getattr(self, name) < 0:
-                raise UserError(f"optimizer.{name}={getattr(self, name)}: must not be negative")
-        for name in ("momentum", "warmup_start", "final"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"optimizer.{name}={getattr(self, name)}: must lie in 0 to 1")
 
 
 @dataclass
@@ -192,59 +162,25 @@ class ProbeConfig:
 
     enabled: bool = False
     """Train one."""
-    lr: float = 0.1
+    lr: float = number(0.1, above=0)
     """Its learning rate at 256 images a step; it follows the encoder's schedule."""
-    momentum: float = 0.9
-    every: int = 1
+    momentum: float = number(0.9, least=0, below=1)
+    every: int = number(1, least=1)
     """Epochs between two evaluations on the validation images."""
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0 or not 0 <= self.momentum < 1 or self.every < 1:
-            raise UserError("probe.lr must be positive, probe.momentum lie in 0 to 1 and probe.every be at least 1")
 
 
 @dataclass
 class CheckpointConfig:
     """When checkpoints are written and which stay."""
 
-    every_epochs: int = 1
+    every_epochs: int = number(1, least=1)
     """Epochs between checkpoints; one follows the last epoch in any case."""
-    every_steps: int = 0
+    every_steps: int = number(0, least=0)
     """Steps between checkpoints inside an epoch; 0 for none."""
-    keep: int = 2
+    keep: int = number(2, least=1)
     """Newest checkpoints to keep; with two, a damaged newest one costs no run."""
-    keep_every: int = 0
+    keep_every: int = number(0, least=0)
     """Keep those after every so many epochs as well; 0 for none."""
-
-    def __post_init__(self) -> None:
-        if self.every_epochs < 1 or self.keep < 1:
-            raise UserError("checkpoint.every_epochs and checkpoint.keep must be at least 1")
-        if self.every_steps < 0 or self.keep_every < 0:
-            raise UserError("checkpoint.every_steps and checkpoint.keep_every must not be negative")
-
-
-@dataclass
-class CommandConfig:
-    """Settings that pre-training and all evaluations have."""
-
-    official: bool = False
-    """The official releases' arithmetic, bit for bit, in place of what is equal up to rounding and faster: sets
-    precision, channels_last, augment.pipeline and optimizer.fused, of which one that is given stays as given."""
-    seed: int = 0
-    output: str = path()
-    """The run's folder."""
-    device: str = choice("auto", "cpu", "cuda")
-    precision: str = choice("auto", "fp32", "tf32", "bf16")
-    """auto: tf32 on a GPU, fp32 on a CPU; tf32: fp32 with TF32 products and convolutions; bf16: mixed precision."""
-    channels_last: bool = True
-    """Lay images out with channels last, which convolutions are faster on."""
-    threads: int = 0
-    """PyTorch's threads on the CPU; 0 leaves its choice."""
-
-    def __post_init__(self) -> None:
-        for name in ("threads", "seed"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name}={getattr(self, name)}: must not be negative")
 
 
 @dataclass
@@ -266,12 +202,12 @@ class PretrainConfig(CommandConfig):
     """Start the last batch norm of every residual block at 0."""
     init: str = path("")
     """Weights to start from, any file that `python -m converters inspect` knows: all of the backbone, or none of it."""
-    epochs: int = 100
-    batch_size: int = 256
+    epochs: int = number(100, least=1)
+    batch_size: int = number(256, least=1)
     """Images a step, all processes together."""
     compile: bool = False
     """Use torch.compile; needs a C++ compiler."""
-    log_every: int = 10
+    log_every: int = number(10, least=1)
     """Steps between lines in metrics.jsonl."""
     on_collapse: str = choice("warn", "stop")
     """stop: end the run when the monitor says collapsed."""
@@ -280,11 +216,12 @@ class PretrainConfig(CommandConfig):
     wandb: bool = False
     """Log to Weights & Biases too (needs `pip install wandb`)."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("epochs", "batch_size", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
+    def check(self) -> None:
+        """Check what the settings have to do with each other.
+
+        Raises:
+            UserError: they do not go together.
+        """
         if not self.augment.mean or not self.augment.std:
             raise UserError("augment.mean and augment.std must be three numbers each, for R, G and B")
         if self.optimizer.warmup_epochs >= self.epochs:
@@ -294,37 +231,8 @@ class PretrainConfig(CommandConfig):
             )
 
 
-def check_fits(batch_size: int, images: int) -> None:
-    """Check that there are as many images as a step takes.
-
-    Raises:
-        UserError: there are fewer.
-    """
-    if batch_size > images:
-        raise UserError(f"batch_size={batch_size}: the training set has {images} images; give at most that many")
-
-
-def check_batch(batch_size: int, images: int, world: int) -> None:
-    """Check that a step's images exist and divide among `world` processes.
-
-    Raises:
-        UserError: they do not, or a process gets too few for batch norm.
-    """
-    check_fits(batch_size, images)
-    if batch_size % world:
-        raise UserError(f"batch_size={batch_size}: does not divide by {world} processes; choose a multiple of {world}")
-    if batch_size // world < 2:
-        raise UserError(
-            f"batch_size={batch_size}: {world} processes get fewer than 2 images each, too few for batch norm; "
-            "use a larger batch or fewer processes"
-        )
-
-
-# Settings that touch no weight: a run may be continued with others.
-FREE = (
-    "checkpoint", "log_every", "tensorboard", "wandb", "threads", "device", "on_collapse",
-    "data.workers", "data.cache", "data.root", "init",
-)  # fmt: skip
+# Settings that touch no result: a run may be continued with others.
+FREE = ("data.workers", "data.cache", "data.root", "threads", "device")
 
 if _plugins := plugins.find("method/*.py"):
     # Here, as it needs PyTorch: without plug-ins, `--help` and a mistyped key do not wait for it.

@@ -1,25 +1,20 @@
 """What linear and kNN evaluation and `pretrain.collapse` share: their start and their record."""
 
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pretrain.augment import evaluation_view
+from pretrain.config import FREE
 from pretrain.data import Images, open_splits
 from pretrain.evaluation_config import EvaluationConfig
 from pretrain.features import FeatureExtractor, Features, extract_features, load_feature_extractor
-from runs.distributed import process_group, rank, set_precision, worker_count, world_size
+from runs.distributed import process_group, rank, set_precision, world_size
 from runs.folder import RECORD, claim_run
 from runs.progress import Progress
 from runs.record import Dataset
-
-# Settings that touch no result: a run may be continued with others.
-FREE = ("data.workers", "data.cache", "data.root", "threads", "device")
 
 
 @dataclass(frozen=True)
@@ -37,28 +32,17 @@ class Evaluation:
         """The run's folder."""
         return Path(self.config.output)
 
-    @property
-    def bf16(self) -> bool:
-        """Whether it computes in mixed precision."""
-        return self.config.precision == "bf16"
-
-    @property
-    def workers(self) -> int:
-        """Loading processes of each process."""
-        return worker_count(self.config.data.workers)
-
-    def progress(self, total: int, title: str, unit: str, done: int = 0) -> AbstractContextManager[Progress | None]:
+    def progress(self, total: int, title: str, unit: str, done: int = 0) -> Progress:
         """Show a bar, in the first process."""
-        return Progress(total, title, unit, done, self.output) if rank() == 0 else nullcontext()
+        return Progress(total, title, unit, done, self.output, disable=rank() > 0)
 
     def features(self, images: Images, indices: Sequence[int] | None = None, batch_size: int = 256) -> Features:
         """Compute the features of whole images, centre crops, all processes together; see `extract_features`."""
         total = len(images) if indices is None else len(indices)
         with self.progress(total, f"features of {images.split}", "image") as bar:
             return extract_features(
-                self.network, images, evaluation_view(self.network.augment), self.device, indices=indices,
-                batch_size=batch_size, workers=self.workers, skip_broken=self.config.data.skip_broken, bf16=self.bf16,
-                bar=bar, split=True,
+                self.network, images, self.network.augment, self.config.data, self.device, indices=indices,
+                batch_size=batch_size, bf16=self.config.precision == "bf16", bar=bar, split=True,
             )  # fmt: skip
 
 
@@ -95,30 +79,23 @@ def evaluate(
         with claim_run(kind, config.output, asdict(config), (*FREE, *free), bound) as claimed:
             if claimed.done:
                 return next(iter(claimed.done.metrics.values()))
-            run = _prepare(config, train, val, device)
+            set_precision(config.precision, device, config.threads)
+            network = load_feature_extractor(
+                config.checkpoint, config.arch, config.zero_init_residual, config.augment, config.seed, device
+            )
+            if config.channels_last:
+                network.network.to(memory_format=torch.channels_last)
             if rank() == 0:
                 print(f"{train.describe()}\n{val.describe()}")
-                if advice := config.advice(len(train)):
-                    print(advice, file=sys.stderr)
-            found = measure(run)
+            found = measure(Evaluation(config, network, train, val, device))
+            view = {"mean": network.augment.mean, "std": network.augment.std, "by": network.convention}
             if rank() == 0:
                 claimed.finish(
-                    run.network.subject,
+                    network.subject,
                     Dataset(val.name, "val", len(val), val.fingerprint),
                     found.metrics,
                     verdict=found.verdict,
-                    details=found.details | {"processes": world_size(), "input": run.network.input()},
+                    details=found.details | {"processes": world_size(), "input": view},
                 )
                 print(f"{found.sentence} -> {claimed.path / RECORD}")
             return next(iter(found.metrics.values()))
-
-
-def _prepare(config: EvaluationConfig, train: Images, val: Images, device: torch.device) -> Evaluation:
-    set_precision(config.precision, device, config.threads)
-    config.check_images(len(train))
-    network = load_feature_extractor(
-        config.checkpoint, config.arch, config.zero_init_residual, config.augment, config.seed, device
-    )
-    if config.channels_last:
-        network.network.to(memory_format=torch.channels_last)
-    return Evaluation(config, network, train, val, device)

@@ -4,9 +4,10 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import cv2
 import numpy
@@ -15,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from pretrain.augment import Transform
-from pretrain.data import BrokenImage, Images
-from runs.errors import NO_SHARED_MEMORY, UserError
+from pretrain.data import Images
+from runs.errors import NO_SHARED_MEMORY, BrokenImage, UserError, raise_errors
 
 Key = tuple[int, int]
+NO_IMAGE = "data.root: not one image can be read; check the files"
 
 
 class Views(Dataset[Any]):
@@ -49,13 +51,12 @@ class Views(Dataset[Any]):
         for step in range(len(self.images)):
             place = (index + step) % len(self.images)
             try:
-                return self.sample(place, key), self.images.labels[place], broken
+                return self.sample(place, key), self.images.labels[place], broken, index
             except UserError as error:
                 if not self.skip_broken or not isinstance(error, BrokenImage):
-                    # An exception that crosses a worker's border comes out as many lines: hand it over as a value.
                     return error
                 broken.append(error.name)
-        return BrokenImage(broken[0])
+        return UserError(NO_IMAGE)
 
     def sample(self, place: int, key: Key) -> list[Tensor]:
         """Return the views of the image at `place`, drawn for `key`."""
@@ -77,89 +78,86 @@ class Views(Dataset[Any]):
         return len(self.images)
 
 
-class EpochSampler(Sampler[list[Key]]):
-    """One process's share of an epoch's batches, from any position.
+@dataclass
+class StepSampler(Sampler[list[Key]]):
+    """One process's share of the batches of some steps, which are counted over all epochs.
 
-    The permutation depends on (seed, epoch). Step k takes images k*B … (k+1)*B of it, of which each process takes its
-    contiguous part, so that any number of processes sees the same step. An incomplete last batch is dropped, as in the
-    official releases.
+    An epoch's permutation depends on (seed, epoch). Its step k takes images k*B … (k+1)*B of it, of which each process
+    takes its contiguous part, so that any number of processes sees the same step. An incomplete last batch is dropped,
+    as in the official releases.
 
-    Args:
+    Attributes:
         size: images.
-        batch_size: images a step, all processes together.
+        batch_size: B, images a step, all processes together.
         seed: the run's seed.
         rank: this process.
         world: processes.
+        steps: which to yield.
+
+    Raises:
+        UserError: there are not so many images, or they do not divide among the processes.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, rank: int, world: int) -> None:
-        self.size, self.batch_size, self.seed, self.rank, self.world = size, batch_size, seed, rank, world
-        self.epoch, self.position = 0, 0
+    size: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+    steps: range = range(0)
+
+    def __post_init__(self) -> None:
+        said = f"batch_size={self.batch_size}:"
+        if self.batch_size > self.size:
+            raise UserError(f"{said} the training set has {self.size} images; give at most that many")
+        if self.batch_size % self.world:
+            raise UserError(f"{said} does not divide by {self.world} processes; choose a multiple of {self.world}")
+        self.steps_per_epoch = self.size // self.batch_size
         self._order: tuple[int, list[int]] = (-1, [])
 
     def __iter__(self) -> Iterator[list[Key]]:
-        # An epoch whose iterator is still running keeps its number.
-        epoch = self.epoch
-        for step in range(self.position, len(self)):
-            yield self.keys(epoch, step)
-
-    def keys(self, epoch: int, step: int) -> list[Key]:
-        """Return this process's images of one step of an epoch."""
-        if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-            self._order = epoch, torch.randperm(self.size, generator=generator).tolist()
-        share = self.batch_size // self.world
-        first = step * self.batch_size + self.rank * share
-        return [(epoch, index) for index in self._order[1][first : first + share]]
-
-    def __len__(self) -> int:
-        """Steps of a whole epoch."""
-        return self.size // self.batch_size
-
-
-class Ahead(Sampler[list[Key]]):
-    """One process's share of some steps' batches, past the ends of epochs.
-
-    Args:
-        sampler: of the run.
-        first: the first step, counted over all epochs.
-        count: steps.
-    """
-
-    def __init__(self, sampler: EpochSampler, first: int, count: int) -> None:
-        self.sampler, self.steps = sampler, range(first, first + count)
-
-    def __iter__(self) -> Iterator[list[Key]]:
         for step in self.steps:
-            yield self.sampler.keys(*divmod(step, len(self.sampler)))
+            epoch, inside = divmod(step, self.steps_per_epoch)
+            if self._order[0] != epoch:
+                generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+                self._order = epoch, torch.randperm(self.size, generator=generator).tolist()
+            share = self.batch_size // self.world
+            first = inside * self.batch_size + self.rank * share
+            yield [(epoch, index) for index in self._order[1][first : first + share]]
 
     def __len__(self) -> int:
         """Steps."""
         return len(self.steps)
 
 
-def collate(samples: list[Any]) -> tuple[list[Tensor], Tensor, list[str]] | UserError:
-    """Stack samples into ([(N, 3, H, W)] a view, labels (N,), names of broken images), or return what went wrong."""
+class HostBatch(NamedTuple):
+    """What the loading processes make of a batch's samples."""
+
+    views: list[Tensor]
+    """(N, 3, H, W) each, as `Views.sample` makes them."""
+    labels: Tensor
+    """(N,) int64."""
+    broken: list[list[str]]
+    """For each sample, the names of the broken images in whose place it stands."""
+    indices: Tensor
+    """(N,) int64, the images' places in the split."""
+
+
+def collate(samples: list[Any]) -> HostBatch | UserError:
+    """Stack samples, or return what went wrong."""
     for sample in samples:
         if isinstance(sample, UserError):
             return sample
-    views = [torch.stack(list(view)) for view in zip(*(sample[0] for sample in samples), strict=True)]
-    labels = torch.tensor([sample[1] for sample in samples])
-    return share([*views, labels]) or (views, labels, [name for sample in samples for name in sample[2]])
-
-
-def share(tensors: list[Tensor]) -> UserError | None:
-    """In a loading process, put a batch's tensors into shared memory; return what went wrong.
-
-    PyTorch would do it later, in a thread whose failure loses the batch and leaves the training process waiting for it.
-    """
+    drawn, labels, broken, indices = zip(*samples, strict=True)
+    views = [torch.stack(view) for view in zip(*drawn, strict=True)]
+    batch = HostBatch(views, torch.tensor(labels), list(broken), torch.tensor(indices))
     if get_worker_info() is not None:
+        # PyTorch would do it later, in a thread whose failure loses the batch and leaves the training waiting for it.
         try:
-            for tensor in tensors:
+            for tensor in (*batch.views, batch.labels, batch.indices):
                 tensor.share_memory_()
         except RuntimeError:
             return NO_SHARED_MEMORY
-    return None
+    return batch
 
 
 def start_worker(_: int) -> None:
@@ -183,21 +181,25 @@ def _obey_parent() -> None:
     os._exit(0)
 
 
-def step_loader(dataset: Views, sampler: EpochSampler | Ahead, workers: int, pin: bool) -> DataLoader[Any]:
-    """Build the loader of training steps."""
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        # The sampler's epoch is read when an epoch starts; the workers get it inside each key and may stay alive.
-        persistent_workers=workers > 0,
-        multiprocessing_context="fork" if workers else None,
-        worker_init_fn=start_worker,
+def load_batches(views: Views, batches: Iterable[list[Key]], workers: int, pin: bool = False) -> Iterator[HostBatch]:
+    """Load batches in their order.
+
+    Args:
+        views: the images.
+        batches: (epoch, index) of each sample of each batch.
+        workers: loading processes; 0 loads in this one.
+        pin: put them into pinned memory, from which copies to a GPU need not be waited for.
+
+    Raises:
+        UserError: an image is broken without `skip_broken`, or cannot be read at all.
+    """
+    loader = DataLoader(
+        views, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin,
+        multiprocessing_context="fork" if workers else None, worker_init_fn=start_worker,
         # Each start of an iterator draws a number; from the process's generator it would change what the method draws.
         generator=torch.Generator(),
-    )
+    )  # fmt: skip
+    return raise_errors(loader)
 
 
 class HostToDevice:

@@ -1,6 +1,6 @@
 """Is the network learning or collapsing? Numbers of the normalized output, and a verdict in words."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pretrain.monitor_config import MonitorConfig
+from runs.settings import check_values
 
-# Outputs whose pairs are compared: 130,000 pairs settle a median, and more would only cost time.
+# Outputs whose pairs are compared: 130,000 pairs are enough for a median, and more would only cost time.
 PAIRS = 512
-# A loss that has been this near to a constant output's, as part of it, for so many epochs and updates is stuck there.
+# A loss within this fraction of a constant output's, for so many epochs and updates, is stuck there.
 FLAT, FLAT_EPOCHS, FLAT_UPDATES = 0.01, 2, 10
 
 
@@ -34,7 +35,7 @@ class Health:
     spread: float
     """sqrt(1 - median cosine of two images' outputs): 1 healthy, 0 collapsed.
 
-    With the mean for the median it would be std * sqrt(d). The std misses a collapse behind a batch norm, which centres
+    With the mean for the median it would be std * sqrt(d). The std misses a collapse after a batch norm, which centres
     the batch: a few images, others in each batch, then oppose all the rest and hold the std of n images above
     2 / sqrt(n d). The median passes over them.
     """
@@ -132,86 +133,24 @@ class OutputMonitor:
             setattr(self, name, state[name])
 
 
-class RunMonitor:
-    """Monitors what the encoder puts out and, where there is a predictor, what that makes of it.
-
-    Where the predictor stands on both sides it belongs to the encoder (Zhang et al., ICLR 2022, section 2.3): the
-    prediction may be constant while z, which then gets no gradient, keeps the spread of its start.
-
-    Args:
-        config: thresholds, the same for both.
-        warmup_steps: as for `OutputMonitor`.
-        constant_loss: the method's.
-        steps_per_epoch: of the run.
-    """
-
-    def __init__(
-        self, config: MonitorConfig, warmup_steps: int = 0, constant_loss: float | None = None, steps_per_epoch: int = 1
-    ) -> None:
-        self.output, self.prediction = OutputMonitor(config, warmup_steps), OutputMonitor(config, warmup_steps)
-        self.constant_loss = constant_loss
-        self.stays = max(FLAT_UPDATES, -(-FLAT_EPOCHS * steps_per_epoch // config.every))
-        self.flat = 0
-
-    def update_loss(self, loss: float) -> bool:
-        """Take a loss into account.
-
-        Returns:
-            Whether it has been that of a constant output for long with this one, and not longer.
-        """
-        level = self.constant_loss
-        self.flat = self.flat + 1 if level is not None and abs(loss - level) <= FLAT * level else 0
-        return self.flat == self.stays
-
-    @property
-    def collapsed_at(self) -> int | None:
-        """The step at which the output collapsed, else the prediction; None if neither did."""
-        return self.prediction.collapsed_at if self.output.collapsed_at is None else self.output.collapsed_at
-
-    def update(self, step: int, output: Health, prediction: Health | None) -> bool:
-        """Take the numbers of a step into account.
-
-        Returns:
-            Whether the verdict became "collapsed" with it.
-        """
-        before = self.collapsed_at
-        self.output.update(step, output)
-        if prediction is not None:
-            self.prediction.update(step, prediction)
-        return before is None and self.collapsed_at is not None
-
-    @property
-    def verdict(self) -> str:
-        """As `OutputMonitor`'s; `collapsed at step 412 in the prediction` where z is not; or `does not learn: …`."""
-        if self.output.collapsed_at is None and self.prediction.collapsed_at is not None:
-            return f"{self.prediction.verdict} in the prediction"
-        if self.collapsed_at is None and self.flat >= self.stays:
-            return f"does not learn: the loss stays at {self.constant_loss:.2f}, that of a constant output"
-        return self.output.verdict
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"output": self.output.state_dict(), "prediction": self.prediction.state_dict(), "flat": self.flat}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.output.load_state_dict(state["output"])
-        self.prediction.load_state_dict(state["prediction"])
-        self.flat = state["flat"]
-
-
 class CollapseMonitor:
-    """Watches the outputs of anybody's training loop for collapse.
+    """Watches the outputs of a training for collapse, this project's or anybody's own.
 
         monitor = CollapseMonitor(every=50)
         for x1, x2 in loader:
             ...
             if monitor.update(z) != "healthy": print(monitor.verdict, monitor.health)
 
-    It sees the batch of its own process and changes no weight and no random number.
+    It watches the encoder's output and, where there is a predictor, the predictor's: one on both
+    sides belongs to the encoder (Zhang et al., ICLR 2022, section 2.3), and the prediction may be constant while z,
+    which then gets no gradient, keeps the spread of its start. It changes no weight and no random number.
 
     Args:
-        every: updates between two measurements; the others cost nothing.
+        every: steps between two measurements; the others cost nothing.
+        warmup_steps: steps before which no numbers are bad.
+        constant_loss: the loss of a constant output, where that is a trap; None elsewhere.
+        steps_per_epoch: of the run.
+        config: all settings, in place of `every` and `settings`.
         settings: `patience`, `threshold`, `floor` and `min_rank` of `MonitorConfig`.
 
     Attributes:
@@ -219,14 +158,23 @@ class CollapseMonitor:
         steps: updates so far.
     """
 
-    def __init__(self, every: int = 50, **settings: Any) -> None:
-        self.monitor = RunMonitor(MonitorConfig(every=every, **settings))
-        self.every, self.steps = every, 0
+    def __init__(
+        self, every: int = 50, warmup_steps: int = 0, constant_loss: float | None = None, steps_per_epoch: int = 1,
+        config: MonitorConfig | None = None, **settings: Any,
+    ) -> None:  # fmt: skip
+        if config is None:
+            config = MonitorConfig(every=every, **settings)
+            check_values(config)
+        self.of_z, self.of_p = OutputMonitor(config, warmup_steps), OutputMonitor(config, warmup_steps)
+        self.every, self.steps = config.every, 0
         self.health: Health | None = None
         self.prediction: Health | None = None
+        self.constant_loss = constant_loss
+        self.stays = max(FLAT_UPDATES, -(-FLAT_EPOCHS * steps_per_epoch // config.every))
+        self.flat = 0
 
     def update(self, z: Tensor, p: Tensor | None = None) -> str:
-        """Take a step's outputs into account, and return the verdict so far.
+        """Take a step's outputs into account, those of the own process, and return the verdict so far.
 
         Args:
             z: (n, d) of any floating dtype and device, what the projector puts out for n different images; n from 2 on.
@@ -244,25 +192,60 @@ class CollapseMonitor:
                 raise ValueError(f"outputs must be (n, d) with n at least 2, not {tuple(outputs.shape)}")
         self.steps += 1
         if self.steps % self.every == 0:
-            self.health, self.prediction = measure(z), None if p is None else measure(p)
-            self.monitor.update(self.steps, self.health, self.prediction)
+            self.add(self.steps, measure(z), None if p is None else measure(p))
         return self.verdict
 
+    def add(self, step: int, output: Health, prediction: Health | None) -> bool:
+        """Take the numbers of a step into account.
+
+        Returns:
+            Whether the verdict became "collapsed" with it.
+        """
+        self.health, self.prediction = output, prediction
+        before = self.collapsed_at
+        self.of_z.update(step, output)
+        if prediction is not None:
+            self.of_p.update(step, prediction)
+        return before is None and self.collapsed_at is not None
+
+    def add_loss(self, loss: float) -> bool:
+        """Take a loss into account.
+
+        Returns:
+            Whether the loss has now been a constant output's for so long that it is stuck; true once.
+        """
+        level = self.constant_loss
+        self.flat = self.flat + 1 if level is not None and abs(loss - level) <= FLAT * level else 0
+        return self.flat == self.stays
+
     @property
-    def verdict(self) -> str:
-        """See `update`."""
-        return self.monitor.verdict
+    def collapsed_at(self) -> int | None:
+        """The step at which the output collapsed, else the prediction; None if neither did."""
+        return self.of_p.collapsed_at if self.of_z.collapsed_at is None else self.of_z.collapsed_at
 
     @property
     def collapsed(self) -> bool:
         """Whether the verdict is a collapse."""
-        return self.monitor.collapsed_at is not None
+        return self.collapsed_at is not None
+
+    @property
+    def verdict(self) -> str:
+        """See `update`; or `does not learn: …` where losses are given."""
+        if self.of_z.collapsed_at is None and self.of_p.collapsed_at is not None:
+            return f"{self.of_p.verdict} in the prediction"
+        if not self.collapsed and self.flat >= self.stays:
+            return f"does not learn: the loss stays at {self.constant_loss:.2f}, that of a constant output"
+        return self.of_z.verdict
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
-        return {"monitor": self.monitor.state_dict(), "steps": self.steps}
+        health = asdict(self.health) if self.health else None
+        parts = {"of_z": self.of_z.state_dict(), "of_p": self.of_p.state_dict()}
+        return {**parts, "flat": self.flat, "steps": self.steps, "health": health}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.monitor.load_state_dict(state["monitor"])
-        self.steps = state["steps"]
+        self.of_z.load_state_dict(state["of_z"])
+        self.of_p.load_state_dict(state["of_p"])
+        self.flat, self.steps = state["flat"], state["steps"]
+        self.health = Health(**state["health"]) if state["health"] else None

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from runs.errors import UserError
+from runs.settings import number
 
 
 @dataclass
 class MonitorConfig:
     """What is watched."""
 
-    every: int = 10
+    every: int = number(10, least=1)
     """Steps between two measurements of the output."""
-    patience: int = 3
+    patience: int = number(3, least=1)
     """Bad measurements in a row that make a collapse, and good ones that end it."""
     threshold: float = 0.2
     """A measurement is bad when std * sqrt(d) or `spread`, both 1 for an output spread evenly over the sphere, has
@@ -20,25 +20,15 @@ class MonitorConfig:
     """A measurement is bad too when either is below this, also if it never was larger."""
     min_rank: float = 2.0
     """A measurement is bad too when the effective rank is below this: all outputs lie on one line."""
-    measures_every: int = 50
+    measures_every: int = number(50, least=0)
     """Steps between two sets of further numbers (docs/collapse.md), also at the last step; 0 for none."""
-    knn_every: int = 10
+    knn_every: int = number(10, least=0)
     """Epochs between two kNN evaluations, which also come before the first and after the last epoch; 0 for none."""
-    knn_bank: int = 50_000
+    knn_bank: int = number(50_000, least=1)
     """Most training images that the kNN evaluation looks up."""
-    knn_queries: int = 10_000
+    knn_queries: int = number(10_000, least=1)
     """Most validation images that it classifies."""
-    knn_k: int = 200
+    knn_k: int = number(200, least=1)
     """Neighbours (Wu et al., arXiv:1805.01978, section 3.4); at most a tenth of the bank is used."""
-    knn_temperature: float = 0.07
+    knn_temperature: float = number(0.07, above=0)
     """Temperature of the votes (the same section)."""
-
-    def __post_init__(self) -> None:
-        for name in ("every", "patience", "knn_bank", "knn_queries", "knn_k"):
-            if getattr(self, name) < 1:
-                raise UserError(f"monitor.{name}={getattr(self, name)}: must be at least 1")
-        if min(self.knn_every, self.measures_every) < 0 or self.knn_temperature <= 0:
-            raise UserError(
-                "monitor.knn_every and monitor.measures_every must not be negative, monitor.knn_temperature must be "
-                "positive"
-            )

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from pretrain.evaluation import Evaluation, Result, evaluate
 from pretrain.evaluation_config import KnnConfig
 from runs.distributed import rank, world_size
+from runs.errors import UserError
 
 BANK_ROWS = 2**15
 """Rows of the bank compared at a time: 268 MB of them at C = 2048, and 134 MB of similarities with 1024 queries."""
@@ -22,6 +23,8 @@ def evaluate_knn(config: KnnConfig) -> float:
     """Classify the validation images by their nearest training images."""
 
     def measure(run: Evaluation) -> Result:
+        if max(config.k) > len(run.train):
+            raise UserError(f"k={config.k}: the training set has only {len(run.train)} images; give smaller numbers")
         bank, queries = (run.features(images, batch_size=config.batch_size) for images in (run.train, run.val))
         accuracies = knn_accuracy(
             bank.values, bank.labels, queries.values, queries.labels, len(run.train.classes), config.k,

@@ -15,6 +15,7 @@ def mlp(
     output_bias: bool = False,
     hidden_norm: bool = True,
     output_norm: str = "none",
+    last: nn.Linear | None = None,
 ) -> nn.Sequential:
     """Build a projector or predictor: fc, BN, ReLU, …, fc, and perhaps a last BN.
 
@@ -22,26 +23,25 @@ def mlp(
         dims: input, hidden and output widths; `len(dims) - 1` layers.
         hidden_bias: biases of all but the last layer; useless before a batch norm.
         output_bias: bias of the last layer.
-        hidden_norm: batch norm behind all but the last layer.
-        output_norm: `"none"`, `"affine"`, `"scale"` (the offset stays 0) or `"plain"` (neither scale nor offset) behind
+        hidden_norm: batch norm after all but the last layer.
+        output_norm: `"none"`, `"affine"`, `"scale"` (the offset stays 0) or `"plain"` (neither scale nor offset) after
             the last layer.
+        last: the last layer, where it exists already.
 
     Returns:
         A `Sequential` from (N, dims[0]) to (N, dims[-1]).
     """
     layers: list[nn.Module] = []
-    for i, (into, out) in enumerate(itertools.pairwise(dims)):
-        last = i == len(dims) - 2
-        layers.append(nn.Linear(into, out, bias=output_bias if last else hidden_bias))
-        if last:
-            if output_norm != "none":
-                norm = nn.BatchNorm1d(out, affine=output_norm != "plain")
-                if output_norm == "scale":
-                    norm.bias.requires_grad = False
-                layers.append(norm)
-        else:
-            layers += [nn.BatchNorm1d(out)] if hidden_norm else []
-            layers.append(nn.ReLU(inplace=True))
+    *hidden, output = itertools.pairwise(dims)
+    for into, out in hidden:
+        norm = [nn.BatchNorm1d(out)] if hidden_norm else []
+        layers += [nn.Linear(into, out, bias=hidden_bias), *norm, nn.ReLU(inplace=True)]
+    layers.append(last or nn.Linear(*output, bias=output_bias))
+    if output_norm != "none":
+        last_norm = nn.BatchNorm1d(dims[-1], affine=output_norm != "plain")
+        if output_norm == "scale":
+            last_norm.bias.requires_grad = False
+        layers.append(last_norm)
     return nn.Sequential(*layers)
 
 

@@ -10,35 +10,41 @@ from torch import Tensor
 from pretrain.config import OptimizerConfig
 
 
-def peak_lr(config: OptimizerConfig, batch_size: int) -> float:
-    """Return the peak learning rate by the linear scaling rule."""
-    return config.lr * batch_size / 256
+class Schedule:
+    """The learning rate of each step.
 
-
-def scheduled_lr(config: OptimizerConfig, peak: float, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """Return the learning rate of a step.
-
-    A linear warm-up, then half a cosine from `peak` to `final * peak`, or steps down at `milestones`. The cosine
-    without a warm-up, per epoch and with `final = 0` is `adjust_learning_rate` of facebookresearch/simsiam@a7bc177
+    A linear warm-up, then half a cosine from the peak to `final` times the peak, or steps down at `milestones`. Without
+    a warm-up, per epoch and with `final = 0` it is `adjust_learning_rate` of facebookresearch/simsiam@a7bc177
     main_simsiam.py.
 
     Args:
-        config: the schedule.
-        peak: largest learning rate.
-        step: steps done before this one.
+        config: the settings.
+        batch_size: images a step, all processes together.
         steps_per_epoch: steps of one epoch.
         epochs: epochs of the whole run.
+
+    Attributes:
+        peak: the largest learning rate, by the linear scaling rule.
     """
-    # Position and lengths in epochs, or in steps: both only matter as ratios.
-    position, unit = (step // steps_per_epoch, 1) if config.schedule == "epoch" else (step, steps_per_epoch)
-    warmup, total = config.warmup_epochs * unit, epochs * unit
-    if position < warmup:
-        return peak * (config.warmup_start + (1 - config.warmup_start) * position / warmup)
-    if config.milestones:
-        return peak * 0.1 ** sum(position >= fraction * total for fraction in config.milestones)
-    progress = (position - warmup) / max(total - warmup, 1)
-    final = config.final * peak
-    return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    def __init__(self, config: OptimizerConfig, batch_size: int, steps_per_epoch: int, epochs: int) -> None:
+        self.config, self.steps_per_epoch, self.epochs = config, steps_per_epoch, epochs
+        self.peak = config.lr * batch_size / 256
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of the step before which `step` are done."""
+        config, peak = self.config, self.peak
+        # Position and lengths in epochs, or in steps: both only matter as ratios.
+        by_epoch = config.schedule == "epoch"
+        position, unit = (step // self.steps_per_epoch, 1) if by_epoch else (step, self.steps_per_epoch)
+        warmup, total = config.warmup_epochs * unit, self.epochs * unit
+        if position < warmup:
+            return peak * (config.warmup_start + (1 - config.warmup_start) * position / warmup)
+        if config.milestones:
+            return peak * 0.1 ** sum(position >= fraction * total for fraction in config.milestones)
+        progress = (position - warmup) / max(total - warmup, 1)
+        final = config.final * peak
+        return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def split_groups(groups: Iterable[dict[str, Any]], exclude: bool) -> list[dict[str, Any]]:
@@ -55,7 +61,7 @@ def split_groups(groups: Iterable[dict[str, Any]], exclude: bool) -> list[dict[s
 
 
 class Layerwise(torch.optim.SGD):
-    """SGD behind a rule that rescales each layer's gradient by the ratio of two norms, all layers in a few kernels.
+    """SGD after a rule that rescales each layer's gradient by the ratio of two norms, all layers in a few kernels.
 
     Args:
         params: parameter groups; a group with `adapt: False` is plain SGD.
@@ -138,7 +144,7 @@ class Lars(Layerwise):
     the momentum, v = m * v + lr * g, p = p - v.
 
     NOTE: BYOL's release (google-deepmind/deepmind-research@4822a45 byol/utils/optimizers.py) multiplies by the learning
-    rate behind the momentum. The two differ only while the rate changes within the momentum's memory of some ten steps.
+    rate after the momentum. The two differ only while the rate changes within the momentum's memory of some ten steps.
     """
 
     lr_in_momentum = True

@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
-from PIL import Image
 
-from pretrain.config import DataConfig
-from pretrain.data import BrokenImage, Images, open_images
-from pretrain.data.source import DAMAGE
+from pretrain.config import FREE, DataConfig
+from pretrain.data import Images, open_images
 from runs.app import hydra_app
-from runs.errors import UserError
+from runs.errors import BrokenImage, UserError
 from runs.files import atomic_write, sha256, write_json
 from runs.folder import claim_run
 from runs.progress import Progress
-from runs.settings import path
+from runs.settings import number, path
 
 INDEX = "index.json"
 
@@ -35,31 +33,28 @@ class ShardConfig:
 
     data: DataConfig = MISSING
     splits: list[str] = field(default_factory=lambda: ["train", "val"])
-    images: int = 1000
+    images: int = number(1000, least=1)
     """Images a shard: some 100 MB of ImageNet."""
-    seed: int = 0
+    seed: int = number(0, least=0)
     """Of the order of the images."""
     output: str = path()
 
-    def __post_init__(self) -> None:
-        if self.images < 1:
-            raise UserError(f"images={self.images}: must be at least 1")
+    def check(self) -> None:  # noqa: D102
         if not self.splits or set(self.splits) - {"train", "val"}:
             raise UserError(f"splits={self.splits}: must be train, val or both")
 
 
 @hydra_app("pretrain", "config_shard", ShardConfig)
 def main(config: ShardConfig) -> int:
-    """Write what is missing, then check everything and write the index."""
+    """See `write`."""
     return write(config)
 
 
 def write(config: ShardConfig) -> int:
-    """See `main`."""
+    """Write what is missing, check everything, write the index; returns the exit status."""
     splits = {split: open_images(config.data, split) for split in config.splits}
     bound = {split: images.content_fingerprint for split, images in splits.items()}
-    free = ("data.workers", "data.cache", "data.root")
-    with claim_run("shard", config.output, asdict(config), free, bound) as run:
+    with claim_run("shard", config.output, asdict(config), FREE, bound) as run:
         index: dict[str, Any] = {"schema": 1}
         for split, images in splits.items():
             print(images.describe())
@@ -96,17 +91,15 @@ def write_split(
     random.Random(config.seed).shuffle(order)
     rows: list[dict[str, Any]] = []
     broken: list[str] = []
-    for number, start in enumerate(range(0, len(order), config.images)):
-        path = folder / f"{folder.name}-{number:06d}.tar"
+    for place, start in enumerate(range(0, len(order), config.images)):
+        path = folder / f"{folder.name}-{place:06d}.tar"
         chosen = order[start : start + config.images]
-        content, missing = _pack(images, chosen, start, config.data.skip_broken) if not _whole(path) else (None, [])
-        if content is not None:
+        if not _whole(path):
+            content, missing = _pack(images, chosen, start, config.data.skip_broken)
             with atomic_write(path) as file:
                 file.write(content)
             with atomic_write(_digest(path), "w") as file:
-                file.write(
-                    "".join(f"{line}\n" for line in (f"{sha256(path)}  {path.name}", *(f"# {m}" for m in missing)))
-                )
+                file.writelines([f"{sha256(path)}  {path.name}\n", *(f"# {name}\n" for name in missing)])
         first, *rest = _digest(path).read_text(encoding="utf-8").splitlines()
         skipped = [line.removeprefix("# ") for line in rest]
         broken += skipped
@@ -157,18 +150,14 @@ def _pack(images: Images, chosen: list[int], start: int, skip_broken: bool) -> t
 
 def _file(images: Images, index: int) -> tuple[str, bytes]:
     """Extension and bytes of an image file; an image without a file becomes a PNG, which loses nothing."""
-    content = images.read(index)
-    if isinstance(content, Image.Image):
+    source = images.source(index)
+    source.rgb()  # all of it decodes
+    if source.content is None:
         output = io.BytesIO()
-        content.save(output, "PNG")
+        source.image.save(output, "PNG")
         return "png", output.getvalue()
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            kind = str(image.format).lower()
-            image.load()
-    except DAMAGE as error:
-        raise BrokenImage(images.names[index]) from error
-    return {"jpeg": "jpg", "tiff": "tif", "mpo": "jpg"}.get(kind, kind), content
+    kind = str(source.image.format).lower()
+    return {"jpeg": "jpg", "tiff": "tif", "mpo": "jpg"}.get(kind, kind), source.content
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[
     Args:
         package: the importable package that holds the configuration files.
         config: the primary configuration's name in it, without `.yaml`; its defaults begin with `schema_<config>`.
-        schema: the dataclass that types every key; its `__post_init__` may raise `UserError`. Its fields' docs are what
+        schema: the dataclass that types every key; `check_values` checks it. Its fields' docs are what
             `--help` prints, behind the first line of the docstring of the function's module.
     """
 

@@ -4,6 +4,8 @@ import errno
 import importlib.util
 import os
 import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from runs.text import printable
 
@@ -22,6 +24,23 @@ class UserError(Exception):
         super().__init__(printable(" ".join(message.split())))
 
 
+class BrokenImage(UserError):
+    """An image file that does not decode, or whose values mean nothing certain.
+
+    Args:
+        name: of the file.
+        reason: what is wrong with it, and the remedy.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
+
+    def __reduce__(self) -> tuple[type["BrokenImage"], tuple[str, str]]:
+        # Out of a loading process it comes pickled, and made anew from its message alone it would say it twice.
+        return type(self), (self.name, self.reason)
+
+
 NO_SHARED_MEMORY = UserError(
     "/dev/shm is too small for the batches of the loading processes; enlarge it (docker run --shm-size 8g), or give "
     "fewer data.workers (0 needs none of it) or a smaller batch_size"
@@ -30,6 +49,17 @@ LOST_WORKER = UserError(
     "a loading process was killed, as the kernel does when memory is short (dmesg says so); give fewer data.workers, a "
     "smaller batch_size or data.cache=false, and run the same command again"
 )
+
+
+def raise_errors(items: Iterable[Any]) -> Iterator[Any]:
+    """Yield what a loader yields; an error among it is raised.
+
+    Loading processes hand errors over as values, since an exception that leaves a process comes out as many lines.
+    """
+    for item in items:
+        if isinstance(item, UserError):
+            raise item
+        yield item
 
 
 def from_os_error(error: OSError) -> UserError:

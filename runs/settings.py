@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import math
+import operator
 import shutil
 import sys
 import textwrap
@@ -16,11 +17,27 @@ from runs.plugins import search_path
 
 MISSING = "???"  # OmegaConf's mark of a setting that has to be given
 DOC_COLUMN = 34
+INSIDE = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 
 def choice(default: str, *choices: str) -> Any:
     """A field that takes one of `choices`; a string literal below it says what they mean."""
     return dataclasses.field(default=default, metadata={"choices": (default, *choices)})
+
+
+def number(
+    default: Any, *, least: float | None = None, most: float | None = None, above: float | None = None,
+    below: float | None = None,
+) -> Any:  # fmt: skip
+    """A field whose number, or each number of its list, lies in a range, the ends included or (`above`, `below`) not.
+
+    The range is checked by `check_values`. `default` may be a function that makes a list.
+    """
+    limits = {"at least": least, "above": above, "at most": most, "below": below}
+    limits = {words: limit for words, limit in limits.items() if limit is not None}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata={"limits": limits})
+    return dataclasses.field(default=default, metadata={"limits": limits})
 
 
 def path(default: str = MISSING) -> Any:
@@ -33,12 +50,34 @@ def path_settings(schema: type) -> set[str]:
     return {key for key, field in _fields(schema) if "path" in field.metadata}
 
 
+@dataclasses.dataclass
+class CommandConfig:
+    """Settings of every command that trains or evaluates a network."""
+
+    official: bool = False
+    """The official releases' arithmetic, bit for bit, in place of what is equal up to rounding and faster: sets
+    precision and channels_last, and where there are such augment.pipeline and optimizer.fused, of which one that is
+    given stays as given."""
+    seed: int = number(0, least=0)
+    output: str = path()
+    """The run's folder."""
+    device: str = choice("auto", "cpu", "cuda")
+    precision: str = choice("auto", "fp32", "tf32", "bf16")
+    """auto: tf32 on a GPU, fp32 on a CPU; tf32: fp32 with TF32 products and convolutions; bf16: mixed precision."""
+    channels_last: bool = True
+    """Lay images out with channels last, which convolutions are faster on."""
+    threads: int = number(0, least=0)
+    """PyTorch's threads on the CPU; 0 leaves its choice."""
+
+
 def check_values(config: Any, prefix: str = "") -> None:
-    """Check the fields that are made by `choice` and all numbers, those of nested dataclasses too.
+    """Check the fields that are made by `choice` or `number` and all other numbers, those of nested dataclasses too.
+
+    Behind its fields, a dataclass with a method `check` checks what they have to do with each other.
 
     Raises:
-        UserError: a value is none of its field's choices, a number is not finite, or a whole one has more than 63 bits,
-            of which no generator and no tensor can be made.
+        UserError: a value is none of its field's choices, a number is outside its field's range or not finite, or a
+            whole one has more than 63 bits, of which no generator and no tensor can be made.
     """
     for field in dataclasses.fields(config):
         value, key = getattr(config, field.name), f"{prefix}{field.name}"
@@ -51,6 +90,11 @@ def check_values(config: Any, prefix: str = "") -> None:
                 raise UserError(f"{key}={value}: must be finite")
             if isinstance(number, int) and abs(number) >= 2**63:
                 raise UserError(f"{key}={value}: must be below 2^63")
+            for words, limit in field.metadata.get("limits", {}).items():
+                if not INSIDE[words](number, limit):
+                    raise UserError(f"{key}={value}: must be {words} {limit:g}")
+    if hasattr(config, "check"):
+        config.check()
 
 
 def help_text(about: str, package: str, config: str, schema: type, arguments: list[str]) -> str:

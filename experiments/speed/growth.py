@@ -25,8 +25,8 @@ import torch
 from benchmarks.results.records import find
 from experiments.speed.views import ours, read_files, recipe
 from experiments.speed.voc_cases import make_detections, make_truth
-from pretrain.classifiers import LinearClassifiers
 from pretrain.evaluation_config import LinearConfig
+from pretrain.linear_classifiers import LinearClassifiers
 from pretrain.neighbours import knn_accuracy
 from runs.colours import COLOURS
 from runs.files import atomic_write, write_json

@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from converters.resnet import build_resnet
 from experiments.speed.rows import Row, Skipped, alternate, script
 from hardware.limits import multiply_rate
-from pretrain.classifiers import LinearClassifiers
 from pretrain.config import OptimizerConfig
 from pretrain.evaluation_config import LinearConfig
+from pretrain.linear_classifiers import LinearClassifiers
 from pretrain.networks import pooled
 from pretrain.optim import build_optimizer
 

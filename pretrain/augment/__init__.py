@@ -20,7 +20,6 @@ with light_imports():
     from torchvision import transforms
     from torchvision.transforms import InterpolationMode
 
-INTERPOLATIONS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 Transform = Callable[[Image.Image], Tensor]
 
 
@@ -51,13 +50,7 @@ def build_views(config: AugmentConfig, views: int) -> list[Transform]:
     Returns:
         One transform a view, from a PIL RGB image to a (3, size, size) float tensor, normalized.
     """
-    return [_view(recipe) for recipe in recipes(config, views)]
-
-
-def recipes(config: AugmentConfig, views: int) -> list[AugmentConfig]:
-    """Return one recipe a view, with `second` worked in at every other one."""
-    pair = config, config.second_view()
-    return [pair[number % 2] for number in range(views)]
+    return [_view(recipe) for recipe in config.for_views(views)]
 
 
 def evaluation_view(config: AugmentConfig) -> Transform:
@@ -89,22 +82,17 @@ def _view(config: AugmentConfig) -> Transform:
         if c.kernel_side
         else GaussianBlur((c.blur_sigma[0], c.blur_sigma[1]))
     )
-    interpolation = INTERPOLATIONS[c.interpolation]
+    crop = transforms.RandomResizedCrop(
+        c.size, scale=tuple(c.crop_scale), interpolation=InterpolationMode(c.interpolation)
+    )
     operations = {
-        "crop": transforms.RandomResizedCrop(c.size, scale=tuple(c.crop_scale), interpolation=interpolation),
-        "jitter": transforms.RandomApply([transforms.ColorJitter(*c.jitter)], p=c.jitter_p),
-        "gray": transforms.RandomGrayscale(p=c.gray_p),
-        "blur": transforms.RandomApply([blur], p=c.blur_p),
-        "solarize": transforms.RandomSolarize(threshold=128, p=c.solarize_p),
-        "flip": transforms.RandomHorizontalFlip(p=c.flip_p),
-    }  # fmt: skip
-    # An operation that never happens is left out: it would still draw from the generator, which the releases do not.
-    on = {
-        "crop": 1.0,
-        "jitter": c.jitter_p,
-        "gray": c.gray_p,
-        "blur": c.blur_p,
-        "solarize": c.solarize_p,
-        "flip": c.flip_p,
+        "crop": (1.0, crop),
+        "jitter": (c.jitter_p, transforms.RandomApply([transforms.ColorJitter(*c.jitter)], p=c.jitter_p)),
+        "gray": (c.gray_p, transforms.RandomGrayscale(p=c.gray_p)),
+        "blur": (c.blur_p, transforms.RandomApply([blur], p=c.blur_p)),
+        "solarize": (c.solarize_p, transforms.RandomSolarize(threshold=128, p=c.solarize_p)),
+        "flip": (c.flip_p, transforms.RandomHorizontalFlip(p=c.flip_p)),
     }
-    return transforms.Compose([*(operations[name] for name in c.order if on[name] > 0), *_to_tensor(c)])
+    # An operation that never happens is left out: it would still draw from the generator, which the releases do not.
+    chosen = [operation for p, operation in map(operations.__getitem__, c.order) if p > 0]
+    return transforms.Compose([*chosen, *_to_tensor(c)])

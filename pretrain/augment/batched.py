@@ -1,6 +1,6 @@
 """The colour of a view on whole batches of tensors, on any device: the arithmetic of `pixels` in float32.
 
-Values stay 0 to 255 and are cut or rounded behind every operation as Pillow does it. The groups of images that an
+Values stay 0 to 255 and are cut or rounded after every operation as Pillow does it. The groups of images that an
 operation meets are formed on the CPU from what was drawn, so a GPU is never waited for.
 """
 
@@ -145,19 +145,27 @@ class Colour:
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
 
-    def __call__(self, crops: Tensor, drawn: Tensor) -> Tensor:
+    def __call__(self, crops: Tensor, drawn: Tensor | None) -> Tensor:
         """Return normalized views (N, 3, S, S) float32.
 
         Args:
             crops: (N, 3, S, S) uint8, on the device that is to compute.
-            drawn: (N, 12) `Draw.vector`s on the CPU.
+            drawn: (N, 12) `Draw.vector`s on the CPU; None for crops that have their colour.
         """
+        if drawn is None:
+            return normalize(crops, self.config)
         x = crops.to(torch.float32)
-        steps = {"jitter": self._jitter, "gray": self._gray, "blur": self._blur, "solarize": self._solarize}
-        steps["flip"] = self._flip
         for name in self.config.order:
-            if name != "crop":
-                steps[name](x, drawn)
+            if name == "jitter":
+                self._jitter(x, drawn)
+            elif name == "gray":
+                _apply(x, drawn[:, GRAY] > 0, lambda part: to_gray(part).expand_as(part))
+            elif name == "blur":
+                self._blur(x, drawn)
+            elif name == "solarize":
+                _apply(x, drawn[:, SOLARIZE] > 0, solarize)
+            elif name == "flip":
+                _apply(x, drawn[:, FLIP] > 0, lambda part: part.flip(-1))
         return normalize(x, self.config)
 
     def _jitter(self, x: Tensor, drawn: Tensor) -> None:
@@ -171,20 +179,11 @@ class Colour:
                 factor = factors[chosen, number].view(-1, 1, 1, 1).to(x.device, non_blocking=True)
                 _apply(x, chosen, lambda part, f=function, v=factor: f(part, v))  # type: ignore[misc]
 
-    def _gray(self, x: Tensor, drawn: Tensor) -> None:
-        _apply(x, drawn[:, GRAY] > 0, lambda part: to_gray(part).expand_as(part))
-
     def _blur(self, x: Tensor, drawn: Tensor) -> None:
         chosen = drawn[:, SIGMA] > 0
         if chosen.any():
             matrices = blur_matrices(drawn[chosen, SIGMA], x.shape[-1], self.config.kernel_side, x.device)
             _apply(x, chosen, lambda part: blur(part, matrices))
-
-    def _solarize(self, x: Tensor, drawn: Tensor) -> None:
-        _apply(x, drawn[:, SOLARIZE] > 0, solarize)
-
-    def _flip(self, x: Tensor, drawn: Tensor) -> None:
-        _apply(x, drawn[:, FLIP] > 0, lambda part: part.flip(-1))
 
 
 def _apply(x: Tensor, chosen: Tensor, operation: Callable[[Tensor], Tensor]) -> None:

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pretrain.augment import build_views, recipes
-from pretrain.augment.batched import Colour, normalize
+from pretrain.augment import build_views
+from pretrain.augment.batched import Colour
 from pretrain.augment.draws import Draw, Drawer
 from pretrain.augment.pixels import Pixels, colour, planes, resize
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
-from pretrain.data.source import Source
+from pretrain.data.decoding import Source
 from pretrain.loader import Key, Views
 
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -40,7 +40,7 @@ class FastViews(Views):
         self, images: Images, config: AugmentConfig, views: int, seed: int, skip_broken: bool, batched: bool = False
     ) -> None:
         super().__init__(images, (), seed, skip_broken)
-        self.recipes, self.batched = recipes(config, views), batched
+        self.recipes, self.batched = config.for_views(views), batched
         self.drawers = [Drawer(recipe) for recipe in self.recipes]
         self.colours = [Colour(recipe) for recipe in self.recipes]
 
@@ -67,10 +67,8 @@ class FastViews(Views):
         """
         count = len(self.recipes)
         pixels = [tensor.to(device, non_blocking=True) for tensor in tensors[:count]]
-        if not self.batched:
-            return [normalize(view, recipe) for view, recipe in zip(pixels, self.recipes, strict=True)]
-        triples = zip(pixels, tensors[count:], self.colours, strict=True)
-        return [colours(view, drawn) for view, drawn, colours in triples]
+        drawn = tensors[count:] if self.batched else [None] * count
+        return [colours(view, what) for view, what, colours in zip(pixels, drawn, self.colours, strict=True)]
 
     def _crops(self, source: Source, draws: Sequence[Draw]) -> list[Pixels]:
         spare = min(min(draw.box[2:]) / recipe.size for draw, recipe in zip(draws, self.recipes, strict=True))

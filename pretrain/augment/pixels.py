@@ -1,6 +1,6 @@
 """The operations of a view on one 8-bit image, by OpenCV: torchvision's results on PIL images, several times as fast.
 
-Pillow rounds to 8 bits behind every operation, mostly towards zero, and so does this; what differs, and by how many
+Pillow rounds to 8 bits after every operation, mostly towards zero, and so does this; what differs, and by how many
 8-bit levels, is stated at each operation and measured by tests/pretrain/test_augment_fast.py. "0.01 levels" below is a
 mean over photographs.
 

@@ -1,6 +1,5 @@
 """The picture of `pretrain.collapse`: the spectrum, the statistics, the amount of the center."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,10 +43,8 @@ def save(
         _amounts(axes.pop(0), z, p)
     if by_temperature:
         _temperatures(axes.pop(0), by_temperature)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
     with atomic_write(path) as file:
-        file.write(buffer.getvalue())
+        figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def _spectrum(axis: Any, singular: Sequence[float], healthy: float) -> None:

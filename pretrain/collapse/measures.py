@@ -131,8 +131,9 @@ def decorrelation_cosines(
     return found
 
 
-def last_bias(predictor: nn.Module | None, width: int) -> Tensor | None:
-    """The bias that a predictor adds last, (width,); None where it has none."""
+def last_bias(method: nn.Module, width: int) -> Tensor | None:
+    """The bias that a method's predictor adds last, (width,); None where it has none."""
+    predictor = getattr(method, "predictor", None)
     modules = list(predictor.modules()) if predictor is not None else []
     bias = getattr(modules[-1], "bias", None) if modules else None
     return bias.detach() if isinstance(bias, Tensor) and bias.shape == (width,) else None
@@ -149,7 +150,9 @@ def bias_cosine(bias: Tensor, *views: Tensor) -> float:
     return cosine_similarity(bias.double(), o_z, dim=0).item()
 
 
-def report(z: Tensor, z2: Tensor | None, p: Tensor | None, bias: Tensor | None) -> dict[str, object]:
+def report(
+    z: Tensor, z2: Tensor | None = None, p: Tensor | None = None, bias: Tensor | None = None
+) -> dict[str, object]:
     """What training logs of a batch: `examine`, figure 5 (c) at one temperature, and the first singular values.
 
     Args:

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from pretrain.augment import build_views
 from pretrain.checkpoint import Checkpoints
+from pretrain.collapse.measures import last_bias
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.features import settings_beside
-from pretrain.loader import Views, collate
+from pretrain.loader import Views, load_batches
 from pretrain.method.base import Method, Plan, build_method
 from pretrain.method.config import METHODS
 from runs.errors import UserError
@@ -22,10 +23,12 @@ class Outputs(NamedTuple):
 
     z: Tensor
     """(n, d), the first view's."""
-    z2: Tensor
+    z2: Tensor | None = None
     """(n, d), the second's."""
-    p: Tensor | None
+    p: Tensor | None = None
     """(n, d), predictions from z; None without a predictor on it."""
+    bias: Tensor | None = None
+    """(d,), what the predictor adds last; None where it adds nothing."""
 
 
 @torch.no_grad()
@@ -56,17 +59,17 @@ def compute_outputs(
     """
     method.eval()
     views = Views(images, build_views(augment, 2), seed, skip_broken)
+    keys = [(0, i) for i in indices]
+    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
     first, second, predicted = [], [], []
-    for start in range(0, len(indices), batch_size):
-        batch = collate(views.__getitems__([(0, i) for i in indices[start : start + batch_size]]))
-        if isinstance(batch, UserError):
-            raise batch
-        z, z2 = (method.embed(x.to(device)).float() for x in batch[0])  # n-by-d
+    for batch in load_batches(views, batches, workers=0):
+        z, z2 = (method.embed(x.to(device)).float() for x in batch.views)  # n-by-d
         first.append(z)
         second.append(z2)
         p = method.predict(z)  # n-by-d
         predicted += [] if p is None else [p.float()]
-    return Outputs(torch.cat(first), torch.cat(second), torch.cat(predicted) if predicted else None)
+    z, p = torch.cat(first), torch.cat(predicted) if predicted else None
+    return Outputs(z, torch.cat(second), p, last_bias(method, z.shape[1]))
 
 
 def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[Method, AugmentConfig] | None:

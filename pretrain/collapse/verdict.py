@@ -5,11 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from pretrain import monitor
 from pretrain.collapse import figure, measures
-from pretrain.collapse.outputs import compute_outputs, load_method
+from pretrain.collapse.outputs import Outputs, compute_outputs, load_method
 from pretrain.evaluation import Evaluation, Result, evaluate
 from pretrain.evaluation_config import CollapseConfig
 from runs.errors import UserError
@@ -51,27 +50,26 @@ def table(metrics: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def outputs(config: CollapseConfig, run: Evaluation) -> tuple[str, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """What is measured, in words; z, z2 and p (n, d); the predictor's last bias (d,)."""
+def outputs(config: CollapseConfig, run: Evaluation) -> tuple[str, Outputs]:
+    """What is measured, in words, and the outputs."""
     val = run.val
     indices = sorted(random.Random(config.seed).sample(range(len(val)), min(config.images, len(val))))
     ours = config.heads and config.checkpoint != RANDOM
     loaded = load_method(Path(config.checkpoint), run.train, run.device) if ours else None
     if loaded is None:
-        z = run.features(val, indices, config.batch_size).values.float()
-        return "the pooled features", z, None, None, None
+        return "the pooled features", Outputs(run.features(val, indices, config.batch_size).values.float())
     if config.augment.mean or config.augment.std:
         raise UserError("augment.mean, augment.std: the heads see the views of their training; add heads=false")
     method, augment = loaded
-    z, z2, p = compute_outputs(method, augment, val, indices, config.batch_size, config.seed, run.device)
-    return "the heads' output", z, z2, p, measures.last_bias(getattr(method, "predictor", None), z.shape[1])
+    found = compute_outputs(method, augment, val, indices, config.batch_size, config.seed, run.device)
+    return "the heads' output", found
 
 
 def evaluate_collapse(config: CollapseConfig) -> float:
     """Measure a checkpoint's outputs."""
 
     def measure(run: Evaluation) -> Result:
-        what, z, z2, p, bias = outputs(config, run)
+        what, (z, z2, p, bias) = outputs(config, run)
         health = monitor.measure(z)
         spectrum = measures.spectrum(z)
         metrics = {**asdict(health), **measures.examine(z, p, bias, spectrum)}

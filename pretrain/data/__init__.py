@@ -1,10 +1,10 @@
 """The data sets: each YAML file in this folder names one; the layouts they lie in are the modules."""
 
 from pretrain.config import DataConfig
-from pretrain.data.base import BrokenImage, Images
 from pretrain.data.cifar import open_cifar
 from pretrain.data.folder import open_folder
 from pretrain.data.huggingface import open_arrow, open_parquet
+from pretrain.data.images import Images
 from pretrain.data.labels import LABEL_FILES
 from pretrain.data.shards import open_shards
 from runs import plugins
@@ -33,23 +33,28 @@ def open_images(config: DataConfig, split: str) -> Images:
     return images
 
 
-def open_splits(config: DataConfig) -> tuple[Images, Images]:
-    """Open the training and the validation images.
+def open_training(config: DataConfig, evaluates: bool = True) -> tuple[Images, Images | None]:
+    """Open the training images and, where they have classes and `evaluates`, the validation images.
 
     Raises:
-        UserError: see `open_images` and `open_val`.
+        UserError: see `open_images` and `open_splits`.
     """
     train = open_images(config, "train")
-    return train, open_val(config, train)
+    return train, _open_val(config, train) if train.classes and evaluates else None
 
 
-def open_val(config: DataConfig, train: Images) -> Images:
-    """Open the validation images.
+def open_splits(config: DataConfig) -> tuple[Images, Images]:
+    """Open the training and the validation images.
 
     Raises:
         UserError: a split is missing or malformed or has no classes, or their classes differ, so that one number would
             mean two classes.
     """
+    train = open_images(config, "train")
+    return train, _open_val(config, train)
+
+
+def _open_val(config: DataConfig, train: Images) -> Images:
     val = open_images(config, "val")
     for images in (train, val):
         if not images.classes:
@@ -63,4 +68,4 @@ def open_val(config: DataConfig, train: Images) -> Images:
     return val
 
 
-__all__ = ["BrokenImage", "Images", "open_images", "open_splits", "open_val"]
+__all__ = ["Images", "open_images", "open_splits", "open_training"]

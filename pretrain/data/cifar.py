@@ -4,7 +4,7 @@ from PIL import Image
 
 from converters.light_imports import light_imports
 from pretrain.config import DataConfig
-from pretrain.data.base import Images
+from pretrain.data.images import Images
 from runs.errors import UserError
 
 

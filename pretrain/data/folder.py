@@ -7,7 +7,7 @@ folder where a file names their classes (`pretrain.data.labels`); and images wit
 from pathlib import Path
 
 from pretrain.config import DataConfig
-from pretrain.data.base import Images
+from pretrain.data.images import Images
 from pretrain.data.labels import find_labels
 from pretrain.data.listing import ARCHIVES, ImageFile, Listing, list_images
 from runs.errors import UserError

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.config import DataConfig
-from pretrain.data.base import BrokenImage, Images
+from pretrain.data.decoding import broken_image
+from pretrain.data.images import Images
 from runs.errors import UserError
 
 # Groups of rows that a process keeps: enough to read in order. A shuffled epoch decompresses a whole group for each
@@ -37,15 +38,12 @@ class ParquetFile:
             self.metadata, self.schema = opened.metadata, opened.schema_arrow
         self.sizes = [self.metadata.row_group(number).num_rows for number in range(self.metadata.num_row_groups)]
 
-    def column(self, name: str) -> Any:
-        """One column, or one field of its values (`image.path`)."""
+    def column(self, name: str, group: int | None = None) -> Any:
+        """A column, or one field of its values (`image.path`): of one group, or of all."""
         with self._open(self.path, metadata=self.metadata) as opened:
-            return _field(opened.read([name], use_threads=False), name)
-
-    def group(self, number: int, name: str) -> Any:
-        """The same of one group."""
-        with self._open(self.path, metadata=self.metadata) as opened:
-            return _field(opened.read_row_group(number, [name], use_threads=False), name)
+            if group is None:
+                return _field(opened.read([name], use_threads=False), name)
+            return _field(opened.read_row_group(group, [name], use_threads=False), name)
 
 
 class ArrowFile:
@@ -59,13 +57,10 @@ class ArrowFile:
             self.schema, self.batches = stream.schema, list(stream)
         self.sizes = [len(batch) for batch in self.batches]
 
-    def column(self, name: str) -> Any:
-        """One column, or one field of its values (`image.path`)."""
-        return _field(self._table(self.batches, self.schema), name)
-
-    def group(self, number: int, name: str) -> Any:
-        """The same of one group."""
-        return _field(self._table([self.batches[number]], self.schema), name)
+    def column(self, name: str, group: int | None = None) -> Any:
+        """See `ParquetFile`."""
+        batches = self.batches if group is None else [self.batches[group]]
+        return _field(self._table(batches, self.schema), name)
 
 
 def _field(table: Any, name: str) -> Any:
@@ -140,14 +135,14 @@ def _open(config: DataConfig, split: str, paths: list[Path]) -> Images:
 
     @lru_cache(maxsize=KEPT)
     def contents(number: int, group: int) -> Any:
-        return files[number].group(group, f"{image}.bytes")
+        return files[number].column(f"{image}.bytes", group)
 
     def read(index: int) -> bytes:
         number, group, row = groups[index]
         try:
             content: bytes | None = contents(number, group)[row].as_py()
         except (pyarrow.ArrowException, OSError) as error:
-            raise BrokenImage(names[index]) from error
+            raise broken_image(names[index]) from error
         # Without bytes, the row points to a file on the machine that wrote it.
         return content or b""
 

@@ -192,13 +192,15 @@ def _leads_back(target: str, trees: list[str]) -> bool:
 
 
 def _list_archive(listing: Listing, archive: str, inside: str) -> None:
-    kind = _zip_members if archive.lower().endswith(".zip") else _tar_members
+    kind = _zip_members if archive.lower().endswith(".zip") else tar_members
     try:
         members = list(kind(archive))
     except (tarfile.TarError, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise UserError(f"{archive}: not a readable zip or uncompressed tar ({error}); unpack it yourself") from error
     found: list[ImageFile] = []
     for name, member in members:
+        if name.endswith(".cls"):
+            raise UserError(f"{archive}: a WebDataset shard; read it with data=webdataset")
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
         if any(is_system(part) for part in parts):
             listing.left_out["hidden or of the system"] += 1
@@ -226,7 +228,7 @@ def _zip_members(archive: str) -> Iterator[tuple[str, zipfile.ZipInfo | None]]:
             yield entry.filename, None if link or entry.is_dir() else entry
 
 
-def _tar_members(archive: str) -> Iterator[tuple[str, tuple[int, int] | None]]:
+def tar_members(archive: str) -> Iterator[tuple[str, tuple[int, int] | None]]:
     """Members and those of tars in it; a folder ends with a slash, what is no file has no place."""
     with open(archive, "rb") as file:
         yield from _members_at(file, 0, os.path.getsize(archive))
@@ -240,8 +242,6 @@ def _members_at(file: BinaryIO, start: int, end: int) -> Iterator[tuple[str, tup
         tar.members = []  # type: ignore[attr-defined]  # it would keep all of ImageNet's
         if member.offset_data + member.size > end:
             raise tarfile.ReadError("it ends too early")
-        if member.name.endswith(".cls"):
-            raise UserError(f"{file.name}: a WebDataset shard; read it with data=webdataset")
         place = (member.offset_data, member.size)
         if not member.isfile():
             yield f"{member.name}/" if member.isdir() else member.name, None

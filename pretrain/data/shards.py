@@ -7,8 +7,8 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from pretrain.config import DataConfig
-from pretrain.data.base import Images
-from pretrain.data.listing import SUFFIXES
+from pretrain.data.images import Images
+from pretrain.data.listing import SUFFIXES, ImageFile, tar_members
 from runs.errors import UserError
 
 
@@ -22,53 +22,35 @@ def open_shards(config: DataConfig, split: str) -> Images:
     shards = sorted(folder.glob("*.tar"))
     if not shards:
         raise UserError(f"{folder}: no *.tar shards; data.root must hold {split}/*.tar")
-    names: list[str] = []
-    labels: list[int] = []
-    places: list[tuple[Path, int, int]] = []
-    for shard in shards:
-        for key, (place, label) in sorted(_index(shard).items()):
-            if place is None or label is None:
-                raise UserError(
-                    f"{shard}: sample {key!r} lacks its {'image' if place is None else '.cls'}; write it again"
-                )
-            names.append(f"{shard}:{key}")
-            labels.append(label)
-            places.append((shard, *place))
+    found = [sample for shard in shards for sample in sorted(_samples(shard))]
+    labels = [label for _, label in found]
     classes = [str(i) for i in range(max(labels) + 1)]
     missing = sorted(set(range(len(classes))) - set(labels))
     if missing:
         raise UserError(f"{folder}: class {missing[0]} has no images; number the classes from 0 without gaps")
-
-    def read(index: int) -> bytes:
-        shard, offset, size = places[index]
-        with open(shard, "rb") as file:
-            file.seek(offset)
-            return file.read(size)
-
-    return Images(config.name, split, names, labels, classes, read)
+    names = [file.name for file, _ in found]
+    return Images(config.name, split, names, labels, classes, lambda i: found[i][0].read())
 
 
-def _index(shard: Path) -> dict[str, tuple[tuple[int, int] | None, int | None]]:
-    """Sample key -> ((offset, bytes) of its image, class number)."""
-    samples: dict[str, tuple[tuple[int, int] | None, int | None]] = {}
+def _samples(shard: Path) -> list[tuple[ImageFile, int]]:
+    """Image, whose path is the sample's key, and class number of each sample."""
+    images: dict[str, ImageFile] = {}
+    labels: dict[str, int] = {}
     try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                path = PurePosixPath(member.name)
-                # WebDataset: the key ends at the first dot of the file name.
-                key, _, extension = path.name.partition(".")
-                key = str(path.parent / key)
-                place, label = samples.get(key, (None, None))
-                if f".{extension.lower()}" in SUFFIXES:
-                    place = (member.offset_data, member.size)
-                elif extension == "cls":
-                    content = tar.extractfile(member)
-                    label = int(content.read()) if content else None
-                samples[key] = (place, label)
+        for name, place in tar_members(str(shard)):
+            path = PurePosixPath(name)
+            # WebDataset: the key ends at the first dot of the file name.
+            key, _, extension = path.name.partition(".")
+            file = ImageFile(str(path.parent / key), str(shard), place)
+            if place and f".{extension.lower()}" in SUFFIXES:
+                images[file.path] = file
+            elif place and extension == "cls":
+                labels[file.path] = int(file.read())
     except (tarfile.TarError, ValueError, OSError) as error:
         raise UserError(
             f"{shard}: not a readable, uncompressed tar of KEY.jpg and KEY.cls ({error}); write it again"
         ) from error
-    return samples
+    if lacking := sorted(images.keys() ^ labels.keys()):
+        what = "image" if lacking[0] in labels else ".cls"
+        raise UserError(f"{shard}: sample {lacking[0]!r} lacks its {what}; write it again")
+    return [(file, labels[key]) for key, file in images.items()]

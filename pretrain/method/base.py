@@ -56,7 +56,7 @@ class Batch:
     views: list[Tensor]
     """As many views as the method asks for, each (N, 3, H, W) float, normalized."""
     labels: Tensor
-    """(N,) int64; only `supervised` may look at them."""
+    """(N,) int64; only `supervised` may use them."""
     step: int
     """Steps done before this one."""
     indices: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from runs.errors import UserError
-from runs.settings import choice
+from runs.settings import choice, number
 
 
 @dataclass
@@ -21,22 +21,16 @@ class SimSiamConfig(MethodConfig):
     """Settings of SimSiam."""
 
     name: str = "simsiam"
-    dim: int = 2048
+    dim: int = number(2048, least=1)
     """d: width of z and p."""
-    hidden: int = 512
+    hidden: int = number(512, least=1)
     """Width of the predictor's hidden layer, a quarter of d in the paper (section 3)."""
-    layers: int = 3
+    layers: int = number(3, least=2, most=3)
     """Layers of the projector: 3, and 2 on CIFAR (appendix D)."""
     fix_predictor_lr: bool = True
     """Keep the predictor's learning rate constant (section 4.2; `--fix-pred-lr` of the release)."""
     stop_gradient: bool = True
     """Stop the gradient at z. Without it the network collapses (section 4.1); for experiments only."""
-
-    def __post_init__(self) -> None:
-        if self.layers not in (2, 3):
-            raise UserError(f"method.layers={self.layers}: SimSiam's projector has 2 or 3 layers")
-        if min(self.dim, self.hidden) < 1:
-            raise UserError("method.dim and method.hidden must be at least 1")
 
 
 @dataclass
@@ -44,26 +38,22 @@ class SimCLRConfig(MethodConfig):
     """Settings of SimCLR."""
 
     name: str = "simclr"
-    dim: int = 128
+    dim: int = number(128, least=1)
     """Width of z."""
-    layers: int = 3
+    layers: int = number(3, least=1)
     """Layers of g: 2 in the paper, 3 in the SimSiam paper's improved reproduction (appendix C)."""
-    temperature: float = 0.1
+    temperature: float = number(0.1, above=0)
     """tau."""
     reduction: str = choice("sum", "mean")
     """Of the two directions' losses: sum, as released, or mean, as the paper writes it."""
-    predictor: int = 0
+    predictor: int = number(0, least=0)
     """Hidden width of SimSiam's predictor on the side of the queries (SimSiam, section 6.2); 0 for none."""
     stop_gradient: bool = False
     """Stop the gradient at the keys (the same section)."""
 
-    def __post_init__(self) -> None:
-        if self.layers < 1 or self.dim < 1:
-            raise UserError("method.layers and method.dim must be at least 1")
-        if self.predictor < 0 or (self.stop_gradient and not self.predictor):
-            raise UserError("method.predictor: must not be negative, nor 0 with method.stop_gradient=true")
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature={self.temperature}: must be positive")
+    def check(self) -> None:  # noqa: D102
+        if self.stop_gradient and not self.predictor:
+            raise UserError("method.stop_gradient=true: needs a predictor; add method.predictor=32")
 
 
 @dataclass
@@ -71,13 +61,13 @@ class MoCoConfig(MethodConfig):
     """Settings of MoCo v2."""
 
     name: str = "moco"
-    dim: int = 128
+    dim: int = number(128, least=1)
     """C: width of queries and keys."""
-    queue: int = 65536
+    queue: int = number(65536, least=1)
     """K: keys in the queue, a multiple of the keys of a step."""
-    momentum: float = 0.999
+    momentum: float = number(0.999, least=0, most=1)
     """m: of the key encoder."""
-    temperature: float = 0.2
+    temperature: float = number(0.2, above=0)
     """t."""
     symmetrized: bool = True
     """Use each view as query and as key (SimSiam paper, appendix C); MoCo v2 itself takes view 1 as query only."""
@@ -85,17 +75,9 @@ class MoCoConfig(MethodConfig):
     """Of the symmetrized loss's two terms."""
     shuffle: bool = True
     """Shuffling BN: the key encoder sees the images in another order (section 3.3)."""
-    bn_groups: int = 1
+    bn_groups: int = number(1, least=1)
     """Groups of a step's images, all processes together, with batch-norm statistics of their own; a process is at least
     one."""
-
-    def __post_init__(self) -> None:
-        if min(self.dim, self.queue, self.bn_groups) < 1:
-            raise UserError("method.dim, method.queue and method.bn_groups must be at least 1")
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"method.momentum={self.momentum}: must lie in 0 to 1")
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature={self.temperature}: must be positive")
 
 
 @dataclass
@@ -103,18 +85,12 @@ class BYOLConfig(MethodConfig):
     """Settings of BYOL."""
 
     name: str = "byol"
-    dim: int = 256
+    dim: int = number(256, least=1)
     """Width of z and q."""
-    hidden: int = 4096
+    hidden: int = number(4096, least=1)
     """Width of the hidden layers of projector and predictor."""
-    momentum: float = 0.996
+    momentum: float = number(0.996, least=0, most=1)
     """tau_base: the target's decay rate at the start; it rises to 1 along a cosine."""
-
-    def __post_init__(self) -> None:
-        if min(self.dim, self.hidden) < 1:
-            raise UserError("method.dim and method.hidden must be at least 1")
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"method.momentum={self.momentum}: must lie in 0 to 1")
 
 
 @dataclass
@@ -122,41 +98,31 @@ class SwAVConfig(MethodConfig):
     """Settings of SwAV."""
 
     name: str = "swav"
-    dim: int = 128
+    dim: int = number(128, least=1)
     """D: width of z."""
-    hidden: int = 2048
+    hidden: int = number(2048, least=1)
     """Width of the projector's hidden layers."""
-    layers: int = 3
+    layers: int = number(3, least=1)
     """Layers of the projector: 2 in the paper, 3 in the SimSiam paper's improved reproduction (appendix C)."""
-    prototypes: int = 3000
+    prototypes: int = number(3000, least=1)
     """K: number of prototypes."""
-    temperature: float = 0.1
+    temperature: float = number(0.1, above=0)
     """temp."""
-    epsilon: float = 0.05
+    epsilon: float = number(0.05, above=0)
     """eps: smoothness of the assignments."""
-    iterations: int = 3
+    iterations: int = number(3, least=1)
     """niters: of Sinkhorn-Knopp."""
-    freeze_epochs: int = 1
+    freeze_epochs: int = number(1, least=0)
     """Epochs that leave the prototypes as they are."""
-    queue: int = 0
+    queue: int = number(0, least=0)
     """Earlier projections of each view that the assignments take into account, a multiple of batch_size; 0 for none."""
-    queue_from_epoch: int = 15
+    queue_from_epoch: int = number(15, least=0)
     """Epoch, counted from 0, whose projections are the queue's first."""
-    predictor: int = 0
-    """Hidden width of SimSiam's predictor behind the prototypes, on the side that predicts; 0 for none (SimSiam,
+    predictor: int = number(0, least=0)
+    """Hidden width of SimSiam's predictor after the prototypes, on the side that predicts; 0 for none (SimSiam,
     section 6.2, whose encoder includes the prototypes)."""
     stop_gradient: bool = True
     """Make the codes constants. Without it the training diverges (the same section); for experiments only."""
-
-    def __post_init__(self) -> None:
-        for name in ("dim", "hidden", "layers", "prototypes", "iterations"):
-            if getattr(self, name) < 1:
-                raise UserError(f"method.{name}={getattr(self, name)}: must be at least 1")
-        for name in ("freeze_epochs", "queue", "queue_from_epoch", "predictor"):
-            if getattr(self, name) < 0:
-                raise UserError(f"method.{name}={getattr(self, name)}: must not be negative")
-        if min(self.temperature, self.epsilon) <= 0:
-            raise UserError("method.temperature and method.epsilon must be positive")
 
 
 @dataclass
@@ -174,18 +140,18 @@ class SiameseConfig(MethodConfig):
     """Settings of the composition; the defaults are SimSiam."""
 
     name: str = "siamese"
-    dim: int = 2048
+    dim: int = number(2048, least=1)
     """d: width of z and p."""
-    hidden: int = 512
+    hidden: int = number(512, least=1)
     """Width of the predictor's hidden layer."""
-    layers: int = 3
+    layers: int = number(3, least=2, most=3)
     """Layers of the projector."""
     projector_bn: str = choice("all", "hidden", "none")
     """Which layers of the projector have batch norm."""
     output_affine: bool = False
     """Give the output's batch norm scale and offset."""
     tail: str = choice("none", "l2", "l2_bn")
-    """What follows the projector. l2: a normalization; l2_bn: batch norm behind one."""
+    """What follows the projector. l2: a normalization; l2_bn: batch norm after one."""
     predictor: str = choice("mlp", "two_fc", "one_fc", "one_fc_tanh", "bias", "none")
     """h. none: the identity."""
     predictor_bn: str = choice("hidden", "none", "all")
@@ -200,41 +166,26 @@ class SiameseConfig(MethodConfig):
     """latest: the output of now; mean: over further views; moving_average: of an image's outputs; cached: for steps."""
     stop_gradient: bool = True
     """Make the target a constant (target=latest only; the others are constants)."""
-    momentum: float = 0.8
+    momentum: float = number(0.8, least=0, most=1)
     """m of target=moving_average."""
-    alternate: int = 1
+    alternate: int = number(1, least=0)
     """k of target=cached: steps between two computations of the targets; 0 for an epoch's."""
-    mean_of: int = 10
+    mean_of: int = number(10, least=2)
     """Views of an image for target=mean: the first is compared with the mean of the others."""
     symmetry: str = choice("symmetric", "asymmetric", "asymmetric_2x")
     """asymmetric_2x: two pairs of views an image, each compared one way."""
     similarity: str = choice("cosine", "cross_entropy", "mse", "infonce", "triplet", "self")
     """self: of a view with its own output."""
-    temperature: float = 0.2
+    temperature: float = number(0.2, above=0)
     """tau of infonce."""
     remove: list[str] = field(default_factory=list)
     """Parts of the extra gradient to leave out: o_e, its center, and r_e, its residual."""
-    collapse_from: int = 0
+    collapse_from: int = number(0, least=0)
     """Epochs after which h goes and the target is no constant, which collapses; 0 for never."""
-    decorrelate_from: int = 0
+    decorrelate_from: int = number(0, least=0)
     """Epochs after which de-correlation is the only loss; 0 for never."""
 
-    def __post_init__(self) -> None:
-        if self.layers not in (2, 3):
-            raise UserError(f"method.layers={self.layers}: SimSiam's projector has 2 or 3 layers")
-        if min(self.dim, self.hidden) < 1:
-            raise UserError("method.dim and method.hidden must be at least 1")
-        if min(self.alternate, self.collapse_from, self.decorrelate_from) < 0:
-            raise UserError("method.alternate, collapse_from and decorrelate_from must not be negative")
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"method.momentum={self.momentum}: must lie in 0 to 1")
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature={self.temperature}: must be positive")
-        if self.mean_of < 2:
-            raise UserError(f"method.mean_of={self.mean_of}: must be at least 2")
-        self._check_together()
-
-    def _check_together(self) -> None:
+    def check(self) -> None:
         """Refuse parts that do not fit each other, so that no setting is silently without effect."""
         if set(self.remove) - set(REMOVABLE):
             raise UserError(f"method.remove={self.remove}: may name {' and '.join(REMOVABLE)}")

@@ -22,8 +22,8 @@ class SimCLR(Method):
         self.config = config
         self.encoder = plan.base_encoder(num_classes=config.dim)
         width = self.encoder.fc.in_features
-        # google-research/simclr@383d414 model_util.py projection_head: BN behind every layer, so none has a bias, and
-        # no offset behind the last.
+        # google-research/simclr@383d414 model_util.py projection_head: BN after every layer, so none has a bias, and
+        # no offset after the last.
         self.encoder.fc = mlp([width] * config.layers + [config.dim], output_norm="scale")
         if config.predictor:
             self.predictor = mlp([config.dim, config.predictor, config.dim], output_bias=True)

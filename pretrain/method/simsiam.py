@@ -2,13 +2,13 @@
 
 from typing import cast
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.models.resnet import ResNet
 
 from pretrain.method.base import Batch, Group, Method, Output, Plan
 from pretrain.method.config import SimSiamConfig
-from pretrain.networks import full_precision
+from pretrain.networks import full_precision, mlp
 
 
 class SimSiam(Method):
@@ -21,19 +21,10 @@ class SimSiam(Method):
         # one seed gives the official initial weights, and the checkpoints exchange.
         self.encoder = plan.base_encoder(num_classes=config.dim)
         fc = self.encoder.fc
-        width = fc.in_features
-        projector: list[nn.Module] = []
-        for _ in range(config.layers - 1):
-            projector += [nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
         # The last bias is useless before the norm, but the release keeps it, without a gradient.
         fc.bias.requires_grad = False
-        self.encoder.fc = nn.Sequential(*projector, fc, nn.BatchNorm1d(config.dim, affine=False))
-        self.predictor = nn.Sequential(
-            nn.Linear(config.dim, config.hidden, bias=False),
-            nn.BatchNorm1d(config.hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(config.hidden, config.dim),
-        )
+        self.encoder.fc = mlp([fc.in_features] * config.layers + [config.dim], output_norm="plain", last=fc)
+        self.predictor = mlp([config.dim, config.hidden, config.dim], output_bias=True)
 
     def forward(self, batch: Batch) -> Output:  # noqa: D102
         f, h, D = self.encoder, self.predictor, self.D

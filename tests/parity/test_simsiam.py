@@ -15,7 +15,7 @@ from pretrain.augment import build_views
 from pretrain.config import OptimizerConfig, PretrainConfig
 from pretrain.method.base import Batch, Method, Plan, build_method
 from pretrain.method.config import SimSiamConfig
-from pretrain.optim import build_optimizer, scheduled_lr
+from pretrain.optim import Schedule, build_optimizer
 from tests.parity import case
 from tests.pretrain.test_method_presets import recipe
 
@@ -49,10 +49,11 @@ def train(method: Method) -> dict[str, Any]:
     method.double()
     config = official("simsiam", lr=case.LR, momentum=case.MOMENTUM, weight_decay=case.DECAY).optimizer
     optimizer = build_optimizer(method.groups(), config, case.LR)
+    schedule = Schedule(config, 256, 1, case.STEPS)
     result: dict[str, Any] = {"losses": []}
     for step in range(case.STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = case.LR if group["fix_lr"] else scheduled_lr(config, case.LR, step, 1, case.STEPS)
+            group["lr"] = case.LR if group["fix_lr"] else schedule(step)
         output = method(Batch(list(case.images(step)), torch.zeros(case.BATCH, dtype=torch.long), step))
         optimizer.zero_grad()
         output["loss"].backward()
@@ -95,11 +96,11 @@ def test_without_stop_gradient_the_gradients_differ() -> None:
 def test_both_parameter_groups_follow_the_official_schedule() -> None:
     for epochs, rates in figures("simsiam_schedule")["rates"].items():
         lr = case.SCHEDULES[epochs]
-        config = OptimizerConfig(lr=lr)
+        schedule = Schedule(OptimizerConfig(lr=lr), 256, 5, int(epochs))
         for epoch, (encoder, predictor) in enumerate(rates):
             # The rate is set once an epoch: every step of it has the same.
             for step in (5 * epoch, 5 * epoch + 4):
-                assert scheduled_lr(config, lr, step, 5, int(epochs)) == pytest.approx(encoder, rel=1e-12)
+                assert schedule(step) == pytest.approx(encoder, rel=1e-12)
             assert predictor == lr
 
 

@@ -20,7 +20,13 @@ from pretrain.checkpoint import Checkpoints
 CONTEXT = multiprocessing.get_context("forkserver")
 # PyTorch imports torch._dynamo with the first optimizer.
 CONTEXT.set_forkserver_preload(
-    ["pretrain.trainer", "pretrain.classifiers", "pretrain.neighbours", "torch._dynamo", "tests.pretrain.processes"]
+    [
+        "pretrain.trainer",
+        "pretrain.linear_classifiers",
+        "pretrain.neighbours",
+        "torch._dynamo",
+        "tests.pretrain.processes",
+    ]
 )
 
 SMALL = (

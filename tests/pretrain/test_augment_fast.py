@@ -18,13 +18,14 @@ from torch import Tensor
 
 import pretrain.augment.fast
 from pretrain import augment
-from pretrain.augment import batched, pixels, recipes
+from pretrain.augment import batched, pixels
 from pretrain.augment.draws import Drawer
 from pretrain.augment.fast import FastViews, open_views
 from pretrain.config import AugmentConfig
-from pretrain.data import BrokenImage, Images
-from pretrain.loader import EpochSampler, Views, step_loader
-from runs.errors import UserError
+from pretrain.data import Images
+from pretrain.loader import StepSampler, Views, load_batches
+from runs.errors import BrokenImage, UserError
+from runs.settings import check_values
 from tests.pretrain.processes import lines, run, small
 
 CPU = torch.device("cpu")
@@ -279,8 +280,8 @@ def test_a_wrong_variant_is_found(files: Images, name: str, monkeypatch: pytest.
 def test_batches_do_not_depend_on_workers_or_company(files: Images, on_device: bool) -> None:
     config = recipe("simsiam", size=32)
     views = FastViews(files, config, 2, 5, False, on_device)
-    sampler = EpochSampler(len(files), 8, 5, 0, 1)
-    alone, apart = list(step_loader(views, sampler, 0, False)), list(step_loader(views, sampler, 2, False))
+    sampler = StepSampler(len(files), 8, 5, steps=range(len(files) // 8))
+    alone, apart = list(load_batches(views, sampler, 0)), list(load_batches(views, sampler, 2))
     for one, two in zip(alone, apart, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one[0], two[0], strict=True))
     keys = next(iter(sampler))
@@ -341,9 +342,9 @@ def test_the_setting_selects_the_pipeline(files: Images) -> None:
     assert open_views(files, config, 2, 0, False, "cuda").batched  # type: ignore[attr-defined]
     assert type(open_views(files, replace(config, pipeline="reference"), 2, 0, False)) is Views
     assert type(open_views(files, recipe("none", pipeline="fast"), 1, 0, False)) is Views
-    assert [r.solarize_p for r in recipes(recipe("byol"), 2)] == [0.0, 0.2]
-    with pytest.raises(UserError, match="reference or fast"):
-        recipe("simsiam", pipeline="quick")
+    assert [r.solarize_p for r in recipe("byol").for_views(2)] == [0.0, 0.2]
+    with pytest.raises(UserError, match="choose one of fast, reference"):
+        check_values(recipe("simsiam", pipeline="quick"))
 
 
 def test_a_whole_run_goes_as_with_the_reference(images: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pretrain.features import load_feature_extractor
 from pretrain.method.base import Plan, build_method
 from pretrain.monitor import measure
 from runs.errors import UserError
+from runs.settings import check_values
 from tests.pretrain.tiny import CONFIGS
 
 CPU = torch.device("cpu")
@@ -53,7 +54,7 @@ def test_heads_come_back_with_their_weights(tmp_path: Path, images: Path, name: 
     loaded = load_method(path, train, CPU)
     assert loaded is not None
     again, augment = loaded
-    z, z2, p = compute_outputs(again, augment, train, list(range(12)), 8, 0, CPU)
+    z, z2, p, _ = compute_outputs(again, augment, train, list(range(12)), 8, 0, CPU)
     assert z.shape == z2.shape and len(z) == 12 and not torch.equal(z, z2)
     x = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
@@ -118,7 +119,7 @@ def test_the_table_says_what_is_healthy() -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(UserError, match="images must be at least 2"):
-        CollapseConfig(checkpoint="x", output="x", images=1)
-    with pytest.raises(UserError, match="threshold=2"):
-        CollapseConfig(checkpoint="x", output="x", threshold=2.0)
+    with pytest.raises(UserError, match="images=1: must be at least 2"):
+        check_values(CollapseConfig(checkpoint="x", output="x", images=1))
+    with pytest.raises(UserError, match=r"threshold=2\.0: must be below 1"):
+        check_values(CollapseConfig(checkpoint="x", output="x", threshold=2.0))

@@ -103,10 +103,14 @@ def test_the_cosines_equal_a_loop_over_images() -> None:
 
 
 def test_the_last_bias_is_found_where_there_is_one() -> None:
-    assert last_bias(nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 4)), 4) is not None
-    assert last_bias(nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 4, bias=False)), 4) is None
-    assert last_bias(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), 4) is None
-    assert last_bias(None, 4) is None
+    method = nn.Module()
+    assert last_bias(method, 4) is None
+    method.predictor = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 4))
+    assert last_bias(method, 4) is not None and last_bias(method, 2) is None
+    method.predictor = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 4, bias=False))
+    assert last_bias(method, 4) is None
+    method.predictor = nn.Sequential(nn.Linear(4, 2), nn.ReLU())
+    assert last_bias(method, 4) is None
 
 
 def test_a_report_decomposes_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,10 @@ from torchvision.datasets import CIFAR10, ImageFolder
 
 from pretrain.augment import build_views
 from pretrain.config import AugmentConfig, DataConfig
-from pretrain.data import BrokenImage, Images, open_images, open_splits
-from pretrain.loader import EpochSampler, Views, step_loader
-from runs.errors import UserError
+from pretrain.data import Images, open_images, open_splits
+from pretrain.loader import HostBatch, StepSampler, Views, load_batches
+from runs.errors import BrokenImage, UserError
+from runs.settings import check_values
 
 RECIPE = AugmentConfig(name="test", size=16, solarize_p=0.2)
 
@@ -35,18 +36,16 @@ def tree(root: Path) -> DataConfig:
 def batches(root: Path, workers: int, rank: int = 0, world: int = 1, position: int = 0, seed: int = 3) -> list[Any]:
     """The batches of two epochs, the first from a position on."""
     images = open_images(tree(root), "train")
-    sampler = EpochSampler(len(images), 16, seed, rank, world)
-    loader = step_loader(Views(images, build_views(RECIPE, 2), seed, False), sampler, workers, False)
-    found = []
-    for epoch in (1, 2):
-        sampler.epoch, sampler.position = epoch, position if epoch == 1 else 0
-        found += list(loader)
-    return found
+    sampler = StepSampler(len(images), 16, seed, rank, world, range(4 + position, 12))
+    return list(load_batches(Views(images, build_views(RECIPE, 2), seed, False), sampler, workers))
 
 
 def same(a: list[Any], b: list[Any]) -> bool:
     return len(a) == len(b) and all(
-        torch.equal(x[1], y[1]) and all(torch.equal(v, w) for v, w in zip(x[0], y[0], strict=True))
+        all(
+            torch.equal(v, w)
+            for v, w in zip((*x.views, x.labels, x.indices), (*y.views, y.labels, y.indices), strict=True)
+        )
         for x, y in zip(a, b, strict=True)
     )
 
@@ -75,8 +74,9 @@ def test_a_loading_process_keeps_to_one_thread(images: Path) -> None:
     try:
         cv2.setNumThreads(4)
         split = open_images(tree(images), "train")
-        loader = step_loader(Threads(split, (), 0, False), EpochSampler(len(split), 16, 0, 0, 1), 1, False)
-        assert next(iter(loader))[0][0].unique().tolist() == [1]
+        sampler = StepSampler(len(split), 16, 0, steps=range(1))
+        (((threads,), *_),) = load_batches(Threads(split, (), 0, False), sampler, 1)
+        assert threads.unique().tolist() == [1]
     finally:
         cv2.setNumThreads(before)
 
@@ -84,7 +84,12 @@ def test_a_loading_process_keeps_to_one_thread(images: Path) -> None:
 def test_the_shares_of_two_processes_are_the_batch_of_one(images: Path) -> None:
     first, second = (batches(images, 0, rank, 2) for rank in (0, 1))
     joined = [
-        ([torch.cat(views) for views in zip(a[0], b[0], strict=True)], torch.cat([a[1], b[1]]), [])
+        HostBatch(
+            [torch.cat(views) for views in zip(a.views, b.views, strict=True)],
+            torch.cat([a.labels, b.labels]),
+            [],
+            torch.cat([a.indices, b.indices]),
+        )
         for a, b in zip(first, second, strict=True)
     ]
     assert same(joined, batches(images, 0))
@@ -102,11 +107,11 @@ def test_loading_leaves_the_process_s_generators_alone(images: Path) -> None:
 
 
 def test_every_image_comes_once_an_epoch() -> None:
-    sampler = EpochSampler(50, 8, 0, 0, 1)
     orders = []
-    for sampler.epoch in (0, 1):
+    for number in (0, 1):
+        sampler = StepSampler(50, 8, 0, steps=range(6 * number, 6 * number + 6))
         keys = [key for batch in sampler for key in batch]
-        assert len(keys) == len(set(keys)) == 48 and {epoch for epoch, _ in keys} == {sampler.epoch}
+        assert len(keys) == len(set(keys)) == 48 and {epoch for epoch, _ in keys} == {number}
         orders.append([index for _, index in keys])
     assert orders[0] != orders[1]
 
@@ -153,12 +158,13 @@ def test_a_file_name_that_is_no_utf_8_has_a_fingerprint(images: Path, tmp_path: 
     [
         ({"std": [0.0, 0.2, 0.2]}, "augment.std"), ({"std": [0.2]}, "augment.std"),
         ({"mean": [0.5, 0.5]}, "augment.mean"),
-        ({"blur_sigma": [2.0, 0.1]}, "augment.blur_sigma"), ({"second": {"std": [0.0, 0.0, 0.0]}}, "augment.std"),
+        ({"blur_sigma": [2.0, 0.1]}, "augment.blur_sigma"),
+        ({"second": {"std": [0.0, 0.0, 0.0]}}, "augment.second.std"),
     ],
 )  # fmt: skip
 def test_views_that_cannot_be_made_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        AugmentConfig(name="test", **wrong)
+        check_values(AugmentConfig(name="test", **wrong), "augment.")
 
 
 def test_gray_and_transparent_images_become_rgb(tmp_path: Path) -> None:
@@ -365,9 +371,9 @@ def test_parquet_in_loading_processes_and_a_broken_image_in_it(images: Path, tmp
     epochs = []
     for workers in (0, 2):
         views = Views(found, build_views(RECIPE, 2), 0, skip_broken=True)
-        epochs.append(list(step_loader(views, EpochSampler(len(found), 16, 0, 0, 1), workers, False)))
+        epochs.append(list(load_batches(views, StepSampler(len(found), 16, 0, steps=range(4)), workers)))
     assert same(*epochs)
-    assert {name for batch in epochs[1] for name in batch[2]} == {bad}
+    assert {name for batch in epochs[1] for names in batch.broken for name in names} == {bad}
 
 
 def test_parquet_at_fault_is_named(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

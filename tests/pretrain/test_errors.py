@@ -55,10 +55,10 @@ def test_a_wrong_setting(module: str, argument: str, said: str, images: Path, tm
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("seed=-1", "seed=-1: must not be negative"),
+        ("seed=-1", "seed=-1: must be at least 0"),
         ("device=tpu", "device=tpu: choose one of auto, cpu, cuda"),
         ("data=mnist", "mnist"),
-        ("data.workers=-2", "data.workers=-2: must be 0 or more"),
+        ("data.workers=-2", "data.workers=-2: must be at least -1"),
         ("data.layout=zip", "data.layout=zip: choose one of folder"),
         ("augment.jitter=[1]", "augment.jitter=[1.0]: must be brightness"),
         ("arch=resnet49", "resnet49"),
@@ -69,11 +69,11 @@ def test_a_wrong_setting(module: str, argument: str, said: str, images: Path, tm
         ("batch_size=1", "too few for batch norm"),
         ("seed=9223372036854775808", "seed=9223372036854775808: must be below 2^63"),
         ("optimizer.warmup_epochs=3", "optimizer.warmup_epochs=3: must be fewer than epochs=3"),
-        ("optimizer.lr=0", "optimizer.lr=0.0: must be positive"),
+        ("optimizer.lr=0", "optimizer.lr=0.0: must be above 0"),
         ("optimizer.name=adam", "optimizer.name=adam: choose one of"),
         ("optimizer.schedule=never", "optimizer.schedule=never: choose one of epoch, step"),
         ("on_collapse=cry", "on_collapse=cry: choose one of warn, stop"),
-        ("checkpoint.keep=0", "checkpoint.keep must be at least 1"),
+        ("checkpoint.keep=0", "checkpoint.keep=0: must be at least 1"),
         ("monitor.every=0", "monitor.every=0: must be at least 1"),
         ("augment.second={blurp:1}", "blurp"),
     ],
@@ -89,7 +89,7 @@ def test_a_wrong_setting_of_the_training(argument: str, said: str, images: Path,
         ("lr=[]", "lr=[]: must be a list of different positive numbers"),
         ("lr=[0.1,0.1]", "must be a list of different positive numbers"),
         ("optimizer=adam", "optimizer=adam: choose one of"),
-        ("momentum=2", "momentum must lie in 0 to 1"),
+        ("momentum=2", "momentum=2.0: must be at most 1"),
         ("batch_size=100", "batch_size=100: the training set has 64 images"),
         ("checkpoint=nowhere.pth", "nowhere.pth"),
         ("arch=''", "arch: is required with checkpoint=random"),
@@ -115,7 +115,8 @@ def test_classes_of_images_that_have_none(images: Path, tmp_path: Path) -> None:
 
 def test_a_wrong_setting_of_the_knn_evaluation(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    for argument, said in (("k=[200]", "the training set has only 64 images"), ("temperature=[0]", "positive numbers")):
+    few, none = "the training set has only 64 images", "temperature=[0.0]: must be above 0"
+    for argument, said in (("k=[200]", few), ("temperature=[0]", none)):
         assert said in refused("pretrain.knn", [*evaluation(images, folder), argument], folder)
     assert not folder.exists()
 

@@ -16,16 +16,15 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from converters.resnet import build_resnet
-from pretrain import classifiers as heads
+from pretrain import linear_classifiers as heads
 from pretrain import neighbours
-from pretrain.augment import evaluation_view
-from pretrain.classifiers import LinearClassifiers, _augmented, _cached, train
 from pretrain.config import AugmentConfig, DataConfig, OptimizerConfig
 from pretrain.data import open_images, open_splits
 from pretrain.evaluation import Evaluation, Result, evaluate
 from pretrain.evaluation_config import LinearConfig
 from pretrain.features import Features, extract_features, load_feature_extractor
-from pretrain.loader import EpochSampler
+from pretrain.linear_classifiers import LinearClassifiers, _augmented, _cached, few_steps, train
+from pretrain.loader import StepSampler
 from pretrain.neighbours import knn_accuracy, nearest_neighbours
 from pretrain.optim import build_optimizer
 from runs.errors import UserError
@@ -218,12 +217,12 @@ def test_cached_features_are_those_of_the_stream(images: Path) -> None:
     settings = config(augment=AugmentConfig(name="none", size=32, crop_scale=[]), batch_size=16)
     network = load_feature_extractor("random", "resnet18x0.25", False, settings.augment, 0, CPU)
     train = open_images(DataConfig("test", "folder", str(images)), "train")
-    features = extract_features(network, train, evaluation_view(settings.augment), CPU)
-    sampler = EpochSampler(len(train), 16, 0, 0, 1)
     settings.data.workers = 0
+    features = extract_features(network, train, settings.augment, settings.data, CPU)
+    sampler = StepSampler(len(train), 16, 0, steps=range(4))
     cached = _cached(features, train, sampler)
     augmented = _augmented(settings, Evaluation(settings, network, train, train, CPU), sampler, set())
-    for (a, x), (b, y) in zip(cached(), augmented(), strict=True):
+    for (a, x), (b, y) in zip(cached, augmented, strict=True):
         assert torch.equal(x, y) and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -247,10 +246,10 @@ def test_a_result_on_other_data_is_not_believed(images: Path, tmp_path: Path) ->
 def test_a_broken_images_features_are_the_next_ones(images: Path) -> None:
     train = open_images(DataConfig("test", "folder", str(images)), "train")
     broken = [train.names[3], train.names[4], train.names[63]]
-    rows = torch.arange(61.0)[:, None]
-    batches = _cached(Features(rows, torch.zeros(61), broken), train, EpochSampler(64, 64, 0, 0, 1))
-    ((values, _),) = batches()
-    order = torch.tensor([index for _, index in EpochSampler(64, 64, 0, 0, 1).keys(0, 0)])
+    rows, sampler = torch.arange(61.0)[:, None], StepSampler(64, 64, 0, steps=range(1))
+    batches = _cached(Features(rows, torch.zeros(61), broken), train, sampler)
+    ((values, _),) = batches
+    order = torch.tensor([index for _, index in next(iter(sampler))])
     stand_ins = values[order.argsort(), 0].tolist()
     assert stand_ins[:7] == [0, 1, 2, 3, 3, 3, 4] and stand_ins[62:] == [60, 0]
 
@@ -320,9 +319,9 @@ def test_a_checkpoint_is_evaluated_with_its_own_weights_and_input(images: Path, 
 
 def test_a_recipe_for_more_images_is_named() -> None:
     config = LinearConfig(checkpoint="x", output="x")
-    said = config.advice(12800)
+    said = few_steps(config, 12800)
     assert said.startswith("NOTE: 270 steps are few for optimizer=larc, whose recipe has 28080 on ImageNet; for 12800")
-    assert not config.advice(1281167) and not replace(config, optimizer="sgd").advice(12800)
+    assert not few_steps(config, 1281167) and not few_steps(replace(config, optimizer="sgd"), 12800)
 
 
 VIEW = AugmentConfig(name="none", size=32, crop_scale=[], mean=[], std=[])
@@ -343,15 +342,8 @@ def test_the_input_convention_is_part_of_the_checkpoint(pretrained: Path, tmp_pa
     assert torch.equal(told[2].network.conv1.weight, told[0].network.conv1.weight.flip(1))
     assert {network.convention for network in told} == {"written by the pre-training"}
     mine = load_feature_extractor(str(alone), "", True, replace(VIEW, std=[0.3] * 3), 0, CPU)
-    assert mine.input() == {
-        "mean": [0.4, 0.5, 0.6], "std": [0.3] * 3, "by": "augment.std for: written by the pre-training"
-    }  # fmt: skip
-    # A file of 0.2 has its settings beside it, or else is anybody's.
-    del state["input"]
-    torch.save(state, alone)
-    assert load_feature_extractor(str(alone), "", True, VIEW, 0, CPU).augment.mean == [0.485, 0.456, 0.406]
-    shutil.copy(pretrained.parent / "config.yaml", tmp_path)
-    assert load_feature_extractor(str(alone), "", True, VIEW, 0, CPU).augment.mean == [0.4, 0.5, 0.6]
+    assert (mine.augment.mean, mine.augment.std) == ([0.4, 0.5, 0.6], [0.3] * 3)
+    assert mine.convention == "augment.std for: written by the pre-training"
 
 
 @pytest.mark.parametrize(("recipe", "world"), [("none", 1), ("supervised", 1), ("supervised", 3)])
@@ -418,7 +410,9 @@ def test_knn_in_one_process_two_and_four_is_the_same(images: Path, pretrained: P
 def test_a_batch_that_does_not_divide_is_refused(images: Path, tmp_path: Path) -> None:
     more = ("arch=resnet18x0.25", "augment=none", "batch_size=15")
     status, text = run("pretrain.linear", arguments(images, tmp_path / "run", "random", *more), tmp_path / "run", 2)
-    assert status == 2 and text == "error: batch_size=15: does not divide by 2 processes; give a multiple\n", text
+    assert status == 2 and text == "error: batch_size=15: does not divide by 2 processes; choose a multiple of 2\n", (
+        text
+    )
 
 
 def test_knn_by_command(images: Path, pretrained: Path, tmp_path: Path) -> None:

@@ -14,12 +14,11 @@ import psutil
 import pytest
 import torch
 
-from pretrain.augment import evaluation_view
 from pretrain.augment.fast import FastViews, open_views
 from pretrain.config import AugmentConfig, DataConfig
 from pretrain.data import open_images
 from pretrain.features import extract_features
-from pretrain.loader import EpochSampler, step_loader
+from pretrain.loader import StepSampler, load_batches
 from pretrain.method.config import METHODS
 from runs.errors import UserError
 from tests.pretrain.processes import CONTEXT, Command, _main, assert_same_run, lines, newest, run, small, steps_logged
@@ -202,16 +201,15 @@ def test_too_little_shared_memory_is_one_line(images: Path, monkeypatch: pytest.
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    train = open_images(DataConfig("test", "folder", str(images)), "train")
-    recipe = AugmentConfig(name="test", size=16)
+    data = DataConfig("test", "folder", str(images), workers=1)
+    train, recipe = open_images(data, "train"), AugmentConfig(name="test", size=16)
     views = open_views(train, recipe, 2, 0, False)
-    loader = step_loader(views, EpochSampler(len(train), 16, 0, 0, 1), 1, False)
-    assert str(next(iter(loader))).startswith("/dev/shm is too small for the batches of the loading processes; enlarge")
+    with pytest.raises(UserError, match=r"^/dev/shm is too small for the batches of the loading processes"):
+        next(load_batches(views, StepSampler(len(train), 16, 0, steps=range(4)), 1))
     with pytest.raises(UserError, match="docker run --shm-size 8g"):
-        extract_features(lambda x: x.flatten(1), train, evaluation_view(recipe), torch.device("cpu"), workers=1)
-    assert (
-        len(extract_features(lambda x: x.flatten(1), train, evaluation_view(recipe), torch.device("cpu")).values) == 64
-    )
+        extract_features(lambda x: x.flatten(1), train, recipe, data, torch.device("cpu"))
+    data.workers = 0
+    assert len(extract_features(lambda x: x.flatten(1), train, recipe, data, torch.device("cpu")).values) == 64
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise"])

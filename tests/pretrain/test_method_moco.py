@@ -138,7 +138,6 @@ def test_shuffling_mixes_the_groups_of_queries_and_keys() -> None:
         ({"queue": 100}, "method.queue=100: must be a multiple of the 32 keys a step, e.g. 96"),
         ({"bn_groups": 3}, "method.bn_groups=3: 16 images do not split"),
         ({"bn_groups": 16}, "equal groups of 2 or more"),
-        ({"temperature": 0.0}, "must be positive"),
     ],
 )
 def test_what_cannot_work_is_one_line(settings: dict[str, object], words: str) -> None:
@@ -147,6 +146,7 @@ def test_what_cannot_work_is_one_line(settings: dict[str, object], words: str) -
 
 
 @pytest.mark.parametrize("config", [MoCoConfig, SimCLRConfig])
-def test_an_unknown_reduction_is_refused(config: Any) -> None:
-    with pytest.raises(UserError, match="reduction=max: choose one of sum, mean"):
-        check_values(config(reduction="max"), "method.")
+def test_a_setting_that_is_none_is_refused(config: Any) -> None:
+    for wrong, said in (("reduction", "max: choose one of sum, mean"), ("temperature", "0.0: must be above 0")):
+        with pytest.raises(UserError, match=f"^method.{wrong}={said}"):
+            check_values(config(**{wrong: "max" if wrong == "reduction" else 0.0}), "method.")

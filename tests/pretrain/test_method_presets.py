@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from pretrain.augment import build_views
 from pretrain.config import PretrainConfig
 from pretrain.method.config import METHODS
-from pretrain.optim import peak_lr, scheduled_lr
+from pretrain.optim import Schedule
 
 LENGTHS = (100, 200, 400, 800)
 
@@ -27,8 +27,8 @@ def recipe(method: str, *more: str) -> PretrainConfig:
 
 def rates(config: PretrainConfig, steps_per_epoch: int = 4) -> list[float]:
     """The learning rate of every step."""
-    peak, steps = peak_lr(config.optimizer, config.batch_size), config.epochs * steps_per_epoch
-    return [scheduled_lr(config.optimizer, peak, step, steps_per_epoch, config.epochs) for step in range(steps)]
+    schedule = Schedule(config.optimizer, config.batch_size, steps_per_epoch, config.epochs)
+    return [schedule(step) for step in range(config.epochs * steps_per_epoch)]
 
 
 # SimSiam paper, footnote 7, and byol/configs/byol.py for its 100, 300 and 1000 epochs.
@@ -58,7 +58,7 @@ RECIPES = {
 def test_a_recipe_is_its_sources(method: str) -> None:
     config = recipe(method)
     o = config.optimizer
-    peak = peak_lr(o, config.batch_size)
+    peak = Schedule(o, config.batch_size, 1, config.epochs).peak
     got = (o.name, peak, config.batch_size, o.weight_decay, o.exclude_norm_and_bias, config.zero_init_residual)
     name, lr, *rest = RECIPES[method]
     assert got == (name, pytest.approx(lr), *rest)
@@ -132,7 +132,7 @@ def test_a_method_is_its_papers(method: str) -> None:
 def test_a_short_run_leaves_its_warm_up(method: str) -> None:
     for epochs in (2, 8, 12, 30, 40):
         config = recipe(method, f"epochs={epochs}")
-        assert max(rates(config)) == pytest.approx(peak_lr(config.optimizer, config.batch_size))
+        assert max(rates(config)) == pytest.approx(config.optimizer.lr * config.batch_size / 256)
 
 
 def test_moco_groups_its_images_as_on_8_gpus() -> None:

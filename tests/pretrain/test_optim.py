@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from pretrain.config import OptimizerConfig
-from pretrain.optim import Larc, Lars, build_optimizer, clip_gradients, peak_lr, scheduled_lr
+from pretrain.optim import Larc, Lars, Schedule, build_optimizer, clip_gradients
 from runs.errors import UserError
+from runs.settings import check_values
 
 
 def parameter(values: list[float], gradient: list[float]) -> torch.nn.Parameter:
@@ -114,12 +115,12 @@ def test_an_optimizers_state_resumes_it() -> None:
 
 
 def test_the_rate_is_scaled_by_the_batch() -> None:
-    assert peak_lr(OptimizerConfig(lr=0.05), 512) == pytest.approx(0.1)
+    assert Schedule(OptimizerConfig(lr=0.05), 512, 5, 10).peak == pytest.approx(0.1)
 
 
 def test_warm_up_and_cosine_at_every_step() -> None:
-    config = OptimizerConfig(schedule="step", warmup_epochs=2, warmup_start=0.25, final=0.1)
-    rates = [scheduled_lr(config, 4.0, step, 5, 10) for step in range(50)]
+    config = OptimizerConfig(lr=4.0, schedule="step", warmup_epochs=2, warmup_start=0.25, final=0.1)
+    rates = [*map(Schedule(config, 256, 5, 10), range(50))]
     assert rates[0] == 1.0 and rates[5] == pytest.approx(2.5) and rates[10] == 4.0
     # Middle of the cosine: 20 of 40 steps behind the warm-up.
     assert rates[30] == pytest.approx((4.0 + 0.4) / 2)
@@ -144,7 +145,7 @@ def test_clipping_is_off_unless_asked_for() -> None:
 )
 def test_a_wrong_setting_is_named(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        OptimizerConfig(**settings)
+        check_values(OptimizerConfig(**settings), "optimizer.")
 
 
 @pytest.mark.parametrize("name", ["sgd", "lars", "larc"])

@@ -14,8 +14,9 @@ from converters.resnet import build_resnet
 from pretrain.collapse.outputs import compute_outputs, load_method
 from pretrain.config import DataConfig, ProbeConfig
 from pretrain.data import open_images
-from pretrain.online import OnlineProbe
+from pretrain.online_evaluation import OnlineProbe
 from runs.errors import UserError
+from runs.settings import check_values
 from tests.pretrain.processes import (
     Command,
     assert_same_run,
@@ -91,8 +92,8 @@ def test_features_are_those_before_the_projector_and_of_this_step_alone() -> Non
 
 def test_settings_that_cannot_be_are_refused() -> None:
     for wrong in ({"lr": 0.0}, {"momentum": 1.0}, {"every": 0}):
-        with pytest.raises(UserError, match=r"probe\.lr must be positive"):
-            ProbeConfig(**wrong)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=f"^probe.{next(iter(wrong))}="):
+            check_values(ProbeConfig(**wrong), "probe.")  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,9 @@ def test_a_run_does_not_notice_it_and_logs_its_accuracy_every_epoch(whole: Path,
     plain = tmp_path / "run"
     assert run("pretrain", small("simsiam", images, plain), plain)[0] == 0
     with_probe, without = newest(whole), newest(plain)
-    assert set(with_probe["resume"].pop("probe")) == {"classifier", "optimizer", "top1", "step"}
+    assert set(with_probe["resume"].pop("probe")) == {"classifier", "optimizer"}
+    assert with_probe["resume"]["metrics"]["accuracies"].pop("online_top1") > 0
+    assert with_probe["resume"]["metrics"]["evaluated"].pop("online_top1") == 12
     assert differences(with_probe, without) == []
     found = [(line["step"], line["online_top1"]) for line in lines(whole) if "online_top1" in line]
     assert [step for step, _ in found] == [3, 7, 11]
@@ -125,7 +128,7 @@ def test_the_record_has_the_bias_and_the_training_sets_center(whole: Path, image
     loaded = load_method(whole / "checkpoint_0002.pth.tar", train, torch.device("cpu"))
     assert loaded is not None
     method, augment = loaded
-    z, z2, _ = compute_outputs(method, augment, train, list(range(64)), 64, 0, torch.device("cpu"))
+    z, z2, *_ = compute_outputs(method, augment, train, list(range(64)), 64, 0, torch.device("cpu"))
     rows = numpy.concatenate([z.numpy(), z2.numpy()]).astype(float)
     o = (rows / numpy.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0)
     b = method.predictor[3].bias.detach().numpy().astype(float)  # type: ignore[index, union-attr]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pretrain.config import DataConfig
-from pretrain.data import BrokenImage, open_images
+from pretrain.data import open_images
 from pretrain.shard import ShardConfig, write
+from runs.errors import BrokenImage
 from runs.files import sha256
 
 

@@ -122,7 +122,7 @@ def test_equation_6_infonce() -> None:
         scores = torch.exp(Z @ B.T / tau)
         return -torch.log(scores.diagonal() / scores.sum(dim=1)).mean()
 
-    torch.testing.assert_close(losses.infonce(tau)(z_a, z_b), equation_5(A), **EXACT)
+    torch.testing.assert_close(losses.infonce(z_a, z_b, tau), equation_5(A), **EXACT)
     torch.testing.assert_close(sum(parts, torch.zeros(1)), negative_gradient(equation_5, A), **EXACT)
     a, b = unit(z_a.numpy()), unit(z_b.numpy())
     weights = numpy.exp(a @ b.T / tau)

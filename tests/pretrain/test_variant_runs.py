@@ -127,8 +127,8 @@ WRONG = {
     "method.temperature=": {"temperature": 0.0},
     "method.mean_of=": {"mean_of": 1},
     "method.layers=": {"layers": 1},
-    "method.alternate, ": {"alternate": -1},
-    "method.dim and ": {"dim": 0},
+    "method.alternate=": {"alternate": -1},
+    "method.dim=": {"dim": 0},
 }
 
 

@@ -12,7 +12,7 @@ from pretrain.method.base import Batch, Method, Output, Plan
 from pretrain.method.config import MethodConfig
 from pretrain.networks import exact_products, full_precision, mlp
 from runs.distributed import world_size
-from runs.errors import UserError
+from runs.settings import number
 
 
 @dataclass
@@ -20,14 +20,10 @@ class BarlowTwinsConfig(MethodConfig):
     """Settings of Barlow Twins."""
 
     name: str = "barlowtwins"
-    dim: int = 8192
+    dim: int = number(8192, least=1)
     """D: width of z and of the projector's hidden layers."""
-    lambd: float = 0.0051
+    lambd: float = number(0.0051, least=0)
     """lambda: weight of the off-diagonal terms."""
-
-    def __post_init__(self) -> None:
-        if self.dim < 1 or self.lambd < 0:
-            raise UserError("method.dim must be at least 1 and method.lambd not negative")
 
 
 class BarlowTwins(Method):

@@ -12,7 +12,7 @@ from pretrain.collectives import all_gather
 from pretrain.method.base import Batch, Method, Output, Plan
 from pretrain.method.config import MethodConfig
 from pretrain.networks import exact_products, full_precision, mlp
-from runs.errors import UserError
+from runs.settings import number
 
 
 @dataclass
@@ -20,18 +20,14 @@ class VICRegConfig(MethodConfig):
     """Settings of VICReg."""
 
     name: str = "vicreg"
-    dim: int = 8192
+    dim: int = number(8192, least=1)
     """D: width of z and of the expander's hidden layers."""
-    invariance: float = 25.0
+    invariance: float = number(25.0, least=0)
     """lambda."""
-    variance: float = 25.0
+    variance: float = number(25.0, least=0)
     """mu."""
-    covariance: float = 1.0
+    covariance: float = number(1.0, least=0)
     """nu."""
-
-    def __post_init__(self) -> None:
-        if self.dim < 1 or min(self.invariance, self.variance, self.covariance) < 0:
-            raise UserError("method.dim must be at least 1 and the three weights of method not negative")
 
 
 class VICReg(Method):

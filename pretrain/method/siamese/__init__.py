@@ -12,6 +12,7 @@ SimSiam Avoid Collapse Without Negative Samples?, ICLR 2022 ("the second").
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import cast
 
 import torch
@@ -55,11 +56,12 @@ class Siamese(Method):
         }[c.target]()
         self.pairs = PAIRS[c.symmetry]
         self.views = c.mean_of if c.target == "mean" else 1 + max(view for pair in self.pairs for view in pair)
-        self.D = {
+        similarities: dict[str, losses.Similarity] = {
             "cross_entropy": losses.soft_cross_entropy,
             "mse": losses.squared_distance,
-            "infonce": losses.infonce(c.temperature),
-        }.get(c.similarity, losses.cosine)
+            "infonce": partial(losses.infonce, temperature=c.temperature),
+        }
+        self.D = similarities.get(c.similarity, losses.cosine)
 
     def embed(self, x: Tensor) -> Tensor:  # noqa: D102
         return cast(Tensor, self.tail(self.encoder(x)))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pretrain.networks import full_precision
+from pretrain.networks import full_precision, mlp
 
 
 def build_projector(fc: nn.Linear, layers: int, norms: str, affine: bool) -> nn.Sequential:
@@ -13,15 +13,17 @@ def build_projector(fc: nn.Linear, layers: int, norms: str, affine: bool) -> nn.
     Args:
         fc: the encoder's last layer, which stays the last.
         layers: how many there are with it.
-        norms: which of them have batch norm behind them: `none`, `hidden` (all but the last) or `all`.
+        norms: which of them have batch norm after them: `none`, `hidden` (all but the last) or `all`.
         affine: whether the last batch norm has scale and offset.
     """
-    width, hidden = fc.in_features, list[nn.Module]()
-    for _ in range(layers - 1):
-        hidden += _hidden(width, width, norms)
     # As in `simsiam.py`: the release keeps a bias that the norm makes useless, without a gradient.
     fc.bias.requires_grad = norms != "all"
-    return nn.Sequential(*hidden, fc, *_output(fc.out_features, norms, affine))
+    output_norm = "none" if norms != "all" else "affine" if affine else "plain"
+    # Without a norm, which has an offset of its own, a layer needs its bias.
+    return mlp(
+        [fc.in_features] * layers + [fc.out_features], hidden_norm=norms != "none", hidden_bias=norms == "none",
+        output_norm=output_norm, last=fc,
+    )  # fmt: skip
 
 
 def build_tail(name: str, dim: int) -> nn.Module:
@@ -41,7 +43,11 @@ def build_predictor(name: str, dim: int, hidden: int, norms: str) -> nn.Module:
         norms: as for the projector; for `mlp`.
     """
     if name == "mlp":
-        return nn.Sequential(*_hidden(dim, hidden, norms), nn.Linear(hidden, dim), *_output(dim, norms, affine=True))
+        output_norm = "affine" if norms == "all" else "none"
+        return mlp(
+            [dim, hidden, dim], hidden_norm=norms != "none", hidden_bias=norms == "none", output_bias=True,
+            output_norm=output_norm,
+        )  # fmt: skip
     if name == "two_fc":
         # "Equivalent to removing the BN and ReLU in the original predictor" (section 4): its first layer has no bias.
         return nn.Sequential(nn.Linear(dim, hidden, bias=False), nn.Linear(hidden, dim))
@@ -49,16 +55,6 @@ def build_predictor(name: str, dim: int, hidden: int, norms: str) -> nn.Module:
         # Without a bias, "to exclude the influence of o_e" (section 3.4).
         return nn.Linear(dim, dim, bias=False)
     return {"one_fc_tanh": BoundedLinear, "bias": Bias, "none": nn.Identity}[name](dim)
-
-
-def _hidden(width: int, out: int, norms: str) -> list[nn.Module]:
-    # Without a norm, which has an offset of its own, the layer needs its bias.
-    norm = [] if norms == "none" else [nn.BatchNorm1d(out)]
-    return [nn.Linear(width, out, bias=norms == "none"), *norm, nn.ReLU(inplace=True)]
-
-
-def _output(dim: int, norms: str, affine: bool) -> list[nn.Module]:
-    return [nn.BatchNorm1d(dim, affine=affine)] if norms == "all" else []
 
 
 class L2(nn.Module):

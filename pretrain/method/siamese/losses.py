@@ -16,6 +16,8 @@ from pretrain.collectives import all_gather, all_reduce
 from pretrain.networks import exact_products, full_precision
 from runs.distributed import rank, world_size
 
+Similarity = Callable[[Tensor, Tensor], Tensor]
+
 
 def unit(z: Tensor) -> Tensor:
     """Z = z / |z|, row by row, (n, d)."""
@@ -41,22 +43,18 @@ def soft_cross_entropy(p: Tensor, z: Tensor) -> Tensor:
 def squared_distance(p: Tensor, z: Tensor) -> Tensor:
     """Half the squared distance of (n, d) and (n, d), over d, a scalar (the second paper, equation 1).
 
-    NOTE: it is used behind a batch norm, where rows have the squared length d and not 1; over d it keeps the size of
+    NOTE: it is used after a batch norm, where rows have the squared length d and not 1; over d it keeps the size of
     equation 1's loss and with it the learning rate.
     """
     return (full_precision(p) - full_precision(z)).square().sum(dim=1).mean() / (2 * p.shape[1])
 
 
-def infonce(temperature: float) -> Callable[[Tensor, Tensor], Tensor]:
+def infonce(p: Tensor, z: Tensor, temperature: float) -> Tensor:
     """InfoNCE (the second paper, equation 5); the negatives are the targets of all processes' other images."""
-
-    def loss(p: Tensor, z: Tensor) -> Tensor:
-        p, z = unit(p), unit(z)  # n-by-d
-        with exact_products(p):
-            s = p @ all_gather(z).T / temperature  # n-by-N
-        return cross_entropy(s, rank() * len(p) + torch.arange(len(p), device=p.device))
-
-    return loss
+    p, z = unit(p), unit(z)  # n-by-d
+    with exact_products(p):
+        s = p @ all_gather(z).T / temperature  # n-by-N
+    return cross_entropy(s, rank() * len(p) + torch.arange(len(p), device=p.device))
 
 
 class Components(NamedTuple):
@@ -141,11 +139,7 @@ def component_loss(x: Tensor, parts: Components, remove: Collection[str] = ()) -
         parts: of the negative gradient on X.
         remove: `"o_e"`, `"r_e"`, both or none.
     """
-    target = parts.basic  # n-by-d
-    if "o_e" not in remove:
-        target = target + parts.o_e
-    if "r_e" not in remove:
-        target = target + parts.r_e
+    target = sum(part for name, part in parts._asdict().items() if name not in remove)  # n-by-d
     return -(unit(x) * target).sum(dim=1).mean()
 
 
@@ -155,7 +149,7 @@ def decorrelation(*views: Tensor) -> Tensor:
     The second paper, algorithm 5, after Barlow Twins.
 
     NOTE: the algorithm calls its input "representation vector", appendix A.6 "encoder output" and follows Barlow Twins,
-    which normalizes batches and not rows. So the input is the output behind its batch norm, where no channel can
+    which normalizes batches and not rows. So the input is the output after its batch norm, where no channel can
     shrink. On rows of unit length a constant has the least loss, and what has collapsed stays so (docs/collapse.md).
 
     Args:
@@ -172,9 +166,7 @@ def decorrelation(*views: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def inverse_loss(
-    h: nn.Module, h_inv: nn.Module, z: list[Tensor], D: Callable[[Tensor, Tensor], Tensor]
-) -> dict[str, Tensor]:
+def inverse_loss(h: nn.Module, h_inv: nn.Module, z: list[Tensor], D: Similarity) -> dict[str, Tensor]:
     """Train h as SimSiam does, h_inv to undo it, and f with h as an encoder whose targets h_inv(p) are.
 
     The second paper, algorithm 4. NOTE: it prints the second half of the encoder's loss without its 1/2; both halves

@@ -1,11 +1,11 @@
 """An image whose size is known before its pixels are decoded, so that a crop may be drawn first."""
 
-from collections.abc import Callable
-
 import cv2
 import numpy
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from runs.errors import BrokenImage
 
 # What Pillow raises for a file that is no image, or a damaged one.
 DAMAGE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -16,17 +16,22 @@ BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339
 REMEDY = "store it with 8 bits"
 
 
+def broken_image(name: str, reason: str = "not a readable image; delete it") -> BrokenImage:
+    """Make the error for an image, with the option that leaves it out."""
+    return BrokenImage(name, f"{reason}, or add data.skip_broken=true to go on without such files")
+
+
 class Source:
     """One image.
 
     Args:
+        name: as errors print it.
         image: opened by Pillow; of a file, only the header is read.
         content: the file's bytes; None for an image that is in memory already.
-        broken: makes the error to raise when the pixels cannot be decoded, or are refused for a reason.
     """
 
-    def __init__(self, image: Image.Image, content: bytes | None, broken: Callable[..., Exception]) -> None:
-        self.image, self.content, self.broken = image, content, broken
+    def __init__(self, name: str, image: Image.Image, content: bytes | None = None) -> None:
+        self.name, self.image, self.content = name, image, content
 
     def rgb(self) -> Image.Image:
         """Decode by Pillow.
@@ -37,9 +42,9 @@ class Source:
         try:
             return to_rgb(self.image)
         except Ambiguous as error:
-            raise self.broken(str(error)) from error
+            raise broken_image(self.name, str(error)) from error
         except DAMAGE as error:
-            raise self.broken() from error
+            raise broken_image(self.name) from error
 
     def pixels(self) -> NDArray[numpy.uint8]:
         """Decode to (H, W, 3), RGB: the same bits as `rgb`.
@@ -47,7 +52,10 @@ class Source:
         Raises:
             BrokenImage: it cannot be decoded.
         """
-        if self._by_opencv():
+        # OpenCV shows a file that ends too early with a gray rest; Pillow refuses it, and so must this. A file that
+        # ends with its end-of-image marker does not end too early.
+        whole = self.content is not None and self.content.endswith(b"\xff\xd9")
+        if whole and self.image.format == "JPEG" and self.image.mode in ("RGB", "L"):
             # Both libraries carry libjpeg-turbo with the same settings; OpenCV spares a copy. It does not know of
             # colour spaces other than these, and turns images round by their EXIF entry unless told not to.
             flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -71,16 +79,6 @@ class Source:
         width, height = self.image.size
         self.image.draft("RGB", (width // scale, height // scale))
         return self.rgb()
-
-    def _by_opencv(self) -> bool:
-        # OpenCV shows a file that ends too early with a gray rest; Pillow refuses it, and so must this. A file that
-        # ends with its end-of-image marker does not end too early.
-        return (
-            self.content is not None
-            and self.image.format == "JPEG"
-            and self.image.mode in ("RGB", "L")
-            and self.content.endswith(b"\xff\xd9")
-        )
 
 
 class Ambiguous(Exception):

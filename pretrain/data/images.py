@@ -8,23 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from pretrain.data.source import DAMAGE, Source
-from runs.errors import UserError, from_os_error
+from pretrain.data.decoding import DAMAGE, Source, broken_image
+from runs.errors import BrokenImage, from_os_error
 
 SAMPLE = 64
 """Images whose content is part of what binds a run to its data."""
-
-
-class BrokenImage(UserError):
-    """A file that should be an image and is not, or whose values mean nothing certain."""
-
-    def __init__(self, name: str, reason: str = "not a readable image; delete it") -> None:
-        super().__init__(f"{name}: {reason}, or add data.skip_broken=true to go on without such files")
-        self.name, self.reason = name, reason
-
-    def __reduce__(self) -> tuple[type["BrokenImage"], tuple[str, str]]:
-        # Out of a loading process it comes pickled, and made anew from its message would say it twice.
-        return type(self), (self.name, self.reason)
 
 
 @dataclass
@@ -65,7 +53,7 @@ class Images:
         if self.cached is not None:
             cached = self.cached[index]
             if cached is None:
-                raise BrokenImage(self.names[index])
+                raise broken_image(self.names[index])
             return cached
         source = self.source(index)
         return source.image if source.content is None else source.rgb()
@@ -74,20 +62,16 @@ class Images:
         """Open an image without decoding it.
 
         Raises:
-            BrokenImage: its header is damaged; damage further behind shows when it is decoded.
+            BrokenImage: its header is damaged; damage further on shows when it is decoded.
             UserError: the file cannot be read at all.
         """
-
-        def broken(*reason: str) -> BrokenImage:
-            return BrokenImage(self.names[index], *reason)
-
         content = self.content(index) if self.cached is None else self.open(index)
         if isinstance(content, Image.Image):
-            return Source(content, None, broken)
+            return Source(self.names[index], content)
         try:
-            return Source(Image.open(io.BytesIO(content)), content, broken)
+            return Source(self.names[index], Image.open(io.BytesIO(content)), content)
         except DAMAGE as error:
-            raise broken() from error
+            raise broken_image(self.names[index]) from error
 
     def content(self, index: int) -> bytes | Image.Image:
         """Read an image's bytes, or an image.

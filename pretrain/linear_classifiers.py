@@ -4,9 +4,10 @@ Every learning rate of `lr` gets a classifier of its own and all of them are tra
 costs one forward pass of the frozen network. `torchrun` divides each batch among any number of processes.
 """
 
+import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,26 +15,29 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
+from converters.architecture import parse
 from pretrain.augment.fast import open_views
-from pretrain.checkpoint import write_tensors
+from pretrain.checkpoint import read_tensors, write_tensors
 from pretrain.collectives import all_reduce
 from pretrain.config import OptimizerConfig
 from pretrain.data import Images
 from pretrain.evaluation import Evaluation, Result, evaluate
 from pretrain.evaluation_config import LinearConfig
 from pretrain.features import Features
-from pretrain.loader import EpochSampler, HostToDevice, step_loader
-from pretrain.optim import build_optimizer, peak_lr, scheduled_lr
-from runs.distributed import all_gather_object, rank, world_size
+from pretrain.loader import HostToDevice, StepSampler, load_batches
+from pretrain.optim import Schedule, build_optimizer
+from runs.distributed import all_gather_object, rank, worker_count, world_size
 from runs.errors import UserError
 from runs.log import MetricsLog
 
 STATE = "linear_state.pt"
+IMAGENET_STEPS = 90 * (1281167 // 4096)
+FEW_STEPS = 3000
 CHUNK = 4096
 """Validation images classified at a time."""
 SMALL = 2**16
 """Weights of a classifier up to which all share one matrix product."""
-Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class LinearClassifiers(nn.Module):
@@ -66,12 +70,14 @@ class LinearClassifiers(nn.Module):
             nn.init.zeros_(layer.bias)
             with torch.no_grad():
                 layer.weight.copy_(start)
-        self.schedules = [
+        settings = [
             OptimizerConfig(config.optimizer, lr, config.momentum, config.weight_decay, fused=not config.official)
             for lr in config.lr
         ]
+        # adjust_learning_rate of the release: once an epoch.
+        self.schedules = [Schedule(one, config.batch_size, 1, config.epochs) for one in settings]
         groups = [{"params": list(layer.parameters())} for layer in self.layers]
-        self.optimizer = build_optimizer(groups, self.schedules[0], self.schedules[0].lr)
+        self.optimizer = build_optimizer(groups, settings[0], settings[0].lr)
         self.epoch = 0
         self.table = [{"lr": lr, "top1": 0.0, "top5": 0.0, "top1_last": 0.0} for lr in config.lr]
 
@@ -98,9 +104,7 @@ class LinearClassifiers(nn.Module):
             The losses before the step, (K,).
         """
         for group, schedule in zip(self.optimizer.param_groups, self.schedules, strict=True):
-            # adjust_learning_rate of the release: once an epoch.
-            peak = peak_lr(schedule, self.config.batch_size)
-            group["lr"] = scheduled_lr(schedule, peak, self.epoch, 1, self.config.epochs)
+            group["lr"] = schedule(self.epoch)
         logits = self(features)  # K-by-n-by-classes
         losses = cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")  # K * n
         losses = losses.view(len(logits), -1).mean(dim=1)  # K
@@ -154,10 +158,14 @@ def evaluate_linear(config: LinearConfig) -> float:
     """Train the classifiers and report the first one's best and last epoch."""
 
     def measure(run: Evaluation) -> Result:
+        if rank() == 0 and (few := few_steps(config, len(run.train))):
+            print(few, file=sys.stderr)
         if config.data.cache:
             run.train.cache(config.data.skip_broken)
         before = run.network.fingerprint()
-        classifiers = LinearClassifiers(config, run.network.channels, len(run.train.classes), run.device)
+        classifiers = LinearClassifiers(
+            config, parse(run.network.subject.arch).out_channels, len(run.train.classes), run.device
+        )
         broken = train(config, run, classifiers)
         if run.network.fingerprint() != before:
             raise AssertionError("the frozen network changed during linear evaluation")
@@ -169,6 +177,17 @@ def evaluate_linear(config: LinearConfig) -> float:
         )
 
     return evaluate("linear", config, measure)
+
+
+def few_steps(config: LinearConfig, images: int) -> str:
+    """A line for a recipe whose small steps do not arrive with so few training images; empty for any other."""
+    steps = config.epochs * (images // config.batch_size)
+    if config.optimizer == "sgd" or steps >= FEW_STEPS:
+        return ""
+    return (
+        f"NOTE: {steps} steps are few for optimizer={config.optimizer}, whose recipe has {IMAGENET_STEPS} on ImageNet; "
+        f"for {images} images optimizer=sgd batch_size=256 lr=[1,10,30] gets further"
+    )
 
 
 def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers) -> list[str]:
@@ -183,14 +202,19 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
     Raises:
         UserError: a broken image without `data.skip_broken`, or a loss that is not finite.
     """
+    sampler = StepSampler(len(run.train), config.batch_size, config.seed, rank(), world_size())
     val = run.features(run.val)
     broken = set(val.broken)
     file = run.output / STATE
     if file.exists():
-        saved = _read(file, run.device)
+        try:
+            saved = read_tensors(file)
+        except UserError as error:
+            raise UserError(f"{error}; delete it to train the classifiers from the start") from error
         classifiers.load_state_dict(saved["classifiers"])
         broken.update(saved["broken"])
-    sampler = EpochSampler(len(run.train), config.batch_size, config.seed, rank(), world_size())
+    length = sampler.steps_per_epoch
+    sampler.steps = range(classifiers.epoch * length, config.epochs * length)
     # Without a random crop an image has the same features in every epoch.
     cached = not run.network.augment.crop_scale
     if cached:
@@ -200,14 +224,12 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
     else:
         batches = _augmented(config, run, sampler, broken)
     log = MetricsLog(run.output / "metrics.jsonl", classifiers.epoch) if rank() == 0 else None
-    with run.progress(config.epochs * len(sampler), "linear", "step", classifiers.epoch * len(sampler)) as bar:
+    with run.progress(config.epochs * length, "linear", "step", classifiers.epoch * length) as bar:
         while classifiers.epoch < config.epochs:
-            sampler.epoch = classifiers.epoch
             losses = []
-            for inputs, labels in batches():
+            for inputs, labels in islice(batches, length):
                 losses.append(classifiers.step(inputs, labels))
-                if bar:
-                    bar.update(1)
+                bar.update(1)
             mean = all_reduce(torch.stack(losses).mean(dim=0)) / world_size()  # K
             if not mean.isfinite().all():
                 worst = config.lr[int((~mean.isfinite()).nonzero()[0])]
@@ -227,44 +249,23 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
     return sorted(broken)
 
 
-def _read(file: Path, device: torch.device) -> Any:
-    try:
-        return torch.load(file, map_location=device, weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch.load raises whatever the damage provokes
-        raise UserError(f"{file}: damaged; delete it to train the classifiers from the start") from error
-
-
-def _cached(features: Features, images: Images, sampler: EpochSampler) -> Batches:
+def _cached(features: Features, images: Images, sampler: StepSampler) -> Batches:
     broken = set(features.broken)
     # A broken image's place is taken by the next whole one, as in `Views`.
     whole = [i for i, name in enumerate(images.names) if name not in broken]
     rows = torch.tensor([bisect_left(whole, i) % len(whole) for i in range(len(images))])
-
-    def epoch() -> Iterator[tuple[Tensor, Tensor]]:
-        for keys in sampler:
-            chosen = rows[[index for _, index in keys]].to(features.labels.device)
-            yield features.values[chosen], features.labels[chosen]
-
-    return epoch
+    for keys in sampler:
+        chosen = rows[[index for _, index in keys]].to(features.labels.device)
+        yield features.values[chosen], features.labels[chosen]
 
 
-def _augmented(config: LinearConfig, run: Evaluation, sampler: EpochSampler, broken: set[str]) -> Batches:
+def _augmented(config: LinearConfig, run: Evaluation, sampler: StepSampler, broken: set[str]) -> Batches:
     network, device = run.network, run.device
     views = open_views(run.train, network.augment, 1, config.seed, config.data.skip_broken, device)
-    upload = HostToDevice(views, device, config.channels_last)
-    loader = step_loader(views, sampler, run.workers, device.type == "cuda")
-
-    def epoch() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
-            tensors, labels, names = batch
-            images, labels = upload(tensors, labels)
-            broken.update(names)
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                features = network(images[0]).float()
-            yield features, labels
-
-    return epoch
+    host_to_device = HostToDevice(views, device, config.channels_last)
+    for batch in load_batches(views, sampler, worker_count(config.data.workers), device.type == "cuda"):
+        images, labels = host_to_device(batch.views, batch.labels)
+        broken.update(name for names in batch.broken for name in names)
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            features = network(images[0]).float()
+        yield features, labels

@@ -1,6 +1,5 @@
 """A picture of the training views."""
 
-import io
 from pathlib import Path
 
 import torch
@@ -42,7 +41,5 @@ def save_views(views: Views, config: AugmentConfig, path: Path, images: int = 12
     for number in range(len(samples[0][1])):
         tiles += [tile(to_pil_image(denormalize(drawn[number], config))) for _, drawn in samples]
     grid = make_grid(tiles, nrow=len(samples), padding=4, pad_value=1.0)
-    buffer = io.BytesIO()
-    to_pil_image(grid).save(buffer, "PNG")
     with atomic_write(path) as file:
-        file.write(buffer.getvalue())
+        to_pil_image(grid).save(file, "PNG")

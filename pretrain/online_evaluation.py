@@ -1,10 +1,12 @@
 """Evaluation of a backbone while it is pre-trained: a linear probe that learns beside it, and kNN.
 
-Zhang et al., ICLR 2022, measure their accuracies so (appendix A.1, "online linear evaluation"), with solo-learn:
+Zhang et al., ICLR 2022, measure accuracy this way (appendix A.1, "online linear evaluation"), with solo-learn:
 vturrisi/solo-learn@9187ea3 solo/methods/base.py has the classifier, scripts/pretrain/cifar/simsiam.yaml its settings.
 """
 
 import random
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import ResNet
 
-from pretrain.augment import Transform, evaluation_view
+from converters.architecture import parse
 from pretrain.collectives import all_reduce
 from pretrain.config import PretrainConfig, ProbeConfig
 from pretrain.data import Images
-from pretrain.features import evaluating, extract_features
+from pretrain.features import Features, evaluating, extract_features
 from pretrain.neighbours import knn_accuracy
 from pretrain.networks import pooled
-from runs.distributed import worker_count, world_size
+from runs.distributed import world_size
 
 
 class OnlineProbe:
@@ -39,7 +41,7 @@ class OnlineProbe:
     def __init__(
         self, config: ProbeConfig, network: ResNet, channels: int, classes: int, batch_size: int, device: torch.device
     ) -> None:
-        self.config, self.network, self.device = config, network, device
+        self.network = network
         self.classifier = nn.Linear(channels, classes, device="meta").to_empty(device=device)
         for parameter in self.classifier.parameters():
             nn.init.zeros_(parameter)
@@ -47,8 +49,6 @@ class OnlineProbe:
         self.lr = config.lr * batch_size / 256
         self.optimizer = torch.optim.SGD(self.classifier.parameters(), lr=self.lr, momentum=config.momentum)
         self.features: list[Tensor] = []
-        self.top1: float | None = None
-        self.step = -1
         network.fc.register_forward_pre_hook(self._keep)
 
     def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -68,54 +68,49 @@ class OnlineProbe:
         """
         features = torch.cat(self.features).float()  # views * N-by-C, view after view
         self.begin()
+        self.optimizer.zero_grad()
         with torch.enable_grad():
-            loss = cross_entropy(self.classifier(features), labels.repeat(len(features) // len(labels)))
-        parameters = list(self.classifier.parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = all_reduce(gradient) / world_size()
+            cross_entropy(self.classifier(features), labels.repeat(len(features) // len(labels))).backward()
+        for parameter in self.classifier.parameters():
+            assert parameter.grad is not None
+            parameter.grad = all_reduce(parameter.grad) / world_size()
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * share
         self.optimizer.step()
 
-    def evaluate(self, step: int, val: Images, view: Transform, workers: int, skip_broken: bool) -> float:
-        """Measure the top-1 accuracy in percent and keep it as that of `step`.
-
-        Raises:
-            BrokenImage: an image cannot be decoded and `skip_broken` is off.
-        """
-        with evaluating(self.network), torch.no_grad():
-            features, labels, _ = extract_features(
-                lambda x: pooled(self.network, x), val, view, self.device, workers=workers, skip_broken=skip_broken
-            )  # n-by-C, n
-            correct = self.classifier(features).argmax(dim=1) == labels  # n
-        self.top1, self.step = 100 * correct.float().mean().item(), step
-        return self.top1
-
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        classifier, optimizer = self.classifier.state_dict(), self.optimizer.state_dict()
-        return {"classifier": classifier, "optimizer": optimizer, "top1": self.top1, "step": self.step}
+        return {"classifier": self.classifier.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.classifier.load_state_dict(state["classifier"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.top1, self.step = state["top1"], state["step"]
 
 
-class OnlineKnn:
-    """kNN accuracy of a network in training, on a fixed random part of the data.
+class OnlineEvaluation:
+    """Top-1 accuracies of a network in training, in percent; its mode is left as it was.
 
     Args:
-        train: the images that vote.
-        val: the images that are classified.
         config: the run's settings.
+        network: the backbone.
+        train: the images that vote in kNN.
+        val: the images that are classified.
         device: where the network computes.
+
+    Attributes:
+        probe: the classifier that learns beside it, where there is one.
     """
 
-    def __init__(self, train: Images, val: Images, config: PretrainConfig, device: torch.device) -> None:
-        self.config, self.device, self.classes = config, device, len(train.classes)
-        self.view, chance = evaluation_view(config.augment), random.Random(0)
+    def __init__(
+        self, config: PretrainConfig, network: ResNet, train: Images, val: Images, device: torch.device
+    ) -> None:
+        self.config, self.network, self.device = config, network, device
+        self.val, self.classes, chance = val, len(train.classes), random.Random(0)
+        self.probe: OnlineProbe | None = None
+        if config.probe.enabled:
+            channels = parse(config.arch).out_channels
+            self.probe = OnlineProbe(config.probe, network, channels, self.classes, config.batch_size, device)
         limits = (config.monitor.knn_bank, config.monitor.knn_queries)
         # The splits are sorted by class, so a part has to be drawn.
         self.parts = [
@@ -123,18 +118,23 @@ class OnlineKnn:
             for images, limit in zip((train, val), limits, strict=True)
         ]
 
-    def evaluate(self, network: ResNet) -> float:
-        """Return top-1 in percent; the network's mode is left as it was."""
-        config = self.config
-        workers = worker_count(config.data.workers, processes=1)
-        with evaluating(network):
-            bank, queries = (
-                extract_features(
-                    lambda x: pooled(network, x), images, self.view, self.device,
-                    indices=indices, workers=workers, skip_broken=config.data.skip_broken,
-                )
-                for images, indices in self.parts
-            )  # fmt: skip
-        k = max(1, min(config.monitor.knn_k, len(bank.values) // 10))
-        t = config.monitor.knn_temperature
+    def features(self, images: Images, indices: Sequence[int] | None = None) -> Features:
+        """Pooled features of whole images, or of those at `indices`."""
+        config, network = self.config, partial(pooled, self.network)
+        with evaluating(self.network):
+            return extract_features(network, images, config.augment, config.data, self.device, indices=indices)
+
+    def knn_top1(self) -> float:
+        """By kNN, on a fixed random part of the data."""
+        bank, queries = (self.features(images, indices) for images, indices in self.parts)
+        k = max(1, min(self.config.monitor.knn_k, len(bank.values) // 10))
+        t = self.config.monitor.knn_temperature
         return knn_accuracy(*bank[:2], *queries[:2], self.classes, [k], [t])[k, t]
+
+    @torch.no_grad()
+    def online_top1(self) -> float:
+        """By the probe, on all validation images."""
+        assert self.probe is not None
+        features, labels, _ = self.features(self.val)  # n-by-C, n
+        correct = self.probe.classifier(features).argmax(dim=1) == labels  # n
+        return 100 * correct.float().mean().item()

@@ -1,0 +1,83 @@
+"""The signals by which a cluster ends a run: heard between two steps, and agreed on by all processes."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from runs.distributed import all_gather_object, world_size
+
+# sysexits.h EX_TEMPFAIL: "come again", for a cluster that requeues what it interrupted.
+INTERRUPTED = 75
+
+T = TypeVar("T")
+
+
+class _Heard(BaseException):
+    """A signal came while the run waited for data."""
+
+
+class StopSignals:
+    """Hears SIGTERM, SIGUSR1 and SIGHUP while `listen` lasts.
+
+    Args:
+        deadline: seconds from a signal to the end of the process, whatever it waits for; None for no such end.
+
+    Attributes:
+        name: the last one that this process has heard; empty before.
+    """
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.name, self.deadline = "", deadline
+        self._waiting = False
+        self._timer: threading.Timer | None = None
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[None]:
+        """Hear the signals in the block; one that is ignored stays so, as `nohup` asks for."""
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+        before = {n: signal.signal(n, self._hear) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def interruptible(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items; a signal to a single process ends the waiting for the next one, which may never come."""
+        iterator = iter(items)
+        while True:
+            try:
+                self._waiting = True
+                item = next(iterator)
+            except (StopIteration, _Heard):
+                return
+            finally:
+                self._waiting = False
+            yield item
+
+    def agreed(self) -> str:
+        """The signal that any process has heard, empty for none; every process has to call it."""
+        found = next((name for name in all_gather_object(self.name) if name), "")
+        if found and self._timer:
+            self._timer.cancel()
+        return found
+
+    def _hear(self, number: int, _: Any) -> None:
+        self.name = signal.Signals(number).name
+        if self._waiting and world_size() == 1:
+            # Once: a loader that is closed for it takes its time, too.
+            self._waiting = False
+            raise _Heard
+        if self.deadline and self._timer is None:
+            self._timer = threading.Timer(self.deadline, self._end)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _end(self) -> None:
+        ago = f"{self.deadline:g} s ago"
+        print(f"stopped by {self.name}, {ago}, and not saved since the last checkpoint", file=sys.stderr)
+        os._exit(INTERRUPTED)

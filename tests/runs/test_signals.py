@@ -1,0 +1,60 @@
+"""Signals end a run between two steps, or its waiting for data, or after a while the process."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from runs.signals import INTERRUPTED, StopSignals
+
+
+def test_a_signal_is_heard_in_the_block_and_the_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    signals = StopSignals()
+    with signals.listen():
+        assert signals.agreed() == ""
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.agreed() == signals.name == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        signals = StopSignals()
+        with signals.listen():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.name == ""
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_waiting_for_the_next_item_ends_and_nothing_else() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            raise AssertionError("this item never comes")
+        finally:
+            os.kill(os.getpid(), signal.SIGUSR1)  # a second one, while the loader is closed
+            closed.append(True)
+
+    signals, closed = StopSignals(), list[bool]()
+    with signals.listen():
+        assert list(signals.interruptible(items())) == [1, 2] and signals.name == "SIGUSR1"
+        assert closed and list(signals.interruptible([3])) == [3]
+        seen = []
+        for item in signals.interruptible([4, 5]):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            seen.append(item)
+        assert seen == [4, 5], "work on an item is not cut off"
+
+
+def test_a_process_that_cannot_save_ends_after_the_deadline() -> None:
+    code = "import os, time; from runs.signals import StopSignals\n"
+    code += "with StopSignals(0.1).listen(): os.kill(os.getpid(), 15); time.sleep(60)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == INTERRUPTED
+    assert done.stderr == "stopped by SIGTERM, 0.1 s ago, and not saved since the last checkpoint\n"
