@@ -26,7 +26,7 @@ CONFIG = OmegaConf.create(
             "kwargs": {"momentum": 0.9},
         },
         "scheduler": {"name": "none"},
-        "max_epochs": 30,
+        "max_epochs": 40,
     }
 )  # fmt: skip
 
@@ -42,13 +42,13 @@ def without_stop_gradient(p: Tensor, z: Tensor) -> Tensor:
     return -torch.nn.functional.cosine_similarity(p, z, dim=-1).mean()
 
 
-data = dataset_with_index(FakeData)(64, (3, 32, 32), transform=views)
+data = dataset_with_index(FakeData)(64, (3, 16, 16), transform=views)
 for stop_gradient in (True, False):
     seed_everything(0)
     if not stop_gradient:
         solo.methods.simsiam.simsiam_loss_func = without_stop_gradient
     model = METHODS["simsiam"](METHODS["simsiam"].add_and_assert_specific_cfg(CONFIG.copy()))
-    callback = collapse_callback("projector", "predictor", every=2)
+    callback = collapse_callback("projector", "predictor", every=2, stop=True)
     trainer = Trainer(
         max_epochs=CONFIG.max_epochs, accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
