@@ -1,5 +1,6 @@
 """lightly's own loop (its examples/pytorch/simsiam.py) with two lines for the monitor; then without its `detach`."""
 
+import numpy as np
 import torch
 from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
@@ -32,6 +33,7 @@ class SimSiam(nn.Module):
 data = FakeData(128, (3, 32, 32), transform=SimSiamTransform(input_size=32))
 for stop_gradient in (True, False):
     torch.manual_seed(0)
+    np.random.seed(0)  # lightly draws its blur from it
     loader = torch.utils.data.DataLoader(data, batch_size=64, shuffle=True, drop_last=True)
     model = SimSiam(stop_gradient)
     criterion = NegativeCosineSimilarity()
@@ -46,4 +48,6 @@ for stop_gradient in (True, False):
             optimizer.step()
             optimizer.zero_grad()
             verdict = monitor.update(z0)  # 2
+        if monitor.collapsed:
+            break
     print(f"stop_gradient={stop_gradient}: {verdict}, loss {loss:.2f}, spread {monitor.health.spread:.2f}")
