@@ -158,8 +158,6 @@ def evaluate_linear(config: LinearConfig) -> float:
     """Train the classifiers and report the first one's best and last epoch."""
 
     def measure(run: Evaluation) -> Result:
-        if rank() == 0 and (few := few_steps(config, len(run.train))):
-            print(few, file=sys.stderr)
         if config.data.cache:
             run.train.cache(config.data.skip_broken)
         before = run.network.fingerprint()
@@ -203,6 +201,9 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
         UserError: a broken image without `data.skip_broken`, or a loss that is not finite.
     """
     sampler = StepSampler(len(run.train), config.batch_size, config.seed, rank(), world_size())
+    run.describe()
+    if rank() == 0 and (few := few_steps(config, len(run.train))):
+        print(few, file=sys.stderr)
     val = run.features(run.val)
     broken = set(val.broken)
     file = run.output / STATE

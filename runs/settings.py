@@ -22,7 +22,9 @@ INSIDE = {"at least": operator.ge, "above": operator.gt, "at most": operator.le,
 
 def choice(default: str, *choices: str) -> Any:
     """A field that takes one of `choices`; a string literal below it says what they mean."""
-    return dataclasses.field(default=default, metadata={"choices": (default, *choices)})
+    return dataclasses.field(
+        default=default, metadata={"choices": tuple(c for c in (default, *choices) if c != MISSING)}
+    )
 
 
 def number(
@@ -83,7 +85,7 @@ def check_values(config: Any, prefix: str = "") -> None:
         value, key = getattr(config, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
             check_values(value, f"{key}.")
-        elif "choices" in field.metadata and value not in field.metadata["choices"]:
+        elif "choices" in field.metadata and value not in (MISSING, *field.metadata["choices"]):
             raise UserError(f"{key}={value}: choose one of {', '.join(field.metadata['choices'])}")
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
