@@ -4,6 +4,7 @@ A page has blocks between a comment that says what belongs there and `<!-- end -
 
     <!-- facts -->                         how much was computed, and where
     <!-- table: table5 -->                 a table as measured
+    <!-- table: table5 ours -->            the same without the paper's values
     <!-- table: figure2 knn_top1 m_o -->   metrics of its rows' pre-trainings
     <!-- curves: figure2 -->               the picture that the block shows is drawn again
 
@@ -80,11 +81,11 @@ def filled_page(text: str, folder: Path, beside: Path, scale: str | None = None)
             result = next((result for result in results.tables if result.table.name == words[0]), None)
             if result is None:
                 raise UserError(f"{words[0]}: {place} has no such table; name the --scale that it was run at")
-            grid = (
-                pretraining_grid(result, plan, results.records, words[1:])
-                if words[1:]
-                else result_grid(measured(result), notes=False)
-            )
+            ours, metrics = words[1:] == ["ours"], words[1:]
+            if metrics and not ours:
+                grid = pretraining_grid(result, plan, results.records, metrics)
+            else:
+                grid = result_grid(measured(result), notes=False, paper=not ours)
             inside = markdown(grid)
         return f"{begin}{inside}{end}"
 

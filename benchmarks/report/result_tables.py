@@ -46,13 +46,14 @@ def signed(entry: Entry) -> str:
     return f"{entry.difference:+.{entry.digits}f}{mark}".replace("-", "−")
 
 
-def result_grid(result: TableResult, properties: bool = False, notes: bool = True) -> Grid:
+def result_grid(result: TableResult, properties: bool = False, notes: bool = True, paper: bool = True) -> Grid:
     """A table as measured: ours, and below each number the paper's with the difference.
 
     Args:
         result: the table.
         properties: the paper's descriptive columns too.
         notes: the remarks on what was measured.
+        paper: the paper's numbers too.
     """
     table, facts = result.table, list(result.table.properties if properties else ())
     lines = []
@@ -70,14 +71,15 @@ def result_grid(result: TableResult, properties: bool = False, notes: bool = Tru
             cells.append(Cell(number(entry, result.trials is None), entry.bold, flag, value, entry.remark))
             difference = f" ({signed(entry)})" if entry.difference is not None else ""
             below.append(Cell(published(entry) + difference, entry.paper_bold))
-        known = any(e.paper is not None for e in entries)
+        known = paper and any(e.paper is not None for e in entries)
         lines.append(Line(row.label, tuple(cells), tuple(below) if known else ()))
     heads = [("", f"{p}, paper" if p == "collapse" and result.verdicts else p) for p in facts]
     heads += [("", "collapsed, ours")] if result.verdicts else []
     trials = f"; mean ± std, n = {result.trials}" if result.trials else "; mean ± std (n trials)"
+    beside = "; paper: its value, and ours minus it in parentheses" if paper else ""
     return dataclasses.replace(
         table.published(), heads=(*heads, *((c.group, c.label) for c in table.columns)), lines=tuple(lines),
-        about=f"{table.quantity}, {result.scale} scale{trials}; paper: its value, and ours minus it in parentheses",
+        about=f"{table.quantity}, {result.scale} scale{trials}{beside}",
         notes=(*result.remarks, *table.notes) if notes else (), facts=len(heads),
     )  # fmt: skip
 

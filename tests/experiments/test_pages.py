@@ -32,8 +32,9 @@ def test_blocks_are_filled_from_records(tmp_path: Path) -> None:
     assert filled_page(page, tmp_path, tmp_path, "lab") == page
     # The same from another folder, which has a plan of its own.
     p.write()
-    text = f"<!-- table: figure2 from {tmp_path.name} -->\n<!-- end -->\n"
-    assert "| w/" in filled_page(text, tmp_path / "none", tmp_path.parent)
+    text = f"<!-- table: figure2 ours from {tmp_path.name} -->\n<!-- end -->\n"
+    page = filled_page(text, tmp_path / "none", tmp_path.parent)
+    assert "| w/" in page and "paper" not in page
 
 
 def test_a_figure_that_prints_no_accuracy_has_no_column_for_it(tmp_path: Path) -> None:
