@@ -47,11 +47,13 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def interruptible(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield the items; a signal to a single process ends the waiting for the next one, which may never come."""
+        """Yield the items; to a single process a signal ends the waiting for the next one, which may never come."""
         iterator = iter(items)
         while True:
             try:
                 self._waiting = True
+                if self.name and world_size() == 1:
+                    return  # it came before the waiting began
                 item = next(iterator)
             except (StopIteration, _Heard):
                 return
