@@ -12,6 +12,8 @@ from runs.distributed import all_gather_object, world_size
 
 # sysexits.h EX_TEMPFAIL: "come again", for a cluster that requeues what it interrupted.
 INTERRUPTED = 75
+# Seconds that an item which is on its way when a signal comes has to arrive. Cut off, a loading process would fail too.
+GRACE = 1.0
 
 T = TypeVar("T")
 
@@ -40,9 +42,11 @@ class StopSignals:
         """Hear the signals in the block; one that is ignored stays so, as `nohup` asks for."""
         numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
         before = {n: signal.signal(n, self._hear) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._stop_waiting)
         try:
             yield
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -71,13 +75,17 @@ class StopSignals:
     def _hear(self, number: int, _: Any) -> None:
         self.name = signal.Signals(number).name
         if self._waiting and world_size() == 1:
-            # Once: a loader that is closed for it takes its time, too.
-            self._waiting = False
-            raise _Heard
+            signal.setitimer(signal.ITIMER_REAL, GRACE)
         if self.deadline and self._timer is None:
             self._timer = threading.Timer(self.deadline, self._end)
             self._timer.daemon = True
             self._timer.start()
+
+    def _stop_waiting(self, *_: Any) -> None:
+        if self._waiting:
+            # Once: a loader that is closed for it takes its time, too.
+            self._waiting = False
+            raise _Heard
 
     def _end(self) -> None:
         ago = f"{self.deadline:g} s ago"

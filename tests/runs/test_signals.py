@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 from runs.signals import INTERRUPTED, StopSignals
@@ -34,17 +35,26 @@ def test_the_waiting_for_the_next_item_ends_and_nothing_else() -> None:
     def items() -> Iterator[int]:
         yield 1
         yield 2
+        os.kill(os.getpid(), signal.SIGUSR1)
+        yield 3  # it was on its way
+        raise AssertionError("this item is not waited for")
+
+    def items_that_stop() -> Iterator[int]:
+        yield 1
         try:
             os.kill(os.getpid(), signal.SIGUSR1)
-            raise AssertionError("this item never comes")
+            time.sleep(60)
         finally:
             os.kill(os.getpid(), signal.SIGUSR1)  # a second one, while the loader is closed
+            time.sleep(1.2)
             closed.append(True)
 
     signals, closed = StopSignals(), list[bool]()
     with signals.listen():
-        assert list(signals.interruptible(items())) == [1, 2] and signals.name == "SIGUSR1"
-        assert closed
+        assert list(signals.interruptible(items())) == [1, 2, 3] and signals.name == "SIGUSR1"
+    signals = StopSignals()
+    with signals.listen():
+        assert list(signals.interruptible(items_that_stop())) == [1] and closed
     signals = StopSignals()
     with signals.listen():
         seen = []
