@@ -58,10 +58,10 @@ def test_no_two_runs_share_a_name() -> None:
     """Table 4 has two starts of the untrained network; a list of runs without the hashes has to tell them apart."""
     called = list(plan("table4", "table5").names().values())
     assert len(set(called)) == len(called)
-    assert {"linear-scratch-seed0 (scratch)", "linear-scratch-seed0 (scratch_plain)", "linear-moco-14ep-seed0"} <= set(
+    assert {"linear-scratch-seed0 (scratch)", "linear-scratch-seed0 (scratch_plain)", "linear-moco-10ep-seed0"} <= set(
         called
     )
-    assert "pretrain simsiam-14ep-seed0 (simsiam_optimal)" in called
+    assert "pretrain simsiam-10ep-seed0 (simsiam_optimal)" in called
 
 
 @pytest.mark.parametrize(
