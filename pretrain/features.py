@@ -10,10 +10,9 @@ import torch
 import torch.distributed as dist
 import yaml
 from torch import Tensor, nn
-from torchvision.models.resnet import ResNet
 
 from converters import load_backbone
-from converters.resnet import build_resnet
+from converters.light_imports import light_imports
 from pretrain.augment import evaluation_view
 from pretrain.checkpoint import NAME, parse_name
 from pretrain.config import AugmentConfig, DataConfig
@@ -27,6 +26,11 @@ from runs.folder import CONFIG
 from runs.progress import Progress
 from runs.record import Subject
 from runs.seeds import seed_everything
+
+with light_imports():
+    from torchvision.models.resnet import ResNet
+
+    from converters.resnet import build_resnet
 
 
 @dataclass(frozen=True)
