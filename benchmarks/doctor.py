@@ -45,6 +45,8 @@ ROIAlign((2, 2), 1.0, 0, True)(torch.zeros(1, 1, 8, 8), torch.tensor([[0.0, 0, 0
 print(f"{detectron2.__version__} in {os.path.dirname(detectron2.__file__)}")
 """,
 }
+# A broken driver lets an import hang.
+PROBE_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def installation() -> list[Finding]:
     """Python, the packages, and Detectron2 with its compiled or replaced operators."""
     found = [Finding(GOOD, "Python", f"{describe()['python']} at {sys.executable}")]
     for name, code in PROBES.items():
-        found.append(_finding(name, "run `make setup`", partial(_output, "-c", code)))
+        found.append(_finding(name, "run `make setup`", partial(_output, "-c", code, seconds=PROBE_SECONDS)))
     for name in ("hydra-core", "pycocotools", "fvcore", "matplotlib"):
         found.append(_finding(name, "run `make setup`", partial(metadata.version, name)))
     return found
@@ -87,14 +89,19 @@ def _finding(name: str, remedy: str, check: Callable[[], str]) -> Finding:
         return Finding(BAD, name, f"{error}; {remedy}" if remedy else str(error))
 
 
-def _output(*arguments: str) -> str:
+def _output(*arguments: str, seconds: float | None = None) -> str:
     """What a Python process prints, its lines with commas between.
 
     Raises:
-        UserError: it fails; with the last line of its standard error.
+        UserError: it fails, with the last line of its standard error, or takes longer than `seconds`.
     """
     command = [sys.executable, *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=child_environment(), timeout=seconds
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"no answer within {seconds:g} seconds") from error
     if result.returncode:
         said = result.stderr.strip() or f"it ended with status {result.returncode}"
         raise UserError(said.splitlines()[-1].removeprefix("error: "))

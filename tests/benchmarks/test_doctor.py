@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks import doctor
 from benchmarks.__main__ import main
 from benchmarks.doctor import Finding, data_sets, machine
 
@@ -48,6 +49,13 @@ def test_detection_sets(shared: Path) -> None:
 def test_a_place_that_does_not_exist_yet_is_on_some_disk(tmp_path: Path) -> None:
     [disk] = [f for f in machine(tmp_path / "not/yet") if f.name == "disk"]
     assert "GB free" in disk.words
+
+
+def test_an_import_that_hangs_is_a_fault_and_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "PROBES", {"PyTorch": "import time; time.sleep(60)"})
+    monkeypatch.setattr(doctor, "PROBE_SECONDS", 0.5)
+    [found] = [f for f in doctor.installation() if f.name == "PyTorch"]
+    assert found == Finding("BAD", "PyTorch", "no answer within 0.5 seconds; run `make setup`")
 
 
 @pytest.mark.slow
