@@ -15,7 +15,7 @@ from runs.progress import Progress
 from transfer.coco_evaluation import coco_results, evaluate_coco
 from transfer.datasets import Split
 from transfer.detections import Detections
-from transfer.loading import decoded, test_loader
+from transfer.loading import test_loader
 from transfer.rle import coder
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
@@ -86,7 +86,7 @@ def detect(cfg: Any, detector: nn.Module, split: Split, workers: int) -> Detecti
     loader = test_loader(cfg, split, workers)
     title = f"testing on {split.name}"
     with Progress(len(numbers), title, "image", folder=Path(cfg.OUTPUT_DIR), disable=rank() > 0) as bar:
-        for number, batch in zip(numbers, decoded(loader), strict=True):
+        for number, batch in zip(numbers, loader, strict=True):
             rows.append((number, _plain(detector(batch)[0]["instances"])))
             bar.update()
     # Pickled and gathered on the CPU: a detector's masks would not fit on its device a second time.

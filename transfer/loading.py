@@ -1,25 +1,25 @@
 """Batches that depend on the seed and the iteration alone: not on workers, devices, or where a run was stopped."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data import DatasetFromList, DatasetMapper
-from detectron2.data.build import filter_images_with_only_crowd_annotations, trivial_batch_collator
+from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.data.detection_utils import SizeMismatchError
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runs.distributed import rank, world_size
-from runs.errors import UserError
+from runs.errors import BrokenImage, UserError, raise_errors
 from transfer.datasets import Split
 
 # (index of the image, position in the endless stream of images)
 Draw = tuple[int, int]
 
 
-class Images(Dataset[dict[str, Any] | UserError]):
+class Images(Dataset[dict[str, Any] | BrokenImage]):
     """Detectron2's mapper over a split; `draw` names the image and seeds its augmentation."""
 
     def __init__(self, images: list[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any], seed: int | None) -> None:
@@ -30,7 +30,7 @@ class Images(Dataset[dict[str, Any] | UserError]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any] | UserError:
+    def __getitem__(self, draw: Draw) -> dict[str, Any] | BrokenImage:
         index, position = draw
         if self.seed is not None:
             # Detectron2's augmentation draws from NumPy's global generator. Seeded per image, the draws do not depend
@@ -40,22 +40,13 @@ class Images(Dataset[dict[str, Any] | UserError]):
         try:
             mapped: dict[str, Any] = self.mapper(image)
         except (OSError, SyntaxError, SizeMismatchError) as error:
-            return UserError(f"{image['file_name']}: cannot be read ({error}); restore it")
+            return BrokenImage(image["file_name"], f"cannot be read ({error}); restore it")
         return mapped
 
 
-def decoded(batches: Iterable[list[Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The batches of a loader.
-
-    Raises:
-        UserError: an image did not decode. A loading process hands that over as a value, since PyTorch would wrap a
-            traceback around what it raises.
-    """
-    for batch in batches:
-        for image in batch:
-            if isinstance(image, UserError):
-                raise image
-        yield batch
+def collate(batch: list[Any]) -> list[dict[str, Any]] | BrokenImage:
+    """A batch as Detectron2 wants it, or the first of its images that did not decode, for `raise_errors`."""
+    return next((image for image in batch if isinstance(image, BrokenImage)), batch)
 
 
 class Batches(Sampler[list[Draw]]):
@@ -110,8 +101,14 @@ def train_images(cfg: Any, split: Split) -> list[dict[str, Any]]:
     return list(images)
 
 
-def train_loader(cfg: Any, images: list[dict[str, Any]], seed: int, workers: int, start: int = 0) -> DataLoader[Any]:
-    """Endless batches for training, from batch number `start` on."""
+def train_loader(
+    cfg: Any, images: list[dict[str, Any]], seed: int, workers: int, start: int = 0
+) -> Iterator[list[dict[str, Any]]]:
+    """Endless batches for training, from batch number `start` on; making it draws from PyTorch's generator.
+
+    Raises:
+        BrokenImage: an image does not decode.
+    """
     batches = Batches(
         [image["width"] > image["height"] for image in images],
         cfg.SOLVER.IMS_PER_BATCH,
@@ -119,21 +116,16 @@ def train_loader(cfg: Any, images: list[dict[str, Any]], seed: int, workers: int
         start,
         cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )
-    return DataLoader(
-        Images(images, DatasetMapper(cfg, True), seed),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=trivial_batch_collator,
-        pin_memory=False,
-    )
+    mapped = Images(images, DatasetMapper(cfg, True), seed)
+    return raise_errors(iter(DataLoader(mapped, batch_sampler=batches, num_workers=workers, collate_fn=collate)))
 
 
-def test_loader(cfg: Any, split: Split, workers: int) -> DataLoader[Any]:
-    """Every image once, one a batch, this process's share of them."""
+def test_loader(cfg: Any, split: Split, workers: int) -> Iterator[list[dict[str, Any]]]:
+    """Every image once, one a batch, this process's share of them.
+
+    Raises:
+        BrokenImage: an image does not decode.
+    """
     draws: list[list[Draw]] = [[(index, 0)] for index in range(rank(), len(split.images), world_size())]
-    return DataLoader(
-        Images(split.images, DatasetMapper(cfg, False), None),
-        batch_sampler=draws,
-        num_workers=workers,
-        collate_fn=trivial_batch_collator,
-    )
+    mapped = Images(split.images, DatasetMapper(cfg, False), None)
+    return raise_errors(iter(DataLoader(mapped, batch_sampler=draws, num_workers=workers, collate_fn=collate)))

@@ -25,7 +25,7 @@ from runs.log import METRICS_LOG, MetricsLog
 from runs.progress import Progress
 from runs.seeds import generator_states, set_generator_states
 from transfer.inference import Evaluation
-from transfer.loading import decoded, train_loader
+from transfer.loading import train_loader
 from transfer.settings import TransferConfig
 
 CHECKPOINT = "checkpoint.pth"
@@ -83,9 +83,8 @@ class Trainer:
             UserError: memory does not suffice, or an image cannot be read.
         """
         generators = self._restore()
-        loader = train_loader(self.cfg, self.images, self.seed, self.workers, self.iteration)
-        # Making the iterator draws from PyTorch's generator, so the saved states follow it.
-        stream = decoded(iter(loader))
+        # Making it draws from PyTorch's generator, so the saved states follow it.
+        stream = train_loader(self.cfg, self.images, self.seed, self.workers, self.iteration)
         if generators is not None:
             set_generator_states(generators)
         log = MetricsLog(self.folder / METRICS_LOG, self.iteration, self.folder) if rank() == 0 else None
@@ -181,7 +180,7 @@ class Trainer:
         count = self.cfg.TEST.PRECISE_BN.NUM_ITER
         loader = train_loader(self.cfg, self.images, self.bn_seed, self.workers)
         with EventStorage(), Progress(count, "precise BN", folder=self.folder, disable=rank() > 0) as bar:
-            update_bn_stats(self.model, _counted(decoded(loader), bar), count)
+            update_bn_stats(self.model, _counted(loader, bar), count)
 
     def save(self) -> None:
         """Write the checkpoint that `train` continues from."""
