@@ -54,7 +54,7 @@ def path_settings(schema: type) -> set[str]:
 
 @dataclasses.dataclass
 class CommandConfig:
-    """Settings of every command that trains or evaluates a network."""
+    """Settings of every command of `pretrain`."""
 
     official: bool = False
     """The official releases' arithmetic, bit for bit, in place of what is equal up to rounding and faster: sets
@@ -87,13 +87,13 @@ def check_values(config: Any, prefix: str = "") -> None:
             check_values(value, f"{key}.")
         elif "choices" in field.metadata and value not in (MISSING, *field.metadata["choices"]):
             raise UserError(f"{key}={value}: choose one of {', '.join(field.metadata['choices'])}")
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, float) and not math.isfinite(number):
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, float) and not math.isfinite(item):
                 raise UserError(f"{key}={value}: must be finite")
-            if isinstance(number, int) and abs(number) >= 2**63:
+            if isinstance(item, int) and abs(item) >= 2**63:
                 raise UserError(f"{key}={value}: must be below 2^63")
             for words, limit in field.metadata.get("limits", {}).items():
-                if not INSIDE[words](number, limit):
+                if not INSIDE[words](item, limit):
                     raise UserError(f"{key}={value}: must be {words} {limit:g}")
     if hasattr(config, "check"):
         config.check()

@@ -83,6 +83,9 @@ def _tile(split: Split, detections: Detections, number: int, threshold: float) -
     mine = mine[np.argsort(-detections.score[mine], kind="stable")]
     shown = mine[detections.score[mine] >= threshold]
     drawing = Visualizer(pixels, scale=TILE / max(pixels.shape[:2]))
+    for annotation in image["annotations"]:
+        box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+        drawing.draw_box(box, alpha=1, edge_color="white", line_style="--")
     for index in (shown if len(shown) else mine[:1])[::-1]:
         category, box = detections.category[index], detections.box[index]
         colour = tuple(value / 255 for value in COLOURS[category % len(COLOURS)])
@@ -93,7 +96,4 @@ def _tile(split: Split, detections: Detections, number: int, threshold: float) -
         drawing.draw_box(box, alpha=1, edge_color=colour)
         text = f"{split.classes[category]} {detections.score[index]:.2f}"
         drawing.draw_text(text, tuple(box[:2]), color=colour, horizontal_alignment="left")
-    for annotation in image["annotations"]:
-        box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-        drawing.draw_box(box, alpha=1, edge_color="white", line_style="--")
     return Image.fromarray(drawing.get_output().get_image())
