@@ -14,12 +14,11 @@ from benchmarks.report.result_tables import result_grid
 from benchmarks.results.table_results import results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.estimate import clock, durations, left
 from benchmarks.workflow.expand import expand
 from benchmarks.workflow.more_devices import growth
 from benchmarks.workflow.run import work
 from benchmarks.workflow.run_graph import RunGraph
-from benchmarks.workflow.status import status_of
+from benchmarks.workflow.status import chains, clock, durations, left, status_of
 from runs.environment import command_line
 from runs.errors import UserError
 
@@ -63,10 +62,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> int:
     """Say what a run would do."""
-    scale, chosen = _chosen(arguments)
-    if arguments.measured:
-        scale = scales.with_measured(scale, Path(arguments.measured))
-    made = _planned(arguments, scale, chosen)
+    made, scale, chosen = _planned(arguments)
     expected, measured = durations(made)
     status = status_of(made, failed={})
     print(f"{made.scale} scale: {made.about}\n")
@@ -108,20 +104,18 @@ def _print_growth(chosen: list[tables.Table], scale: scales.Scale, devices: list
     grid.terminal(Grid(heads, tuple(lines), notes=notes, corner="devices"))
 
 
-def _chosen(arguments: argparse.Namespace) -> tuple[scales.Scale, list[tables.Table]]:
-    """The scale and the tables that the arguments of `plan` and `run` name."""
-    scale = scales.load(arguments.scale)
-    given = {name: value for name in ("jobs", "gpus", "nodes") if (value := getattr(arguments, name)) is not None}
-    chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns, scale.replace, scale.add)
-    return dataclasses.replace(scale, **given), chosen
-
-
-def _planned(arguments: argparse.Namespace, scale: scales.Scale, chosen: list[tables.Table]) -> RunGraph:
-    """The plan for the tables.
+def _planned(arguments: argparse.Namespace) -> tuple[RunGraph, scales.Scale, list[tables.Table]]:
+    """The plan that the arguments of `plan` and `run` ask for, with the scale and the tables that they name.
 
     Raises:
         UserError: an argument is unknown, or nothing of these tables can be run at the scale.
     """
+    scale = scales.load(arguments.scale)
+    given = {name: value for name in ("jobs", "gpus", "nodes") if (value := getattr(arguments, name)) is not None}
+    chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns, scale.replace, scale.add)
+    scale = dataclasses.replace(scale, **given)
+    if measured := vars(arguments).get("measured"):
+        scale = scales.with_measured(scale, Path(measured))
     output = arguments.output or f"outputs/{scale.name}"
     plan = expand(chosen, scale, output, dict(arguments.data), arguments.overrides, arguments.trials)
     if not plan.runs:
@@ -130,7 +124,7 @@ def _planned(arguments: argparse.Namespace, scale: scales.Scale, chosen: list[ta
         reasons = "; ".join(dict.fromkeys(cell.absent for cell in plan.cells))
         raise UserError(f"{', '.join(arguments.tables)}: {reasons}; {remedy}")
     plan.command = command_line()
-    return plan
+    return plan, scale, chosen
 
 
 def _costs(plan: RunGraph, expected: dict[str, float], measured: set[str], done: set[str]) -> Grid:
@@ -151,7 +145,7 @@ def _costs(plan: RunGraph, expected: dict[str, float], measured: set[str], done:
 
 def _critical_path(plan: RunGraph, expected: dict[str, float], waiting: set[str]) -> list[str]:
     """The longest chain of runs that wait for each other."""
-    lengths = plan.chains({r: expected[r] for r in waiting})
+    lengths = chains(plan, {r: expected[r] for r in waiting})
     path: list[str] = []
     candidates = waiting
     while candidates:
@@ -162,7 +156,7 @@ def _critical_path(plan: RunGraph, expected: dict[str, float], waiting: set[str]
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the runs, print the tables, write the report. Exit status 1 if a run failed or its record is refused."""
-    made = _planned(arguments, *_chosen(arguments))
+    made, _, _ = _planned(arguments)
     status = work(made, arguments.executor, arguments.sbatch, arguments.retries)
     results = results_of(made, status)
     console = Console()

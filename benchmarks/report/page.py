@@ -1,23 +1,36 @@
 """The report: one HTML page that needs no other file, and the tables as Markdown, LaTeX and CSV beside it."""
 
+import base64
+import io
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.report import grid, sections
-from benchmarks.report.charts import charts_of, row_logs, run_logs, svg
-from benchmarks.report.result_tables import comma_separated, result_grid, title_of
+from benchmarks.report import grid
+from benchmarks.report.charts import Chart, Curve, charts_of, row_logs, run_logs, svg
+from benchmarks.report.grid import Cell, Grid, Line, plain
+from benchmarks.report.result_tables import comma_separated, result_grid
 from benchmarks.results.records import Found, find
-from benchmarks.results.table_results import Results, TableResult, results_of
-from benchmarks.workflow.estimate import clock
+from benchmarks.results.table_results import Results, TableResult, listed, results_of
 from benchmarks.workflow.run_graph import PLAN, read_plan
+from benchmarks.workflow.status import clock, last_attempts
 from runs.errors import UserError
-from runs.files import DETECTIONS, VIEWS, atomic_write
+from runs.files import DETECTIONS, VIEWS, atomic_write, read_bytes
+from runs.record import Record
 
 PAGE = "report.html"
 HERE = Path(__file__).parent
 # More methods than this in one chart cannot be told apart.
 MOST = 8
+# A page that can be mailed: pictures wider than this are made smaller, and photographs are stored as JPEG.
+WIDTH = 1400
+# The largest picture that a run draws, in bytes and pixels.
+BYTES, PIXELS = 2**24, 40_000_000
+RECALLS = [i / 50 for i in range(51)]
+DRIVERS = {"GPU driver": "driver", "CUDA": "cuda", "cuDNN": "cudnn"}
+TASKS = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
 
 
 def report_folders(folders: Sequence[str | Path], output: Path) -> Path:
@@ -44,9 +57,9 @@ def report_folders(folders: Sequence[str | Path], output: Path) -> Path:
 
 def write_report(results: Sequence[Results], output: Path, others: Found | None = None) -> Path:
     """Write `report.html`, `tables.md`, `tables.tex` and `tables.csv`; returns the page's path."""
+    write_tables([table for result in results for table in result.tables], output)
     with atomic_write(output / PAGE, "w") as file:
         file.write(html(results, others or Found()))
-    write_tables([table for result in results for table in result.tables], output)
     return output / PAGE
 
 
@@ -54,9 +67,9 @@ def write_tables(tables: Sequence[TableResult], output: Path) -> None:
     """Write `tables.md`, `tables.tex` and `tables.csv`."""
     grids = [result_grid(table, properties=True) for table in tables]
     for name, text in (
-        ("tables.md", "\n".join(map(grid.markdown, grids))),
-        ("tables.tex", "\n".join(map(grid.latex, grids))),
         ("tables.csv", comma_separated(tables)),
+        ("tables.md", "\n".join(map(grid.markdown, grids))),
+        ("tables.tex", "\n".join(grid.render("table.tex.j2", grid=table) for table in grids)),
     ):
         with atomic_write(output / name, "w") as file:
             file.write(text)
@@ -71,10 +84,10 @@ def html(found: Sequence[Results], others: Found) -> str:
     """
     plans = [f.plan for f in found]
     recorded = [record for f in found for record in f.records.values()]
-    results = [(result, row_logs(f.plan, result.table)) for f in found for result in f.tables]
     training = [log for f in found for log in run_logs(f, f"{f.plan.output}: " if len(found) > 1 else "")]
     training = training if len({label for label, _ in training}) <= MOST else []
-    costs, commands = sections.costs(found)
+    results = [(result, row_logs(f.plan, result.table)) for f in found for result in f.tables]
+    costs, commands = costs_and_commands(found)
     return grid.render(
         "page.html.j2",
         title=title_of([result for result, _ in results]) if results else "Run records",
@@ -83,19 +96,141 @@ def html(found: Sequence[Results], others: Found) -> str:
         about=list(dict.fromkeys(f"{p.scale} scale: {p.about}" for p in plans)),
         made=time.strftime("%Y-%m-%d %H:%M"),
         tables=[(result, result_grid(result, properties=True, notes=False),
-                 map(svg, charts_of(rows, result.table.curves, result.table))) for result, rows in results],
+                 [svg(chart) for chart in charts_of(rows, result.table.curves, result.table)])
+                for result, rows in results],
         training=[svg(chart) for chart in charts_of(training, ("loss", "std", "knn_top1"))],
-        recall=[svg(chart) for chart in sections.precision_recall(found)],
-        views=sections.pictures(found, "pretrain", VIEWS),
-        detections=sections.pictures(found, "transfer", DETECTIONS),
+        recall=[svg(chart) for chart in precision_recall(found)],
+        views=pictures(found, "pretrain", VIEWS),
+        detections=pictures(found, "transfer", DETECTIONS),
         costs=costs,
         commands=commands,
         ended=len(recorded),
         total=clock(sum(r.seconds for r in recorded)),
-        environments=sections.environments([*recorded, *others.records.values()]),
+        environments=environments([*recorded, *others.records.values()]),
         starts=list(dict.fromkeys(p.command for p in plans if p.command)),
-        others=sections.loose(others.records),
+        others=loose(others.records),
         refused=[*(reason for f in found for reason in f.refused), *others.refused.values()],
         style=(HERE / "style.css").read_text(encoding="utf-8"),
         script=(HERE / "sort.js").read_text(encoding="utf-8"),
     )  # fmt: skip
+
+
+def title_of(results: Sequence[TableResult]) -> str:
+    """`Tables 4 and 5, measured`."""
+    labels = list(dict.fromkeys(r.table.label for r in results))
+    if len(labels) > 1 and all(label.startswith("Table ") for label in labels):
+        labels = ["Tables " + labels[0].removeprefix("Table "), *(label.removeprefix("Table ") for label in labels[1:])]
+    return f"{listed(labels)}, measured"
+
+
+def precision_recall(found: Sequence[Results]) -> list[Chart]:
+    """Precision over recall at IoU .50, averaged over the classes, a chart a task."""
+    by_task: dict[str, list[Curve]] = {}
+    numbers: dict[str, int] = {}
+    for results in found:
+        named = results.labels
+        for run in results.plan.runs.values():
+            record = results.records.get(run.id)
+            if run.kind == "transfer" and record and (mean := _mean_precision(record.details.get("curves"))):
+                number = numbers.setdefault(named[run.id], len(numbers))
+                by_task.setdefault(run.task, []).append(Curve(named[run.id], RECALLS, mean, number))
+    return [Chart(f"{TASKS[task]}: precision over recall, IoU .50", "recall", "precision", lines)
+            for task, lines in by_task.items()]  # fmt: skip
+
+
+def _mean_precision(by_class: Any) -> list[float]:
+    """Mean over classes of the best precision at each of `RECALLS` or beyond; empty if it is no such table."""
+    total = [0.0] * len(RECALLS)
+    try:
+        for recall, precision in by_class.values():
+            for i, level in enumerate(RECALLS):
+                total[i] += max((float(p) for r, p in zip(recall, precision, strict=True) if r >= level), default=0.0)
+        return [value / len(by_class) for value in total]
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+        return []
+
+
+def pictures(results: Sequence[Results], kind: str, file: str) -> list[dict[str, str]]:
+    """The picture that each run of a kind has written, as data for `<img>`; one trial of each is enough."""
+    found: dict[str, str] = {}
+    for one in results:
+        for run in one.plan.runs.values():
+            title = ", ".join(filter(None, (one.labels.get(run.id), TASKS.get(run.task))))
+            if run.kind == kind and title not in found and (source := embedded(one.plan.folder(run.id) / file)):
+                found[title] = source
+    # Methods that see the same views share one picture.
+    return [{"title": "; ".join(title for title, same in found.items() if same == source), "source": source}
+            for source in dict.fromkeys(found.values())]  # fmt: skip
+
+
+def embedded(path: Path) -> str:
+    """A PNG file as a `data:` address, made smaller where it is large; empty if there is no such file."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(read_bytes(path, BYTES)), formats=("PNG",)) as file:
+            warnings.simplefilter("ignore")
+            if file.width * file.height > PIXELS:
+                return ""
+            image = file.convert("RGB")
+    except (UserError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""
+    image.thumbnail((WIDTH, image.height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def costs_and_commands(found: Sequence[Results]) -> tuple[Grid, list[str]]:
+    """One line a run: how it went, its time, memory and verdict.
+
+    Returns:
+        (the table, the commands of all runs in the order in which they can be typed)
+    """
+    lines, commands = [], []
+    for results in found:
+        plan, named, attempts = results.plan, results.plan.names(), last_attempts(results.plan)
+        for run in plan.order():
+            attempt, record = attempts.get(run), results.records.get(run)
+            took = attempt.seconds if attempt else record.seconds if record else None
+            # In `results/`, conversions and data sets have left no file, only how their command ended.
+            done = plan.target(run).exists() or (attempt is not None and attempt.status == 0)
+            lines.append(Line(named[run], (
+                Cell("done" if done else "failed" if attempt else "not run"),
+                Cell(clock(took) if took is not None else "", value=took),
+                *plain([f"{record.peak_memory_mb:.0f}", record.verdict] if record else ["", ""]),
+            )))  # fmt: skip
+            commands.append(plan.runs[run].line)
+    heads = (("", "state"), ("", "time"), ("", "memory (MB)"), ("", "verdict"))
+    return Grid(heads, tuple(lines), corner="run"), commands
+
+
+def loose(records: dict[Path, Record]) -> Grid:
+    """One line a record that belongs to no plan."""
+    lines = []
+    for path, record in records.items():
+        data = f"{record.dataset.name} {record.dataset.split}" if record.dataset else ""
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+        what = f"{record.kind}: {record.subject.method}, {record.subject.arch}, seed {record.seed}"
+        lines.append(Line(what, (Cell(data, title=str(path)), *plain([metrics, record.verdict]))))
+    return Grid((("", "data"), ("", "metrics"), ("", "verdict")), tuple(lines), corner="run")
+
+
+def environments(records: Iterable[Record]) -> list[dict[str, str]]:
+    """The different environments that made the records, in words."""
+    found: list[dict[str, str]] = []
+    for record in records:
+        e = record.environment
+        given = e.get("packages")
+        packages = given if isinstance(given, dict) else {}
+        versions = "".join(f", {name} {version}" for name, version in packages.items() if version)
+        drivers = [f"{name} {e[key]}" for name, key in DRIVERS.items() if e.get(key)]
+        words = {
+            "Processor": f"{e.get('processor')}, {e.get('cores')} cores; device {e.get('device')}",
+            "System": ", ".join([str(e.get("platform")), *drivers]),
+            "Versions": f"Python {e.get('python')}{versions}",
+            "Commit": str(e.get("commit") or "unknown"),
+        }
+        if words not in found:
+            found.append(words)
+    return found

@@ -1,13 +1,12 @@
 """What is shown of a table that was measured: beside the paper's numbers, and as CSV."""
 
 import csv
-import dataclasses
 import io
 from collections.abc import Sequence
 
 from benchmarks.report.grid import ABSENT, Cell, Grid, Line, plain
 from benchmarks.results.summary import Summary
-from benchmarks.results.table_results import Entry, TableResult, listed
+from benchmarks.results.table_results import Entry, TableResult
 from benchmarks.tables import table as tables
 
 
@@ -59,28 +58,29 @@ def result_grid(result: TableResult, properties: bool = False, notes: bool = Tru
     lines = []
     for i, (row, entries) in enumerate(zip(table.rows, result.entries, strict=True)):
         verdict = result.verdicts[i] if result.verdicts else None
-        cells = list(plain([row.properties.get(p, "") for p in facts]))
-        if result.verdicts:
-            cells.append(Cell(str(verdict or ABSENT), bold=verdict is not None and not verdict.agrees))
-        below = [Cell("") for _ in cells]
-        if result.verdicts and not properties:
-            below[-1] = Cell(str(row.properties.get("collapse", ABSENT)))
+        cells, below = [], []
         for entry in entries:
             flag = "≤ untrained" if entry.below_scratch else ""
             value = entry.ours.mean if entry.ours else None
             cells.append(Cell(number(entry, result.trials is None), entry.bold, flag, value, entry.remark))
             difference = f" ({signed(entry)})" if entry.difference is not None else ""
             below.append(Cell(published(entry) + difference, entry.paper_bold))
+        left = list(plain([row.properties.get(p, "") for p in facts]))
+        if result.verdicts:
+            left.append(Cell(str(verdict or ABSENT), bold=verdict is not None and not verdict.agrees))
+        below_left = [Cell("") for _ in left]
+        if result.verdicts and not properties:
+            below_left[-1] = Cell(str(row.properties.get("collapse", ABSENT)))
         known = paper and any(e.paper is not None for e in entries)
-        lines.append(Line(row.label, tuple(cells), tuple(below) if known else ()))
+        lines.append(Line(row.label, (*left, *cells), (*below_left, *below) if known else ()))
     heads = [("", f"{p}, paper" if p == "collapse" and result.verdicts else p) for p in facts]
     heads += [("", "collapsed, ours")] if result.verdicts else []
     trials = f"; mean ± std, n = {result.trials}" if result.trials else "; mean ± std (n trials)"
     beside = "; paper: its value, and ours minus it in parentheses" if paper else ""
-    return dataclasses.replace(
-        table.published(), heads=(*heads, *((c.group, c.label) for c in table.columns)), lines=tuple(lines),
-        about=f"{table.quantity}, {result.scale} scale{trials}{beside}",
-        notes=(*result.remarks, *table.notes) if notes else (), facts=len(heads),
+    return Grid(
+        (*heads, *((c.group, c.label) for c in table.columns)), tuple(lines), f"{table.label}: {table.title}",
+        f"{table.quantity}, {result.scale} scale{trials}{beside}",
+        (*result.remarks, *table.notes) if notes else (), "pre-train", len(heads),
     )  # fmt: skip
 
 
@@ -108,11 +108,3 @@ def comma_separated(results: Sequence[TableResult]) -> str:
                 writer.writerow([result.table.name, result.scale, row.id, column.id, column.task, column.metric,
                                  e.paper, *ours, e.difference, trials, e.remark])  # fmt: skip
     return out.getvalue()
-
-
-def title_of(results: Sequence[TableResult]) -> str:
-    """`Tables 4 and 5, measured`."""
-    labels = list(dict.fromkeys(r.table.label for r in results))
-    if len(labels) > 1 and all(label.startswith("Table ") for label in labels):
-        labels = ["Tables " + labels[0].removeprefix("Table "), *(label.removeprefix("Table ") for label in labels[1:])]
-    return f"{listed(labels)}, measured"

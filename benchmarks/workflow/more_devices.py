@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 from benchmarks.tables.scale import Scale
 from benchmarks.tables.table import Table
-from benchmarks.workflow.estimate import assumed, left
 from benchmarks.workflow.expand import LEAST, batch_of, expand
 from benchmarks.workflow.run_graph import RunGraph
-from benchmarks.workflow.status import Status
+from benchmarks.workflow.status import Status, assumed, chains, left
 
 NODE = 8
 # ImageNet's training set: 1,281,167 JPEGs of 138 GB.
@@ -42,17 +41,15 @@ def growth(tables: Sequence[Table], scale: Scale, counts: Sequence[int]) -> tupl
         plan = expand(tables, size, "outputs/growth")
         seconds = {run.id: assumed(plan, run) for run in plan.runs.values()}
         total = left(plan, seconds, Status(waiting=list(plan.runs)), count)
-        chains = plan.chains(seconds)
-        longest = max(plan.runs.values(), key=lambda run: chains[run.id])
+        chain = chains(plan, seconds)
+        longest = max(plan.runs.values(), key=lambda run: chain[run.id])
         hours = sum(seconds[run.id] * run.devices for run in plan.runs.values()) / 3600
         held = longest.devices < count
-        limit = f"{plan.names()[longest.id]} on {longest.devices}" if chains[longest.id] > 0.8 * total else "devices"
+        limit = f"{plan.names()[longest.id]} on {longest.devices}" if chain[longest.id] > 0.8 * total else "devices"
         limit += ", for its batch" if held and limit != "devices" else ""
         # At the most: every device reads for a pre-training.
         rate = IMAGES * IMAGE_MB / 1000 / scale.seconds["pretrain/epoch"] if "pretrain/epoch" in scale.seconds else 0.0
-        points.append(
-            Point(count, total, hours, chains[longest.id], rate * count / (scale.seconds_devices or 1), limit)
-        )
+        points.append(Point(count, total, hours, chain[longest.id], rate * count / (scale.seconds_devices or 1), limit))
         # Once for a batch: at the first number of devices that is too many for it.
         broken = _too_small(plan, size, count) | broken
     return points, [

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.workflow.display import Display
-from benchmarks.workflow.estimate import durations
 from benchmarks.workflow.run_graph import Run, RunGraph
-from benchmarks.workflow.status import Status, failures, note_attempt, status_of
+from benchmarks.workflow.status import Status, chains, durations, failures, note_attempt, status_of
 from runs.app import PARENT
 from runs.children import child_environment
 from runs.errors import UserError, from_os_error
@@ -58,11 +57,11 @@ def work(plan: RunGraph, executor: str = "local", options: Sequence[str] = (), r
     devices = check(plan, executor, options)
     with lock_folder(Path(plan.output)), _signals():
         plan.write()
-        before = status_of(plan, failed={})
-        if len(before.done) == len(plan.runs):
-            return before
-        if before.done:
-            print(f"{len(before.done)} of {len(plan.runs)} runs are done already", file=sys.stderr)
+        done = plan.done()
+        if len(done) == len(plan.runs):
+            return Status(done)
+        if done:
+            print(f"{len(done)} of {len(plan.runs)} runs are done already", file=sys.stderr)
         status = _loop(plan, executor, options, retries, devices)
     for line in failures(plan, status):
         print(line, file=sys.stderr)
@@ -70,42 +69,41 @@ def work(plan: RunGraph, executor: str = "local", options: Sequence[str] = (), r
 
 
 def _loop(plan: RunGraph, executor: str, options: Sequence[str], retries: int, free: list[str]) -> Status:
-    expected, known = durations(plan)[0], bool(free)
-    chains = plan.chains(expected)
-    order = sorted(plan.runs, key=lambda run: -chains[run])
+    display, expected, known = Display(plan), durations(plan)[0], bool(free)
+    chain = chains(plan, expected)
+    order = sorted(plan.runs, key=lambda run: -chain[run])
     started: dict[str, Started] = {}
     failed: dict[str, int] = {}
     tries: Counter[str] = Counter()
-    display = Display(plan, expected)
     try:
-        while True:
-            status = status_of(plan, {run: s.began for run, s in started.items()}, failed)
-            done = set(status.done)
-            ready = [run for run in order if run in status.waiting and done.issuperset(plan.runs[run].needs)]
-            for name in ready[: plan.jobs - len(started)]:
-                run = plan.runs[name]
-                wanted = run.gpus if known else 0
-                if wanted > len(free):
-                    break
-                taken, free = free[:wanted], free[wanted:]
-                started[name] = _start(plan, run, executor, options, taken)
-                status.running[name] = started[name].began
-                status.waiting.remove(name)
-            display.update(status)
-            if not started:
-                return status
-            time.sleep(0.2)
-            for name in [run for run, s in started.items() if s.process.poll() is not None]:
-                over = started.pop(name)
-                free += over.devices
-                tries[name] += 1
-                code = _result(plan, name, over, executor)
-                if code and tries[name] > retries:
-                    failed[name] = code
-                # What has ended tells how fast this machine is.
-                expected |= durations(plan)[0]
+        with display.live:
+            while True:
+                status = status_of(plan, {run: s.began for run, s in started.items()}, failed)
+                done = set(status.done)
+                ready = [run for run in order if run in status.waiting and done.issuperset(plan.runs[run].needs)]
+                for name in ready[: plan.jobs - len(started)]:
+                    run = plan.runs[name]
+                    wanted = run.gpus if known else 0
+                    if wanted > len(free):
+                        break
+                    taken, free = free[:wanted], free[wanted:]
+                    started[name] = _start(plan, run, executor, options, taken)
+                    status.running[name] = started[name].began
+                    status.waiting.remove(name)
+                display.update(status, expected)
+                if not started:
+                    return status
+                time.sleep(0.2)
+                for name in [run for run, s in started.items() if s.process.poll() is not None]:
+                    over = started.pop(name)
+                    free += over.devices
+                    tries[name] += 1
+                    code = _result(plan, name, over, executor)
+                    if code and tries[name] > retries:
+                        failed[name] = code
+                    # What has ended tells how fast this machine is.
+                    expected = durations(plan)[0]
     finally:
-        display.close()
         _stop(plan, started, executor)
 
 
@@ -116,6 +114,7 @@ def _start(plan: RunGraph, run: Run, executor: str, options: Sequence[str], devi
     command = [*start[run.command[0]], *run.command[1:]]
     if executor == "slurm":
         command = sbatch(plan, run, command, options)
+    environment = _environment(plan, executor, devices)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / LOG, "ab") as log:
@@ -124,7 +123,7 @@ def _start(plan: RunGraph, run: Run, executor: str, options: Sequence[str], devi
             # In a session of its own: an interrupt at the terminal reaches it once, through `_stop`.
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env=_environment(plan, executor, devices),
+                env=environment,
             )  # fmt: skip
     except OSError as error:
         raise from_os_error(error) from error

@@ -49,10 +49,6 @@ class Run:
     gpus: int = 0
     nodes: int = 1
 
-    def __post_init__(self) -> None:
-        if not ID.fullmatch(self.id) or self.kind not in KINDS:
-            raise ValueError(f"{self.kind} {self.id!r} is not the id of a run; an id is <kind>/<name>")
-
     @property
     def target(self) -> str:
         """The file whose existence means that the run is done."""
@@ -138,6 +134,9 @@ class RunGraph:
     checkpoint: Source | None = None
 
     def __post_init__(self) -> None:
+        for run in self.runs.values():
+            if not ID.fullmatch(run.id) or run.kind not in KINDS:
+                raise ValueError(f"{run.kind} {run.id!r} is not the id of a run; an id is <kind>/<name>")
         named = [n for r in self.runs.values() for n in r.needs] + [n for c in self.cells for n in c.runs]
         lost = next((name for name in named if name not in self.runs), None)
         if lost or any(key != run.id for key, run in self.runs.items()):
@@ -151,6 +150,10 @@ class RunGraph:
     def target(self, run: str) -> Path:
         """The file that a finished run has written."""
         return self.folder(run) / self.runs[run].target
+
+    def done(self) -> list[str]:
+        """The runs that have finished."""
+        return [run for run in self.runs if self.target(run).exists()]
 
     def write(self) -> Path:
         """Write `plan.json`."""
@@ -168,14 +171,6 @@ class RunGraph:
             return list(TopologicalSorter({run.id: run.needs for run in self.runs.values()}).static_order())
         except CycleError as error:
             raise ValueError("its runs need each other in a cycle") from error
-
-    def behind(self, runs: set[str]) -> set[str]:
-        """All runs that need one of `runs`, directly or not."""
-        found: set[str] = set()
-        for name in self.order():
-            if any(n in runs or n in found for n in self.runs[name].needs):
-                found.add(name)
-        return found
 
     def before(self, run: str) -> list[str]:
         """A run and all that it needs, directly or not."""
@@ -200,15 +195,6 @@ class RunGraph:
         short |= {run: rows.get(run, run) for run in _repeated(short)}
         # Two runs of one row with equal names differ in settings only: there the id has to do.
         return short | {run: run for run in _repeated(short)}
-
-    def chains(self, seconds: dict[str, float]) -> dict[str, float]:
-        """For every run the seconds from its start to the end of the longest chain of runs behind it."""
-        longest: dict[str, float] = dict.fromkeys(self.runs, 0.0)
-        for name in reversed(self.order()):
-            longest[name] += seconds.get(name, 0.0)
-            for other in self.runs[name].needs:
-                longest[other] = max(longest[other], longest[name])
-        return longest
 
 
 def read_plan(path: str | os.PathLike[str]) -> RunGraph:

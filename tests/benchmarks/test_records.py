@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.report.page import report_folders
-from benchmarks.report.sections import embedded
+from benchmarks.report.page import embedded
 from benchmarks.results.records import demand, find, records_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.report.page import report_folders
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.estimate import clock
+from benchmarks.workflow.status import clock
 from benchmarks.workflow.expand import expand
 from benchmarks.workflow.run_graph import RunGraph
 from runs.errors import UserError

@@ -98,7 +98,7 @@ def test_markdown_latex_and_csv_hold_the_same_numbers(make: SimpleNamespace, tmp
     table = filled(make, tmp_path, [40.0, 41.0, 42.0], [50.0, 51.5, 52.0])
     text = grid.markdown(result_grid(table))
     assert "| SimSiam | – | 51.2 ± 1.0 |" in text and "| SimSiam, paper | 68.1 | 70.0 (−18.8) |" in text
-    text = grid.latex(result_grid(table))
+    text = grid.render("table.tex.j2", grid=result_grid(table))
     assert r"51.2 $\pm$ 1.0 (70.0 ($-$18.8))" in text and r"\bottomrule" in text
     [line] = [
         r for r in csv.DictReader(io.StringIO(comma_separated([table]))) if r["row"] == "simsiam" and r["n"] != "0"
