@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks.report.charts import Chart, charts_of, draw, legend, row_logs
 from benchmarks.report.grid import ABSENT, Cell, Grid, Line, markdown
-from benchmarks.report.result_tables import mean_std, result_grid
 from benchmarks.report.page import environments
+from benchmarks.report.result_tables import mean_std, result_grid
 from benchmarks.results.summary import summarize
 from benchmarks.results.table_results import TableResult, pretrainings, results_of
 from benchmarks.tables import scale as scales

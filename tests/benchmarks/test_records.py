@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.report.page import report_folders
-from benchmarks.report.page import embedded
+from benchmarks.report.page import embedded, report_folders
 from benchmarks.results.records import demand, find, records_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.results.table_results import pretrainings
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.status import durations
 from benchmarks.workflow.expand import expand
+from benchmarks.workflow.status import durations
 from converters.architecture import parse
 from converters.proof import detectron2_obstacle
 from runs.errors import UserError
