@@ -222,7 +222,7 @@ class HostToDevice:
     def __call__(self, tensors: list[Tensor], labels: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return (N, 3, H, W) float views and labels (N,) on the device, ready for its current stream."""
         side: Any = torch.cuda.stream(self.stream) if self.stream else nullcontext()
-        # What `Method.prepare` asks for under mixed precision are the views of training: a bf16 blur would be another.
+        # Also where the caller computes under mixed precision: a bf16 blur would be another.
         with torch.autocast(self.device.type, enabled=False), side:
             views = [v.contiguous(memory_format=self.layout) for v in self.views.finish(tensors, self.device)]
             labels = labels.to(self.device, non_blocking=True)

@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from pretrain.config import FREE, PretrainConfig
 from pretrain.data import Images, open_training
 from pretrain.draw_views import save_views
 from pretrain.initial_weights import load_initial_weights
-from pretrain.loader import HostBatch, HostToDevice, StepSampler, load_batches
+from pretrain.loader import HostToDevice, StepSampler, load_batches
 from pretrain.method.base import Batch, Method, Plan, build_method
 from pretrain.metrics import Metrics
 from pretrain.online_evaluation import OnlineEvaluation
@@ -195,26 +195,15 @@ class Trainer:
     def batches(self) -> Iterator[Batch]:
         """Yield the batches from the present step to the last one, each on the device."""
         before = time.time()
-        steps = range(self.step, self.step if self.stopped else self.plan.steps)
-        for step, loaded in zip(steps, self.signals.interruptible(self.load(steps)), strict=False):
-            batch = self.to_device(loaded, step)
-            self.metrics.waited += time.time() - before
-            self.broken.update(name for names in loaded.broken for name in names)
-            ahead = range(step, min(step + self.method.look_ahead(step), self.plan.steps))
-            if ahead:
-                with self.autocast():
-                    self.method.prepare(map(self.to_device, self.load(ahead), ahead))
-            yield batch
-            before = time.time()
-
-    def load(self, steps: range) -> Iterator[HostBatch]:
-        """Load the batches of some steps."""
+        self.sampler.steps = steps = range(self.step, self.step if self.stopped else self.plan.steps)
         workers = worker_count(self.config.data.workers)
-        return load_batches(self.views, replace(self.sampler, steps=steps), workers, self.device.type == "cuda")
-
-    def to_device(self, batch: HostBatch, step: int) -> Batch:
-        """Return the batch of a step as the method sees it."""
-        return Batch(*self.host_to_device(batch.views, batch.labels), step, batch.indices)
+        loaded = load_batches(self.views, self.sampler, workers, self.device.type == "cuda")
+        for step, batch in zip(steps, self.signals.interruptible(loaded), strict=False):
+            views, labels = self.host_to_device(batch.views, batch.labels)
+            self.metrics.waited += time.time() - before
+            self.broken.update(name for names in batch.broken for name in names)
+            yield Batch(views, labels, step, batch.indices)
+            before = time.time()
 
     def open(self) -> None:
         """Say what will be done, and open the log; for the first process."""

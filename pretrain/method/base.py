@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -109,13 +108,6 @@ class Method(nn.Module):
     def groups(self) -> list[Group]:
         """Parameter groups for the optimizer; `fix_lr: True` keeps a group's learning rate at its start value."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "fix_lr": False}]
-
-    def look_ahead(self, step: int) -> int:
-        """How many steps' batches, from this step on, `prepare` wants to see before it; 0 for none."""
-        return 0
-
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """See the batches that `look_ahead` asked for: bit for bit those that training will see."""
 
     def after_backward(self, step: int) -> None:
         """Change gradients before the optimizer uses them, e.g. SwAV's frozen prototypes."""

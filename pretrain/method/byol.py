@@ -15,7 +15,7 @@ from pretrain.networks import full_precision, mlp
 
 
 class BYOL(Method):
-    """f, g: backbone and projector (`fc`), online (`encoder`) and target (`target`); q: predictor."""
+    """theta: online network, xi: target. g(f(v)): `encoder` and `target`, whose `fc` is g; q: `predictor`."""
 
     def __init__(self, config: BYOLConfig, plan: Plan) -> None:
         super().__init__()
@@ -31,27 +31,28 @@ class BYOL(Method):
             p.requires_grad = False
 
     def forward(self, batch: Batch) -> Output:  # noqa: D102
-        f_theta, q_theta = self.encoder, self.predictor
-        v1, v2 = batch.views  # N-by-3-by-H-by-W
-        z1, z2 = f_theta(v1), f_theta(v2)  # online projections, N-by-d
-        q1, q2 = q_theta(z1), q_theta(z2)  # predictions, N-by-d
-        t1, t2 = self.f_xi(v1), self.f_xi(v2)  # target projections, N-by-d
-        loss = regression(q1, t2) + regression(q2, t1)  # scalar in [0, 8]
-        return {"loss": loss, "z": z1}
+        g_theta, q_theta, g_xi = self.encoder, self.predictor, self.g_xi
+        v_1, v_2 = batch.views  # t(x) and t'(x), N-by-3-by-H-by-W
+        z_1, z_2 = g_theta(v_1), g_theta(v_2)  # projections, N-by-d
+        target_2, target_1 = g_xi(v_1), g_xi(v_2)  # target projections z'_2 and z'_1, N-by-d
+        q_1, q_2 = q_theta(z_1), q_theta(z_2)  # predictions, N-by-d
+        loss = regression(q_1, target_1) + regression(q_2, target_2)  # scalar in [0, 8]
+        return {"loss": loss, "z": z_1}
 
     @torch.no_grad()
-    def f_xi(self, v: Tensor) -> Tensor:
+    def g_xi(self, v: Tensor) -> Tensor:
         """Target projections (N, d) of views (N, 3, H, W), without a gradient."""
         return cast(Tensor, self.target(v))
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:  # noqa: D102
+        tau = self.tau(step)
+        for theta, xi in zip(self.encoder.parameters(), self.target.parameters(), strict=True):
+            xi.lerp_(theta, 1 - tau)  # tau * xi + (1 - tau) * theta
 
     def tau(self, step: int) -> float:
         """Decay rate of the target at a step, counted from 0 (section 3.3)."""
         return 1 - (1 - self.config.momentum) * (math.cos(math.pi * step / self.plan.steps) + 1) / 2
-
-    @torch.no_grad()
-    def after_step(self, step: int) -> None:  # noqa: D102
-        for theta, xi in zip(self.encoder.parameters(), self.target.parameters(), strict=True):
-            xi.lerp_(theta, 1 - self.tau(step))
 
     def predict(self, z: Tensor) -> Tensor:  # noqa: D102
         return cast(Tensor, self.predictor(z))
@@ -61,6 +62,9 @@ class BYOL(Method):
 
 
 def regression(q: Tensor, z: Tensor) -> Tensor:
-    """Squared distance of the normalized (N, d) and (N, d), 2 - 2 cos, averaged to a scalar (equation 2)."""
+    """Squared distance of the normalized (N, d) and (N, d), averaged to a scalar (equation 2).
+
+    It is 2 - 2 cos, of which Algorithm 1 leaves out the constant 2.
+    """
     q, z = normalize(full_precision(q), dim=1), normalize(full_precision(z), dim=1)  # N-by-d
     return (q - z).square().sum(dim=1).mean()

@@ -37,7 +37,7 @@ class MoCo(Method):
             fc = encoder.fc
             encoder.fc = nn.Sequential(nn.Linear(fc.in_features, fc.in_features), nn.ReLU(), fc)
         for p_q, p_k in zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True):
-            p_k.data.copy_(p_q.data)
+            p_k.data.copy_(p_q.data)  # f_k.params = f_q.params
             p_k.requires_grad = False
         split_norms(self, _groups_of_a_process(config.bn_groups, plan.batch_size))
         self.register_buffer("queue", normalize(torch.randn(config.dim, config.queue), dim=0))
@@ -46,16 +46,18 @@ class MoCo(Method):
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
 
     def forward(self, batch: Batch) -> Output:  # noqa: D102
-        x1, x2 = batch.views  # N-by-3-by-H-by-W
+        x1, x2 = batch.views  # x_q and x_k, N-by-3-by-H-by-W
+        # NOTE: as released, before the keys; Algorithm 1 has it after the step before, which makes the same keys.
         self.update_key_encoder()
-        # Drawn from the step's number, so that all processes and a resumed run shuffle alike.
+        # NOTE: the release broadcasts the first process's draw. The step's number gives all processes, and a resumed
+        # run, one order.
         chance = torch.Generator().manual_seed(batch.step)
         q1 = self.f_q(x1)  # queries: N-by-C
         k2 = self.f_k(x2, chance)  # keys: N-by-C
         loss, keys = self.contrast(q1, k2), k2  # scalar
         if self.config.symmetrized:
-            # The release's colab notebook (facebookresearch/moco@f736491) is the authors' only symmetrized code: one
-            # momentum update, both losses against the same queue, then all 2N keys are enqueued at once.
+            # NOTE: Algorithm 1 ends here. The release's colab notebook (facebookresearch/moco@f736491) is the authors'
+            # only symmetrized code: one momentum update, both losses against the same queue, then 2N keys enter it.
             q2 = self.f_q(x2)  # queries: N-by-C
             k1 = self.f_k(x1, chance)  # keys: N-by-C
             loss, keys = loss + self.contrast(q2, k1), torch.cat([k1, k2])  # scalar, 2N-by-C
@@ -81,24 +83,26 @@ class MoCo(Method):
 
     def contrast(self, q: Tensor, k: Tensor) -> Tensor:
         """InfoNCE (equation 1) of queries and their keys, both (N, C): scalar."""
+        t = self.config.temperature
         with exact_products(q):
-            l_pos = torch.einsum("nc,nc->n", q, k)[:, None]  # N-by-1
+            l_pos = torch.einsum("nc,nc->n", q, k)[:, None]  # positive logits: N-by-1
             # A copy, because new keys enter the queue before the backward pass.
-            l_neg = torch.einsum("nc,ck->nk", q, self.queue.clone())  # N-by-K
-        logits = torch.cat([l_pos, l_neg], dim=1) / self.config.temperature  # N-by-(1+K)
+            l_neg = torch.einsum("nc,ck->nk", q, self.queue.clone())  # negative logits: N-by-K
+        logits = torch.cat([l_pos, l_neg], dim=1)  # N-by-(1+K)
         labels = torch.zeros(len(q), dtype=torch.long, device=q.device)  # positives are the 0-th
-        return cross_entropy(logits, labels)
+        return cross_entropy(logits / t, labels)
 
     @torch.no_grad()
     def update_key_encoder(self) -> None:
         """Momentum update (equation 2)."""
+        m = self.config.momentum
         for p_q, p_k in zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True):
-            p_k.lerp_(p_q, 1 - self.config.momentum)
+            p_k.lerp_(p_q, 1 - m)  # m * p_k + (1 - m) * p_q
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Replace the queue's oldest keys by every process's (n, C)."""
-        keys = all_gather(keys)
+        """Enqueue every process's (n, C) keys, and with that dequeue the oldest."""
+        keys = all_gather(keys)  # every process's n
         # The place stays on the device: asking for its value would make the processor wait at every step.
         places = (self.queue_ptr + torch.arange(len(keys), device=keys.device)) % self.config.queue  # n
         self.queue.index_copy_(1, places, keys.T.to(self.queue.dtype))

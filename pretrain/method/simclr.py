@@ -1,4 +1,7 @@
-"""SimCLR. Chen et al.: A Simple Framework for Contrastive Learning of Visual Representations, arXiv:2002.05709."""
+"""SimCLR. Chen et al.: A Simple Framework for Contrastive Learning of Visual Representations (Algorithm 1).
+
+arXiv:2002.05709.
+"""
 
 from typing import cast
 
@@ -29,17 +32,20 @@ class SimCLR(Method):
             self.predictor = mlp([config.dim, config.predictor, config.dim], output_bias=True)
 
     def forward(self, batch: Batch) -> Output:  # noqa: D102
-        # Both views in one pass, as released: they share the batch norms' statistics.
+        tau = self.config.temperature
+        # Both views in one pass, as released: they share the batch norms' statistics. NOTE: the first augmentation's
+        # rows, then the second's; the paper alternates.
         x = torch.cat(batch.views)  # 2N-by-3-by-H-by-W
         z = self.encoder(x)  # g(f(x)), 2N-by-d
         if self.config.predictor:
             p = self.predictor(z)  # 2N-by-d
-            loss = nt_xent(p, self.config.temperature, z.detach() if self.config.stop_gradient else z)  # scalar
+            loss = nt_xent(p, tau, z.detach() if self.config.stop_gradient else z)  # scalar
         else:
-            loss = nt_xent(z, self.config.temperature)  # scalar
+            loss = nt_xent(z, tau)  # scalar
         if self.config.reduction == "sum":
-            loss = 2 * loss
-        return {"loss": loss, "z": z[: len(z) // 2], "z2": z[len(z) // 2 :]}
+            loss = 2 * loss  # the mean over 2N rows, as a sum of two means over N
+        z_1, z_2 = z.chunk(2)  # N-by-d
+        return {"loss": loss, "z": z_1, "z2": z_2}
 
     def predict(self, z: Tensor) -> Tensor | None:  # noqa: D102
         return cast(Tensor, self.predictor(z)) if self.config.predictor else None
@@ -48,12 +54,12 @@ class SimCLR(Method):
         return self.encoder
 
 
-def nt_xent(z: Tensor, temperature: float, keys: Tensor | None = None) -> Tensor:
-    """Normalized temperature-scaled cross entropy (the paper's equation 1), negatives from all processes.
+def nt_xent(z: Tensor, tau: float, keys: Tensor | None = None) -> Tensor:
+    """The mean of l(i, j), equation 1, over both orders of the positive pairs; negatives from all processes.
 
     Args:
         z: (2n, d), this process's projections: the n first views, then the n second ones.
-        temperature: tau.
+        tau: temperature.
         keys: (2n, d), what they are compared with, in the same order; the projections themselves by default.
 
     Returns:
@@ -62,11 +68,9 @@ def nt_xent(z: Tensor, temperature: float, keys: Tensor | None = None) -> Tensor
     z = normalize(full_precision(z), dim=1)  # 2n-by-d
     keys = z if keys is None else normalize(full_precision(keys), dim=1)  # 2n-by-d
     with exact_products(z):
-        s = z @ all_gather(keys).T / temperature  # 2n-by-2N, N = n * processes
-    i = torch.arange(len(z), device=z.device)  # 2n
-    first = rank() * len(z)
-    itself = torch.zeros_like(s, dtype=torch.bool)  # 2n-by-2N
-    itself[i, first + i] = True
-    s = s.masked_fill(itself, float("-inf"))  # the indicator k != i
-    j = first + i.roll(len(z) // 2)  # 2n, the other view of i
-    return cross_entropy(s, j)
+        s = z @ all_gather(keys).T / tau  # s_ik / tau, pairwise similarity: 2n-by-2N, N = n * processes
+    row = torch.arange(len(z), device=z.device)  # 2n
+    i = rank() * len(z) + row  # 2n, the rows' places among all processes'
+    j = i.roll(len(z) // 2)  # 2n, the other view of i
+    s[row, i] = float("-inf")  # the indicator k != i
+    return cross_entropy(s, j)  # -log softmax(s)_ij

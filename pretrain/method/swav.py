@@ -16,7 +16,7 @@ from runs.errors import UserError
 
 
 class SwAV(Method):
-    """model: backbone and projector (`encoder`, `encoder.fc`); C: prototypes, K-by-D; Q: codes."""
+    """model: backbone and projector (`encoder`, `encoder.fc`); C: prototypes, the rows of a K-by-D matrix."""
 
     queue: Tensor
 
@@ -42,23 +42,28 @@ class SwAV(Method):
         self.register_buffer("queue", torch.zeros(2, config.queue, config.dim))
 
     def forward(self, batch: Batch) -> Output:  # noqa: D102
-        temp = self.config.temperature
-        # Both views in one pass, as released: they share the batch norms' statistics.
-        z = self.encoder(torch.cat(batch.views))  # 2B-by-D
+        temp, eps, niters = self.config.temperature, self.config.epsilon, self.config.iterations
+        x_t, x_s = batch.views  # B-by-3-by-H-by-W
+        # Both views in one pass: they share the batch norms' statistics.
+        z = self.encoder(torch.cat([x_t, x_s]))  # embeddings, 2B-by-D
         z = normalize(full_precision(z), dim=1)  # 2B-by-D
         with exact_products(z):
-            scores = self.prototypes(z)  # z C^T, 2B-by-K
-        scores_t, scores_s = scores.chunk(2)  # B-by-K
-        z_t, z_s = z.chunk(2)  # B-by-D
-        q_t, q_s = self.codes(0, scores_t, z_t, batch.step), self.codes(1, scores_s, z_s, batch.step)  # B-by-K
+            scores = self.prototypes(z)  # prototype scores, 2B-by-K
+        (z_t, z_s), (scores_t, scores_s) = z.chunk(2), scores.chunk(2)  # B-by-D, B-by-K
+        B = len(scores_t)
+        # Assignments. NOTE: the pseudo-code leaves out the queue of earlier embeddings (section 3.1).
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.stop_gradient):
+            q_t = sinkhorn(self.with_queue(0, scores_t, z_t, batch.step), eps, niters)[-B:]  # B-by-K
+            q_s = sinkhorn(self.with_queue(1, scores_s, z_s, batch.step), eps, niters)[-B:]  # B-by-K
         if self.config.predictor:
             scores_t, scores_s = self.predictor(scores_t), self.predictor(scores_s)  # B-by-K
         log_p_t, log_p_s = log_softmax(scores_t / temp, dim=1), log_softmax(scores_s / temp, dim=1)  # B-by-K
-        loss = -0.5 * ((q_t * log_p_s).sum(dim=1).mean() + (q_s * log_p_t).sum(dim=1).mean())  # swap prediction
+        # Swap prediction problem. NOTE: a mean over images, as released; the pseudo-code's is over prototypes too.
+        loss = -0.5 * ((q_t * log_p_s).sum(dim=1).mean() + (q_s * log_p_t).sum(dim=1).mean())  # scalar
         return {"loss": loss, "z": z_t}
 
-    def codes(self, view: int, scores: Tensor, z: Tensor, step: int) -> Tensor:
-        """Assignments of one view's images to prototypes, without a gradient by default; remember its projections.
+    def with_queue(self, view: int, scores: Tensor, z: Tensor, step: int) -> Tensor:
+        """Scores of the queue's embeddings, if it is in use and full, and behind them those of a view; z enters it.
 
         Args:
             view: 0 or 1.
@@ -67,26 +72,20 @@ class SwAV(Method):
             step: steps done before this one.
 
         Returns:
-            (B, K), rows sum to 1.
+            (queue / processes + B, K), or (B, K).
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.stop_gradient):
-            scores_of_all = torch.cat([*self.earlier_scores(view, z, step), scores])
-            return sinkhorn(scores_of_all, self.config.epsilon, self.config.iterations)[-len(scores) :]
-
-    def earlier_scores(self, view: int, z: Tensor, step: int) -> list[Tensor]:
-        """Scores (queue / processes, K) of the queue's projections, if it is in use and full; z enters the queue."""
         config = self.config
         since = step - config.queue_from_epoch * self.plan.steps_per_epoch
         if not config.queue or since < 0:
-            return []
+            return scores
         # NOTE: the release has a queue a process; here one holds them all, and each process takes its share.
         earlier = self.queue[view].chunk(world_size())[rank()].clone()  # queue / processes-by-D
         newest = all_gather(z.detach())  # every process's B-by-D
         self.queue[view] = torch.cat([newest, self.queue[view, : -len(newest)]])
         if since * self.plan.batch_size < config.queue:
-            return []
+            return scores
         with exact_products(z):
-            return [self.prototypes(earlier)]
+            return torch.cat([self.prototypes(earlier), scores])
 
     def after_backward(self, step: int) -> None:  # noqa: D102
         if step < self.config.freeze_epochs * self.plan.steps_per_epoch:
@@ -98,7 +97,7 @@ class SwAV(Method):
 
     @torch.no_grad()
     def normalize_prototypes(self) -> None:
-        """Scale every prototype to unit length."""
+        """Scale every prototype to unit length, also before the first step."""
         self.prototypes.weight.copy_(normalize(self.prototypes.weight, dim=1))
 
     def backbone(self) -> ResNet:  # noqa: D102
@@ -119,6 +118,7 @@ def sinkhorn(scores: Tensor, eps: float, niters: int) -> Tensor:
     Q = torch.exp(scores / eps).T  # K-by-B
     Q = Q / all_reduce(Q.sum())
     K, B = len(Q), Q.shape[1] * world_size()
+    # NOTE: without the pseudo-code's u, r = 1/K and c = 1/B: the same numbers.
     for _ in range(niters):
         Q = Q / all_reduce(Q.sum(dim=1, keepdim=True)) / K  # each prototype: 1/K in all
         Q = Q / Q.sum(dim=0, keepdim=True) / B  # each image: 1/B in all

@@ -66,7 +66,7 @@ def test_the_target_follows_the_online_network() -> None:
 class Leak(BYOL):
     """Broken: the loss moves the target too."""
 
-    def f_xi(self, v: torch.Tensor) -> torch.Tensor:
+    def g_xi(self, v: torch.Tensor) -> torch.Tensor:
         return self.target(v)
 
     def groups(self):

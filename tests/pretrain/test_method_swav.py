@@ -1,6 +1,7 @@
 """SwAV against NumPy (arXiv:2006.09882, section 3.1 and the listing in appendix A), its prototypes and its queue."""
 
 import copy
+from typing import Any
 
 import numpy
 import pytest
@@ -81,12 +82,19 @@ def test_prototypes_keep_unit_length() -> None:
         prototypes_have_unit_length(swav(Unnormalized))
 
 
-def test_no_gradient_reaches_the_codes() -> None:
+def test_no_gradient_reaches_the_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     """With codes that carry a gradient the loss could be lowered by making them easy to predict."""
-    method = swav()
-    scores = torch.randn(8, 20, dtype=torch.float64, requires_grad=True)
-    z = normalize(torch.randn(8, 32, dtype=torch.float64), dim=1)
-    assert not method.codes(0, scores, z, 0).requires_grad
+    codes: list[torch.Tensor] = []
+
+    def remember(*given: Any) -> torch.Tensor:
+        codes.append(sinkhorn(*given))
+        return codes[-1]
+
+    monkeypatch.setattr("pretrain.method.swav.sinkhorn", remember)
+    for stop in (True, False):
+        method = swav(stop_gradient=stop)
+        assert method(tiny.batch(method, tiny.images(), 0))["loss"].requires_grad
+        assert [q.requires_grad for q in codes[-2:]] == [not stop] * 2
 
 
 def test_prototypes_are_frozen_in_the_first_epochs() -> None:

@@ -69,11 +69,8 @@ class Data:
         return Batch(views, indices % tiny.CLASSES, step, indices)
 
 
-def step(method: Method, optimizer: torch.optim.Optimizer, data: Data, number: int, last: int) -> dict[str, Tensor]:
+def step(method: Method, optimizer: torch.optim.Optimizer, data: Data, number: int) -> dict[str, Tensor]:
     """One step as the engine does it."""
-    ahead = min(method.look_ahead(number), last - number)
-    if ahead:
-        method.prepare(data.batch(number + i) for i in range(ahead))
     output = method(data.batch(number))
     optimizer.zero_grad(set_to_none=True)
     output["loss"].backward()
@@ -87,6 +84,4 @@ def train(method: Method, steps: int, lr: float = 0.05, data: Data | None = None
     """Train for some steps; returns the losses."""
     data = data or Data(method.views)
     optimizer = build_optimizer(method.groups(), OptimizerConfig(lr=lr, weight_decay=1e-4), lr)
-    return [
-        step(method, optimizer, data, number, first + steps)["loss"].item() for number in range(first, first + steps)
-    ]
+    return [step(method, optimizer, data, number)["loss"].item() for number in range(first, first + steps)]

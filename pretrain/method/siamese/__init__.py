@@ -11,7 +11,6 @@ SimSiam Avoid Collapse Without Negative Samples?, ICLR 2022 ("the second").
 | this one | which views are compared, and on which side h stands | `symmetry`, `arrangement` |
 """
 
-from collections.abc import Iterable
 from functools import partial
 from typing import cast
 
@@ -52,7 +51,7 @@ class Siamese(Method):
             "latest": lambda: Target(c.stop_gradient),
             "mean": Mean,
             "moving_average": lambda: MovingAverage(plan.images, c.dim, c.momentum),
-            "cached": lambda: Cached(c.alternate or plan.steps_per_epoch),
+            "cached": lambda: Cached(self.f, c.alternate or plan.steps_per_epoch),
         }[c.target]()
         self.pairs = PAIRS[c.symmetry]
         self.views = c.mean_of if c.target == "mean" else 1 + max(view for pair in self.pairs for view in pair)
@@ -63,8 +62,13 @@ class Siamese(Method):
         }
         self.D = similarities.get(c.similarity, losses.cosine)
 
+    @property
+    def f(self) -> nn.Module:
+        """The encoder with its projector and what follows it."""
+        return nn.Sequential(self.encoder, self.tail)
+
     def embed(self, x: Tensor) -> Tensor:  # noqa: D102
-        return cast(Tensor, self.tail(self.encoder(x)))
+        return cast(Tensor, self.f(x))
 
     def predict(self, z: Tensor) -> Tensor | None:  # noqa: D102
         return None if self.config.predictor == "none" else cast(Tensor, self.predictor(z))
@@ -138,14 +142,8 @@ class Siamese(Method):
             return "decorrelate"
         return "collapse" if c.collapse_from and epoch >= c.collapse_from else "train"
 
-    def look_ahead(self, step: int) -> int:  # noqa: D102
-        return self.target.look_ahead(step)
-
-    def prepare(self, batches: Iterable[Batch]) -> None:  # noqa: D102
-        self.target.prepare(nn.Sequential(self.encoder, self.tail), batches)
-
     def after_step(self, step: int) -> None:  # noqa: D102
-        self.target.after_step(step)
+        self.target.after_step(self.f, step)
         if isinstance(self.predictor, BoundedLinear):
             self.predictor.constrain()
 

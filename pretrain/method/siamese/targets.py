@@ -1,6 +1,6 @@
 """What a view is compared with: how the first paper's eta is solved for (section 5.1, equations 8 to 10)."""
 
-from collections.abc import Callable, Iterable
+import copy
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,6 @@ from torch import Tensor, nn
 from pretrain.collectives import all_gather
 from pretrain.method.base import Batch
 from pretrain.method.siamese.losses import unit
-from runs.distributed import rank, world_size
-
-Encoder = Callable[[Tensor], Tensor]
 
 
 class Target(nn.Module):
@@ -36,15 +33,8 @@ class Target(nn.Module):
         """
         return [v.detach() for v in z] if self.stop_gradient else z
 
-    def look_ahead(self, step: int) -> int:
-        """How many steps' batches `prepare` needs before `step`; 0 for none."""
-        return 0
-
-    def prepare(self, f: nn.Module, batches: Iterable[Batch]) -> None:
-        """See the next steps' batches."""
-
-    def after_step(self, step: int) -> None:
-        """A step, counted from 0, is done."""
+    def after_step(self, f: nn.Module, step: int) -> None:
+        """A step, counted from 0, of the network f is done."""
 
 
 class Mean(Target):
@@ -55,25 +45,6 @@ class Mean(Target):
         return [z[0].detach(), torch.stack(z[1:]).mean(dim=0).detach()]
 
 
-class HostTensor(nn.Module):
-    """A large tensor in the host's memory that is part of the state dict.
-
-    It is no buffer: ImageNet's memory has 10 GB, which no device should hold and DDP not send at every step.
-    """
-
-    def __init__(self, values: Tensor) -> None:
-        super().__init__()
-        self.values = values
-
-    def get_extra_state(self) -> Tensor:
-        """For `state_dict`."""
-        return self.values
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """For `load_state_dict`."""
-        self.values = state
-
-
 class MovingAverage(Target):
     """A memory of one vector an image: eta <- m eta + (1 - m) F(T'(x)) (the first paper, section 5.2).
 
@@ -81,6 +52,8 @@ class MovingAverage(Target):
 
     NOTE: with the symmetric loss each view's target is eta moved by the other view alone, so that no view is compared
     with itself; the memory is moved by the mean of both. The paper writes the rule for one view.
+
+    The memory is no buffer: ImageNet's has 10 GB, which no device should hold and DDP not send at every step.
 
     Args:
         images: size of the training set.
@@ -91,17 +64,17 @@ class MovingAverage(Target):
     def __init__(self, images: int, dim: int, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
-        self.memory = HostTensor(torch.zeros(images, dim))
+        self.memory = torch.zeros(images, dim)
 
     @torch.no_grad()
     def forward(self, z: list[Tensor], batch: Batch) -> list[Tensor]:
         """As `Target`."""
         Z = [unit(v) for v in z]  # n-by-d
-        eta = self.memory.values[batch.indices].to(Z[0])  # n-by-d
+        eta = self.memory[batch.indices].to(Z[0])  # n-by-d
         # Every process writes what all saw: the memories stay equal, and any of them can be saved.
         where = all_gather(batch.indices.to(Z[0].device))  # N
         what = all_gather(self.moved(eta, torch.stack(Z).mean(dim=0)))  # N-by-d
-        self.memory.values[where.cpu()] = what.to(self.memory.values)
+        self.memory[where.cpu()] = what.to(self.memory)
         return [self.moved(eta, v) for v in Z]
 
     def moved(self, eta: Tensor, z: Tensor) -> Tensor:
@@ -109,46 +82,36 @@ class MovingAverage(Target):
         new = torch.where(eta.any(dim=1, keepdim=True), self.momentum * eta + (1 - self.momentum) * z, z)
         return unit(new)
 
+    def get_extra_state(self) -> Tensor:
+        """For `state_dict`."""
+        return self.memory
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """For `load_state_dict`."""
+        self.memory = state
+
 
 class Cached(Target):
-    """Multi-step alternation: targets of k steps are computed before the first of them (the first paper, section 5.2).
+    """Multi-step alternation: outputs of the network before the first of k steps (the first paper, section 5.2).
+
+    NOTE: the paper computes them before those steps and caches them. A copy of the network, computed with when they are
+    needed, gives the same numbers and holds no table of the images.
 
     Args:
+        f: the network whose copies give the targets.
         steps: k.
     """
 
-    first: Tensor
-
-    def __init__(self, steps: int) -> None:
+    def __init__(self, f: nn.Module, steps: int) -> None:
         super().__init__()
-        self.steps = steps
-        self.register_buffer("first", torch.tensor(0))
-        self.cache = HostTensor(torch.empty(0))
-
-    def look_ahead(self, step: int) -> int:
-        """As `Target`: at the start of an alternation k, inside it none."""
-        return 0 if len(self.cache.values) else self.steps
+        self.f, self.steps = copy.deepcopy(f).requires_grad_(False), steps
 
     @torch.no_grad()
-    def prepare(self, f: nn.Module, batches: Iterable[Batch]) -> None:
-        """Compute and keep the outputs of all views of the coming steps."""
-        # Training will see the same views again: seen twice, they would count twice in the running statistics.
-        statistics = [(buffer, buffer.clone()) for buffer in f.buffers()]
-        cache = []
-        for number, batch in enumerate(batches):
-            if not number:
-                self.first.fill_(batch.step)
-            cache.append(torch.stack([all_gather(f(x)) for x in batch.views]).cpu())  # views-by-N-by-d
-        self.cache.values = torch.stack(cache)  # k-by-views-by-N-by-d
-        for buffer, before in statistics:
-            buffer.copy_(before)
-
     def forward(self, z: list[Tensor], batch: Batch) -> list[Tensor]:
         """As `Target`."""
-        targets = self.cache.values[batch.step - int(self.first)]  # views-by-N-by-d
-        return list(targets.chunk(world_size(), dim=1)[rank()].to(z[0].device))
+        return [self.f(x) for x in batch.views]
 
-    def after_step(self, step: int) -> None:
-        """Drop what has been used up."""
-        if step + 1 == int(self.first) + len(self.cache.values):
-            self.cache.values = torch.empty(0)
+    def after_step(self, f: nn.Module, step: int) -> None:
+        """As `Target`: an alternation ends here, or goes on."""
+        if (step + 1) % self.steps == 0:
+            self.f.load_state_dict(f.state_dict())
