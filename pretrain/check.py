@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from pretrain.config import DataConfig
-from pretrain.data import open_training
 from runs.app import hydra_app
 from runs.errors import BrokenImage
 from runs.progress import Progress
@@ -24,6 +23,9 @@ class CheckConfig:
 @hydra_app("pretrain", "config_check", CheckConfig)
 def main(config: CheckConfig) -> None:
     """Print a line a split; the first fault ends it with status 2."""
+    # Here, so that `--help` and a mistyped key do not wait for OpenCV.
+    from pretrain.data import open_training
+
     for images in filter(None, open_training(config.data)):
         count = min(config.images or len(images), len(images))
         broken = []

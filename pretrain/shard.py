@@ -11,18 +11,20 @@ import random
 import tarfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
 from pretrain.config import FREE, DataConfig
-from pretrain.data import Images, open_images
 from runs.app import hydra_app
 from runs.errors import BrokenImage, UserError
 from runs.files import atomic_write, sha256, write_json
 from runs.folder import claim_run
 from runs.progress import Progress
 from runs.settings import number, path
+
+if TYPE_CHECKING:
+    from pretrain.data import Images
 
 INDEX = "index.json"
 
@@ -52,6 +54,9 @@ def main(config: ShardConfig) -> int:
 
 def write(config: ShardConfig) -> int:
     """Write what is missing, check everything, write the index; returns the exit status."""
+    # Here, so that `--help` and a mistyped key do not wait for OpenCV.
+    from pretrain.data import open_images
+
     splits = {split: open_images(config.data, split) for split in config.splits}
     bound = {split: images.content_fingerprint for split, images in splits.items()}
     with claim_run("shard", config.output, asdict(config), FREE, bound) as run:
@@ -77,7 +82,7 @@ def write(config: ShardConfig) -> int:
 
 
 def write_split(
-    images: Images, folder: Path, config: ShardConfig, bar: Progress
+    images: "Images", folder: Path, config: ShardConfig, bar: Progress
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Write the shards of a split that are not there yet.
 
@@ -129,7 +134,7 @@ def _whole(path: Path) -> bool:
     return path.is_file() and sha256(path) == expected
 
 
-def _pack(images: Images, chosen: list[int], start: int, skip_broken: bool) -> tuple[bytes, list[str]]:
+def _pack(images: "Images", chosen: list[int], start: int, skip_broken: bool) -> tuple[bytes, list[str]]:
     """A tar of `KEY.<extension>` and `KEY.cls`, the same bytes each time, and the names of broken images."""
     output, broken = io.BytesIO(), []
     with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -148,7 +153,7 @@ def _pack(images: Images, chosen: list[int], start: int, skip_broken: bool) -> t
     return output.getvalue(), broken
 
 
-def _file(images: Images, index: int) -> tuple[str, bytes]:
+def _file(images: "Images", index: int) -> tuple[str, bytes]:
     """Extension and bytes of an image file; an image without a file becomes a PNG, which loses nothing."""
     source = images.source(index)
     source.rgb()  # all of it decodes

@@ -1,12 +1,13 @@
 """`python -m pretrain.validate method=mine data=cifar10 data.root=.`: two steps of a method, and what is wrong."""
 
-import torch
-from torchvision.models.resnet import ResNet
+from typing import TYPE_CHECKING
 
 from pretrain.config import PretrainConfig
-from pretrain.method.base import Batch, Method, Plan, build_method
 from runs.app import hydra_app
 from runs.errors import UserError
+
+if TYPE_CHECKING:
+    from pretrain.method.base import Method
 
 IMAGES, CLASSES, SIDE = 8, 10, 32
 
@@ -14,6 +15,12 @@ IMAGES, CLASSES, SIDE = 8, 10, 32
 @hydra_app("pretrain", "config", PretrainConfig)
 def main(config: PretrainConfig) -> None:
     """Build the method on a small network, take two steps, and compare the second with that of a resumed copy."""
+    # Here, so that `--help` and a mistyped key do not wait for PyTorch.
+    import torch
+    from torchvision.models.resnet import ResNet
+
+    from pretrain.method.base import Plan, build_method
+
     name = config.method.name
     plan = Plan("resnet18x0.25", config.zero_init_residual, config.epochs, 10, IMAGES, CLASSES, 10 * IMAGES)
     torch.manual_seed(0)
@@ -42,7 +49,11 @@ def main(config: PretrainConfig) -> None:
     print(f"method {name}: fine; two steps on {plan.arch}, losses finite, a resumed copy has the same")
 
 
-def _step(name: str, method: Method, step: int) -> float:
+def _step(name: str, method: "Method", step: int) -> float:
+    import torch
+
+    from pretrain.method.base import Batch
+
     views = [torch.randn(IMAGES, 3, SIDE, SIDE) for _ in range(method.views)]
     output = method(Batch(views, torch.arange(IMAGES) % CLASSES, step, torch.arange(IMAGES)))
     loss, z = output.get("loss"), output.get("z")

@@ -45,24 +45,25 @@ def test_importing_loads_nothing_forbidden(root: Path, package: str, forbidden: 
     [
         ("pretrain", "--help"), ("pretrain", "metod=simsiam"), ("pretrain", "optimizer.lr=fast"),
         ("pretrain.linear", "--help"), ("pretrain.linear", "lrs=[0.1]"), ("pretrain.knn", "ks=[20]"),
-        ("pretrain.collapse", "chekpoint=a"), ("pretrain.shard", "shards=2"), ("transfer", "tasks=voc07"),
-        ("transfer.check", "--help"), ("transfer.evaluate", "--help"), ("converters", "--help"),
+        ("pretrain.collapse", "chekpoint=a"), ("pretrain.shard", "shards=2"), ("pretrain.check", "--help"),
+        ("pretrain.validate", "--help"), ("transfer", "tasks=voc07"), ("transfer.check", "--help"),
+        ("transfer.evaluate", "--help"), ("converters", "--help"),
     ],
 )  # fmt: skip
-def test_settings_are_read_without_pytorch(root: Path, module: str, argument: str) -> None:
+def test_settings_are_read_without_pytorch_and_opencv(root: Path, module: str, argument: str) -> None:
     code = """
 import runpy, sys
 try:
     runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 finally:
-    print("loads torch" if "torch" in sys.modules else "loads no torch")
+    print("loads", *(name for name in ("torch", "cv2") if name in sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code, module, argument], cwd=root, capture_output=True, text=True)
-    assert done.stdout.endswith("loads no torch\n"), done.stdout[-300:] + done.stderr
+    assert done.stdout.endswith("loads\n"), done.stdout[-300:] + done.stderr
     assert done.returncode == (0 if argument == "--help" else 2), done.stderr
 
 
-@pytest.mark.parametrize("module", ["trainer", "linear_classifiers", "neighbours", "collapse.verdict", "shard"])
+@pytest.mark.parametrize("module", ["trainer", "linear_classifiers", "neighbours", "collapse.verdict", "data"])
 def test_a_command_does_not_load_the_compiler(root: Path, module: str) -> None:
     # torchvision's own import would (`converters.light_imports`), and takes four seconds more for it.
     done = subprocess.run(
