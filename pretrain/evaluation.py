@@ -1,20 +1,191 @@
-"""What linear and kNN evaluation and `pretrain.collapse` share: their start and their record."""
+"""What linear and kNN evaluation and `pretrain.collapse` share: the frozen network, its features, start and record.
+
+evaluate("linear", config, measure)  # opens the data, claims the folder, calls measure(evaluation), writes the record
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
+import yaml
+from torch import Tensor
 
-from pretrain.config import FREE
+from converters import load_backbone
+from converters.light_imports import light_imports
+from pretrain.augment import evaluation_view
+from pretrain.checkpoint import NAME, parse_name
+from pretrain.config import FREE, AugmentConfig, DataConfig
 from pretrain.data import Images, open_splits
 from pretrain.evaluation_config import EvaluationConfig
-from pretrain.features import FeatureExtractor, Features, extract_features, load_feature_extractor
-from runs.distributed import process_group, rank, set_precision, world_size
-from runs.folder import RECORD, claim_run
+from pretrain.loader import NO_IMAGE, Views, load_batches
+from pretrain.networks import pooled
+from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
+from runs.errors import UserError
+from runs.files import RANDOM
+from runs.folder import CONFIG, RECORD, claim_run
 from runs.progress import Progress
-from runs.record import Dataset
+from runs.record import Dataset, Subject
+from runs.seeds import seed_everything
+
+with light_imports():
+    from torchvision.models.resnet import ResNet
+
+    from converters.resnet import build_resnet
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """A frozen network without a classifier.
+
+    Attributes:
+        network: takes RGB.
+        subject: what it is.
+        augment: the view of images, with the mean and std that the network gets.
+        convention: who says so.
+    """
+
+    network: ResNet
+    subject: Subject
+    augment: AugmentConfig
+    convention: str
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features (n, C) of images (n, 3, H, W)."""
+        return pooled(self.network, images)
+
+    def fingerprint(self) -> float:
+        """A number that changes when any weight or statistic does."""
+        return float(sum(v.double().sum() + v.double().square().sum() for v in self.network.state_dict().values()))
+
+
+def load_feature_extractor(config: EvaluationConfig, device: torch.device) -> FeatureExtractor:
+    """Load the checkpoint, of any format that `converters` reads, or make an untrained network.
+
+    Raises:
+        UserError: the file is no complete ResNet or another architecture than `config.arch`.
+    """
+    checkpoint, arch = config.checkpoint, config.arch
+    if checkpoint == RANDOM:
+        if not arch:
+            raise UserError("arch: is required with checkpoint=random; add e.g. arch=resnet50")
+        seed_everything(config.seed)
+        network, own = build_resnet(arch, None, config.zero_init_residual), AugmentConfig(name="")
+        subject, mean, std, said = Subject("scratch", arch, 0), own.mean, own.std, "an untrained network has none"
+    else:
+        backbone = load_backbone(checkpoint).rgb()
+        if arch and arch != backbone.arch:
+            raise UserError(f"arch={arch}: {checkpoint} is a {backbone.arch}; leave arch out")
+        network, mean, std, said = backbone.network(), [*backbone.input.mean], [*backbone.input.std], backbone.assumed
+        method, epochs = backbone.format, None
+        if ours := settings_beside(Path(checkpoint)):
+            epoch, inside = parse_name(Path(checkpoint))
+            method, epochs = ours.get("variant") or ours["method"]["name"], epoch + (inside is None)
+        subject = Subject(method, backbone.arch, epochs, Path(checkpoint).name, backbone.source_sha256)
+    augment = config.augment
+    if given := [f"augment.{name}" for name in ("mean", "std") if getattr(augment, name)]:
+        said = f"{' and '.join(given)} for: {said}"
+    augment = replace(augment, mean=augment.mean or mean, std=augment.std or std)
+    network = network.requires_grad_(False).to(device).eval()
+    if config.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    return FeatureExtractor(network, subject, augment, said)
+
+
+def settings_beside(checkpoint: Path) -> dict[str, Any]:
+    """The settings of the run of ours that wrote `checkpoint`, done or not; empty for anybody else's file."""
+    file = checkpoint.parent / CONFIG
+    if not NAME.fullmatch(checkpoint.name) or not file.is_file():
+        return {}
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: unreadable; put the checkpoint into a folder of its own") from error
+    return settings if isinstance(settings, dict) and settings.get("kind") == "pretrain" else {}
+
+
+class Features(NamedTuple):
+    """Features of the images that could be read, in the order of the images."""
+
+    values: Tensor
+    """(n, C) float32 or bfloat16."""
+    labels: Tensor
+    """(n,) int64."""
+    broken: list[str]
+    """Names of the images that were left out."""
+
+
+@torch.no_grad()
+def extract_features(
+    network: Callable[[Tensor], Tensor],
+    images: Images,
+    augment: AugmentConfig,
+    data: DataConfig,
+    device: torch.device,
+    *,
+    indices: Sequence[int] | None = None,
+    batch_size: int = 256,
+    bf16: bool = False,
+    bar: Progress | None = None,
+    split: bool = False,
+) -> Features:
+    """Compute features of centre crops.
+
+    Args:
+        network: (n, 3, H, W) to (n, C).
+        images: a split of a data set.
+        augment: size, mean and std of the crops.
+        data: how the images are loaded, and whether broken ones are left out.
+        device: where the features are computed and stay.
+        indices: which images; all by default.
+        batch_size: images a batch.
+        bf16: compute in mixed precision, and keep the features in bfloat16.
+        bar: counts the images.
+        split: divide the batches among the processes, each of which has to call this and gets the features of all.
+
+    Raises:
+        UserError: an image cannot be decoded and `data.skip_broken` is off, or cannot be read at all.
+    """
+    indices = range(len(images)) if indices is None else indices
+    # Whole batches are dealt out, so that a batch, and with it every bit, is the same on any number of processes.
+    starts = range(0, len(indices), batch_size)[rank() :: world_size()] if split else range(0, len(indices), batch_size)
+    dealt = [range(len(indices))[start : start + batch_size] for start in starts]
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    table, broken = torch.empty(0), []
+    labels = torch.full((len(indices),), -1)
+    views = Views(images, [evaluation_view(augment)], 0, data.skip_broken)
+    workers = worker_count(data.workers, processes=None if split else 1)
+    loaded = load_batches(views, [[(0, indices[row]) for row in rows] for rows in dealt], workers)
+    for rows, batch in zip(dealt, loaded, strict=True):
+        # Another image stands in for a broken one, which training needs and this does not.
+        whole = torch.tensor([not names for names in batch.broken])
+        broken += [names[0] for names in batch.broken if names]
+        if whole.any():
+            (inputs,) = batch.views
+            kept = torch.tensor(rows)[whole]
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                part = network((inputs if whole.all() else inputs[whole]).to(device)).to(dtype)
+            if not len(table):
+                table = part.new_zeros(len(indices), part.shape[1])
+            table[kept.to(device)] = part
+            labels[kept] = batch.labels[whole]
+        if bar:
+            bar.update(len(rows) * (world_size() if split else 1))
+    if split and world_size() > 1:
+        found = all_gather_object((table.shape[-1], broken))
+        broken = [name for _, names in found for name in names]
+        if not len(table):
+            table = torch.zeros(len(indices), max(width for width, _ in found), dtype=dtype, device=device)
+        labels = labels.to(device)
+        # Each row comes from one process and is zero (a label: -1) in the others, so the sum adds no rounding.
+        dist.all_reduce(table)
+        dist.all_reduce(labels, dist.ReduceOp.MAX)
+    labels = labels.to(device)
+    if not (labels >= 0).any():
+        raise UserError(NO_IMAGE)
+    return Features(table[labels >= 0] if broken else table, labels[labels >= 0], sorted(broken))
 
 
 @dataclass(frozen=True)
@@ -85,11 +256,7 @@ def evaluate(
             if claimed.done:
                 return next(iter(claimed.done.metrics.values()))
             set_precision(config.precision, device, config.threads)
-            network = load_feature_extractor(
-                config.checkpoint, config.arch, config.zero_init_residual, config.augment, config.seed, device
-            )
-            if config.channels_last:
-                network.network.to(memory_format=torch.channels_last)
+            network = load_feature_extractor(config, device)
             found = measure(Evaluation(config, network, train, val, device))
             view = {"mean": network.augment.mean, "std": network.augment.std, "by": network.convention}
             if rank() == 0:

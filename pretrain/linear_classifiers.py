@@ -21,9 +21,8 @@ from pretrain.checkpoint import read_tensors, write_tensors
 from pretrain.collectives import all_reduce
 from pretrain.config import OptimizerConfig
 from pretrain.data import Images
-from pretrain.evaluation import Evaluation, Result, evaluate
+from pretrain.evaluation import Evaluation, Features, Result, evaluate
 from pretrain.evaluation_config import LinearConfig
-from pretrain.features import Features
 from pretrain.loader import HostToDevice, StepSampler, load_batches
 from pretrain.optim import Schedule, build_optimizer
 from runs.distributed import all_gather_object, rank, worker_count, world_size
@@ -177,17 +176,6 @@ def evaluate_linear(config: LinearConfig) -> float:
     return evaluate("linear", config, measure)
 
 
-def few_steps(config: LinearConfig, images: int) -> str:
-    """A line for a recipe whose small steps do not arrive with so few training images; empty for any other."""
-    steps = config.epochs * (images // config.batch_size)
-    if config.optimizer == "sgd" or steps >= FEW_STEPS:
-        return ""
-    return (
-        f"NOTE: {steps} steps are few for optimizer={config.optimizer}, whose recipe has {IMAGENET_STEPS} on ImageNet; "
-        f"for {images} images optimizer=sgd batch_size=256 lr=[1,10,30] gets further"
-    )
-
-
 def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers) -> list[str]:
     """Train to the last epoch, continuing an earlier start.
 
@@ -270,3 +258,14 @@ def _augmented(config: LinearConfig, run: Evaluation, sampler: StepSampler, brok
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             features = network(images[0]).float()
         yield features, labels
+
+
+def few_steps(config: LinearConfig, images: int) -> str:
+    """A line for a recipe whose small steps do not arrive with so few training images; empty for any other."""
+    steps = config.epochs * (images // config.batch_size)
+    if config.optimizer == "sgd" or steps >= FEW_STEPS:
+        return ""
+    return (
+        f"NOTE: {steps} steps are few for optimizer={config.optimizer}, whose recipe has {IMAGENET_STEPS} on ImageNet; "
+        f"for {images} images optimizer=sgd batch_size=256 lr=[1,10,30] gets further"
+    )

@@ -5,7 +5,8 @@ vturrisi/solo-learn@9187ea3 solo/methods/base.py has the classifier, scripts/pre
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from converters.architecture import parse
 from pretrain.collectives import all_reduce
 from pretrain.config import PretrainConfig, ProbeConfig
 from pretrain.data import Images
-from pretrain.features import Features, evaluating, extract_features
+from pretrain.evaluation import Features, extract_features
 from pretrain.neighbours import knn_accuracy
 from pretrain.networks import pooled
 from runs.distributed import world_size
@@ -138,3 +139,15 @@ class OnlineEvaluation:
         features, labels, _ = self.features(self.val)  # n-by-C, n
         correct = self.probe.classifier(features).argmax(dim=1) == labels  # n
         return 100 * correct.float().mean().item()
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode; the mode of every module returns afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -11,7 +11,7 @@ from pretrain.checkpoint import Checkpoints
 from pretrain.collapse.measures import last_bias
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
-from pretrain.features import settings_beside
+from pretrain.evaluation import settings_beside
 from pretrain.loader import Views, load_batches
 from pretrain.method.base import Method, Plan, build_method
 from pretrain.method.config import METHODS

@@ -14,10 +14,23 @@ REDUCTIONS = (8, 4, 2)
 # Tags of TIFF.
 BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339
 REMEDY = "store it with 8 bits"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-def broken_image(name: str, reason: str = "not a readable image; delete it") -> BrokenImage:
-    """Make the error for an image, with the option that leaves it out."""
+def broken_image(name: str, reason: str | Exception | None = None, content: bytes = b"") -> BrokenImage:
+    """Make the error for an image, with the option that leaves it out.
+
+    Args:
+        name: as errors print it.
+        reason: what is wrong with it, or what Pillow raised.
+        content: the file's bytes, where they are known.
+    """
+    if isinstance(reason, Image.DecompressionBombError):
+        reason = "has more pixels than Pillow reads (Image.MAX_IMAGE_PIXELS); scale it down"
+    elif content.startswith(LFS_POINTER):
+        reason = "stands for a file of Git LFS that was not fetched; run git lfs pull"
+    elif not isinstance(reason, str):
+        reason = "not a readable image; delete it"
     return BrokenImage(name, f"{reason}, or add data.skip_broken=true to go on without such files")
 
 
@@ -44,7 +57,7 @@ class Source:
         except Ambiguous as error:
             raise broken_image(self.name, str(error)) from error
         except DAMAGE as error:
-            raise broken_image(self.name) from error
+            raise broken_image(self.name, error) from error
 
     def pixels(self) -> NDArray[numpy.uint8]:
         """Decode to (H, W, 3), RGB: the same bits as `rgb`.

@@ -4,6 +4,9 @@ Each folder may be a zip or a tar, so ILSVRC's archives are read as they are; th
 folder where a file names their classes (`pretrain.data.labels`); and images without any classes serve for pre-training.
 """
 
+import os
+import re
+from os.path import samefile
 from pathlib import Path
 
 from pretrain.config import DataConfig
@@ -13,6 +16,8 @@ from pretrain.data.listing import ARCHIVES, ImageFile, Listing, list_images
 from runs.errors import UserError
 
 SPLITS = ("train", "val")
+NAMES = {"train": "train", "val": "val", "validation": "val"}
+LIKE_A_SPLIT = re.compile(r"(train(ing)?|val(id(ation)?)?|test(ing)?)([._].*)?", re.IGNORECASE)
 LAYOUT = "{train,val}/<class>/<image>, or for pre-training alone images without classes"
 
 
@@ -27,7 +32,8 @@ def open_folder(config: DataConfig, split: str) -> Images:
         raise UserError(f"data.root={root}: no such folder, zip or uncompressed tar; it must hold {LAYOUT}")
     place, listing = _list_split(root, split)
     if not listing.files and not listing.folders:
-        raise UserError(f"{place}: no images in it; data.root must hold {LAYOUT}")
+        left_out = f" (left out: {listing.describe_left_out()})" if listing.left_out else ""
+        raise UserError(f"{place}: no images in it{left_out}; data.root must hold {LAYOUT}")
     classes = sorted(listing.folders) if place != root else []
     of_file = find_labels(root, place, split) if len(listing.folders) < 2 else {}
     if of_file:
@@ -53,26 +59,35 @@ def open_folder(config: DataConfig, split: str) -> Images:
 
 def _list_split(root: Path, split: str) -> tuple[Path, Listing]:
     """Where a split lies and what it holds; the root itself where nothing there is named like a split."""
+    listing, places = Listing(), dict[str, Path]()
     if root.is_dir():
         places = {name: place for name in SPLITS if (place := _place(root, name))}
         if split in places:
+            if len(places) == len(SPLITS) and samefile(*places.values()):
+                raise UserError(f"data.root={root}: train and val are one folder; give val images of its own")
             return places[split], list_images(places[split], places.values())
-        listing = Listing() if places else list_images(root)
+        names = os.listdir(root)
+        if not places:
+            listing = list_images(root)
     else:
         listing = list_images(root)
-        if len(listing.folders) == 1 and not listing.folders & set(SPLITS):
+        if len(listing.folders) == 1 and not listing.folders & set(NAMES):
             listing = listing.inside(*listing.folders)
-        places = {name: root / name for name in SPLITS if name in listing.folders}
+        places = {NAMES[name]: root / name for name in NAMES if name in listing.folders}
         if split in places:
-            return places[split], listing.inside(split)
-    deeper = [file.path for file in listing.files if set(SPLITS) & set(file.path.split("/")[:-1])]
-    if places or split != "train" or deeper:
-        but = f", but {deeper[0]}" if deeper and not places else ""
+            return places[split], listing.inside(places[split].name)
+        names = [*listing.folders]
+    # Validation images would be trained on in silence.
+    alike = sorted(name for name in names if name not in NAMES and LIKE_A_SPLIT.match(name))
+    alike += [file.path for file in listing.files if set(NAMES) & set(file.path.split("/")[:-1])][:1]
+    if places or split != "train" or any(name.lower().startswith("train") or "/" in name for name in alike):
+        but = f", but {', '.join(alike[:3])}" if alike else ""
         remedy = "; monitor.knn_every=0 pre-trains without val" if split == "val" else ""
         raise UserError(f"data.root={root}: no {split} in it{but}; it must hold {LAYOUT}{remedy}")
     return root, listing
 
 
 def _place(root: Path, split: str) -> Path | None:
-    names = (split, *(f"{stem}{end}" for stem in (split, f"ILSVRC2012_img_{split}") for end in ARCHIVES))
+    stems = [name for name, meant in NAMES.items() if meant == split]
+    names = (*stems, *(f"{stem}{end}" for stem in (*stems, f"ILSVRC2012_img_{split}") for end in ARCHIVES))
     return next((root / name for name in names if (root / name).exists()), None)

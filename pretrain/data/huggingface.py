@@ -6,13 +6,15 @@ exact resume work as with files.
 """
 
 import json
+import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pretrain.config import DataConfig
 from pretrain.data.decoding import broken_image
-from pretrain.data.images import Images
+from pretrain.data.images import Images, class_names
 from runs.errors import UserError
 
 # Groups of rows that a process keeps: enough to read in order. A shuffled epoch decompresses a whole group for each
@@ -21,46 +23,51 @@ from runs.errors import UserError
 KEPT = 4
 
 
-class ParquetFile:
-    """A Parquet file, opened anew for each group: there may be more than a process may hold open.
+class File(NamedTuple):
+    """One file, in groups of rows that are read when they are asked for."""
 
-    Attributes:
-        path: the file.
-        schema: of its table.
-        sizes: rows of each group.
-    """
+    schema: Any
+    """Of its table."""
+    sizes: list[int]
+    """Rows of each group."""
+    column: Callable[[str, int | None], Any]
+    """Reads a column, or one field of its values (`image.path`): of one group, or of all (None)."""
 
-    def __init__(self, path: Path) -> None:
-        from pyarrow import parquet
 
-        self.path, self._open = path, parquet.ParquetFile
-        with self._open(path) as opened:
-            self.metadata, self.schema = opened.metadata, opened.schema_arrow
-        self.sizes = [self.metadata.row_group(number).num_rows for number in range(self.metadata.num_row_groups)]
+def parquet_file(path: Path) -> File:
+    """Open a Parquet file."""
+    from pyarrow import parquet
 
-    def column(self, name: str, group: int | None = None) -> Any:
-        """A column, or one field of its values (`image.path`): of one group, or of all."""
-        with self._open(self.path, metadata=self.metadata) as opened:
+    with parquet.ParquetFile(path) as opened:
+        metadata, schema = opened.metadata, opened.schema_arrow
+
+    def column(name: str, group: int | None) -> Any:
+        # Opened anew for each group: there may be more files than a process may hold open.
+        with parquet.ParquetFile(path, metadata=metadata) as opened:
             if group is None:
                 return _field(opened.read([name], use_threads=False), name)
             return _field(opened.read_row_group(group, [name], use_threads=False), name)
 
+    return File(schema, [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)], column)
 
-class ArrowFile:
-    """A file of Arrow's stream format, mapped into memory; attributes as `ParquetFile`'s."""
 
-    def __init__(self, path: Path) -> None:
-        from pyarrow import Table, ipc, memory_map
+def arrow_file(path: Path) -> File:
+    """Map a file of Arrow's stream or file format into memory."""
+    from pyarrow import Table, ipc, memory_map
 
-        self.path, self._table = path, Table.from_batches
-        with ipc.open_stream(memory_map(str(path))) as stream:
-            self.schema, self.batches = stream.schema, list(stream)
-        self.sizes = [len(batch) for batch in self.batches]
+    source = memory_map(str(path))
+    if source.read(6) == b"ARROW1":
+        with ipc.open_file(source) as file:
+            schema, batches = file.schema, [file.get_batch(number) for number in range(file.num_record_batches)]
+    else:
+        source.seek(0)
+        with ipc.open_stream(source) as stream:
+            schema, batches = stream.schema, list(stream)
 
-    def column(self, name: str, group: int | None = None) -> Any:
-        """See `ParquetFile`."""
-        batches = self.batches if group is None else [self.batches[group]]
-        return _field(self._table(batches, self.schema), name)
+    def column(name: str, group: int | None) -> Any:
+        return _field(Table.from_batches(batches if group is None else [batches[group]], schema), name)
+
+    return File(schema, [len(batch) for batch in batches], column)
 
 
 def _field(table: Any, name: str) -> Any:
@@ -81,10 +88,8 @@ def open_parquet(config: DataConfig, split: str) -> Images:
         UserError: pyarrow is missing, or a file is, or is damaged, or lacks the columns, or a label is no class number.
     """
     root = Path(config.root)
-    files = sorted(root.glob(f"{split}*.parquet"))
-    if not files:
-        raise UserError(f"data.root={root}: no {split}*.parquet in it; give the folder that holds the files themselves")
-    return _open(config, split, files)
+    files = next((found for name in (split, f"{split}*/") if (found := sorted(root.glob(f"{name}*.parquet")))), [])
+    return _open(config, split, files, f"{split}*.parquet")
 
 
 def open_arrow(config: DataConfig, split: str) -> Images:
@@ -96,42 +101,56 @@ def open_arrow(config: DataConfig, split: str) -> Images:
     root = Path(config.root)
     places = [root / split, root / "validation"] if split == "val" else [root / split, root]
     files = next((found for place in places if (found := sorted(place.glob("data-*.arrow")))), [])
-    if not files:
-        raise UserError(f"data.root={root}: no {places[0].name}/data-*.arrow in it; give the folder of save_to_disk")
-    return _open(config, split, files)
+    return _open(config, split, files, f"{split}/data-*.arrow")
 
 
-def _open(config: DataConfig, split: str, paths: list[Path]) -> Images:
+def _open(config: DataConfig, split: str, paths: list[Path], pattern: str) -> Images:
     try:
         import pyarrow
     except ImportError as error:
         raise UserError(f"data.layout={config.layout}: needs the package pyarrow; pip install pyarrow") from error
+    root = Path(config.root)
+    if not paths:
+        there = sorted(entry.name for entry in root.iterdir())[:5] if root.is_dir() else []
+        but = f", but {', '.join(there)}" if there else ""
+        raise UserError(
+            f"data.root={root}: no {pattern} in it{but}; give the folder that holds it, or rename the split"
+        )
+    _check_complete(paths)
     names: list[str] = []
-    labels: list[int] = []
+    values: list[Any] = []
     groups: list[tuple[int, int, int]] = []  # of each row: file, group, row in it
-    files: list[ParquetFile | ArrowFile] = []
+    files: list[File] = []
     image, label, classes = "", "", list[str]()
     for number, path in enumerate(paths):
         try:
-            file = ParquetFile(path) if config.layout == "parquet" else ArrowFile(path)
+            file = parquet_file(path) if config.layout == "parquet" else arrow_file(path)
             image, label, found = _columns(file.schema, path)
-            inside = file.column(f"{image}.path").to_pylist()
-            values = file.column(label).to_pylist() if label else [0] * len(inside)
+            inside = file.column(f"{image}.path", None).to_pylist()
+            values += file.column(label, None).to_pylist() if label else [0] * len(inside)
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{path}: not a readable {config.layout} file ({error}); fetch it again") from error
         if number and found != classes:
             raise UserError(f"{path}: other class names than in {paths[0].name}; keep one data set in the folder")
         classes = found
         files.append(file)
-        labels += _labels(values, found, path)
         # The row finds the image in the file, the path is the name that its author gave it.
         names += [f"{path}:{row}" + (f":{name}" if name else "") for row, name in enumerate(inside)]
         for group, size in enumerate(file.sizes):
             groups += [(number, group, row) for row in range(size)]
     if not names:
         raise UserError(f"{paths[0]}: no rows; fetch it again")
+    if label and not classes and all(isinstance(value, str) for value in values):
+        classes = sorted(set(values))
+        numbers = {name: number for number, name in enumerate(classes)}
+        values = [numbers[value] for value in values]
+    for name, value in zip(names, values, strict=True):
+        # Test sets whose labels are secret have -1.
+        if not isinstance(value, int) or value < 0 or (classes and value >= len(classes)):
+            raise UserError(f"{name}: its {label} {value} is no class number; use a split that has labels")
+    labels = [int(value) for value in values]
     if label and not classes:
-        classes = [str(number) for number in range(max(labels) + 1)]
+        classes = class_names(labels, paths[0].parent)
 
     @lru_cache(maxsize=KEPT)
     def contents(number: int, group: int) -> Any:
@@ -143,17 +162,21 @@ def _open(config: DataConfig, split: str, paths: list[Path]) -> Images:
             content: bytes | None = contents(number, group)[row].as_py()
         except (pyarrow.ArrowException, OSError) as error:
             raise broken_image(names[index]) from error
-        # Without bytes, the row points to a file on the machine that wrote it.
-        return content or b""
+        if content is None:
+            raise broken_image(names[index], "names a file on the machine that wrote it; store the images' bytes")
+        return content
 
     return Images(config.name, split, names, labels, classes, read)
 
 
 def _columns(schema: Any, file: Path) -> tuple[str, str, list[str]]:
     """Names of the image and the label column (empty: there is none), and class names, where the metadata has them."""
-    notes = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = notes.get("info", {}).get("features", {})
-    kinds = {kind: [n for n, f in features.items() if f.get("_type") == kind] for kind in ("Image", "ClassLabel")}
+    try:
+        notes = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = notes.get("info", {}).get("features", {})
+        kinds = {kind: [n for n, f in features.items() if f.get("_type") == kind] for kind in ("Image", "ClassLabel")}
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file}: its schema's metadata is damaged ({error}); fetch it again") from error
     # CIFAR's column is `img`, CIFAR-100's are `fine_label` and `coarse_label`: the first of its kind is meant.
     image = next((n for n in ["image", *kinds["Image"]] if n in schema.names), None)
     label = next((n for n in ["label", *kinds["ClassLabel"]] if n in schema.names), "")
@@ -164,9 +187,18 @@ def _columns(schema: Any, file: Path) -> tuple[str, str, list[str]]:
     return image, label, features.get(label, {}).get("names", [])
 
 
-def _labels(values: list[Any], classes: list[str], file: Path) -> list[int]:
-    for row, value in enumerate(values):
-        # Test sets whose labels are secret have -1.
-        if not isinstance(value, int) or value < 0 or (classes and value >= len(classes)):
-            raise UserError(f"{file}: label {value} of row {row} is no class number; use a split that has labels")
-    return values
+def _check_complete(paths: list[Path]) -> None:
+    """Check that `…-00000-of-00003…` has its other parts: a fetch that broke off leaves some out.
+
+    Raises:
+        UserError: one is missing.
+    """
+    parts: dict[tuple[str, int], set[int]] = {}
+    for path in paths:
+        if found := re.match(r"(.*-)(\d+)-of-(\d+)", path.name):
+            parts.setdefault((found[1], int(found[3])), set()).add(int(found[2]))
+    for (start, count), numbers in parts.items():
+        if len(numbers) < count:
+            missing = next(number for number in range(count) if number not in numbers)
+            name = paths[0].with_name(f"{start}{missing:05d}-of-{count:05d}{paths[0].suffix}")
+            raise UserError(f"{name}: missing, {len(numbers)} of {count} parts are there; fetch the others")

@@ -9,7 +9,21 @@ from pathlib import Path
 from PIL import Image
 
 from pretrain.data.decoding import DAMAGE, Source, broken_image
-from runs.errors import BrokenImage, from_os_error
+from runs.errors import BrokenImage, UserError, from_os_error
+
+
+def class_names(labels: Sequence[int], place: str | Path) -> list[str]:
+    """The numbers as names, for classes that have no others.
+
+    Raises:
+        UserError: they are not 0, 1, … without gaps.
+    """
+    found = set(labels)
+    missing = next((number for number in range(len(found)) if number not in found), None)
+    if missing is not None:
+        raise UserError(f"{place}: class {missing} has no images; number the classes from 0 without gaps")
+    return [str(number) for number in range(len(found))]
+
 
 SAMPLE = 64
 """Images whose content is part of what binds a run to its data."""
@@ -71,7 +85,7 @@ class Images:
         try:
             return Source(self.names[index], Image.open(io.BytesIO(content)), content)
         except DAMAGE as error:
-            raise broken_image(self.names[index]) from error
+            raise broken_image(self.names[index], error, content) from error
 
     def content(self, index: int) -> bytes | Image.Image:
         """Read an image's bytes, or an image.

@@ -7,10 +7,12 @@
 
 import csv
 import io
+import os
 import tarfile
 from pathlib import Path
 from typing import IO
 
+from pretrain.data.listing import SUFFIXES
 from runs.errors import UserError, from_os_error
 
 DEVKIT = "ILSVRC2012_devkit_t12"
@@ -48,14 +50,20 @@ def find_labels(root: Path, place: Path, split: str) -> dict[str, str]:
 
 def _kaggle(file: Path) -> dict[str, str]:
     """ImageId,PredictionString; the latter begins with the class, boxes follow."""
-    with open(file, newline="", encoding="utf-8") as text:
-        return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(text)}
+    with open(file, newline="", encoding="utf-8-sig") as text:
+        return {_stem(row["ImageId"]): row["PredictionString"].split()[0] for row in csv.DictReader(text)}
 
 
 def _tiny_imagenet(file: Path) -> dict[str, str]:
-    """Name, class and box, with tabs between."""
-    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines() if line]
-    return {Path(row[0]).stem: row[1] for row in rows}
+    """Name, class and box, with tabs between, or spaces."""
+    lines = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    rows = [line.split("\t") if "\t" in line else line.split() for line in lines]
+    return {_stem(row[0]): row[1].strip() for row in rows}
+
+
+def _stem(name: str) -> str:
+    stem, suffix = os.path.splitext(name.strip())
+    return stem if suffix.lower() in SUFFIXES else stem + suffix
 
 
 def _devkit(file: Path) -> dict[str, str]:

@@ -194,11 +194,12 @@ def _leads_back(target: str, trees: list[str]) -> bool:
 def _list_archive(listing: Listing, archive: str, inside: str) -> None:
     kind = _zip_members if archive.lower().endswith(".zip") else tar_members
     try:
-        members = list(kind(archive))
+        # Of two members of one name unpacking leaves the last.
+        members = dict(kind(archive))
     except (tarfile.TarError, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise UserError(f"{archive}: not a readable zip or uncompressed tar ({error}); unpack it yourself") from error
     found: list[ImageFile] = []
-    for name, member in members:
+    for name, member in members.items():
         if name.endswith(".cls"):
             raise UserError(f"{archive}: a WebDataset shard; read it with data=webdataset")
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]

@@ -15,8 +15,8 @@ from pretrain.collapse.outputs import compute_outputs, load_method
 from pretrain.collapse.verdict import table, verdict
 from pretrain.config import AugmentConfig, DataConfig
 from pretrain.data import open_images
-from pretrain.evaluation_config import CollapseConfig
-from pretrain.features import load_feature_extractor
+from pretrain.evaluation import load_feature_extractor
+from pretrain.evaluation_config import CollapseConfig, EvaluationConfig
 from pretrain.method.base import Plan, build_method
 from pretrain.monitor import measure
 from runs.errors import UserError
@@ -70,7 +70,8 @@ def test_a_variant_keeps_its_name(tmp_path: Path, images: Path) -> None:
     file = path.parent / "config.yaml"
 
     def named() -> str:
-        return load_feature_extractor(str(path), "", False, AugmentConfig(size=16), 0, CPU).subject.method
+        config = EvaluationConfig(output="", checkpoint=str(path), augment=AugmentConfig(size=16))
+        return load_feature_extractor(config, CPU).subject.method
 
     assert named() == "simsiam"
     file.write_text(file.read_text() + "variant: mirror\n")

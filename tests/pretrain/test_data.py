@@ -300,10 +300,30 @@ def test_shards_at_fault_are_named(images: Path, tmp_path: Path) -> None:
         open_images(config, "val")
     with tarfile.open(shard, "w") as tar:
         tar.addfile(tarfile.TarInfo("7.png"))
-    with pytest.raises(UserError, match=r"000000\.tar: sample '7' lacks its \.cls"):
+    with pytest.raises(UserError, match=r"000000\.tar:7: lacks its \.cls, which other samples have"):
         open_images(config, "val")
+    for names, said in (
+        (["7.cls"], "sample '7' lacks its image"), (["7.png", "7.jpg", "7.cls"], "sample '7' has two images"),
+        (["7.png", "7.cls"], "class 0 has no images; number the classes from 0 without gaps"),
+    ):  # fmt: skip
+        with tarfile.open(shard, "w") as tar:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = 12 * name.endswith(".cls")
+                tar.addfile(member, io.BytesIO(b"999999999999"))
+        (tmp_path / "val/000001.tar").unlink(missing_ok=True)
+        with pytest.raises(UserError, match=said):
+            open_images(config, "val")
     shard.write_bytes(whole)
-    assert len(open_images(config, "val")) == 32
+    assert len(open_images(config, "val")) == 16
+
+
+def test_shards_without_labels_serve_for_pre_training_alone(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    with tarfile.open(tmp_path / "train/0.tar", "w") as tar:
+        tar.add(images / "train/class0", "a")
+    found = open_images(DataConfig(name="test", layout="shards", root=str(tmp_path)), "train")
+    assert found.describe() == "test train: 16 images, without classes" and set(found.labels) == {0}
 
 
 def make_parquet(images: Path, root: Path, split: str, files: int = 2, rows: int = 5) -> None:
@@ -395,10 +415,28 @@ def test_parquet_at_fault_is_named(images: Path, tmp_path: Path, monkeypatch: py
     parquet.write_table(pyarrow.table({"image": [b""], "label": [0]}), file)
     assert "column image is binary; it must be struct<bytes, path>" in said()
     parquet.write_table(pyarrow.table({"image": image, "label": [-1]}), file)
-    assert "label -1 of row 0 is no class number" in said()
+    assert f"{file}:0:a.png: its label -1 is no class number" in said()
+    # As many classes as the largest number says would fill the memory.
+    parquet.write_table(pyarrow.table({"image": image, "label": [2**40]}), file)
+    assert "class 0 has no images; number the classes from 0 without gaps" in said()
+    for notes in ("{", "[]"):
+        table = pyarrow.table({"image": image, "label": [0]}).replace_schema_metadata({"huggingface": notes})
+        parquet.write_table(table, file)
+        assert f"{file}: its schema's metadata is damaged" in said()
+    empty = pyarrow.array([{"bytes": None, "path": "/home/a.png"}], image.type)
+    parquet.write_table(pyarrow.table({"image": empty, "label": [0]}), file)
+    with pytest.raises(BrokenImage, match="names a file on the machine that wrote it; store the images' bytes"):
+        open_images(config, "val").open(0)
     parquet.write_table(pyarrow.table({"image": image, "label": [0]}), file)
     assert open_images(config, "val").classes == ["0"]
+    parquet.write_table(pyarrow.table({"image": image, "label": ["cat"]}), file)
+    assert open_images(config, "val").classes == ["cat"]
     make_parquet(images, tmp_path, "val")
+    part = tmp_path / "validation-00000-of-00002.parquet"
+    content = part.read_bytes()
+    part.unlink()
+    assert f"{part}: missing, 1 of 2 parts are there; fetch the others" in said()
+    part.write_bytes(content)
     assert "other class names than in val.parquet" in said()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "data.layout=parquet: needs the package pyarrow; pip install pyarrow" in said()
@@ -418,13 +456,16 @@ def test_a_folder_of_save_to_disk_holds_what_the_folder_holds(images: Path, tmp_
     assert found.describe() == expected.describe() and found.labels == expected.labels
     assert [name.rpartition(":")[2] for name in found.names] == [name.rpartition(":")[2] for name in expected.names]
     assert [images.content_fingerprint[-16:] for images in (found, expected)] == [found.content_fingerprint[-16:]] * 2
-    with pytest.raises(UserError, match=r"no train/data-\*\.arrow in it"):
+    with pytest.raises(UserError, match=r"no train/data-\*\.arrow in it, but validation"):
         open_images(saved, "train")
     # A data set without splits and classes serves for pre-training.
     plain = pyarrow.table({"image": table["image"]})
     with pyarrow.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", plain.schema) as stream:
         stream.write_table(plain)
     assert open_images(saved, "train").describe() == "test train: 16 images, without classes"
+    with pyarrow.ipc.new_file(tmp_path / "data-00000-of-00001.arrow", plain.schema) as file:
+        file.write_table(plain)
+    assert open_images(saved, "train").open(15).mode == "RGB"
     (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"no such thing" * 100)
     with pytest.raises(UserError, match="not a readable arrow file"):
         open_images(saved, "train")

@@ -20,9 +20,8 @@ from pretrain import linear_classifiers as heads
 from pretrain import neighbours
 from pretrain.config import AugmentConfig, DataConfig, OptimizerConfig
 from pretrain.data import open_images, open_splits
-from pretrain.evaluation import Evaluation, Result, evaluate
+from pretrain.evaluation import Evaluation, Features, Result, evaluate, extract_features, load_feature_extractor
 from pretrain.evaluation_config import LinearConfig
-from pretrain.features import Features, extract_features, load_feature_extractor
 from pretrain.linear_classifiers import LinearClassifiers, _augmented, _cached, few_steps, train
 from pretrain.loader import StepSampler
 from pretrain.neighbours import knn_accuracy, nearest_neighbours
@@ -215,7 +214,7 @@ def test_best_and_last_epoch_are_told_apart() -> None:
 
 def test_cached_features_are_those_of_the_stream(images: Path) -> None:
     settings = config(augment=AugmentConfig(name="none", size=32, crop_scale=[]), batch_size=16)
-    network = load_feature_extractor("random", "resnet18x0.25", False, settings.augment, 0, CPU)
+    network = load_feature_extractor(settings, CPU)
     train = open_images(DataConfig("test", "folder", str(images)), "train")
     settings.data.workers = 0
     features = extract_features(network, train, settings.augment, settings.data, CPU)
@@ -262,7 +261,7 @@ def test_broken_images_are_still_named_after_a_kill_behind_the_last_epoch(images
     layout = DataConfig("test", "folder", str(data), workers=0, skip_broken=True)
     settings = config(augment=AugmentConfig(name="crops", size=32), data=layout, epochs=1, batch_size=16,
                       output=str(tmp_path / "run"))  # fmt: skip
-    network = load_feature_extractor("random", "resnet18x0.25", False, settings.augment, 0, CPU)
+    network = load_feature_extractor(settings, CPU)
     evaluation = Evaluation(settings, network, *open_splits(layout), CPU)
     for _ in range(2):
         # The first start ends before its record is written; the second has no epoch left.
@@ -308,7 +307,7 @@ def test_the_official_linear_script_takes_a_checkpoint_of_ours(pretrained: Path)
 
 
 def test_a_checkpoint_is_evaluated_with_its_own_weights_and_input(images: Path, pretrained: Path) -> None:
-    frozen = load_feature_extractor(str(pretrained), "", True, VIEW, 0, CPU)
+    frozen = load_feature_extractor(config(checkpoint=str(pretrained), augment=VIEW), CPU)
     assert (frozen.subject.method, frozen.subject.arch, frozen.subject.epochs) == ("simsiam", "resnet18x0.25", 3)
     weights = newest(pretrained.parent)["state_dict"]
     for name, value in frozen.network.state_dict().items():
@@ -335,13 +334,14 @@ def test_the_input_convention_is_part_of_the_checkpoint(pretrained: Path, tmp_pa
     torch.save(state | {"input": {"channels": "BGR", "mean": [153, 127.5, 102], "std": [51.0] * 3, "range": 255.0}},
                tmp_path / "bgr.pth")  # fmt: skip
     told = [
-        load_feature_extractor(str(file), "", True, VIEW, 0, CPU) for file in (pretrained, alone, tmp_path / "bgr.pth")
+        load_feature_extractor(config(checkpoint=str(file), augment=VIEW), CPU)
+        for file in (pretrained, alone, tmp_path / "bgr.pth")
     ]
     assert [network.augment.mean for network in told] == [[0.4, 0.5, 0.6]] * 3
     assert [network.augment.std for network in told] == [[0.229, 0.224, 0.225]] * 2 + [[0.2] * 3]
     assert torch.equal(told[2].network.conv1.weight, told[0].network.conv1.weight.flip(1))
     assert {network.convention for network in told} == {"written by the pre-training"}
-    mine = load_feature_extractor(str(alone), "", True, replace(VIEW, std=[0.3] * 3), 0, CPU)
+    mine = load_feature_extractor(config(checkpoint=str(alone), augment=replace(VIEW, std=[0.3] * 3)), CPU)
     assert (mine.augment.mean, mine.augment.std) == ([0.4, 0.5, 0.6], [0.3] * 3)
     assert mine.convention == "augment.std for: written by the pre-training"
 

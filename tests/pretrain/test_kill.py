@@ -17,7 +17,7 @@ import torch
 from pretrain.augment.fast import FastViews, open_views
 from pretrain.config import AugmentConfig, DataConfig
 from pretrain.data import open_images
-from pretrain.features import extract_features
+from pretrain.evaluation import extract_features
 from pretrain.loader import StepSampler, load_batches
 from pretrain.method.config import METHODS
 from runs.errors import UserError

@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 from pretrain.config import DataConfig
 from pretrain.data import Images, open_images, open_splits
 from pretrain.data.listing import list_images
-from runs.errors import UserError
+from runs.errors import BrokenImage, UserError
 
 
 def data(root: Path, layout: str = "folder") -> DataConfig:
@@ -185,11 +185,14 @@ def test_classes_of_a_flat_folder_by_a_file(kind: str, images: Path, tmp_path: P
         shutil.copy(name, flat / f"v{number:03d}.png")
         rows.append((f"v{number:03d}", expected.classes[label]))
     if kind == "kaggle":
-        text = "ImageId,PredictionString\n" + "".join(f"{stem},{name} 1 2 3 4 \n" for stem, name in reversed(rows))
-        (tmp_path / "LOC_val_solution.csv").write_text(text)
+        # As spreadsheets and other people's scripts write it: a byte order mark, file names in place of ids.
+        ids = [stem + ".png" * (number % 2) for number, (stem, _) in enumerate(rows)]
+        lines = [f"{stem},{name} 1 2 3 4 \r\n" for stem, (_, name) in zip(ids, rows, strict=True)]
+        text = "\ufeffImageId,PredictionString\r\n" + "".join(reversed(lines))
+        (tmp_path / "LOC_val_solution.csv").write_text(text, encoding="utf-8")
     else:
-        text = "".join(f"{stem}.png\t{name}\t0\t0\t62\t62\n" for stem, name in rows)
-        (root / "val/val_annotations.txt").write_text(text)
+        text = "".join(f"{stem}.png\t{name}\t0\t0\t62\t62\n" for stem, name in rows[1:])
+        (root / "val/val_annotations.txt").write_text(text + "\n{}.png {} 0 0 62 62\n".format(*rows[0]))
     _, found = open_splits(data(root))
     assert found.labels == expected.labels and found.classes == expected.classes
     Image.new("L", (8, 8)).save(flat / "zz.png")
@@ -212,6 +215,65 @@ def test_images_without_classes_serve_for_pre_training_alone(images: Path, tmp_p
         open_images(data(tmp_path / "upper"), "train")
     with pytest.raises(UserError, match=r"no val in it; .*monitor\.knn_every=0 pre-trains without val"):
         open_splits(data(tmp_path / "upper/half"))
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "said"),
+    [
+        (("Train", "Val"), "train", "no train in it, but Train, Val; it must hold"),
+        (("training", "testing"), "train", "no train in it, but testing, training; it must"),
+        (("train.tar.gz", "val.tar.gz"), "train", r"no train in it, but train\.tar\.gz, val\.tar\.gz; it"),
+        (("train", "test"), "val", "no val in it, but test; it must hold"),
+    ],
+)
+def test_validation_images_are_not_trained_on_because_of_a_name(
+    names: tuple[str, str], split: str, said: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name / "a").mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / name / "a/0.png")
+    with pytest.raises(UserError, match=said):
+        open_images(data(tmp_path), split)
+
+
+def test_validation_may_be_called_so_and_is_not_train_itself(tmp_path: Path) -> None:
+    for name in ("train", "validation"):
+        (tmp_path / name / "a").mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / name / "a/0.png")
+    assert [images.names[0].split("/")[-3] for images in open_splits(data(tmp_path))] == ["train", "validation"]
+    shutil.rmtree(tmp_path / "validation")
+    (tmp_path / "val").symlink_to("train")
+    with pytest.raises(UserError, match="train and val are one folder; give val images of its own"):
+        open_splits(data(tmp_path))
+
+
+def test_of_two_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
+    """As `tar --update` leaves them, and as unpacking would."""
+    for color, mode in ((10, "w"), (200, "a")):
+        Image.new("L", (8, 8), color).save(tmp_path / "0.png")
+        with tarfile.open(tmp_path / "train.tar", mode) as archive:
+            archive.add(tmp_path / "0.png", "a/0.png")
+    (tmp_path / "0.png").unlink()
+    found = open_images(data(tmp_path), "train")
+    assert len(found) == 1 and found.open(0).getpixel((0, 0)) == (200, 200, 200)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "run git lfs pull, or add data"),
+        (b"<html>", "not a readable image; delete it, or add data"), (None, "has more pixels than Pillow reads"),
+    ],
+)  # fmt: skip
+def test_why_an_image_is_not_read(
+    content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (32, 32)).save(tmp_path / "0.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    if content:
+        (tmp_path / "0.png").write_bytes(content)
+    with pytest.raises(BrokenImage, match=said):
+        open_images(data(tmp_path), "train").open(0)
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.7z", "nowhere"])
