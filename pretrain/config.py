@@ -75,16 +75,16 @@ class AugmentConfig:
     blur_p: float = number(0.5, least=0, most=1)
     blur_sigma: list[float] = number(lambda: [0.1, 2.0], least=0)
     """Range of the Gaussian's standard deviation in pixels."""
-    blur_kernel: float = number(0.0, least=0)
+    blur_kernel: float = number(0.0, least=0, most=1)
     """Kernel side as a fraction of the view (SimCLR: 0.1); 0 means PIL's own Gaussian, as SimSiam and MoCo use."""
     solarize_p: float = number(0.0, least=0, most=1)
     flip_p: float = number(0.5, least=0, most=1)
     second: dict[str, Any] = field(default_factory=dict)
     """What differs in the second view: any of the fields above (BYOL)."""
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    mean: list[float] = number(lambda: [0.485, 0.456, 0.406], least=0, most=1)
     """Mean of images in [0, 1], R G B; torchvision's, SimSiam's and MoCo's on ImageNet. In an evaluation, [] is what
     the checkpoint's own pre-training had."""
-    std: list[float] = number(lambda: [0.229, 0.224, 0.225], above=0)
+    std: list[float] = number(lambda: [0.229, 0.224, 0.225], above=0, most=1)
     """Standard deviation of images in [0, 1], R G B; [] as above."""
     eval_resize: int = number(0, least=0)
     """Shorter side before the centre crop in evaluation; 0 means size * 256 / 224."""
@@ -99,8 +99,12 @@ class AugmentConfig:
             raise UserError(f"augment.eval_resize={self.eval_resize}: must be at least augment.size={self.size}, or 0")
         if sorted(self.order) != sorted(OPERATIONS):
             raise UserError(f"augment.order={self.order}: must name each of {', '.join(OPERATIONS)} once")
-        if len(self.jitter) != 4:
-            raise UserError(f"augment.jitter={self.jitter}: must be brightness, contrast, saturation, hue")
+        if len(self.jitter) != 4 or self.jitter[3] > 0.5:
+            raise UserError(
+                f"augment.jitter={self.jitter}: must be brightness, contrast, saturation, and hue, which is at most 0.5"
+            )
+        if self.second.get("size", self.size) != self.size:
+            raise UserError(f"augment.second.size={self.second['size']}: both views have augment.size={self.size}")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (0, 3):
                 raise UserError(f"augment.{name}={getattr(self, name)}: must be three numbers, for R, G and B")

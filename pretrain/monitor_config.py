@@ -13,12 +13,12 @@ class MonitorConfig:
     """Steps between two measurements of the output."""
     patience: int = number(3, least=1)
     """Bad measurements in a row that make a collapse, and good ones that end it."""
-    threshold: float = 0.2
+    threshold: float = number(0.2, least=0, below=1)
     """A measurement is bad when std * sqrt(d) or `spread`, both 1 for an output spread evenly over the sphere, has
     fallen below this part of its largest value in the run."""
-    floor: float = 0.05
+    floor: float = number(0.05, least=0, below=1)
     """A measurement is bad too when either is below this, also if it never was larger."""
-    min_rank: float = 2.0
+    min_rank: float = number(2.0, least=1)
     """A measurement is bad too when the effective rank is below this: all outputs lie on one line."""
     measures_every: int = number(50, least=0)
     """Steps between two sets of further numbers (docs/collapse.md), also at the last step; 0 for none."""

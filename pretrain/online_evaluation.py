@@ -5,8 +5,7 @@ vturrisi/solo-learn@9187ea3 solo/methods/base.py has the classifier, scripts/pre
 """
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -122,8 +121,12 @@ class OnlineEvaluation:
     def features(self, images: Images, indices: Sequence[int] | None = None) -> Features:
         """Pooled features of whole images, or of those at `indices`."""
         config, network = self.config, partial(pooled, self.network)
-        with evaluating(self.network):
-            return extract_features(network, images, config.augment, config.data, self.device, indices=indices)
+        modes = {module: module.training for module in self.network.modules()}
+        self.network.eval()
+        found = extract_features(network, images, config.augment, config.data, self.device, indices=indices)
+        for module, mode in modes.items():
+            module.training = mode
+        return found
 
     def knn_top1(self) -> float:
         """By kNN, on a fixed random part of the data."""
@@ -139,15 +142,3 @@ class OnlineEvaluation:
         features, labels, _ = self.features(self.val)  # n-by-C, n
         correct = self.probe.classifier(features).argmax(dim=1) == labels  # n
         return 100 * correct.float().mean().item()
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode; the mode of every module returns afterwards."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -50,9 +50,6 @@ FREE_TOO = ("checkpoint", "log_every", "tensorboard", "wandb", "on_collapse", "i
 def pretrain(config: PretrainConfig) -> int:
     """Pre-train, or continue, or say that it is done.
 
-    Args:
-        config: the settings.
-
     Returns:
         The exit status: 0, or 75 when a signal ended the run after a checkpoint.
 

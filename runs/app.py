@@ -168,7 +168,8 @@ def _arguments(given: list[str], schema: type) -> list[str]:
             value = argument.partition("=")[2] or (given[number + 1] if number + 1 < len(given) else "…")
             raise UserError(f"{argument}: settings are given as key=value; write {key}={value}, or see --help")
         if name in paths and not {"-m", "--multirun"} & set(given):
-            argument = f"{name}={_quoted(argument.partition('=')[2])}"
+            # A shell leaves the ~ of `data.root=~/images` as it is.
+            argument = f"{name}={_quoted(os.path.expanduser(argument.partition('=')[2]))}"
         arguments.append(argument)
     return arguments
 
@@ -210,7 +211,7 @@ def typed(settings: Any, schema: type[C]) -> C:
 
 def _explain(error: BaseException, schema: type) -> str | None:
     """One line that names the key and the remedy, from Hydra's and OmegaConf's many; None for anything else."""
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
 
     if isinstance(error, _Refused):
@@ -223,6 +224,9 @@ def _explain(error: BaseException, schema: type) -> str | None:
         chain.append(link)
         link = link.__cause__ or link.__context__
     for link in chain:
+        if isinstance(link, MissingConfigException) and link.missing_cfg_file and link.options:
+            group, _, name = link.missing_cfg_file.rpartition("/")
+            return f"{group}={name}: choose one of {', '.join(o for o in link.options if not o.startswith('schema_'))}"
         key = getattr(link, "full_key", None)
         if not key:
             continue
@@ -239,7 +243,8 @@ def _explain(error: BaseException, schema: type) -> str | None:
 def _unknown(key: str, schema: type) -> str:
     from omegaconf import OmegaConf
 
-    close = difflib.get_close_matches(key, flatten(OmegaConf.to_container(OmegaConf.structured(schema))), n=1)
+    keys = flatten(OmegaConf.to_container(OmegaConf.structured(schema)))
+    close = [k for k in keys if k.endswith(f".{key}")] or difflib.get_close_matches(key, keys, n=1)
     nearest = f", did you mean '{close[0]}'?" if close else ""
     return f"unknown key '{key}'{nearest}; --help lists the keys"
 

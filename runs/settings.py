@@ -68,7 +68,7 @@ class CommandConfig:
     """auto: tf32 on a GPU, fp32 on a CPU; tf32: fp32 with TF32 products and convolutions; bf16: mixed precision."""
     channels_last: bool = True
     """Lay images out with channels last, which convolutions are faster on."""
-    threads: int = number(0, least=0)
+    threads: int = number(0, least=0, most=1024)
     """PyTorch's threads on the CPU; 0 leaves its choice."""
 
 
@@ -85,6 +85,8 @@ def check_values(config: Any, prefix: str = "") -> None:
         value, key = getattr(config, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
             check_values(value, f"{key}.")
+        elif value == "" and "path" in field.metadata and field.default == MISSING:
+            raise UserError(f"{key}=: is empty; give a path, `.` for the present folder")
         elif "choices" in field.metadata and value not in (MISSING, *field.metadata["choices"]):
             raise UserError(f"{key}={value}: choose one of {', '.join(field.metadata['choices'])}")
         for item in value if isinstance(value, list) else [value]:

@@ -135,55 +135,42 @@ def normalize(pixels: Tensor, config: AugmentConfig) -> Tensor:
     return view
 
 
-class Colour:
-    """Colours batches of crops by one recipe.
+def colour(crops: Tensor, drawn: Tensor | None, config: AugmentConfig) -> Tensor:
+    """Return normalized views (N, 3, S, S) float32.
 
     Args:
+        crops: (N, 3, S, S) uint8, on the device that is to compute.
+        drawn: (N, 12) `Draw.vector`s on the CPU; None for crops that have their colour.
         config: the recipe.
     """
+    if drawn is None:
+        return normalize(crops, config)
+    x = crops.to(torch.float32)
+    for name in config.order:
+        if name == "jitter":
+            _jitter(x, drawn)
+        elif name == "gray":
+            _apply(x, drawn[:, GRAY] > 0, lambda part: to_gray(part).expand_as(part))
+        elif name == "blur" and (chosen := drawn[:, SIGMA] > 0).any():
+            matrices = blur_matrices(drawn[chosen, SIGMA], x.shape[-1], config.kernel_side, x.device)
+            _apply(x, chosen, lambda part, m=matrices: blur(part, m))  # type: ignore[misc]
+        elif name == "solarize":
+            _apply(x, drawn[:, SOLARIZE] > 0, solarize)
+        elif name == "flip":
+            _apply(x, drawn[:, FLIP] > 0, lambda part: part.flip(-1))
+    return normalize(x, config)
 
-    def __init__(self, config: AugmentConfig) -> None:
-        self.config = config
 
-    def __call__(self, crops: Tensor, drawn: Tensor | None) -> Tensor:
-        """Return normalized views (N, 3, S, S) float32.
-
-        Args:
-            crops: (N, 3, S, S) uint8, on the device that is to compute.
-            drawn: (N, 12) `Draw.vector`s on the CPU; None for crops that have their colour.
-        """
-        if drawn is None:
-            return normalize(crops, self.config)
-        x = crops.to(torch.float32)
-        for name in self.config.order:
-            if name == "jitter":
-                self._jitter(x, drawn)
-            elif name == "gray":
-                _apply(x, drawn[:, GRAY] > 0, lambda part: to_gray(part).expand_as(part))
-            elif name == "blur":
-                self._blur(x, drawn)
-            elif name == "solarize":
-                _apply(x, drawn[:, SOLARIZE] > 0, solarize)
-            elif name == "flip":
-                _apply(x, drawn[:, FLIP] > 0, lambda part: part.flip(-1))
-        return normalize(x, self.config)
-
-    def _jitter(self, x: Tensor, drawn: Tensor) -> None:
-        functions = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-        places, factors = drawn[:, PLACES], drawn[:, FACTORS].clone()
-        factors[:, 3] = torch.tensor([float(hue_steps(f)) for f in factors[:, 3].tolist()])
-        # Everyone's first operation, everyone's second, …: those with the same one go together.
-        for place in range(len(JITTER)):
-            for number, function in enumerate(functions):
-                chosen = places[:, number] == place
-                factor = factors[chosen, number].view(-1, 1, 1, 1).to(x.device, non_blocking=True)
-                _apply(x, chosen, lambda part, f=function, v=factor: f(part, v))  # type: ignore[misc]
-
-    def _blur(self, x: Tensor, drawn: Tensor) -> None:
-        chosen = drawn[:, SIGMA] > 0
-        if chosen.any():
-            matrices = blur_matrices(drawn[chosen, SIGMA], x.shape[-1], self.config.kernel_side, x.device)
-            _apply(x, chosen, lambda part: blur(part, matrices))
+def _jitter(x: Tensor, drawn: Tensor) -> None:
+    functions = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    places, factors = drawn[:, PLACES], drawn[:, FACTORS].clone()
+    factors[:, 3] = torch.tensor([float(hue_steps(f)) for f in factors[:, 3].tolist()])
+    # Everyone's first operation, everyone's second, …: those with the same one go together.
+    for place in range(len(JITTER)):
+        for number, function in enumerate(functions):
+            chosen = places[:, number] == place
+            factor = factors[chosen, number].view(-1, 1, 1, 1).to(x.device, non_blocking=True)
+            _apply(x, chosen, lambda part, f=function, v=factor: f(part, v))  # type: ignore[misc]
 
 
 def _apply(x: Tensor, chosen: Tensor, operation: Callable[[Tensor], Tensor]) -> None:

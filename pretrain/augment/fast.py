@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pretrain.augment import build_views
-from pretrain.augment.batched import Colour
+from pretrain.augment import batched, build_views
 from pretrain.augment.draws import Draw, Drawer
 from pretrain.augment.pixels import Pixels, colour, planes, resize
 from pretrain.config import AugmentConfig
@@ -26,14 +25,8 @@ MARGIN = 2.0
 class FastViews(Views):
     """Like `Views`, but a sample's views are 8-bit pixels (3, size, size), which `finish` turns into floats in batches.
 
-    Args:
-        images: the split.
-        config: the recipe.
-        views: views of an image.
-        seed: the run's seed.
-        skip_broken: replace a broken image by the next whole one instead of failing.
-        batched: leave the colour to `finish`, for a device that is better at it than the loading processes: samples are
-            then crops, followed by as many vectors of what was drawn.
+    `batched` leaves the colour to `finish`, for a device that is better at it than the loading processes: samples are
+    then crops, followed by as many vectors of what was drawn.
     """
 
     def __init__(
@@ -42,7 +35,6 @@ class FastViews(Views):
         super().__init__(images, (), seed, skip_broken)
         self.recipes, self.batched = config.for_views(views), batched
         self.drawers = [Drawer(recipe) for recipe in self.recipes]
-        self.colours = [Colour(recipe) for recipe in self.recipes]
 
     def sample(self, place: int, key: Key) -> list[Tensor]:
         """Draw, decode, crop, resize; colour too unless `batched`."""
@@ -68,7 +60,7 @@ class FastViews(Views):
         count = len(self.recipes)
         pixels = [tensor.to(device, non_blocking=True) for tensor in tensors[:count]]
         drawn = tensors[count:] if self.batched else [None] * count
-        return [colours(view, what) for view, what, colours in zip(pixels, drawn, self.colours, strict=True)]
+        return [batched.colour(*views) for views in zip(pixels, drawn, self.recipes, strict=True)]
 
     def _crops(self, source: Source, draws: Sequence[Draw]) -> list[Pixels]:
         spare = min(min(draw.box[2:]) / recipe.size for draw, recipe in zip(draws, self.recipes, strict=True))
@@ -98,16 +90,7 @@ class FastViews(Views):
 def open_views(
     images: Images, config: AugmentConfig, views: int, seed: int, skip_broken: bool, device: Any = "cpu"
 ) -> Views:
-    """Build the training views that a recipe asks for.
-
-    Args:
-        images: the split.
-        config: the recipe.
-        views: views of an image.
-        seed: the run's seed.
-        skip_broken: replace broken images instead of failing.
-        device: where the network computes; on a GPU the fast pipeline leaves the colour to it.
-    """
+    """Build the training views that a recipe asks for; on a GPU the fast pipeline leaves the colour to it."""
     # Without a random crop there is nothing to draw, and the reference's centre crop serves.
     if config.pipeline == "reference" or not config.crop_scale:
         return Views(images, build_views(config, views), seed, skip_broken)

@@ -158,8 +158,11 @@ def test_a_file_name_that_is_no_utf_8_has_a_fingerprint(images: Path, tmp_path: 
     [
         ({"std": [0.0, 0.2, 0.2]}, "augment.std"), ({"std": [0.2]}, "augment.std"),
         ({"mean": [0.5, 0.5]}, "augment.mean"),
+        # Of pixels from 0 to 255.
+        ({"mean": [123.675, 116.28, 103.53]}, "augment.mean"), ({"std": [58.4, 57.1, 57.4]}, "augment.std"),
         ({"blur_sigma": [2.0, 0.1]}, "augment.blur_sigma"),
-        ({"second": {"std": [0.0, 0.0, 0.0]}}, "augment.second.std"),
+        ({"second": {"std": [0.0, 0.0, 0.0]}}, "augment.second.std"), ({"second": {"size": 32}}, "augment.second.size"),
+        ({"jitter": [1.0, 1.0, 1.0, 0.6]}, "augment.jitter"), ({"blur_kernel": 2.0}, "augment.blur_kernel"),
     ],
 )  # fmt: skip
 def test_views_that_cannot_be_made_are_refused(wrong: dict[str, Any], said: str) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hardware import step as speed_step
 from pretrain import augment
-from pretrain.augment.batched import Colour
+from pretrain.augment import batched
 from pretrain.augment.fast import FastViews
 from pretrain.config import AugmentConfig, OptimizerConfig
 from pretrain.data import Images
@@ -85,10 +85,11 @@ def test_the_timed_step_refuses_a_missing_gpu_in_one_line(root: Path) -> None:
 def test_colouring_asks_the_device_for_no_value(name: str) -> None:
     settings = yaml.safe_load((Path(augment.__file__).parent / f"{name}.yaml").read_text())
     del settings["defaults"]
-    colour = Colour(AugmentConfig(**settings))
+    recipe = AugmentConfig(**settings)
     # One image with everything, one with nothing.
     drawn = torch.tensor([[2.0, 0, 1, 3, 1.2, 0.7, 1.1, 0.05, 1, 1.5, 1, 1], [-1.0] * 4 + [0.0] * 8])
-    assert colour(torch.empty(2, 3, 32, 32, dtype=torch.uint8, device=META), drawn).shape == (2, 3, 32, 32)
+    crops = torch.empty(2, 3, 32, 32, dtype=torch.uint8, device=META)
+    assert batched.colour(crops, drawn, recipe).shape == (2, 3, 32, 32)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

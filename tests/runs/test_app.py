@@ -83,7 +83,9 @@ def start(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProce
     ("arguments", "said"),
     [
         ([], "data.root: is required; add data.root=… to the command"),
+        (["data.root="], "data.root=: is empty; give a path, `.` for the present folder"),
         (["data.root=x", "epoch=3"], "unknown key 'epoch', did you mean 'epochs'?"),
+        (["data.root=x", "lr=3"], "unknown key 'lr', did you mean 'optimizer.lr'?"),
         (["data.root=x", "optimizer.lrr=3"], "unknown key 'optimizer.lrr', did you mean 'optimizer.lr'?"),
         (["data.root=x", "+optimizer.momentum=3"], "unknown key 'optimizer.momentum'"),
         (["data.root=x", "epochs=many"], "epochs: Value 'many' of type 'str' could not be converted to Integer"),
@@ -148,6 +150,10 @@ def test_right_settings_run(application: Path) -> None:
 def test_a_path_is_the_rest_of_its_argument(application: Path, name: str) -> None:
     result = start(application, f"data.root={name}")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"0.05 {name} 100\n", "")
+
+
+def test_a_path_may_begin_with_the_users_own_folder(application: Path) -> None:
+    assert start(application, "data.root=~/a b", HOME="/home/me").stdout == "0.05 /home/me/a b 100\n"
 
 
 def test_a_path_in_hydras_own_quotes_is_read_as_before(application: Path) -> None:
