@@ -18,8 +18,8 @@ from converters import Backbone
 from pretrain.augment.fast import open_views
 from pretrain.batch_norm import synchronize_norms
 from pretrain.checkpoint import Checkpoints
+from pretrain.collapse.evaluation import compute_outputs
 from pretrain.collapse.measures import bias_cosine
-from pretrain.collapse.outputs import compute_outputs
 from pretrain.config import FREE, PretrainConfig
 from pretrain.data import Images, open_training
 from pretrain.draw_views import save_views

@@ -8,7 +8,7 @@ from runs.app import hydra_app
 def main(config: CollapseConfig) -> float:
     """Measure a checkpoint's outputs."""
     # Here, so that `--help` and a mistyped key do not wait for PyTorch.
-    from pretrain.collapse.verdict import evaluate_collapse
+    from pretrain.collapse.evaluation import evaluate_collapse
 
     return evaluate_collapse(config)
 

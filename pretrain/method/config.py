@@ -104,7 +104,7 @@ class SwAVConfig(MethodConfig):
     """Width of the projector's hidden layers."""
     layers: int = number(3, least=1)
     """Layers of the projector: 2 in the paper, 3 in the SimSiam paper's improved reproduction (appendix C)."""
-    prototypes: int = number(3000, least=1)
+    prototypes: int = number(3000, least=2)
     """K: number of prototypes."""
     temperature: float = number(0.1, above=0)
     """temp."""
@@ -163,13 +163,14 @@ class SiameseConfig(MethodConfig):
     arrangement: str = choice("predict", "mirror", "both", "inverse")
     """Where h stands. predict: before what learns; mirror: before the target; inverse: undone again."""
     target: str = choice("latest", "mean", "moving_average", "cached")
-    """latest: the output of now; mean: over further views; moving_average: of an image's outputs; cached: for steps."""
+    """latest: the output of now; mean: over further views; moving_average: of an image's outputs; cached: by the
+    network before a number of steps."""
     stop_gradient: bool = True
     """Make the target a constant (target=latest only; the others are constants)."""
     momentum: float = number(0.8, least=0, most=1)
     """m of target=moving_average."""
     alternate: int = number(1, least=0)
-    """k of target=cached: steps between two computations of the targets; 0 for an epoch's."""
+    """k of target=cached: steps with one and the same network for the targets; 0 for an epoch's."""
     mean_of: int = number(10, least=2)
     """Views of an image for target=mean: the first is compared with the mean of the others."""
     symmetry: str = choice("symmetric", "asymmetric", "asymmetric_2x")

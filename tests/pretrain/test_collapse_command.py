@@ -11,8 +11,7 @@ import torch
 import yaml
 
 from converters.resnet import build_resnet
-from pretrain.collapse.outputs import compute_outputs, load_method
-from pretrain.collapse.verdict import table, verdict
+from pretrain.collapse.evaluation import compute_outputs, load_method, table, verdict
 from pretrain.config import AugmentConfig, DataConfig
 from pretrain.data import open_images
 from pretrain.evaluation import load_feature_extractor
