@@ -236,6 +236,8 @@ def _explain(error: BaseException, schema: type) -> str | None:
             return _unknown(key, schema)
         if kind == "MissingMandatoryValue" or "mandatory value" in text.lower():
             return f"{key}: is required; add {key}=… to the command"
+        if "is not a subclass of" in text:
+            return f"{key}: is a group of settings; give those in it, {key}.…=…; --help lists them"
         return f"{key}: {text}"
     return " ".join(str(error).split())
 
@@ -244,7 +246,8 @@ def _unknown(key: str, schema: type) -> str:
     from omegaconf import OmegaConf
 
     keys = flatten(OmegaConf.to_container(OmegaConf.structured(schema)))
-    close = [k for k in keys if k.endswith(f".{key}")] or difflib.get_close_matches(key, keys, n=1)
+    near = difflib.get_close_matches(key, keys, n=1)
+    close = [k for k in keys if k.endswith(f".{key}")] or [k for k in near if not key.startswith(f"{k}.")]
     nearest = f", did you mean '{close[0]}'?" if close else ""
     return f"unknown key '{key}'{nearest}; --help lists the keys"
 

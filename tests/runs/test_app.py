@@ -86,6 +86,7 @@ def start(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProce
         (["data.root="], "data.root=: is empty; give a path, `.` for the present folder"),
         (["data.root=x", "epoch=3"], "unknown key 'epoch', did you mean 'epochs'?"),
         (["data.root=x", "lr=3"], "unknown key 'lr', did you mean 'optimizer.lr'?"),
+        (["data.root=x", "optimizer=sgd"], "optimizer: is a group of settings; give those in it, optimizer.…=…"),
         (["data.root=x", "optimizer.lrr=3"], "unknown key 'optimizer.lrr', did you mean 'optimizer.lr'?"),
         (["data.root=x", "+optimizer.momentum=3"], "unknown key 'optimizer.momentum'"),
         (["data.root=x", "epochs=many"], "epochs: Value 'many' of type 'str' could not be converted to Integer"),
