@@ -71,7 +71,7 @@ def test_validate_says_what_is_wrong(
     recipe, method = ((plugin / f"method/brightness{s}").read_text() for s in (".yaml", ".py"))
     for old, new, complaint in (
         ("dim: 8", "dimm: 8", "unknown key 'method.dimm'"),
-        ("override /augment: simsiam", "override /augment: none_such", "augment=none_such: choose one of byol, "),
+        ("override /augment: simsiam", "override /augment: none_such", "augment=none_such: choose one of "),
     ):
         (tmp_path / "method/mine.yaml").write_text(recipe.replace("brightness", "mine").replace(old, new))
         (tmp_path / "method/mine.py").write_text(method.replace("brightness", "mine").replace("Brightness", "Mine"))
