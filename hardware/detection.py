@@ -16,6 +16,7 @@ from runs.distributed import set_precision
 from runs.folder import flatten
 from transfer.datasets import open_splits
 from transfer.inference import evaluate
+from transfer.loading import test_loader
 from transfer.recipe import build_cfg
 from transfer.settings import DataConfig, TransferConfig
 from transfer.trial import MODEL
@@ -47,12 +48,10 @@ def measure(options: Options) -> Iterator[Figure]:
         set_precision("fp32", torch.device(device), one_shape=False)
         cfg = build_cfg(config, None, device)
         _, test = open_splits(config.data, cfg)
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(CLASSES)
-        cfg.OUTPUT_DIR = config.output
         Path(config.output).mkdir(exist_ok=True)
         detector = build_model(cfg)
         detector.load_state_dict(torch.load(folder / MODEL, map_location=device, weights_only=True)["model"])
-        evaluation = evaluate(cfg, detector, test, 0)
+        evaluation = evaluate(cfg, detector, test, test_loader(cfg, test, 0))
         assert evaluation is not None
         found[device] = evaluation.metrics
     here, there = found["cpu"], found[options.device]

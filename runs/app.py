@@ -68,9 +68,12 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
-        for stream in (sys.stdout, sys.stderr):
-            # A terminal or a log file that is not UTF-8.
-            if isinstance(stream, io.TextIOWrapper):
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None:  # closed by the shell
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  until the process ends
+            elif isinstance(stream, io.TextIOWrapper):
+                # A terminal or a log file that is not UTF-8.
                 stream.reconfigure(errors="backslashreplace")
         try:
             if sys.flags.optimize > 1:
@@ -265,7 +268,7 @@ def _follow_parent() -> None:
     parent = os.environ.get(PARENT)
     if not parent:
         return
-    if not parent.isdecimal():
+    if not parent.isdecimal() or not 0 < int(parent) < 2**31:
         raise UserError(f"{PARENT}={parent}: must be the number of a process; unset it")
 
     def watch(pid: int) -> None:

@@ -48,15 +48,25 @@ def _block(matches: Matches, weights: NDArray[Any]) -> NDArray[np.float64]:
     table = np.zeros((weights.shape[1], len(THRESHOLDS)))
     counted = np.zeros((weights.shape[1], 1))
     for number in range(len(matches.classes)):
-        mine = np.flatnonzero(matches.category == number)
-        positives = matches.objects[:, number].astype(weights.dtype) @ weights  # (R,)
+        positives = _positives(matches, number, weights)
         counted[:, 0] += (positives > 0) if matches.metric == "coco" else 1
-        for t in range(len(THRESHOLDS)):
-            table[:, t] += _curve_area(
-                matches.image[mine], matches.verdict[mine, t], positives, weights, RECALLS.get(matches.metric)
-            )
+        table += class_precision(matches, number, weights)
     table *= 100 / np.maximum(counted, 1)
     return np.stack([table.mean(axis=1), table[:, 0], table[:, 5]], axis=1)
+
+
+def class_precision(matches: Matches, number: int, weights: NDArray[Any]) -> NDArray[np.float64]:
+    """AP of one class at every IoU threshold, 0 to 1, (R, 10); `weights` as above. Without an object it is 0."""
+    mine = np.flatnonzero(matches.category == number)
+    image, positives = matches.image[mine], _positives(matches, number, weights)
+    recalls = RECALLS.get(matches.metric)
+    columns = [_curve_area(image, verdict, positives, weights, recalls) for verdict in matches.verdict[mine].T]
+    return np.stack(columns, axis=1)
+
+
+def _positives(matches: Matches, number: int, weights: NDArray[Any]) -> NDArray[Any]:
+    positives: NDArray[Any] = matches.objects[:, number].astype(weights.dtype) @ weights
+    return positives  # (R,)
 
 
 def _curve_area(
@@ -84,8 +94,14 @@ def _curve_area(
     if recalls is not None:
         # In double precision: a recall that equals a level has to fall on the same side of it as in Detectron2.
         recall = true / np.maximum(positives, 1).astype(np.float64)
-        reached = np.searchsorted(recalls, recall, side="right")  # (H, R)
-        mean: NDArray[np.float64] = (np.diff(reached, axis=0, prepend=0) * envelope).sum(axis=0) / len(recalls)
+        reached = np.searchsorted(recalls, recall, side="right")  # (H, R), how many levels
+        # The precision at a level is that of the first detection which reaches it, and none where no one does.
+        columns = np.arange(reached.shape[1])
+        each = np.bincount((reached * len(columns) + columns).ravel(), minlength=(len(recalls) + 1) * len(columns))
+        first = each.reshape(-1, len(columns))[: len(recalls)].cumsum(axis=0)  # (levels, R)
+        points = np.concatenate([envelope, np.zeros_like(envelope[:1])]).astype(np.float64)[first, columns]
+        # Summed in Detectron2's order, for its last bits.
+        mean: NDArray[np.float64] = sum(points / len(recalls), np.zeros(len(columns)))
         return mean
     # A true detection raises the recall by how often its image counts.
     area: NDArray[np.float64] = np.einsum("hr,hr->r", drawn, envelope) / np.maximum(positives, 1)

@@ -1,6 +1,7 @@
 """Files that are either whole or absent: temporary name, flush, rename."""
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -8,6 +9,7 @@ import os
 import secrets
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -98,16 +100,22 @@ def read_bytes(path: str | os.PathLike[str], most: int = 2**28) -> bytes:
 
 
 def read_json(path: str | os.PathLike[str], most: int = 2**26) -> Any:
-    """Read a JSON file of at most `most` bytes.
+    """Read a JSON file, `.gz` or not, of at most `most` bytes, unpacked too.
 
     Raises:
         UserError: see `read_bytes`; or it is no JSON.
     """
+    content = read_bytes(path, most)
     try:
+        if Path(path).suffix == ".gz":
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+                content = file.read(most + 1)
+            if len(content) > most:
+                raise ValueError(f"more than {most:,} bytes unpacked")
         # Of bytes it knows the encoding by itself, with a mark at the beginning or without.
-        return json.loads(read_bytes(path, most))
-    except (ValueError, RecursionError) as error:
-        reason = error if isinstance(error, ValueError) else "nested too deeply"
+        return json.loads(content)
+    except (ValueError, RecursionError, OSError, EOFError, zlib.error) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{path}: not a JSON file ({reason}); write it again with the command that made it") from error
 
 

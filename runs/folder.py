@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -14,9 +15,10 @@ import yaml
 from runs.distributed import all_gather_object, rank
 from runs.environment import command_line, peak_memory_mb
 from runs.errors import UserError, from_os_error
-from runs.files import atomic_write
+from runs.files import atomic_write, read_yaml
 from runs.record import RECORD as RECORD
 from runs.record import Dataset, Record, Subject, read_record, write_record
+from runs.text import printable
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
@@ -47,8 +49,12 @@ class Run:
         The arguments are those of `Record`; `seconds` are by default those since the run was claimed.
 
         Raises:
-            UserError: a metric is not a finite number, or the disk refuses.
+            UserError: a metric is not a finite number, the folder was deleted or renamed, or the disk refuses.
         """
+        if not (self.path / CONFIG).is_file():
+            raise UserError(
+                f"{self.path}: was deleted or renamed while the run was on; run it again, output= elsewhere"
+            )
         record = Record(
             kind=self.kind, subject=subject, dataset=dataset, metrics=metrics, seed=self.config["seed"],
             config=self.config, seconds=time.monotonic() - self._started if seconds is None else seconds,
@@ -90,15 +96,15 @@ def claim_run(
         return
     lock, bound = lock_folder(run.path), True
     try:
-        bound = (run.path / CONFIG).exists()
-        _compare(run, frozenset(free) | {"output"}, fingerprint)
+        bound, free = (run.path / CONFIG).exists(), frozenset(free) | {"output"}
+        _compare(run, free, fingerprint)
         # What a killed start was writing.
         for partial in run.path.glob(".*.partial"):
             partial.unlink(missing_ok=True)
-        found = read_record(run.path) if (run.path / RECORD).exists() else None
+        found = _own_record(run, free) if (run.path / RECORD).exists() else None
         run.done = all_gather_object(found)[0]
         if run.done:
-            print(f"{run.path / RECORD}: done already")
+            print(printable(f"{run.path / RECORD}: done already"))
         run._started = time.monotonic()
         yield run
     except BaseException:
@@ -116,6 +122,8 @@ def lock_folder(folder: Path) -> IO[str]:
             folder.mkdir(parents=True, exist_ok=True)
             # A symbolic link is refused: the process's number would go into the file that it points to.
             number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                raise UserError(f"{folder / LOCK}: not an ordinary file; delete it, or choose another output=")
         except FileExistsError as error:
             raise UserError(f"output={folder}: is a file; choose a folder") from error
         except OSError as error:
@@ -130,7 +138,8 @@ def lock_folder(folder: Path) -> IO[str]:
                     "--ntasks-per-node=1 torchrun --nnodes=N --nproc_per_node=GPUS --rdzv-backend=c10d "
                     "--rdzv-endpoint=FIRST_NODE:22742 -m … (docs/benchmarks.md)"
                 ) from None
-            print(f"{folder}: waiting for process {lock.read().strip() or '?'}, which runs here", file=sys.stderr)
+            holder = printable(lock.read(20).strip() or "?")
+            print(f"{printable(folder)}: waiting for process {holder}, which runs here", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         if os.fstat(number).st_nlink:
             break
@@ -145,7 +154,7 @@ def lock_folder(folder: Path) -> IO[str]:
 
 def _undo(folder: Path) -> None:
     """Remove what a claim has made where nothing else was written."""
-    others = {path.name for path in folder.iterdir()} - {LOCK, CONFIG}
+    others = {path.name for path in folder.iterdir()} - {LOCK, CONFIG} if folder.is_dir() else {"gone"}
     if others - {LOG}:
         return
     for name in (CONFIG, LOCK):
@@ -160,13 +169,11 @@ def _compare(run: Run, free: frozenset[str], fingerprint: dict[str, str] | None 
     document = {"kind": run.kind, **run.config} | ({"fingerprint": fingerprint} if fingerprint else {})
     if file.exists():
         try:
-            before = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{file}: unreadable; delete the folder or choose another output=") from error
-        if isinstance(before, dict) and "fingerprint" not in before:
-            # Begun by a release that did not write it; from this start on it is compared.
-            free |= {"fingerprint"}
-        differing = _differing(before, document, free)
+            before = read_yaml(file)
+            differing = _differing(before, document, free | ({"fingerprint"} - set(before)))
+        except UserError as error:
+            raise UserError(f"{error}; delete the folder or choose another output=") from error
+        # Without a fingerprint it was begun by an earlier release; from this start on it is compared.
         if differing:
             raise UserError(
                 f"output={run.path} belongs to another run ({'; '.join(differing[:3])}"
@@ -178,13 +185,30 @@ def _compare(run: Run, free: frozenset[str], fingerprint: dict[str, str] | None 
         yaml.safe_dump(document, handle, sort_keys=False)
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Turn nested dictionaries into one with dotted keys; lists stay values."""
+def _own_record(run: Run, free: frozenset[str]) -> Record:
+    """The folder's record, which has to be of this run."""
+    record = read_record(run.path)
+    if differing := _differing({"kind": record.kind, **record.config}, {"kind": run.kind, **run.config}, free):
+        raise UserError(
+            f"{run.path / RECORD}: of another run than {CONFIG} beside it ({differing[0]}); delete it, or choose "
+            "another output="
+        )
+    return record
+
+
+def flatten(config: Any, prefix: str = "", most: int = 10_000) -> dict[str, Any]:
+    """Turn nested dictionaries into one with dotted keys; lists stay values.
+
+    Raises:
+        UserError: it has more than `most` values, as aliases in a YAML file can make of a few lines.
+    """
     if not isinstance(config, dict):
         return {prefix: config}
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key), most)
+        if len(flat) > most:
+            raise UserError(f"{prefix or 'settings'}: more than {most} values")
     return flat
 
 
@@ -192,4 +216,4 @@ def _differing(before: Any, now: Any, free: frozenset[str]) -> list[str]:
     old, new = flatten(before), flatten(now)
     keys = [k for k in {**old, **new} if not any(k == f or k.startswith(f + ".") for f in free)]
     pairs = [(k, old.get(k, "absent"), new.get(k, "absent")) for k in keys]
-    return [f"{k}: {there} there, {here} here" for k, there, here in pairs if there != here]
+    return [f"{k:.60}: {there!s:.60} there, {here!s:.60} here" for k, there, here in pairs if there != here]

@@ -87,12 +87,12 @@ class MetricsLog:
 
 def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Yield the whole lines of a `metrics.jsonl` in order; a torn last line is passed over."""
-    for line in read_bytes(path).decode("utf-8", "replace").splitlines():
+    for line in read_bytes(path).decode("utf-8", "replace").split("\n"):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(value, dict) and "step" in value:
+        if isinstance(value, dict) and type(value.get("step")) is int:
             yield value
 
 

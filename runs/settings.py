@@ -54,7 +54,7 @@ def path_settings(schema: type) -> set[str]:
 
 @dataclasses.dataclass
 class CommandConfig:
-    """Settings of every command of `pretrain`."""
+    """Settings of every command that trains or evaluates a network."""
 
     official: bool = False
     """The official releases' arithmetic, bit for bit, in place of what is equal up to rounding and faster: sets

@@ -6,14 +6,16 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from runs.distributed import all_gather_object, world_size
+from runs.distributed import all_gather_object, rank, world_size
 
 # sysexits.h EX_TEMPFAIL: "come again", for a cluster that requeues what it interrupted.
 INTERRUPTED = 75
 # Seconds that an item which is on its way when a signal comes has to arrive. Cut off, a loading process would fail too.
 GRACE = 1.0
+# Seconds that a run has for the end of its step and for saving, which otherwise the scheduler's SIGKILL ends.
+DEADLINE = 300.0
 
 T = TypeVar("T")
 
@@ -71,6 +73,12 @@ class StopSignals:
         if found and self._timer:
             self._timer.cancel()
         return found
+
+    def leave(self, name: str, where: str) -> NoReturn:
+        """End the run with status 75, which the first process says; every process has to call it."""
+        if rank() == 0:
+            print(f"stopped by {name} {where}; run the same command again to continue", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
     def _hear(self, number: int, _: Any) -> None:
         self.name = signal.Signals(number).name

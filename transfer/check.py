@@ -13,6 +13,7 @@ from runs.app import hydra_app
 from runs.progress import Progress
 from runs.settings import path
 from runs.text import printable
+from transfer.image_files import FORMATS
 from transfer.settings import VOC_CLASSES
 
 # Images and objects of the official splits, difficult ones and crowds included: counted in the VOC 2007 annotations;
@@ -57,6 +58,7 @@ def check_split(root: Path, name: str, config: CheckConfig) -> tuple[str, list[s
         (a line of counts, faults with their files, images to decode)
     """
     from transfer.datasets import read_split
+    from transfer.faults import countable
 
     split, faults = read_split(root, name, config.data.classes, config.masks)
     objects = sum(len(image["annotations"]) for image in split.images)
@@ -64,8 +66,8 @@ def check_split(root: Path, name: str, config: CheckConfig) -> tuple[str, list[s
         faults.append(
             f"{name}: {len(split.images)} images and {objects} objects, officially {OFFICIAL[name]}; complete it"
         )
-    line = f"{name}: {len(split.images)} images, {objects} objects, {objects - split.countable} of them "
-    line += "difficult" if split.voc else "crowds"
+    line = f"{name}: {len(split.images)} images, {objects} objects, {objects - countable(split.images)} of them "
+    line += "crowds" if split.metric == "coco" else "difficult"
     return line, faults, [Path(image["file_name"]) for image in split.images]
 
 
@@ -74,7 +76,7 @@ def decode(file: Path) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return f"{file}: does not decode ({' '.join(str(error).split())}); restore it"

@@ -9,6 +9,7 @@ from typing import Any
 
 from runs.errors import UserError
 from runs.files import read_json
+from transfer.faults import Faults
 from transfer.image_files import check_image
 from transfer.rle import check_rle, coder
 
@@ -42,7 +43,7 @@ def coco_splits(root: Path) -> list[str]:
     return [f"coco_{split[-4:]}_{split[:-4]}" for split in (path.stem.removeprefix("instances_") for path in files)]
 
 
-def read_coco(file: Path, folder: Path | None, masks: bool) -> tuple[list[dict[str, Any]], dict[Any, str], list[str]]:
+def read_coco(file: Path, folder: Path | None, masks: bool) -> tuple[list[dict[str, Any]], dict[Any, str], Faults]:
     """Read an instances file as Detectron2's loader does (detectron2/data/datasets/coco.py).
 
     Args:
@@ -58,28 +59,28 @@ def read_coco(file: Path, folder: Path | None, masks: bool) -> tuple[list[dict[s
     Raises:
         UserError: it is no instances file.
     """
-    document = read_json(file)
+    document = read_json(file, 2**31)  # train2017 has 470 MB
     keys = ("images", "categories", "annotations")
     parts: list[Any] = [document.get(key) if isinstance(document, dict) else None for key in keys]
     if not all(isinstance(part, list) for part in parts):
         raise UserError(f"{file}: no COCO instances file (it needs the lists images, categories, annotations)")
     if not parts[0] or not parts[1]:
         raise UserError(f"{file}: lists no images or no categories; restore it")
-    faults: list[str] = []
+    faults = Faults()
 
     def examine(kind: str, entries: Any, read: Callable[[Any], Any]) -> dict[Any, Any]:
         good: dict[Any, Any] = {}
-        for entry in entries:
-            try:
-                identity = _identity(entry, "id")
-                if identity in good:
-                    raise ValueError("its id occurs twice; remove one")
-                good[identity] = read(entry)
-            except ValueError as error:
-                name = entry.get("id", "?") if isinstance(entry, dict) else "?"
-                faults.append(f"{file}: {kind} {name!r}: {error}")
-            except UserError as error:
-                faults.append(str(error))
+
+        def place(entry: Any) -> str:
+            return f"{file}: {kind} {entry.get('id', '?') if isinstance(entry, dict) else '?'!r}"
+
+        def add(entry: Any) -> None:
+            key = identity(entry, "id")
+            if key in good:
+                raise ValueError("its id occurs twice; remove one")
+            good[key] = read(entry)
+
+        faults.read(entries, place, add)
         return good
 
     categories = examine("category", parts[1], lambda entry: _text(entry, "name"))
@@ -93,6 +94,7 @@ def read_coco(file: Path, folder: Path | None, masks: bool) -> tuple[list[dict[s
     found = examine("annotation", objects, lambda entry: _annotation(entry, images, classes, masks))
     for image_id, annotation in found.values():
         images[image_id]["annotations"].append(annotation)
+    faults.check_objects(images.values(), file)
     return [images[i] for i in sorted(images, key=_order)], {c: categories[c] for c in ordered}, faults
 
 
@@ -112,14 +114,14 @@ def _image(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
             raise ValueError(f"its file {path} is missing; restore it or remove its entry")
         width, height = check_image(path, *((size["width"], size["height"]) if size["width"] else ()))
         size = {"height": height, "width": width}
-    return {"file_name": str(path), "image_id": _identity(entry, "id"), **size, "annotations": []}
+    return {"file_name": str(path), "image_id": identity(entry, "id"), **size, "annotations": []}
 
 
 def _annotation(
     entry: dict[str, Any], images: dict[Any, dict[str, Any]], classes: dict[Any, int], masks: bool
 ) -> tuple[Any, dict[str, Any]]:
     """(image id, annotation in Detectron2's form)."""
-    image_id, category = _identity(entry, "image_id"), _identity(entry, "category_id")
+    image_id, category = identity(entry, "image_id"), identity(entry, "category_id")
     if image_id not in images:
         raise ValueError(f"its image {image_id!r} is not in the file; correct or remove it")
     if category not in classes:
@@ -177,7 +179,12 @@ def _mask_area(mask: Any, height: int, width: int) -> float:
     return float(coder.area(code))
 
 
-def _identity(entry: Any, key: str) -> Any:
+def identity(entry: Any, key: str) -> Any:
+    """The id of an image, a category or an object: a whole number or a text.
+
+    Raises:
+        ValueError: anything else.
+    """
     value = entry.get(key) if isinstance(entry, dict) else None
     if isinstance(value, float) and value.is_integer():
         return int(value)

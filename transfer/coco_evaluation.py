@@ -92,7 +92,7 @@ def coco_results(detections: Detections) -> list[dict[str, Any]]:
         )
     ]
     for result, i, mask in zip(results, detections.image.tolist(), detections.masks or [], strict=False):
-        result["segmentation"] = {"size": detections.sizes[i].tolist(), "counts": mask.decode()}
+        result["segmentation"] = {"size": detections.sizes[i].tolist(), "counts": mask.decode("latin-1")}
     return results
 
 

@@ -1,5 +1,6 @@
 """Named splits of VOC and COCO, read and checked in one place for training, checking and evaluating."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from runs.errors import UserError
 from runs.record import Dataset
 from transfer.coco import coco_files, coco_splits, read_coco
+from transfer.faults import Faults, countable
 from transfer.settings import DataConfig
 from transfer.subset import balanced, hold_out
 from transfer.voc import intended_root, read_voc, voc_splits
@@ -20,43 +22,23 @@ class Split:
     """A named split.
 
     Attributes:
-        source: the split as in the recipe, several joined by `+`.
+        name: of the split as in the recipe, several joined by `+`, and behind it which part of its images these are.
         images: Detectron2's dataset dicts, boxes and classes included.
         classes: names in the order of `category_id`.
-        part: which images of the named split these are; empty for all.
+        metric: that of its benchmark, one of `runs.matches.METRICS`.
     """
 
-    source: str
+    name: str
     images: list[dict[str, Any]]
     classes: list[str]
-    part: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its name in records: the source, and the part of it."""
-        return f"{self.source} ({self.part})" if self.part else self.source
-
-    @property
-    def voc(self) -> bool:
-        """Whether it is one of PASCAL VOC's, with its layout and metric."""
-        return self.source.startswith("voc")
-
-    @property
-    def countable(self) -> int:
-        """Objects that an evaluation counts: neither difficult nor crowds."""
-        objects = (a for image in self.images for a in image["annotations"])
-        return sum(not (a.get("difficult") or a.get("iscrowd")) for a in objects)
-
-    @property
-    def without_objects(self) -> list[str]:
-        """The fault of a split in which nothing counts, in a list; empty for any other."""
-        told = f"{self.source}: no object counts (all are difficult, crowds, or absent); annotate some"
-        return [] if self.countable else [told]
+    metric: str
 
     def described(self) -> Dataset:
         """What a record says of it."""
-        return Dataset("VOC" if self.voc else "COCO", self.name, len(self.images), self.fingerprint())
+        benchmark = "COCO" if self.metric == "coco" else "VOC"
+        return Dataset(benchmark, self.name, len(self.images), self.fingerprint)
 
+    @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over file names, sizes, boxes and classes, in hexadecimal digits."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
@@ -67,9 +49,7 @@ class Split:
         return digest.hexdigest()
 
 
-def read_split(
-    root: Path, name: str, classes: Sequence[str], masks: bool, images: bool = True
-) -> tuple[Split, list[str]]:
+def read_split(root: Path, name: str, classes: Sequence[str], masks: bool, images: bool = True) -> tuple[Split, Faults]:
     """Read a split past every fault.
 
     Args:
@@ -87,11 +67,9 @@ def read_split(
     """
     if name.startswith("coco"):
         found, categories, faults = read_coco(*coco_files(root, name), masks)
-        split = Split(name, found, list(categories.values()))
-    else:
-        found, faults = read_voc(root, name, classes, images)
-        split = Split(name, found, list(classes))
-    return split, faults or split.without_objects
+        return Split(name, found, list(categories.values()), "coco"), faults
+    found, faults = read_voc(root, name, classes, images)
+    return Split(name, found, list(classes), "voc_2007" if name.startswith("voc_2007") else "voc_area"), faults
 
 
 def find_splits(root: Path) -> list[str]:
@@ -110,12 +88,6 @@ def find_splits(root: Path) -> list[str]:
     return names
 
 
-def refuse(faults: Sequence[str], more: str = "") -> None:
-    """Raise the first fault, if there is one; the message says how many more there are and where they are listed."""
-    if faults:
-        raise UserError(faults[0] + (f" ({len(faults) - 1} more{more})" if faults[1:] else ""))
-
-
 def load_splits(
     root: str, names: Sequence[str], classes: Sequence[str], masks: bool = False, images: bool = True
 ) -> Split:
@@ -125,13 +97,15 @@ def load_splits(
         UserError: anything missing or wrong, with the file's name.
     """
     _check_root(Path(root))
+    if len(set(names)) < len(names):
+        raise UserError(f"data: {', '.join(names)}: names a split twice; its images would count twice")
     whole: Split | None = None
     for name in names:
         split, faults = read_split(Path(root), name, classes, masks, images)
-        refuse(faults, f": python -m transfer.check data.root={root}")
+        faults.refuse(f": python -m transfer.check data.root={root}")
         if whole and whole.classes != split.classes:
-            raise UserError(f"{name}: other classes than {whole.source}; use splits of one data set")
-        whole = Split(f"{whole.source}+{name}", whole.images + split.images, split.classes) if whole else split
+            raise UserError(f"{name}: other classes than {whole.name}; use splits of one data set")
+        whole = replace(split, name=f"{whole.name}+{name}", images=whole.images + split.images) if whole else split
     assert whole is not None
     return whole
 
@@ -141,7 +115,8 @@ def open_splits(data: DataConfig, cfg: Any) -> tuple[Split, Split]:
 
     Args:
         data: the settings.
-        cfg: Detectron2's, which name the splits and say whether there are masks; INPUT.MASK_FORMAT follows the masks.
+        cfg: Detectron2's, which name the splits and say whether there are masks; the numbers of classes and
+            INPUT.MASK_FORMAT follow from the data set.
 
     Raises:
         UserError: anything missing or wrong, with the file's name.
@@ -149,23 +124,29 @@ def open_splits(data: DataConfig, cfg: Any) -> tuple[Split, Split]:
     train = load_splits(data.root, cfg.DATASETS.TRAIN, data.classes, cfg.MODEL.MASK_ON)
     if data.held_out:
         images, held = hold_out(train.images, data.held_out, data.seed)
-        test = replace(train, images=held, part=f"{data.held_out:g} held out, seed {data.seed}")
-        train = replace(train, images=images, part=f"without {test.part}")
+        part = f"{data.held_out:g} held out, seed {data.seed}"
+        train, test = _part(train, f"without {part}", images), _part(train, part, held)
     else:
         test = load_splits(data.root, cfg.DATASETS.TEST, data.classes, cfg.MODEL.MASK_ON)
         if test.classes != train.classes:
             raise UserError(f"data.test={test.name}: other classes than {train.name}; use splits of one data set")
-    if not test.countable:
+    if not countable(test.images):
         raise UserError(f"data.test={test.name}: no object counts; choose another share or split")
     if data.images:
         chosen = balanced(train.images, len(train.classes), data.images, data.seed)
-        part = f"{data.images} images, seed {data.seed}"
-        train = replace(train, images=chosen, part=f"{train.part}, {part}" if train.part else part)
+        train = _part(train, f"{data.images} images, seed {data.seed}", chosen)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(train.classes)
     objects = (a for image in train.images for a in image["annotations"])
     if any(isinstance(a.get("segmentation"), dict) and not a["iscrowd"] for a in objects):
         # Detectron2 cuts polygons alone out of an image, unless all masks are made of pixels.
         cfg.INPUT.MASK_FORMAT = "bitmask"
     return train, test
+
+
+def _part(split: Split, part: str, images: list[dict[str, Any]]) -> Split:
+    """`voc_2007_train (part)`; of a part of a part, both stand in the brackets."""
+    name = f"{split.name[:-1]}, {part})" if split.name.endswith(")") else f"{split.name} ({part})"
+    return replace(split, name=name, images=images)
 
 
 def _check_root(root: Path) -> None:

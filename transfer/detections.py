@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from runs.errors import UserError
-from runs.files import atomic_write, sha256, unpack_arrays
+from runs.files import atomic_write, read_bytes, sha256, unpack_arrays
 
 _SHAPES = {"image": (), "category": (), "score": (), "box": (4,)}
 
@@ -60,10 +60,8 @@ def read_detections(path: Path) -> Detections:
         UserError: absent, damaged, another file, or values that no detector gives.
     """
     try:
-        return _checked(unpack_arrays(path.read_bytes()))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; give the detections.npz of a run") from error
-    except (OSError, ValueError) as error:
+        return _checked(unpack_arrays(read_bytes(path, 2**30)))
+    except ValueError as error:
         raise UserError(f"{path}: not a file of detections ({error}); give the detections.npz of a run") from error
 
 
@@ -72,12 +70,14 @@ def _checked(arrays: dict[str, np.ndarray]) -> Detections:
     if lacking:
         raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
     ids, classes, sizes = arrays["image_ids"], arrays["classes"], arrays["sizes"]
-    count = len(arrays["score"])
+    count = arrays["score"].size
     for name, shape in _SHAPES.items():
         if arrays[name].shape != (count, *shape) or arrays[name].dtype.kind not in "iuf":
             raise ValueError(f"{name} has shape {arrays[name].shape} and type {arrays[name].dtype}")
     if ids.ndim != 1 or ids.dtype.kind not in "iuU" or classes.ndim != 1 or classes.dtype.kind != "U":
         raise ValueError("image_ids or classes are no lists of names")
+    if len(np.unique(ids)) < len(ids) or len(np.unique(classes)) < len(classes):
+        raise ValueError("image_ids or classes name something twice")
     if sizes.shape != (len(ids), 2) or sizes.dtype.kind not in "iu":
         raise ValueError(f"sizes has shape {sizes.shape} for {len(ids)} images")
     for name, limit in (("image", len(ids)), ("category", len(classes))):
@@ -88,10 +88,13 @@ def _checked(arrays: dict[str, np.ndarray]) -> Detections:
         raise ValueError("a score or a box is no finite number")
     masks = None
     if "mask_lengths" in arrays:
-        ends, whole = np.cumsum(arrays["mask_lengths"], dtype=np.int64), arrays["mask_bytes"].tobytes()
-        masks = [whole[e - n : e] for e, n in zip(ends.tolist(), arrays["mask_lengths"].tolist(), strict=True)]
-        if len(masks) != count:
-            raise ValueError(f"{len(masks)} masks of {count} detections")
+        lengths, content = arrays["mask_lengths"], arrays.get("mask_bytes", np.zeros(0, np.uint8))
+        if lengths.shape != (count,) or lengths.dtype.kind not in "iu" or content.dtype != np.uint8:
+            raise ValueError(f"{lengths.size} masks of {count} detections")
+        if lengths.min(initial=0) < 0 or lengths.sum(dtype=np.int64) != content.size:
+            raise ValueError("the lengths of its masks do not add up to mask_bytes")
+        ends, whole = np.cumsum(lengths, dtype=np.int64), content.tobytes()
+        masks = [whole[e - n : e] for e, n in zip(ends.tolist(), lengths.tolist(), strict=True)]
     return Detections(
         ids.tolist(), classes.tolist(), arrays["image"], arrays["category"], arrays["score"], arrays["box"], sizes,
         masks,

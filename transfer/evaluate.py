@@ -7,9 +7,6 @@ DETECTIONS is a run's `detections.npz` or results in the benchmark's own form: f
 class (`…_CLASS.txt`, lines of "image score xmin ymin xmax ymax"), for COCO the JSON list.
 """
 
-import gzip
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from runs.app import Parser, cli
-from runs.errors import UserError, from_os_error
-from runs.files import write_json
+from runs.errors import UserError
+from runs.files import read_json, write_json
 from runs.matches import Matches
 from runs.text import printable
-from transfer.coco import is_number, numbers, read_coco
-from transfer.datasets import Split, load_splits, refuse
+from transfer.coco import identity, is_number, numbers, read_coco
+from transfer.datasets import load_splits
 from transfer.detections import Detections, read_detections
 from transfer.rle import check_rle
 from transfer.settings import VOC_CLASSES
@@ -54,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the metrics and the per-class table."""
     arguments = parser().parse_args(argv)
     if arguments.kind == "voc":
-        classes = arguments.classes.split(",") if arguments.classes else None
+        classes = [name.strip() for name in arguments.classes.split(",")] if arguments.classes else None
         score = score_voc(arguments.detections, arguments.root, arguments.split, classes, arguments.metric)
     else:
         score = score_coco(arguments.detections, arguments.annotations)
@@ -110,7 +107,8 @@ def score_voc(
         raise UserError(f"{detections}: of the classes {', '.join(found.classes)}; leave out --classes")
     elif [str(i) for i in found.image_ids] != ids:
         raise UserError(f"{detections}: of other images than {split}; name its --split")
-    matches = match_voc(found, Truth.of(truth.images), metric == "07" if metric else "2007" in split)
+    chosen = {"07": "voc_2007", "area": "voc_area"}[metric] if metric else truth.metric
+    matches = match_voc(found, Truth.of(truth.images), chosen)
     metrics, per_class, _ = evaluate_voc(matches)
     return Score(metrics, per_class, {"bbox": matches})
 
@@ -144,7 +142,7 @@ def read_voc_results(folder: Path, ids: list[str], classes: list[str]) -> Detect
                 # The image's name may hold spaces.
                 image_id, *values = line.rsplit(maxsplit=5)
                 score, x0, y0, x1, y1 = (float(v) for v in values)
-                if not (all(map(math.isfinite, (score, x0, y0, x1, y1))) and x0 <= x1 and y0 <= y1):
+                if not (all(map(is_number, (score, x0, y0, x1, y1))) and x0 <= x1 and y0 <= y1):
                     raise ValueError("no box")
                 rows.append((places[image_id], category, score, x0 - 1, y0 - 1, x1, y1))
             except (ValueError, KeyError) as error:
@@ -176,8 +174,8 @@ def score_coco(path: Path, annotations: Path) -> Score:
     from transfer.coco_evaluation import coco_results, evaluate_coco
 
     found = read_detections(path) if path.suffix == ".npz" else None
-    results = coco_results(found) if found else _read_results(path)
-    if not all(isinstance(result, dict) for result in results):
+    results = read_json(path, 2**30) if found is None else coco_results(found)
+    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
         raise UserError(f"{path}: not a list of detections {{image_id, category_id, bbox, score}}")
     # Not at the first detection: a masks-only result has no box.
     kinds = [k for k, key in (("bbox", "bbox"), ("segm", "segmentation")) if all(r.get(key) for r in results)]
@@ -186,12 +184,13 @@ def score_coco(path: Path, annotations: Path) -> Score:
     kinds = kinds if results else ["bbox"]
     images, categories, faults = read_coco(annotations, None, "segm" in kinds)
     classes = list(categories.values())
-    refuse(faults or Split(str(annotations), images, classes).without_objects)
+    faults.refuse()
     image_numbers = {image["image_id"]: n for n, image in enumerate(images)}
     category_numbers = {category: n for n, category in enumerate(categories)}
-    if found:
-        # Images by id and classes by name: the numbers of a run are those of its own data set.
-        image_numbers = {n: image_numbers.get(i, -1) for n, i in enumerate(found.image_ids)}
+    if found is not None:
+        # Images by id, which may have become a text, and classes by name: its numbers are those of its own data set.
+        texts = {str(i): n for i, n in image_numbers.items()}
+        image_numbers = {n: texts.get(str(i), -1) for n, i in enumerate(found.image_ids)}
         category_numbers = {n: classes.index(c) if c in classes else -1 for n, c in enumerate(found.classes)}
     checked = []
     for number, result in enumerate(results):
@@ -210,10 +209,11 @@ def _result(
     """One detection of anybody's, checked, with numbers for its image and class."""
     entry: dict[str, Any] = {}
     for key, table in (("image_id", image_numbers), ("category_id", category_numbers)):
-        value = result.get(key)
-        entry[key] = table.get(value, -1) if isinstance(value, int | float | str) else -1
+        entry[key] = table.get(identity(result, key), -1)
         if entry[key] < 0:
-            raise ValueError(f"its {key} {value!r} is not in the annotations; give the annotations it was made for")
+            raise ValueError(
+                f"its {key} {result[key]!r} is not in the annotations; give the annotations it was made for"
+            )
     entry["score"] = result.get("score")
     if not is_number(entry["score"]):
         raise ValueError(f"its score is {entry['score']!r}; write a finite number")
@@ -227,19 +227,6 @@ def _result(
         image = images[entry["image_id"]]
         entry["segmentation"] = check_rle(result["segmentation"], image["height"], image["width"])
     return entry
-
-
-def _read_results(path: Path) -> list[dict[str, Any]]:
-    try:
-        data = path.read_bytes()
-        results = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-    except OSError as error:
-        raise from_os_error(error) from error
-    except (ValueError, EOFError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); give a COCO results file") from error
-    if not isinstance(results, list):
-        raise UserError(f"{path}: not a list of detections; give a COCO results file")
-    return results
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from PIL import Image
 
 from runs.errors import UserError
 
+# Pillow reads others too, some by way of another program (EPS).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 ORIENTATION = 0x0112  # EXIF; from 5 on the image is shown with its sides exchanged
 
 
@@ -29,7 +31,7 @@ def check_image(file: Path, width: int | None = None, height: int | None = None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(file) as opened:
+            with Image.open(file, formats=FORMATS) as opened:
                 mode, stored, orientation = opened.mode, opened.size, _orientation(opened)
     except Image.DecompressionBombError as error:
         raise UserError(f"{file}: more pixels than Pillow decodes ({error}); scale it down") from error

@@ -1,5 +1,6 @@
 """Run a detector over a split, keep what it finds, and measure it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from runs.progress import Progress
 from transfer.coco_evaluation import coco_results, evaluate_coco
 from transfer.datasets import Split
 from transfer.detections import Detections
-from transfer.loading import test_loader
 from transfer.rle import coder
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
@@ -38,7 +38,7 @@ class Evaluation:
     matches: dict[str, Matches]
 
 
-def evaluate(cfg: Any, detector: nn.Module, split: Split, workers: int) -> Evaluation | None:
+def evaluate(cfg: Any, detector: nn.Module, split: Split, batches: Iterable[Any]) -> Evaluation | None:
     """Every image of a split through the detector, shared out over the processes, and its AP.
 
     Writes `detections.npz` and `matches.npz`.
@@ -47,22 +47,23 @@ def evaluate(cfg: Any, detector: nn.Module, split: Split, workers: int) -> Evalu
         cfg: Detectron2's configuration; its OUTPUT_DIR is the run's folder.
         detector: in any mode; it is in evaluation mode afterwards.
         split: the images.
-        workers: image-loading processes.
+        batches: this process's share of them, by `test_loader`.
 
     Returns:
         The evaluation on process 0, None on the others.
     """
-    detections = detect(cfg, detector, split, workers)
+    detections = detect(cfg, detector, split, batches)
     if detections is None:
         return None
-    if split.voc:
-        matches = {"bbox": match_voc(detections, Truth.of(split.images), "2007" in split.source)}
-        metrics, per_class, curves = evaluate_voc(matches["bbox"])
-        details: dict[str, Any] = {"per_class": per_class, "curves": {n: _thinned(c) for n, c in curves.items()}}
-    else:
+    details: dict[str, Any] = {}
+    if split.metric == "coco":
         kinds = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         metrics, per_class, matches = evaluate_coco(coco_results(detections), split.images, split.classes, kinds)
-        details = {"per_class": per_class}
+    else:
+        matches = {"bbox": match_voc(detections, Truth.of(split.images), split.metric)}
+        metrics, per_class, curves = evaluate_voc(matches["bbox"])
+        details["curves"] = {name: _thinned(curve) for name, curve in curves.items()}
+    details["per_class"] = per_class
     folder = Path(cfg.OUTPUT_DIR)
     details["files"] = {
         "detections.npz": detections.save(folder / "detections.npz"),
@@ -78,15 +79,14 @@ def _thinned(curve: np.ndarray) -> Any:
 
 
 @torch.no_grad()
-def detect(cfg: Any, detector: nn.Module, split: Split, workers: int) -> Detections | None:
+def detect(cfg: Any, detector: nn.Module, split: Split, batches: Iterable[Any]) -> Detections | None:
     """The detections on process 0, None on the others; the arguments are those of `evaluate`."""
     detector.eval()
     rows: list[tuple[int, Any]] = []
     numbers = range(rank(), len(split.images), world_size())
-    loader = test_loader(cfg, split, workers)
     title = f"testing on {split.name}"
     with Progress(len(numbers), title, "image", folder=Path(cfg.OUTPUT_DIR), disable=rank() > 0) as bar:
-        for number, batch in zip(numbers, loader, strict=True):
+        for number, batch in zip(numbers, batches, strict=True):
             rows.append((number, _plain(detector(batch)[0]["instances"])))
             bar.update()
     # Pickled and gathered on the CPU: a detector's masks would not fit on its device a second time.

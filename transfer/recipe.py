@@ -44,7 +44,7 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
         device: `cpu` or `cuda`.
 
     Returns:
-        Detectron2's configuration, not yet frozen (the data set adds its number of classes).
+        Detectron2's configuration, not yet frozen (`open_splits` adds what follows from the data set).
 
     Raises:
         UserError: a recipe or key that does not exist, a value of the wrong type, a setting without effect here, or a
@@ -57,7 +57,7 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
         cfg.merge_from_file(str(path), allow_unsafe=False)
     except (KeyError, ValueError, AssertionError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
         raise UserError(f"recipe={path}: not a Detectron2 recipe ({_reason(error)})") from error
-    _merge(cfg, _scratch(config.arch) if backbone is None else backbone.settings(), "weights")
+    _merge(cfg, _scratch(config.arch) if backbone is None else backbone.settings, "weights")
     own = flatten(dict(config.detectron2))
     for key in own:
         if key in OWN:
@@ -69,8 +69,7 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
             raise UserError(f"detectron2.{key}={found}: would do nothing here; {remedy}")
     # The backbone is loaded and proved by transfer.weights; Detectron2 would only warn about what it could not match.
     cfg.MODEL.WEIGHTS = "" if backbone is None else str(backbone.path)
-    cfg.MODEL.DEVICE = device
-    cfg.SEED = config.seed
+    cfg.MODEL.DEVICE, cfg.SEED, cfg.OUTPUT_DIR = device, config.seed, str(config.folder)
     if config.data.train:
         cfg.DATASETS.TRAIN = tuple(config.data.train)
     if config.data.test:

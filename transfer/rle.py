@@ -30,6 +30,7 @@ def check_rle(code: Any, height: int, width: int) -> dict[str, Any]:
     if size != [height, width]:
         raise ValueError(f"its mask has size {size!r}, its image [{height}, {width}]")
     if isinstance(counts, list):
+        counts = [int(n) if isinstance(n, float) and n.is_integer() else n for n in counts]
         if not all(type(n) is int and 0 <= n <= height * width for n in counts) or sum(counts) != height * width:
             raise ValueError("the run lengths of its mask do not add up to its image; write the mask again")
         return dict(coder.frPyObjects({"size": [height, width], "counts": counts}, height, width))

@@ -8,7 +8,7 @@ from omegaconf import MISSING, OmegaConf
 
 from runs.errors import UserError
 from runs.files import SCRATCH
-from runs.settings import choice, path
+from runs.settings import CommandConfig, choice, number, path
 
 # The classes of PASCAL VOC in Detectron2's order (detectron2/data/datasets/pascal_voc.py).
 VOC_CLASSES = (
@@ -21,9 +21,6 @@ RECIPES = {"voc07": "voc07_R50_C4_9k", "voc0712": "voc0712_R50_C4_24k", "coco": 
 # known: MoCo's 0.02 and the 0.1 that VISSL chose for SimCLR and SwAV on VOC
 # (facebookresearch/vissl configs/.../voc0712/simclr_swav, cvpr21_scale/R50_VOC0712/sBNextraNorm_precBN.yaml).
 GRIDS = {"voc07": (0.02, 0.05, 0.1, 0.15), "voc0712": (0.02, 0.05, 0.1, 0.15), "coco": (0.02, 0.04, 0.1)}
-_BOX = ("bbox/AP", "bbox/AP50", "bbox/AP75")
-SEARCH_METRICS = {"voc07": _BOX, "voc0712": _BOX, "coco": (*_BOX, "segm/AP", "segm/AP50", "segm/AP75")}
-
 # In the YAML files: ${if:${official},fp32,auto}
 OmegaConf.register_new_resolver("if", lambda condition, yes, no: yes if condition else no, replace=True)
 
@@ -40,13 +37,13 @@ class DataConfig:
     """Name of the split to report on, in a list; empty: the recipe's."""
     classes: list[str] = field(default_factory=lambda: list(VOC_CLASSES))
     """The VOC class names in order; COCO's come from its annotation file."""
-    images: int = 0
+    images: int = number(0, least=0)
     """Train on so many images, a class-balanced subset that contains every smaller one; 0: on all."""
-    seed: int = 0
+    seed: int = number(0, least=0)
     """Of the subset, and of what is held out."""
-    held_out: float = 0.0
+    held_out: float = number(0.0, least=0, below=1)
     """Share of the training images to leave out and report on instead of `test`; 0: none."""
-    workers: int = -1
+    workers: int = number(-1, least=-1)
     """Processes that load images; 0 loads in the training process, -1 takes what the machine has cores for."""
 
 
@@ -55,20 +52,20 @@ class SearchConfig:
     """Choice of the learning rate, on a part of the training split; the split that is reported on has no say."""
 
     enabled: bool = False
-    rates: list[float] = field(default_factory=list)
+    rates: list[float] = number(list, above=0)
     """Values of SOLVER.BASE_LR to try with one seed; empty: the task's, VOC 0.02 to 0.15, COCO 0.02 to 0.1."""
-    held_out: float = 0.2
+    held_out: float = number(0.2, above=0, below=1)
     """Share of the training images to choose on."""
-    metric: str = "bbox/AP"
+    metric: str = choice("bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP", "segm/AP50", "segm/AP75")
     """The metric that decides."""
 
 
 @dataclass
-class TransferConfig:
+class TransferConfig(CommandConfig):
     """One fine-tuning trial, or several."""
 
-    task: str = MISSING
-    """voc07, voc0712 or coco: a column of Table 5 of the SimSiam paper (arXiv:2011.10566)."""
+    task: str = choice(MISSING, *RECIPES)
+    """A column of Table 5 of the SimSiam paper (arXiv:2011.10566)."""
     weights: str = path()
     """The .pkl of `python -m converters detectron2` (or another in Detectron2's names), or `scratch`."""
     arch: str = "resnet50"
@@ -79,27 +76,18 @@ class TransferConfig:
     detectron2: dict[str, Any] = field(default_factory=lambda: OmegaConf.create({}, flags={"struct": False}))  # type: ignore[arg-type, return-value]
     """Settings of Detectron2 by their own names, e.g. detectron2.SOLVER.MAX_ITER=100; over the recipe."""
     data: DataConfig = field(default_factory=DataConfig)
-    trials: int = 1
+    trials: int = number(1, least=1)
     """Runs with seeds `seed`, `seed + 1`, …; their mean and standard deviation are recorded."""
     search: SearchConfig = field(default_factory=SearchConfig)
-    seed: int = 0
+    seed: int = number(0, least=0)
     """Of initial layers, order of images, augmentation and sampling of regions."""
     output: str = path("")
     """The run's folder; empty: outputs/transfer/<task>_<weights>_seed<seed>."""
-    device: str = choice("auto", "cpu", "cuda")
-    official: bool = False
-    """Detectron2's own arithmetic, bit for bit, in place of what is equal up to rounding and faster: sets precision
-    and channels_last, of which one that is given stays as given."""
-    precision: str = choice("auto", "fp32", "tf32", "bf16")
-    """auto: tf32 on a GPU, fp32 on a CPU; fp32: as published; tf32: with TF32 products and convolutions; bf16: mixed
-    precision."""
-    channels_last: bool = True
-    """Memory layout of convolutions, faster and equal up to rounding."""
-    log_every: int = 20
+    log_every: int = number(20, least=1)
     """Iterations that a line of metrics.jsonl averages over."""
-    save_seconds: float = 120.0
+    save_seconds: float = number(120.0, least=0)
     """Seconds between checkpoints."""
-    pictures: int = 12
+    pictures: int = number(12, least=0)
     """Test images on each sheet of detections; 0 draws none."""
 
     @property
@@ -108,31 +96,19 @@ class TransferConfig:
         start = f"scratch-{self.arch}" if self.weights == SCRATCH else Path(self.weights).stem
         return Path(self.output or f"outputs/transfer/{self.task}_{start}_seed{self.seed}")
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.task, str) or self.task == MISSING:
-            return  # the class as a schema, before any value
-        data, search = self.data, self.search
-        if self.task not in RECIPES:
-            raise UserError(f"task={self.task}: must be one of {', '.join(RECIPES)}")
-        if search.metric not in SEARCH_METRICS[self.task]:
-            raise UserError(f"search.metric={search.metric}: must be one of {', '.join(SEARCH_METRICS[self.task])}")
-        least = {"log_every": 1, "pictures": 0, "save_seconds": 0, "seed": 0, "trials": 1}
-        limits = [(key, getattr(self, key), low) for key, low in least.items()]
-        for key, value, low in (*limits, ("data.workers", data.workers, -1), ("data.images", data.images, 0)):
-            if value < low:
-                raise UserError(f"{key}={value}: must be at least {low}")
-        for key, share in (("data.held_out", data.held_out), ("search.held_out", search.held_out)):
-            if not 0 <= share < 1:
-                raise UserError(f"{key}={share}: must be at least 0 and below 1")
-        if search.enabled and not search.held_out:
-            raise UserError("search.held_out=0: a search needs images to choose on; hold some out, e.g. 0.2")
-        if search.enabled and data.held_out:
+    def check(self) -> None:
+        """Check what the settings have to do with each other.
+
+        Raises:
+            UserError: two of them exclude each other.
+        """
+        if self.search.metric.startswith("segm") and self.task != "coco":
+            raise UserError(f"search.metric={self.search.metric}: task={self.task} has no masks; choose bbox/…")
+        if self.search.enabled and self.data.held_out:
             # The same hash holds both parts out: the rate would be chosen on images that are reported on.
             raise UserError("data.held_out: is what a search chooses on; leave it 0 with search.enabled=true")
-        if any(not rate > 0 for rate in search.rates):
-            raise UserError(f"search.rates={search.rates}: must be above 0")
         # NumPy's generator, which Detectron2's augmentation reads, takes 32 bits.
         if self.seed + self.trials > 2**32:
             raise UserError(f"seed={self.seed}: must be below 2^32, with those of further trials")
-        if len(data.test) > 1:
-            raise UserError(f"data.test={data.test}: one split is reported on; name one")
+        if len(self.data.test) > 1:
+            raise UserError(f"data.test={self.data.test}: one split is reported on; name one")

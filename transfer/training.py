@@ -1,9 +1,7 @@
 """The training loop: Detectron2's model, solver and events, with a checkpoint that continues bit for bit."""
 
-import contextlib
+import itertools
 import pickle
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,15 +22,13 @@ from runs.files import atomic_write, write_json
 from runs.log import METRICS_LOG, MetricsLog
 from runs.progress import Progress
 from runs.seeds import generator_states, set_generator_states
-from transfer.inference import Evaluation
-from transfer.loading import train_loader
+from runs.signals import DEADLINE, StopSignals
+from transfer.datasets import Split
+from transfer.inference import Evaluation, evaluate
+from transfer.loading import test_loader, train_images, train_loader
 from transfer.settings import TransferConfig
 
 CHECKPOINT = "checkpoint.pth"
-# 128 + SIGTERM, as shells report it.
-TERMINATED = 143
-
-
 LOWER = "lower detectron2.SOLVER.BASE_LR or lengthen detectron2.SOLVER.WARMUP_ITERS, and choose another output="
 
 
@@ -47,15 +43,17 @@ class Trainer:
         cfg: Detectron2's configuration, frozen; its OUTPUT_DIR is the run's folder.
         config: the command's settings.
         detector: the detector, initial weights loaded, on its device.
-        images: Detectron2's dicts to train on.
+        train: what to train on.
+        test: what to report on.
         autocast: makes the context in which losses are computed (precision).
     """
 
     def __init__(
-        self, cfg: Any, config: TransferConfig, detector: nn.Module, images: list[dict[str, Any]],
+        self, cfg: Any, config: TransferConfig, detector: nn.Module, train: Split, test: Split,
         autocast: Callable[[], Any],
     ) -> None:  # fmt: skip
-        self.cfg, self.config, self.detector, self.images, self.autocast = cfg, config, detector, images, autocast
+        self.cfg, self.config, self.detector, self.test, self.autocast = cfg, config, detector, test, autocast
+        self.images = train_images(cfg, train)
         self.folder, self.workers = Path(cfg.OUTPUT_DIR), worker_count(config.data.workers, most=8)
         # Of the order of images in training and in precise BN, drawn from the seeded generator as Detectron2's trainer
         # draws them for its two samplers.
@@ -70,34 +68,33 @@ class Trainer:
         self.iteration = 0
         self.seconds = 0.0  # of training, over all starts
         self._window: list[dict[str, float]] = []
-        self._stop = False
+        self.signals = StopSignals(DEADLINE)
 
-    def train(self, evaluate: Callable[[], Evaluation | None]) -> None:
+    def train(self) -> None:
         """Train to SOLVER.MAX_ITER, from the folder's checkpoint if there is one.
 
-        Args:
-            evaluate: called every TEST.EVAL_PERIOD iterations after precise BN; its metrics go into the log.
+        Every TEST.EVAL_PERIOD iterations the detector is measured; its metrics go into the log.
 
         Raises:
             Diverged: a loss is no finite number.
             UserError: memory does not suffice, or an image cannot be read.
+            SystemExit: a signal, behind a checkpoint.
         """
         generators = self._restore()
         # Making it draws from PyTorch's generator, so the saved states follow it.
-        stream = train_loader(self.cfg, self.images, self.seed, self.workers, self.iteration)
+        loader = train_loader(self.cfg, self.images, self.seed, self.workers, self.iteration)
         if generators is not None:
             set_generator_states(generators)
         log = MetricsLog(self.folder / METRICS_LOG, self.iteration, self.folder) if rank() == 0 else None
         self.model.train()
-        end = self.cfg.SOLVER.MAX_ITER
+        end, stopped = self.cfg.SOLVER.MAX_ITER, ""
         with (
             EventStorage(self.iteration) as storage,
             Progress(end, "fine-tuning", "it", self.iteration, self.folder, disable=rank() > 0) as bar,
-            self._on_sigterm(),
         ):
-            saved = time.perf_counter()
-            while self.iteration < end:
-                values = self._step(stream)
+            start = saved = time.perf_counter()
+            for batch in itertools.islice(self.signals.interruptible(loader), end - self.iteration):
+                values = self._step(batch, start)
                 storage.step()
                 self.iteration += 1
                 self._window.append(values)
@@ -106,26 +103,47 @@ class Trainer:
                     self._write(log)
                 period = self.cfg.TEST.EVAL_PERIOD
                 if period and self.iteration % period == 0 and self.iteration < end:
-                    self.precise_bn()
-                    found = evaluate()
+                    found = self.evaluate()
                     self.model.train()
                     if log is not None and found is not None:
                         log.write(self.iteration - 1, **found.metrics)
-                # Looked at once, and by all processes together: a signal from here on counts in the next iteration.
-                flags = all_gather_object((self._stop, time.perf_counter() - saved > self.config.save_seconds))
-                stop, due = (any(values) for values in zip(*flags, strict=True))
-                if stop or due or self.iteration == end:
+                stopped = self.signals.agreed()
+                # By the clocks of all processes: they save together.
+                due = any(all_gather_object(time.perf_counter() - saved > self.config.save_seconds))
+                if due or stopped or self.iteration == end:
                     self.save()
                     saved = time.perf_counter()
-                if stop:
-                    sys.exit(TERMINATED)
+                if stopped:
+                    break
+                start = time.perf_counter()
+            else:
+                if self.iteration < end:
+                    # A signal has ended the waiting for images.
+                    stopped = self.signals.name
+                    self.save()
         if log is not None:
             log.close()
+        if stopped:
+            self.signals.leave(stopped, f"after iteration {self.iteration}, saved")
 
-    def _step(self, stream: Iterator[Any]) -> dict[str, float]:
-        """One iteration; returns its losses, learning rate and seconds."""
-        start = time.perf_counter()
-        batch = next(stream)
+    def evaluate(self) -> Evaluation | None:
+        """Measure the detector with precise batch norm; returns the evaluation on process 0, None on the others.
+
+        Raises:
+            SystemExit: a signal; the next start begins behind the last checkpoint.
+        """
+        self.precise_bn()
+        # Without autocast, as Detectron2's own mixed precision: scores of 8 bits would be full of ties.
+        batches = self._until_signal(test_loader(self.cfg, self.test, self.workers))
+        return evaluate(self.cfg, self.detector, self.test, batches)
+
+    def _until_signal(self, batches: Iterator[Any]) -> Iterator[Any]:
+        yield from self.signals.interruptible(batches)
+        if name := self.signals.agreed():
+            self.signals.leave(name, "while the detector was measured")
+
+    def _step(self, batch: list[dict[str, Any]], start: float) -> dict[str, float]:
+        """One iteration, whose batch is waited for since `start`; returns its losses, learning rate and seconds."""
         data_time = time.perf_counter() - start
         try:
             with self.autocast():
@@ -178,9 +196,9 @@ class Trainer:
         if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
             return
         count = self.cfg.TEST.PRECISE_BN.NUM_ITER
-        loader = train_loader(self.cfg, self.images, self.bn_seed, self.workers)
+        batches = self._until_signal(train_loader(self.cfg, self.images, self.bn_seed, self.workers))
         with EventStorage(), Progress(count, "precise BN", folder=self.folder, disable=rank() > 0) as bar:
-            update_bn_stats(self.model, _counted(loader, bar), count)
+            update_bn_stats(self.model, _counted(batches, bar), count)
 
     def save(self) -> None:
         """Write the checkpoint that `train` continues from."""
@@ -194,11 +212,6 @@ class Trainer:
         }  # fmt: skip
         with atomic_write(self.folder / CHECKPOINT) as file:
             torch.save(state, file)
-
-    def clean(self) -> None:
-        """Remove what only a restart needs."""
-        for leftover in (self.folder / CHECKPOINT, *self.folder.glob(".*.partial")):
-            leftover.unlink(missing_ok=True)
 
     def _restore(self) -> dict[str, Any] | None:
         """Load the folder's checkpoint; returns this process's generator states, None without a checkpoint."""
@@ -226,17 +239,6 @@ class Trainer:
         means = {name: sum(v[name] for v in window) / len(window) for name in window[0]}
         if log is not None:
             log.write(self.iteration - 1, **means | {"lr": window[-1]["lr"], "memory_mb": round(peak_memory_mb())})
-
-    @contextlib.contextmanager
-    def _on_sigterm(self) -> Iterator[None]:
-        def stop(*_: Any) -> None:
-            self._stop = True
-
-        before = signal.signal(signal.SIGTERM, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _mean_over_processes(losses: dict[str, torch.Tensor]) -> dict[str, float]:

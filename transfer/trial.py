@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import yaml
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from runs.distributed import choose_device, rank, set_precision
@@ -16,19 +15,17 @@ from runs.files import SCRATCH, TRIAL, atomic_write
 from runs.folder import RECORD, Run, claim_run
 from runs.record import Record, Subject, read_record
 from runs.seeds import seed_everything
-from transfer.datasets import open_splits
+from transfer.datasets import Split, open_splits
 from transfer.draw_detections import draw_sheets
-from transfer.inference import Evaluation, evaluate
-from transfer.loading import train_images
-from transfer.model import synchronize_in_float32
+from transfer.model import build_detector
 from transfer.recipe import build_cfg
 from transfer.settings import GRIDS, SearchConfig, TransferConfig
-from transfer.training import Diverged, Trainer
-from transfer.weights import BackboneFile, load_backbone, read_backbone
+from transfer.training import CHECKPOINT, Diverged, Trainer
+from transfer.weights import BackboneFile, read_backbone
 
 MODEL = "model_final.pth"
-# They change how fast a run goes, or how it is shown, and not what it computes.
-FREE = ("data.workers", "device", "save_seconds", "pictures")
+# They change how fast a run goes, or how it is shown, and not what it computes; of `data.root` the content is compared.
+FREE = ("data.root", "data.workers", "threads", "device", "save_seconds", "pictures")
 # What VISSL chose for its high rates (configs/.../voc0712/simclr_swav): a start at a third, over 1000 iterations.
 WARMUP_ABOVE, WARMUP_ITERS, WARMUP_FACTOR = 0.05, 1000, 0.3333
 # The share of a run that its warm-up may take, for runs much shorter than the 24000 iterations those were chosen for.
@@ -38,80 +35,55 @@ WARMUP_SHARE = 24
 def run(config: TransferConfig) -> dict[str, float]:
     """One trial, or a search and trials with consecutive seeds, each in a folder below `output`.
 
-    Returns:
-        The metrics in percent, means over the trials.
-
-    Raises:
-        UserError: see `run_trial`.
-    """
-    if config.trials == 1 and not config.search.enabled:
-        return run_trial(config)
-    settings = settings_of(config, read_backbone(config.weights))
-    with claim_run("transfer", config.folder, settings, FREE) as claimed:
-        return claimed.done.metrics if claimed.done else _trials(config, claimed)
-
-
-def run_trial(config: TransferConfig) -> dict[str, float]:
-    """Fine-tune, measure and record, or continue an interrupted run of the same settings.
+    A run of the same settings that was interrupted is continued, and one that is done is not made again.
 
     Returns:
-        The metrics in percent; empty on all processes but the first.
+        The metrics in percent, means over the trials; empty on all processes but the first.
 
     Raises:
         UserError: whatever the user can put right; before training starts where it can be known then.
     """
-    backbone = read_backbone(config.weights)
-    device = choose_device(config.device)
+    device, backbone = choose_device(config.device), read_backbone(config.weights)
     cfg = build_cfg(config, backbone, device.type)
-    with claim_run("transfer", config.folder, settings_of(config, backbone), FREE) as claimed:
-        return claimed.done.metrics if claimed.done else _train_and_measure(config, backbone, cfg, device, claimed)
-
-
-def settings_of(config: TransferConfig, backbone: BackboneFile | None) -> dict[str, Any]:
-    """All that makes a run this run: the settings, and the weights by what is in their file."""
-    return dataclasses.asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
-
-
-def _train_and_measure(
-    config: TransferConfig, backbone: BackboneFile | None, cfg: Any, device: torch.device, claimed: Run
-) -> dict[str, float]:
-    autocast = set_precision(config.precision, device, one_shape=False)
     train, test = open_splits(config.data, cfg)
-    images = train_images(cfg, train)
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(train.classes)
-    cfg.OUTPUT_DIR = str(claimed.path)
     cfg.freeze()
+    # The weights are what is in their file, and so are the images.
+    settings = dataclasses.asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
+    images = {"train": train.fingerprint, "test": test.fingerprint}
+    with claim_run("transfer", config.folder, settings, FREE, images) as claimed:
+        if claimed.done:
+            return claimed.done.metrics
+        if config.trials > 1 or config.search.enabled:
+            return _trials(config, claimed)
+        return _fine_tune(config, device, backbone, cfg, train, test, claimed)
+
+
+def _fine_tune(
+    config: TransferConfig, device: torch.device, backbone: BackboneFile | None, cfg: Any, train: Split, test: Split,
+    claimed: Run,
+) -> dict[str, float]:  # fmt: skip
+    autocast = set_precision(config.precision, device, config.threads, one_shape=False)
     if rank() == 0:
         with atomic_write(claimed.path / "detectron2.yaml", "w") as file:
             file.write(cfg.dump())
-
     seed_everything(config.seed)
-    detector = build_model(cfg)
-    proof = load_backbone(detector, backbone) if backbone else None
-    synchronize_in_float32(detector)
-    if config.channels_last:
-        detector.to(memory_format=torch.channels_last)
-    trainer = Trainer(cfg, config, detector, images, autocast)
-
-    def measure() -> Evaluation | None:
-        # Without autocast, as Detectron2's own mixed precision: scores of 8 bits would be full of ties.
-        return evaluate(cfg, detector, test, trainer.workers)
-
-    trainer.train(measure)
-    trainer.precise_bn()
-    found = measure()
+    detector, proof = build_detector(cfg, backbone, config.channels_last)
+    trainer = Trainer(cfg, config, detector, train, test, autocast)
+    with trainer.signals.listen():
+        trainer.train()
+        found = trainer.evaluate()
     if found is None:
         return {}
     with atomic_write(claimed.path / MODEL) as file:
         torch.save({"model": detector.state_dict()}, file)
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()),
-        "train": dataclasses.asdict(train.described()) | {"used": len(images)}, "iterations": cfg.SOLVER.MAX_ITER,
-        "training_seconds": round(trainer.seconds, 3), **found.details,
+        "train": dataclasses.asdict(train.described()) | {"used": len(trainer.images)},
+        "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3), **found.details,
     }  # fmt: skip
-    subject = backbone.subject() if backbone else Subject(method=SCRATCH, arch=config.arch)
+    subject = backbone.subject if backbone else Subject(method=SCRATCH, arch=config.arch)
     claimed.finish(subject, test.described(), found.metrics, details=details)
-    trainer.clean()
+    (claimed.path / CHECKPOINT).unlink(missing_ok=True)
     if config.pictures:
         draw_sheets(claimed.path, test, found, config.pictures)
     print("  ".join(f"{name} {value:.2f}" for name, value in found.metrics.items()) + f"  ->  {claimed.path / RECORD}")
@@ -143,7 +115,7 @@ def _trials(config: TransferConfig, claimed: Run) -> dict[str, float]:
 
 
 def _record_of(config: TransferConfig) -> Record:
-    run_trial(config)
+    run(config)
     # The first process writes it.
     comm.synchronize()
     return read_record(config.folder)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from runs.errors import UserError
+from runs.files import read_bytes
+from transfer.faults import Faults
 from transfer.image_files import check_image
 
 # The value of detectron2.structures.BoxMode.XYXY_ABS; importing that takes seconds, and evaluating needs no detector.
@@ -16,9 +18,7 @@ SUFFIXES = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG")
 _TRUTH_VALUES = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1}
 
 
-def read_voc(
-    root: Path, name: str, classes: Sequence[str], images: bool = True
-) -> tuple[list[dict[str, Any]], list[str]]:
+def read_voc(root: Path, name: str, classes: Sequence[str], images: bool = True) -> tuple[list[dict[str, Any]], Faults]:
     """Read a split as Detectron2's loader does (detectron2/data/datasets/pascal_voc.py), difficult objects included.
 
     Args:
@@ -37,23 +37,26 @@ def read_voc(
     """
     folder, listing = _layout(root, name)
     ids = _listed(listing, folder)
-    numbers = {c: i for i, c in enumerate(classes)}
-    found = []
-    faults = [f"{listing}: lists {i!r} twice; remove one" for i, n in Counter(ids).items() if n > 1]
-    for image_id in ids:
-        file = folder / "Annotations" / f"{image_id}.xml"
-        try:
-            picture = _image_file(folder, image_id, images)
-            annotation = _annotation(file, numbers)
-            if images:
-                check_image(picture, annotation["width"], annotation["height"])
-            found.append({"file_name": str(picture), "image_id": image_id, **annotation})
-        except FileNotFoundError as error:
-            faults.append(f"{error.filename}: missing, but listed in {listing.name}; restore it or remove it there")
-        except ValueError as error:
-            faults.append(f"{file}: {error}")
-        except UserError as error:
-            faults.append(str(error))
+    numbers = {c.strip(): i for i, c in enumerate(classes)}
+    if not numbers or len(numbers) < len(classes):
+        raise UserError(f"data.classes={list(classes)}: must name classes, each once")
+    faults = Faults(f"{listing}: lists {i!r} twice; remove one" for i, n in Counter(ids).items() if n > 1)
+
+    def read(image_id: str) -> dict[str, Any]:
+        file, picture = annotation_file(image_id), _image_file(folder, image_id)
+        for needed in (file, picture) if images else (file,):
+            if not needed.is_file():
+                raise UserError(f"{needed}: missing, but listed in {listing.name}; restore it or remove it there")
+        annotation = _annotation(file, numbers)
+        if images:
+            check_image(picture, annotation["width"], annotation["height"])
+        return {"file_name": str(picture), "image_id": image_id, **annotation}
+
+    def annotation_file(image_id: str) -> Path:
+        return folder / "Annotations" / f"{image_id}.xml"
+
+    found = faults.read(ids, annotation_file, read)
+    faults.check_objects(found, name)
     return found, faults
 
 
@@ -80,7 +83,7 @@ def read_text(path: Path) -> str:
     Raises:
         ValueError: another encoding.
     """
-    data = path.read_bytes()
+    data = read_bytes(path)
     return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
 
 
@@ -109,9 +112,10 @@ def _listed(listing: Path, folder: Path) -> list[str]:
         raise UserError(f"{listing}: lists no image; write one id a line")
     ids = []
     for line in lines:
-        # An id may hold spaces, and some lists name the image with its suffix.
+        # An id may hold spaces, and some lists name the image with its suffix or its path.
         tokens = line.split()
-        names = [n for text in dict.fromkeys((line, tokens[0])) for n in (text, _without_suffix(text))]
+        texts = dict.fromkeys((line, tokens[0], Path(line).name))
+        names = [n for text in texts for n in (text, _without_suffix(text))]
         known = next((n for n in names if (folder / "Annotations" / f"{n}.xml").is_file()), None)
         if known != line and tokens[1:] and tokens[-1] in ("-1", "0", "1"):
             raise UserError(
@@ -125,14 +129,9 @@ def _without_suffix(name: str) -> str:
     return next((name.removesuffix(s) for s in SUFFIXES if name.endswith(s)), name)
 
 
-def _image_file(folder: Path, image_id: str, needed: bool) -> Path:
-    usual = folder / "JPEGImages" / f"{image_id}.jpg"
-    if not needed or usual.is_file():
-        return usual
-    other = next((p for s in SUFFIXES if (p := usual.parent / f"{image_id}{s}").is_file()), None)
-    if other is None:
-        raise FileNotFoundError(2, "missing", str(usual))
-    return other
+def _image_file(folder: Path, image_id: str) -> Path:
+    names = [folder / "JPEGImages" / f"{image_id}{suffix}" for suffix in SUFFIXES]
+    return next((name for name in names if name.is_file()), names[0])
 
 
 def _annotation(file: Path, classes: dict[str, int]) -> dict[str, Any]:
@@ -144,7 +143,7 @@ def _annotation(file: Path, classes: dict[str, int]) -> dict[str, Any]:
 
 def _parse(file: Path) -> ET.Element:
     """The XML tree without namespaces, in any encoding that Python knows."""
-    data = file.read_bytes()
+    data = read_bytes(file, 2**24)
     try:
         try:
             root = ET.fromstring(data)
@@ -193,7 +192,8 @@ def _text(element: ET.Element, path: str) -> str:
 
 def _number(text: str, what: str) -> float:
     try:
-        return float(text)
+        # To Python 1_0 is ten.
+        return float(text.replace("_", " "))
     except ValueError as error:
         raise ValueError(f"<{what}> is {text[:40]!r}; write a number") from error
 

@@ -15,11 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from runs.bootstrap import class_precision
 from runs.matches import FALSE, IGNORED, THRESHOLDS, TRUE, Matches
 from transfer.detections import Detections
-
-_RECALLS = np.arange(0.0, 1.1, 0.1)
-_EPSILON = np.finfo(np.float64).eps
 
 
 @dataclass
@@ -67,17 +65,15 @@ def evaluate_voc(
         (2, N) recall and precision, a point a detection in falling order of score)
     """
     classes = matches.classes
-    table, curves = np.zeros((len(classes), len(THRESHOLDS))), {}
-    average = _ap_07 if matches.metric == "voc_2007" else _ap_area
+    once = np.ones((len(matches.image_ids), 1))
+    table = 100 * np.concatenate([class_precision(matches, number, once) for number in range(len(classes))])  # (K, 10)
+    curves = {}
     for number, name in enumerate(classes):
-        verdict = matches.verdict[matches.category == number]  # (n, 10)
-        true, false = (np.cumsum(verdict == v, axis=0, dtype=np.float64) for v in (TRUE, FALSE))
-        positives = float(matches.objects[:, number].sum())
+        verdict = matches.verdict[matches.category == number, 0]
+        true, false = (np.cumsum(verdict == v, dtype=np.float64) for v in (TRUE, FALSE))
         # A class without objects: 0 / 0, as in the definition.
-        recall = true / positives if positives else np.full_like(true, np.nan)
-        precision = true / np.maximum(true + false, _EPSILON)
-        table[number] = [100 * average(recall[:, t], precision[:, t]) for t in range(len(THRESHOLDS))]
-        curves[name] = np.stack([recall[:, 0], precision[:, 0]])
+        recall = true / (matches.objects[:, number].sum() or np.nan)
+        curves[name] = np.stack([recall, true / np.maximum(true + false, 1)])
     by_threshold = np.array([np.mean(table[:, t]) for t in range(len(THRESHOLDS))])
     metrics = {f"bbox/{k}": float(v) for k, v in _named(by_threshold).items()}
     return metrics, {name: _named(row) for name, row in zip(classes, table, strict=True)}, curves
@@ -87,13 +83,13 @@ def _named(row: np.ndarray) -> dict[str, float]:
     return {"AP": float(np.mean(row)), "AP50": float(row[0]), "AP75": float(row[5])}
 
 
-def match_voc(detections: Detections, truth: Truth, use_07: bool = True) -> Matches:
+def match_voc(detections: Detections, truth: Truth, metric: str = "voc_2007") -> Matches:
     """Give each detection its object at every IoU threshold.
 
     Args:
         detections: boxes from 0, as a detector gives them.
         truth: the split's objects; its image numbers are those of `detections`.
-        use_07: eleven-point metric (VOC 2007) instead of the area (2010 and later).
+        metric: `voc_2007`, of eleven points, or `voc_area` (2010 and later).
     """
     classes = len(detections.classes)
     # What the text files keep: products with 1000 and 10 of 32-bit numbers are exact in 64 bits, so rounding them is
@@ -116,7 +112,7 @@ def match_voc(detections: Detections, truth: Truth, use_07: bool = True) -> Matc
     np.add.at(objects, (truth.image[~truth.difficult], truth.category[~truth.difficult]), 1)
     return Matches(
         tuple(map(str, detections.image_ids)), tuple(detections.classes), image.astype(np.int32),
-        category.astype(np.int16), score[order], verdict, objects, "voc_2007" if use_07 else "voc_area",
+        category.astype(np.int16), score[order], verdict, objects, metric,
     )  # fmt: skip
 
 
@@ -152,23 +148,3 @@ def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     # In the order of Detectron2's sum, so that equal overlaps are equal here too.
     union = (a[2] - a[0] + 1.0) * (a[3] - a[1] + 1.0) + (b[2] - b[0] + 1.0) * (b[3] - b[1] + 1.0) - inside
     return inside / union
-
-
-def _ap_07(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Mean over recalls 0, .1, ..., 1 of the best precision at that recall or beyond."""
-    if not len(recall) or np.isnan(recall[-1]):
-        return 0.0
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    ap = 0.0
-    for index in np.searchsorted(recall, _RECALLS, "left"):
-        ap += (envelope[index] if index < len(recall) else 0.0) / 11.0
-    return ap
-
-
-def _ap_area(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Area under the monotone envelope of the curve."""
-    r = np.concatenate(([0.0], recall, [1.0]))
-    p = np.concatenate(([0.0], precision, [0.0]))
-    p = np.maximum.accumulate(p[::-1])[::-1]
-    steps = np.flatnonzero(r[1:] != r[:-1])
-    return float(np.sum((r[steps + 1] - r[steps]) * p[steps + 1]))

@@ -1,15 +1,11 @@
-"""A backbone file: read safely, loaded by exact names, and proved to be in the detector, bit for bit.
+"""A backbone file: read safely, with what it says of its network and of the images that this expects."""
 
-`converters.proof` shows that two networks compute the same features; here, a detector's numbers are compared.
-"""
-
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from converters.formats import MSRA_INPUT, InputConvention
 from converters.reading import read
@@ -20,7 +16,7 @@ from runs.record import Subject
 
 # Blocks in res4 -> depth, for bottleneck networks (He et al., "Deep Residual Learning", Table 1).
 _DEPTHS = {6: 50, 23: 101, 36: 152}
-_REMEDY = "make it with python -m converters detectron2 CHECKPOINT OUT.pkl"
+REMEDY = "make it with python -m converters detectron2 CHECKPOINT OUT.pkl"
 
 
 @dataclass(frozen=True)
@@ -32,65 +28,19 @@ class BackboneFile:
         sha256: of the file.
         tensors: name -> array.
         folded: whether the batch norms' statistics are folded into weight and bias, as in Caffe2's files.
-        provenance: what `python -m converters` wrote beside the tensors, empty for a file of somebody else.
+        settings: Detectron2's, by dotted names, that it needs: its size, and what is known of its input.
+        input: who says what the network expects at its input: the file (`provenance`), its form (`msra`), or only the
+            `recipe`.
+        subject: whose weights these are, as far as the file says it.
     """
 
     path: Path
     sha256: str
     tensors: dict[str, np.ndarray]
-    folded: bool = False
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def settings(self) -> dict[str, Any]:
-        """Detectron2's settings, by dotted names, that this backbone needs: its size, and what is known of its input.
-
-        Raises:
-            UserError: it is no bottleneck ResNet of 50, 101 or 152 layers, the ones a C4 detector can use, or its
-                input convention is none.
-        """
-        try:
-            stem, inner = (self.tensors[f"{name}.weight"].shape[0] for name in ("stem.conv1", "res2.0.conv1"))
-            grouped, out = self.tensors["res2.0.conv2.weight"].shape[1], self.tensors["res2.0.conv3.weight"].shape[0]
-            blocks = {name.split(".")[1] for name in self.tensors if name.startswith("res4.")}
-            depth = _DEPTHS[len(blocks)]
-            groups = inner // grouped
-        except (KeyError, IndexError, ZeroDivisionError) as error:
-            raise UserError(
-                f"weights={self.path}: no bottleneck ResNet of 50, 101 or 152 layers in Detectron2's names; {_REMEDY}"
-            ) from error
-        settings: dict[str, Any] = {
-            "MODEL.RESNETS.DEPTH": depth, "MODEL.RESNETS.NUM_GROUPS": groups, "MODEL.RESNETS.WIDTH_PER_GROUP": grouped,
-            "MODEL.RESNETS.STEM_OUT_CHANNELS": stem, "MODEL.RESNETS.RES2_OUT_CHANNELS": out,
-        }  # fmt: skip
-        # What converters wrote says what it expects, Caffe2's files are MSRA's, and of others the recipe has to know.
-        convention = self.provenance.get("input") or (MSRA_INPUT.detectron2() if self.folded else None)
-        if convention:
-            try:
-                InputConvention.from_detectron2(convention)
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"weights={self.path}: provenance.input is no input convention; {_REMEDY}") from error
-            settings |= {
-                "MODEL.RESNETS.STRIDE_IN_1X1": convention["stride_in_1x1"], "INPUT.FORMAT": convention["format"],
-                "MODEL.PIXEL_MEAN": list(convention["pixel_mean"]), "MODEL.PIXEL_STD": list(convention["pixel_std"]),
-            }  # fmt: skip
-        return settings
-
-    def subject(self) -> Subject:
-        """Whose weights these are, as far as the file says it."""
-        known = self.provenance.get("subject")
-        known = known if isinstance(known, dict) else {}
-        settings = self.settings()
-        width = settings["MODEL.RESNETS.STEM_OUT_CHANNELS"] / 64
-        arch = f"resnet{settings['MODEL.RESNETS.DEPTH']}" + (f"x{width:g}" if width != 1 else "")
-        source = self.provenance.get("source")
-        return Subject(
-            # Of a stranger's checkpoint the file's name is all that is known.
-            method=known.get("method") or str(source or self.path.name).split(".")[0],
-            arch=self.provenance.get("arch") or arch,
-            epochs=known.get("epochs"),
-            checkpoint=known.get("checkpoint") or source or str(self.path),
-            checkpoint_sha256=known.get("checkpoint_sha256") or self.provenance.get("sha256") or self.sha256,
-        )
+    folded: bool
+    settings: dict[str, Any]
+    input: str
+    subject: Subject
 
 
 def read_backbone(weights: str | Path) -> BackboneFile | None:
@@ -100,7 +50,8 @@ def read_backbone(weights: str | Path) -> BackboneFile | None:
         None for `scratch`.
 
     Raises:
-        UserError: absent, truncated, not a pickle of arrays, or without tensors.
+        UserError: absent, truncated, not a pickle of arrays, or without tensors; no bottleneck ResNet of 50, 101 or 152
+            layers, the ones a C4 detector can use; or its input convention is none.
     """
     if weights == SCRATCH:
         return None
@@ -109,11 +60,11 @@ def read_backbone(weights: str | Path) -> BackboneFile | None:
         contents = read(path)
     except UserError as error:
         reason = str(error).removeprefix(f"{path}: ").partition("; ")[0]
-        raise UserError(f"weights={path}: not a backbone file ({reason}); {_REMEDY}") from error
+        raise UserError(f"weights={path}: not a backbone file ({reason}); {REMEDY}") from error
     if contents.reader != "pickle":
-        raise UserError(f"weights={path}: not a backbone file (read as {contents.reader}); {_REMEDY}")
+        raise UserError(f"weights={path}: not a backbone file (read as {contents.reader}); {REMEDY}")
     # Detectron2 takes a file without an author for Caffe2's (detectron2/checkpoint, _load_file).
-    caffe2 = not {"model", "__author__"} <= set(contents.entries)
+    folded = not {"model", "__author__"} <= set(contents.entries)
     container = next((f"{name}/" for name in ("model", "blobs") if name in contents.entries), "")
     tensors = {
         name.removeprefix(container): np.asarray(array)
@@ -121,87 +72,58 @@ def read_backbone(weights: str | Path) -> BackboneFile | None:
         if name.startswith(container) and not isinstance(array, Opaque)
     }
     if not tensors:
-        raise UserError(f"weights={path}: not a backbone file (no tensors in it); {_REMEDY}")
-    return BackboneFile(
-        path, contents.sha256, _from_caffe2(tensors) if caffe2 else tensors, caffe2, contents.provenance
-    )
+        raise UserError(f"weights={path}: not a backbone file (no tensors in it); {REMEDY}")
+    tensors = _from_caffe2(tensors) if folded else tensors
+    provenance = contents.provenance
+    # What converters wrote says what it expects, Caffe2's files are MSRA's, and of others the recipe has to know.
+    said = "provenance" if provenance.get("input") else "msra" if folded else "recipe"
+    convention = MSRA_INPUT.detectron2() if said == "msra" else provenance.get("input")
+    settings = _architecture(path, tensors) | (_input(path, convention) if convention else {})
+    subject = _subject(path, contents.sha256, settings, provenance)
+    return BackboneFile(path, contents.sha256, tensors, folded, settings, said, subject)
 
 
-def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
-    """Copy every backbone tensor into the detector (res5 into its region heads), then prove that each one is there.
-
-    The proof compares the detector's tensors with the file's bit for bit, after the copy and through `state_dict`.
-
-    Args:
-        detector: a C4 detector, of which `backbone.*` and `roi_heads.res5.*` are loaded, the extra norm after res5 is
-            not; or one with an FPN, of which `backbone.bottom_up.*` is.
-        file: the backbone.
-
-    Returns:
-        Figures for the record: tensors and elements compared, the file's sha256, tensors of the file not used, and who
-        says what the network expects at its input: the file (`provenance`), its form (`msra`), or only the `recipe`.
-
-    Raises:
-        UserError: a tensor is missing from the file, has another shape, or differs after loading.
-    """
-    wanted = _backbone_names(detector)
-    state = detector.state_dict()
-    absent = [name for name in wanted if name not in file.tensors]
-    # Caffe2's networks have their statistics folded into weight and bias: mean 0 and variance 1 stand for none
-    # (detectron2/layers/batch_norm.py, FrozenBatchNorm2d).
-    folded = [name for name in absent if name.endswith(("running_mean", "running_var"))] if file.folded else []
-    if lost := [name for name in absent if name not in folded]:
+def _architecture(path: Path, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    try:
+        stem, inner = (tensors[f"{name}.weight"].shape[0] for name in ("stem.conv1", "res2.0.conv1"))
+        grouped, out = tensors["res2.0.conv2.weight"].shape[1], tensors["res2.0.conv3.weight"].shape[0]
+        blocks = {name.split(".")[1] for name in tensors if name.startswith("res4.")}
+        depth, groups = _DEPTHS[len(blocks)], inner // grouped
+    except (KeyError, IndexError, ZeroDivisionError) as error:
         raise UserError(
-            f"weights={file.path}: lacks {len(lost)} of {len(wanted)} backbone tensors, first {lost[0]}; {_REMEDY}"
-        )
-    wanted = {name: place for name, place in wanted.items() if name not in folded}
-    with torch.no_grad():
-        for name, place in wanted.items():
-            tensor = torch.from_numpy(np.array(file.tensors[name]))
-            if tensor.shape != state[place].shape:
-                raise UserError(
-                    f"weights={file.path}: {name} has shape {tuple(tensor.shape)}, the detector "
-                    f"{tuple(state[place].shape)}; leave MODEL.RESNETS to the file or choose its arch"
-                )
-            state[place].copy_(tensor)
-    return _prove(detector, file, wanted)
-
-
-def _prove(detector: nn.Module, file: BackboneFile, wanted: dict[str, str]) -> dict[str, Any]:
-    state, elements = detector.state_dict(), 0
-    for name, place in wanted.items():
-        expected = file.tensors[name].astype(np.float32)
-        if not np.array_equal(state[place].cpu().numpy(), expected):
-            raise UserError(
-                f"weights={file.path}: {name} is not in the detector after loading; it holds no plain numbers"
-            )
-        elements += expected.size
+            f"weights={path}: no bottleneck ResNet of 50, 101 or 152 layers in Detectron2's names; {REMEDY}"
+        ) from error
     return {
-        "tensors": len(wanted),
-        "elements": elements,
-        "equal": True,
-        "sha256": file.sha256,
-        "input": "provenance" if file.provenance.get("input") else "msra" if file.folded else "recipe",
-        "unused": sorted(n for n in file.tensors if n not in wanted and not n.endswith("num_batches_tracked")),
-    }
+        "MODEL.RESNETS.DEPTH": depth, "MODEL.RESNETS.NUM_GROUPS": groups, "MODEL.RESNETS.WIDTH_PER_GROUP": grouped,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": stem, "MODEL.RESNETS.RES2_OUT_CHANNELS": out,
+    }  # fmt: skip
 
 
-def _backbone_names(detector: nn.Module) -> dict[str, str]:
-    """Name in the file -> name in the detector, for all that comes from pre-training."""
-    names = {}
-    state = detector.state_dict()
-    # Behind an FPN, whose own layers are new, the network is called bottom_up (detectron2/modeling/backbone/fpn.py).
-    network = "backbone.bottom_up." if any(place.startswith("backbone.bottom_up.") for place in state) else "backbone."
-    for place in state:
-        if place.startswith(network):
-            name = place.removeprefix(network)
-        elif place.startswith("roi_heads.res5.") and not place.startswith("roi_heads.res5.norm."):
-            name = place.removeprefix("roi_heads.")
-        else:
-            continue
-        if not name.endswith("num_batches_tracked"):
-            names[name] = place
-    return names
+def _input(path: Path, convention: dict[str, Any]) -> dict[str, Any]:
+    try:
+        InputConvention.from_detectron2(convention)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"weights={path}: provenance.input is no input convention; {REMEDY}") from error
+    return {
+        "MODEL.RESNETS.STRIDE_IN_1X1": convention["stride_in_1x1"], "INPUT.FORMAT": convention["format"],
+        "MODEL.PIXEL_MEAN": list(convention["pixel_mean"]), "MODEL.PIXEL_STD": list(convention["pixel_std"]),
+    }  # fmt: skip
+
+
+def _subject(path: Path, sha256: str, settings: dict[str, Any], provenance: dict[str, Any]) -> Subject:
+    known = provenance.get("subject")
+    known = known if isinstance(known, dict) else {}
+    width = settings["MODEL.RESNETS.STEM_OUT_CHANNELS"] / 64
+    arch = f"resnet{settings['MODEL.RESNETS.DEPTH']}" + (f"x{width:g}" if width != 1 else "")
+    source = provenance.get("source")
+    return Subject(
+        # Of a stranger's checkpoint the file's name is all that is known.
+        method=known.get("method") or str(source or path.name).split(".")[0],
+        arch=provenance.get("arch") or arch,
+        epochs=known.get("epochs"),
+        checkpoint=known.get("checkpoint") or source or str(path),
+        checkpoint_sha256=known.get("checkpoint_sha256") or provenance.get("sha256") or sha256,
+    )
 
 
 def _from_caffe2(blobs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -31,15 +31,15 @@ WRONG = {
 def test_a_search_that_could_not_end_well_is_refused() -> None:
     """A metric that no record has would be missed after every rate was tried; one hash holds out both parts."""
     from runs.errors import UserError
+    from runs.settings import check_values
     from transfer.settings import DataConfig, SearchConfig, TransferConfig
 
-    with pytest.raises(UserError, match=r"search\.metric=segm/AP: must be one of bbox/AP, bbox/AP50"):
-        TransferConfig(task="voc07", weights="scratch", search=SearchConfig(enabled=True, metric="segm/AP"))
-    TransferConfig(task="coco", weights="scratch", search=SearchConfig(enabled=True, metric="segm/AP"))
+    masks, held_out = SearchConfig(enabled=True, metric="segm/AP"), DataConfig(held_out=0.2)
+    with pytest.raises(UserError, match=r"search\.metric=segm/AP: task=voc07 has no masks"):
+        check_values(TransferConfig(task="voc07", weights="scratch", search=masks))
+    check_values(TransferConfig(task="coco", weights="scratch", search=masks))
     with pytest.raises(UserError, match=r"data\.held_out: is what a search chooses on"):
-        TransferConfig(
-            task="voc07", weights="scratch", search=SearchConfig(enabled=True), data=DataConfig(held_out=0.2)
-        )
+        check_values(TransferConfig(task="voc07", weights="scratch", search=SearchConfig(enabled=True), data=held_out))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import torch
 
 from runs.errors import UserError
 from runs.record import read_record
+from runs.signals import INTERRUPTED
 from transfer import trial
 from transfer.settings import TransferConfig
 from transfer.training import Trainer
@@ -97,7 +98,7 @@ def test_sigterm_saves_and_stops(tiny: TransferConfig) -> None:
     wait_for(lambda: iterations_done(folder) >= 2, child)
     os.kill(child.pid, signal.SIGTERM)
     child.join(60)
-    assert child.exitcode == 143
+    assert child.exitcode == INTERRUPTED
     state = torch.load(folder / "checkpoint.pth", weights_only=True)
     assert state["iteration"] == iterations_done(folder) < 10_000
 

@@ -26,7 +26,7 @@ def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> 
     assert [t["seed"] for t in record.details["trials"]] == [5, 6, 7]
 
     # Done means done: nothing is computed again.
-    monkeypatch.setattr(trial, "run_trial", lambda _: pytest.fail("ran again"))
+    monkeypatch.setattr(trial, "_fine_tune", lambda *_: pytest.fail("ran again"))
     assert trial.run(tiny) == metrics
 
     # Another file under the same name is another run.
@@ -73,9 +73,10 @@ def test_the_best_held_out_metric_decides(tiny: TransferConfig, monkeypatch: pyt
     def run(config: TransferConfig) -> None:
         seen.append((config.detectron2["SOLVER"]["BASE_LR"], config.data.held_out))
 
-    monkeypatch.setattr(trial, "run_trial", run)
+    monkeypatch.setattr(trial, "run", run)
     monkeypatch.setattr(trial, "read_record", lambda _: Tried(seen[-1][0]))
-    result, chosen = trial._search(tiny, replace(tiny, search=SearchConfig()), Run("transfer", Path(tiny.output), {}))
+    single, claimed = replace(tiny, search=SearchConfig()), Run("transfer", Path(tiny.output), {})
+    result, chosen = trial._search(tiny, single, claimed)
     assert result["chosen"] == 0.02 == chosen.detectron2["SOLVER"]["BASE_LR"]
     assert seen == [(0.01, 0.2), (0.02, 0.2), (0.04, 0.2)] and chosen.data.held_out == 0
 

@@ -12,9 +12,10 @@ import torch
 from detectron2.modeling import build_model
 
 from runs.errors import UserError
+from transfer.model import load_backbone
 from transfer.recipe import build_cfg
 from transfer.settings import TransferConfig
-from transfer.weights import load_backbone, read_backbone
+from transfer.weights import read_backbone
 
 
 def detector_for(path: Path) -> tuple[Any, Any]:
@@ -147,11 +148,11 @@ def test_what_is_no_backbone_is_refused(backbone: Path, tmp_path: Path, capsys: 
 
 def test_a_proof_that_cannot_hold_fails(backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loader that forgets one tensor is caught by the comparison, not by its own bookkeeping."""
-    from transfer import weights
+    from transfer import model
 
     detector, file = detector_for(backbone)
     load_backbone(detector, file)
     with torch.no_grad():
         detector.roi_heads.res5[0].conv1.weight[0, 0] += 1e-7
     with pytest.raises(UserError, match=r"res5\.0\.conv1\.weight"):
-        weights._prove(detector, file, weights._backbone_names(detector))
+        model._prove(detector, file, model._backbone_names(detector))
