@@ -73,7 +73,8 @@ def launch() -> Launch:
             "-m …, or unset WORLD_SIZE to run one process"
         )
     found = Launch(number("RANK", ""), world, number("LOCAL_RANK", "0"), number("LOCAL_WORLD_SIZE", "1"))
-    number("MASTER_PORT", "")
+    if not 0 < (port := number("MASTER_PORT", "")) < 2**16:
+        raise UserError(f"MASTER_PORT={port}: must be a port, 1 to 65535; torchrun chooses one")
     if found.rank >= world:
         raise UserError(f"RANK={found.rank}: must be below WORLD_SIZE={world}")
     return found

@@ -59,7 +59,8 @@ class PascalVOCDetectionEvaluator(evaluation.PascalVOCDetectionEvaluator):
             for entry in parse_rec(self._anno_file_template.format(image_id))
             if entry["name"] in classes
         ]
-        matches = match_voc(voc_detections(rows, ids, self._class_names), Truth.of_rows(objects), self._is_2007)
+        metric = "voc_2007" if self._is_2007 else "voc_area"
+        matches = match_voc(voc_detections(rows, ids, self._class_names), Truth.of_rows(objects), metric)
         metrics = {name.removeprefix("bbox/"): value for name, value in evaluate_voc(matches)[0].items()}
         return {"bbox": metrics | _ends(intervals(matches))}
 

@@ -116,6 +116,7 @@ def test_a_wrong_setting_is_one_line_and_status_2(application: Path, arguments: 
         ({"PYTHONIOENCODING": "ascii"}, 0, "0.5 \\xfc 100\n", ""), ({"PYTHONOPTIMIZE": "1"}, 0, "0.5 ü 100\n", ""),
         ({"PYTHONOPTIMIZE": "2"}, 2, "", "error: PYTHONOPTIMIZE=2: takes docstrings away"),
         ({"RUNS_PARENT_PID": "x"}, 2, "", "error: RUNS_PARENT_PID=x: must be the number of a process; unset it"),
+        ({"RUNS_PARENT_PID": "9" * 30}, 2, "", f"error: RUNS_PARENT_PID={'9' * 30}: must be the number of a process"),
         ({"WORLD_SIZE": "x", "RANK": "3"}, 0, "0.5 ü 100\n", ""),
     ],
 )  # fmt: skip

@@ -44,7 +44,7 @@ def match(eleven_points: bool = True, **given: Any) -> Matches:
         ids, classes, given["image"], given["category"], given["score"], given["box"], np.zeros((len(ids), 2))
     )
     truth = Truth(given["truth_image"], given["truth_category"], given["truth_box"], given["difficult"])
-    return match_voc(found, truth, eleven_points)
+    return match_voc(found, truth, "voc_2007" if eleven_points else "voc_area")
 
 
 def resampled(matches: Matches, resamples: int) -> np.ndarray:

@@ -45,7 +45,7 @@ def test_a_left_over_variable_does_not_make_several_processes(
         ({"MASTER_ADDR": None, "MASTER_PORT": ""}, "MASTER_ADDR and MASTER_PORT not set"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two: must be a number"), ({"RANK": "-1"}, "RANK=-1: must be a number"),
         ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x: must be"), ({"MASTER_PORT": "tcp://1"}, "MASTER_PORT=tcp://1: must be"),
-        ({"RANK": "2"}, "RANK=2: must be below WORLD_SIZE=2"),
+        ({"RANK": "2"}, "RANK=2: must be below WORLD_SIZE=2"), ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999: must be"),
     ],
 )  # fmt: skip
 def test_variables_that_describe_no_process_are_named(

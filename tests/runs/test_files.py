@@ -1,6 +1,7 @@
 """Files are whole or absent, whatever happens while they are written."""
 
 import contextlib
+import gzip
 import os
 import random
 import signal
@@ -96,6 +97,17 @@ def test_unreadable_json_names_the_file(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json")
     with pytest.raises(UserError, match=r"b\.json: no such file"):
         read_json(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    "content", [b"[1]", gzip.compress(b"[1]")[:-9], gzip.compress(b" " * 5000 + b"[1]")], ids=["none", "torn", "bomb"]
+)
+def test_a_gz_that_is_none_or_too_large_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(b"[1]"))
+    assert read_json(tmp_path / "a.json.gz", 4000) == [1]
+    (tmp_path / "a.json.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.json\.gz: not a JSON file"):
+        read_json(tmp_path / "a.json.gz", 4000)
 
 
 def test_sha256_is_the_published_digest_of_abc(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """A folder belongs to one run and to one process at a time."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +57,58 @@ def test_an_empty_or_foreign_record_is_not_a_finished_run(tmp_path: Path) -> Non
         (tmp_path / "run" / RECORD).write_text(text)
         with pytest.raises(UserError, match=RECORD), claim_run("pretrain", tmp_path / "run", CONFIG):
             pass
+
+
+def test_a_record_of_another_run_is_not_believed(tmp_path: Path) -> None:
+    other = {**CONFIG, "optimizer": {"lr": 0.03}}
+    with claim_run("pretrain", tmp_path / "other", other) as run:
+        run.finish(SUBJECT, None, {"loss": -0.9})
+    begin(tmp_path / "run")
+    (tmp_path / "run" / RECORD).write_bytes((tmp_path / "other" / RECORD).read_bytes())
+    with (
+        pytest.raises(UserError, match=r"result\.json: of another run .*optimizer\.lr: 0\.03 there, 0\.05 here"),
+        claim_run("pretrain", tmp_path / "run", CONFIG),
+    ):
+        pass
+
+
+def test_a_folder_that_is_deleted_during_the_run_ends_it(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match="was deleted or renamed while the run was on"),
+        claim_run("pretrain", tmp_path / "run", CONFIG) as run,
+    ):
+        shutil.rmtree(tmp_path / "run")
+        run.finish(SUBJECT, None, {"loss": -0.9})
+
+
+ALIASES = "".join(f"a{i}: &a{i} {{{', '.join(f'k{j}: *a{i - 1}' for j in range(9))}}}\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "must be a mapping"),
+        ("- 1", "must be a mapping"),
+        ("{a: " * 900 + "1" + "}" * 900, "not YAML"),
+        ("a0: &a0 {x: 1}\n" + ALIASES, "more than 10000 values"),
+        ("seed: " + "x" * 30_000, "belongs to another run"),
+    ],
+)
+def test_settings_that_nobody_wrote_are_one_short_line(tmp_path: Path, text: str, said: str) -> None:
+    begin(tmp_path / "run")
+    (tmp_path / "run" / SETTINGS).write_text(text)
+    with pytest.raises(UserError, match=said) as refused, claim_run("pretrain", tmp_path / "run", CONFIG):
+        pass
+    assert len(str(refused.value)) < 800
+
+
+@pytest.mark.parametrize("name", [LOCK, SETTINGS, RECORD])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    begin(tmp_path / "run")
+    (tmp_path / "run" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "run" / name)
+    with pytest.raises(UserError, match="not an ordinary file"), claim_run("pretrain", tmp_path / "run", CONFIG):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,14 @@ def test_resume_drops_the_torn_line_and_what_will_be_done_again(tmp_path: Path) 
     assert all(line["loss"] == -0.1 * line["step"] for line in lines)
 
 
+def test_lines_that_no_run_wrote_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    steps = '"a"', "null", "[1]", "NaN", "1e999", "true"
+    path.write_text("".join(f'{{"step": {step}}}\n' for step in steps) + '{"step": 2, "name": "a\u2028b"}\n', "utf-8")
+    MetricsLog(path, resume_step=9).close()
+    assert list(read_log(path)) == [{"step": 2, "name": "a\u2028b"}]
+
+
 def test_nan_is_written_as_null(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.write(0, loss=float("nan"), std=0.5)

@@ -8,6 +8,7 @@ import json
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pycocotools import mask as coder
 from runs.errors import UserError
 from transfer import evaluate
 from transfer.coco import read_coco
-from transfer.datasets import find_splits, read_split
+from transfer.datasets import find_splits, load_splits, read_split
 from transfer.detections import Detections
 from transfer.image_files import check_image
 from transfer.rle import check_rle
@@ -206,7 +207,7 @@ RESULTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "a score of null": (lambda r: [*r[:-1], r[-1] | {"score": None}], "detection 2: its score is"),
     "a score of a text": (lambda r: [r[0] | {"score": "0.9"}], "its score is '0.9'; write"),
     "another image": (lambda r: [r[0] | {"image_id": 9}], "its image_id 9 is not in the annotations"),
-    "an image as a list": (lambda r: [r[0] | {"image_id": [1]}], r"its image_id \[1\] is not in"),
+    "an image as a list": (lambda r: [r[0] | {"image_id": [1]}], r"its image_id is \[1\]; write"),
     "another category": (lambda r: [r[0] | {"category_id": 4}], "its category_id 4 is not in"),
     "polygons": (lambda r: [x | {"segmentation": POLYGON} for x in r], "not run-length coded; write what"),
     "garbage run lengths": (
@@ -215,8 +216,9 @@ RESULTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "neither box nor mask": (lambda r: [{"image_id": 1, "category_id": 3, "score": 1}], "neither bbox nor"),
     "no objects": (lambda r: ["a"], "not a list of detections"),
     "a mapping": (lambda r: {"results": r}, "not a list of detections"),
-    "no JSON": (lambda r: "[{", "not JSON"),
-    "nested too deeply": (lambda r: "[" * 100_000, "not JSON"),
+    "no JSON": (lambda r: "[{", "not a JSON file"),
+    "nested too deeply": (lambda r: "[" * 100_000, "not a JSON file"),
+    "a category of true": (lambda r: [r[0] | {"category_id": True}], "its category_id is True; write"),
 }  # fmt: skip
 
 
@@ -249,6 +251,29 @@ def test_classes_of_detections_go_by_name(coco: Path) -> None:
     found(["cat", "horse"], [0, 1, 0]).save(coco / "detections.npz")
     with pytest.raises(UserError, match="its category_id 1 is not in the annotations"):
         evaluated_file(coco, coco / "detections.npz")
+
+
+def test_a_detector_that_finds_nothing_has_an_ap(coco: Path) -> None:
+    instances(coco)
+    three = found(["cat", "dog"], [0, 1, 0])
+    nothing = {name: getattr(three, name)[:0] for name in ("image", "category", "score", "box")}
+    replace(three, **nothing).save(coco / "detections.npz")
+    assert evaluated_file(coco, coco / "detections.npz")["bbox/AP"] == 0
+
+
+def test_annotations_may_be_as_large_as_cocos(coco: Path) -> None:
+    """instances_train2017.json has 470 MB; other JSON files of a run have at most 64."""
+    with instances(coco).open("a") as file:
+        file.write(" " * 2**26)
+    assert read_split(coco, "coco_2017_val", [], masks=True)[1] == []
+
+
+def test_a_class_or_a_split_that_is_named_twice_is_refused(voc: Path) -> None:
+    for classes in ([], ["cat", "dog", "cat"]):
+        with pytest.raises(UserError, match=r"data\.classes=.* must name classes, each once"):
+            read_voc(voc, "voc_2007_test", classes)
+    with pytest.raises(UserError, match="names a split twice"):
+        load_splits(str(voc), ["voc_2007_test", "voc_2007_test"], ["cat"])
 
 
 def broken_archive(path: Path, **changes: Any) -> None:
@@ -285,6 +310,12 @@ ARCHIVES: dict[str, Callable[[Path], Any]] = {
     "an image beyond": lambda p: broken_archive(p, image=np.array([0, 1, 2])),
     "a class below": lambda p: broken_archive(p, category=np.array([-1, 0, 1])),
     "masks of others": lambda p: broken_archive(p, mask_lengths=np.array([1]), mask_bytes=np.zeros(1, np.uint8)),
+    "masks without their bytes": lambda p: broken_archive(p, mask_lengths=np.array([1, 1, 1])),
+    "masks longer than their bytes": lambda p: broken_archive(
+        p, mask_lengths=np.array([-1, 1, 2]), mask_bytes=np.zeros(1, np.uint8)
+    ),
+    "a number for scores": lambda p: broken_archive(p, score=np.float32(1)),
+    "an image twice": lambda p: broken_archive(p, image_ids=np.array([1, 1])),
     "a gigabyte of zeros": bomb,
 }
 
@@ -334,6 +365,7 @@ XMLS: dict[str, tuple[str | bytes, str]] = {
     "boxes from 0": (XML.replace("<xmin>1<", "<xmin>0<"), "VOC counts pixels from 1: add 1 to all coordinates"),
     "a box of a word": (XML.replace("<xmin>1<", "<xmin>left<"), "<xmin> is 'left'; write a number"),
     "a box of NaN": (XML.replace("<xmin>1<", "<xmin>nan<"), "outside its image"),
+    "ten as Python has it": (XML.replace("<ymax>20<", "<ymax>2_0<"), "<ymax> is '2_0'; write a number"),
     "half a pixel": (XML.replace("<width>40<", "<width>40.5<"), "<width> is '40.5'; write a whole number"),
     "another class": (XML.replace("cat", "ape"), "unknown class 'ape' .*set data.classes"),
     "an unknown encoding": ('<?xml version="1.0" encoding="none"?>' + XML, "not XML"),
@@ -373,6 +405,7 @@ def test_xml_of_strangers(voc: Path, case: str) -> None:
 
 LISTS: dict[str, tuple[str | bytes, str]] = {
     "a suffix": ("1.jpg\n", ""),
+    "a path": ("JPEGImages/1.jpg\n", ""),
     "a mark of the encoding": (b"\xef\xbb\xbf1\n", ""),
     "UTF-16": ("1\n".encode("utf-16"), ""),
     "one class": ("1 -1\n", "a list of one class"),
@@ -429,7 +462,14 @@ def test_classes_whose_names_end_alike(voc: Path) -> None:
     (voc / "det_test_light.txt").write_text("1 0.9 1 2 40 20\n")
     (voc / "det_test_traffic_light.txt").write_text("1 0.9 1 2 40 20\n")
     assert evaluated_voc(voc, voc, "light,traffic_light")["bbox/AP"] == pytest.approx(50)
-    for line in ("1 nan 1 2 40 20", "1 0.9 1 2 40 inf", "1 0.9 40 2 1 20", "1 0.9 1 2 40", "2 0.9 1 2 40 20"):
+    for line in (
+        "1 nan 1 2 40 20",
+        "1 1e300 1 2 40 20",
+        "1 0.9 1 2 40 inf",
+        "1 0.9 40 2 1 20",
+        "1 0.9 1 2 40",
+        "2 0.9 1 2 40 20",
+    ):
         (voc / "det_test_light.txt").write_text(line)
         with pytest.raises(UserError, match=r"det_test_light\.txt:1: .* is not 'image score"):
             evaluated_voc(voc, voc, "light,traffic_light")
@@ -453,6 +493,13 @@ def test_a_photograph_is_annotated_as_shown(tmp_path: Path, orientation: int) ->
     if shown != (WIDTH, HEIGHT):
         with pytest.raises(UserError, match=r"shown as 30 x 40 by its EXIF orientation, but annotated as stored"):
             check_image(path, WIDTH, HEIGHT)
+
+
+def test_an_image_that_starts_another_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "1.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\n")
+    with pytest.raises(UserError, match="not a readable image"):
+        check_image(path)
 
 
 def test_images_that_training_would_ruin_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -90,17 +91,48 @@ def test_workers_do_not_change_the_result(tiny: TransferConfig, tmp_path: Path) 
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def test_sigterm_saves_and_stops(tiny: TransferConfig) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_signal_saves_and_stops(tiny: TransferConfig, number: int) -> None:
     tiny.detectron2["SOLVER"] |= {"MAX_ITER": 10_000}
     tiny.log_every = 1
     folder = Path(tiny.output)
     child = in_child(tiny)
     wait_for(lambda: iterations_done(folder) >= 2, child)
-    os.kill(child.pid, signal.SIGTERM)
+    os.kill(child.pid, number)
     child.join(60)
     assert child.exitcode == INTERRUPTED
     state = torch.load(folder / "checkpoint.pth", weights_only=True)
     assert state["iteration"] == iterations_done(folder) < 10_000
+
+
+def test_a_signal_ends_the_measuring_and_the_next_start_makes_it(
+    tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(self: Trainer) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        original(self)
+
+    original = Trainer.precise_bn
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as left:
+        patched.setattr(Trainer, "precise_bn", stopped)
+        trial.run(tiny)
+    assert left.value.code == INTERRUPTED
+    assert "stopped by SIGUSR1 while the detector was measured; run the same command" in capsys.readouterr().err
+    lines = log(Path(tiny.output))
+    assert trial.run(tiny) == read_record(tiny.output).metrics and log(Path(tiny.output)) == lines
+
+
+def test_other_images_under_the_same_name_are_another_run(tiny: TransferConfig, tmp_path: Path) -> None:
+    """Whatever the path is: the data set may move, but not change."""
+    tiny.detectron2["SOLVER"] |= {"MAX_ITER": 2, "STEPS": [1]}
+    metrics = trial.run(tiny)
+    moved = shutil.copytree(tiny.data.root, tmp_path / "moved")
+    tiny.data.root = str(moved)
+    assert trial.run(tiny) == metrics
+    listing = moved / "VOC2007/ImageSets/Main/test.txt"
+    listing.write_text("\n".join(listing.read_text().split()[:-1]))
+    with pytest.raises(UserError, match=r"belongs to another run \(fingerprint\.test: "):
+        trial.run(tiny)
 
 
 def test_a_checkpoint_of_other_processes_or_a_damaged_one_is_refused(tiny: TransferConfig) -> None:

@@ -20,7 +20,8 @@ def compare(folder: Path, truth: Truth, found: Detections, classes: list[str], y
     with stable_sort():
         theirs = detectron2_evaluate(folder, found, classes, year)
     table = theirs.pop("table")
-    ours, per_class, _ = evaluate_voc(match_voc(dataclasses.replace(found, classes=classes), truth, year == 2007))
+    metric = "voc_2007" if year == 2007 else "voc_area"
+    ours, per_class, _ = evaluate_voc(match_voc(dataclasses.replace(found, classes=classes), truth, metric))
     for row, name in zip(table, classes, strict=True):
         expected = [np.mean(row), row[0], row[5]]
         np.testing.assert_allclose(list(per_class[name].values()), expected, rtol=0, atol=1e-9, err_msg=name)
@@ -42,6 +43,19 @@ def test_equals_detectron2(tmp_path: Path, seed: int, year: int) -> None:
     found = make_detections(truth, ids, len(classes), 2000, rng)
     metrics = compare(tmp_path, truth, found, classes, year)
     assert 1 < metrics["bbox/AP50"] < 90
+
+
+def test_a_class_without_objects_counts_as_0_by_both_metrics() -> None:
+    """A record of a number that is none would be refused, behind all the training."""
+    truth = Truth.of_rows([(0, 0, 1, 1, 10, 10, 0), (1, 1, 1, 1, 10, 10, 0)])
+    box = np.array([[0, 0, 10, 10]] * 2, np.float32)
+    found = Detections(
+        [0, 1], ["a", "b"], np.array([0, 1]), np.array([0, 1]), np.ones(2, np.float32), box, np.zeros((2, 2), np.int32)
+    )
+    for metric in ("voc_2007", "voc_area"):
+        for classes, ap in ((["a", "b"], 100), (["a", "b", "absent"], 200 / 3)):
+            metrics = evaluate_voc(match_voc(dataclasses.replace(found, classes=classes), truth, metric))[0]
+            assert metrics == {f"bbox/{name}": pytest.approx(ap) for name in ("AP", "AP50", "AP75")}
 
 
 def test_only_its_own_sort_makes_detectron2_differ(tmp_path: Path) -> None:
