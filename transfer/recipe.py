@@ -69,7 +69,7 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
             raise UserError(f"detectron2.{key}={found}: would do nothing here; {remedy}")
     # The backbone is loaded and proved by transfer.weights; Detectron2 would only warn about what it could not match.
     cfg.MODEL.WEIGHTS = "" if backbone is None else str(backbone.path)
-    cfg.MODEL.DEVICE, cfg.SEED, cfg.OUTPUT_DIR = device, config.seed, str(config.folder)
+    cfg.MODEL.DEVICE, cfg.SEED = device, config.seed
     if config.data.train:
         cfg.DATASETS.TRAIN = tuple(config.data.train)
     if config.data.test:
@@ -81,6 +81,7 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
             f"arch: ResNet-{cfg.MODEL.RESNETS.DEPTH} has no bottlenecks, which res5 heads need; use 50 or more"
         )
     _check_shares(cfg)
+    cfg.OUTPUT_DIR = str(config.folder)
     return cfg
 
 

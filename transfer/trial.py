@@ -49,7 +49,7 @@ def run(config: TransferConfig) -> dict[str, float]:
     cfg.freeze()
     # The weights are what is in their file, and so are the images.
     settings = dataclasses.asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
-    images = {"train": train.fingerprint, "test": test.fingerprint}
+    images = {"train": train.described().fingerprint, "test": test.described().fingerprint}
     with claim_run("transfer", config.folder, settings, FREE, images) as claimed:
         if claimed.done:
             return claimed.done.metrics
