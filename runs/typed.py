@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -51,8 +51,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     accepted = (int, float) if kind is float else kind
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{where} must be {_NAMES.get(kind, kind.__name__)}, not {value!r:.60}")
-    if kind is float and not math.isfinite(value):
-        raise UserError(f"{where} must be {_NAMES[float]}, not {value}")
+    # Not a number compares with none, and a whole number beyond the largest float is none either.
+    if kind is float and not abs(value) <= sys.float_info.max:
+        raise UserError(f"{where} must be {_NAMES[float]}, not {value!r:.60}")
     return value
 
 

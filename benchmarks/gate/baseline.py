@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.results.records import demand, find
 from benchmarks.results.summary import summarize
+from benchmarks.results.table_results import DECISIVE
 from runs.errors import UserError
 from runs.files import TRIAL, atomic_write, read_bytes, read_json, sha256, unpack_arrays, write_json
 from runs.matches import FILE, Matches, from_arrays, read_matches, to_arrays
@@ -56,7 +57,9 @@ class Measured:
     def __post_init__(self) -> None:
         if not self.values or not all(self.values.values()) or self.images < 1:
             raise ValueError("no trials, no metrics or no test images")
-        if any(value < 0 for value in self.deviation.values()) or set(self.deviation) - set(self.values):
+        if any(not 0 <= value <= 100 for metric in DECISIVE for value in self.values.get(metric, ())):
+            raise ValueError(f"a value outside 0 to 100 percent of {', '.join(DECISIVE)}")
+        if min([self.deviation_images, *self.deviation.values()]) < 0 or set(self.deviation) - set(self.values):
             raise ValueError("deviations that are negative or of no metric")
 
     def assume(self, noise: float) -> None:
@@ -101,20 +104,22 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
     found: dict[str, Measured] = {}
     records = demand(find(places))
     for path, record in records.items():
-        trials = _trials(path, record, records)
-        if record.kind not in ("linear", "knn", "transfer") or record.dataset is None or not trials:
-            continue
-        key = key_of(record)
-        new = Measured({m: [t[m] for t in trials if m in t] for m in trials[0]}, record.dataset.size,
-                       record.dataset.fingerprint)  # fmt: skip
+        try:
+            trials = _trials(path, record, records)
+            if record.kind not in ("linear", "knn", "transfer") or record.dataset is None or not trials:
+                continue
+            values = {m: [t[m] for t in trials if m in t] for m in trials[0]}
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}: details: trials must be a list of metrics; run it again") from error
+        key, data = key_of(record), record.dataset
+        facts = {"values": values, "images": data.size, "fingerprint": data.fingerprint}
+        new = build(Measured, facts, f"{path}: cannot be compared: {key}")
         measured = found.setdefault(key, new)
         if measured.fingerprint != new.fingerprint:
-            raise UserError(
-                f"{path}: measured on another version of {record.dataset.name} than the other runs of {key}"
-            )
+            raise UserError(f"{path}: measured on another version of {data.name} than the other runs of {key}")
         if measured is not new:
-            for metric, values in new.values.items():
-                measured.values.setdefault(metric, []).extend(values)
+            for metric, more in new.values.items():
+                measured.values.setdefault(metric, []).extend(more)
         if matches := _matches(path.parent, record):
             measured.matches.append(matches)
     if not found:
@@ -132,7 +137,10 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
         elif key.startswith("coco"):
             measured.deviation = dict.fromkeys(deviations, COCO_NOISE)
         elif key.startswith("voc"):
-            measured.deviation, measured.deviation_images = {m: VOC_NOISE[m] for m in deviations}, VOC_IMAGES
+            measured.deviation, measured.deviation_images = (
+                {m: VOC_NOISE[m] for m in deviations if m in VOC_NOISE},
+                VOC_IMAGES,
+            )
     return found
 
 

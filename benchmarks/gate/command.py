@@ -30,6 +30,10 @@ def gate(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None and not 0 <= value < math.inf:
             raise UserError(f"--{name} {value}: must be at least 0")
+    for name, others in (("summary", (arguments.junit, arguments.baseline)), ("junit", (arguments.baseline,))):
+        written = getattr(arguments, name)
+        if written and (Path(written).suffix in (".json", ".npz") or written in others):
+            raise UserError(f"--{name} {written}: would overwrite a record, a baseline or the other file; name another")
     # First of all: a baseline that cannot be read should not be found out after an evaluation.
     before = baseline.read(Path(arguments.baseline)) if arguments.baseline else {}
     results = [*arguments.results, *(for_gate(arguments) if arguments.checkpoint else [])]

@@ -117,7 +117,7 @@ def _errors(old: Measured, new: Measured, resamples: int) -> tuple[dict[str, flo
         images = {f"bbox/{name}": i.error for name, i in found.items()}
         both = {m: _together(images.get(m, 0.0), old, trials[m]) for m in trials}
         pooled = found[POOLED]
-        pooled = replace(pooled, error=_together(pooled.error, old, trials["bbox/AP"]))
+        pooled = replace(pooled, error=_together(pooled.error, old, trials.get("bbox/AP", 0.0)))
         return both, pooled, f"paired over test images, {seeds}"
     if old.deviation_measured and len(next(iter(old.values.values()))) > 1:
         return trials, None, seeds

@@ -51,6 +51,13 @@ class Column:
     digits: int = 1
     pretrain: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, value, known in (("task", self.task, TASKS), ("vary", self.vary, VARY)):
+            if value not in known:
+                raise ValueError(f"column {self.id}: {name} '{value}' is none of {', '.join(known)}")
+        if self.trials < 1 or self.epochs < 1 or not 0 <= self.digits < 10:
+            raise ValueError(f"column {self.id}: trials and epochs must be at least 1, digits 0 to 9")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -159,16 +166,21 @@ def adapt(table: Table, replace: dict[str, dict[str, Any]], add: Sequence[dict[s
         table: as published.
         replace: by task, the fields that change in a column of that task; its label gets `label` in parentheses.
         add: columns that tables with a property `collapse` get besides, without values of the paper.
+
+    Raises:
+        UserError: the scale names a field that a column does not have, or a value that it cannot have.
     """
     columns = []
     for column in table.columns:
         change = dict(replace.get(column.task, {}))
         if change:
             change["label"] = f"{column.label} ({change['label']})" if "label" in change else column.label
-        columns.append(dataclasses.replace(column, **change))
+        columns.append(build(Column, vars(column) | change, f"replace: {column.task}"))
     there = [c.metric for c in columns if c.task == "pretrain"]
-    wanted = [w for w in add if "collapse" in table.properties and w["metric"] not in there]
-    columns += [Column(task="pretrain", epochs=columns[0].epochs, **w) for w in wanted]
+    own = {"task": "pretrain", "epochs": columns[0].epochs}
+    wanted = [build(Column, own | w, f"add[{i}]") for i, w in enumerate(add) if "collapse" in table.properties]
+    wanted = [column for column in wanted if column.metric not in there]
+    columns += wanted
     none = (None,) * len(wanted)
     rows = [dataclasses.replace(r, values=r.values + none, std=r.std and r.std + none) for r in table.rows]
     return dataclasses.replace(table, columns=tuple(columns), rows=tuple(rows))
@@ -275,12 +287,6 @@ def _faults(table: Table) -> Iterator[str]:
         yield "a table needs rows and columns"
     for what, ids in (("row", [r.id for r in table.rows]), ("column", [c.id for c in table.columns])):
         yield from (f"{what} '{name}' is there twice" for name, count in Counter(ids).items() if count > 1)
-    for c in table.columns:
-        for field_, value, known in (("task", c.task, TASKS), ("vary", c.vary, VARY)):
-            if value not in known:
-                yield f"column {c.id}: {field_} '{value}' is none of {', '.join(known)}"
-        if c.trials < 1 or c.epochs < 1:
-            yield f"column {c.id}: trials and epochs must be at least 1"
     for r in table.rows:
         for label, given in (("values", r.values), ("std", r.std or r.values)):
             if len(given) != len(table.columns):

@@ -13,12 +13,11 @@ import yaml
 
 from benchmarks.tables.scale import STAGES, Scale
 from benchmarks.tables.table import Column, Row, Table, load, names
-from benchmarks.workflow.run_graph import OF_THE_SCALE, Cell, Run, RunGraph, Selection, Source
+from benchmarks.workflow.run_graph import DETECTION, OF_THE_SCALE, Cell, Run, RunGraph, Selection, Source
 from runs.errors import UserError
 from runs.files import RANDOM, SCRATCH, checkpoint_name
 from runs.folder import flatten
 
-DETECTION = ("voc07", "voc0712", "coco")
 # Detectron2's own default for the folder of VOC2007, VOC2012 and coco; other sets are `datasets/<name>`.
 DETECTION_ROOT = "datasets"
 # Images of a step that a device needs at the least. Pre-training: as the papers have it (SimSiam: 256 on 8); below it,

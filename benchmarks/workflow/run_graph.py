@@ -20,6 +20,7 @@ ID = re.compile(r"\w[\w.+-]*/\w[\w.+-]*")
 # The file that a finished run has written, relative to its folder.
 TARGETS = {"data": "set/manifest.json", "convert": "backbone.pkl"}
 KINDS = (*TARGETS, "pretrain", "linear", "knn", "transfer")
+DETECTION = ("voc07", "voc0712", "coco")
 OF_THE_SCALE = (
     "about", "jobs", "threads", "seconds", "seconds_source", "seconds_devices", "gigabytes", "replace", "add",
 )  # fmt: skip
@@ -137,6 +138,18 @@ class RunGraph:
         for run in self.runs.values():
             if not ID.fullmatch(run.id) or run.kind not in KINDS:
                 raise ValueError(f"{run.kind} {run.id!r} is not the id of a run; an id is <kind>/<name>")
+            if run.task not in (DETECTION if run.kind == "transfer" else (run.kind,)):
+                raise ValueError(f"{run.id} has the task {run.task!r}, which is none of {run.kind}")
+        asked = [(t.name, row, column) for t in self.tables for row in t.rows for column in t.columns]
+        filled = [(c.table, c.row, c.column) for c in self.cells]
+        if (
+            not all(t.rows and t.columns for t in self.tables)
+            or len({*asked}) < len(asked)
+            or sorted(asked) != sorted(filled)
+        ):
+            raise ValueError("its cells are not those of its tables, one for each row and column")
+        if any(len({*c.runs}) < len(c.runs) for c in self.cells):
+            raise ValueError("a cell counts a run twice")
         named = [n for r in self.runs.values() for n in r.needs] + [n for c in self.cells for n in c.runs]
         lost = next((name for name in named if name not in self.runs), None)
         if lost or any(key != run.id for key, run in self.runs.items()):

@@ -232,6 +232,10 @@ def test_the_common_ranking_of_one_class_is_its_ap() -> None:
         ({"values": {"top1": []}}, "no trials"),
         ({"values": {"top1": [float("nan")]}}, "a finite number"),
         ({"values": {"top1": ["70"]}}, "a finite number"),
+        ({"values": {"top1": [10**400]}}, "a finite number"),
+        ({"values": {"top1": [-5.0]}}, "outside 0 to 100"),
+        ({"values": {"top1": [650.0]}}, "outside 0 to 100"),
+        ({"deviation_images": -3}, "negative"),
         ({"deviation": {"top1": float("inf")}}, "a finite number"),
         ({"deviation": {"top1": -1.0}}, "negative"),
         ({"images": 0}, "no test images"),
@@ -253,6 +257,39 @@ def test_a_baseline_with_nothing_to_look_at_is_refused(
     base.write_text(json.dumps(body))
     code, text = gate("--baseline", base, results)
     assert code == 2 and complaint in text and len(text.strip().splitlines()) == 1, text
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "complaint"),
+    [
+        ("knn", {"metrics": {}}, "no metrics"),
+        ("knn", {"metrics": {"top1": -1.0}}, "outside 0 to 100"),
+        ("knn", {"dataset": Dataset("shapes", "val", 0, "abc")}, "no test images"),
+        ("transfer", {"details": {"trials": 5}}, "trials must be a list of metrics"),
+        ("transfer", {"details": {"trials": [{"seed": 1}]}}, "trials must be a list of metrics"),
+        ("transfer", {"details": {"trials": [{"metrics": {}}]}}, "no metrics"),
+        ("transfer", {"details": {"trials": [{"metrics": {"bbox/AP": "high"}}]}}, "a finite number"),
+    ],
+)
+def test_a_record_without_a_number_to_compare_is_refused(
+    make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]], kind: str, changes: dict,
+    complaint: str,
+) -> None:  # fmt: skip
+    write_record(tmp_path, make.record(kind, **changes))
+    code, text = gate("--write-baseline", tmp_path / "base.json", tmp_path)
+    assert code == 2 and complaint in text and len(text.strip().splitlines()) == 1, text
+
+
+def test_what_the_gate_writes_replaces_no_input(
+    make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]]
+) -> None:
+    base, results = tmp_path / "base", runs(make, tmp_path / "a", [70.0, 70.5])
+    gate("--write-baseline", base, results)
+    before, record = base.read_bytes(), results / "0" / "result.json"
+    for words in (("--summary", base), ("--junit", base), ("--summary", record), ("--junit", "x", "--summary", "x")):
+        code, text = gate("--baseline", base, results, *words)
+        assert code == 2 and "would overwrite" in text, text
+    assert base.read_bytes() == before and record.stat().st_size
 
 
 def test_a_defect_is_no_drop(

@@ -91,18 +91,23 @@ def hub() -> Iterator[SimpleNamespace]:
 
 
 @pytest.fixture
-def evaluated(make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def arch() -> str:
+    return "resnet18"
+
+
+@pytest.fixture
+def evaluated(make: SimpleNamespace, arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The words of an `evaluate` whose runs are stand-ins."""
 
     def work(plan: RunGraph) -> Status:
         for run in plan.runs.values():
             if run.kind in ("linear", "knn"):
-                subject = Subject("net", "resnet18_cifar", None, "x", plan.checkpoint.sha256)
+                subject = Subject("net", arch, None, "x", plan.checkpoint.sha256)
                 write_record(plan.folder(run.id), make.record(run.kind, "net", 61.25, subject=subject))
         return Status()
 
     monkeypatch.setattr("benchmarks.evaluate.work", work)
-    torch.save(trained("resnet18_cifar").state_dict(), tmp_path / "net.pth")
+    torch.save(trained(arch).state_dict(), tmp_path / "net.pth")
     return ["evaluate", str(tmp_path / "net.pth"), "--output", str(tmp_path / "out"), "--push", "owner/net"]
 
 
@@ -118,15 +123,25 @@ def upload(folder: Path, address: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, env=environment)
 
 
+# Detectron2's ResNet has no stem for CIFAR: only what can be converted is offered.
+@pytest.mark.parametrize(
+    ("arch", "weights"),
+    [("resnet18_cifar", {"model.safetensors"}), ("resnet18", {"model.safetensors", "detectron2.pkl"})],
+)
 def test_a_dry_run_shows_card_and_files_and_an_upload_sends_them(
-    evaluated: list[str], tmp_path: Path, hub: SimpleNamespace, capfd: pytest.CaptureFixture[str]
+    evaluated: list[str],
+    arch: str,
+    weights: set[str],
+    tmp_path: Path,
+    hub: SimpleNamespace,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         main(evaluated)
     shown = capfd.readouterr().out
     assert stop.value.code == 0 and not hub.handler.requests
-    # Detectron2's ResNet has no such stem: only what can be converted is offered.
-    assert "nothing was sent" in shown and "owner/net/model.safetensors: " in shown and "detectron2.pkl" not in shown
+    named = {line.split(": ")[0] for line in shown.splitlines() if line.startswith("owner/net/")}
+    assert "nothing was sent" in shown and named == {f"owner/net/{name}" for name in {"README.md", *weights}}
 
     sent = upload(tmp_path / "out/hub", hub.address)
     assert sent.returncode == 0 and sent.stdout.endswith("/owner/net/commit/1\n"), sent.stderr
@@ -135,7 +150,7 @@ def test_a_dry_run_shows_card_and_files_and_an_upload_sends_them(
     assert sorted(map(order.index, steps)) == list(map(order.index, steps)) and order[-1].endswith("/commit/main")
     assert all(token == "Bearer hf_secret" for _, token in hub.handler.requests)
     files = hub.handler.files
-    assert files.keys() == {"README.md", "model.safetensors"}
+    assert files.keys() == {"README.md", *weights}
     for name, content in files.items():
         assert content == (tmp_path / "out/hub" / name).read_bytes()
 
@@ -146,7 +161,7 @@ def test_a_dry_run_shows_card_and_files_and_an_upload_sends_them(
     ] * 2
     assert all("generated" in r.dataset_name and "mini scale" in r.dataset_name for r in results)
     assert hashlib.sha256((tmp_path / "net.pth").read_bytes()).hexdigest().encode() in files["README.md"]
-    model = build_resnet("resnet18_cifar", num_classes=1000)
+    model = build_resnet(arch, num_classes=1000)
     rest = model.load_state_dict(load_file(tmp_path / "out/hub/model.safetensors"), strict=False)
     assert set(rest.missing_keys) == {"fc.weight", "fc.bias"} and not rest.unexpected_keys
 

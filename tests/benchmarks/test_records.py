@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -181,3 +182,27 @@ def test_a_plan_of_runs_that_are_not_there_or_form_a_cycle_is_refused(tmp_path: 
         (tmp_path / "plan.json").write_text(json.dumps(body))
         with pytest.raises(UserError, match=complaint):
             read_plan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda plan: plan["tables"][0].update(rows=[]), "cells are not those"),
+        (lambda plan: plan["tables"][0]["rows"].append("simsiam"), "cells are not those"),
+        (lambda plan: plan["tables"].append(plan["tables"][0]), "cells are not those"),
+        (lambda plan: plan["cells"].pop(), "cells are not those"),
+        (lambda plan: plan["cells"].append(plan["cells"][0]), "cells are not those"),
+        (lambda plan: plan["cells"][0].update(table="tableX"), "cells are not those"),
+        (lambda plan: plan["cells"][0].update(runs=[*plan["runs"]][:1] * 2), "counts a run twice"),
+        (lambda plan: next(iter(plan["runs"].values())).update(task="voc99"), "task 'voc99'"),
+    ],
+)
+def test_a_plan_whose_cells_or_tasks_do_not_fit_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], complaint: str
+) -> None:
+    plan = planned(tmp_path, ["scratch"])
+    body = json.loads(plan.write().read_text())
+    change(body)
+    (tmp_path / "plan.json").write_text(json.dumps(body))
+    with pytest.raises(UserError, match=complaint):
+        read_plan(tmp_path)

@@ -82,3 +82,20 @@ def test_a_task_that_there_is_not_is_refused(tmp_path: Path) -> None:
     file.write_text("about: a test\ntasks: [knn, voc08]\n")
     with pytest.raises(UserError, match="unknown task 'voc08'"):
         scales.load(str(file))
+
+
+@pytest.mark.parametrize(
+    ("own", "complaint"),
+    [
+        ("replace: {linear: {metrics: x}}", "replace: linear: unknown field 'metrics'"),
+        ("replace: {linear: {digits: -2}}", "digits 0 to 9"),
+        ("replace: {linear: {task: voc99}}", "'voc99' is none of"),
+        ("add: [{label: x}]", r"add\[0\]: field 'id' is missing"),
+    ],
+)
+def test_columns_that_a_scale_cannot_have_are_refused(tmp_path: Path, own: str, complaint: str) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(f"about: a test\n{own}\n")
+    scale = scales.load(str(file))
+    with pytest.raises(UserError, match=complaint):
+        tables.choose(["table4", "collapse/table1"], None, None, scale.replace, scale.add)
