@@ -135,10 +135,9 @@ def _counts(text: str) -> list[int]:
 
 
 def _positive(text: str, least: int = 1) -> int:
-    value = int(text)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be at least {least}")
-    return value
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -51,7 +51,7 @@ def _missing(table: tables.Table) -> str:
 def show(arguments: argparse.Namespace) -> int:
     """A table as published."""
     table = tables.load(arguments.table)
-    source = f"{table.paper.title}, {table.paper.authors}, {table.paper.source}"
+    source = ", ".join(filter(None, (table.paper.title, table.paper.authors, table.paper.source)))
     shown = dataclasses.replace(table.published(), notes=(*table.notes, source, *filter(None, [_missing(table)])))
     if arguments.format == "markdown":
         print(grid.markdown(shown), end="")

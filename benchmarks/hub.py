@@ -31,7 +31,7 @@ def check(repository: str) -> None:
     """
     if importlib.util.find_spec("huggingface_hub") is None:
         raise UserError('--push needs huggingface_hub: pip install "siamese-transfer[hub]"')
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
         raise UserError(f"--push {repository}: not a name of the Hub, OWNER/NAME")
 
 

@@ -207,7 +207,7 @@ def _chart(logs: Logs, key: str, table: Table | None) -> Chart:
         key, level = "std_share", (1.0, "spread evenly")
         logs = [(label, [{**r, key: r["std"] / r["std_healthy"]} for r in log if r.get("std_healthy") and "std" in r])
                 for label, log in logs]  # fmt: skip
-    title, y, markers, from_zero = QUANTITIES[key]
+    title, y, markers, from_zero = QUANTITIES.get(key, (key, key, False, False))
     labels = list(dict.fromkeys(label for label, _ in logs))
     x = "epoch" if any("epoch" in line for _, log in logs for line in log[:1]) else "step"
     published = [(value, labels.index(row)) for row, value in published_values(table, key) if row in labels]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables.table import TASKS
+from benchmarks.tables.table import TASKS, VARY
 from runs import plugins
 from runs.errors import UserError
 from runs.files import read_json, read_yaml
@@ -71,6 +71,14 @@ class Scale:
     batch_sizes: dict[str, int] = field(default_factory=dict)
     gigabytes: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, least in (("jobs", 1), ("nodes", 1), ("gpus", 0), ("threads", 1), ("trials", 1), ("epochs", 1),
+                            ("batch_sizes", 1), ("seconds", 0), ("seconds_devices", 0), ("gigabytes", 0)):  # fmt: skip
+            given = getattr(self, name)
+            values = given.values() if isinstance(given, dict) else () if given is None else (given,)
+            if any(value < least for value in values):
+                raise ValueError(f"{name} must be at least {least}, not {min(values)}")
+
 
 def load(name: str) -> Scale:
     """Read a scale by its name, or from a file of the user's own (`--scale my.yaml`).
@@ -86,7 +94,8 @@ def load(name: str) -> Scale:
     stages = [stage for layer in (scale.stages, *scale.rows.values(), *scale.datasets.values()) for stage in layer]
     timed = [key.removesuffix("/epoch") for key in (*scale.seconds, *scale.gigabytes)]
     for field_, given, known in (
-        ("stage", stages, STAGES), ("task", scale.tasks or (), TASKS), ("run", timed, ("data", "convert", *TASKS))
+        ("stage", stages, STAGES), ("task", scale.tasks or (), TASKS), ("run", timed, ("data", "convert", *TASKS)),
+        ("trials", scale.trials, (*TASKS, *VARY)),
     ):  # fmt: skip
         for name in given:
             if name not in known:
@@ -101,12 +110,17 @@ def with_measured(scale: Scale, path: Path) -> Scale:
         UserError: the file is none of its, or lacks a time that the scale has.
     """
     body = read_json(path)
-    times = body.get("plan") if isinstance(body, dict) else None
-    if not isinstance(times, dict) or not all(isinstance(value, int | float) and value > 0 for value in times.values()):
+    body = body if isinstance(body, dict) else {}
+    times, machine = body.get("plan"), body.get("machine", {})
+    if (
+        not isinstance(times, dict)
+        or not isinstance(machine, dict)
+        or not all(isinstance(value, int | float) and value > 0 for value in times.values())
+    ):
         raise UserError(f"--measured {path}: no hardware.json; python -m hardware writes it")
     # A conversion takes no device.
     lacking = sorted(set(scale.seconds) - set(times) - {"convert"})
     if lacking:
         raise UserError(f"--measured {path}: no time for {', '.join(lacking)}; run python -m hardware whole, on a GPU")
-    source = f"measured on one {body.get('machine', {}).get('device', 'device').removeprefix('1 x ')} ({path})"
+    source = f"measured on one {str(machine.get('device', 'device')).removeprefix('1 x ')} ({path})"
     return dataclasses.replace(scale, seconds=scale.seconds | times, seconds_devices=1, seconds_source=source)

@@ -23,6 +23,8 @@ DETECTION_ROOT = "datasets"
 # Images of a step that a device needs at the least. Pre-training: as the papers have it (SimSiam: 256 on 8); below it,
 # batch norm over all devices waits for the network at every layer. A detector's batch norm is frozen or sees the boxes.
 LEAST = {"pretrain": 32, "linear": 32}
+# Settings that a plan counts with.
+COUNTS = ("epochs", "batch_size", "detectron2.SOLVER.IMS_PER_BATCH")
 # Values that Hydra reads without quotes.
 PLAIN = re.compile(r"[\w./:@%+-]*")
 # What a reader looks for first in a command.
@@ -164,7 +166,11 @@ class _Expansion:
         data = {} if "transfer" in stages else {"data": scale.data.get(table.dataset, table.dataset)}
         shared = merged(scale.stages, scale.datasets.get(table.dataset, {}), method)
         user = {key: value for stage, key, value in self.overrides if stage in stages}
-        return {**data, **shared, **own, **merged(*rows), **user}
+        settings = {**data, **shared, **own, **merged(*rows), **user}
+        for key in COUNTS:
+            if key in settings and (type(settings[key]) is not int or settings[key] < 1):
+                raise UserError(f"{stages[-1]}.{key}={settings[key]}: must be a whole number of at least 1")
+        return settings
 
     def _root(self, table: Table, detection: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The data of a run: the generated set, which is a run itself, or the user's folder."""
@@ -205,7 +211,7 @@ def devices_of(scale: Scale, kind: str, batch: int | None) -> tuple[int, int]:
     if batch is None:
         return scale.gpus, scale.nodes
     most = max(1, batch // LEAST.get(kind, 1))
-    whole_nodes = [(scale.gpus, n) for n in range(scale.nodes, 0, -1)]
+    whole_nodes = [(scale.gpus, n) for n in range(min(scale.nodes, most), 0, -1)]
     parts = [(gpus, 1) for gpus in range(scale.gpus - 1, 0, -1)]
     fitting = ((g, n) for g, n in (*whole_nodes, *parts) if max(g, 1) * n <= most and batch % (max(g, 1) * n) == 0)
     return next(fitting, (min(scale.gpus, 1), 1))

@@ -1,5 +1,6 @@
 """The sizes: what they may say, and that what they say can be run."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from benchmarks.results.table_results import pretrainings
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import expand
+from benchmarks.workflow.expand import devices_of, expand, parse_override
 from benchmarks.workflow.status import durations
 from converters.architecture import parse
 from converters.proof import detectron2_obstacle
@@ -99,3 +100,32 @@ def test_columns_that_a_scale_cannot_have_are_refused(tmp_path: Path, own: str, 
     scale = scales.load(str(file))
     with pytest.raises(UserError, match=complaint):
         tables.choose(["table4", "collapse/table1"], None, None, scale.replace, scale.add)
+
+
+@pytest.mark.parametrize(
+    ("own", "complaint"),
+    [
+        ("jobs: 0", "jobs must be at least 1"),
+        ("gpus: -2", "gpus must be at least 0"),
+        ("trials: {pretrain: 0}", "trials must be at least 1"),
+        ("epochs: {200: 0}", "epochs must be at least 1"),
+        ("seconds: {knn: -5}", "seconds must be at least 0"),
+        ("trials: {pretraining: 2}", "unknown trials 'pretraining'"),
+    ],
+)
+def test_numbers_that_a_scale_cannot_have_are_refused(tmp_path: Path, own: str, complaint: str) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(f"about: a test\n{own}\n")
+    with pytest.raises(UserError, match=complaint):
+        scales.load(str(file))
+
+
+@pytest.mark.parametrize("text", ["pretrain.epochs=x", "pretrain.epochs=1.5", "pretrain.batch_size=0"])
+def test_a_setting_that_a_plan_counts_with_is_a_whole_number(text: str) -> None:
+    override = parse_override(text)
+    with pytest.raises(UserError, match=f"{text}: must be a whole number"):
+        expand([tables.load("table4")], scales.load("mini"), "outputs/x", overrides=[override])
+
+
+def test_an_absurd_number_of_nodes_takes_no_time() -> None:
+    assert devices_of(dataclasses.replace(scales.load("paper"), gpus=8, nodes=10**12), "linear", 4096) == (8, 16)
