@@ -170,6 +170,8 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
             "layers are missing or mixed from several networks"
         )
     stem, colours, kernel, _ = shapes["conv1.weight"]
+    if (stem, kernel) == (colours, 3):
+        raise UserError("conv1.weight: laid out as height x width x in x out; permute every kernel by (3, 2, 0, 1)")
     if colours != 3:
         raise UserError(f"conv1.weight: takes {colours} channels, colour images have 3; give a network for RGB")
     if kernel not in (3, 7):
@@ -235,9 +237,9 @@ def _compare(arch: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> None:
 # Residual networks that look like ResNet but compute something else, by the names of their tensors.
 _VARIANTS = {
     r"(conv1\.\d+|stem\..*|conv[2-9])\.weight": "a deep stem of several convolutions (ResNet-C, -D, -S, CLIP)",
+    r".*\.weight_u": "spectral norm (remove_spectral_norm folds it)",
     r".*\.(weight_g|weight_v|parametrizations\.weight\.original[01])": "weight norm (remove_weight_norm folds it)",
     r".*\.weight_(orig|mask)": "pruning masks (torch.nn.utils.prune.remove applies them)",
-    r".*\.weight_[uv]": "spectral norm",
     r"layer\d\.\d+\.(se|attn|eca|cbam)\..*": "channel attention in its blocks (SE, ECA or CBAM)",
     r"layer\d\.\d+\.conv2\.\w+\..*": "selective kernels or split attention in its blocks (SK, ResNeSt)",
     r"layer\d\.\d+\.downsample\.2\..*": "average pooling in its shortcuts (ResNet-D)",

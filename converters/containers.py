@@ -4,8 +4,10 @@ import bz2
 import gzip
 import hashlib
 import io
+import json
 import lzma
 import os
+import re
 import stat
 import struct
 import tarfile
@@ -39,6 +41,9 @@ _MISTAKES: dict[bytes, str] = {
     b"\x93NUMPY": "a single array; store all arrays in one file with numpy.savez",
     b"\x57\xfb\x80\x8b": "a TensorFlow table; export the variables with numpy.savez, see docs/converters.md",
 }
+# How the name of an index of several files ends (Hugging Face), and one of them.
+INDEX = ".index.json"
+_SHARD = re.compile(r"-\d+-of-(?!0*1\.)\d+\.(safetensors|bin)")
 _DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pth"
 # Sharded checkpoints are folders: a file that only such a folder has, and what to do.
 _FOLDERS = {
@@ -84,6 +89,24 @@ def read_bytes(path: Path) -> tuple[bytes, str]:
     return data, hashlib.sha256(data).hexdigest()
 
 
+def shard_names(index: bytes) -> list[str]:
+    """The files that an index of several files names, all in its own folder.
+
+    Raises:
+        UserError: it names files elsewhere; ValueError, KeyError and the like: it is no index.
+    """
+    names = sorted(set(json.loads(index)["weight_map"].values()))
+    if any(name != Path(name).name for name in names) or len(names) > 1000:
+        raise UserError("names files outside its folder; the file is hostile")
+    return names
+
+
+def check_whole(path: Path) -> None:
+    """Raise UserError if a file is one of several that only their index joins."""
+    if _SHARD.search(path.name):
+        raise UserError(f"one of several files; give the file …{INDEX} beside it, which names them all")
+
+
 def unpack(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]:
     """The innermost content of compressed and tar containers, and the containers' names from the outside in.
 
@@ -92,7 +115,7 @@ def unpack(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]:
             checkpoint, or expands beyond `MAX_EXPANSION` times its size.
     """
     for magic, reason in _MISTAKES.items():
-        if data[:512].lstrip().lower().startswith(magic.lower()):
+        if data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(magic.lower()):
             raise UserError(reason)
     kind = next(((name, opener) for magic, (name, opener) in _COMPRESSED.items() if data.startswith(magic)), None)
     if kind is None and data[257:262] != b"ustar":

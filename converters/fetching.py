@@ -12,11 +12,12 @@ import re
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit
 
-from converters.containers import PAGES
+from converters.containers import INDEX, shard_names
 from runs.errors import UserError
 from runs.files import read_json, read_yaml, sha256, write_json
+from runs.text import without_credentials
 
 ZOO = Path(__file__).with_name("zoo.yaml")
 # A connection that breaks loses the chunk under way.
@@ -55,7 +56,11 @@ def local(source: str | Path) -> Path:
     if "://" not in text:
         return Path(source)
     if not ALLOWED.match(text):
-        raise UserError(f"{shown(text)}: not an https address; checkpoints are fetched by https://, hf:// or zoo: only")
+        raise UserError(
+            f"{text}: not an https address; give a path, or an address that begins with https://, hf:// or zoo:"
+        )
+    if urlsplit(text).path.endswith(INDEX):
+        raise UserError(f"{text}: an index of several files; give it as hf://, or download its folder")
     return _cached(text, expected)
 
 
@@ -70,12 +75,6 @@ def zoo() -> dict[str, dict[str, Any]]:
     return read_yaml(ZOO)
 
 
-def shown(url: str) -> str:
-    """An address without user, password and query, which may be a signature: for messages and records."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 def _from_hub(address: str) -> Path:
     """A file of Hugging Face's hub by its own client, with its login, cache, offline switch and HF_ENDPOINT."""
     match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)/([^@]+)(?:@([\w./-]+))?", address)
@@ -88,10 +87,14 @@ def _from_hub(address: str) -> Path:
         raise UserError(f"{address}: needs huggingface_hub; pip install 'siamese-transfer[hub]'") from error
     try:
         file = Path(hf_hub_download(match[1], match[2], revision=match[3]))
+        folder = match[2].rpartition("/")[0]
+        if match[2].endswith(INDEX):
+            for part in shard_names(file.read_bytes()):
+                hf_hub_download(match[1], f"{folder}/{part}".lstrip("/"), revision=match[3])
         # What they say of the network is read, see `converters.stated_settings`.
         for beside in ("config.json", "preprocessor_config.json"):
             with contextlib.suppress(EntryNotFoundError):
-                hf_hub_download(match[1], f"{match[2].rpartition('/')[0]}/{beside}".lstrip("/"), revision=match[3])
+                hf_hub_download(match[1], f"{folder}/{beside}".lstrip("/"), revision=match[3])
         return file
     except (OSError, ValueError) as error:
         reason = " ".join(line for line in str(error).splitlines() if line)[:300]
@@ -103,7 +106,7 @@ def _from_hub(address: str) -> Path:
 
 def _cached(url: str, expected: str | None) -> Path:
     folder = default_cache() / hashlib.sha256(url.encode()).hexdigest()[:16]
-    file = folder / (re.sub(r"[^\w.-]", "_", urlsplit(url).path.rsplit("/", 1)[-1]) or "checkpoint")
+    file = folder / (re.sub(r"[^\w.-]", "_", urlsplit(url).path.rsplit("/", 1)[-1])[-100:] or "checkpoint")
     record = folder / "download.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,18 +120,19 @@ def _cached(url: str, expected: str | None) -> Path:
             part = folder / f"{file.name}.part"
             _download(url, part)
             with open(part, "rb") as begin:
-                first = begin.read(64).lstrip().lower()
+                first = "".join(begin.read(64).decode("utf-8-sig", errors="ignore").split())
             wrong, digest = "", sha256(part)
-            if not first or (first.startswith((*PAGES, b"{", b"[")) and not file.name.endswith(".json")):
+            # Text, where it is no pickle of protocol 0.
+            if first.isprintable() and not first.startswith(("(", "c", "}", "]")):
                 wrong = "the server sent a web page, a message or nothing; give the address that its download link has"
             elif expected and digest != expected:
                 wrong = f"sha256 {digest}, published is {expected}; the download was removed, try again"
             if wrong:
                 # Kept, it would be answered from the cache ever after.
                 part.unlink()
-                raise UserError(f"{shown(url)}: {wrong}")
+                raise UserError(f"{url}: {wrong}")
             os.replace(part, file)
-            write_json(record, {"url": shown(url), "sha256": digest, "bytes": file.stat().st_size})
+            write_json(record, {"url": without_credentials(url), "sha256": digest, "bytes": file.stat().st_size})
         known = read_json(record)["sha256"]
     if sha256(file) != known or (expected and known != expected):
         raise UserError(
@@ -149,7 +153,7 @@ def _download(url: str, part: Path) -> None:
     if begun:
         # If-Range: the server sends the rest if its file is unchanged, else all of it.
         headers |= {"Range": f"bytes={begun}-", "If-Range": tag.read_text()}
-    answered, address, variable = False, shown(url), _authorities()
+    answered, address, variable = False, without_credentials(url), _authorities()
     try:
         with requests.get(
             url, headers=headers, stream=True, timeout=TIMEOUT, verify=os.environ[variable] if variable else True,
@@ -200,7 +204,7 @@ def _download(url: str, part: Path) -> None:
         ) from error
     except requests.TooManyRedirects as error:
         raise UserError(f"{address}: the server redirects without end; check the address") from error
-    except (requests.RequestException, OSError) as error:
+    except (requests.RequestException, OSError, ValueError) as error:
         reason = _reason(error)[:200]
         if not answered and isinstance(error, requests.ConnectionError):
             raise UserError(f"{address}: the server cannot be reached ({reason}); check the address") from error
@@ -226,9 +230,7 @@ def _stays_on_https(answer: Any, **_: Any) -> None:
     """Check where a server redirects to before the request follows."""
     to = urljoin(answer.url, answer.headers["Location"]) if answer.is_redirect else answer.url
     if not ALLOWED.match(to):
-        raise UserError(
-            f"{shown(answer.url)}: leads to {shown(to)}, which is not https; checkpoints are fetched by https only"
-        )
+        raise UserError(f"{answer.url}: leads to {to}, which is not https; checkpoints are fetched by https only")
 
 
 def _authorities() -> str | None:

@@ -1,6 +1,7 @@
 """From a checkpoint file to a backbone in torchvision's names: recognise the network, rename, check."""
 
 import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,8 @@ def load_backbone(
         UserError: the file cannot be read safely, has no or several networks, or fails a check.
     """
     path = local(path)
+    if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise UserError(f"--sha256 {sha256}: not 64 hexadecimal digits; give the whole sum")
     contents = read(path)
     if sha256 and sha256.lower() != contents.sha256:
         raise UserError(f"{path}: sha256 {contents.sha256}, not {sha256.lower()}; fetch the file again")

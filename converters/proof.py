@@ -1,6 +1,7 @@
 """The proof: the checkpoint's network and another give the same features for the same pictures."""
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,11 @@ def prove_detectron2(arch: Architecture, state_dict: dict[str, Tensor], conventi
     figure = f"{matched} of {len(state_dict)} matched by Detectron2: backbone.stem … res4, roi_heads.res5"
     checks = [Check("Detectron2 names", complete, figure, "Detectron2 would leave tensors out; report this file")]
     for stage, error in errors.items():
+        remedy = "the networks differ; a --format with another stride or layout may be the right one"
+        if math.isnan(error):
+            remedy = "the features are all zero, or too large for numbers; the weights are damaged, fetch them again"
         checks.append(
-            Check(
-                f"features {stage}",
-                error < TOLERANCE,
-                f"{error:.1e} relative, limit {TOLERANCE:.0e}",
-                "the networks differ; a --format with another stride or layout may be the right one",
-            )
+            Check(f"features {stage}", error < TOLERANCE, f"{error:.1e} relative, limit {TOLERANCE:.0e}", remedy)
         )
     return checks
 

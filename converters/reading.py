@@ -10,7 +10,7 @@ import json
 import math
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,16 @@ import numpy as np
 from torch import Tensor
 
 from converters import safe_pickle, torch_files
-from converters.containers import MAX_EXPANSION, SLACK, read_bytes, unpack, zip_directory
+from converters.containers import (
+    INDEX,
+    MAX_EXPANSION,
+    SLACK,
+    check_whole,
+    read_bytes,
+    shard_names,
+    unpack,
+    zip_directory,
+)
 from converters.safe_pickle import Opaque
 from runs.errors import UserError
 from runs.files import unpack_arrays
@@ -28,6 +37,8 @@ from runs.files import unpack_arrays
 MAX_DEPTH = 16
 # A ResNet-152 with optimiser and momentum copy has some 5,000 tensors.
 MAX_TENSORS = 100_000
+# A list of networks is short; of statistics over a training it is long.
+MAX_ITEMS = 64
 # A configuration as text (MMEngine keeps its whole file).
 MAX_TEXT = 200_000
 
@@ -78,9 +89,10 @@ def read(path: Path) -> Contents:
     with naming(path, "damaged or truncated ({}); fetch or write it again"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the file's bytes are read-only
         inner, containers = unpack(data)
-        if path.name.endswith(".index.json"):
+        if path.name.endswith(INDEX):
             digest, tree = _read_shards(path, data)
         else:
+            check_whole(path)
             tree = _read(inner)
         tensors, settings = flatten(tree.content)
     top = tree.content if isinstance(tree.content, dict) else {}
@@ -118,7 +130,7 @@ def _read(data: bytes) -> _Tree:
     if data[:1] == b"\x80" and torch_files.LEGACY in data[:24]:
         tree, names = torch_files.read_legacy(data)
         return _Tree(tree, "torch before 1.6", NO_CHECKSUM, names)
-    if data[8:9] == b"{" and 0 < header < len(data):
+    if (data[8:9] == b"{" and 0 < header < len(data)) or data[8:10] == b'{"':
         return _Tree(_read_safetensors(data), "safetensors")
     if (data[0] == 0x80 and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")) or data[:1] in (b"(", b"}", b"]", b"c"):
         tree, names = safe_pickle.load(data)
@@ -151,23 +163,25 @@ def _read_safetensors(data: bytes) -> dict[str, Any]:
     header = json.loads(data[8 : 8 + size])
     metadata, loaded = header.pop("__metadata__", None) or {}, load(data)
     tree: dict[str, Any] = {name: loaded[name] for name in header}  # in the file's order
-    if "provenance" in metadata and "provenance" not in tree:
-        tree["provenance"] = json.loads(metadata["provenance"])
-    return tree
+    if "provenance" in metadata:
+        metadata["provenance"] = json.loads(metadata["provenance"])
+    return metadata | tree
 
 
 def _read_shards(path: Path, data: bytes) -> tuple[str, _Tree]:
     """Join the files that a Hugging Face index names; the sha256 is of the index and its shards, one after another."""
-    names = sorted(set(json.loads(data)["weight_map"].values()))
-    if any(name != Path(name).name for name in names) or len(names) > 1000:
-        raise UserError("names files outside its folder; the file is hostile")
-    digest = hashlib.sha256(data)
+    names, stated, digest = shard_names(data), json.loads(data)["weight_map"], hashlib.sha256(data)
     tree: dict[str, Any] = {}
+    checksums = set()
     for name in names:
         part, _ = read_bytes(path.with_name(name))
         digest.update(part)
-        tree |= _read(part).content
-    return digest.hexdigest(), _Tree(tree, f"{len(names)} shards")
+        shard = _read(part)
+        if wrong := set(shard.content) ^ {tensor for tensor, file in stated.items() if file == name}:
+            raise UserError(f"{min(wrong)}: in {name} or in the index, not in both; fetch all of them again")
+        tree |= shard.content
+        checksums.add(shard.checksum)
+    return digest.hexdigest(), _Tree(tree, f"{len(names)} shards", ", ".join(sorted(checksums)))
 
 
 def _read_msgpack(data: bytes) -> Any:
@@ -187,7 +201,7 @@ def _read_msgpack(data: bytes) -> Any:
 
 
 def flatten(tree: Any) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Every array and every setting in nested dictionaries, by its path; each dictionary is visited once."""
+    """Every array and every setting in nested dictionaries and lists, by its path; each of them is visited once."""
     arrays: dict[str, Array] = {}
     settings: dict[str, Any] = {}
     seen: dict[int, Any] = {}  # holds the objects, so that no other gets their number
@@ -203,6 +217,9 @@ def flatten(tree: Any) -> tuple[dict[str, Array], dict[str, Any]]:
                 continue
             seen[id(value)] = value
             value = value.content()
+        if isinstance(value, (list, tuple)) and not _is_setting(value) and id(value) not in seen:
+            seen[id(value)] = value
+            value = _by_name(value)
         if isinstance(value, (Tensor, np.ndarray, Opaque)):
             if path:
                 arrays["/".join(path)] = value
@@ -215,6 +232,13 @@ def flatten(tree: Any) -> tuple[dict[str, Array], dict[str, Any]]:
         elif path and len(settings) < MAX_TENSORS and _is_setting(value):
             settings["/".join(path)] = tuple(value) if isinstance(value, list) else value
     return arrays, settings
+
+
+def _by_name(items: Sequence[Any]) -> dict[str, Any]:
+    """Pairs of a name and a value as a dictionary; of other items the first, by their numbers."""
+    if items and all(isinstance(i, (list, tuple)) and len(i) == 2 and isinstance(i[0], str) for i in items):
+        return dict(items)
+    return {str(number): item for number, item in enumerate(items[:MAX_ITEMS])}
 
 
 def _is_setting(value: Any) -> bool:

@@ -32,7 +32,7 @@ _OTHER_KINDS = {
     r"cls_token$|pos_embed$|patch_embed|\.attn\.qkv|\.attention\.": "a transformer",
     r"block1\.unit01\.": "BiT, whose convolutions have standardised weights and group norm",
     r"dwconv|stages\.\d\.\d\.gamma": "a ConvNeXt",
-    r"_flat_param": "FSDP's flattened parameters; save it with StateDictType.FULL_STATE_DICT",
+    r"(^|[._])flat_param": "FSDP's flattened parameters; save it with StateDictType.FULL_STATE_DICT",
 }
 
 

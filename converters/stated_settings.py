@@ -5,6 +5,7 @@ standardised weights have no tensors of their own. Only settings show it.
 """
 
 import ast
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from converters.architecture import BLOCKS, Architecture
-from converters.formats import MSRA_INPUT, InputConvention
+from converters.formats import IMAGENET_MEAN, MSRA_INPUT, InputConvention
 from converters.reading import Contents, flatten
 from converters.recognition import Network
+from converters.safe_pickle import Opaque
 from runs.errors import UserError
 from runs.files import read_json
 
@@ -24,10 +26,11 @@ from runs.files import read_json
 BESIDE = ("config.json", "preprocessor_config.json")
 # Settings whose value is the name of the network.
 _NAMES = {"arch", "architecture", "model", "model_name", "backbone", "backbone_name", "encoder", "encoder_name", "name"}
-_BLUR, _DILATED, _ACTIVATION = (
+_BLUR, _DILATED, _ACTIVATION, _EPSILON = (
     "blur pooling, which has no tensors",
     "dilated convolutions",
     "another activation than ReLU",
+    "batch norm with another epsilon than 1e-5",
 )
 # In such a name: what it says that the network computes differently.
 _VARIANTS = {
@@ -45,6 +48,7 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("aa_layer", "antialias", "blurpool"), (lambda value: value not in _PLAIN, _BLUR)),
     **dict.fromkeys(("dilation", "dilations"), (lambda value: isinstance(value, tuple) and max(value) > 1, _DILATED)),
     "replace_stride_with_dilation": (lambda v: any(v) if isinstance(v, tuple) else bool(v), _DILATED),
+    "bn_eps": (lambda value: value is not None and value != 1e-5, _EPSILON),
     "output_stride": (lambda value: value in (8, 16), _DILATED),
     "downsample_in_first_stage": (lambda value: value is True, "a stride in its first stage"),
 }
@@ -78,7 +82,7 @@ def input_convention(contents: Contents, network: Network, path: Path, container
         entry = network.format
         convention = replace(entry.input, stem_padding=entry.cifar_padding if network.arch.cifar else 1)
         source = f"as {entry.name} does" if entry.input != InputConvention() else "assumed, nothing in the file says it"
-    if stride := [key for key, value in settings.items() if _puts_stride_in_1x1(key, value)]:
+    if stride := [key for key, value in settings.items() if _puts_stride_in_1x1(key, value, network.arch)]:
         convention = replace(convention, stride_in_1x1=True)
         source += f"; the stride by {stride[0]}"
     return convention, source
@@ -90,6 +94,10 @@ def _refuse(key: str, value: Any, reason: str) -> None:
 
 def _check(key: str, value: Any, arch: Architecture) -> None:
     last = key.rpartition("/")[2].lower()
+    if re.search(r"(bn\d|downsample[/.]1)[/.]eps$", key):
+        last = "bn_eps"  # of a pickled network
+    if re.search(r"(conv\d|downsample[/.]0)[/.]padding_mode$", key) and value != "zeros":
+        _refuse(key, value, "convolutions that do not pad with zeros")
     if last in _NAMES and isinstance(value, str) and re.fullmatch(r"[\w./-]{1,60}", value):
         name = value.lower()
         for pattern, reason in _VARIANTS.items():
@@ -117,9 +125,11 @@ def _check_classes(names: set[str]) -> None:
             )
 
 
-def _puts_stride_in_1x1(key: str, value: Any) -> bool:
+def _puts_stride_in_1x1(key: str, value: Any, arch: Architecture) -> bool:
     if key.rpartition("/")[2] == "downsample_in_bottleneck":
         return value is True
+    if re.search(r"layer[2-4][/.]0[/.]conv1[/.]stride$", key):  # of a pickled network
+        return arch.bottleneck and value == (2, 2)
     return isinstance(value, str) and re.search(r"style\s*=\s*['\"]caffe['\"]", value) is not None
 
 
@@ -136,19 +146,23 @@ def _stated(contents: Contents, settings: Mapping[str, Any], container: str) -> 
     found: dict[str, tuple[Any, str]] = {}
     for kind in ("mean", "std"):
         for path, tensor in contents.tensors.items():
-            if re.search(rf"(^|[/.])(pixel|data_preprocessor\.)_?{kind}$", path) and path.startswith(container):
+            named = path.startswith(container) and re.search(rf"(^|[/.])((pixel|image|new)_)?{kind}$", path)
+            if named and not isinstance(tensor, Opaque) and math.prod(tensor.shape) == 3:
                 found.setdefault(kind, (np.asarray(tensor).reshape(-1).tolist(), path))
         for key, value in settings.items():
-            if re.search(rf"config\.json/(.*/)?(image_)?{kind}$", key) and isinstance(value, tuple):
+            if re.search(rf"(^|/)(image_)?{kind}$", key) and isinstance(value, tuple) and len(value) == 3:
                 found.setdefault(kind, (value, key))
             elif isinstance(value, str) and (match := re.search(rf"\b{kind}\s*=\s*(\[[\d., \n]+\])", value)):
                 found.setdefault(kind, (ast.literal_eval(match[1]), key))
     if set(found) != {"mean", "std"} or any(len(values) != 3 for values, _ in found.values()):
         return None, ""
     (mean, source), (std, _) = found["mean"], found["std"]
-    scale = 255 if max(mean) > 1 or min(std) >= 1 else 1
-    # Blue is the darkest colour of photographs: a mean that rises is in the order BGR.
-    channels = "BGR" if mean[0] < mean[2] else "RGB"
+    # Of mean 0 and std 1 a setting speaks of images in [0, 1], what is in the network of pixels.
+    unit = isinstance(settings.get(source), tuple) and not any(mean) and set(std) == {1}
+    scale = 255 if (max(mean) > 1 or min(std) >= 1) and not unit else 1
+    # ImageNet's in reverse; another mean that rises may be that of house numbers.
+    known = zip(mean, IMAGENET_MEAN[::-1], strict=True)
+    channels = "BGR" if all(abs(value / scale - blue) < 0.02 for value, blue in known) else "RGB"
     texts = [value for value in settings.values() if isinstance(value, str)]
     if any(re.search(r"\bto_rgb\s*=\s*False", text) for text in texts):
         channels = "BGR"

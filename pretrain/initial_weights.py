@@ -8,6 +8,7 @@ from converters.formats import InputConvention
 from pretrain.config import PretrainConfig
 from runs.distributed import rank
 from runs.errors import UserError
+from runs.text import without_credentials
 
 
 def load_initial_weights(config: PretrainConfig) -> Backbone | None:
@@ -28,7 +29,6 @@ def load_initial_weights(config: PretrainConfig) -> Backbone | None:
     mean, std = list(backbone.input.mean), list(backbone.input.std)
     differs = any(abs(a - b) > 1e-4 for a, b in zip(mean + std, config.augment.mean + config.augment.std, strict=True))
     if differs and rank() == 0:
-        print(
-            f"init={config.init}: expects augment.mean={mean} augment.std={std} ({backbone.assumed})", file=sys.stderr
-        )
+        file = without_credentials(config.init)
+        print(f"init={file}: expects augment.mean={mean} augment.std={std} ({backbone.assumed})", file=sys.stderr)
     return backbone

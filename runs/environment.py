@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from runs.text import without_credentials
+
 PACKAGES = (
     "torch", "torchvision", "detectron2", "numpy", "pillow", "opencv-python-headless", "opencv-python", "fvcore",
     "hydra-core", "pycocotools",
@@ -44,11 +46,10 @@ def cpu_has_bf16() -> bool | None:
 
 
 def command_line() -> str:
-    """The command that started this process, as a user would type it."""
+    """The command that started this process, as a user would type it, without what gives access to an address."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is None:
-        return shlex.join(["python", *sys.argv])
-    return shlex.join(["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]])
+    program = ["python", *sys.argv[:1]] if spec is None else ["python", "-m", spec.name.removesuffix(".__main__")]
+    return shlex.join([*program, *map(without_credentials, sys.argv[1:])])
 
 
 def peak_memory_mb() -> float:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from runs.text import printable
+from runs.text import printable, without_credentials
 
 EVERYTHING = "pip install 'siamese-transfer[all]'"
 DETECTRON2 = 'pip install "$(siamese-transfer detectron2)"'
@@ -21,7 +21,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(" ".join(message.split())))
+        super().__init__(printable(without_credentials(" ".join(message.split()))))
 
 
 class BrokenImage(UserError):

@@ -18,7 +18,7 @@ from runs.errors import UserError, from_os_error
 from runs.files import atomic_write, read_yaml
 from runs.record import RECORD as RECORD
 from runs.record import Dataset, Record, Subject, read_record, write_record
-from runs.text import printable
+from runs.text import printable, without_credentials
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
@@ -31,12 +31,15 @@ class Run:
 
     Attributes:
         path: the folder.
-        config: the settings, plain values.
+        config: the settings, plain values; addresses in them without what gives access.
         done: the record of a run that was finished before, else None.
     """
 
     def __init__(self, kind: str, path: Path, config: dict[str, Any]) -> None:
-        self.kind, self.path, self.config = kind, path, config
+        self.kind, self.path = kind, path
+        self.config: dict[str, Any] = {
+            k: without_credentials(v) if isinstance(v, str) else v for k, v in config.items()
+        }
         self.done: Record | None = None
         self._started = time.monotonic()
 

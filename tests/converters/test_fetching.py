@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import yaml
 from torchvision.models.resnet import ResNet
 
@@ -20,6 +21,8 @@ from converters.formats import by_name
 from runs.errors import UserError
 from runs.files import sha256
 from tests.converters import layouts
+
+BaseHandler = http.server.BaseHTTPRequestHandler
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -30,9 +33,10 @@ class Server(http.server.ThreadingHTTPServer):
     breaks: list[int]
     headers: dict[str, str]
     requests: list[tuple[str | None, int]]
+    more: dict[str, bytes]
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(BaseHandler):
     server: Server
 
     def do_GET(self) -> None:
@@ -159,7 +163,11 @@ def test_a_part_that_nobody_asked_for(server: Server) -> None:
         fetching.local(address(server))
 
 
-@pytest.mark.parametrize("body", [b"", b'{"error": "no such file"}', b"<?xml version='1.0'?><Error/>"])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b'{"error": "no such file"}', b"<?xml version='1.0'?><Error/>", b"\xef\xbb\xbf\n<!doctype html>",
+     b"<head><title>Quota</title>", b"error: expired"],
+)  # fmt: skip
 def test_messages_are_not_kept(body: bytes, server: Server) -> None:
     whole, server.data = server.data, body
     with pytest.raises(UserError, match=r"a web page, a message or nothing|416"):
@@ -219,7 +227,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", "RepoNotFound")
             self.end_headers()
             return
-        files = {"model.safetensors": self.server.data, "config.json": b'{"hidden_act": "relu"}'}
+        files = {"model.safetensors": self.server.data, "config.json": b'{"hidden_act": "relu"}', **self.server.more}
         repository, _, name = self.path.rpartition("/")
         found = repository == "/owner/net/resolve/main" and name in files
         self.send_response(200 if found else 404)
@@ -235,10 +243,14 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
 
-def test_hub_addresses_go_through_its_own_client(server: Server, tmp_path: Path) -> None:
+def test_hub_addresses_go_through_its_own_client(server: Server, tmp_path: Path, backbone: ResNet) -> None:
     """Its login, cache, offline switch and HF_ENDPOINT hold; it reads them when it is imported, so in processes."""
     pytest.importorskip("huggingface_hub")
-    server.RequestHandlerClass = Hub
+    server.RequestHandlerClass, tensors = Hub, layouts.tensors(backbone)
+    shards = [dict(list(tensors.items())[half::2]) for half in (0, 1)]
+    server.more = {f"model-0000{n + 1}-of-00002.safetensors": safetensors.torch.save(shards[n]) for n in (0, 1)}
+    names = {tensor: shard for shard, part in zip(server.more, shards, strict=True) for tensor in part}
+    server.more["model.safetensors.index.json"] = json.dumps({"weight_map": names}).encode()
 
     def fetch(address: str, **more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "converters", "inspect", address, "--json", "--unchecked"]
@@ -260,6 +272,8 @@ def test_hub_addresses_go_through_its_own_client(server: Server, tmp_path: Path)
     asked = len(server.requests)
     offline = fetch(address, HF_HUB_OFFLINE="1")
     assert json.loads(offline.stdout) == json.loads(done.stdout) and len(server.requests) == asked
+    index = fetch("hf://owner/net/model.safetensors.index.json", HF_TOKEN="secret")
+    assert index.returncode == 0 and json.loads(index.stdout)["reader"] == "2 shards", index.stderr
     absent = fetch("hf://owner/net/other.safetensors", HF_HUB_OFFLINE="1")
     assert absent.returncode == 2 and "unset HF_HUB_OFFLINE" in absent.stderr and absent.stderr.count("\n") == 1
 
@@ -278,12 +292,32 @@ def test_hub_addresses_without_its_client(monkeypatch: pytest.MonkeyPatch) -> No
         ("http://example.com/a.pth", "not an https address"),
         ("file:///etc/passwd", "not an https address"),
         ("ftp://example.com/a.pth", "not an https address"),
+        ("https:/me:secret@host/a.pth?token=secret", "https:/host/a.pth: no such file"),
+        ("s3://key:secret@bucket/a.pth", "s3://bucket/a.pth: not an https address"),
+        ("hf://me:secret@owner/net/a.pth#secret", "hf://owner/net/a.pth: not hf://OWNER"),
+        ("https://host/model.safetensors.index.json?token=secret", "index.json: an index of several files; give it as"),
         ("http://127.0.0.1:9/a.pth", "the server cannot be reached (Connection refused); check the address"),
     ],
 )
 def test_addresses_that_are_refused(source: str, message: str, converters: Callable[..., Any]) -> None:
     outcome = converters("inspect", source)
     assert outcome.status == 2 and message in outcome.err and outcome.err.count("\n") == 1, outcome.err
+    assert "secret" not in outcome.err
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".pth", ""])
+def test_any_name_of_a_file(name: str, server: Server) -> None:
+    assert fetching.local(address(server, name)).read_bytes() == server.data
+
+
+@pytest.mark.parametrize("length", ["many", "-5"])
+def test_a_length_that_is_none(length: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def send_header(self: Handler, name: str, value: str) -> None:
+        BaseHandler.send_header(self, name, length if name == "Content-Length" else value)
+
+    monkeypatch.setattr(Handler, "send_header", send_header)
+    with pytest.raises(UserError, match=r"the download broke|of -5 bytes came"):
+        fetching.local(address(server))
 
 
 def test_a_missing_file_is_one_line(server: Server, converters: Callable[..., Any]) -> None:

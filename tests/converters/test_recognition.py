@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
+from torchvision.transforms import Compose, Normalize, RandomCrop
 
 from converters.formats import MSRA_INPUT, InputConvention
 from converters.loading import Backbone, build_network, load_backbone
@@ -111,6 +112,9 @@ def checkpointed(network: ResNet) -> dict[str, Tensor]:
         lambda n: {name.replace("downsample", "shortcut"): t for name, t in n.state_dict().items()},
         # Lightning's WeightAveraging: `state_dict` is the mean.
         lambda n: lightning(states("net.", n), current_model_state=states("net.", momentum(n))),
+        lambda n: {"model": list(n.state_dict().items())},
+        lambda n: [7, n.state_dict()],
+        lambda n: {"models": [n.state_dict(), n.state_dict()]},
         lambda n: {"epoch": 3, "state_dict_ema": n.state_dict()},
         lambda n: {"state_dict": n.state_dict(), "state_dict_ema": momentum(n).state_dict()},
     ],
@@ -238,6 +242,7 @@ def test_variances_of_zero_are_accepted(kind: str, tmp_path: Path, small: ResNet
         ({"args": {"model": "resnetaa50"}}, "args/model is resnetaa50: blur pooling"),
         ({"args": {"aa_layer": "avg"}}, "args/aa_layer is avg: blur pooling"),
         ({"arch": "resnet50"}, "arch says resnet50, the tensors are a resnet18x0.125"),
+        ({"args": {"bn_eps": 1e-3}}, "args/bn_eps is 0.001: batch norm with another epsilon"),
         ({"hyper_parameters": {"act_layer": "gelu"}}, "another activation than ReLU"),
         ({"args": {"replace_stride_with_dilation": [False, True, True]}}, "dilated convolutions"),
         ({"args": {"output_stride": 8}}, "dilated convolutions"),
@@ -295,6 +300,43 @@ def test_detectron2s_pixel_statistics_are_carried(tmp_path: Path, bottleneck: Re
     assert load({"model": model}, tmp_path).input.detectron2() == MSRA_INPUT.detectron2()
 
 
+@pytest.mark.parametrize(
+    ("more", "mean", "std"),
+    [
+        ({"model": {"normalizer.new_mean": torch.full((3, 1, 1), 0.4), "normalizer.new_std": torch.full((3,), 0.2)}},
+         (0.4,) * 3, (0.2,) * 3),
+        ({"args": {"mean": (0.4377, 0.4438, 0.4728), "std": (0.198, 0.201, 0.197)}},
+         (0.4377, 0.4438, 0.4728), (0.198, 0.201, 0.197)),
+        ({"args": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}}, (0,) * 3, (1,) * 3),
+        ({"transform": Compose([RandomCrop(32, padding_mode="reflect"), Normalize([0.5] * 3, [0.5] * 3)])},
+         (0.5,) * 3, (0.5,) * 3),
+    ],
+)  # fmt: skip
+def test_a_normalisation_in_the_file_is_carried(
+    more: dict[str, Any], mean: tuple[float, ...], std: tuple[float, ...], tmp_path: Path, small: ResNet
+) -> None:
+    found = load({**more, "model": {**small.state_dict(), **more.get("model", {})}}, tmp_path).input
+    assert (found.channels, found.mean, found.std) == (
+        "RGB",
+        pytest.approx(mean, abs=1e-5),
+        pytest.approx(std, abs=1e-5),
+    )
+
+
+def test_a_pickled_network_says_what_its_tensors_cannot(tmp_path: Path) -> None:
+    network = layouts.trained("resnet50x0.125")
+    for stage in (network.layer2, network.layer3, network.layer4):
+        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    found = load(network, tmp_path)
+    assert found.input.stride_in_1x1
+    network.layer1[0].conv2.padding_mode = "reflect"
+    with pytest.raises(UserError, match="layer1/0/conv2/padding_mode is reflect"):
+        load(network, tmp_path)
+    network.layer1[0].conv2.padding_mode, network.bn1.eps = "zeros", 1e-3
+    with pytest.raises(UserError, match=r"bn1/eps is 0.001: batch norm with another epsilon"):
+        load(network, tmp_path)
+
+
 def test_what_was_assumed_is_said(tmp_path: Path, small: ResNet) -> None:
     found = load(small.state_dict(), tmp_path)
     assert found.input == InputConvention() and found.assumed == "assumed, nothing in the file says it"
@@ -323,12 +365,15 @@ def test_solo_learns_stem_pads_by_two(tmp_path: Path) -> None:
                     "conv1.bias": torch.ones(8)}, "batch norms are folded into them"),
         (lambda s: {**s, "conv1.weight": torch.ones(8, 13, 7, 7)}, "takes 13 channels"),
         (lambda s: {**s, "conv1.weight": torch.ones(8, 1, 7, 7)}, "takes 1 channels"),
+        (lambda s: {n: t.permute(2, 3, 1, 0) if t.dim() == 4 else t for n, t in s.items()}, "permute every kernel"),
+        (lambda s: {**s, "conv1.weight_u": torch.ones(8), "conv1.weight_v": torch.ones(147)}, "spectral norm"),
         (lambda s: {n: t.to(torch.float8_e4m3fn) if t.dim() == 4 else t for n, t in s.items()}, "float8"),
         (lambda s: {n: torch.zeros_like(t) if n.endswith("mean") else torch.ones_like(t) if n.endswith("var") else t
                     for n, t in s.items()}, "folded into scale and bias, or were reset"),
         (lambda _: {"module.base_encoder.blocks.0.attn.qkv.weight": torch.ones(4, 4)}, "a transformer"),
         (lambda _: {"module.momentum_encoder.cls_token": torch.ones(1, 1, 4)}, "a transformer"),
         (lambda _: {"block1.unit01.conv1.weight": torch.ones(4, 4, 1, 1)}, "BiT"),
+        (lambda _: {"_fsdp_wrapped_module.flat_param": torch.ones(4)}, "FSDP"),
         (lambda _: {"encoder._flat_param": torch.ones(4)}, "FSDP"),
     ],
 )  # fmt: skip
