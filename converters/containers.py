@@ -43,7 +43,7 @@ _MISTAKES: dict[bytes, str] = {
 }
 # How the name of an index of several files ends (Hugging Face), and one of them.
 INDEX = ".index.json"
-_SHARD = re.compile(r"-\d+-of-(?!0*1\.)\d+\.(safetensors|bin)")
+SHARD = re.compile(r"-\d+-of-(?!0*1\.)\d+\.(safetensors|bin)")
 _DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pth"
 # Sharded checkpoints are folders: a file that only such a folder has, and what to do.
 _FOLDERS = {
@@ -99,12 +99,6 @@ def shard_names(index: bytes) -> list[str]:
     if any(name != Path(name).name for name in names) or len(names) > 1000:
         raise UserError("names files outside its folder; the file is hostile")
     return names
-
-
-def check_whole(path: Path) -> None:
-    """Raise UserError if a file is one of several that only their index joins."""
-    if _SHARD.search(path.name):
-        raise UserError(f"one of several files; give the file …{INDEX} beside it, which names them all")
 
 
 def unpack(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]:

@@ -19,16 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from converters import safe_pickle, torch_files
-from converters.containers import (
-    INDEX,
-    MAX_EXPANSION,
-    SLACK,
-    check_whole,
-    read_bytes,
-    shard_names,
-    unpack,
-    zip_directory,
-)
+from converters.containers import INDEX, MAX_EXPANSION, SHARD, SLACK, read_bytes, shard_names, unpack, zip_directory
 from converters.safe_pickle import Opaque
 from runs.errors import UserError
 from runs.files import unpack_arrays
@@ -91,8 +82,9 @@ def read(path: Path) -> Contents:
         inner, containers = unpack(data)
         if path.name.endswith(INDEX):
             digest, tree = _read_shards(path, data)
+        elif SHARD.search(path.name):
+            raise UserError(f"one of several files; give the file …{INDEX} beside it, which names them all")
         else:
-            check_whole(path)
             tree = _read(inner)
         tensors, settings = flatten(tree.content)
     top = tree.content if isinstance(tree.content, dict) else {}

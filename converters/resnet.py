@@ -67,19 +67,9 @@ def build_resnet(arch: str, num_classes: int | None = None, zero_init_residual: 
     `num_classes=None` gives the features: `fc` is the identity and the output is (N, out_channels) float32.
     Raises UserError for an unknown name.
     """
-    spec = parse(arch)
-    classes = DEFAULT_CLASSES if num_classes is None else num_classes
-    if spec.width == 1 and not spec.cifar:
-        block = Bottleneck if spec.bottleneck else BasicBlock
-        network = ResNet(
-            block,
-            list(spec.blocks),
-            num_classes=classes,
-            zero_init_residual=zero_init_residual,
-            width_per_group=64 * spec.inner,
-        )
-    else:
-        network = ScaledResNet(spec, classes, zero_init_residual)
+    network: ResNet = ScaledResNet(
+        parse(arch), DEFAULT_CLASSES if num_classes is None else num_classes, zero_init_residual
+    )
     if num_classes is None:
         network.fc = nn.Identity()
     return network
