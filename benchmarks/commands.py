@@ -9,7 +9,7 @@ from rich.console import Console
 
 from benchmarks.report import grid
 from benchmarks.report.grid import Grid, Line, plain
-from benchmarks.report.page import report_folders, write_report
+from benchmarks.report.page import write_report, write_report_of_folders
 from benchmarks.report.result_tables import result_grid
 from benchmarks.results.table_results import results_of
 from benchmarks.tables import scale as scales
@@ -177,5 +177,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Write the report of what is there."""
-    print(f"report: {report_folders(arguments.folders, Path(arguments.output or arguments.folders[0]))}")
+    print(f"report: {write_report_of_folders(arguments.folders, Path(arguments.output or arguments.folders[0]))}")
     return 0

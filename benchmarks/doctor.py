@@ -15,7 +15,7 @@ from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
 from benchmarks.workflow.status import clock, durations, left, status_of
-from runs.children import child_environment
+from runs.child_environment import child_environment
 from runs.environment import describe
 from runs.errors import UserError
 

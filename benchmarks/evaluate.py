@@ -20,7 +20,7 @@ from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import check_roots, expand, parse_override
 from benchmarks.workflow.run import work
 from benchmarks.workflow.run_graph import RunGraph, Source
-from runs.children import child_environment
+from runs.child_environment import child_environment
 from runs.environment import command_line, describe
 from runs.errors import UserError
 from runs.files import atomic_write, write_json

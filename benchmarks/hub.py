@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from runs.children import child_environment
+from runs.child_environment import child_environment
 from runs.errors import UserError
 from runs.files import atomic_write
 

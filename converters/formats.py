@@ -58,7 +58,7 @@ UNIT_INPUT = InputConvention("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 @dataclass(frozen=True)
 class Format:
-    """One public layout. All paths are folded: dictionary keys and module names joined by dots, without wrappers.
+    """One public layout. All paths are plain: dictionary keys and module names joined by dots, without wrappers.
 
     Attributes:
         name: what `--format` takes.

@@ -15,7 +15,7 @@ from converters.digests import digest
 from converters.fetching import local
 from converters.formats import InputConvention
 from converters.light_imports import light_imports
-from converters.naming_schemes import fold
+from converters.naming_schemes import plain_path
 from converters.reading import Contents, naming, read
 from converters.recognition import Network, find
 from converters.stated_settings import input_convention
@@ -169,7 +169,9 @@ def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
         format=network.format.name,
         source_sha256=contents.sha256,
         dropped=[
-            fold(place[len(inside) :]) for place in contents.tensors if place.startswith(inside) and place not in used
+            plain_path(place[len(inside) :])
+            for place in contents.tensors
+            if place.startswith(inside) and place not in used
         ],
         input=convention,
         assumed=assumed,

@@ -1,6 +1,6 @@
 """The naming schemes of a ResNet's parts: where a network begins in a file, and its tensors' names in torchvision's.
 
-All rules read dotted paths: dictionary keys and module names joined by dots, wrappers left out (`fold`).
+All rules read dotted paths: dictionary keys and module names joined by dots, wrappers left out (`plain_path`).
 """
 
 import itertools
@@ -21,7 +21,7 @@ _WRAPPER = re.compile(rf"(?<![^.])({'|'.join(WRAPPERS)})\.")
 _TREES = ((re.compile(r"(?<![^.])(params|batch_stats)\."), ""), (re.compile(r"_(params|state)\.(?=res_net)"), "."))
 
 
-def fold(path: str) -> str:
+def plain_path(path: str) -> str:
     """`state_dict/module.encoder._orig_mod.conv1.weight` -> `state_dict.encoder.conv1.weight`."""
     path = _WRAPPER.sub("", path.replace("/", "."))
     for pattern, replacement in _TREES:
@@ -29,11 +29,11 @@ def fold(path: str) -> str:
     return path
 
 
-def folded(paths: Iterable[str]) -> dict[str, str]:
-    """Folded path -> path; where two would be one, each stays as it is."""
+def plain_paths(paths: Iterable[str]) -> dict[str, str]:
+    """Plain path -> path; where two would be one, each stays as it is."""
     found: dict[str, list[str]] = {}
     for path in paths:
-        found.setdefault(fold(path), []).append(path)
+        found.setdefault(plain_path(path), []).append(path)
     return {name if len(same) == 1 else path.replace("/", "."): path for name, same in found.items() for path in same}
 
 
@@ -56,7 +56,7 @@ class Scheme:
     folded: bool = False
 
     def networks(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
-        """Root -> {folded path: torchvision's name}, for every place where a network of this scheme may be."""
+        """Root -> {plain path: torchvision's name}, for every place where a network of this scheme may be."""
         names = list(names)
         roots = dict.fromkeys(match["root"] for name in names if (match := re.match(self.anchor, name)))
         if len(roots) > MAX_NETWORKS:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from converters.architecture import Architecture, folded_norms, is_convolution_bias, norm_of, recognise
 from converters.formats import FORMATS, PLUGIN_SCHEMES, Format, by_name
-from converters.naming_schemes import SCHEMES, Scheme, fold, folded
+from converters.naming_schemes import SCHEMES, Scheme, plain_path, plain_paths
 from converters.reading import Contents
 from converters.safe_pickle import Opaque
 from runs.errors import UserError
@@ -89,7 +89,7 @@ def find(contents: Contents, format: str | None = None, prefix: str | None = Non
         raise UserError(f"holds no tensors ({listed}); give a checkpoint with a state dict")
     found = _complete(contents, entry)
     if prefix is not None:
-        wanted = fold(f"{prefix}.").strip(".")
+        wanted = plain_path(f"{prefix}.").strip(".")
         chosen = [network for network in found if network.path == wanted]
         if not chosen:
             raise UserError(f"--prefix {prefix}: no complete network there; {_listed(found)}")
@@ -110,7 +110,7 @@ def find(contents: Contents, format: str | None = None, prefix: str | None = Non
 
 
 def _complete(contents: Contents, entry: Format | None) -> list[Network]:
-    names = folded(contents.tensors)
+    names = plain_paths(contents.tensors)
     found: list[Network] = []
     near: list[tuple[int, str]] = []
     for scheme in (*SCHEMES, *PLUGIN_SCHEMES):
@@ -241,7 +241,7 @@ def _explain(contents: Contents, near: list[tuple[int, str]], entry: Format | No
         if isinstance(tensor, Opaque):
             return f"{path}: not a plain tensor ({tensor.kind}); join or export it as plain float32"
     for pattern, kind in _OTHER_KINDS.items():
-        if any(re.search(pattern, fold(name)) for name in names):
+        if any(re.search(pattern, plain_path(name)) for name in names):
             return f"no ResNet in it: {kind}; give a ResNet checkpoint, docs/formats.md says which"
     stems = [name for name in names if re.search(r"(^|[./])(conv1|stem\.conv1)\.weight$", name)]
     if stems:

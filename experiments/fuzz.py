@@ -35,9 +35,9 @@ from runs.errors import UserError
 from runs.folder import claim_run
 from runs.matches import Matches, read_matches, save_matches
 from runs.record import Dataset, Record, Subject, _digest, read_record, write_record
-from transfer.coco import read_coco
+from transfer.coco_annotations import read_coco
 from transfer.detections import Detections, read_detections
-from transfer.voc import read_voc
+from transfer.voc_annotations import read_voc
 
 SECONDS, BYTES = 10.0, 2 * 2**30
 RLE: dict[str, Any] = {"size": [40, 50], "counts": [100, 20, 1880]}

@@ -20,7 +20,7 @@ from typing import Any
 from hardware.figures import Figure, Options, Section
 from hardware.page import html_page, lines
 from runs.app import Parser, cli
-from runs.children import child_environment
+from runs.child_environment import child_environment
 from runs.environment import command_line
 from runs.errors import UserError, user_message
 from runs.files import atomic_write, read_json, write_json

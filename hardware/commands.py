@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from runs.children import child_environment
+from runs.child_environment import child_environment
 from runs.errors import UserError
 
 

@@ -65,12 +65,12 @@ class Checkpoints:
     def paths(self) -> list[Path]:
         """All checkpoints, newest first."""
 
-        def age(path: Path) -> tuple[int, int]:
+        def position(path: Path) -> tuple[int, int]:
             epoch, step = parse_name(path)
             # Inside an epoch comes before its end.
             return epoch, sys.maxsize if step is None else step
 
-        return sorted((p for p in self.folder.iterdir() if NAME.fullmatch(p.name)), key=age, reverse=True)
+        return sorted((p for p in self.folder.iterdir() if NAME.fullmatch(p.name)), key=position, reverse=True)
 
     def save(self, state: dict[str, Any], epoch: int, step: int | None) -> Path:
         """Write a checkpoint and delete those that are no longer kept.

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from runs.app import Parser, cli
-from runs.children import child_environment
+from runs.child_environment import child_environment
 from runs.errors import UserError
 from siamese_transfer.__main__ import COMMANDS, Command
 

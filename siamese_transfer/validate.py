@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runs import plugins
 from runs.app import Parser, cli
-from runs.children import child_environment
+from runs.child_environment import child_environment
 from runs.errors import UserError
 from runs.files import read_yaml
 

@@ -104,7 +104,7 @@ def evaluate_coco(
     Args:
         results: detections in COCO's results format: `image_id` an index into `images`, `category_id` into `classes`,
             `bbox` x, y, width, height, `segmentation` run-length coded.
-        images: Detectron2's dicts of the split with `area` (see `transfer.coco`).
+        images: Detectron2's dicts of the split with `area` (see `transfer.coco_annotations`).
         classes: names.
         kinds: `bbox`, `segm`.
 

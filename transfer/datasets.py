@@ -10,11 +10,11 @@ from typing import Any
 
 from runs.errors import UserError
 from runs.record import Dataset
-from transfer.coco import coco_files, coco_splits, read_coco
+from transfer.coco_annotations import coco_files, coco_splits, read_coco
 from transfer.faults import Faults, countable
 from transfer.settings import DataConfig
 from transfer.subset import balanced, hold_out
-from transfer.voc import intended_root, read_voc, voc_splits
+from transfer.voc_annotations import intended_root, read_voc, voc_splits
 
 
 @dataclass

@@ -19,12 +19,12 @@ from runs.errors import UserError
 from runs.files import read_json, write_json
 from runs.matches import Matches
 from runs.text import printable
-from transfer.coco import identity, is_number, numbers, read_coco
+from transfer.coco_annotations import identity, is_number, numbers, read_coco
 from transfer.datasets import load_splits
 from transfer.detections import Detections, read_detections
 from transfer.rle import check_rle
 from transfer.settings import VOC_CLASSES
-from transfer.voc import read_text
+from transfer.voc_annotations import read_text
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
 

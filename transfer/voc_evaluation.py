@@ -38,7 +38,7 @@ class Truth:
 
     @classmethod
     def of(cls, images: Sequence[dict[str, Any]]) -> "Truth":
-        """From Detectron2's dataset dicts with `difficult` (see `transfer.voc`)."""
+        """From Detectron2's dataset dicts with `difficult` (see `transfer.voc_annotations`)."""
         return cls.of_rows([
             (i, a["category_id"], a["bbox"][0] + 1.0, a["bbox"][1] + 1.0, *a["bbox"][2:], a.get("difficult", 0))
             for i, image in enumerate(images)

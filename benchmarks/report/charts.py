@@ -14,9 +14,9 @@ from benchmarks.results.summary import summarize
 from benchmarks.results.table_results import Results, pretrainings
 from benchmarks.tables.table import Table
 from benchmarks.workflow.run_graph import RunGraph
-from runs.colours import COLOURS
 from runs.errors import UserError
 from runs.log import METRICS_LOG, read_log
+from runs.palette import PALETTE
 
 INK = "#222222"
 # A legend with more letters in an entry, or more entries, leaves no space for the curves beside it.
@@ -95,7 +95,7 @@ def draw(axes: Any, chart: Chart) -> None:
     """Draw a chart on Matplotlib's axes."""
     named: set[int] = set()
     for line in chart.curves:
-        colour = COLOURS[line.number % 8]
+        colour = PALETTE[line.number % 8]
         axes.plot(
             line.x, line.y, color=colour, linestyle=STYLES[line.number % 8],
             label=line.label if line.number not in named else None,
@@ -109,7 +109,7 @@ def draw(axes: Any, chart: Chart) -> None:
         axes.axhline(chart.level[0], color=INK, linewidth=0.8, linestyle=(0, (2, 3)), label=chart.level[1])
     for value, number in chart.published:
         label = "paper" if value == chart.published[0][0] else None
-        axes.axhline(value, color=COLOURS[number % 8], linewidth=0.9, linestyle=PAPER, label=label)
+        axes.axhline(value, color=PALETTE[number % 8], linewidth=0.9, linestyle=PAPER, label=label)
     if chart.from_zero:
         # A curve that stays at the top should not lie on the edge.
         axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
@@ -152,7 +152,7 @@ def svg(chart: Chart) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL).replace(
         INK, "currentColor"
     )
-    for number, colour in enumerate(COLOURS, start=1):
+    for number, colour in enumerate(PALETTE, start=1):
         text = text.replace(colour, f"var(--series-{number})")
     # The view box scales it; fixed points would not fit a phone.
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)

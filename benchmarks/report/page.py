@@ -33,7 +33,7 @@ DRIVERS = {"GPU driver": "driver", "CUDA": "cuda", "cuDNN": "cudnn"}
 TASKS = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
 
 
-def report_folders(folders: Sequence[str | Path], output: Path) -> Path:
+def write_report_of_folders(folders: Sequence[str | Path], output: Path) -> Path:
     """Report what is there.
 
     Args:

@@ -21,7 +21,7 @@ from benchmarks.workflow.display import Display
 from benchmarks.workflow.run_graph import Run, RunGraph
 from benchmarks.workflow.status import Status, chains, durations, failures, note_attempt, status_of
 from runs.app import PARENT
-from runs.children import child_environment
+from runs.child_environment import child_environment
 from runs.errors import UserError, from_os_error
 from runs.folder import LOG, lock_folder
 

@@ -28,15 +28,15 @@ from experiments.speed.voc_cases import make_detections, make_truth
 from pretrain.evaluation_config import LinearConfig
 from pretrain.linear_classifiers import LinearClassifiers
 from pretrain.neighbours import knn_accuracy
-from runs.colours import COLOURS
 from runs.files import atomic_write, write_json
+from runs.palette import PALETTE
 from runs.record import Dataset, Record, Subject, write_record
 from transfer.coco_evaluation import evaluate_coco
 from transfer.settings import VOC_CLASSES
 from transfer.voc_evaluation import evaluate_voc, match_voc
 
 Work = Callable[[], Any]
-BLUE, RED = COLOURS[:2]
+BLUE, RED = PALETTE[:2]
 SLACK = 0.15  # of a slope fitted to four points
 LEAST = 5  # MB: less is noise of the allocator
 

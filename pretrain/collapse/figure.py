@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from runs.colours import COLOURS
 from runs.files import atomic_write
+from runs.palette import PALETTE
 
-BLUE, RED, GREEN = COLOURS[:3]
+BLUE, RED, GREEN = PALETTE[:3]
 
 
 def save(

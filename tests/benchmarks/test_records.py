@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.report.page import embedded, report_folders
+from benchmarks.report.page import embedded, write_report_of_folders
 from benchmarks.results.records import demand, find, records_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_ones_own_is_no_row_of_the_paper(make: SimpleNamespace, 
     subject = Subject("mine", "resnet50", None, "mine.pth", "c" * 64)
     write_record(plan.folder(run.id), make.record("knn", subject=subject, seed=0))
     plan.write()
-    page = report_folders([tmp_path], tmp_path).read_text()
+    page = write_report_of_folders([tmp_path], tmp_path).read_text()
     assert ">mine<" in page and "SimSiam" not in page.partition("How it was made")[0].partition("</header>")[2]
 
 
@@ -128,13 +128,13 @@ def test_a_field_of_another_type_is_refused_though_it_is_signed(
     signed(path, change)
     found = find([tmp_path])
     assert len(found.records) == 1 and next(iter(change)) in found.refused[path], found.refused
-    assert "Refused" in report_folders([tmp_path], tmp_path).read_text()
+    assert "Refused" in write_report_of_folders([tmp_path], tmp_path).read_text()
 
 
 @pytest.mark.parametrize("change", [{"environment": {"packages": 3}}, {"environment": {}}, {"details": {"curves": 7}}])
 def test_odd_details_do_not_end_a_report(make: SimpleNamespace, tmp_path: Path, change: dict[str, Any]) -> None:
     signed(write_record(tmp_path / "a", make.record()), change)
-    assert "simsiam" in report_folders([tmp_path], tmp_path).read_text()
+    assert "simsiam" in write_report_of_folders([tmp_path], tmp_path).read_text()
 
 
 def test_a_pipe_and_a_huge_file_are_no_records(tmp_path: Path, make: SimpleNamespace) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.report.grid import markdown
-from benchmarks.report.page import report_folders
+from benchmarks.report.page import write_report_of_folders
 from benchmarks.report.result_tables import result_grid
 from benchmarks.results.records import find, records_of
 from benchmarks.results.table_results import table_results
@@ -35,8 +35,8 @@ def test_the_report_can_be_written_again(run: Path) -> None:
     written = store(plan, target)
     assert sum(written.values()) < 400_000
     assert {path.suffix for path in written} == {"", ".json", ".jsonl", ".md", ".tex", ".csv"}
-    report_folders([run], run)
-    page = report_folders([target], Path("again")).read_text()
+    write_report_of_folders([run], run)
+    page = write_report_of_folders([target], Path("again")).read_text()
     for name in ("tables.md", "tables.tex", "tables.csv"):
         assert (run / name).read_text() == (target / name).read_text() == Path("again", name).read_text()
     assert "Training loss" in page and "precision over recall" in page

@@ -19,12 +19,12 @@ from pycocotools import mask as coder
 
 from runs.errors import UserError
 from transfer import evaluate
-from transfer.coco import read_coco
+from transfer.coco_annotations import read_coco
 from transfer.datasets import find_splits, load_splits, read_split
 from transfer.detections import Detections
 from transfer.image_files import check_image
 from transfer.rle import check_rle
-from transfer.voc import read_voc
+from transfer.voc_annotations import read_voc
 
 WIDTH, HEIGHT = 40, 30
 POLYGON = [[5, 5, 15, 5, 15, 15, 5, 15]]
