@@ -16,7 +16,7 @@ from runs.distributed import set_precision
 from runs.folder import flatten
 from transfer.datasets import open_splits
 from transfer.inference import evaluate
-from transfer.loading import test_loader
+from transfer.loading import build_test_loader
 from transfer.recipe import build_cfg
 from transfer.settings import DataConfig, TransferConfig
 from transfer.trial import MODEL
@@ -51,7 +51,7 @@ def measure(options: Options) -> Iterator[Figure]:
         Path(config.output).mkdir(exist_ok=True)
         detector = build_model(cfg)
         detector.load_state_dict(torch.load(folder / MODEL, map_location=device, weights_only=True)["model"])
-        evaluation = evaluate(cfg, detector, test, test_loader(cfg, test, 0))
+        evaluation = evaluate(cfg, detector, test, build_test_loader(cfg, test, 0))
         assert evaluation is not None
         found[device] = evaluation.metrics
     here, there = found["cpu"], found[options.device]

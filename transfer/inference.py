@@ -47,7 +47,7 @@ def evaluate(cfg: Any, detector: nn.Module, split: Split, batches: Iterable[Any]
         cfg: Detectron2's configuration; its OUTPUT_DIR is the run's folder.
         detector: in any mode; it is in evaluation mode afterwards.
         split: the images.
-        batches: this process's share of them, by `test_loader`.
+        batches: this process's share of them, by `build_test_loader`.
 
     Returns:
         The evaluation on process 0, None on the others.

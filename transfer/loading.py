@@ -101,7 +101,7 @@ def train_images(cfg: Any, split: Split) -> list[dict[str, Any]]:
     return list(images)
 
 
-def train_loader(
+def build_train_loader(
     cfg: Any, images: list[dict[str, Any]], seed: int, workers: int, start: int = 0
 ) -> Iterator[list[dict[str, Any]]]:
     """Endless batches for training, from batch number `start` on; making it draws from PyTorch's generator.
@@ -120,7 +120,7 @@ def train_loader(
     return raise_errors(iter(DataLoader(mapped, batch_sampler=batches, num_workers=workers, collate_fn=collate)))
 
 
-def test_loader(cfg: Any, split: Split, workers: int) -> Iterator[list[dict[str, Any]]]:
+def build_test_loader(cfg: Any, split: Split, workers: int) -> Iterator[list[dict[str, Any]]]:
     """Every image once, one a batch, this process's share of them.
 
     Raises:

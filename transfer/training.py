@@ -25,7 +25,7 @@ from runs.seeds import generator_states, set_generator_states
 from runs.signals import DEADLINE, StopSignals
 from transfer.datasets import Split
 from transfer.inference import Evaluation, evaluate
-from transfer.loading import test_loader, train_images, train_loader
+from transfer.loading import build_test_loader, build_train_loader, train_images
 from transfer.settings import TransferConfig
 
 CHECKPOINT = "checkpoint.pth"
@@ -82,7 +82,7 @@ class Trainer:
         """
         generators = self._restore()
         # Making it draws from PyTorch's generator, so the saved states follow it.
-        loader = train_loader(self.cfg, self.images, self.seed, self.workers, self.iteration)
+        loader = build_train_loader(self.cfg, self.images, self.seed, self.workers, self.iteration)
         if generators is not None:
             set_generator_states(generators)
         log = MetricsLog(self.folder / METRICS_LOG, self.iteration, self.folder) if rank() == 0 else None
@@ -134,7 +134,7 @@ class Trainer:
         """
         self.precise_bn()
         # Without autocast, as Detectron2's own mixed precision: scores of 8 bits would be full of ties.
-        batches = self._until_signal(test_loader(self.cfg, self.test, self.workers))
+        batches = self._until_signal(build_test_loader(self.cfg, self.test, self.workers))
         return evaluate(self.cfg, self.detector, self.test, batches)
 
     def _until_signal(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -196,7 +196,7 @@ class Trainer:
         if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
             return
         count = self.cfg.TEST.PRECISE_BN.NUM_ITER
-        batches = self._until_signal(train_loader(self.cfg, self.images, self.bn_seed, self.workers))
+        batches = self._until_signal(build_train_loader(self.cfg, self.images, self.bn_seed, self.workers))
         with EventStorage(), Progress(count, "precise BN", folder=self.folder, disable=rank() > 0) as bar:
             update_bn_stats(self.model, _counted(batches, bar), count)
 

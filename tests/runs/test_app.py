@@ -155,7 +155,7 @@ def test_a_path_is_the_rest_of_its_argument(application: Path, name: str) -> Non
 
 
 def test_a_path_may_begin_with_the_users_own_folder(application: Path) -> None:
-    assert start(application, "data.root=~/a b", HOME="/home/me").stdout == "0.05 /home/me/a b 100\n"
+    assert start(application, "data.root=~/a b", HOME="/folder/me").stdout == "0.05 /folder/me/a b 100\n"
 
 
 def test_a_path_in_hydras_own_quotes_is_read_as_before(application: Path) -> None:

@@ -49,13 +49,13 @@ def test_real_splits_pass(shared: Path) -> None:
 
 def test_the_fingerprint_sees_every_label(generated: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(generated, tmp_path / "copy")
-    before = load_splits(str(generated), ["voc_2007_test"], CLASSES).fingerprint()
-    assert load_splits(str(copy), ["voc_2007_test"], CLASSES).fingerprint() == before
+    before = load_splits(str(generated), ["voc_2007_test"], CLASSES).fingerprint
+    assert load_splits(str(copy), ["voc_2007_test"], CLASSES).fingerprint == before
     xml = next(p for p in sorted((copy / "VOC2007/Annotations").iterdir()) if is_in_test(copy, p.stem))
     text = xml.read_text()
     name = text.split("<name>")[1].split("<")[0]
     xml.write_text(text.replace(f"<name>{name}<", f"<name>{next(c for c in CLASSES if c != name)}<", 1))
-    assert load_splits(str(copy), ["voc_2007_test"], CLASSES).fingerprint() != before
+    assert load_splits(str(copy), ["voc_2007_test"], CLASSES).fingerprint != before
 
 
 def is_in_test(root: Path, image_id: str) -> bool:

@@ -22,7 +22,7 @@ from tests.pretrain.processes import free_port
 from tests.transfer.conftest import CLASSES, TINY, overrides
 from transfer.datasets import open_splits
 from transfer.inference import evaluate
-from transfer.loading import Batches, test_loader
+from transfer.loading import Batches, build_test_loader
 from transfer.recipe import build_cfg
 from transfer.settings import TransferConfig
 
@@ -129,7 +129,7 @@ def infer(rank: int, world: int, port: int, config: TransferConfig) -> None:
         cfg = build_cfg(config, None, "cpu")
         _, split = open_splits(config.data, cfg)
         torch.manual_seed(0)
-        found = evaluate(cfg, build_model(cfg), split, test_loader(cfg, split, workers=0))
+        found = evaluate(cfg, build_model(cfg), split, build_test_loader(cfg, split, workers=0))
         if found:
             counts = {"images": len(split.images), "detections": len(found.detections.score)}
             write_json(Path(config.output) / "found.json", {**found.metrics, **found.details["files"], **counts})

@@ -4,6 +4,7 @@
 """
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.transfer.conftest import overrides
 from tests.transfer.parity import case
 from transfer.recipe import build_cfg, recipe_path
 from transfer.settings import TransferConfig
-from transfer.weights import BackboneFile
+from transfer.weights import BackboneFile, read_backbone
 
 HERE = Path(__file__).parent / "parity"
 # (task, recipe) -> MoCo's for its own weights, and for MSRA's; the 1x and the 9k recipe are not in MoCo's repository.
@@ -25,7 +26,7 @@ SAME = {
     ("voc0712", "voc0712_R50_C4_24k"): ("pascal_voc_R_50_C4_24k_moco", "pascal_voc_R_50_C4_24k"),
     ("coco", "coco_R50_C4_2x"): ("coco_R_50_C4_2x_moco", "coco_R_50_C4_2x"),
 }
-PATHS = {"MODEL.WEIGHTS", "MODEL.DEVICE", "SEED"}
+PATHS = {"MODEL.WEIGHTS", "MODEL.DEVICE", "OUTPUT_DIR", "SEED"}
 
 
 def resolved(name: str) -> dict[str, Any]:
@@ -34,20 +35,22 @@ def resolved(name: str) -> dict[str, Any]:
     return flatten(json.loads(json.dumps(cfg)))
 
 
-def msra_weights() -> BackboneFile:
-    """The form of MSRA's R-50.pkl: statistics folded, no word about the input."""
-    shapes = {"stem.conv1": (64, 3), "res2.0.conv1": (64, 64), "res2.0.conv2": (64, 64), "res2.0.conv3": (256, 64)}
-    shapes |= {f"res4.{n}.conv1": (256, 1024) for n in range(6)}
-    return BackboneFile(Path("R-50.pkl"), "", {f"{k}.weight": np.empty(v) for k, v in shapes.items()}, folded=True)
+def msra_weights(folder: Path) -> BackboneFile | None:
+    """The form of MSRA's R-50.pkl: Caffe2's names, statistics folded, no word about the input."""
+    shapes = {"conv1": (64, 3), "res2_0_branch2a": (64, 64), "res2_0_branch2b": (64, 64), "res2_0_branch2c": (256, 64)}
+    shapes |= {f"res4_{n}_branch2a": (256, 1024) for n in range(6)}
+    path = folder / "R-50.pkl"
+    path.write_bytes(pickle.dumps({f"{name}_w": np.zeros(shape, np.float32) for name, shape in shapes.items()}))
+    return read_backbone(path)
 
 
 @pytest.mark.parametrize("ours", SAME)
 @pytest.mark.parametrize("msra", [False, True])
-def test_configuration_is_mocos(ours: tuple[str, str], msra: bool) -> None:
+def test_configuration_is_mocos(ours: tuple[str, str], msra: bool, tmp_path: Path) -> None:
     """With MSRA's weights too: what they expect at the input travels with them, not with a recipe."""
     theirs = flatten(json.loads((HERE / "moco_configs.json").read_text())[SAME[ours][msra]])
     config = TransferConfig(task=ours[0], weights="scratch", recipe=ours[1])
-    mine = flatten(json.loads(json.dumps(build_cfg(config, msra_weights() if msra else None, "cpu"))))
+    mine = flatten(json.loads(json.dumps(build_cfg(config, msra_weights(tmp_path) if msra else None, "cpu"))))
     assert mine.keys() == theirs.keys()
     assert {k for k in mine if mine[k] != theirs[k]} <= PATHS
 
