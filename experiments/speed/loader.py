@@ -23,7 +23,7 @@ from detectron2.data.samplers import TrainingSampler
 from experiments.speed.rows import Row, Skipped, alternate, script
 from hardware.limits import decode_rate
 from transfer.datasets import Split, load_splits
-from transfer.loading import train_images, train_loader
+from transfer.loading import build_train_loader, train_images
 from transfer.recipe import build_cfg
 from transfer.settings import VOC_CLASSES, TransferConfig
 
@@ -51,7 +51,7 @@ def row(split: Split, arguments: argparse.Namespace) -> Row:
     cfg = build_cfg(config, None, "cpu")
     images = train_images(cfg, split)
     count, rounds = (1, 2) if arguments.quick else (4, 5)
-    mine = iter(train_loader(cfg, images, 0, 0))
+    mine = iter(build_train_loader(cfg, images, 0, 0))
     theirs = iter(
         build_detection_train_loader(
             images,
