@@ -18,7 +18,8 @@ from benchmarks.workflow.expand import expand
 from benchmarks.workflow.more_devices import growth
 from benchmarks.workflow.run import work
 from benchmarks.workflow.run_graph import RunGraph
-from benchmarks.workflow.status import chains, clock, durations, left, status_of
+from benchmarks.workflow.status import status_of
+from benchmarks.workflow.time_left import chains, clock, durations, left
 from runs.environment import command_line
 from runs.errors import UserError
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.status import clock, durations, left, status_of
+from benchmarks.workflow.status import status_of
+from benchmarks.workflow.time_left import clock, durations, left
 from runs.child_environment import child_environment
 from runs.environment import describe
 from runs.errors import UserError

@@ -123,10 +123,11 @@ class OnlineEvaluation:
         config, network = self.config, partial(pooled, self.network)
         modes = {module: module.training for module in self.network.modules()}
         self.network.eval()
-        found = extract_features(network, images, config.augment, config.data, self.device, indices=indices)
-        for module, mode in modes.items():
-            module.training = mode
-        return found
+        try:
+            return extract_features(network, images, config.augment, config.data, self.device, indices=indices)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
 
     def knn_top1(self) -> float:
         """By kNN, on a fixed random part of the data."""

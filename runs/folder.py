@@ -173,10 +173,10 @@ def _compare(run: Run, free: frozenset[str], fingerprint: dict[str, str] | None 
     if file.exists():
         try:
             before = read_yaml(file)
+            # Without a fingerprint it was begun by an earlier release; from this start on it is compared.
             differing = _differing(before, document, free | ({"fingerprint"} - set(before)))
         except UserError as error:
             raise UserError(f"{error}; delete the folder or choose another output=") from error
-        # Without a fingerprint it was begun by an earlier release; from this start on it is compared.
         if differing:
             raise UserError(
                 f"output={run.path} belongs to another run ({'; '.join(differing[:3])}"

@@ -49,11 +49,13 @@ def run(config: TransferConfig) -> dict[str, float]:
     cfg.freeze()
     # The weights are what is in their file, and so are the images.
     settings = dataclasses.asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
-    images = {"train": train.described().fingerprint, "test": test.described().fingerprint}
+    images = {"train": train.fingerprint, "test": test.fingerprint}
     with claim_run("transfer", config.folder, settings, FREE, images) as claimed:
         if claimed.done:
             return claimed.done.metrics
         if config.trials > 1 or config.search.enabled:
+            # Each trial reads its own; COCO's take gigabytes.
+            del train, test
             return _trials(config, claimed)
         return _fine_tune(config, device, backbone, cfg, train, test, claimed)
 

@@ -137,10 +137,8 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
         elif key.startswith("coco"):
             measured.deviation = dict.fromkeys(deviations, COCO_NOISE)
         elif key.startswith("voc"):
-            measured.deviation, measured.deviation_images = (
-                {m: VOC_NOISE[m] for m in deviations if m in VOC_NOISE},
-                VOC_IMAGES,
-            )
+            measured.deviation = {m: VOC_NOISE[m] for m in deviations if m in VOC_NOISE}
+            measured.deviation_images = VOC_IMAGES
     return found
 
 

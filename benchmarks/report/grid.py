@@ -81,10 +81,14 @@ class Grid:
         """The names above the columns, each with how many it spans."""
         return [(group, len(list(same))) for group, same in itertools.groupby(group for group, _ in self.heads)]
 
+    @property
+    def labels(self) -> list[str]:
+        """The columns' names, each with its group's before it."""
+        return [f"{group} {label}".strip() for group, label in self.heads]
+
     def _repr_html_(self) -> str:
         rows = [[line.label, *(cell.text for cell in line.cells)] for line in self.lines]
-        heads = [self.corner, *(" ".join(head).strip() for head in self.heads)]
-        return html_table(self.title, heads, rows, (self.about, *self.notes))
+        return html_table(self.title, [self.corner, *self.labels], rows, (self.about, *self.notes))
 
 
 def plain(texts: Sequence[object]) -> tuple[Cell, ...]:
@@ -101,6 +105,11 @@ def render(template: str, **values: Any) -> str:
 def markdown(grid: Grid) -> str:
     """GitHub's Markdown."""
     return render("table.md.j2", grid=grid)
+
+
+def latex(grid: Grid) -> str:
+    """A booktabs table: what stands below a cell follows it in parentheses."""
+    return render("table.tex.j2", grid=grid)
 
 
 def terminal(grid: Grid, console: Console | None = None) -> None:

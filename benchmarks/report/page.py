@@ -15,7 +15,8 @@ from benchmarks.report.result_tables import comma_separated, result_grid
 from benchmarks.results.records import Found, find
 from benchmarks.results.table_results import Results, TableResult, listed, results_of
 from benchmarks.workflow.run_graph import PLAN, read_plan
-from benchmarks.workflow.status import clock, last_attempts
+from benchmarks.workflow.status import last_attempts
+from benchmarks.workflow.time_left import clock
 from runs.errors import UserError
 from runs.files import DETECTIONS, VIEWS, atomic_write, read_bytes
 from runs.record import Record
@@ -69,7 +70,7 @@ def write_tables(tables: Sequence[TableResult], output: Path) -> None:
     for name, text in (
         ("tables.csv", comma_separated(tables)),
         ("tables.md", "\n".join(map(grid.markdown, grids))),
-        ("tables.tex", "\n".join(grid.render("table.tex.j2", grid=table) for table in grids)),
+        ("tables.tex", "\n".join(map(grid.latex, grids))),
     ):
         with atomic_write(output / name, "w") as file:
             file.write(text)

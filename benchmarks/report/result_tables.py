@@ -58,21 +58,20 @@ def result_grid(result: TableResult, properties: bool = False, notes: bool = Tru
     lines = []
     for i, (row, entries) in enumerate(zip(table.rows, result.entries, strict=True)):
         verdict = result.verdicts[i] if result.verdicts else None
-        cells, below = [], []
+        cells = list(plain([row.properties.get(p, "") for p in facts]))
+        if result.verdicts:
+            cells.append(Cell(str(verdict or ABSENT), bold=verdict is not None and not verdict.agrees))
+        below = [Cell("") for _ in cells]
+        if result.verdicts and not properties:
+            below[-1] = Cell(str(row.properties.get("collapse", ABSENT)))
         for entry in entries:
             flag = "≤ untrained" if entry.below_scratch else ""
             value = entry.ours.mean if entry.ours else None
             cells.append(Cell(number(entry, result.trials is None), entry.bold, flag, value, entry.remark))
             difference = f" ({signed(entry)})" if entry.difference is not None else ""
             below.append(Cell(published(entry) + difference, entry.paper_bold))
-        left = list(plain([row.properties.get(p, "") for p in facts]))
-        if result.verdicts:
-            left.append(Cell(str(verdict or ABSENT), bold=verdict is not None and not verdict.agrees))
-        below_left = [Cell("") for _ in left]
-        if result.verdicts and not properties:
-            below_left[-1] = Cell(str(row.properties.get("collapse", ABSENT)))
         known = paper and any(e.paper is not None for e in entries)
-        lines.append(Line(row.label, (*left, *cells), (*below_left, *below) if known else ()))
+        lines.append(Line(row.label, tuple(cells), tuple(below) if known else ()))
     heads = [("", f"{p}, paper" if p == "collapse" and result.verdicts else p) for p in facts]
     heads += [("", "collapsed, ours")] if result.verdicts else []
     trials = f"; mean ± std, n = {result.trials}" if result.trials else "; mean ± std (n trials)"

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.workflow.run_graph import RunGraph
-from benchmarks.workflow.status import Status, clock, last_lines, left, progress_of, run_left
+from benchmarks.workflow.status import Status, last_lines
+from benchmarks.workflow.time_left import clock, left, progress_of, run_left
 
 # Seconds between two lines of a log that sum up: it should show life, not scroll away.
 SUMMARY_EVERY = 30.0

@@ -7,7 +7,8 @@ from benchmarks.tables.scale import Scale
 from benchmarks.tables.table import Table
 from benchmarks.workflow.expand import LEAST, batch_of, expand
 from benchmarks.workflow.run_graph import RunGraph
-from benchmarks.workflow.status import Status, assumed, chains, left
+from benchmarks.workflow.status import Status
+from benchmarks.workflow.time_left import assumed, chains, left
 
 NODE = 8
 # ImageNet's training set: 1,281,167 JPEGs of 138 GB.

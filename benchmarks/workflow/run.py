@@ -19,7 +19,8 @@ from pathlib import Path
 
 from benchmarks.workflow.display import Display
 from benchmarks.workflow.run_graph import Run, RunGraph
-from benchmarks.workflow.status import Status, chains, durations, failures, note_attempt, status_of
+from benchmarks.workflow.status import Status, failures, note_attempt, status_of
+from benchmarks.workflow.time_left import chains, durations
 from runs.app import PARENT
 from runs.child_environment import child_environment
 from runs.errors import UserError, from_os_error

@@ -12,7 +12,7 @@ from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand, parse_override
 from benchmarks.workflow.run_graph import RunGraph, Source, read_plan
-from benchmarks.workflow.status import chains
+from benchmarks.workflow.time_left import chains
 from runs.errors import UserError
 
 

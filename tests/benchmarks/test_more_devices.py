@@ -50,7 +50,7 @@ def test_the_work_is_the_same_and_the_longest_chain_bounds_the_time() -> None:
 def test_the_hours_of_linear_runs_fall_by_the_number_of_devices() -> None:
     def seconds(**changes: int) -> float:
         scale = dataclasses.replace(scales.load("paper"), **changes)
-        from benchmarks.workflow.status import durations
+        from benchmarks.workflow.time_left import durations
 
         plan = expand(CHOSEN, scale, "outputs/nowhere")
         found, _ = durations(plan)

@@ -13,7 +13,7 @@ from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
 from benchmarks.workflow.run_graph import RunGraph
-from benchmarks.workflow.status import clock
+from benchmarks.workflow.time_left import clock
 from runs.errors import UserError
 from runs.log import MetricsLog
 from runs.record import write_record

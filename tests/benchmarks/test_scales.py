@@ -9,7 +9,7 @@ from benchmarks.results.table_results import pretrainings
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import devices_of, expand, parse_override
-from benchmarks.workflow.status import durations
+from benchmarks.workflow.time_left import durations
 from converters.architecture import parse
 from converters.proof import detectron2_obstacle
 from runs.errors import UserError
