@@ -28,9 +28,6 @@ class Display:
         """Show what changed; `expected`: seconds of every run."""
         summary = self._summary(status, expected)
         rows = [self._row(run, began, expected[run]) for run, began in status.running.items()]
-        for run in status.running.keys() - self._shown:
-            self._print(f"begins: {self._names[run]} (about {clock(expected[run])})")
-            self._shown.add(run)
         for run in self._shown - status.running.keys():
             self._shown.remove(run)
             if run in status.done:
@@ -38,6 +35,9 @@ class Display:
             elif run in status.failed:
                 reason = "".join(last_lines(self.plan, run, 1))
                 self._print(f"failed (status {status.failed[run]}): {self._names[run]}: {reason}")
+        for run in status.running.keys() - self._shown:
+            self._print(f"begins: {self._names[run]} (about {clock(expected[run])})")
+            self._shown.add(run)
         self.live.update(escape("\n".join([summary, *rows])))
         if not self._console.is_terminal and time.time() - self._summary_at > SUMMARY_EVERY:
             self._summary_at = time.time()
