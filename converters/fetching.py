@@ -1,7 +1,7 @@
 """Checkpoints by address: `https://…`, `hf://OWNER/REPOSITORY/FILE[@REVISION]`, `zoo:NAME`; anything else is a path.
 
 A file is downloaded once and read from a cache ever after: hf:// from that of huggingface_hub, the others from a
-folder named after the address. A download that broke off is continued.
+folder named after the address. A download that broke off begins again, so no file is put together from two answers.
 """
 
 import contextlib
@@ -11,16 +11,16 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
 
 from converters.containers import INDEX, shard_names
 from runs.errors import UserError
-from runs.files import read_json, read_yaml, sha256, write_json
+from runs.files import atomic_write, read_json, read_yaml, sha256, write_json
 from runs.text import without_credentials
 
 ZOO = Path(__file__).with_name("zoo.yaml")
-# A connection that breaks loses the chunk under way.
+# Bytes between two looks at the limits.
 CHUNK = 1 << 16
 # Far above any ResNet checkpoint with optimiser (ResNet-50x4: 6 GB); a server must not fill the disk.
 MAX_BYTES = 16 << 30
@@ -117,21 +117,12 @@ def _cached(url: str, expected: str | None) -> Path:
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two commands, one download
         if not (file.exists() and record.exists()):
-            part = folder / f"{file.name}.part"
-            _download(url, part)
-            with open(part, "rb") as begin:
-                first = "".join(begin.read(64).decode("utf-8-sig", errors="ignore").split())
-            wrong, digest = "", sha256(part)
-            # Text, where it is no pickle of protocol 0.
-            if first.isprintable() and not first.startswith(("(", "c", "}", "]")):
-                wrong = "the server sent a web page, a message or nothing; give the address that its download link has"
-            elif expected and digest != expected:
-                wrong = f"sha256 {digest}, published is {expected}; the download was removed, try again"
-            if wrong:
-                # Kept, it would be answered from the cache ever after.
-                part.unlink()
-                raise UserError(f"{url}: {wrong}")
-            os.replace(part, file)
+            for left in folder.glob(".*.partial"):  # by a command that was killed
+                left.unlink()
+            with atomic_write(file) as part:
+                _download(url, part)
+                part.flush()
+                digest = _check(url, Path(part.name), expected)
             write_json(record, {"url": without_credentials(url), "sha256": digest, "bytes": file.stat().st_size})
         known = read_json(record)["sha256"]
     if sha256(file) != known or (expected and known != expected):
@@ -141,33 +132,39 @@ def _cached(url: str, expected: str | None) -> Path:
     return file
 
 
-def _download(url: str, part: Path) -> None:
-    """Fetch `url` into `part`, continuing what is there if the server still has the same file."""
+def _check(url: str, part: Path, expected: str | None) -> str:
+    """The sha256 of what came.
+
+    Raises:
+        UserError: it is text, or has another sha256 than published.
+    """
+    with open(part, "rb") as begin:
+        first = "".join(begin.read(64).decode("utf-8-sig", errors="ignore").split())
+    # Text, where it is no pickle of protocol 0.
+    if first.isprintable() and not first.startswith(("(", "c", "}", "]")):
+        raise UserError(
+            f"{url}: the server sent a web page, a message or nothing; give the address that its download link has"
+        )
+    digest = sha256(part)
+    if expected and digest != expected:
+        raise UserError(f"{url}: sha256 {digest}, published is {expected}; the download was removed, try again")
+    return digest
+
+
+def _download(url: str, file: IO[bytes]) -> None:
+    """Write what `url` answers into `file`, within the limits above."""
     import requests
 
     from runs.progress import Progress
 
-    tag = part.with_suffix(".etag")
-    begun = part.stat().st_size if part.exists() and tag.exists() else 0
-    headers = {"Accept-Encoding": "identity"}
-    if begun:
-        # If-Range: the server sends the rest if its file is unchanged, else all of it.
-        headers |= {"Range": f"bytes={begun}-", "If-Range": tag.read_text()}
     answered, address, variable = False, without_credentials(url), _authorities()
     try:
         with requests.get(
-            url, headers=headers, stream=True, timeout=TIMEOUT, verify=os.environ[variable] if variable else True,
-            hooks={"response": _stays_on_https},
+            url, headers={"Accept-Encoding": "identity"}, stream=True, timeout=TIMEOUT,
+            verify=os.environ[variable] if variable else True, hooks={"response": _stays_on_https},
         ) as answer:  # fmt: skip
             answered = True
-            if begun and answer.status_code == 416:
-                # Nothing is left to send: the command ended before the file got its name, or the file is shorter now.
-                if answer.headers.get("Content-Range") != f"bytes */{begun}":
-                    part.unlink()
-                    _download(url, part)
-                tag.unlink(missing_ok=True)
-                return
-            if answer.status_code not in (200, 206):
+            if answer.status_code != 200:
                 raise UserError(
                     f"{address}: the server answers {answer.status_code} {answer.reason}; check the address"
                 )
@@ -175,27 +172,16 @@ def _download(url: str, part: Path) -> None:
                 raise UserError(
                     f"{address}: the server compresses the file although that was not asked for; fetch it another way"
                 )
-            if answer.status_code == 200:
-                begun = 0
-            total = begun + int(answer.headers.get("Content-Length", 0))
-            if answer.status_code == 206 and not _continues(answer.headers, begun, total, headers.get("If-Range")):
-                # Another part than was asked, or of another file: a mixture of two must never be stored.
-                part.unlink(missing_ok=True)
-                tag.unlink(missing_ok=True)
-                raise UserError(f"{address}: the server sent another part than was asked; run the command again")
-            tag.write_text(answer.headers.get("ETag", ""))
-            start = time.monotonic()
-            with open(part, "ab" if begun else "wb") as file, Progress(total, part.stem, "B", initial=begun) as bar:
+            total, start = int(answer.headers.get("Content-Length", 0)), time.monotonic()
+            with Progress(total, "download", "B") as bar:
                 for chunk in answer.iter_content(CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
                     if max(total, file.tell()) > MAX_BYTES:
                         raise UserError(f"{address}: more than {MAX_BYTES / 1e9:.0f} GB; check the address")
                     seconds = time.monotonic() - start
-                    if seconds > 2 * TIMEOUT and file.tell() - begun < MIN_RATE * seconds:
+                    if seconds > 2 * TIMEOUT and file.tell() < MIN_RATE * seconds:
                         raise UserError(f"{address}: less than {MIN_RATE} bytes a second; try again at another time")
-                file.flush()
-                os.fsync(file.fileno())
     except requests.exceptions.SSLError as error:
         now = f", which says {os.environ[variable]} now" if variable else ""
         raise UserError(
@@ -204,26 +190,13 @@ def _download(url: str, part: Path) -> None:
         ) from error
     except requests.TooManyRedirects as error:
         raise UserError(f"{address}: the server redirects without end; check the address") from error
-    except (requests.RequestException, OSError, ValueError) as error:
+    except (requests.RequestException, ValueError) as error:
         reason = _reason(error)[:200]
         if not answered and isinstance(error, requests.ConnectionError):
             raise UserError(f"{address}: the server cannot be reached ({reason}); check the address") from error
-        raise UserError(
-            f"{address}: the download broke ({reason}); run the same command again to continue it"
-        ) from error
-    if not tag.read_text():
-        tag.unlink()  # without a tag, a later part cannot be known to belong to this one
-    if total and part.stat().st_size != total:
-        raise UserError(
-            f"{address}: {part.stat().st_size:,} of {total:,} bytes came; run the same command again to continue"
-        )
-    tag.unlink(missing_ok=True)
-
-
-def _continues(headers: Any, begun: int, total: int, tag: str | None) -> bool:
-    """Whether a part of a file is what was asked for: from `begun` to the end, of the file with this tag."""
-    whole = (f"bytes {begun}-{total - 1}/{total}", f"bytes {begun}-{total - 1}/*")
-    return bool(begun) and headers.get("ETag") == tag and headers.get("Content-Range") in whole
+        raise UserError(f"{address}: the download broke ({reason}); run the same command again") from error
+    if total and file.tell() != total:
+        raise UserError(f"{address}: {file.tell():,} of {total:,} bytes came; run the same command again")
 
 
 def _stays_on_https(answer: Any, **_: Any) -> None:

@@ -1,12 +1,14 @@
-"""Downloads against a server in this process: once, continued after a break, checked, offline afterwards."""
+"""Downloads against a server in this process: once, whole or not at all, checked, offline afterwards."""
 
 import http.server
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,13 @@ BaseHandler = http.server.BaseHTTPRequestHandler
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `data` with ranges and a tag; `breaks` cuts the next answers off after so many bytes."""
+    """Serves `data`; `breaks` cuts the next answers off after so many bytes."""
 
     data = b""
-    tag = '"one"'
+    status = 200
     breaks: list[int]
     headers: dict[str, str]
-    requests: list[tuple[str | None, int]]
+    requests: list[str]
     more: dict[str, bytes]
 
 
@@ -43,26 +45,13 @@ class Handler(BaseHandler):
         if "missing" in self.path:
             self.send_error(404, "Not Found")
             return
-        wanted = self.headers.get("Range")
-        same = self.headers.get("If-Range") == self.server.tag
-        start = int(re.findall(r"\d+", wanted)[0]) if wanted and same else 0
-        if start >= len(self.server.data):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(self.server.data)}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        body = self.server.data[start:]
-        self.send_response(206 if start or "Content-Range" in self.server.headers else 200)
+        body = self.server.data
+        self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", self.server.tag)
-        if start and "Content-Range" not in self.server.headers:
-            size = len(self.server.data)
-            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         for name, value in self.server.headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.server.requests.append((wanted, start))
+        self.server.requests.append(self.path)
         if self.server.breaks:
             body = body[: self.server.breaks.pop(0)]
         self.wfile.write(body)
@@ -75,6 +64,7 @@ def server(tmp_path: Path, backbone: ResNet) -> Iterator[Server]:
     server = Server(("127.0.0.1", 0), Handler)
     server.data = layouts.Layout("simsiam", layouts.simsiam).write(tmp_path, backbone).read_bytes()
     server.breaks, server.requests, server.headers = [], [], {}
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -105,62 +95,41 @@ def test_downloaded_once_and_offline_afterwards(server: Server, converters: Call
     assert converters("inspect", address(server), "--json").report["sha256"] == first.source_sha256
 
 
-def test_a_broken_download_is_continued(server: Server) -> None:
-    server.breaks = [1_000_000, 2_000_000]
-    for _ in range(2):
-        with pytest.raises(UserError, match="run the same command again to continue"):
-            fetching.local(address(server))
+def test_a_broken_download_begins_again(server: Server) -> None:
+    """Nothing of an answer that broke off is used: the server's file may have changed meanwhile."""
+    server.breaks = [1_000_000]
+    with pytest.raises(UserError, match="the download broke .* run the same command again"):
+        fetching.local(address(server))
+    server.data = server.data[::-1]
     file = fetching.local(address(server))
-    assert file.read_bytes() == server.data
-    starts = [start for _, start in server.requests]
-    assert starts[0] == 0 and 0 < starts[1] <= 1_000_000 < starts[2] <= 3_000_000
-    assert sorted(path.name for path in file.parent.iterdir() if path.suffix in (".part", ".etag")) == []
+    assert file.read_bytes() == server.data and len(server.requests) == 2
 
 
-@pytest.mark.parametrize("excess", [b"", b"of a longer file"])
-def test_a_download_that_ended_before_it_got_its_name(server: Server, excess: bytes) -> None:
-    """Killed between the last byte and the rename, a command would otherwise ask for nothing, forever."""
+def test_what_a_killed_download_left_is_removed(server: Server) -> None:
     file = fetching.local(address(server))
-    part = file.with_name(f"{file.name}.part")
-    part.write_bytes(file.read_bytes() + excess)
-    part.with_suffix(".etag").write_text(server.tag)
+    left = file.with_name(f".{file.name}.0123abcd.partial")
+    left.write_bytes(b"the beginning")
     file.unlink()
     assert fetching.local(address(server)).read_bytes() == server.data
     assert {path.name for path in file.parent.iterdir()} == {file.name, "download.json", ".lock"}
-    assert [start for _, start in server.requests] == ([0] if not excess else [0, 0])
-
-
-def test_a_file_that_changed_on_the_server_begins_again(server: Server) -> None:
-    server.breaks = [1_000_000]
-    with pytest.raises(UserError):
-        fetching.local(address(server))
-    server.tag, server.data = '"two"', server.data[::-1]
-    assert fetching.local(address(server)).read_bytes() == server.data
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Content-Range": "bytes 5-9/10"},
-        {"Content-Range": "nonsense"},
-        {"Content-Range": "bytes 1000000-3000000/4000000"},
-    ],
-)
-def test_another_part_than_was_asked_is_not_stored(headers: dict[str, str], server: Server) -> None:
-    server.breaks = [1_000_000]
-    with pytest.raises(UserError):
-        fetching.local(address(server))
-    server.headers = headers
-    with pytest.raises(UserError, match="another part than was asked"):
-        fetching.local(address(server))
-    server.headers = {}
-    assert fetching.local(address(server)).read_bytes() == server.data
 
 
 def test_a_part_that_nobody_asked_for(server: Server) -> None:
-    server.headers = {"Content-Range": f"bytes 0-{len(server.data) - 1}/{len(server.data)}"}
-    with pytest.raises(UserError, match="another part than was asked"):
+    server.status, server.headers = 206, {"Content-Range": f"bytes 0-{len(server.data) - 1}/{len(server.data)}"}
+    with pytest.raises(UserError, match="the server answers 206 Partial Content"):
         fetching.local(address(server))
+
+
+def test_a_server_that_sends_without_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "MAX_BYTES", 1_000_000)
+    with pytest.raises(UserError, match="more than 0 GB; check the address"):
+        fetching.local(address(server))
+    monkeypatch.setattr(fetching, "MAX_BYTES", 16 << 30)
+    clock = types.SimpleNamespace(monotonic=itertools.count(0, 10_000).__next__)
+    monkeypatch.setattr(fetching, "time", clock)
+    with pytest.raises(UserError, match="bytes a second; try again at another time"):
+        fetching.local(address(server))
+    assert not list(fetching.default_cache().rglob("*.tar*"))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +139,7 @@ def test_a_part_that_nobody_asked_for(server: Server) -> None:
 )  # fmt: skip
 def test_messages_are_not_kept(body: bytes, server: Server) -> None:
     whole, server.data = server.data, body
-    with pytest.raises(UserError, match=r"a web page, a message or nothing|416"):
+    with pytest.raises(UserError, match="a web page, a message or nothing"):
         fetching.local(address(server))
     server.data = whole
     assert fetching.local(address(server)).read_bytes() == whole
@@ -221,7 +190,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        self.server.requests.append((self.path, len(self.server.requests)))
+        self.server.requests.append(self.path)
         if self.headers.get("Authorization") != "Bearer secret":
             self.send_response(401)
             self.send_header("X-Error-Code", "RepoNotFound")

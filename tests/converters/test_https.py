@@ -114,7 +114,7 @@ def test_a_named_authority_is_trusted(
             "absent.pem: no such file; name the file of trusted certificates, or unset",
         ),
         ("good", "good", "missing/net.pth", "answers 404 Not Found; check the address"),
-        ("good", "good", "cut/net.pth", "run the same command again to continue"),
+        ("good", "good", "cut/net.pth", "the download broke"),
         ("good", "good", "loop/net.pth", "redirects without end"),
         (
             "good",
