@@ -6,14 +6,20 @@ What is measured before a norm is then compared, channel by channel, with the ru
 distance with that to the statistics of other channels of the same layer. In a network as it was trained the own
 channel's are far nearer; where a convolution, a norm or the input is another's, they are no nearer than any.
 
+Where a wrong network fits as well, an alternative that fits better tells: a stride in the other convolution, or two
+blocks exchanged.
+
 The proof cannot see this: it fills both networks from the same file.
 """
 
+import contextlib
 import functools
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +29,14 @@ from converters.checks import Check
 from converters.formats import IMAGENET_MEAN, MSRA_INPUT, UNIT_INPUT, InputConvention
 from runs.errors import UserError
 
-# Calibrated in docs/converters.md on networks trained with this project and otherwise. The share of chance is the
-# distance to the own channel's statistics over that to any channel's: 0 for a perfect fit, 1 for a stranger's layer.
-REFUSED_SHARE, DOUBTFUL_SHARE = 0.85, 0.6
+# From where on a figure is doubted, and refused; calibrated in docs/converters.md on networks trained here.
+# The share of chance is the distance to the own channel's statistics over that to any channel's: 0 for a perfect fit, 1
+# for a stranger's layer. Behind a 1x1 convolution it matters little how a picture is laid out.
+SHARE, POINTWISE_SHARE = (0.6, 0.85), (0.4, 0.65)
 # The distance itself, where all channels are alike: 4 is a scale of 7 or a mean of two standard deviations.
-REFUSED_DISTANCE, DOUBTFUL_DISTANCE = 4.0, 1.5
+DISTANCE = (1.5, 4.0)
+# How much nearer an alternative is, in logarithms of distances.
+GAIN = (0.18, 0.25)
 # A running statistic forgets nine tenths in 22 batches, and early in a training the weights change as fast. Six
 # networks of 12 steps came to 0.71 to 0.90 of chance.
 FEW_BATCHES = 100
@@ -51,6 +60,19 @@ class Fit:
     norm: str
     distance: float
     share: float
+    pointwise: bool
+
+
+class _Sign(NamedTuple):
+    text: str
+    value: float
+    limits: tuple[float, float]
+
+    def beyond(self, limit: int) -> bool:
+        return not self.value <= self.limits[limit]  # NaN is
+
+    def __str__(self) -> str:
+        return f"{self.text} (limit {self.limits[1]:g})"
 
 
 @functools.cache
@@ -93,7 +115,13 @@ def normalised(images: Tensor, convention: InputConvention) -> Tensor:
 def fits(network: nn.Module, inputs: Tensor) -> list[Fit]:
     """Compare what is measured before every batch norm with its running statistics; the network stays as it was."""
     found: list[Fit] = []
-    norms = {module: name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    norms: dict[nn.Module, tuple[str, bool]] = {}
+    pointwise = False
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            pointwise = module.kernel_size == (1, 1)
+        elif isinstance(module, nn.BatchNorm2d):
+            norms[module] = name, pointwise  # a norm follows its convolution
     generator = torch.Generator().manual_seed(0)
 
     def compare(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
@@ -102,20 +130,64 @@ def fits(network: nn.Module, inputs: Tensor) -> list[Fit]:
         order = [torch.randperm(len(mean), generator=generator) for _ in range(8)]
         any_ = torch.stack([_distance(mean[o], variance[o], norm.running_mean, norm.running_var) for o in order])
         share = (own.mean() / any_.mean().clamp_min(0.05)).item()
-        found.append(Fit(norms[norm], own.median().item(), share))
+        name, pointwise = norms[norm]
+        found.append(Fit(name, own.median().item(), share, pointwise))
 
-    handles = [norm.register_forward_pre_hook(compare) for norm in norms]
     for norm in norms:
         norm.training, norm.track_running_stats = True, False
     try:
-        with torch.inference_mode():
+        with _hooks(dict.fromkeys(norms, compare)), torch.inference_mode():
             network(inputs)
     finally:
-        for handle in handles:
-            handle.remove()
         for norm in norms:
             norm.training, norm.track_running_stats = False, True
     return found
+
+
+@contextlib.contextmanager
+def _hooks(functions: dict[nn.Module, Any]) -> Iterator[None]:
+    handles = [module.register_forward_pre_hook(function) for module, function in functions.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def gains(network: Any, inputs: Tensor) -> dict[str, float]:
+    """How much nearer the statistics are to those of each alternative, in logarithms; the network stays as it was.
+
+    Each block is given the input that it has in the network as it is.
+    """
+    blocks = {name: module for name, module in network.named_modules() if re.fullmatch(r"layer\d\.\d+", name)}
+    entering: dict[str, Tensor] = {}
+
+    def remember(name: str) -> Any:
+        return lambda _, inputs: entering.update({name: inputs[0]})
+
+    with _hooks({block: remember(name) for name, block in blocks.items()}):
+        own = fits(network, inputs)
+
+    def ratios(name: str, others: list[Fit]) -> list[float]:
+        mine = (fit for fit in own if fit.norm.startswith(f"{name}."))
+        return [math.log((a.distance + 1e-4) / (b.distance + 1e-4)) for a, b in zip(mine, others, strict=True)]
+
+    found: dict[str, list[float]] = {}
+    for name, block in blocks.items():
+        stage, number = name.split(".")
+        following = f"{stage}.{int(number) + 1}"
+        if number != "0" and following in blocks:
+            others = fits(nn.Sequential(blocks[following], block), entering[name])
+            half = len(others) // 2
+            found[f"{name} and {following} exchanged"] = ratios(name, others[half:]) + ratios(following, others[:half])
+        elif number == "0" and stage != "layer1" and hasattr(block, "conv3"):
+            strides = found.setdefault("the stride in the other convolution", [])
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+            try:
+                strides += ratios(name, fits(block, entering[name]))
+            finally:
+                block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    return {name: sum(each) / len(each) for name, each in found.items()}
 
 
 def _distance(mean: Tensor, variance: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> Tensor:
@@ -145,16 +217,19 @@ def check_vital_signs(
     sets = [images] if images is not None else [pictures(count, size) for size, count in SIZES.items()]
     measured = [fits(network, normalised(each, convention)) for each in sets]
     best = min(range(len(sets)), key=lambda n: sum(math.log(fit.distance + 1e-6) for fit in measured[n]))
-    by_share = max(measured[best], key=lambda fit: fit.share)
-    by_distance = max(measured[best], key=lambda fit: fit.distance)
-    failed = by_share.share > REFUSED_SHARE or not by_distance.distance <= REFUSED_DISTANCE
-    doubtful = by_share.share > DOUBTFUL_SHARE or by_distance.distance > DOUBTFUL_DISTANCE
-    figure = (
-        f"worst {by_share.norm} at {by_share.share:.2f} of chance (limit {REFUSED_SHARE}), {by_distance.norm} at "
-        f"distance {by_distance.distance:.2f} (limit {REFUSED_DISTANCE:g}), {sets[best].shape[-1]} pixels"
-    )
+    inputs = normalised(sets[best], convention)
+    shares = [
+        _Sign(f"{fit.norm} at {fit.share:.2f} of chance", fit.share, POINTWISE_SHARE if fit.pointwise else SHARE)
+        for fit in measured[best]
+    ]
+    distances = [_Sign(f"{f.norm} at distance {f.distance:.2f}", f.distance, DISTANCE) for f in measured[best]]
+    others = [_Sign(f"{name} fits better by {gain:.2f}", gain, GAIN) for name, gain in gains(network, inputs).items()]
+    worst = [max(each, key=lambda sign: sign.value / sign.limits[1]) for each in (shares, distances)]
+    failed, doubtful = (any(sign.beyond(limit) for sign in (*shares, *distances, *others)) for limit in (1, 0))
+    shown = ", ".join(map(str, [*worst, *(sign for sign in others if sign.beyond(0))]))
+    figure = f"worst {shown}, {inputs.shape[-1]} pixels"
     remedy = "its statistics were measured on another network or input; get the file anew, or use --unchecked"
-    if doubtful and "bn1" in (by_distance.norm, by_share.norm):
+    if doubtful and any(sign.text.startswith("bn1 ") for sign in worst):
         figure += _better_input(network, convention, sets[best])
     if failed and 0 < batches < FEW_BATCHES:
         return Check("vital signs", True, f"{figure}; {batches} batches are too few to tell", remedy, doubtful=True)

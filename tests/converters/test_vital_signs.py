@@ -1,5 +1,6 @@
 """A network is told from a wrong one by its batch-norm statistics; a share of the cases of docs/converters.md."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,19 @@ def test_a_wrong_network_is_refused(damage: Damage, weights: Weights, partner: W
     assert not check.passed, check.figure
 
 
+@pytest.mark.parametrize(
+    ("convolution", "angle", "figure", "passed"),
+    [("conv1", 0.9, "0.79 of chance (limit 0.65)", False), ("conv2", 1.3, "0.72 of chance (limit 0.85)", True)],
+)
+def test_a_1x1_convolution_has_a_limit_of_its_own(
+    convolution: str, angle: float, figure: str, passed: bool, weights: Weights, partner: Weights
+) -> None:
+    """Each is a blend of the network's convolution and another's."""
+    name = f"layer2.1.{convolution}.weight"
+    check = signs(weights | {name: math.cos(angle) * weights[name] + math.sin(angle) * partner[name]})
+    assert check.passed == passed and check.doubtful and f" at {figure}" in check.figure, check.figure
+
+
 def test_the_layer_is_named(weights: Weights, partner: Weights) -> None:
     wrong = dict(weights)
     cases.foreign_convolution(wrong, partner)
@@ -72,6 +86,25 @@ def test_the_layer_is_named(weights: Weights, partner: Weights) -> None:
 def test_a_wrong_input_is_named(convention: InputConvention, weights: Weights) -> None:
     check = signs(weights, convention)
     assert not check.passed and "its input seems to be ImageNet's mean and std" in check.figure, check.figure
+
+
+@pytest.mark.parametrize(
+    ("damage", "stride_in_1x1", "said"),
+    [
+        (cases.exchanged_blocks, False, "layer3.1 and layer3.2 exchanged fits better by "),
+        (None, True, "the stride in the other convolution fits better by "),
+    ],
+)
+def test_an_alternative_that_fits_better(
+    damage: Damage | None, stride_in_1x1: bool, said: str, weights: Weights
+) -> None:
+    wrong = dict(weights)
+    if damage:
+        damage(wrong, {})
+    network = build_network(ARCH, wrong, InputConvention(stride_in_1x1=stride_in_1x1))
+    check = check_vital_signs(network, InputConvention())
+    assert not check.passed and said in check.figure, check.figure
+    assert network.layer2[0].conv1.stride == ((2, 2) if stride_in_1x1 else (1, 1)), "the network was changed"
 
 
 def test_folded_statistics_have_no_signs(weights: Weights) -> None:
@@ -132,6 +165,7 @@ def test_the_table_of_the_docs_counts_every_case_once_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cases, "DAMAGES", (cases.foreign_convolution, cases.exchanged_blocks))
+    monkeypatch.setattr(cases, "INPUTS", {"Input not normalised": cases.INPUTS["Input not normalised"]})
     backbones = []
     for seed in range(2):
         torch.save(layouts.tensors(layouts.trained(ARCH, seed)), tmp_path / f"{seed}.pth")
