@@ -12,11 +12,8 @@ blocks exchanged.
 The proof cannot see this: it fills both networks from the same file.
 """
 
-import contextlib
 import functools
 import math
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,10 +109,14 @@ def normalised(images: Tensor, convention: InputConvention) -> Tensor:
     return (images - mean[:, None, None]) / std[:, None, None]
 
 
-def fits(network: nn.Module, inputs: Tensor) -> list[Fit]:
-    """Compare what is measured before every batch norm with its running statistics; the network stays as it was."""
+def fits(network: nn.Module, inputs: Tensor) -> tuple[list[Fit], Tensor]:
+    """Compare what is measured before every batch norm with its running statistics; the network stays as it was.
+
+    Returns:
+        A comparison for each norm, in the order of their use, and the network's output.
+    """
     found: list[Fit] = []
-    norms: dict[nn.Module, tuple[str, bool]] = {}
+    norms: dict[nn.BatchNorm2d, tuple[str, bool]] = {}
     pointwise = False
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -133,61 +134,48 @@ def fits(network: nn.Module, inputs: Tensor) -> list[Fit]:
         name, pointwise = norms[norm]
         found.append(Fit(name, own.median().item(), share, pointwise))
 
+    handles = [norm.register_forward_pre_hook(compare) for norm in norms]
     for norm in norms:
         norm.training, norm.track_running_stats = True, False
     try:
-        with _hooks(dict.fromkeys(norms, compare)), torch.inference_mode():
-            network(inputs)
-    finally:
-        for norm in norms:
-            norm.training, norm.track_running_stats = False, True
-    return found
-
-
-@contextlib.contextmanager
-def _hooks(functions: dict[nn.Module, Any]) -> Iterator[None]:
-    handles = [module.register_forward_pre_hook(function) for module, function in functions.items()]
-    try:
-        yield
+        with torch.inference_mode():
+            return found, network(inputs)
     finally:
         for handle in handles:
             handle.remove()
+        for norm in norms:
+            norm.training, norm.track_running_stats = False, True
 
 
 def gains(network: Any, inputs: Tensor) -> dict[str, float]:
-    """How much nearer the statistics are to those of each alternative, in logarithms; the network stays as it was.
-
-    Each block is given the input that it has in the network as it is.
-    """
-    blocks = {name: module for name, module in network.named_modules() if re.fullmatch(r"layer\d\.\d+", name)}
-    entering: dict[str, Tensor] = {}
-
-    def remember(name: str) -> Any:
-        return lambda _, inputs: entering.update({name: inputs[0]})
-
-    with _hooks({block: remember(name) for name, block in blocks.items()}):
-        own = fits(network, inputs)
-
-    def ratios(name: str, others: list[Fit]) -> list[float]:
-        mine = (fit for fit in own if fit.norm.startswith(f"{name}."))
-        return [math.log((a.distance + 1e-4) / (b.distance + 1e-4)) for a, b in zip(mine, others, strict=True)]
-
-    found: dict[str, list[float]] = {}
-    for name, block in blocks.items():
-        stage, number = name.split(".")
-        following = f"{stage}.{int(number) + 1}"
-        if number != "0" and following in blocks:
-            others = fits(nn.Sequential(blocks[following], block), entering[name])
+    """How much nearer the statistics are to those of each alternative, in logarithms; the network stays as it was."""
+    found = {}
+    strides: list[float] = []
+    _, inputs = fits(nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool), inputs)
+    for stage in ("layer1", "layer2", "layer3", "layer4"):
+        blocks = list(getattr(network, stage))
+        entering, own = [], []
+        for block in blocks:
+            entering.append(inputs)
+            measured, inputs = fits(block, inputs)
+            own.append(measured)
+        first = blocks[0]
+        if stage != "layer1" and hasattr(first, "conv3"):
+            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+            strides += _ratios(own[0], fits(first, entering[0])[0])
+            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+        for number in range(1, len(blocks) - 1):
+            others, _ = fits(nn.Sequential(blocks[number + 1], blocks[number]), entering[number])
             half = len(others) // 2
-            found[f"{name} and {following} exchanged"] = ratios(name, others[half:]) + ratios(following, others[:half])
-        elif number == "0" and stage != "layer1" and hasattr(block, "conv3"):
-            strides = found.setdefault("the stride in the other convolution", [])
-            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
-            try:
-                strides += ratios(name, fits(block, entering[name]))
-            finally:
-                block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
-    return {name: sum(each) / len(each) for name, each in found.items()}
+            ratios = _ratios(own[number] + own[number + 1], others[half:] + others[:half])
+            found[f"{stage}.{number} and {stage}.{number + 1} exchanged"] = sum(ratios) / len(ratios)
+    if strides:
+        found["the stride in the other convolution"] = sum(strides) / len(strides)
+    return found
+
+
+def _ratios(own: list[Fit], others: list[Fit]) -> list[float]:
+    return [math.log((a.distance + 1e-4) / (b.distance + 1e-4)) for a, b in zip(own, others, strict=True)]
 
 
 def _distance(mean: Tensor, variance: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> Tensor:
@@ -215,7 +203,7 @@ def check_vital_signs(
     if not any(mean.any() for mean in means):
         return Check("vital signs", True, "not available, the statistics are folded into scale and bias")
     sets = [images] if images is not None else [pictures(count, size) for size, count in SIZES.items()]
-    measured = [fits(network, normalised(each, convention)) for each in sets]
+    measured = [fits(network, normalised(each, convention))[0] for each in sets]
     best = min(range(len(sets)), key=lambda n: sum(math.log(fit.distance + 1e-6) for fit in measured[n]))
     inputs = normalised(sets[best], convention)
     shares = [
@@ -239,10 +227,12 @@ def check_vital_signs(
 def _better_input(network: Any, convention: InputConvention, images: Tensor) -> str:
     """Which usual input convention fits the stem, if it is not the one that is said."""
     stem = nn.Sequential(network.conv1, network.bn1)
-    tried = {name: fits(stem, normalised(images, other))[0].distance for name, other in _CONVENTIONS.items()}
-    said = fits(stem, normalised(images, convention))[0].distance
-    best = min(tried, key=lambda name: tried[name])
-    return f"; its input seems to be {best}" if tried[best] < said / 2 else ""
+
+    def distance(of: InputConvention) -> float:
+        return fits(stem, normalised(images, of))[0][0].distance
+
+    best = min(_CONVENTIONS, key=lambda name: distance(_CONVENTIONS[name]))
+    return f"; its input seems to be {best}" if distance(_CONVENTIONS[best]) < distance(convention) / 2 else ""
 
 
 def read_images(folder: Path, count: int = 32, size: int = 128) -> Tensor:
