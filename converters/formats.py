@@ -5,6 +5,7 @@ convention and what a conversion cannot carry. docs/formats.md lists who writes 
 layout, and where its names come from.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,9 +46,12 @@ class InputConvention:
     def from_detectron2(cls, values: dict[str, Any]) -> "InputConvention":
         """Read what `detectron2()` wrote; raises KeyError, TypeError or ValueError for anything else."""
         mean, std = (tuple(float(value) / 255 for value in values[key]) for key in ("pixel_mean", "pixel_std"))
-        if len(mean) != 3 or len(std) != 3 or values["format"] not in ("RGB", "BGR"):
+        padding = int(values.get("stem_padding", 1))
+        if len(mean) != 3 or len(std) != 3 or values["format"] not in ("RGB", "BGR") or padding not in range(4):
             raise ValueError("input convention")
-        return cls(values["format"], mean, std, bool(values["stride_in_1x1"]), int(values.get("stem_padding", 1)))
+        if not (all(map(math.isfinite, (*mean, *std))) and min(std) > 0):
+            raise ValueError("mean and deviation")
+        return cls(values["format"], mean, std, bool(values["stride_in_1x1"]), padding)
 
 
 # He et al.'s Caffe models: BGR, 0..255 with the mean subtracted and no division.

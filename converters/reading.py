@@ -116,13 +116,12 @@ def naming(path: Path, otherwise: str, foreign: tuple[type[Exception], ...] = (E
 
 
 def _read(data: bytes) -> _Tree:
-    header = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
     if data.startswith(b"PK\x03\x04"):
         return _read_zip(data)
     if data[:1] == b"\x80" and torch_files.LEGACY in data[:24]:
         tree, names = torch_files.read_legacy(data)
         return _Tree(tree, "torch before 1.6", NO_CHECKSUM, names)
-    if (data[8:9] == b"{" and 0 < header < len(data)) or data[8:10] == b'{"':
+    if data[8:9] == b"{":
         return _Tree(_read_safetensors(data), "safetensors")
     if (data[0] == 0x80 and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")) or data[:1] in (b"(", b"}", b"]", b"c"):
         tree, names = safe_pickle.load(data)

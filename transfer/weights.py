@@ -13,6 +13,7 @@ from converters.safe_pickle import Opaque
 from runs.errors import UserError
 from runs.files import SCRATCH
 from runs.record import Subject
+from runs.typed import build
 
 # Blocks in res4 -> depth, for bottleneck networks (He et al., "Deep Residual Learning", Table 1).
 _DEPTHS = {6: 50, 23: 101, 36: 152}
@@ -76,7 +77,7 @@ def read_backbone(weights: str | Path) -> BackboneFile | None:
     tensors = _from_caffe2(tensors) if folded else tensors
     provenance = contents.provenance
     # What converters wrote says what it expects, Caffe2's files are MSRA's, and of others the recipe has to know.
-    said = "provenance" if provenance.get("input") else "msra" if folded else "recipe"
+    said = "provenance" if provenance.get("input") is not None else "msra" if folded else "recipe"
     convention = MSRA_INPUT.detectron2() if said == "msra" else provenance.get("input")
     settings = _architecture(path, tensors)
     subject = _subject(path, contents.sha256, settings, provenance)
@@ -102,12 +103,12 @@ def _architecture(path: Path, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def _input(path: Path, convention: dict[str, Any]) -> dict[str, Any]:
     try:
-        InputConvention.from_detectron2(convention)
-    except (KeyError, TypeError, ValueError) as error:
+        convention = InputConvention.from_detectron2(convention).detectron2()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"weights={path}: provenance.input is no input convention; {REMEDY}") from error
     return {
         "MODEL.RESNETS.STRIDE_IN_1X1": convention["stride_in_1x1"], "INPUT.FORMAT": convention["format"],
-        "MODEL.PIXEL_MEAN": list(convention["pixel_mean"]), "MODEL.PIXEL_STD": list(convention["pixel_std"]),
+        "MODEL.PIXEL_MEAN": convention["pixel_mean"], "MODEL.PIXEL_STD": convention["pixel_std"],
     }  # fmt: skip
 
 
@@ -116,15 +117,15 @@ def _subject(path: Path, sha256: str, settings: dict[str, Any], provenance: dict
     known = known if isinstance(known, dict) else {}
     width = settings["MODEL.RESNETS.STEM_OUT_CHANNELS"] / 64
     arch = f"resnet{settings['MODEL.RESNETS.DEPTH']}" + (f"x{width:g}" if width != 1 else "")
-    source = provenance.get("source")
-    return Subject(
+    said = {
         # Of a stranger's checkpoint the file's name is all that is known.
-        method=known.get("method") or str(source or path.name).split(".")[0],
-        arch=provenance.get("arch") or arch,
-        epochs=known.get("epochs"),
-        checkpoint=known.get("checkpoint") or source or str(path),
-        checkpoint_sha256=known.get("checkpoint_sha256") or provenance.get("sha256") or sha256,
-    )
+        "method": str(provenance.get("source", path.name)).split(".")[0],
+        "checkpoint": provenance.get("source", str(path)),
+        "checkpoint_sha256": provenance.get("sha256", sha256),
+    }
+    said |= {name: value for name, value in known.items() if value is not None}
+    said["arch"] = provenance.get("arch", arch)
+    return build(Subject, said, f"weights={path}: provenance.subject")
 
 
 def _from_caffe2(blobs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -162,6 +162,7 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (b"\x93NUMPY\x01\x00", "a single array"),
         (b"hello, world", "of no known kind"),
+        (b'\x20\x03\x00\x00\x00\x00\x00\x00{ "conv1.weight": {', "damaged or truncated"),
         (b"PK\x05\x06" + bytes(18), "of no known kind"),
     ],
 )

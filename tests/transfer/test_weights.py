@@ -108,6 +108,15 @@ def no_convention(content: dict[str, Any]) -> None:
     content["provenance"]["input"] = {"format": "RGB"}
 
 
+def no_deviation(content: dict[str, Any]) -> None:
+    content["provenance"]["input"]["pixel_std"] = [0.0, float("nan"), 1.0]
+
+
+def a_subject_of_other_types(content: dict[str, Any]) -> None:
+    # It would stand in the record of a training of hours, which nothing could read.
+    content["provenance"]["subject"] = {"method": {"a": 1}, "epochs": np.ones(2)}
+
+
 def no_channels(content: dict[str, Any]) -> None:
     content["model"]["res2.0.conv2.weight"] = np.zeros((8, 0, 3, 3), np.float32)
 
@@ -117,8 +126,10 @@ def objects(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [missing, misshapen, not_a_number, moco_of_simsiam, no_convention, no_channels, objects]
-)
+    "change",
+    [missing, misshapen, not_a_number, moco_of_simsiam, no_convention, no_deviation,
+     a_subject_of_other_types, no_channels, objects],
+)  # fmt: skip
 def test_a_wrong_file_is_refused(backbone: Path, tmp_path: Path, change: Any) -> None:
     path = edited(backbone, tmp_path, change)
     with pytest.raises(UserError, match=r"edited\.pkl"):
