@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from benchmarks.tables.scale import STAGES, Scale
-from benchmarks.tables.table import Column, Row, Table, load, names
+from benchmarks.tables.table import TASKS, Column, Row, Table, load, names
 from benchmarks.workflow.run_graph import DETECTION, OF_THE_SCALE, Cell, Run, RunGraph, Selection, Source
 from runs.errors import UserError
 from runs.files import RANDOM, SCRATCH, checkpoint_name
@@ -53,10 +53,12 @@ def expand(
         checkpoint: what to evaluate in every row instead of what the row would pre-train.
 
     Raises:
-        UserError: the output lies where a command line cannot name it, or no run would look into one of the `roots`.
+        UserError: the output lies where a command line cannot name it, the scale names what no table has, or no run
+            would look into one of the `roots`.
     """
     check_roots(roots or {}, scale)
     chosen = list(tables)
+    _check_names(scale, chosen)
     expansion = _Expansion(scale, _relative(Path(output)), roots or {}, list(overrides), trials, checkpoint)
     cells = [expansion.cell(t, row, column) for t in chosen for row in t.rows for column in t.columns]
     return RunGraph(
@@ -310,3 +312,20 @@ def check_roots(roots: Mapping[str, str], scale: Scale) -> None:
             )
         if name not in known:
             raise UserError(f"--data {name}={folder}: no table reads '{name}'; there are {', '.join(known)}")
+
+
+def _check_names(scale: Scale, chosen: Iterable[Table]) -> None:
+    """Refuse a scale's settings for what no table has: they would have no effect."""
+    tables = [*map(load, names()), *chosen]
+    rows = [(t.name, r) for t in tables for r in t.rows]
+    methods = {r.pretrain["method"] for _, r in rows if "method" in r.pretrain}
+    for field_, given, known in (
+        ("rows", scale.rows, {"*"} | {name for t, r in rows for name in (r.id, f"{t}/{r.id}")}),
+        ("methods", scale.methods, methods), ("batch_sizes", scale.batch_sizes, methods | {*TASKS}),
+        ("datasets", scale.datasets, {t.dataset for t in tables}), ("data", scale.data, {t.dataset for t in tables}),
+    ):  # fmt: skip
+        for name in given:
+            if name not in known:
+                near = [k for k in known if k.rpartition("/")[0] == name.rpartition("/")[0]] or known
+                names_ = ", ".join(sorted(near))
+                raise UserError(f"scale {scale.name}: {field_}: no table has '{name}'; there are {names_}")

@@ -111,6 +111,7 @@ def test_columns_that_a_scale_cannot_have_are_refused(tmp_path: Path, own: str, 
         ("epochs: {200: 0}", "epochs must be at least 1"),
         ("seconds: {knn: -5}", "seconds must be at least 0"),
         ("trials: {pretraining: 2}", "unknown trials 'pretraining'"),
+        ("replace: {voc77: {label: x}}", "unknown task 'voc77'"),
     ],
 )
 def test_numbers_that_a_scale_cannot_have_are_refused(tmp_path: Path, own: str, complaint: str) -> None:
@@ -118,6 +119,24 @@ def test_numbers_that_a_scale_cannot_have_are_refused(tmp_path: Path, own: str, 
     file.write_text(f"about: a test\n{own}\n")
     with pytest.raises(UserError, match=complaint):
         scales.load(str(file))
+
+
+@pytest.mark.parametrize(
+    ("own", "complaint"),
+    [
+        ("rows: {simsiamm: {pretrain: {epochs: 2}}}", "rows: no table has 'simsiamm'; there are .*simsiam, "),
+        ("rows: {table5/moko: {}}", r"rows: no table has 'table5/moko'; there are table5/byol, .*table5/simsiam_opti"),
+        ("methods: {mocov2: {}}", "methods: no table has 'mocov2'; there are byol, moco, "),
+        ("batch_sizes: {voc: 16}", "batch_sizes: no table has 'voc'; there are byol, coco, "),
+        ("datasets: {imagnet: {}}", "datasets: no table has 'imagnet'; there are cifar10, "),
+        ("data: {cifar: imagefolder}", "data: no table has 'cifar'; there are cifar10, "),
+    ],
+)
+def test_settings_for_what_no_table_has_are_refused(tmp_path: Path, own: str, complaint: str) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(f"about: a test\n{own}\n")
+    with pytest.raises(UserError, match=f"scale own: {complaint}"):
+        expand([tables.load("table4")], scales.load(str(file)), "outputs/x")
 
 
 @pytest.mark.parametrize("text", ["pretrain.epochs=x", "pretrain.epochs=1.5", "pretrain.batch_size=0"])
