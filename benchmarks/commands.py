@@ -9,9 +9,9 @@ from rich.console import Console
 
 from benchmarks.report import grid
 from benchmarks.report.grid import Grid, Line, plain
-from benchmarks.report.page import write_report, write_report_of_folders
+from benchmarks.report.page import write_report
 from benchmarks.report.result_tables import result_grid
-from benchmarks.results.table_results import results_of
+from benchmarks.results.table_results import read_results, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
@@ -178,5 +178,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Write the report of what is there."""
-    print(f"report: {write_report_of_folders(arguments.folders, Path(arguments.output or arguments.folders[0]))}")
+    results, others = read_results(arguments.folders)
+    print(f"report: {write_report(results, Path(arguments.output or arguments.folders[0]), others)}")
     return 0

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results.records import demand, find
+from benchmarks.results.records import find
 from benchmarks.results.summary import summarize
 from benchmarks.results.table_results import DECISIVE
 from runs.errors import UserError
@@ -102,7 +102,10 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
         UserError: a record is refused, two are of different data under one name, or there is none.
     """
     found: dict[str, Measured] = {}
-    records = demand(find(places))
+    records, refused = find(places)
+    if refused:
+        first, *more = refused.values()
+        raise UserError(first + (f" (and {len(more)} more)" if more else ""))
     for path, record in records.items():
         try:
             trials = _trials(path, record, records)

@@ -39,6 +39,8 @@ QUANTITIES = {
     "eta_z": ("Amount of o_z in o_p − o_z", "η_z", False, False),
     "r_e_cosine": ("Cosine of r_e and de-correlation, τ = 0.1", "cosine", False, False),
 }
+TASKS = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
+RECALLS = [i / 50 for i in range(51)]
 # Hundreds of points say no more than these at a few hundred pixels, and the page stays light.
 POINTS = 200
 # The lines of a log under the label of a table's row, for each run of it.
@@ -262,3 +264,30 @@ def _points(log: list[dict[str, Any]], key: str) -> tuple[list[float], list[floa
     ]
     pairs = pairs[:: max(1, len(pairs) // POINTS)]
     return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def precision_recall(found: Sequence[Results]) -> list[Chart]:
+    """Precision over recall at IoU .50, averaged over the classes, a chart a task."""
+    by_task: dict[str, list[Curve]] = {}
+    numbers: dict[str, int] = {}
+    for results in found:
+        named = results.labels
+        for run in results.plan.runs.values():
+            record = results.records.get(run.id)
+            if run.kind == "transfer" and record and (mean := _mean_precision(record.details.get("curves"))):
+                number = numbers.setdefault(named[run.id], len(numbers))
+                by_task.setdefault(run.task, []).append(Curve(named[run.id], RECALLS, mean, number))
+    return [Chart(f"{TASKS[task]}: precision over recall, IoU .50", "recall", "precision", lines)
+            for task, lines in by_task.items()]  # fmt: skip
+
+
+def _mean_precision(by_class: Any) -> list[float]:
+    """Mean over classes of the best precision at each of `RECALLS` or beyond; empty if it is no such table."""
+    total = [0.0] * len(RECALLS)
+    try:
+        for recall, precision in by_class.values():
+            for i, level in enumerate(RECALLS):
+                total[i] += max((float(p) for r, p in zip(recall, precision, strict=True) if r >= level), default=0.0)
+        return [value / len(by_class) for value in total]
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+        return []

@@ -6,15 +6,13 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.report import grid
-from benchmarks.report.charts import Chart, Curve, charts_of, row_logs, run_logs, svg
+from benchmarks.report.charts import TASKS, charts_of, precision_recall, row_logs, run_logs, svg
 from benchmarks.report.grid import Cell, Grid, Line, plain
 from benchmarks.report.result_tables import comma_separated, result_grid
-from benchmarks.results.records import Found, find
-from benchmarks.results.table_results import Results, TableResult, listed, results_of
-from benchmarks.workflow.run_graph import PLAN, read_plan
+from benchmarks.results.records import Found
+from benchmarks.results.table_results import Results, TableResult, listed
 from benchmarks.workflow.status import last_attempts
 from benchmarks.workflow.time_left import clock
 from runs.errors import UserError
@@ -29,38 +27,20 @@ MOST = 8
 WIDTH = 1400
 # The largest picture that a run draws, in bytes and pixels.
 BYTES, PIXELS = 2**24, 40_000_000
-RECALLS = [i / 50 for i in range(51)]
 DRIVERS = {"GPU driver": "driver", "CUDA": "cuda", "cuDNN": "cudnn"}
-TASKS = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
 
 
-def write_report_of_folders(folders: Sequence[str | Path], output: Path) -> Path:
-    """Report what is there.
+def write_report(results: Sequence[Results], output: Path, others: Found = ({}, {})) -> Path:
+    """Write `report.html`, `tables.md`, `tables.tex` and `tables.csv`; returns the page's path.
 
     Args:
-        folders: outputs of `run`, whose tables are filled from the records that are there; the records of any other
-            folder or file are listed below the tables.
+        results: the plans whose tables are shown.
         output: the folder to write to.
-
-    Returns:
-        The page's path.
-
-    Raises:
-        UserError: there is nothing to report, a place does not exist, or the disk refuses.
+        others: records without a plan, which are listed below the tables, and why some are refused.
     """
-    others = find(folder for folder in folders if not (Path(folder) / PLAN).exists())
-    results = [results_of(read_plan(folder)) for folder in folders if (Path(folder) / PLAN).exists()]
-    if not results and not others.records:
-        reason = next(iter(others.refused.values()), "no plan.json and no result.json below the given folders")
-        raise UserError(f"nothing to report: {reason}")
-    return write_report(results, output, others)
-
-
-def write_report(results: Sequence[Results], output: Path, others: Found | None = None) -> Path:
-    """Write `report.html`, `tables.md`, `tables.tex` and `tables.csv`; returns the page's path."""
     write_tables([table for result in results for table in result.tables], output)
     with atomic_write(output / PAGE, "w") as file:
-        file.write(html(results, others or Found()))
+        file.write(html(results, *others))
     return output / PAGE
 
 
@@ -76,18 +56,16 @@ def write_tables(tables: Sequence[TableResult], output: Path) -> None:
             file.write(text)
 
 
-def html(found: Sequence[Results], others: Found) -> str:
-    """Return the page.
-
-    Args:
-        found: the plans whose tables are shown, with their records.
-        others: records without a plan.
-    """
+def html(found: Sequence[Results], others: dict[Path, Record], refused: dict[Path, str]) -> str:
+    """The page; arguments as for `write_report`."""
     plans = [f.plan for f in found]
     recorded = [record for f in found for record in f.records.values()]
     training = [log for f in found for log in run_logs(f, f"{f.plan.output}: " if len(found) > 1 else "")]
     training = training if len({label for label, _ in training}) <= MOST else []
     results = [(result, row_logs(f.plan, result.table)) for f in found for result in f.tables]
+    drawn = [[svg(chart) for chart in charts_of(rows, result.table.curves, result.table)] for result, rows in results]
+    common = [svg(chart) for chart in charts_of(training, ("loss", "std", "knn_top1"))]
+    recall = [svg(chart) for chart in precision_recall(found)]
     costs, commands = costs_and_commands(found)
     return grid.render(
         "page.html.j2",
@@ -96,21 +74,20 @@ def html(found: Sequence[Results], others: Found) -> str:
         papers=list(dict.fromkeys(result.table.paper for result, _ in results)),
         about=list(dict.fromkeys(f"{p.scale} scale: {p.about}" for p in plans)),
         made=time.strftime("%Y-%m-%d %H:%M"),
-        tables=[(result, result_grid(result, properties=True, notes=False),
-                 [svg(chart) for chart in charts_of(rows, result.table.curves, result.table)])
-                for result, rows in results],
-        training=[svg(chart) for chart in charts_of(training, ("loss", "std", "knn_top1"))],
-        recall=[svg(chart) for chart in precision_recall(found)],
+        tables=[(result, result_grid(result, properties=True, notes=False), charts)
+                for (result, _), charts in zip(results, drawn, strict=True)],
+        training=common,
+        recall=recall,
         views=pictures(found, "pretrain", VIEWS),
         detections=pictures(found, "transfer", DETECTIONS),
         costs=costs,
         commands=commands,
         ended=len(recorded),
         total=clock(sum(r.seconds for r in recorded)),
-        environments=environments([*recorded, *others.records.values()]),
+        environments=environments([*recorded, *others.values()]),
         starts=list(dict.fromkeys(p.command for p in plans if p.command)),
-        others=loose(others.records),
-        refused=[*(reason for f in found for reason in f.refused), *others.refused.values()],
+        others=loose(others),
+        refused=[*(reason for f in found for reason in f.refused), *refused.values()],
         style=(HERE / "style.css").read_text(encoding="utf-8"),
         script=(HERE / "sort.js").read_text(encoding="utf-8"),
     )  # fmt: skip
@@ -122,33 +99,6 @@ def title_of(results: Sequence[TableResult]) -> str:
     if len(labels) > 1 and all(label.startswith("Table ") for label in labels):
         labels = ["Tables " + labels[0].removeprefix("Table "), *(label.removeprefix("Table ") for label in labels[1:])]
     return f"{listed(labels)}, measured"
-
-
-def precision_recall(found: Sequence[Results]) -> list[Chart]:
-    """Precision over recall at IoU .50, averaged over the classes, a chart a task."""
-    by_task: dict[str, list[Curve]] = {}
-    numbers: dict[str, int] = {}
-    for results in found:
-        named = results.labels
-        for run in results.plan.runs.values():
-            record = results.records.get(run.id)
-            if run.kind == "transfer" and record and (mean := _mean_precision(record.details.get("curves"))):
-                number = numbers.setdefault(named[run.id], len(numbers))
-                by_task.setdefault(run.task, []).append(Curve(named[run.id], RECALLS, mean, number))
-    return [Chart(f"{TASKS[task]}: precision over recall, IoU .50", "recall", "precision", lines)
-            for task, lines in by_task.items()]  # fmt: skip
-
-
-def _mean_precision(by_class: Any) -> list[float]:
-    """Mean over classes of the best precision at each of `RECALLS` or beyond; empty if it is no such table."""
-    total = [0.0] * len(RECALLS)
-    try:
-        for recall, precision in by_class.values():
-            for i, level in enumerate(RECALLS):
-                total[i] += max((float(p) for r, p in zip(recall, precision, strict=True) if r >= level), default=0.0)
-        return [value / len(by_class) for value in total]
-    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
-        return []
 
 
 def pictures(results: Sequence[Results], kind: str, file: str) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.workflow.run_graph import TARGETS, Run, RunGraph
@@ -15,12 +15,8 @@ from runs.record import Record, read_record
 PLACES = ("data.root", "checkpoint", "weights", "file", "output")
 
 
-@dataclass
-class Found:
-    """Records by the file that holds them, and the files that were refused with the reason."""
-
-    records: dict[Path, Record] = field(default_factory=dict)
-    refused: dict[Path, str] = field(default_factory=dict)
+# Records by the file that holds them, and why other files were refused.
+Found = tuple[dict[Path, Record], dict[Path, str]]
 
 
 def find(places: Iterable[str | os.PathLike[str]]) -> Found:
@@ -39,7 +35,8 @@ def _read(files: Iterable[Path], fault_of: Callable[[Path, Record], str]) -> Fou
         files: where they are.
         fault_of: what else speaks against one; empty for nothing.
     """
-    found = Found()
+    records: dict[Path, Record] = {}
+    refused: dict[Path, str] = {}
     known: dict[str, Path] = {}
     for path in files:
         try:
@@ -50,23 +47,10 @@ def _read(files: Iterable[Path], fault_of: Callable[[Path, Record], str]) -> Fou
             if twin != path:
                 raise UserError(f"{path}: the same record as {twin}; a run counts once, remove one of them")
         except UserError as error:
-            found.refused[path] = str(error)
+            refused[path] = str(error)
         else:
-            found.records[path] = record
-    return found
-
-
-def demand(found: Found) -> dict[Path, Record]:
-    """The records, if none was refused.
-
-    Raises:
-        UserError: with the first refusal and how many there are.
-    """
-    if found.refused:
-        reasons = list(found.refused.values())
-        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-        raise UserError(reasons[0] + more)
-    return found.records
+            records[path] = record
+    return records, refused
 
 
 def records_of(plan: RunGraph) -> tuple[dict[str, Record], list[str]]:
@@ -80,22 +64,22 @@ def records_of(plan: RunGraph) -> tuple[dict[str, Record], list[str]]:
     """
     runs = {plan.target(name): plan.runs[name] for name in plan.order()}
     files = [path for path, run in runs.items() if run.kind not in TARGETS and path.exists()]
-    records: dict[str, Record] = {}
+    good: dict[str, Record] = {}
     fingerprints: dict[str, str] = {}
 
     def fault_of(path: Path, record: Record) -> str:
         run = runs[path]
         data = f"{run.task} {run.settings.get('data')} {run.settings.get('data.root')}"
         fingerprint = record.dataset.fingerprint if record.dataset else ""
-        if fault := _misfit(plan, run, record, records):
+        if fault := _misfit(plan, run, record, good):
             return fault
         if fingerprints.setdefault(data, fingerprint) != fingerprint:
             return "was measured on other data than the other runs of its task"
-        records[run.id] = record
+        good[run.id] = record
         return ""
 
-    found = _read(files, fault_of)
-    return {runs[path].id: record for path, record in found.records.items()}, list(found.refused.values())
+    records, refused = _read(files, fault_of)
+    return {runs[path].id: record for path, record in records.items()}, list(refused.values())
 
 
 def _misfit(plan: RunGraph, run: Run, record: Record, records: dict[str, Record]) -> str:

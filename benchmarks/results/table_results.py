@@ -4,12 +4,14 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from benchmarks.results.records import records_of
+from benchmarks.results.records import Found, find, records_of
 from benchmarks.results.summary import Summary, clearly_above, outside_noise, summarize
 from benchmarks.tables.table import Column, Row, Table, adapt, load
-from benchmarks.workflow.run_graph import Cell, RunGraph
+from benchmarks.workflow.run_graph import PLAN, Cell, RunGraph, read_plan
 from benchmarks.workflow.status import Status, status_of
+from runs.errors import UserError
 from runs.record import Record
 
 # The metrics that decide; the others of a run are shown beside them. AP averages ten thresholds and is least noisy.
@@ -91,6 +93,24 @@ class Results:
     refused: list[str]
     tables: list[TableResult]
     labels: dict[str, str]
+
+
+def read_results(folders: Sequence[str | Path]) -> tuple[list[Results], Found]:
+    """Read outputs of `run`, which have a plan, and any other folders or files of records.
+
+    Returns:
+        (the plans with their tables filled, the records without a plan)
+
+    Raises:
+        UserError: a place does not exist, or there is nothing in any.
+    """
+    planned = [folder for folder in folders if (Path(folder) / PLAN).exists()]
+    results = [results_of(read_plan(folder)) for folder in planned]
+    records, refused = find(folder for folder in folders if folder not in planned)
+    if not results and not records:
+        reason = next(iter(refused.values()), "no plan.json and no result.json below the given folders")
+        raise UserError(f"nothing to report: {reason}")
+    return results, (records, refused)
 
 
 def results_of(plan: RunGraph, status: Status | None = None) -> Results:

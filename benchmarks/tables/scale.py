@@ -94,8 +94,8 @@ def load(name: str) -> Scale:
     stages = [stage for layer in (scale.stages, *scale.rows.values(), *scale.datasets.values()) for stage in layer]
     timed = [key.removesuffix("/epoch") for key in (*scale.seconds, *scale.gigabytes)]
     for field_, given, known in (
-        ("stage", stages, STAGES), ("task", (*(scale.tasks or ()), *scale.replace), TASKS), ("run", timed, ("data", "convert", *TASKS)),
-        ("trials", scale.trials, (*TASKS, *VARY)),
+        ("stage", stages, STAGES), ("task", (*(scale.tasks or ()), *scale.replace), TASKS),
+        ("run", timed, ("data", "convert", *TASKS)), ("trials", scale.trials, (*TASKS, *VARY)),
     ):  # fmt: skip
         for name in given:
             if name not in known:

@@ -58,11 +58,6 @@ def work(plan: RunGraph, executor: str = "local", options: Sequence[str] = (), r
     devices = check(plan, executor, options)
     with lock_folder(Path(plan.output)), _signals():
         plan.write()
-        done = plan.done()
-        if len(done) == len(plan.runs):
-            return Status(done)
-        if done:
-            print(f"{len(done)} of {len(plan.runs)} runs are done already", file=sys.stderr)
         status = _loop(plan, executor, options, retries, devices)
     for line in failures(plan, status):
         print(line, file=sys.stderr)

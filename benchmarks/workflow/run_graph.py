@@ -51,11 +51,6 @@ class Run:
     nodes: int = 1
 
     @property
-    def target(self) -> str:
-        """The file whose existence means that the run is done."""
-        return TARGETS.get(self.kind, RECORD)
-
-    @property
     def devices(self) -> int:
         """Of all nodes together."""
         return self.nodes * self.gpus
@@ -161,12 +156,8 @@ class RunGraph:
         return Path(self.output) / run
 
     def target(self, run: str) -> Path:
-        """The file that a finished run has written."""
-        return self.folder(run) / self.runs[run].target
-
-    def done(self) -> list[str]:
-        """The runs that have finished."""
-        return [run for run in self.runs if self.target(run).exists()]
+        """The file whose existence means that the run is done."""
+        return self.folder(run) / TARGETS.get(self.runs[run].kind, RECORD)
 
     def write(self) -> Path:
         """Write `plan.json`."""

@@ -47,7 +47,7 @@ def status_of(plan: RunGraph, running: dict[str, float] | None = None, failed: d
     if failed is None:
         failed = {run: attempt.status for run, attempt in last_attempts(plan).items()}
     status = Status(running=running or {})
-    status.done = [run for run in plan.done() if run not in status.running]
+    status.done = [run for run in plan.runs if run not in status.running and plan.target(run).exists()]
     begun = {*status.done, *status.running}
     # A run that ended well has its result; without it, it has failed whatever its status says.
     status.failed = {run: failed[run] for run in plan.runs if run in failed and run not in begun}

@@ -1,12 +1,15 @@
 """Plans and records made by hand, so that the machinery can be tested without training anything."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from benchmarks.report.page import write_report
+from benchmarks.results.table_results import read_results
 from benchmarks.workflow.run_graph import Cell, Run, RunGraph, Selection
 from runs.record import Dataset, Record, Subject
 
@@ -34,6 +37,12 @@ def main():
                                 {"top1": value}, 0, {}, seconds, 1.0))
 main()
 """
+
+
+def report(folders: Sequence[str | Path], output: Path) -> str:
+    """What `python -m benchmarks report` writes: the page's text."""
+    results, others = read_results(folders)
+    return write_report(results, output, others).read_text()
 
 
 def script(folder: Path) -> Path:

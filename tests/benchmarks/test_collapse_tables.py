@@ -9,7 +9,6 @@ from rich.console import Console
 
 from benchmarks.report import grid
 from benchmarks.report.charts import averaged, charts_of, ends, published_values, row_logs
-from benchmarks.report.page import write_report_of_folders
 from benchmarks.report.result_tables import result_grid
 from benchmarks.results.records import records_of
 from benchmarks.results.table_results import table_results
@@ -20,6 +19,7 @@ from benchmarks.workflow.run_graph import RunGraph
 from experiments.pages import filled_page
 from runs.errors import UserError
 from runs.record import Dataset, Record, Subject, write_record
+from tests.benchmarks.conftest import report
 
 LAB = scales.load("lab")
 
@@ -105,7 +105,7 @@ def test_the_monitors_verdicts_stand_beside_the_papers(tmp_path: Path) -> None:
     for row, bad in (("simsiam", [False] * 3), ("naive", [True] * 3), ("mirror", [True, False, True])):
         finish(p, row, bad)
     p.write()
-    write_report_of_folders([tmp_path], tmp_path)
+    report([tmp_path], tmp_path)
     [filled] = table_results(p, records_of(p)[0])
     assert [str(v) for v in filled.verdicts] == ["× 0/3", "✓ 3/3", "2/3", "None", "None"]
     assert "Mirror SimSiam: collapsed in 2 of 3 runs; the paper has a collapse." in filled.remarks

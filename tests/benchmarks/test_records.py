@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.report.page import embedded, write_report_of_folders
-from benchmarks.results.records import demand, find, records_of
+from benchmarks.gate.baseline import measure
+from benchmarks.report.page import embedded
+from benchmarks.results.records import find, records_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
 from benchmarks.workflow.run_graph import Run, RunGraph, Source, read_plan
 from runs.errors import UserError
 from runs.record import Dataset, Record, Subject, write_record
+from tests.benchmarks.conftest import report
 
 
 def test_bad_records_are_refused_by_name_and_good_ones_kept(make: SimpleNamespace, tmp_path: Path) -> None:
@@ -35,9 +37,9 @@ def test_bad_records_are_refused_by_name_and_good_ones_kept(make: SimpleNamespac
     (tmp_path / "half/result.json").write_text(whole[: len(whole) // 2])
     shutil.copytree(tmp_path / "good", tmp_path / "twin")
 
-    found = find([tmp_path])
-    assert {p.parent.name for p in found.records} == {"copied", "good"}
-    reasons = {p.parent.name: r for p, r in found.refused.items()}
+    records, refused = find([tmp_path])
+    assert {p.parent.name for p in records} == {"copied", "good"}
+    reasons = {p.parent.name: r for p, r in refused.items()}
     assert set(reasons) == {"edited", "old", "half", "twin"}
     assert "changed after it was written" in reasons["edited"]
     assert "schema version 0" in reasons["old"]
@@ -45,7 +47,7 @@ def test_bad_records_are_refused_by_name_and_good_ones_kept(make: SimpleNamespac
     assert "the same record as" in reasons["twin"]
     assert all(str(tmp_path / name) in reason for name, reason in reasons.items())
     with pytest.raises(UserError, match=r"and 3 more"):
-        demand(found)
+        measure([str(tmp_path)])
     with pytest.raises(UserError, match="no such file or folder"):
         find([tmp_path / "nowhere"])
 
@@ -101,7 +103,7 @@ def test_a_checkpoint_of_ones_own_is_no_row_of_the_paper(make: SimpleNamespace, 
     subject = Subject("mine", "resnet50", None, "mine.pth", "c" * 64)
     write_record(plan.folder(run.id), make.record("knn", subject=subject, seed=0))
     plan.write()
-    page = write_report_of_folders([tmp_path], tmp_path).read_text()
+    page = report([tmp_path], tmp_path)
     assert ">mine<" in page and "SimSiam" not in page.partition("How it was made")[0].partition("</header>")[2]
 
 
@@ -126,15 +128,15 @@ def test_a_field_of_another_type_is_refused_though_it_is_signed(
     path = write_record(tmp_path / "a", make.record())
     write_record(tmp_path / "b", make.record(value=1.0))
     signed(path, change)
-    found = find([tmp_path])
-    assert len(found.records) == 1 and next(iter(change)) in found.refused[path], found.refused
-    assert "Refused" in write_report_of_folders([tmp_path], tmp_path).read_text()
+    records, refused = find([tmp_path])
+    assert len(records) == 1 and next(iter(change)) in refused[path], refused
+    assert "Refused" in report([tmp_path], tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"environment": {"packages": 3}}, {"environment": {}}, {"details": {"curves": 7}}])
 def test_odd_details_do_not_end_a_report(make: SimpleNamespace, tmp_path: Path, change: dict[str, Any]) -> None:
     signed(write_record(tmp_path / "a", make.record()), change)
-    assert "simsiam" in write_report_of_folders([tmp_path], tmp_path).read_text()
+    assert "simsiam" in report([tmp_path], tmp_path)
 
 
 def test_a_pipe_and_a_huge_file_are_no_records(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -145,7 +147,7 @@ def test_a_pipe_and_a_huge_file_are_no_records(tmp_path: Path, make: SimpleNames
         file.truncate(2**33)
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "result.json").write_text("[" * 100_000)
-    refused = " ".join(find([tmp_path]).refused.values())
+    refused = " ".join(find([tmp_path])[1].values())
     assert all(words in refused for words in ("not an ordinary file", "more than the", "nested too deeply"))
 
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.report.page import write_report_of_folders
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
@@ -17,6 +16,7 @@ from benchmarks.workflow.time_left import clock
 from runs.errors import UserError
 from runs.log import MetricsLog
 from runs.record import write_record
+from tests.benchmarks.conftest import report
 
 
 def results(make: SimpleNamespace, folder: Path) -> RunGraph:
@@ -56,7 +56,7 @@ def results(make: SimpleNamespace, folder: Path) -> RunGraph:
 
 def test_the_page_needs_no_other_file(make: SimpleNamespace, tmp_path: Path) -> None:
     plan = results(make, tmp_path)
-    page = write_report_of_folders([tmp_path], tmp_path).read_text()
+    page = report([tmp_path], tmp_path)
     assert not re.search(r'(src|href)="(?!data:|#)', page), "something would be loaded from elsewhere"
     assert "url(" not in re.sub(r"url\(#", "", page)
     for text in (
@@ -89,7 +89,7 @@ def test_the_page_needs_no_other_file(make: SimpleNamespace, tmp_path: Path) -> 
 
 def test_equal_records_give_an_equal_page(make: SimpleNamespace, tmp_path: Path) -> None:
     results(make, tmp_path)
-    pages = [re.sub(r"Written [^<]*", "", write_report_of_folders([tmp_path], tmp_path).read_text()) for _ in range(2)]
+    pages = [re.sub(r"Written [^<]*", "", report([tmp_path], tmp_path)) for _ in range(2)]
     assert pages[0] == pages[1]
 
 
@@ -99,9 +99,9 @@ def test_500_records_take_less_than_20_seconds(make: SimpleNamespace, tmp_path: 
     for seed in range(500):
         write_record(tmp_path / "loose" / str(seed), make.record(seed=seed, value=50.0))
     start = time.perf_counter()
-    page = write_report_of_folders([tmp_path / "plan", tmp_path / "loose"], tmp_path / "out")
+    page = report([tmp_path / "plan", tmp_path / "loose"], tmp_path / "out")
     assert time.perf_counter() - start < 20
-    assert page.read_text().count("linear: simsiam, resnet50x0.25") == 500
+    assert page.count("linear: simsiam, resnet50x0.25") == 500
 
 
 def test_what_is_refused_is_said(make: SimpleNamespace, tmp_path: Path) -> None:
@@ -109,20 +109,20 @@ def test_what_is_refused_is_said(make: SimpleNamespace, tmp_path: Path) -> None:
     write_record(tmp_path / "loose/a", make.record())
     (tmp_path / "loose/b").mkdir()
     (tmp_path / "loose/b/result.json").write_text('{"schema": 99}')
-    page = write_report_of_folders([tmp_path / "plan", tmp_path / "loose"], tmp_path).read_text()
+    page = report([tmp_path / "plan", tmp_path / "loose"], tmp_path)
     assert "schema version 99" in page
     # A table's own record that was changed by hand is no number of the table, and the others stay.
     path = next(plan.folder(r.id) for r in plan.runs.values() if r.kind == "knn") / "result.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 77}))
-    page = write_report_of_folders([tmp_path / "plan"], tmp_path).read_text()
+    page = report([tmp_path / "plan"], tmp_path)
     assert "changed after it was written" in page and "1 of 3 trials refused" in page
     with pytest.raises(UserError, match="nothing to report"):
         (tmp_path / "empty").mkdir()
-        write_report_of_folders([tmp_path / "empty"], tmp_path)
+        report([tmp_path / "empty"], tmp_path)
 
 
 def test_long_lists_are_folded_and_equal_views_shown_once(make: SimpleNamespace, tmp_path: Path) -> None:
-    page = write_report_of_folders([results(make, tmp_path).output], tmp_path).read_text()
+    page = report([results(make, tmp_path).output], tmp_path)
     # Five sheets lie open; of the three dozen runs only the line is seen.
     assert "<details open><summary>5 sheets of detections" in page
     assert re.search(r"<details><summary>3\d runs, data and conversions among them: state, time", page)

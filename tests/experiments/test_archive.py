@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.report.grid import markdown
-from benchmarks.report.page import write_report_of_folders
 from benchmarks.report.result_tables import result_grid
 from benchmarks.results.records import find, records_of
 from benchmarks.results.table_results import table_results
@@ -18,7 +17,7 @@ from experiments.archive import ABSOLUTE, MAX_BYTES, store
 from runs.errors import UserError
 from runs.files import write_json
 from runs.log import read_log
-from tests.benchmarks.conftest import record
+from tests.benchmarks.conftest import record, report
 from tests.benchmarks.test_report import results
 
 
@@ -35,8 +34,8 @@ def test_the_report_can_be_written_again(run: Path) -> None:
     written = store(plan, target)
     assert sum(written.values()) < 400_000
     assert {path.suffix for path in written} == {"", ".json", ".jsonl", ".md", ".tex", ".csv"}
-    write_report_of_folders([run], run)
-    page = write_report_of_folders([target], Path("again")).read_text()
+    report([run], run)
+    page = report([target], Path("again"))
     for name in ("tables.md", "tables.tex", "tables.csv"):
         assert (run / name).read_text() == (target / name).read_text() == Path("again", name).read_text()
     assert "Training loss" in page and "precision over recall" in page
@@ -98,8 +97,8 @@ def test_what_the_repository_keeps(root: Path, tmp_path: Path) -> None:
     kept = sorted(path.parent for path in (root / "results").glob("*/plan.json"))
     assert kept, "results/ holds no run"
     for folder in kept:
-        found = find([folder])
-        assert found.records and not found.refused
+        records, refused = find([folder])
+        assert records and not refused
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MAX_BYTES
         for path in folder.rglob("*.json"):
             for value in re.findall(r'"((?:[^"\\]|\\.)*)"', path.read_text()):
