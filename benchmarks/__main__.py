@@ -112,7 +112,6 @@ def _common(command: argparse.ArgumentParser) -> None:
     _data(command)
     command.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", dest="overrides",
-        type=_lazy("workflow.expand.parse_override"),
         help="a setting of a stage, e.g. pretrain.optimizer.lr=0.1",
     )  # fmt: skip
     command.add_argument("--output", metavar="DIR", help="default: below outputs/")

@@ -14,7 +14,7 @@ from benchmarks.report.result_tables import result_grid
 from benchmarks.results.table_results import read_results, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import expand
+from benchmarks.workflow.expand import expand, parse_override
 from benchmarks.workflow.more_devices import growth
 from benchmarks.workflow.run import work
 from benchmarks.workflow.run_graph import RunGraph
@@ -118,7 +118,8 @@ def _planned(arguments: argparse.Namespace) -> tuple[RunGraph, scales.Scale, lis
     if measured := vars(arguments).get("measured"):
         scale = scales.with_measured(scale, Path(measured))
     output = arguments.output or f"outputs/{scale.name}"
-    plan = expand(chosen, scale, output, dict(arguments.data), arguments.overrides, arguments.trials)
+    overrides = [parse_override(text) for text in arguments.overrides]
+    plan = expand(chosen, scale, output, dict(arguments.data), overrides, arguments.trials)
     if not plan.runs:
         fitting = [name for name in scales.NAMES if expand(chosen, scales.load(name), plan.output).runs]
         remedy = f"add --scale {' or --scale '.join(fitting)}" if fitting else "choose other rows or tables"

@@ -83,11 +83,19 @@ def evaluate(
         UserError: an argument is wrong.
         SystemExit: the converter refuses the checkpoint; it has said why.
     """
-    parsed = [parse_override(text) for text in overrides]
-    plan, file, facts = plan_of(checkpoint, tasks, scale, data or {}, output, trials, parsed)
-    if jobs:
-        plan.jobs = jobs
+    # Before anything is fetched.
+    size, roots, parsed = scales.load(scale), data or {}, [parse_override(text) for text in overrides]
+    chosen = chosen_tables(tasks)
+    check_roots(roots, size)
+    for name, folder in roots.items():
+        if not Path(folder).is_dir():
+            raise UserError(f"--data {name}={folder}: no such folder")
+    file, facts = inspected(checkpoint)
     print(f"{file}: {facts['format']}, {facts['arch']}, proved", file=sys.stderr)
+    source = Source(slug(file), str(file), (), facts["sha256"])
+    output = output or f"outputs/evaluate/{source.name}-{source.sha256[:8]}-{size.name}"
+    plan = expand(chosen, size, output, roots, parsed, trials, source)
+    plan.command, plan.jobs = command_line(), jobs or plan.jobs
     status = work(plan)
     results = results_of(plan, status)
     card = model_card(plan, results.tables, facts, file, checkpoint)
@@ -115,52 +123,15 @@ def command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def for_gate(arguments: argparse.Namespace) -> list[str]:
-    """Evaluate the gate's checkpoint; returns the records of it, and not of others that the folder may hold."""
-    output = arguments.output or "outputs/gate"
-    plan, file, _ = plan_of(arguments.checkpoint, arguments.tasks, arguments.scale, dict(arguments.data), output)
-    status = work(plan)
-    if status.failed or status.blocked:
-        raise UserError(f"gate: {len(status.failed)} runs on {file} failed; their logs are below {plan.output}")
-    return [str(plan.target(run)) for run in dict.fromkeys(run for cell in plan.cells for run in cell.runs)]
-
-
-def plan_of(
-    address: str,
-    tasks: Sequence[str],
-    scale: str,
-    roots: Mapping[str, str],
-    output: str | None = None,
-    trials: int | None = None,
-    overrides: Sequence[tuple[str, str, Any]] = (),
-) -> tuple[RunGraph, Path, dict[str, Any]]:
-    """The runs that evaluate one checkpoint, which is fetched, recognised and proved for it.
-
-    Returns:
-        (the plan, the checkpoint, what `python -m converters inspect` says of it)
+def chosen_tables(tasks: Sequence[str]) -> list[tables.Table]:
+    """The tables with the columns that the tasks fill, and one row, in whose place the checkpoint is put.
 
     Raises:
-        UserError: a task, a setting or a folder is wrong; found out before anything is fetched.
+        UserError: a task is unknown, or there is none.
     """
-    size = scales.load(scale)
     unknown = [task for task in tasks if task not in PLACES]
     if unknown or not tasks:
         raise UserError(f"--tasks {','.join(unknown or tasks)}: choose from {', '.join(PLACES)}")
-    chosen = chosen_tables(tasks)
-    check_roots(roots, size)
-    for name, folder in roots.items():
-        if not Path(folder).is_dir():
-            raise UserError(f"--data {name}={folder}: no such folder")
-    file, facts = inspected(address)
-    output = output or f"outputs/evaluate/{slug(file)}-{facts['sha256'][:8]}-{size.name}"
-    source = Source(slug(file), str(file), (), facts["sha256"])
-    plan = expand(chosen, size, output, roots, overrides, trials, source)
-    plan.command = command_line()
-    return plan, file, facts
-
-
-def chosen_tables(tasks: Sequence[str]) -> list[tables.Table]:
-    """The tables with the columns that the tasks fill, and one row, in whose place the checkpoint is put."""
     chosen = []
     for name in dict.fromkeys(PLACES[t][0] for t in tasks):
         columns = [PLACES[t][1] or t for t in tasks if PLACES[t][0] == name]

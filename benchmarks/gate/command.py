@@ -7,7 +7,7 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from benchmarks.evaluate import for_gate
+from benchmarks.evaluate import evaluate
 from benchmarks.gate import baseline
 from benchmarks.gate.baseline import Measured
 from benchmarks.gate.comparison import DETECT, Comparison, compare_runs
@@ -36,7 +36,7 @@ def gate(arguments: argparse.Namespace) -> int:
             raise UserError(f"--{name} {written}: would overwrite a record, a baseline or the other file; name another")
     # First of all: a baseline that cannot be read should not be found out after an evaluation.
     before = baseline.read(Path(arguments.baseline)) if arguments.baseline else {}
-    results = [*arguments.results, *(for_gate(arguments) if arguments.checkpoint else [])]
+    results = [*arguments.results, *(_evaluated(arguments) if arguments.checkpoint else [])]
     if not results:
         raise UserError("gate: give RESULTS (result.json files or folders of them) or --checkpoint FILE")
     measured = baseline.measure(results, arguments.noise)
@@ -68,6 +68,15 @@ def gate(arguments: argparse.Namespace) -> int:
         print(f"the gate cannot decide: a drop of {arguments.detect:g} points could go undetected", file=sys.stderr)
         return 3
     return 0
+
+
+def _evaluated(arguments: argparse.Namespace) -> list[str]:
+    """Evaluate the checkpoint; returns the records of it, and not of others that the folder may hold."""
+    output = arguments.output or "outputs/gate"
+    found = evaluate(arguments.checkpoint, arguments.tasks, arguments.scale, dict(arguments.data), output)
+    if faults := [*found.refused, *(f"{run} failed; its log is below {output}" for run in found.failed)]:
+        raise UserError(f"gate: {faults[0]}")
+    return [str(found.plan.target(run)) for cell in found.plan.cells for run in cell.runs]
 
 
 def _write(path: Path, measured: dict[str, Measured]) -> int:

@@ -68,7 +68,7 @@ def test_names_of_folders() -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [(["nowhere.pth"], "nowhere.pth"), (["x.pth", "--tasks", "linear,dance"], "--tasks dance: choose from linear"),
-     (["x.pth", "--set", "nonsense"], "must be STAGE.KEY=VALUE"),
+     (["x.pth", "--set", "nonsense"], "must be STAGE.KEY=VALUE"), (["x.pth", "--set", "knn.k=[5]"], "x.pth"),
      (["x.pth", "--data", "imagenet=photographs"], "the mini scale makes its own data; add --scale small"),
      (["x.pth", "--scale", "small", "--data", "imagnet=photographs"], "no table reads 'imagnet'; there are detection"),
      (["x.pth", "--scale", "small", "--data", "photographs"], "must be NAME=DIR"),

@@ -19,7 +19,8 @@ from experiments.calibration import CLASSES, detector, world
 from runs.bootstrap import POOLED, average_precision, compare, pooled_precision
 from runs.files import sha256
 from runs.matches import Matches, to_arrays
-from runs.record import Dataset, write_record
+from runs.record import Dataset, Subject, write_record
+from tests.benchmarks.test_evaluate import FACTS
 
 
 @pytest.fixture
@@ -108,11 +109,11 @@ def test_a_checkpoint_is_evaluated_first(
     def work(plan: RunGraph) -> Status:
         for run in plan.runs.values():
             if run.kind == "knn":
-                write_record(plan.folder(run.id), make.record("knn", "net", value[0]))
+                subject = Subject("net", "resnet50x0.25", 20, "net.pth", FACTS["sha256"])
+                write_record(plan.folder(run.id), make.record("knn", value=value[0], subject=subject))
         return Status()
 
-    facts = {"sha256": "ab" * 32}
-    monkeypatch.setattr("benchmarks.evaluate.inspected", lambda address: (Path(address), facts))
+    monkeypatch.setattr("benchmarks.evaluate.inspected", lambda address: (Path(address), FACTS))
     monkeypatch.setattr("benchmarks.evaluate.work", work)
     write_record(output / "knn" / "of-another-checkpoint", make.record("knn", "net", 10.0))
     base, common = tmp_path / "base.json", ("--checkpoint", "net.pth", "--tasks", "knn", "--output", output)
