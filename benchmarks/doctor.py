@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -23,6 +23,8 @@ from runs.errors import UserError
 GOOD, ABSENT, BAD = "ok", "--", "BAD"
 # GB that the demo leaves behind, checkpoints above all.
 DEMO = 2.0
+# Images of each detection data set to decode; `pretrain.check` has its own number.
+DECODED = 64
 # What lies in a folder of another layout than an image folder's.
 LAYOUTS = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
 
@@ -93,7 +95,8 @@ def _output(*arguments: str, seconds: float | None = None) -> str:
     """What a Python process prints, its lines with commas between.
 
     Raises:
-        UserError: it fails, with the last line of its standard error, or takes longer than `seconds`.
+        UserError: it fails, with the first fault that it names or else the last line of its standard error, or takes
+            longer than `seconds`.
     """
     command = [sys.executable, *arguments]
     try:
@@ -103,8 +106,9 @@ def _output(*arguments: str, seconds: float | None = None) -> str:
     except subprocess.TimeoutExpired as error:
         raise UserError(f"no answer within {seconds:g} seconds") from error
     if result.returncode:
-        said = result.stderr.strip() or f"it ended with status {result.returncode}"
-        raise UserError(said.splitlines()[-1].removeprefix("error: "))
+        faults = [line for line in result.stdout.splitlines() if line.startswith("wrong: ")]
+        said = faults or result.stderr.strip().splitlines()[-1:] or [f"it ended with status {result.returncode}"]
+        raise UserError(said[0].removeprefix("wrong: ").removeprefix("error: "))
     return ", ".join(result.stdout.splitlines())
 
 
@@ -125,56 +129,25 @@ def machine(place: Path) -> list[Finding]:
 
 
 def data_sets(roots: dict[str, str]) -> list[Finding]:
-    """Every data set in its place: how much there is, and whether a picture of it can be decoded."""
+    """Every data set in its place, in the words of the commands that check one."""
     found = []
     for name in dict.fromkeys(("imagenet", "cifar10", "cifar100", *(n for n in roots if n != "detection"))):
-        given = name in roots
-        found.append(_data_set(name, Path(roots.get(name, f"datasets/{name}")), given, _classification))
-    detection = Path(roots.get("detection", "datasets"))
-    for name, check in (("VOC2007", _voc), ("VOC2012", _voc), ("coco", _coco)):
-        found.append(_data_set(name, detection / name, "detection" in roots and (detection / name).exists(), check))
+        folder = Path(roots.get(name, f"datasets/{name}"))
+        layout = next((layout for file, layout in LAYOUTS.items() if (folder / file).exists()), "imagefolder")
+        check = ("pretrain.check", f"data={layout}", f"data.root={folder}")
+        found.append(_data_set(name, folder, name in roots, folder.exists(), check))
+    folder = Path(roots.get("detection", "datasets"))
+    there = any((folder / name).exists() for name in ("VOC2007", "VOC2012", "coco"))
+    check = ("transfer.check", f"data.root={folder}", f"images={DECODED}")
+    found.append(_data_set("detection", folder, "detection" in roots, there, check))
     return found
 
 
-def _data_set(name: str, folder: Path, given: bool, check: Callable[[Path], str]) -> Finding:
-    if not folder.exists():
+def _data_set(name: str, folder: Path, given: bool, there: bool, check: Sequence[str]) -> Finding:
+    if not there:
         return Finding(BAD if given else ABSENT, name, f"not at {folder}; give its place with --data")
-    found = _finding(name, "", partial(check, folder))
+    found = _finding(name, "", partial(_output, "-m", *check))
     return Finding(found.state, name, f"{folder}: {found.words}")
-
-
-def _classification(folder: Path) -> str:
-    """What pre-training itself says of it."""
-    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    layout = next((name for file, name in LAYOUTS.items() if file in inside), "imagefolder")
-    return _output("-m", "pretrain.check", f"data={layout}", f"data.root={folder}")
-
-
-def _voc(folder: Path) -> str:
-    sets = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
-    lists = {p.stem: len(p.read_text().split("\n")) - 1 for p in sets if "_" not in p.stem}
-    images = sorted((folder / "JPEGImages").glob("*.[jJ][pP][gG]"))
-    boxes = list((folder / "Annotations").glob("*.[xX][mM][lL]"))
-    if not lists or not images or not boxes:
-        raise UserError("needs ImageSets/Main/*.txt, JPEGImages/*.jpg and Annotations/*.xml")
-    _decode(images[0])
-    return f"{len(images)} images, {len(boxes)} annotations; " + ", ".join(f"{k} {v}" for k, v in lists.items())
-
-
-def _coco(folder: Path) -> str:
-    parts = []
-    for split in ("train2017", "val2017"):
-        body = json.loads((folder / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
-        _decode(folder / split / body["images"][0]["file_name"])
-        parts.append(f"{split} {len(body['images'])} images, {len(body['annotations'])} objects")
-    return "; ".join(parts)
-
-
-def _decode(path: Path) -> None:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        image.convert("RGB").resize((8, 8))
 
 
 def possible(roots: dict[str, str], whole: bool) -> list[Finding]:

@@ -52,7 +52,10 @@ def push(card: Path, repository: str, yes: bool) -> None:
     folder.mkdir(exist_ok=True)
     names = [FILES[target] for target in facts["checkpoint"]["targets"]]
     for target, name in zip(facts["checkpoint"]["targets"], names, strict=True):
-        _convert(target, facts["checkpoint"]["file"], folder / name)
+        command = [sys.executable, "-m", "converters", target, facts["checkpoint"]["file"], str(folder / name)]
+        result = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=child_environment())
+        if result.returncode != 0:
+            sys.exit(result.returncode)
     text = with_metadata(card.read_text(encoding="utf-8"), facts, repository)
     with atomic_write(folder / "README.md", "w") as file:
         file.write(text)
@@ -120,10 +123,3 @@ def with_metadata(text: str, facts: dict[str, Any], repository: str) -> str:
         eval_results=results or None,
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{text}"
-
-
-def _convert(target: str, checkpoint: str, output: Path) -> None:
-    command = [sys.executable, "-m", "converters", target, checkpoint, str(output)]
-    result = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=child_environment())
-    if result.returncode != 0:
-        sys.exit(result.returncode)

@@ -41,7 +41,8 @@ def gate(arguments: argparse.Namespace) -> int:
         raise UserError("gate: give RESULTS (result.json files or folders of them) or --checkpoint FILE")
     measured = baseline.measure(results, arguments.noise)
     if arguments.write_baseline:
-        return _write(Path(arguments.write_baseline), measured)
+        _write(Path(arguments.write_baseline), {}, measured)
+        return 0
     if arguments.noise is not None:
         for old in before.values():
             old.assume(arguments.noise)
@@ -58,8 +59,7 @@ def gate(arguments: argparse.Namespace) -> int:
         with atomic_write(arguments.junit) as file:
             file.write(junit(lines))
     if arguments.update_baseline:
-        _print_changes(before, measured)
-        baseline.write(Path(arguments.baseline), {**before, **measured})
+        _write(Path(arguments.baseline), before, measured)
         return 0
     if any(line.verdict == "fail" for line in lines):
         print("the gate fails: a real drop", file=sys.stderr)
@@ -79,14 +79,16 @@ def _evaluated(arguments: argparse.Namespace) -> list[str]:
     return [str(found.plan.target(run)) for cell in found.plan.cells for run in cell.runs]
 
 
-def _write(path: Path, measured: dict[str, Measured]) -> int:
-    baseline.write(path, measured)
-    beside = f" and {path.with_suffix('.npz')} (keep both)" if any(m.matches for m in measured.values()) else ""
+def _write(path: Path, before: dict[str, Measured], now: dict[str, Measured]) -> None:
+    """Store a baseline, and say what it changes."""
+    baseline.write(path, {**before, **now})
+    beside = f" and {path.with_suffix('.npz')} (keep both)" if any(m.matches for m in (before | now).values()) else ""
     print(f"baseline written: {path}{beside}")
-    for key, kind in measured.items():
-        means = ", ".join(f"{metric} {statistics.fmean(v):.2f}" for metric, v in kind.values.items())
-        print(f"  {key}: {means} (n = {len(next(iter(kind.values.values())))}, {kind.images} test images)")
-    return 0
+    for key, measured in now.items():
+        known = before[key].values if key in before else {}
+        old = {metric: f"{statistics.fmean(v):.2f} -> " for metric, v in known.items()}
+        means = ", ".join(f"{m} {old.get(m, '')}{statistics.fmean(v):.2f}" for m, v in measured.values.items())
+        print(f"  {key}: {means} (n = {len(next(iter(measured.values.values())))}, {measured.images} test images)")
 
 
 def _asked(before: dict[str, Measured], measured: dict[str, Measured], extend: bool) -> dict[str, Measured]:
@@ -144,12 +146,3 @@ def junit(lines: list[Comparison]) -> bytes:
             ET.SubElement(case, "failure" if line.verdict == "fail" else "skipped", message=sentence(line))
     text: bytes = ET.tostring(suite, encoding="utf-8", xml_declaration=True)
     return text
-
-
-def _print_changes(before: dict[str, Measured], now: dict[str, Measured]) -> None:
-    """Say what a new baseline changes."""
-    for key, measured in now.items():
-        for metric, values in measured.values.items():
-            old = before[key].values.get(metric) if key in before else None
-            was = f"{statistics.fmean(old):.2f}" if old else "absent"
-            print(f"baseline: {key} {metric}: {was} -> {statistics.fmean(values):.2f} (n = {len(values)})")

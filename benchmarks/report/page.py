@@ -66,7 +66,6 @@ def html(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pat
     drawn = [[svg(chart) for chart in charts_of(rows, result.table.curves, result.table)] for result, rows in results]
     common = [svg(chart) for chart in charts_of(training, ("loss", "std", "knn_top1"))]
     recall = [svg(chart) for chart in precision_recall(found)]
-    costs, commands = costs_and_commands(found)
     return grid.render(
         "page.html.j2",
         title=title_of([result for result, _ in results]) if results else "Run records",
@@ -80,8 +79,8 @@ def html(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pat
         recall=recall,
         views=pictures(found, "pretrain", VIEWS),
         detections=pictures(found, "transfer", DETECTIONS),
-        costs=costs,
-        commands=commands,
+        costs=costs(found),
+        commands=[plan.runs[run].line for plan in plans for run in plan.order()],
         ended=len(recorded),
         total=clock(sum(r.seconds for r in recorded)),
         environments=environments([*recorded, *others.values()]),
@@ -132,13 +131,9 @@ def embedded(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def costs_and_commands(found: Sequence[Results]) -> tuple[Grid, list[str]]:
-    """One line a run: how it went, its time, memory and verdict.
-
-    Returns:
-        (the table, the commands of all runs in the order in which they can be typed)
-    """
-    lines, commands = [], []
+def costs(found: Sequence[Results]) -> Grid:
+    """One line a run: how it went, its time, memory and verdict."""
+    lines = []
     for results in found:
         plan, named, attempts = results.plan, results.plan.names(), last_attempts(results.plan)
         for run in plan.order():
@@ -151,9 +146,8 @@ def costs_and_commands(found: Sequence[Results]) -> tuple[Grid, list[str]]:
                 Cell(clock(took) if took is not None else "", value=took),
                 *plain([f"{record.peak_memory_mb:.0f}", record.verdict] if record else ["", ""]),
             )))  # fmt: skip
-            commands.append(plan.runs[run].line)
     heads = (("", "state"), ("", "time"), ("", "memory (MB)"), ("", "verdict"))
-    return Grid(heads, tuple(lines), corner="run"), commands
+    return Grid(heads, tuple(lines), corner="run")
 
 
 def loose(records: dict[Path, Record]) -> Grid:

@@ -132,6 +132,11 @@ def table_results(plan: RunGraph, records: dict[str, Record], status: Status | N
     for chosen in plan.tables:
         whole = adapt(load(chosen.name), plan.replace, plan.add)
         table = whole.select(chosen.rows, chosen.columns)
+        if (len(table.rows), len(table.columns)) != (len(chosen.rows), len(chosen.columns)):
+            raise UserError(
+                f"{plan.output}: its plan has rows or columns that {chosen.name} lacks; write it again with "
+                "`python -m benchmarks run`"
+            )
         if plan.checkpoint:
             # In this row stands a checkpoint that the paper does not have, and whose network the row does not describe.
             name, none = plan.checkpoint.name, (None,) * len(table.columns)

@@ -1,6 +1,5 @@
 """The papers' tables and figures as data: rows, columns, published values. See docs/benchmarks.md for the format."""
 
-import contextlib
 import dataclasses
 import functools
 import re
@@ -142,16 +141,9 @@ class Table:
         return self.published()._repr_html_()
 
     def select(self, rows: Sequence[str] | None, columns: Sequence[str] | None) -> "Table":
-        """Keep the named rows and columns; a column's task or group counts as its name too.
-
-        Raises:
-            UserError: nothing is left.
-        """
+        """Keep the named rows and columns; a column's task counts as its name too."""
         kept = [i for i, c in enumerate(self.columns) if not columns or c.id in columns or c.task in columns]
         chosen = [r for r in self.rows if not rows or r.id in rows]
-        if not kept or not chosen:
-            known = [c.id for c in self.columns] if chosen else [r.id for r in self.rows]
-            raise UserError(f"{self.name}: nothing is left of it; it has {', '.join(known)}")
         cut = [
             dataclasses.replace(r, values=tuple(r.values[i] for i in kept), std=tuple(r.std[i] for i in kept if r.std))
             for r in chosen
@@ -213,11 +205,8 @@ def choose(
         for name in wanted or ():
             if name not in known:
                 raise UserError(f"{name}: no {what} of {', '.join(names)}; there are {', '.join(sorted(known))}")
-    chosen = []
-    for table in tables:
-        with contextlib.suppress(UserError):
-            chosen.append(table.select(rows, columns))
-    if not chosen:
+    cut = [table.select(rows, columns) for table in tables]
+    if not (chosen := [table for table in cut if table.rows and table.columns]):
         raise UserError("--rows and --columns leave nothing of these tables")
     return chosen
 
