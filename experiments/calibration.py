@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gate.baseline import VOC_IMAGES, VOC_NOISE, Measured
 from benchmarks.gate.comparison import compare_runs
+from benchmarks.gate.measured import VOC_IMAGES, VOC_NOISE, Measured
 from benchmarks.report.charts import Chart, Curve, draw
 from runs.app import Parser, cli
 from runs.bootstrap import average_precision

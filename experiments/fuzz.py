@@ -28,6 +28,7 @@ import yaml
 from safetensors.torch import save as save_safetensors
 
 from benchmarks.gate import baseline
+from benchmarks.gate.measured import measure
 from benchmarks.workflow.run_graph import read_plan
 from converters.reading import read as read_checkpoint
 from runs.app import Parser
@@ -101,7 +102,7 @@ def samples(folder: Path) -> dict[str, tuple[bytes, str, Callable[[Path], Any]]]
     torch.save({"epoch": 1, "arch": "resnet50", "state_dict": network(), "optimizer": {"lr": 0.1}}, archive)
     write_record(folder, RECORD)
     record = (folder / "result.json").read_bytes()
-    measured = baseline.measure([str(folder)])
+    measured = measure([str(folder)])
     results = Path(__file__).parents[1] / "results/mini/plan.json"
     return {
         "torch": (archive.getvalue(), "zip", read_checkpoint),

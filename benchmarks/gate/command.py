@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchmarks.evaluate import evaluate
 from benchmarks.gate import baseline
-from benchmarks.gate.baseline import Measured
 from benchmarks.gate.comparison import DETECT, Comparison, compare_runs
+from benchmarks.gate.measured import Measured, measure
 from benchmarks.report import grid
 from benchmarks.report.grid import Cell, Grid, plain
 from runs.errors import UserError
@@ -39,7 +39,7 @@ def gate(arguments: argparse.Namespace) -> int:
     results = [*arguments.results, *(_evaluated(arguments) if arguments.checkpoint else [])]
     if not results:
         raise UserError("gate: give RESULTS (result.json files or folders of them) or --checkpoint FILE")
-    measured = baseline.measure(results, arguments.noise)
+    measured = measure(results, arguments.noise)
     if arguments.write_baseline:
         _write(Path(arguments.write_baseline), {}, measured)
         return 0

@@ -9,7 +9,7 @@ import math
 import statistics
 from dataclasses import dataclass, replace
 
-from benchmarks.gate.baseline import Measured
+from benchmarks.gate.measured import Measured
 from benchmarks.results.table_results import DECISIVE
 from runs import bootstrap
 from runs.bootstrap import POOLED, Interval

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.gate.baseline import Measured, measure, read, write
+from benchmarks.gate.baseline import read, write
 from benchmarks.gate.comparison import compare_runs
+from benchmarks.gate.measured import Measured, measure
 from benchmarks.workflow.run_graph import RunGraph
 from benchmarks.workflow.status import Status
 from experiments.calibration import CLASSES, detector, world

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.gate.baseline import measure
+from benchmarks.gate.measured import measure
 from benchmarks.report.page import embedded
 from benchmarks.results.records import find, records_of
 from benchmarks.tables import scale as scales
