@@ -108,7 +108,9 @@ def sentence(line: Comparison) -> str:
     )
     if line.pooled:
         text += f"; pooled AP {line.pooled.value:+.2f} ± {1.96 * line.pooled.error:.2f}"
-    if line.verdict == "not enough data" and line.low:
+    if line.verdict == "fail":
+        text += f"; error from {line.how}"
+    elif line.verdict == "not enough data" and line.low:
         text += "; not enough data: the baseline is smaller than the drop to be detected; train it longer"
     elif line.verdict == "not enough data":
         text += f"; not enough data: a drop below {line.smallest:.1f} points may go undetected"

@@ -20,6 +20,7 @@ ALPHA = 0.015
 POWER = 0.8
 # The smallest drop, in points, that a gate should be able to see; below it the verdict says that the data are too few.
 DETECT = 2.0
+UNKNOWN = "spread over seeds unknown: give several trials or --noise"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _errors(old: Measured, new: Measured, resamples: int) -> tuple[dict[str, flo
     for metric, values in old.values.items():
         deviation = old.deviation.get(metric, 0.0)
         trials[metric] = math.hypot(deviation / math.sqrt(len(values)), deviation / math.sqrt(len(new.values[metric])))
-    seeds = "trials" if old.deviation_measured else "published noise of a trial"
+    seeds = "trials" if old.deviation_measured else "known noise of a trial" if old.deviation else UNKNOWN
     if old.matches and new.matches:
         found = bootstrap.compare(old.matches, new.matches, resamples)
         images = {f"bbox/{name}": i.error for name, i in found.items()}

@@ -79,8 +79,8 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
     found: dict[str, Measured] = {}
     records, refused = find(places)
     if refused:
-        first, *more = refused.values()
-        raise UserError(first + (f" (and {len(more)} more)" if more else ""))
+        first, *others = refused.values()
+        raise UserError(first + (f" (and {len(others)} more)" if others else ""))
     for path, record in records.items():
         try:
             trials = _trials(path, record, records)

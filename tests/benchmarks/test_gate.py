@@ -58,6 +58,19 @@ def test_verdicts_and_exit_codes(make: SimpleNamespace, tmp_path: Path, gate: Ca
     assert gate("--baseline", base, tmp_path / "c")[0] == 0
 
 
+def test_one_seed_a_side_is_judged_by_the_spread_that_is_given(
+    make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]]
+) -> None:
+    trusted, other, early = (runs(make, tmp_path / str(v), [v], kind="knn") for v in (60.4, 49.2, 31.3))
+    gate("--write-baseline", tmp_path / "images.json", trusted)
+    code, text = gate("--baseline", tmp_path / "images.json", other)
+    assert code == 1 and "spread over seeds unknown: give several trials or --noise" in text
+    gate("--write-baseline", tmp_path / "seeds.json", "--noise", 5.6, trusted)
+    assert gate("--baseline", tmp_path / "seeds.json", other)[0] == 0
+    code, text = gate("--baseline", tmp_path / "seeds.json", early)
+    assert code == 1 and "error from number of test images, known noise of a trial" in text
+
+
 def test_a_baseline_that_has_learned_nothing_guards_nothing(
     make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]]
 ) -> None:
