@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -48,9 +49,9 @@ def parser() -> Parser:
 
     command = add("report", "commands.report", "one HTML page, and the tables as Markdown, LaTeX and CSV")
     command.add_argument(
-        "folders", nargs="+", metavar="FOLDER", help="output folders of `run`, or any folders of records"
+        "folders", nargs="+", type=_folder, metavar="FOLDER", help="output folders of `run`, or any folders of records"
     )
-    command.add_argument("--output", metavar="DIR", help="where to write (default: the first folder)")
+    command.add_argument("--output", type=_folder, metavar="DIR", help="where to write (default: the first folder)")
 
     command = add("evaluate", "evaluate.command", "measure any ResNet checkpoint: a row of the tables and a model card")
     command.add_argument("file", metavar="FILE_OR_URL")
@@ -80,16 +81,16 @@ def parser() -> Parser:
     command.add_argument("--summary", metavar="FILE.md", help="write a summary for a pull request")
     command.add_argument("--junit", metavar="FILE.xml", help="write JUnit XML")
     command.add_argument("--checkpoint", metavar="FILE", help="first evaluate this checkpoint, as `evaluate` does")
-    command.add_argument(
-        "--tasks", type=_names, default=["knn", "linear"], help="with --checkpoint (default: knn,linear)"
-    )
-    command.add_argument("--scale", default="mini", help="with --checkpoint (default: mini)")
+    command.add_argument("--tasks", type=_names, help="with --checkpoint (default: knn,linear)")
+    command.add_argument("--scale", help="with --checkpoint (default: mini)")
     _data(command)
-    command.add_argument("--output", metavar="DIR", help="with --checkpoint: default outputs/gate")
+    command.add_argument("--output", type=_folder, metavar="DIR", help="with --checkpoint: default outputs/gate")
 
     command = add("doctor", "doctor.doctor", "check the installation, the devices and every data set")
     _data(command)
-    command.add_argument("--output", metavar="DIR", help="the folder whose disk is checked (default: the current one)")
+    command.add_argument(
+        "--output", type=_folder, metavar="DIR", help="the folder whose disk is checked (default: the current one)"
+    )
     command.add_argument("--json", action="store_true", help="the findings as JSON")
     return root
 
@@ -114,7 +115,7 @@ def _common(command: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", dest="overrides",
         help="a setting of a stage, e.g. pretrain.optimizer.lr=0.1",
     )  # fmt: skip
-    command.add_argument("--output", metavar="DIR", help="default: below outputs/")
+    command.add_argument("--output", type=_folder, metavar="DIR", help="default: below outputs/")
 
 
 def _data(command: argparse.ArgumentParser) -> None:
@@ -127,6 +128,12 @@ def _data(command: argparse.ArgumentParser) -> None:
 
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
+
+
+def _folder(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return os.path.expanduser(text)
 
 
 def _counts(text: str) -> list[int]:

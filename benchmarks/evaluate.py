@@ -107,6 +107,8 @@ def command(arguments: argparse.Namespace) -> int:
     """The command. Exit status 1 if a run failed."""
     if arguments.push:
         hub.check(arguments.push)
+    elif arguments.yes:
+        raise UserError("--yes: is for --push OWNER/NAME; give it, or leave --yes out")
     given = vars(arguments)
     names = ("tasks", "scale", "output", "trials", "overrides", "jobs")
     found = evaluate(arguments.file, data=dict(arguments.data), **{name: given[name] for name in names})

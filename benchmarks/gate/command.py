@@ -26,6 +26,11 @@ def gate(arguments: argparse.Namespace) -> int:
         0 within the noise or the tolerance; 1 for a real drop; 3 where `--detect` was given and the data are too few
         to see such a drop. Bad input raises `UserError` (2).
     """
+    for name in ("tasks", "scale", "data", "output"):
+        if getattr(arguments, name) and not arguments.checkpoint:
+            raise UserError(f"--{name}: is for --checkpoint FILE; give one, or leave it out")
+    if arguments.update_baseline and not arguments.baseline:
+        raise UserError("--update-baseline: is for --baseline FILE; --write-baseline stores all of the results")
     for name in ("tolerance", "detect", "noise"):
         value = getattr(arguments, name)
         if value is not None and not 0 <= value < math.inf:
@@ -73,7 +78,8 @@ def gate(arguments: argparse.Namespace) -> int:
 def _evaluated(arguments: argparse.Namespace) -> list[str]:
     """Evaluate the checkpoint; returns the records of it, and not of others that the folder may hold."""
     output = arguments.output or "outputs/gate"
-    found = evaluate(arguments.checkpoint, arguments.tasks, arguments.scale, dict(arguments.data), output)
+    tasks, scale = arguments.tasks or ["knn", "linear"], arguments.scale or "mini"
+    found = evaluate(arguments.checkpoint, tasks, scale, dict(arguments.data), output)
     if faults := [*found.refused, *(f"{run} failed; its log is below {output}" for run in found.failed)]:
         raise UserError(f"gate: {faults[0]}")
     return [str(found.plan.target(run)) for cell in found.plan.cells for run in cell.runs]

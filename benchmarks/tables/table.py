@@ -259,6 +259,10 @@ def read(path: Path, name: str) -> Table:
     # Of a file of the user's own the folder is all that is known.
     paper = build(Paper, read_yaml(beside), str(beside)) if beside.is_file() else Paper(folder.name, "", str(folder))
     table = build(Table, {**read_yaml(path), "name": name}, str(path))
+    for part in (table, *table.rows, *table.columns):
+        for key in ("method", "variant"):
+            if not isinstance(part.pretrain.get(key, ""), str):
+                raise UserError(f"{path}: pretrain.{key} must be a name, not {part.pretrain[key]!r:.60}")
     rows = []
     for row in table.rows:
         own = {**table.pretrain, **row.pretrain}
@@ -274,6 +278,8 @@ def _faults(table: Table) -> Iterator[str]:
     """What is wrong with a table, beyond the types of its fields."""
     if not table.rows or not table.columns:
         yield "a table needs rows and columns"
+    if set(table.bold) - {"within"}:
+        yield f"bold: unknown field '{min(set(table.bold) - {'within'})}'; there is within"
     for what, ids in (("row", [r.id for r in table.rows]), ("column", [c.id for c in table.columns])):
         yield from (f"{what} '{name}' is there twice" for name, count in Counter(ids).items() if count > 1)
     for r in table.rows:

@@ -25,6 +25,11 @@ DETECTION_ROOT = "datasets"
 LEAST = {"pretrain": 32, "linear": 32}
 # Settings that a plan counts with.
 COUNTS = ("epochs", "batch_size", "detectron2.SOLVER.IMS_PER_BATCH")
+# Settings that the plan gives each run, and where a user gives them.
+PLANNED = {"seed": "--trials", "output": "--output", "data.root": "--data", "task": "--columns",
+           "checkpoint": "evaluate FILE", "weights": "evaluate FILE"}  # fmt: skip
+# No published number is the mean of more; a mistyped one would plan runs for hours.
+MOST_TRIALS = 1000
 # Values that Hydra reads without quotes.
 PLAIN = re.compile(r"[\w./:@%+-]*")
 # What a reader looks for first in a command.
@@ -93,6 +98,8 @@ class _Expansion:
         else:
             count = self.scale.trials.get(column.task, self.scale.trials.get(column.vary, count))
             count = min(count, self.trials or count)
+        if count > MOST_TRIALS:
+            raise UserError(f"{table.name}, column {column.id}: {count} trials; at most {MOST_TRIALS}")
         if not self.checkpoint:
             wanted = self.scale.tasks is None or column.task in self.scale.tasks
             if missing := row.missing or table.missing:
@@ -168,7 +175,14 @@ class _Expansion:
         data = {} if "transfer" in stages else {"data": scale.data.get(table.dataset, table.dataset)}
         shared = merged(scale.stages, scale.datasets.get(table.dataset, {}), method)
         user = {key: value for stage, key, value in self.overrides if stage in stages}
-        settings = {**data, **shared, **own, **merged(*rows), **user}
+        given = {**shared, **own, **merged(*rows), **user}
+        for key, option in PLANNED.items():
+            if key in given:
+                raise UserError(f"{stages[-1]}.{key}: the plan sets it for each run; leave it out (see {option})")
+        settings = {**data, **given}
+        for key in ("method", "variant"):
+            if not isinstance(settings.get(key, ""), str):
+                raise UserError(f"{stages[-1]}.{key}={settings[key]}: must be a name")
         for key in COUNTS:
             if key in settings and (type(settings[key]) is not int or settings[key] < 1):
                 raise UserError(f"{stages[-1]}.{key}={settings[key]}: must be a whole number of at least 1")
@@ -294,7 +308,7 @@ def parse_root(text: str) -> tuple[str, str]:
     name, _, folder = text.partition("=")
     if not folder:
         raise UserError(f"--data {text}: must be NAME=DIR, e.g. imagenet=/data/imagenet")
-    return name, folder
+    return name, os.path.expanduser(folder)
 
 
 def check_roots(roots: Mapping[str, str], scale: Scale) -> None:

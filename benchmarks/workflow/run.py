@@ -197,6 +197,8 @@ def check(plan: RunGraph, executor: str, options: Sequence[str]) -> list[str]:
                 "your cluster has them"
             )
         return []
+    if options:
+        raise UserError(f"-- {' '.join(options)}: options of sbatch; add --executor slurm, or leave them out")
     if nodes > 1:
         raise UserError(
             f"--nodes {nodes}: one machine starts here; add --executor slurm, or type what `plan --commands` prints "

@@ -24,6 +24,10 @@ class Attempt:
     seconds: float
     status: int
 
+    def __post_init__(self) -> None:
+        if self.seconds < 0:
+            raise ValueError("seconds must be at least 0")
+
 
 @dataclass
 class Status:
@@ -59,8 +63,8 @@ def status_of(plan: RunGraph, running: dict[str, float] | None = None, failed: d
 
 
 def note_attempt(plan: RunGraph, run: str, started: float, status: int) -> None:
-    """Append an attempt that has just ended."""
-    line = json.dumps(vars(Attempt(run, started, time.time() - started, status)))
+    """Append an attempt that has just ended; the clock may have been set back meanwhile."""
+    line = json.dumps(vars(Attempt(run, started, max(0.0, time.time() - started), status)))
     try:
         with open(Path(plan.output) / ATTEMPTS, "a", encoding="utf-8") as file:
             file.write(line + "\n")

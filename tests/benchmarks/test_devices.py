@@ -55,6 +55,8 @@ def test_what_cannot_get_its_devices_is_refused_first(tmp_path: Path, monkeypatc
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(UserError, match="a run takes 8 devices, this machine shows 2; add --gpus 2"):
         check(plan, "local", [])
+    with pytest.raises(UserError, match="-- --mem=64G: options of sbatch; add --executor slurm"):
+        check(plan, "local", ["--mem=64G"])
     monkeypatch.delenv("SBATCH_PARTITION", raising=False)
     with pytest.raises(UserError, match=r"--executor slurm: .* add -- --mem=64G"):
         check(plan, "slurm", [])

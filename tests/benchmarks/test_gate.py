@@ -108,6 +108,8 @@ def test_bad_input_is_one_line_and_status_2(
         (("--write-baseline", good / "0" / "result.json", good), "is there already and no baseline"),
         (("--baseline", base), "give RESULTS"),
         (("--baseline", base, "--tolerance", -1, good), "--tolerance -1.0"),
+        (("--baseline", base, "--tasks", "knn", good), "--tasks: is for --checkpoint"),
+        (("--write-baseline", base, "--update-baseline", good), "--update-baseline: is for --baseline"),
     ]
     for words, complaint in cases:
         code, text = gate(*words)

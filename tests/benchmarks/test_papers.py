@@ -85,6 +85,8 @@ def test_tables_4_and_5_equal_the_collected_facts(shared: Path) -> None:
         ("{task}", "task 'dancing'"),
         ("{method}", "pretrain.method is missing"),
         ("{twice}", "row 'a' is there twice"),
+        ("{list}", "pretrain.method must be a name"),
+        ("{good}\nbold: {wihtin: 1}", "bold: unknown field 'wihtin'"),
     ],
 )
 def test_a_wrong_file_is_refused_by_field(tmp_path: Path, text: str, complaint: str) -> None:
@@ -97,6 +99,7 @@ def test_a_wrong_file_is_refused_by_field(tmp_path: Path, text: str, complaint: 
         "{short}": head % "linear" + row % ("method: simsiam", "1.0, 2.0"),
         "{task}": head % "dancing" + row % ("method: simsiam", "1.0"),
         "{method}": head % "linear" + row % ("", "1.0"),
+        "{list}": head % "linear" + row % ("method: [simsiam]", "1.0"),
         "{twice}": head % "linear" + 2 * (row % ("method: simsiam", "1.0")),
     }
     for key, part in parts.items():

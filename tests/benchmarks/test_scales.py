@@ -146,5 +146,25 @@ def test_a_setting_that_a_plan_counts_with_is_a_whole_number(text: str) -> None:
         expand([tables.load("table4")], scales.load("mini"), "outputs/x", overrides=[override])
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("pretrain.seed=5", "pretrain.seed: the plan sets it for each run; leave it out .see --trials"),
+        ("knn.checkpoint=x.pth", "knn.checkpoint: the plan sets it"),
+        ("pretrain.data.root=DIR", "see --data"),
+        ("pretrain.method=[byol]", "must be a name"),
+    ],
+)
+def test_a_setting_that_is_not_the_users_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        expand([tables.load("table4")], scales.load("mini"), "outputs/x", overrides=[parse_override(text)])
+
+
+def test_an_absurd_number_of_trials_is_refused() -> None:
+    scale = dataclasses.replace(scales.load("mini"), trials={"pretrain": 10**9})
+    with pytest.raises(UserError, match=r"table4, column ep200: 1000000000 trials; at most 1000"):
+        expand([tables.load("table4")], scale, "outputs/x")
+
+
 def test_an_absurd_number_of_nodes_takes_no_time() -> None:
     assert devices_of(dataclasses.replace(scales.load("paper"), gpus=8, nodes=10**12), "linear", 4096) == (8, 16)
