@@ -98,8 +98,6 @@ class _Expansion:
         else:
             count = self.scale.trials.get(column.task, self.scale.trials.get(column.vary, count))
             count = min(count, self.trials or count)
-        if count > MOST_TRIALS:
-            raise UserError(f"{table.name}, column {column.id}: {count} trials; at most {MOST_TRIALS}")
         if not self.checkpoint:
             wanted = self.scale.tasks is None or column.task in self.scale.tasks
             if missing := row.missing or table.missing:
@@ -108,6 +106,8 @@ class _Expansion:
                 absent = "no pre-training"
             elif not wanted or self._epochs(row, column) is None:
                 absent = f"not at the {self.scale.name} scale"
+        if not absent and count > MOST_TRIALS:
+            raise UserError(f"{table.name}, column {column.id}: {count} trials; at most {MOST_TRIALS}")
         runs = tuple(self._trial(table, row, column, seed).id for seed in range(0 if absent else count))
         return Cell(table.name, row.id, column.id, runs, absent)
 
