@@ -259,10 +259,10 @@ def read(path: Path, name: str) -> Table:
     # Of a file of the user's own the folder is all that is known.
     paper = build(Paper, read_yaml(beside), str(beside)) if beside.is_file() else Paper(folder.name, "", str(folder))
     table = build(Table, {**read_yaml(path), "name": name}, str(path))
-    for part in (table, *table.rows, *table.columns):
+    for settings in (table.pretrain, *(row.pretrain for row in table.rows), *(c.pretrain for c in table.columns)):
         for key in ("method", "variant"):
-            if not isinstance(part.pretrain.get(key, ""), str):
-                raise UserError(f"{path}: pretrain.{key} must be a name, not {part.pretrain[key]!r:.60}")
+            if not isinstance(settings.get(key, ""), str):
+                raise UserError(f"{path}: pretrain.{key} must be a name, not {settings[key]!r:.60}")
     rows = []
     for row in table.rows:
         own = {**table.pretrain, **row.pretrain}
