@@ -158,6 +158,8 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
     _refuse_variants(shapes)
     blocks = [_count(shapes, f"layer{stage}.") for stage in (1, 2, 3, 4)]
     bottleneck = any(re.fullmatch(r"layer\d\.\d+\.conv3\.weight", name) for name in shapes)
+    if len(shapes.get("conv1.weight", ())) == 5:
+        raise UserError("conv1.weight: a 3D convolution, of videos or volumes; give a network for images")
     if len(shapes.get("conv1.weight", ())) != 4:
         raise UserError(
             "conv1.weight: missing or not a convolution, so this is no complete ResNet; convert the whole file"
@@ -236,6 +238,7 @@ def _compare(arch: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 # Residual networks that look like ResNet but compute something else, by the names of their tensors.
 _VARIANTS = {
+    r".*\.lora_\w+(\..*)?": "LoRA adapters (merge_and_unload folds them)",
     r"(conv1\.\d+|stem\..*|conv[2-9])\.weight": "a deep stem of several convolutions (ResNet-C, -D, -S, CLIP)",
     r".*\.weight_u": "spectral norm (remove_spectral_norm folds it)",
     r".*\.(weight_g|weight_v|parametrizations\.weight\.original[01])": "weight norm (remove_weight_norm folds it)",

@@ -89,16 +89,20 @@ def read_bytes(path: Path) -> tuple[bytes, str]:
     return data, hashlib.sha256(data).hexdigest()
 
 
-def shard_names(index: bytes) -> list[str]:
-    """The files that an index of several files names, all in its own folder.
+def weight_map(index: bytes) -> dict[str, str]:
+    """Tensor -> file of an index of several files, all in its own folder.
 
     Raises:
-        UserError: it names files elsewhere; ValueError, KeyError and the like: it is no index.
+        UserError: it names files elsewhere, or is no index.
     """
-    names = sorted(set(json.loads(index)["weight_map"].values()))
-    if any(name != Path(name).name for name in names) or len(names) > 1000:
+    try:
+        found = json.loads(index)["weight_map"]
+        names = {Path(name).name: name for name in found.values()}
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise UserError("no index of several files (a weight_map of names); fetch it again") from error
+    if any(name != file for name, file in names.items()) or len(names) > 1000:
         raise UserError("names files outside its folder; the file is hostile")
-    return names
+    return found
 
 
 def unpack(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]:

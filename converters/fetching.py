@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
 
-from converters.containers import INDEX, shard_names
+from converters.containers import INDEX, weight_map
 from runs.errors import UserError
 from runs.files import atomic_write, read_json, read_yaml, sha256, write_json
 from runs.text import without_credentials
@@ -89,7 +89,7 @@ def _from_hub(address: str) -> Path:
         file = Path(hf_hub_download(match[1], match[2], revision=match[3]))
         folder = match[2].rpartition("/")[0]
         if match[2].endswith(INDEX):
-            for part in shard_names(file.read_bytes()):
+            for part in set(weight_map(file.read_bytes()).values()):
                 hf_hub_download(match[1], f"{folder}/{part}".lstrip("/"), revision=match[3])
         # What they say of the network is read, see `converters.stated_settings`.
         for beside in ("config.json", "preprocessor_config.json"):

@@ -81,8 +81,14 @@ _PARTS = re.compile(r"(conv\d+|stem|bn1|gn1|norm1|layer[1-4]\.\d+)\.")
 
 
 def torchvision(name: str) -> str | None:
-    """`conv1.weight`, `layer1.0.bn2.bias`: as they are; `shortcut` (kuangliu's and SupContrast's) is `downsample`."""
-    return name.replace(".shortcut.", ".downsample.") if _PARTS.match(name) else None
+    """`conv1.weight`, `layer1.0.bn2.bias`: as they are.
+
+    `shortcut` (kuangliu's and SupContrast's) is `downsample`, `bn1._mean` (Paddle's) is `bn1.running_mean`.
+    """
+    if not _PARTS.match(name):
+        return None
+    part, _, tensor = name.replace(".shortcut.", ".downsample.").rpartition(".")
+    return f"{part}.{_TENSORS.get(tensor, tensor)}"
 
 
 def sequential(names: Iterable[str]) -> dict[str, str]:
@@ -104,8 +110,8 @@ def sequential(names: Iterable[str]) -> dict[str, str]:
 _TENSORS = {
     "w": "weight", "kernel": "weight", "scale": "weight", "gamma": "weight", "s": "weight",
     "b": "bias", "offset": "bias", "beta": "bias",
-    "mean": "running_mean", "moving_mean": "running_mean", "rm": "running_mean",
-    "var": "running_var", "moving_variance": "running_var", "riv": "running_var",
+    "mean": "running_mean", "moving_mean": "running_mean", "_mean": "running_mean", "rm": "running_mean",
+    "var": "running_var", "moving_variance": "running_var", "_variance": "running_var", "riv": "running_var",
 }  # fmt: skip
 
 

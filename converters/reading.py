@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from converters import safe_pickle, torch_files
-from converters.containers import INDEX, MAX_EXPANSION, SHARD, SLACK, read_bytes, shard_names, unpack, zip_directory
+from converters.containers import INDEX, MAX_EXPANSION, SHARD, SLACK, read_bytes, unpack, weight_map, zip_directory
 from converters.safe_pickle import Opaque
 from runs.errors import UserError
 from runs.files import unpack_arrays
@@ -161,7 +161,8 @@ def _read_safetensors(data: bytes) -> dict[str, Any]:
 
 def _read_shards(path: Path, data: bytes) -> tuple[str, _Tree]:
     """Join the files that a Hugging Face index names; the sha256 is of the index and its shards, one after another."""
-    names, stated, digest = shard_names(data), json.loads(data)["weight_map"], hashlib.sha256(data)
+    stated, digest = weight_map(data), hashlib.sha256(data)
+    names = sorted(set(stated.values()))
     tree: dict[str, Any] = {}
     checksums = set()
     for name in names:

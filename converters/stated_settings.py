@@ -39,6 +39,8 @@ _VARIANTS = {
     r"(^|_)ws(_|$)|^bit|resnetv2": "standardised weights or pre-activation",
     r"gelu|silu|swish": _ACTIVATION,
 }
+# What DeepLab and torchvision's segmentation networks have beside a ResNet that they dilate.
+_DILATED_HEADS = re.compile(r"(?i)(^|[/.])(aspp|aux_classifier)[/.]|classifier[/.]0[/.]convs[/.]")
 # `Backbone.assumed` of a checkpoint whose pre-training has written its input convention into it.
 BY_PRETRAINING = "written by the pre-training"
 _PLAIN = {None, False, "", "relu", "ReLU", "torch.nn.modules.activation.ReLU"}
@@ -67,6 +69,10 @@ def input_convention(contents: Contents, network: Network, path: Path, container
     for key, value in settings.items():
         _check(key, value, network.arch)
     _check_classes(contents.names)
+    if head := next(filter(_DILATED_HEADS.search, contents.tensors), None):
+        raise UserError(
+            f"{head}: of a segmentation network, with {_DILATED}, as plain ResNet has none; use a plain ResNet"
+        )
     values = contents.provenance.get("input")
     if values is not None:
         try:

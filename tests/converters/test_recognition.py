@@ -110,6 +110,9 @@ def checkpointed(network: ResNet) -> dict[str, Tensor]:
         lambda n: states("learner.net.", n) | states("learner.online_encoder.net.", n)
         | states("learner.target_encoder.net.", momentum(n)),
         lambda n: {name.replace("downsample", "shortcut"): t for name, t in n.state_dict().items()},
+        # Paddle's, whose files are pickles of arrays.
+        lambda n: {name.replace("running_mean", "_mean").replace("running_var", "_variance"): t.numpy()
+                   for name, t in n.state_dict().items()},
         # Lightning's WeightAveraging: `state_dict` is the mean.
         lambda n: lightning(states("net.", n), current_model_state=states("net.", momentum(n))),
         lambda n: {"model": list(n.state_dict().items())},
@@ -180,6 +183,10 @@ def test_sharded_safetensors(tmp_path: Path, small: ResNet) -> None:
     index.write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
     with pytest.raises(UserError, match="outside its folder"):
         load_backbone(index)
+    for wrong in ([1], {"a": 5}, None):
+        index.write_text(json.dumps({"weight_map": wrong}))
+        with pytest.raises(UserError, match="no index of several files"):
+            load_backbone(index)
 
 
 def blobs(network: ResNet) -> dict[str, np.ndarray]:
@@ -250,6 +257,8 @@ def test_variances_of_zero_are_accepted(kind: str, tmp_path: Path, small: ResNet
          "standardised weights"),
         ({"meta": {"cfg": "model = dict(backbone=dict(type='ResNet', depth=18, dilations=(1, 1, 2, 4)))"}},
          "dilated convolutions"),
+        ({"classifier.classifier.aspp.convs.0.0.weight": torch.ones(4)}, "aspp.*of a segmentation network"),
+        ({"aux_classifier.0.weight": torch.ones(4)}, "aux_classifier.*of a segmentation network"),
     ],
 )  # fmt: skip
 def test_what_the_file_says_is_heard(more: dict[str, Any], message: str, tmp_path: Path, small: ResNet) -> None:
@@ -359,6 +368,8 @@ def test_solo_learns_stem_pads_by_two(tmp_path: Path) -> None:
         (lambda s: {**s, "conv2.weight": torch.ones(8, 8, 3, 3), "conv3.weight": torch.ones(8, 8, 3, 3)}, "deep stem"),
         (lambda s: {n: t for n, t in s.items() if "running" not in n and "tracked" not in n}, "group norm"),
         (lambda s: {n.replace("conv1.weight", "conv1.weight_v"): t for n, t in s.items()}, "weight norm"),
+        (lambda s: {**s, "layer1.0.conv2.lora_A.weight": torch.ones(1, 8)}, "LoRA adapters"),
+        (lambda s: {**s, "conv1.weight": torch.ones(8, 1, 7, 7, 7)}, "a 3D convolution"),
         (lambda s: {n.replace("conv1.weight", "conv1.weight_orig"): t for n, t in s.items()}, "pruning masks"),
         (lambda s: {n.replace("conv2.weight", "conv2.conv.weight"): t for n, t in s.items()}, "selective kernels"),
         (lambda s: {**{n: t for n, t in s.items() if ".bn" not in n and not n.startswith("bn1")},
