@@ -308,7 +308,7 @@ def test_our_own_digest_is_checked(tmp_path: Path, plain: Path) -> None:
     load_backbone(tmp_path / "out.safetensors")
     data[-3] ^= 1
     (tmp_path / "out.safetensors").write_bytes(data)
-    with pytest.raises(UserError, match="undamaged: the tensors against the digest in the file differ"):
+    with pytest.raises(UserError, match="undamaged: the tensors against the digest in the file; they differ"):
         load_backbone(tmp_path / "out.safetensors")
 
 
