@@ -16,7 +16,7 @@ from pretrain.config import OptimizerConfig
 from pretrain.method.base import Batch, Plan, build_method
 from pretrain.method.config import SimSiamConfig
 from pretrain.method.simsiam import SimSiam
-from pretrain.optim import build_optimizer, clip_gradients
+from pretrain.optim import build_optimizer
 from runs.distributed import set_precision
 from runs.errors import UserError
 
@@ -62,7 +62,6 @@ def our_step(
         optimizer.zero_grad(set_to_none=True)
         output["loss"].backward()
         method.after_backward(0)
-        clip_gradients(method.parameters(), 0.0)
         optimizer.step()
         method.after_step(0)
         wait(device)

@@ -48,15 +48,10 @@ def read_tensors(path: Path) -> Any:
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run, kept as `CheckpointConfig` says.
 
     `checkpoint_0007.pth.tar` is written after the eighth epoch (the release counts from 0), and
     `checkpoint_0007_00001234.pth.tar` inside it, after step 1234.
-
-    Args:
-        folder: the run's folder.
-        keep: newest checkpoints to keep.
-        keep_every: keep those after every so many epochs as well; 0 for none.
     """
 
     def __init__(self, folder: Path, keep: int, keep_every: int) -> None:
@@ -73,13 +68,7 @@ class Checkpoints:
         return sorted((p for p in self.folder.iterdir() if NAME.fullmatch(p.name)), key=position, reverse=True)
 
     def save(self, state: dict[str, Any], epoch: int, step: int | None) -> Path:
-        """Write a checkpoint and delete those that are no longer kept.
-
-        Args:
-            state: the official entries and `resume`.
-            epoch: the epoch it ends, or is inside of, counted from 0.
-            step: steps done, for one inside an epoch.
-        """
+        """Write a checkpoint, of the end of `epoch` or of `step` inside it, and delete those no longer kept."""
         suffix = "" if step is None else f"_{step:08d}"
         path = self.folder / checkpoint_name(epoch, suffix)
         write_tensors(path, state | {"digest": digest(state["state_dict"])})
@@ -97,16 +86,15 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints and none is whole.
         """
-        paths, damaged = self.paths(), []
-        for path in paths:
+        paths = self.paths()
+        for number, path in enumerate(paths):
             try:
                 state = self.load(path)
             except UserError as error:
                 print(f"WARNING: {error}; falling back to the checkpoint before it", file=sys.stderr)
-                damaged.append(path)
                 continue
-            for bad in damaged:
-                bad.rename(f"{bad}.damaged")
+            for damaged in paths[:number]:
+                damaged.rename(f"{damaged}.damaged")
             return path, state
         if paths:
             raise UserError(

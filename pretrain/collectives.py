@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from runs.distributed import rank, world_size
 
@@ -55,6 +55,19 @@ def all_reduce(x: Tensor) -> Tensor:
 def all_gather(x: Tensor) -> Tensor:
     """Concatenate (n, …) of every process to (n * world, …) in the order of ranks, differentiable."""
     return _Gather.apply(x) if world_size() > 1 else x
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Replace each parameter's gradient by its mean over processes.
+
+    Not by DistributedDataParallel: it groups gradients anew after the first step, so that a resumed run of more than
+    two processes would add in another order.
+    """
+    if world_size() > 1:
+        for p in module.parameters():
+            assert p.grad is not None
+            dist.all_reduce(p.grad)
+            p.grad.div_(world_size())
 
 
 def mean(x: Tensor) -> float:

@@ -156,8 +156,6 @@ class OptimizerConfig:
     """Fractions of the run at which the learning rate is divided by ten, instead of the cosine."""
     fused: bool = True
     """Update all weights in one pass over memory. Equal but for the last bit of a few weights."""
-    clip: float = number(0.0, least=0)
-    """Largest L2 norm of the gradient; 0 clips nothing (no source clips)."""
 
 
 @dataclass

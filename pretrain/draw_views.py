@@ -15,14 +15,9 @@ from runs.files import atomic_write
 
 
 def save_views(views: Views, config: AugmentConfig, path: Path, images: int = 12, side: int = 112) -> None:
-    """Draw the views of some training images: one column an image, above the image, below its views.
+    """Draw the views of some training images to the PNG `path`, unless it is there.
 
-    Args:
-        views: the training views.
-        config: their recipe.
-        path: the PNG to write; left alone if it exists.
-        images: columns.
-        side: of each tile, in pixels.
+    One column an image, above the image, below its views; tiles have `side` pixels.
     """
     if path.exists():
         return

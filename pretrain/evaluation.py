@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-import yaml
 from torch import Tensor
 
 from converters import load_backbone
@@ -24,7 +23,7 @@ from pretrain.loader import NO_IMAGE, Views, load_batches
 from pretrain.networks import pooled
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
-from runs.files import RANDOM
+from runs.files import RANDOM, read_yaml
 from runs.folder import CONFIG, RECORD, claim_run
 from runs.progress import Progress
 from runs.record import Dataset, Subject
@@ -95,15 +94,20 @@ def load_feature_extractor(config: EvaluationConfig, device: torch.device) -> Fe
 
 
 def settings_beside(checkpoint: Path) -> dict[str, Any]:
-    """The settings of the run of ours that wrote `checkpoint`, done or not; empty for anybody else's file."""
+    """The settings of the run of ours that wrote `checkpoint`, done or not; empty for anybody else's file.
+
+    Raises:
+        UserError: the `config.yaml` beside it is damaged.
+    """
     file = checkpoint.parent / CONFIG
     if not NAME.fullmatch(checkpoint.name) or not file.is_file():
         return {}
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: unreadable; put the checkpoint into a folder of its own") from error
-    return settings if isinstance(settings, dict) and settings.get("kind") == "pretrain" else {}
+    settings = read_yaml(file)
+    if settings.get("kind") != "pretrain":
+        return {}
+    if not isinstance(settings.get("method"), dict) or "name" not in settings["method"]:
+        raise UserError(f"{file}: lacks method.name; put the checkpoint into a folder of its own")
+    return settings
 
 
 class Features(NamedTuple):
@@ -131,14 +135,14 @@ def extract_features(
     bar: Progress | None = None,
     split: bool = False,
 ) -> Features:
-    """Compute features of centre crops.
+    """Compute features of centre crops, which stay on the device.
 
     Args:
         network: (n, 3, H, W) to (n, C).
         images: a split of a data set.
         augment: size, mean and std of the crops.
         data: how the images are loaded, and whether broken ones are left out.
-        device: where the features are computed and stay.
+        device: of the network.
         indices: which images; all by default.
         batch_size: images a batch.
         bf16: compute in mixed precision, and keep the features in bfloat16.
@@ -203,11 +207,6 @@ class Evaluation:
         """The run's folder."""
         return Path(self.config.output)
 
-    def describe(self) -> None:
-        """Print which images there are, in the first process."""
-        if rank() == 0:
-            print(f"{self.train.describe()}\n{self.val.describe()}")
-
     def progress(self, total: int, title: str, unit: str, done: int = 0) -> Progress:
         """Show a bar, in the first process."""
         return Progress(total, title, unit, done, self.output, disable=rank() > 0)
@@ -257,6 +256,8 @@ def evaluate(
                 return next(iter(claimed.done.metrics.values()))
             set_precision(config.precision, device, config.threads)
             network = load_feature_extractor(config, device)
+            if rank() == 0:
+                print(f"{train.describe()}\n{val.describe()}")
             found = measure(Evaluation(config, network, train, val, device))
             view = {"mean": network.augment.mean, "std": network.augment.std, "by": network.convention}
             if rank() == 0:

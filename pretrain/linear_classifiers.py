@@ -11,14 +11,13 @@ from itertools import islice
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from converters.architecture import parse
 from pretrain.augment.fast import open_views
 from pretrain.checkpoint import read_tensors, write_tensors
-from pretrain.collectives import all_reduce
+from pretrain.collectives import all_reduce, average_gradients
 from pretrain.config import OptimizerConfig
 from pretrain.data import Images
 from pretrain.evaluation import Evaluation, Features, Result, evaluate
@@ -40,16 +39,7 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class LinearClassifiers(nn.Module):
-    """An `nn.Linear` for each learning rate, trained side by side.
-
-    As in facebookresearch/dinov2 dinov2/eval/linear.py. NOTE: records made with the closed-form gradient that this
-    replaced differ by rounding.
-
-    Args:
-        config: the settings.
-        channels: C, the features' width.
-        classes: number of classes.
-        device: where they live.
+    """An `nn.Linear` for each learning rate, trained side by side, as in facebookresearch/dinov2 dinov2/eval/linear.py.
 
     Attributes:
         epoch: epochs done.
@@ -93,15 +83,7 @@ class LinearClassifiers(nn.Module):
             return logits.unflatten(1, (len(self.layers), -1)).transpose(0, 1)
 
     def step(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Take a step with every classifier on this process's share of a batch.
-
-        Args:
-            features: (n, C).
-            labels: (n,).
-
-        Returns:
-            The losses before the step, (K,).
-        """
+        """Take a step on this process's features (n, C) and labels (n,); returns the losses before it, (K,)."""
         for group, schedule in zip(self.optimizer.param_groups, self.schedules, strict=True):
             group["lr"] = schedule(self.epoch)
         logits = self(features)  # K-by-n-by-classes
@@ -109,13 +91,7 @@ class LinearClassifiers(nn.Module):
         losses = losses.view(len(logits), -1).mean(dim=1)  # K
         self.optimizer.zero_grad()
         losses.sum().backward()
-        if world_size() > 1:
-            # Not DistributedDataParallel: it groups gradients anew after the first step, so that a resumed run of more
-            # than two processes would add in another order.
-            for p in self.parameters():
-                assert p.grad is not None
-                dist.all_reduce(p.grad)
-                p.grad.div_(world_size())
+        average_gradients(self)
         self.optimizer.step()
         return losses.detach()
 
@@ -124,7 +100,7 @@ class LinearClassifiers(nn.Module):
         """Measure all classifiers and remember their best epochs.
 
         Args:
-            features: (m, C) of all validation images; the processes divide them.
+            features: (m, C) of all validation images, which the processes divide.
             labels: (m,).
 
         Returns:
@@ -189,7 +165,6 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
         UserError: a broken image without `data.skip_broken`, or a loss that is not finite.
     """
     sampler = StepSampler(len(run.train), config.batch_size, config.seed, rank(), world_size())
-    run.describe()
     if rank() == 0 and (few := few_steps(config, len(run.train))):
         print(few, file=sys.stderr)
     val = run.features(run.val)

@@ -24,13 +24,9 @@ NO_IMAGE = "data.root: not one image can be read; check the files"
 
 
 class Views(Dataset[Any]):
-    """Augmented views of images, addressed by (epoch, index).
+    """Augmented views of images, addressed by (epoch, index), by one of `transforms` each.
 
-    Args:
-        images: the split.
-        transforms: one a view.
-        seed: the run's seed.
-        skip_broken: replace a broken image by the next whole one instead of failing.
+    With `skip_broken` a broken image is replaced by the next whole one instead of failing.
     """
 
     def __init__(self, images: Images, transforms: Sequence[Transform], seed: int, skip_broken: bool) -> None:
@@ -84,15 +80,7 @@ class StepSampler(Sampler[list[Key]]):
 
     An epoch's permutation depends on (seed, epoch). Its step k takes images k*B … (k+1)*B of it, of which each process
     takes its contiguous part, so that any number of processes sees the same step. An incomplete last batch is dropped,
-    as in the official releases.
-
-    Attributes:
-        size: images.
-        batch_size: B, images a step, all processes together.
-        seed: the run's seed.
-        rank: this process.
-        world: processes.
-        steps: which to yield.
+    as in the official releases. `size` are the images there are, B is `batch_size`, and `steps` says which to yield.
 
     Raises:
         UserError: there are not so many images, or they do not divide among the processes.
@@ -182,13 +170,10 @@ def _obey_parent() -> None:
 
 
 def load_batches(views: Views, batches: Iterable[list[Key]], workers: int, pin: bool = False) -> Iterator[HostBatch]:
-    """Load batches in their order.
+    """Load batches, each given by the (epoch, index) of its samples, in their order.
 
-    Args:
-        views: the images.
-        batches: (epoch, index) of each sample of each batch.
-        workers: loading processes; 0 loads in this one.
-        pin: put them into pinned memory, from which copies to a GPU need not be waited for.
+    No `workers` load in this process; `pin` puts batches into pinned memory, from which copies to a GPU need not be
+    waited for.
 
     Raises:
         UserError: an image is broken without `skip_broken`, or cannot be read at all.
@@ -207,11 +192,6 @@ class HostToDevice:
 
     On a GPU both happen in a stream of their own. The processor is ahead of the device by about a step, so the copy
     (pinned memory) and the colour of the fast pipeline run while the device computes the step before.
-
-    Args:
-        views: whose batches come.
-        device: where they go.
-        channels_last: the memory layout of the result.
     """
 
     def __init__(self, views: Views, device: torch.device, channels_last: bool) -> None:

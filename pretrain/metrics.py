@@ -23,12 +23,6 @@ from runs.log import MetricsLog
 class Metrics:
     """The numbers of one run; every process has them, the first one writes them.
 
-    Args:
-        config: the run's settings.
-        plan: its lengths.
-        method: what is trained.
-        online: evaluates it on validation images, where there are some.
-
     Attributes:
         last: the numbers of the last step that was logged.
         details: its last further numbers (`monitor.measures_every`).
@@ -67,12 +61,7 @@ class Metrics:
         self.waited, self.mark, self.mark_step = 0.0, time.time(), step
 
     def update(self, step: int, output: dict[str, Tensor], lr: float) -> bool:
-        """Take a step into account that has been done.
-
-        Args:
-            step: steps done with it.
-            output: what the method returned.
-            lr: its learning rate.
+        """Take a step into account that has been done: `step` counts it, `output` is what the method returned.
 
         Returns:
             Whether the verdict became "collapsed" with it.
@@ -158,11 +147,7 @@ class Metrics:
     def evaluate(self, step: int, ends: bool) -> None:
         """Classify the validation images where it is due and has not been done: every few epochs, at the end.
 
-        By kNN also before the first epoch.
-
-        Args:
-            step: steps done.
-            ends: whether the run ends here, before its last step.
+        By kNN also before the first epoch. `ends` says that the run ends here, before its last step.
         """
         if self.online is None or self.log is None:
             return

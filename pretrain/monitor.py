@@ -43,11 +43,7 @@ class Health:
 
 @torch.no_grad()
 def measure(z: Tensor) -> Health:
-    """Measure a batch of outputs z.
-
-    Args:
-        z: (n, d), n at least 2.
-    """
+    """Measure a batch of outputs z (n, d), n at least 2."""
     z = normalize(z.detach().double(), dim=1)  # n-by-d
     n, d = z.shape
     o = z.mean(dim=0)  # d
@@ -73,12 +69,7 @@ def measure(z: Tensor) -> Health:
 
 
 class OutputMonitor:
-    """Turns the numbers of one output into a verdict.
-
-    Args:
-        config: thresholds.
-        warmup_steps: steps before which no numbers are bad.
-    """
+    """Turns the numbers of one output into a verdict; before `warmup_steps` none is bad."""
 
     STATE = ("bad", "streak", "bad_since", "collapsed_at", "updates", "best")
 
@@ -90,11 +81,7 @@ class OutputMonitor:
         self.best = [0.0, 0.0]
 
     def update(self, step: int, health: Health) -> bool:
-        """Take the numbers of a step into account.
-
-        Returns:
-            Whether the verdict became "collapsed" with it.
-        """
+        """Take the numbers of a step into account; returns whether the verdict became "collapsed" with it."""
         self.updates += 1
         # Heads without a batch norm start with outputs close together, which is no collapse: their own best counts.
         now = [min(health.std / health.std_healthy, 1.0), health.spread]
@@ -196,11 +183,7 @@ class CollapseMonitor:
         return self.verdict
 
     def add(self, step: int, output: Health, prediction: Health | None) -> bool:
-        """Take the numbers of a step into account.
-
-        Returns:
-            Whether the verdict became "collapsed" with it.
-        """
+        """Take the numbers of a step into account; returns whether the verdict became "collapsed" with it."""
         self.health, self.prediction = output, prediction
         before = self.collapsed_at
         self.of_z.update(step, output)
@@ -209,11 +192,7 @@ class CollapseMonitor:
         return before is None and self.collapsed_at is not None
 
     def add_loss(self, loss: float) -> bool:
-        """Take a loss into account.
-
-        Returns:
-            Whether the loss has now been a constant output's for so long that it is stuck; true once.
-        """
+        """Take a loss into account; returns, once, that it has been a constant output's for so long as to be stuck."""
         level = self.constant_loss
         self.flat = self.flat + 1 if level is not None and abs(loss - level) <= FLAT * level else 0
         return self.flat == self.stays

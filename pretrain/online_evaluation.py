@@ -15,33 +15,26 @@ from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import ResNet
 
 from converters.architecture import parse
-from pretrain.collectives import all_reduce
+from pretrain.collectives import average_gradients
 from pretrain.config import PretrainConfig, ProbeConfig
 from pretrain.data import Images
 from pretrain.evaluation import Features, extract_features
 from pretrain.neighbours import knn_accuracy
 from pretrain.networks import pooled
-from runs.distributed import world_size
 
 
 class OnlineProbe:
     """A linear classifier of the pooled features that a pre-training step computes anyway, of all its views.
 
-    NOTE: it starts at zero, where solo-learn draws: the problem is convex, and the run's own draws stay as they are.
+    The features, C = `channels`, are what the `fc` of `network`, the backbone, is given. `batch_size` is that of all
+    processes together.
 
-    Args:
-        config: its settings.
-        network: the backbone; what its `fc` is given are the features.
-        channels: C, their number.
-        classes: of the training set.
-        batch_size: images a step, all processes together.
-        device: where it computes.
+    NOTE: it starts at zero, where solo-learn draws: the problem is convex, and the run's own draws stay as they are.
     """
 
     def __init__(
         self, config: ProbeConfig, network: ResNet, channels: int, classes: int, batch_size: int, device: torch.device
     ) -> None:
-        self.network = network
         self.classifier = nn.Linear(channels, classes, device="meta").to_empty(device=device)
         for parameter in self.classifier.parameters():
             nn.init.zeros_(parameter)
@@ -71,9 +64,7 @@ class OnlineProbe:
         self.optimizer.zero_grad()
         with torch.enable_grad():
             cross_entropy(self.classifier(features), labels.repeat(len(features) // len(labels))).backward()
-        for parameter in self.classifier.parameters():
-            assert parameter.grad is not None
-            parameter.grad = all_reduce(parameter.grad) / world_size()
+        average_gradients(self.classifier)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * share
         self.optimizer.step()
@@ -89,17 +80,10 @@ class OnlineProbe:
 
 
 class OnlineEvaluation:
-    """Top-1 accuracies of a network in training, in percent; its mode is left as it was.
+    """Top-1 accuracies of a backbone in training, in percent; its mode is left as it was.
 
-    Args:
-        config: the run's settings.
-        network: the backbone.
-        train: the images that vote in kNN.
-        val: the images that are classified.
-        device: where the network computes.
-
-    Attributes:
-        probe: the classifier that learns beside it, where there is one.
+    The images of `train` vote in kNN, those of `val` are classified; `probe` is the classifier that learns beside it,
+    where there is one.
     """
 
     def __init__(

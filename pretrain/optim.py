@@ -17,14 +17,7 @@ class Schedule:
     a warm-up, per epoch and with `final = 0` it is `adjust_learning_rate` of facebookresearch/simsiam@a7bc177
     main_simsiam.py.
 
-    Args:
-        config: the settings.
-        batch_size: images a step, all processes together.
-        steps_per_epoch: steps of one epoch.
-        epochs: epochs of the whole run.
-
-    Attributes:
-        peak: the largest learning rate, by the linear scaling rule.
+    `batch_size` is that of all processes together; `peak` is the largest learning rate, by the linear scaling rule.
     """
 
     def __init__(self, config: OptimizerConfig, batch_size: int, steps_per_epoch: int, epochs: int) -> None:
@@ -63,13 +56,7 @@ def split_groups(groups: Iterable[dict[str, Any]], exclude: bool) -> list[dict[s
 class Layerwise(torch.optim.SGD):
     """SGD after a rule that rescales each layer's gradient by the ratio of two norms, all layers in a few kernels.
 
-    Args:
-        params: parameter groups; a group with `adapt: False` is plain SGD.
-        lr: learning rate.
-        momentum: momentum.
-        weight_decay: weight decay; the rule adds it.
-        trust: trust coefficient (eta).
-        fused: see `OptimizerConfig`; None leaves the choice to PyTorch.
+    A parameter group with `adapt: False` is plain SGD; `trust` is the trust coefficient (eta).
     """
 
     lr_in_momentum = False
@@ -186,9 +173,3 @@ def _lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
     for p, state in optimizer.state.items():
         if state.get("momentum_buffer") is not None:
             state["momentum_buffer"] = torch.empty_like(p).copy_(state["momentum_buffer"])
-
-
-def clip_gradients(parameters: Iterable[Tensor], limit: float) -> None:
-    """Scale all gradients down together so that their L2 norm is at most `limit`; 0 does nothing."""
-    if limit:
-        torch.nn.utils.clip_grad_norm_(parameters, limit)

@@ -28,7 +28,7 @@ from pretrain.loader import HostToDevice, StepSampler, load_batches
 from pretrain.method.base import Batch, Method, Plan, build_method
 from pretrain.metrics import Metrics
 from pretrain.online_evaluation import OnlineEvaluation
-from pretrain.optim import Schedule, build_optimizer, clip_gradients
+from pretrain.optim import Schedule, build_optimizer
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
 from runs.files import VIEWS, sha256
@@ -82,14 +82,7 @@ def pretrain(config: PretrainConfig) -> int:
 
 
 class Trainer:
-    """One run in one process.
-
-    Args:
-        config: the settings.
-        device: where this process computes.
-        train_set: the training images.
-        val_set: the validation images; None where nothing is evaluated on them.
-        initial: the backbone's weights; None draws them.
+    """One run in one process: without `val_set` nothing is evaluated, without `initial` weights they are drawn.
 
     Attributes:
         step: steps done.
@@ -162,7 +155,6 @@ class Trainer:
                 optimizer.zero_grad(set_to_none=True)
                 output["loss"].backward()
                 method.after_backward(self.step)
-                clip_gradients(method.parameters(), config.optimizer.clip)
                 optimizer.step()
                 method.after_step(self.step)
                 if self.probe:

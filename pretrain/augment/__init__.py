@@ -24,12 +24,9 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 class GaussianBlur:
-    """Blur by PIL with a standard deviation drawn by Python's generator.
+    """Blur by PIL with a standard deviation, in pixels, drawn from a range by Python's generator.
 
     Source of both choices: facebookresearch/simsiam@a7bc177 simsiam/loader.py.
-
-    Args:
-        sigma: the range, in pixels.
     """
 
     def __init__(self, sigma: tuple[float, float]) -> None:
@@ -41,23 +38,14 @@ class GaussianBlur:
 
 
 def build_views(config: AugmentConfig, views: int) -> list[Transform]:
-    """Build the transforms of a training step.
-
-    Args:
-        config: the recipe.
-        views: how many.
-
-    Returns:
-        One transform a view, from a PIL RGB image to a (3, size, size) float tensor, normalized.
-    """
+    """Build a transform for each view, from a PIL RGB image to a (3, size, size) float tensor, normalized."""
     return [_view(recipe) for recipe in config.for_views(views)]
 
 
 def evaluation_view(config: AugmentConfig) -> Transform:
     """Build the test transform: resize, centre crop, normalize (torchvision's references, `presets.py`).
 
-    Returns:
-        A transform from a PIL RGB image to a (3, size, size) float tensor.
+    It takes a PIL RGB image and returns a (3, size, size) float tensor.
     """
     resize = config.eval_resize or round(config.size * 256 / 224)
     return transforms.Compose([transforms.Resize(resize), transforms.CenterCrop(config.size), *_to_tensor(config)])

@@ -44,11 +44,7 @@ class Draw:
 
 
 class Drawer:
-    """Draws views of one recipe from torch's default generator and Python's.
-
-    Args:
-        config: the recipe; `crop_scale` must not be empty.
-    """
+    """Draws views of one recipe, with a `crop_scale`, from torch's default generator and Python's."""
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config

@@ -24,6 +24,7 @@ from pretrain.method.base import Method, Plan, build_method
 from pretrain.method.config import METHODS
 from runs.errors import UserError
 from runs.files import RANDOM
+from runs.folder import CONFIG
 
 # What each number says: name, value of a healthy output, of a collapsed one, in words.
 MEANING = {
@@ -67,15 +68,8 @@ def compute_outputs(
 ) -> Outputs:
     """Compute the outputs of some images; the method is in evaluation mode afterwards.
 
-    Args:
-        method: with its weights.
-        augment: the views that it was trained on.
-        images: the split.
-        indices: which of its images.
-        batch_size: images at a time.
-        seed: of the views.
-        device: where it computes.
-        skip_broken: take the next whole image for a broken one.
+    `seed` is that of the views, `indices` says which images; with `skip_broken` the next whole image stands in for a
+    broken one.
 
     Raises:
         BrokenImage: an image cannot be decoded and `skip_broken` is off.
@@ -98,30 +92,31 @@ def compute_outputs(
 def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[Method, AugmentConfig] | None:
     """Load a checkpoint that `python -m pretrain` wrote, with its heads, and the views that it was trained on.
 
-    Args:
-        checkpoint: the file; its run's `config.yaml` lies beside it.
-        train: the training images: a memory of a vector an image depends on their number.
-        device: where it goes.
+    The training images are asked for their number, on which a memory of a vector an image depends.
 
     Returns:
         None for anybody else's file.
 
     Raises:
-        UserError: the file is damaged, or its weights do not fit the images.
+        UserError: the file or the `config.yaml` beside it is damaged, or the weights do not fit the images.
     """
     settings = settings_beside(checkpoint)
     if not settings:
         return None
-    plan = Plan(
-        arch=settings["arch"],
-        zero_init_residual=settings["zero_init_residual"],
-        epochs=settings["epochs"],
-        steps_per_epoch=max(len(train) // settings["batch_size"], 1),
-        batch_size=settings["batch_size"],
-        classes=len(train.classes),
-        images=len(train),
-    )
-    method = build_method(METHODS[settings["method"]["name"]](**settings["method"]), plan)
+    try:
+        plan = Plan(
+            settings["arch"], settings["zero_init_residual"], settings["epochs"],
+            max(len(train) // settings["batch_size"], 1), settings["batch_size"], len(train.classes), len(train),
+        )  # fmt: skip
+        config, augment = (
+            METHODS[settings["method"]["name"]](**settings["method"]),
+            AugmentConfig(**settings["augment"]),
+        )
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{checkpoint.parent / CONFIG}: another version's or damaged ({error!r:.100}); give heads=false"
+        ) from error
+    method = build_method(config, plan)
     state = Checkpoints(checkpoint.parent, 1, 0).load(checkpoint)["state_dict"]
     try:
         method.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
@@ -130,7 +125,7 @@ def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[
             f"{checkpoint}: its weights do not fit {train.name} ({str(error).splitlines()[-1].strip()}); give the data "
             "that it was trained on, or heads=false"
         ) from error
-    return method.to(device), AugmentConfig(**settings["augment"])
+    return method.to(device), augment
 
 
 def verdict(health: monitor.Health, threshold: float) -> str:
@@ -172,7 +167,6 @@ def evaluate_collapse(config: CollapseConfig) -> float:
     """Measure a checkpoint's outputs."""
 
     def measure(run: Evaluation) -> Result:
-        run.describe()
         what, (z, z2, p, bias) = outputs(config, run)
         health = monitor.measure(z)
         spectrum = measures.spectrum(z)

@@ -22,15 +22,15 @@ def save(
     p: Tensor | None,
     by_temperature: Mapping[float, tuple[float, float]],
 ) -> None:
-    """Draw to `path`.
+    """Draw to the PNG `path`.
 
     Args:
-        path: the PNG.
-        metrics: the numbers of `pretrain.monitor.measure`.
-        singular: `pretrain.collapse.measures.spectrum`.
+        path: of the picture.
+        metrics: of `pretrain.monitor.measure`.
+        singular: of `measures.spectrum`.
         z: (n, d), the outputs.
-        p: (n, d), the predictions; figure 5 (a) needs them.
-        by_temperature: `pretrain.collapse.measures.decorrelation_cosines`, figure 5 (c); may be empty.
+        p: (n, d), the predictions, for figure 5 (a).
+        by_temperature: of `measures.decorrelation_cosines`, for figure 5 (c); may be empty.
     """
     from matplotlib.figure import Figure
 

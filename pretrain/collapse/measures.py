@@ -155,11 +155,7 @@ def report(
 ) -> dict[str, object]:
     """What training logs of a batch: `examine`, figure 5 (c) at one temperature, and the first singular values.
 
-    Args:
-        z: (n, d), one view.
-        z2: (n, d), the other.
-        p: (n, d), the prediction from z.
-        bias: (d,), the predictor's last bias.
+    z and z2 (n, d) are the outputs of two views, p (n, d) is the prediction from z, bias (d,) the predictor's last.
     """
     singular = spectrum(z)
     found: dict[str, object] = {**examine(z, p, bias, singular)}

@@ -18,12 +18,9 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def broken_image(name: str, reason: str | Exception | None = None, content: bytes = b"") -> BrokenImage:
-    """Make the error for an image, with the option that leaves it out.
+    """Make the error for an image: what is wrong with it, or what Pillow raised, and the option that leaves it out.
 
-    Args:
-        name: as errors print it.
-        reason: what is wrong with it, or what Pillow raised.
-        content: the file's bytes, where they are known.
+    Its bytes, where they are known, may say more.
     """
     if isinstance(reason, Image.DecompressionBombError):
         reason = "has more pixels than Pillow reads (Image.MAX_IMAGE_PIXELS); scale it down"
@@ -35,12 +32,9 @@ def broken_image(name: str, reason: str | Exception | None = None, content: byte
 
 
 class Source:
-    """One image.
+    """One image, opened by Pillow, which of a file reads the header only.
 
-    Args:
-        name: as errors print it.
-        image: opened by Pillow; of a file, only the header is read.
-        content: the file's bytes; None for an image that is in memory already.
+    `content` are the file's bytes; None for an image that is in memory already.
     """
 
     def __init__(self, name: str, image: Image.Image, content: bytes | None = None) -> None:
@@ -53,9 +47,7 @@ class Source:
             BrokenImage: it cannot be decoded, or nothing says which of its values is white.
         """
         try:
-            return to_rgb(self.image)
-        except Ambiguous as error:
-            raise broken_image(self.name, str(error)) from error
+            return to_rgb(self.image, self.name)
         except DAMAGE as error:
             raise broken_image(self.name, error) from error
 
@@ -94,25 +86,21 @@ class Source:
         return self.rgb()
 
 
-class Ambiguous(Exception):
-    """Values whose range nothing tells."""
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Convert to RGB with 8 bits.
 
     Pillow clips integers of more bits at 255, and floats too. Here an integer's largest value is white, as Pillow has
     it for colours of 16 bits, and a float is in 0 to 1.
 
     Raises:
-        Ambiguous: a float outside, a negative integer, or integers so small that all of the image becomes black.
+        BrokenImage: a float outside, a negative integer, or integers so small that all of the image becomes black.
     """
     if image.mode != "F" and not image.mode.startswith("I"):
         return image.convert("RGB")
     values = numpy.asarray(image)
     if values.dtype.kind == "f":
         if not (values.min() >= 0 and values.max() <= 1):
-            raise Ambiguous(f"its floats are {values.min():g} to {values.max():g}, not 0 to 1; {REMEDY}")
+            raise broken_image(name, f"its floats are {values.min():g} to {values.max():g}, not 0 to 1; {REMEDY}")
         return Image.fromarray((values * 255).round().astype(numpy.uint8)).convert("RGB")
     tags = getattr(image, "tag_v2", {})  # of a TIFF; other formats have 16 bits
     bits, signed = tags.get(BITS_PER_SAMPLE, (16,))[0], tags.get(SAMPLE_FORMAT, (1,))[0] == 2
@@ -120,5 +108,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = values.view(numpy.uint32)
     low, high, shift = int(values.min()), int(values.max()), bits - signed - 8
     if low < 0 or 0 < high < 1 << shift:
-        raise Ambiguous(f"its values are {low} to {high} in {bits} bits, which would show nothing; {REMEDY}")
+        raise broken_image(name, f"its values are {low} to {high} in {bits} bits, which would show nothing; {REMEDY}")
     return Image.fromarray((values >> shift).astype(numpy.uint8)).convert("RGB")

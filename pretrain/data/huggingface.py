@@ -7,7 +7,7 @@ exact resume work as with files.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,8 +30,16 @@ class File(NamedTuple):
     """Of its table."""
     sizes: list[int]
     """Rows of each group."""
-    column: Callable[[str, int | None], Any]
-    """Reads a column, or one field of its values (`image.path`): of one group, or of all (None)."""
+    read: Callable[[str, Sequence[int]], Any]
+    """Reads a column, or one field of its values (`image.path`), of some groups as a table."""
+
+    def column(self, name: str, groups: Sequence[int]) -> Any:
+        """The values of a column, or of one field of its values."""
+        from pyarrow.compute import struct_field
+
+        column, *field = name.split(".")
+        values = self.read(name, groups)[column]
+        return struct_field(values, field) if field else values
 
 
 def parquet_file(path: Path) -> File:
@@ -41,14 +49,12 @@ def parquet_file(path: Path) -> File:
     with parquet.ParquetFile(path) as opened:
         metadata, schema = opened.metadata, opened.schema_arrow
 
-    def column(name: str, group: int | None) -> Any:
-        # Opened anew for each group: there may be more files than a process may hold open.
+    def read(name: str, groups: Sequence[int]) -> Any:
+        # Opened anew each time: there may be more files than a process may hold open.
         with parquet.ParquetFile(path, metadata=metadata) as opened:
-            if group is None:
-                return _field(opened.read([name], use_threads=False), name)
-            return _field(opened.read_row_group(group, [name], use_threads=False), name)
+            return opened.read_row_groups(groups, [name], use_threads=False)
 
-    return File(schema, [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)], column)
+    return File(schema, [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)], read)
 
 
 def arrow_file(path: Path) -> File:
@@ -64,21 +70,10 @@ def arrow_file(path: Path) -> File:
         with ipc.open_stream(source) as stream:
             schema, batches = stream.schema, list(stream)
 
-    def column(name: str, group: int | None) -> Any:
-        return _field(Table.from_batches(batches if group is None else [batches[group]], schema), name)
+    def read(_: str, groups: Sequence[int]) -> Any:
+        return Table.from_batches([batches[group] for group in groups], schema)
 
-    return File(schema, [len(batch) for batch in batches], column)
-
-
-def _field(table: Any, name: str) -> Any:
-    column, _, field = name.partition(".")
-    values = table[column]
-    if not field:
-        return values
-    # By chunk: joined, the bytes of all images would be copied.
-    from pyarrow import chunked_array
-
-    return chunked_array([chunk.field(field) for chunk in values.chunks], values.type.field(field).type)
+    return File(schema, [len(batch) for batch in batches], read)
 
 
 def open_parquet(config: DataConfig, split: str) -> Images:
@@ -126,8 +121,9 @@ def _open(config: DataConfig, split: str, paths: list[Path], pattern: str) -> Im
         try:
             file = parquet_file(path) if config.layout == "parquet" else arrow_file(path)
             image, label, found = _columns(file.schema, path)
-            inside = file.column(f"{image}.path", None).to_pylist()
-            values += file.column(label, None).to_pylist() if label else [0] * len(inside)
+            every = range(len(file.sizes))
+            inside = file.column(f"{image}.path", every).to_pylist()
+            values += file.column(label, every).to_pylist() if label else [0] * len(inside)
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{path}: not a readable {config.layout} file ({error}); fetch it again") from error
         if number and found != classes:
@@ -154,7 +150,7 @@ def _open(config: DataConfig, split: str, paths: list[Path], pattern: str) -> Im
 
     @lru_cache(maxsize=KEPT)
     def contents(number: int, group: int) -> Any:
-        return files[number].column(f"{image}.bytes", group)
+        return files[number].column(f"{image}.bytes", [group])
 
     def read(index: int) -> bytes:
         number, group, row = groups[index]

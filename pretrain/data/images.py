@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,25 +32,22 @@ SAMPLE = 64
 
 @dataclass
 class Images:
-    """One split.
-
-    Args:
-        name: the data set's name.
-        split: `"train"` or `"val"`.
-        names: one name an image, as errors print it.
-        labels: class numbers, 0 to `len(classes) - 1`.
-        classes: class names; none of images that only serve for pre-training, whose labels are 0.
-        read: returns an image file's bytes, or an image, by number.
-        left_out: files beside them that are no images, counted in words.
-    """
+    """One split of a data set."""
 
     name: str
+    """The data set's."""
     split: str
+    """`train` or `val`."""
     names: Sequence[str]
+    """One an image, as errors print it."""
     labels: Sequence[int]
+    """Class numbers, 0 to `len(classes) - 1`."""
     classes: Sequence[str]
+    """Their names; none of images that only serve for pre-training, whose labels are 0."""
     read: Callable[[int], bytes | Image.Image]
+    """Returns an image file's bytes, or an image, by number."""
     left_out: str = ""
+    """Files beside them that are no images, counted in words."""
 
     def __post_init__(self) -> None:
         self.cached: list[Image.Image | None] | None = None
@@ -154,8 +152,7 @@ class Images:
     def _images_per_class(self) -> str:
         if not self.classes:
             return "without classes"
-        counts = [0] * len(self.classes)
-        for label in self.labels:
-            counts[label] += 1
+        counter = Counter(self.labels)
+        counts = [counter[number] for number in range(len(self.classes))]
         counted = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         return f"{len(self.classes)} classes, {counted} a class"

@@ -10,7 +10,6 @@ import io
 import os
 import tarfile
 from pathlib import Path
-from typing import IO
 
 from pretrain.data.listing import SUFFIXES
 from runs.errors import UserError, from_os_error
@@ -21,12 +20,7 @@ LABEL_FILES = f"LOC_val_solution.csv, {DEVKIT}.tar.gz or val_annotations.txt"
 
 
 def find_labels(root: Path, place: Path, split: str) -> dict[str, str]:
-    """The class of each image, by the stem of its file name; empty where no file says it.
-
-    Args:
-        root: the data set's folder.
-        place: where the split lies.
-        split: `"train"` or `"val"`.
+    """The class of each image of the split at `place`, by the stem of its file name; empty where no file says it.
 
     Raises:
         UserError: there is such a file, and it is damaged.
@@ -67,8 +61,7 @@ def _stem(name: str) -> str:
 
 
 def _devkit(file: Path) -> dict[str, str]:
-    with open(file, "rb") as truth, open(file.with_name(META), "rb") as meta:
-        return _numbered(truth, meta)
+    return _numbered(file.read_bytes(), file.with_name(META).read_bytes())
 
 
 def _packed_devkit(file: Path) -> dict[str, str]:
@@ -76,19 +69,18 @@ def _packed_devkit(file: Path) -> dict[str, str]:
         truth, meta = (tar.extractfile(f"{DEVKIT}/data/{name}") for name in (TRUTH, META))
         if truth is None or meta is None:
             raise ValueError("no files")
-        return _numbered(truth, meta)
+        return _numbered(truth.read(), meta.read())
 
 
-def _numbered(truth: IO[bytes], meta: IO[bytes]) -> dict[str, str]:
+def _numbered(truth: bytes, meta: bytes) -> dict[str, str]:
     """Line i has the number of image i's class, which MATLAB's table names (readme.txt of the kit, section 3)."""
+    # Here, as no other data set needs it.
+    from scipy.io import loadmat
+
     try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise UserError(f"{META} of ILSVRC's development kit: needs scipy to be read; pip install scipy") from error
-    try:
-        synsets = loadmat(io.BytesIO(meta.read()), squeeze_me=True)["synsets"]
+        synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
     except Exception as error:  # loadmat raises whatever the damage provokes
         raise ValueError(f"{META}: {error}") from error
     # Those without children are the classes; the others are the tree above them.
     classes = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if not row["num_children"]}
-    return {f"ILSVRC2012_val_{i:08d}": classes[int(n)] for i, n in enumerate(truth.read().split(), start=1)}
+    return {f"ILSVRC2012_val_{i:08d}": classes[int(n)] for i, n in enumerate(truth.split(), start=1)}

@@ -370,9 +370,9 @@ def test_parquet_is_read_a_row_group_at_a_time(images: Path, tmp_path: Path, mon
     parquet = pytest.importorskip("pyarrow.parquet")
     make_parquet(images, tmp_path, "val", files=1, rows=4)
     found = open_images(DataConfig(name="test", layout="parquet", root=str(tmp_path)), "val")
-    read, groups = parquet.ParquetFile.read_row_group, []
+    read, groups = parquet.ParquetFile.read_row_groups, []
     monkeypatch.setattr(
-        parquet.ParquetFile, "read_row_group", lambda self, i, *a, **k: groups.append(i) or read(self, i, *a, **k)
+        parquet.ParquetFile, "read_row_groups", lambda self, i, *a, **k: groups.extend(i) or read(self, i, *a, **k)
     )
     for i in range(len(found)):
         found.open(i)

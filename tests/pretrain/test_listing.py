@@ -151,7 +151,6 @@ def devkit(file: Path, classes: list[str], images: int) -> None:
 
 
 def test_ilsvrc_s_archives_as_they_are(images: Path, tmp_path: Path) -> None:
-    pytest.importorskip("scipy")
     root = tmp_path / "ilsvrc"
     ilsvrc(images, root)
     with pytest.raises(

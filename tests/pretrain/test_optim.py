@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pretrain.config import OptimizerConfig
-from pretrain.optim import Larc, Lars, Schedule, build_optimizer, clip_gradients
+from pretrain.optim import Larc, Lars, Schedule, build_optimizer
 from runs.errors import UserError
 from runs.settings import check_values
 
@@ -126,13 +126,6 @@ def test_warm_up_and_cosine_at_every_step() -> None:
     assert rates[30] == pytest.approx((4.0 + 0.4) / 2)
     assert rates[49] == pytest.approx(0.4 + 3.6 * 0.5 * (1 + math.cos(math.pi * 39 / 40)))
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
-
-
-def test_clipping_is_off_unless_asked_for() -> None:
-    for limit, length in ((0.0, 5.0), (1.0, 1.0), (9.0, 5.0)):
-        p = parameter([0.0, 0.0], [3.0, 4.0])
-        clip_gradients([p], limit)
-        assert p.grad is not None and p.grad.norm().item() == pytest.approx(length, rel=1e-5)
 
 
 @pytest.mark.parametrize(

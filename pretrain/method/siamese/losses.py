@@ -70,12 +70,7 @@ class Components(NamedTuple):
 
 @torch.no_grad()
 def of_simsiam(p_b: Tensor, z_b: Tensor) -> Components:
-    """SimSiam's negative gradient on P_a, Z_b = P_b + G_e (equation 4): o_e = o_z - o_p.
-
-    Args:
-        p_b: (n, d), the other view's prediction.
-        z_b: (n, d), its output.
-    """
+    """SimSiam's negative gradient on P_a, Z_b = P_b + G_e (equation 4): o_e = o_z - o_p; p_b and z_b are (n, d)."""
     P_b, Z_b = unit(p_b), unit(z_b)  # n-by-d
     G_e = Z_b - P_b  # n-by-d
     o_e = center(G_e)  # 1-by-d
@@ -84,12 +79,7 @@ def of_simsiam(p_b: Tensor, z_b: Tensor) -> Components:
 
 @torch.no_grad()
 def of_triplet(z_b: Tensor, z_n: Tensor) -> Components:
-    """The triplet loss's negative gradient on Z_a, Z_b - Z_n (section 3.2): o_e = -o_z.
-
-    Args:
-        z_b: (n, d), the other view's output.
-        z_n: (n, d), the outputs of the negatives.
-    """
+    """The triplet loss's negative gradient on Z_a, Z_b - Z_n (section 3.2): o_e = -o_z; z_b and z_n are (n, d)."""
     Z_b, G_e = unit(z_b), -unit(z_n)  # n-by-d
     o_e = -center(Z_b)  # 1-by-d
     return Components(Z_b, o_e, G_e - o_e)
@@ -99,12 +89,8 @@ def of_triplet(z_b: Tensor, z_n: Tensor) -> Components:
 def of_infonce(z_a: Tensor, z_b: Tensor, temperature: float) -> Components:
     """InfoNCE's negative gradient on Z_a, (Z_b - sum_i lambda_i Z_i) / tau (equation 6): o_e = -o_z / tau.
 
-    NOTE: the paper leaves the factor 1 / tau to the learning rate; with it the parts sum to equation 5's gradient.
-
-    Args:
-        z_a: (n, d), one view's output.
-        z_b: (n, d), the other's; the negatives are the rows of all processes.
-        temperature: tau.
+    z_a and z_b are (n, d); the negatives are the rows of all processes. NOTE: the paper leaves the factor 1 / tau to
+    the learning rate; with it the parts sum to equation 5's gradient.
     """
     Z_a, Z_b = unit(z_a), unit(z_b)  # n-by-d
     Z = all_gather(Z_b)  # N-by-d
@@ -132,13 +118,7 @@ def random_negatives(z: Tensor) -> Tensor:
 
 
 def component_loss(x: Tensor, parts: Components, remove: Collection[str] = ()) -> Tensor:
-    """The loss -X . sg(basic + o_e + r_e) without the parts to remove, a scalar.
-
-    Args:
-        x: (n, d), the output that learns; it is normalized here.
-        parts: of the negative gradient on X.
-        remove: `"o_e"`, `"r_e"`, both or none.
-    """
+    """The loss -X . sg(basic + o_e + r_e) without the parts to remove, a scalar; x (n, d) is normalized here."""
     target = sum(part for name, part in parts._asdict().items() if name not in remove)  # n-by-d
     return -(unit(x) * target).sum(dim=1).mean()
 
