@@ -1,7 +1,9 @@
 """Checkpoints in the official layout, whole or absent, and the newest whole one again."""
 
+import contextlib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,22 @@ def read_tensors(path: Path) -> Any:
         raise
     except Exception as error:  # torch.load raises whatever the damage provokes
         raise UserError(f"{path} is damaged ({(str(error) or type(error).__name__).splitlines()[0]})") from error
+
+
+@contextlib.contextmanager
+def restoring(path: Path, remedy: str) -> Iterator[None]:
+    """Say in one line what a block raises that restores a state from a file: it is damaged or another version's.
+
+    Raises:
+        UserError: the block raised something.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        what = " ".join(f"{type(error).__name__} {error}".split())[:100]
+        raise UserError(f"{path}: another version's or damaged ({what}); {remedy}") from error
 
 
 class Checkpoints:
@@ -109,7 +127,9 @@ class Checkpoints:
             UserError: it is damaged.
         """
         state = read_tensors(path)
-        if not isinstance(state, dict) or not set(state) >= {"epoch", "arch", "state_dict", "optimizer", "resume"}:
+        entries = {"epoch", "arch", "state_dict", "optimizer", "resume"}
+        whole = isinstance(state, dict) and set(state) >= entries and isinstance(state["resume"], dict)
+        if not whole or "generators" not in state["resume"]:
             raise UserError(f"{path} is damaged (entries are missing)")
         if "digest" in state and state["digest"] != digest(state["state_dict"]):
             raise UserError(f"{path} is damaged (its tensors differ from its digest)")

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, linear
 
 from converters.architecture import parse
 from pretrain.augment.fast import open_views
-from pretrain.checkpoint import read_tensors, write_tensors
+from pretrain.checkpoint import read_tensors, restoring, write_tensors
 from pretrain.collectives import all_reduce, average_gradients
 from pretrain.config import OptimizerConfig
 from pretrain.data import Images
@@ -171,12 +171,10 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
     broken = set(val.broken)
     file = run.output / STATE
     if file.exists():
-        try:
+        with restoring(file, "delete it to train the classifiers from the start"):
             saved = read_tensors(file)
-        except UserError as error:
-            raise UserError(f"{error}; delete it to train the classifiers from the start") from error
-        classifiers.load_state_dict(saved["classifiers"])
-        broken.update(saved["broken"])
+            classifiers.load_state_dict(saved["classifiers"])
+            broken.update(saved["broken"])
     length = sampler.steps_per_epoch
     sampler.steps = range(classifiers.epoch * length, config.epochs * length)
     # Without a random crop an image has the same features in every epoch.

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from converters import Backbone
 from pretrain.augment.fast import open_views
 from pretrain.batch_norm import synchronize_norms
-from pretrain.checkpoint import Checkpoints
+from pretrain.checkpoint import Checkpoints, restoring
 from pretrain.collapse.evaluation import compute_outputs
 from pretrain.collapse.measures import bias_cosine
 from pretrain.config import FREE, PretrainConfig
@@ -256,14 +256,9 @@ class Trainer:
             raise UserError(
                 f"{path}: written by {written_by} processes; continue with as many (torchrun --nproc_per_node)"
             )
-        try:
+        again = f"finish the run with the version that began it, or delete {path.parent} to start again"
+        with restoring(path, again):
             self.load_state_dict(state)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            what = " ".join(f"{type(error).__name__} {error}".split())[:100]
-            raise UserError(
-                f"{path}: another version's or damaged ({what}); finish the run with the version that began it, or "
-                f"delete {path.parent} to start again"
-            ) from error
         self.say(f"continuing after step {self.step} of {self.plan.steps} from {path.name}")
 
     def state_dict(self) -> dict[str, Any]:
@@ -293,10 +288,12 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned, in a run that was just made."""
         resume = state["resume"]
+        if resume["step"] not in range(1, self.plan.steps + 1):
+            raise ValueError(f"step {resume['step']}")
         self.method.load_state_dict({k.removeprefix("module."): v for k, v in state["state_dict"].items()})
         self.optimizer.load_state_dict(state["optimizer"])
         set_generator_states(resume["generators"][rank()])
-        self.step, self.seconds, self.broken = resume["step"], resume["seconds"], set(resume["broken"])
+        self.step, self.seconds, self.broken = int(resume["step"]), resume["seconds"], set(resume["broken"])
         self.metrics.load_state_dict(resume["metrics"])
         if self.probe:
             self.probe.load_state_dict(resume["probe"])

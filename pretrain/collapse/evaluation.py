@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pretrain import monitor
 from pretrain.augment import build_views
-from pretrain.checkpoint import Checkpoints
+from pretrain.checkpoint import Checkpoints, restoring
 from pretrain.collapse import figure, measures
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
@@ -103,20 +103,13 @@ def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[
     settings = settings_beside(checkpoint)
     if not settings:
         return None
-    try:
+    with restoring(checkpoint.parent / CONFIG, "give heads=false"):
+        augment = AugmentConfig(**settings["augment"])
         plan = Plan(
             settings["arch"], settings["zero_init_residual"], settings["epochs"],
             max(len(train) // settings["batch_size"], 1), settings["batch_size"], len(train.classes), len(train),
         )  # fmt: skip
-        config, augment = (
-            METHODS[settings["method"]["name"]](**settings["method"]),
-            AugmentConfig(**settings["augment"]),
-        )
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise UserError(
-            f"{checkpoint.parent / CONFIG}: another version's or damaged ({error!r:.100}); give heads=false"
-        ) from error
-    method = build_method(config, plan)
+        method = build_method(METHODS[settings["method"]["name"]](**settings["method"]), plan)
     state = Checkpoints(checkpoint.parent, 1, 0).load(checkpoint)["state_dict"]
     try:
         method.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})

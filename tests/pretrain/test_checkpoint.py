@@ -1,10 +1,12 @@
-"""One flipped bit in a checkpoint is seen before training goes on from it."""
+"""Damage in a checkpoint is seen before training goes on from it."""
 
 from pathlib import Path
 
+import pytest
 import torch
 
-from pretrain.checkpoint import Checkpoints
+from pretrain.checkpoint import Checkpoints, read_tensors, restoring
+from runs.errors import UserError
 
 
 def test_a_flipped_bit_makes_the_one_before_the_newest(tmp_path: Path) -> None:
@@ -15,7 +17,7 @@ def test_a_flipped_bit_makes_the_one_before_the_newest(tmp_path: Path) -> None:
         "arch": "resnet18",
         "state_dict": {"w": torch.randn(9)},
         "optimizer": {"m": momentum},
-        "resume": 0,
+        "resume": {"generators": []},
     }
     whole, newest = checkpoints.save(state, 0, None), checkpoints.save(state, 1, None)
     assert checkpoints.newest()[0] == newest  # type: ignore[index]
@@ -24,3 +26,15 @@ def test_a_flipped_bit_makes_the_one_before_the_newest(tmp_path: Path) -> None:
     newest.write_bytes(data)
     assert torch.load(newest, weights_only=True), "torch.load does not look"
     assert checkpoints.newest()[0] == whole  # type: ignore[index]
+
+
+def test_what_no_state_can_be_made_of_is_said_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "state.pt"
+    for content in ({}, {"steps": "six"}, [1], None):
+        torch.save(content, file)
+        said = r"state\.pt: another version's or damaged \(\w+Error .*\); delete it"
+        with pytest.raises(UserError, match=said), restoring(file, "delete it"):
+            range(read_tensors(file)["steps"])
+    file.write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"state\.pt is damaged .*; delete it"), restoring(file, "delete it"):
+        read_tensors(file)
