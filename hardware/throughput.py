@@ -17,7 +17,7 @@ from hardware.limits import best, multiply_rate
 from hardware.pictures import write_pictures
 from hardware.step import flops, official_step, our_step
 from pretrain.evaluation_config import LinearConfig
-from pretrain.linear_classifiers import LinearClassifiers
+from pretrain.linear_evaluation import LinearClassifiers
 from runs.distributed import set_precision
 from runs.record import read_record
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardware.figures import Figure, Options
 from hardware.pictures import picture
-from pretrain.augment import build_views
+from pretrain.augment import build_transforms
 from pretrain.augment.fast import FastViews
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
@@ -52,7 +52,7 @@ def measure(options: Options) -> Iterator[Figure]:
         most = MOST_WHOLE if name in WHOLE else MOST
         yield Figure(f"{name}: batches on {options.device} against single images", mean(here, there), "levels", most)
         if name in WHOLE:
-            slow = levels(Views(images, build_views(recipe, 2), 0, False), torch.device("cpu"), recipe)
+            slow = levels(Views(images, build_transforms(recipe, 2), 0, False), torch.device("cpu"), recipe)
             yield Figure(f"{name}: fast against reference", mean(here, slow), "levels", 1.0)
 
 

@@ -14,7 +14,7 @@ from runs.errors import UserError
 from runs.settings import CommandConfig, check_values, choice, number, path
 
 
-def preset(value: float, table: Any) -> Any:
+def piecewise(value: float, table: Any) -> Any:
     """Return the entry of the largest key not above `value`, or of the smallest: a recipe by length or batch size."""
     keys = sorted(table)
     return table[max((key for key in keys if key <= value), default=keys[0])]
@@ -24,8 +24,8 @@ def preset(value: float, table: Any) -> Any:
 OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
 # In the YAML files: ${if:${official},fp32,auto}
 OmegaConf.register_new_resolver("if", lambda condition, yes, no: yes if condition else no, replace=True)
-# In the YAML files: ${preset:${epochs},{100: 0.45, 300: 0.3, 1000: 0.2}}
-OmegaConf.register_new_resolver("preset", preset, replace=True)
+# In the YAML files: ${piecewise:${epochs},{100: 0.45, 300: 0.3, 1000: 0.2}}
+OmegaConf.register_new_resolver("piecewise", piecewise, replace=True)
 register_variants()
 
 LAYOUTS = (

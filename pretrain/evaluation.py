@@ -14,7 +14,7 @@ from torch import Tensor
 
 from converters import load_backbone
 from converters.light_imports import light_imports
-from pretrain.augment import evaluation_view
+from pretrain.augment import evaluation_transform
 from pretrain.checkpoint import NAME, parse_name
 from pretrain.config import FREE, AugmentConfig, DataConfig
 from pretrain.data import Images, open_splits
@@ -159,7 +159,7 @@ def extract_features(
     dtype = torch.bfloat16 if bf16 else torch.float32
     table, broken = torch.empty(0), []
     labels = torch.full((len(indices),), -1)
-    views = Views(images, [evaluation_view(augment)], 0, data.skip_broken)
+    views = Views(images, [evaluation_transform(augment)], 0, data.skip_broken)
     workers = worker_count(data.workers, processes=None if split else 1)
     loaded = load_batches(views, [[(0, indices[row]) for row in rows] for rows in dealt], workers)
     for rows, batch in zip(dealt, loaded, strict=True):

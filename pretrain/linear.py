@@ -1,6 +1,6 @@
 """`python -m pretrain.linear checkpoint=FILE data=… data.root=DIR`: linear classifiers on frozen features.
 
-The classifiers and their training: `pretrain/linear_classifiers.py`.
+The classifiers and their training: `pretrain/linear_evaluation.py`.
 """
 
 from pretrain.evaluation_config import LinearConfig
@@ -11,7 +11,7 @@ from runs.app import hydra_app
 def main(config: LinearConfig) -> float:
     """Train the classifiers and report the first one's best and last epoch."""
     # Here, so that `--help` and a mistyped key do not wait for PyTorch.
-    from pretrain.linear_classifiers import evaluate_linear
+    from pretrain.linear_evaluation import evaluate_linear
 
     return evaluate_linear(config)
 

@@ -86,7 +86,7 @@ class Metrics:
         if every and (step % every == 0 or last) and outputs:
             self.check_finite(step)
             bias = measures.last_bias(self.method, outputs["z"].shape[1])
-            found = measures.report(**{k: all_gather(v) for k, v in outputs.items()}, bias=bias)
+            found = measures.measure_batch(**{k: all_gather(v) for k, v in outputs.items()}, bias=bias)
             self.details = {k: v for k, v in found.items() if isinstance(v, float)}
             self._write(step, **found)
         if step % self.config.log_every == 0 or last:

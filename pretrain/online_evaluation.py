@@ -19,7 +19,7 @@ from pretrain.collectives import average_gradients
 from pretrain.config import PretrainConfig, ProbeConfig
 from pretrain.data import Images
 from pretrain.evaluation import Features, extract_features
-from pretrain.neighbours import knn_accuracy
+from pretrain.knn_evaluation import knn_accuracy
 from pretrain.networks import pooled
 
 

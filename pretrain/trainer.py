@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from converters import Backbone
-from pretrain.augment.fast import open_views
+from pretrain.augment.fast import build_views
 from pretrain.batch_norm import synchronize_norms
 from pretrain.checkpoint import Checkpoints, restoring
 from pretrain.collapse.evaluation import compute_outputs
 from pretrain.collapse.measures import bias_cosine
 from pretrain.config import FREE, PretrainConfig
 from pretrain.data import Images, open_training
-from pretrain.draw_views import save_views
 from pretrain.initial_weights import load_initial_weights
 from pretrain.loader import HostToDevice, StepSampler, load_batches
 from pretrain.method.base import Batch, Method, Plan, build_method
 from pretrain.metrics import Metrics
 from pretrain.online_evaluation import OnlineEvaluation
 from pretrain.optim import Schedule, build_optimizer
+from pretrain.view_grid import save_view_grid
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
 from runs.files import VIEWS, sha256
@@ -119,7 +119,7 @@ class Trainer:
             synchronize_norms(self.method, device)
         self.schedule = Schedule(config.optimizer, config.batch_size, self.steps_per_epoch, config.epochs)
         self.optimizer = build_optimizer(self.method.groups(), config.optimizer, self.schedule.peak)
-        self.views = open_views(train_set, config.augment, self.method.views, config.seed, skip_broken, device)
+        self.views = build_views(train_set, config.augment, self.method.views, config.seed, skip_broken, device)
         self.host_to_device = HostToDevice(self.views, device, config.channels_last)
         self.model: nn.Module = self.method
         if world_size() > 1:
@@ -212,7 +212,7 @@ class Trainer:
             print(f"NOTE: {late}; give a smaller method.queue or more epochs", file=sys.stderr)
         if self.broken:
             print(f"{len(self.broken)} broken images are left out: {', '.join(sorted(self.broken)[:3])} …")
-        save_views(self.views, config.augment, Path(config.output) / VIEWS)
+        save_view_grid(self.views, config.augment, Path(config.output) / VIEWS)
         self.metrics.open(self.step)
 
     def signalled(self) -> str:

@@ -16,7 +16,7 @@ import torchvision.transforms.functional as F
 from PIL import Image, ImageFilter
 
 from experiments.speed.views import by_pillow, read_files, recipe
-from pretrain.augment import batched, build_views, pixels
+from pretrain.augment import batched, build_transforms, pixels
 from pretrain.augment.fast import FastViews
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
@@ -94,7 +94,7 @@ def whole(files: list[bytes], name: str) -> None:
     """One row a recipe: two views of each image."""
     config = recipe(name)
     images = Images("speed", "train", [""] * len(files), [0] * len(files), ["a"], files.__getitem__)
-    expected = levels(Views(images, build_views(config, 2), 0, False), config)
+    expected = levels(Views(images, build_transforms(config, 2), 0, False), config)
     found = [levels(FastViews(images, config, 2, 0, False, batched), config) for batched in (False, True)]
     print(line(f"whole views: {name}", *([gap(a, b) for a, b in zip(side, expected, strict=True)] for side in found)))
 

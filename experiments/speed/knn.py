@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from experiments.speed.rows import Row, Skipped, alternate, script
 from hardware.limits import multiply_rate
-from pretrain.neighbours import knn_accuracy
+from pretrain.knn_evaluation import knn_accuracy
 
 WIDTH, CLASSES = 2048, 1000
 PEER = "the whole product of similarities, as lightly's knn_predict"

@@ -22,7 +22,7 @@ from experiments.speed.rows import Row, Skipped, alternate, script
 from hardware.limits import multiply_rate
 from pretrain.config import OptimizerConfig
 from pretrain.evaluation_config import LinearConfig
-from pretrain.linear_classifiers import LinearClassifiers
+from pretrain.linear_evaluation import LinearClassifiers
 from pretrain.networks import pooled
 from pretrain.optim import build_optimizer
 

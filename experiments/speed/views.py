@@ -34,7 +34,7 @@ from experiments.speed.rows import Row, Skipped, alternate, script
 from hardware.figures import OFFICIAL
 from hardware.limits import decode_rate
 from pretrain import augment
-from pretrain.augment import build_views
+from pretrain.augment import build_transforms
 from pretrain.augment.fast import FastViews
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
@@ -84,7 +84,7 @@ def ours(files: list[bytes], config: AugmentConfig, colour: bool = True) -> Call
 def reference(files: list[bytes], config: AugmentConfig) -> Callable[[], Any]:
     """The same through this project's reference pipeline."""
     images = Images("speed", "train", [""] * len(files), [0] * len(files), ["a"], files.__getitem__)
-    views = Views(images, build_views(config, 2), 0, False)
+    views = Views(images, build_transforms(config, 2), 0, False)
 
     def work() -> None:
         for first in range(0, len(files), BATCH):

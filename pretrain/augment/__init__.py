@@ -1,8 +1,8 @@
 """The view recipes, as data: each YAML file in this folder is one, and becomes torchvision transforms here.
 
 The path through PIL is the reference: the same transforms in the same order as the official releases, so that one seed
-gives the same bits. The fast path draws the same parameters (`draws`) and computes the same pixels up to rounding, on
-the CPU (`pixels`) or on batches on any device (`batched`).
+gives the same bits. The fast path draws the same parameters (`view_parameters`) and computes the same pixels up to
+rounding, on the CPU (`pixels`) or on batches on any device (`batched`).
 """
 
 import random
@@ -37,12 +37,12 @@ class GaussianBlur:
         return image.filter(ImageFilter.GaussianBlur(radius=random.uniform(*self.sigma)))
 
 
-def build_views(config: AugmentConfig, views: int) -> list[Transform]:
+def build_transforms(config: AugmentConfig, views: int) -> list[Transform]:
     """Build a transform for each view, from a PIL RGB image to a (3, size, size) float tensor, normalized."""
     return [_view(recipe) for recipe in config.for_views(views)]
 
 
-def evaluation_view(config: AugmentConfig) -> Transform:
+def evaluation_transform(config: AugmentConfig) -> Transform:
     """Build the test transform: resize, centre crop, normalize (torchvision's references, `presets.py`).
 
     It takes a PIL RGB image and returns a (3, size, size) float tensor.
@@ -63,7 +63,7 @@ def _to_tensor(config: AugmentConfig) -> list[Any]:
 def _view(config: AugmentConfig) -> Transform:
     c = config
     if not c.crop_scale:
-        return evaluation_view(c)
+        return evaluation_transform(c)
     # PIL's blur is what SimSiam and MoCo release; a kernel of a given size is SimCLR's (appendix A).
     blur = (
         transforms.GaussianBlur(c.kernel_side, tuple(c.blur_sigma))

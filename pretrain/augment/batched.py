@@ -10,13 +10,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pretrain.augment.draws import JITTER
 from pretrain.augment.pixels import extended_box, hue_steps
+from pretrain.augment.view_parameters import JITTER
 from pretrain.config import AugmentConfig
 
 # Pillow's fixed-point ITU-R 601 luminance (src/libImaging/Convert.c, L24); whole numbers below 2^24, exact in float32.
 LUMA = (19595.0, 38470.0, 7471.0)
-# Columns of Draw.vector().
+# Columns of ViewParameters.vector().
 PLACES, FACTORS, GRAY, SIGMA, SOLARIZE, FLIP = slice(0, 4), slice(4, 8), 8, 9, 10, 11
 
 
@@ -140,7 +140,7 @@ def colour(crops: Tensor, drawn: Tensor | None, config: AugmentConfig) -> Tensor
 
     Args:
         crops: (N, 3, S, S) uint8, on the device that is to compute.
-        drawn: (N, 12) `Draw.vector`s on the CPU; None for crops that have their colour.
+        drawn: (N, 12) `ViewParameters.vector`s on the CPU; None for crops that have their colour.
         config: the recipe.
     """
     if drawn is None:

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pretrain.augment import batched, build_views
-from pretrain.augment.draws import Draw, Drawer
+from pretrain.augment import batched, build_transforms
 from pretrain.augment.pixels import Pixels, colour, planes, resize
+from pretrain.augment.view_parameters import ParameterSampler, ViewParameters
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.data.decoding import Source
@@ -34,18 +34,18 @@ class FastViews(Views):
     ) -> None:
         super().__init__(images, (), seed, skip_broken)
         self.recipes, self.batched = config.for_views(views), batched
-        self.drawers = [Drawer(recipe) for recipe in self.recipes]
+        self.samplers = [ParameterSampler(recipe) for recipe in self.recipes]
 
     def sample(self, place: int, key: Key) -> list[Tensor]:
         """Draw, decode, crop, resize; colour too unless `batched`."""
         source = self.images.source(place)
         self.seed_generators(key)
-        draws = [drawer(source.image) for drawer in self.drawers]
-        crops = self._crops(source, draws)
+        parameters = [sampler(source.image) for sampler in self.samplers]
+        crops = self._crops(source, parameters)
         if self.batched:
-            return [*map(planes, crops), *(draw.vector() for draw in draws)]
-        triples = zip(crops, draws, self.recipes, strict=True)
-        return [planes(colour(crop, draw, recipe)) for crop, draw, recipe in triples]
+            return [*map(planes, crops), *(drawn.vector() for drawn in parameters)]
+        triples = zip(crops, parameters, self.recipes, strict=True)
+        return [planes(colour(crop, drawn, recipe)) for crop, drawn, recipe in triples]
 
     def finish(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
         """Turn a batch of samples into normalized views.
@@ -62,24 +62,24 @@ class FastViews(Views):
         drawn = tensors[count:] if self.batched else [None] * count
         return [batched.colour(*views) for views in zip(pixels, drawn, self.recipes, strict=True)]
 
-    def _crops(self, source: Source, draws: Sequence[Draw]) -> list[Pixels]:
-        spare = min(min(draw.box[2:]) / recipe.size for draw, recipe in zip(draws, self.recipes, strict=True))
+    def _crops(self, source: Source, parameters: Sequence[ViewParameters]) -> list[Pixels]:
+        spare = min(min(drawn.box[2:]) / recipe.size for drawn, recipe in zip(parameters, self.recipes, strict=True))
         scale = source.reduction(spare / MARGIN)
         if scale > 1:
-            return self._scaled_crops(source, draws, scale)
+            return self._scaled_crops(source, parameters, scale)
         image = source.pixels()
         crops = []
-        for draw, recipe in zip(draws, self.recipes, strict=True):
-            top, left, height, width = draw.box
+        for drawn, recipe in zip(parameters, self.recipes, strict=True):
+            top, left, height, width = drawn.box
             crop = image[top : top + height, left : left + width]
             crops.append(resize(crop, recipe.size, recipe.interpolation))
         return crops
 
-    def _scaled_crops(self, source: Source, draws: Sequence[Draw], scale: int) -> list[Pixels]:
+    def _scaled_crops(self, source: Source, parameters: Sequence[ViewParameters], scale: int) -> list[Pixels]:
         image = source.reduced(scale)
         crops = []
-        for draw, recipe in zip(draws, self.recipes, strict=True):
-            top, left, height, width = (value / scale for value in draw.box)
+        for drawn, recipe in zip(parameters, self.recipes, strict=True):
+            top, left, height, width = (value / scale for value in drawn.box)
             # Pillow takes a box between pixels, as a crop of the whole image becomes one in the reduced image.
             box = (left, top, left + width, top + height)
             crop = image.resize((recipe.size, recipe.size), PILLOW[recipe.interpolation], box)
@@ -87,11 +87,11 @@ class FastViews(Views):
         return crops
 
 
-def open_views(
+def build_views(
     images: Images, config: AugmentConfig, views: int, seed: int, skip_broken: bool, device: Any = "cpu"
 ) -> Views:
     """Build the training views that a recipe asks for; on a GPU the fast pipeline leaves the colour to it."""
     # Without a random crop there is nothing to draw, and the reference's centre crop serves.
     if config.pipeline == "reference" or not config.crop_scale:
-        return Views(images, build_views(config, views), seed, skip_broken)
+        return Views(images, build_transforms(config, views), seed, skip_broken)
     return FastViews(images, config, views, seed, skip_broken, torch.device(device).type != "cpu")

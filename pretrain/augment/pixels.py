@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from pretrain.augment.draws import Draw
+from pretrain.augment.view_parameters import ViewParameters
 from pretrain.config import AugmentConfig
 
 Pixels = NDArray[numpy.uint8]  # H-by-W-by-3, RGB
@@ -142,7 +142,7 @@ ADJUST = {
 }
 
 
-def colour(image: Pixels, draw: Draw, config: AugmentConfig) -> Pixels:
+def colour(image: Pixels, draw: ViewParameters, config: AugmentConfig) -> Pixels:
     """Do to a resized crop (size, size, 3), in place, what was drawn, in the recipe's order."""
     for name in config.order:
         if name == "jitter":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pretrain import monitor
-from pretrain.augment import build_views
+from pretrain.augment import build_transforms
 from pretrain.checkpoint import Checkpoints, restoring
 from pretrain.collapse import figure, measures
 from pretrain.config import AugmentConfig
@@ -75,7 +75,7 @@ def compute_outputs(
         BrokenImage: an image cannot be decoded and `skip_broken` is off.
     """
     method.eval()
-    views = Views(images, build_views(augment, 2), seed, skip_broken)
+    views = Views(images, build_transforms(augment, 2), seed, skip_broken)
     keys = [(0, i) for i in indices]
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
     first, second, predicted = [], [], []
@@ -163,7 +163,7 @@ def evaluate_collapse(config: CollapseConfig) -> float:
         what, (z, z2, p, bias) = outputs(config, run)
         health = monitor.measure(z)
         spectrum = measures.spectrum(z)
-        metrics = {**asdict(health), **measures.examine(z, p, bias, spectrum)}
+        metrics = {**asdict(health), **measures.measure_heads(z, p, bias, spectrum)}
         by_temperature = measures.decorrelation_cosines(z, z2) if z2 is not None else {}
         if by_temperature:
             metrics["r_e_cosine"], metrics["o_e_cosine"] = by_temperature[measures.TEMPERATURE]

@@ -18,7 +18,7 @@ LOGGED = 32
 
 
 @torch.no_grad()
-def examine(
+def measure_heads(
     z: Tensor, p: Tensor | None = None, bias: Tensor | None = None, singular: Tensor | None = None
 ) -> dict[str, float]:
     """Measure an encoder's output z and, where there is a predictor, its output p = h(z) on the same rows.
@@ -150,15 +150,15 @@ def bias_cosine(bias: Tensor, *views: Tensor) -> float:
     return cosine_similarity(bias.double(), o_z, dim=0).item()
 
 
-def report(
+def measure_batch(
     z: Tensor, z2: Tensor | None = None, p: Tensor | None = None, bias: Tensor | None = None
 ) -> dict[str, object]:
-    """What training logs of a batch: `examine`, figure 5 (c) at one temperature, and the first singular values.
+    """What training logs of a batch: `measure_heads`, figure 5 (c) at one temperature, and the first singular values.
 
     z and z2 (n, d) are the outputs of two views, p (n, d) is the prediction from z, bias (d,) the predictor's last.
     """
     singular = spectrum(z)
-    found: dict[str, object] = {**examine(z, p, bias, singular)}
+    found: dict[str, object] = {**measure_heads(z, p, bias, singular)}
     if z2 is not None:
         found["r_e_cosine"], found["o_e_cosine"] = decorrelation_cosines(z, z2, [TEMPERATURE])[TEMPERATURE]
     return found | {"spectrum": [float(f"{s:.4g}") for s in singular[:LOGGED].tolist()]}

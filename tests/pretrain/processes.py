@@ -22,8 +22,8 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "pretrain.trainer",
-        "pretrain.linear_classifiers",
-        "pretrain.neighbours",
+        "pretrain.linear_evaluation",
+        "pretrain.knn_evaluation",
         "torch._dynamo",
         "tests.pretrain.processes",
     ]

@@ -19,8 +19,8 @@ from torch import Tensor
 import pretrain.augment.fast
 from pretrain import augment
 from pretrain.augment import batched, pixels
-from pretrain.augment.draws import Drawer
-from pretrain.augment.fast import FastViews, open_views
+from pretrain.augment.fast import FastViews, build_views
+from pretrain.augment.view_parameters import ParameterSampler
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.loader import StepSampler, Views, load_batches
@@ -145,7 +145,7 @@ def test_one_seed_gives_the_references_views(files: Images, name: str, on_device
     config = recipe(name, size=48, eval_resize=0)
     keys = [(1, i) for i in range(len(files))]
     reference, fast = (
-        Views(files, augment.build_views(config, 2), 7, False),
+        Views(files, augment.build_transforms(config, 2), 7, False),
         FastViews(files, config, 2, 7, False, on_device),
     )
     expected, found = levels(batch(reference, keys), config), levels(batch(fast, keys), config)
@@ -161,7 +161,7 @@ def test_one_seed_gives_the_references_views(files: Images, name: str, on_device
 @pytest.mark.parametrize("name", NAMES)
 def test_it_draws_from_both_generators_exactly_what_the_reference_draws(files: Images, name: str) -> None:
     config = recipe(name, size=16)
-    reference, fast = Views(files, augment.build_views(config, 2), 3, False), FastViews(files, config, 2, 3, False)
+    reference, fast = Views(files, augment.build_transforms(config, 2), 3, False), FastViews(files, config, 2, 3, False)
     for index in range(12):
         left = []
         for views in (reference, fast):
@@ -200,17 +200,17 @@ def crop_numbers(box: tuple[int, int, int, int]) -> dict[str, float]:
 def test_drawn_parameters_follow_the_references_distributions(spied: dict[str, list[float]]) -> None:
     """Other seeds than the reference's: nothing agrees because it is the same draw."""
     config, image = recipe("simsiam", size=8), picture(0, 60, 40)
-    (view,) = augment.build_views(config, 1)
+    (view,) = augment.build_transforms(config, 1)
     for seed in range(600):
         random.seed(seed)
         torch.manual_seed(seed)
         view(image)
-    drawer, drawn = Drawer(config), dict[str, list[float]]()
+    sampler, drawn = ParameterSampler(config), dict[str, list[float]]()
     draws = []
     for seed in range(10_000, 10_600):
         random.seed(seed)
         torch.manual_seed(seed)
-        draws.append(drawer(image))
+        draws.append(sampler(image))
         numbers = crop_numbers(draws[-1].box) | dict(draws[-1].jitter)
         numbers |= {} if draws[-1].sigma is None else {"sigma": draws[-1].sigma}
         for name, value in numbers.items():
@@ -241,7 +241,7 @@ def statistics(views: Tensor) -> dict[str, list[float]]:
 
 def test_statistics_of_pixels_are_the_references_on_other_seeds(files: Images) -> None:
     config = recipe("simsiam", size=48)
-    reference, fast = Views(files, augment.build_views(config, 2), 0, False), FastViews(files, config, 2, 1, False)
+    reference, fast = Views(files, augment.build_transforms(config, 2), 0, False), FastViews(files, config, 2, 1, False)
     keys = [(epoch, i) for epoch in range(10) for i in range(len(files))]
     found, expected = levels(batch(fast, keys), config), levels(batch(reference, keys), config)
     for name, values in statistics(found).items():
@@ -316,7 +316,10 @@ def test_broken_files_are_found_as_by_the_reference() -> None:
     for index in (1, 2, 3):
         error = FastViews(images, config, 2, 0, False)[0, index]
         assert isinstance(error, BrokenImage) and error.name == f"{index}.jpg"
-    views, reference = FastViews(images, config, 2, 0, True), Views(images, augment.build_views(config, 2), 0, True)
+    views, reference = (
+        FastViews(images, config, 2, 0, True),
+        Views(images, augment.build_transforms(config, 2), 0, True),
+    )
     assert views[0, 1][2] == reference[0, 1][2] == ["1.jpg", "2.jpg", "3.jpg"]
     expected = levels([v[None] for v in reference[0, 1][0]], config)
     found = levels(views.finish([v[None] for v in views[0, 1][0]], CPU), config)
@@ -330,7 +333,7 @@ def test_large_files_are_decoded_at_a_reduced_scale() -> None:
     original = views._scaled_crops
     views._scaled_crops = lambda source, draws, scale: scales.append(scale) or original(source, draws, scale)  # type: ignore[method-assign,func-returns-value]
     keys = [(0, i) for i in range(8)]
-    gap = levels(batch(Views(images, augment.build_views(config, 1), 0, False), keys), config)
+    gap = levels(batch(Views(images, augment.build_transforms(config, 1), 0, False), keys), config)
     gap = (gap - levels(batch(views, keys), config)).abs()
     assert len(scales) == 8 and set(scales) <= {2, 4}
     assert gap.mean() < 1 and gap.max() < 40
@@ -338,10 +341,10 @@ def test_large_files_are_decoded_at_a_reduced_scale() -> None:
 
 def test_the_setting_selects_the_pipeline(files: Images) -> None:
     config = recipe("simsiam", pipeline="fast")
-    assert type(open_views(files, config, 2, 0, False)) is FastViews
-    assert open_views(files, config, 2, 0, False, "cuda").batched  # type: ignore[attr-defined]
-    assert type(open_views(files, replace(config, pipeline="reference"), 2, 0, False)) is Views
-    assert type(open_views(files, recipe("none", pipeline="fast"), 1, 0, False)) is Views
+    assert type(build_views(files, config, 2, 0, False)) is FastViews
+    assert build_views(files, config, 2, 0, False, "cuda").batched  # type: ignore[attr-defined]
+    assert type(build_views(files, replace(config, pipeline="reference"), 2, 0, False)) is Views
+    assert type(build_views(files, recipe("none", pipeline="fast"), 1, 0, False)) is Views
     assert [r.solarize_p for r in recipe("byol").for_views(2)] == [0.0, 0.2]
     with pytest.raises(UserError, match="choose one of fast, reference"):
         check_values(recipe("simsiam", pipeline="quick"))
@@ -367,7 +370,7 @@ def test_on_photographs(shared: Path) -> None:
     paths = sorted((shared / "data" / "VOC2007" / "JPEGImages").glob("*.jpg"))[::60]
     images, config = images_of([path.read_bytes() for path in paths]), recipe("simsiam")
     keys = [(0, i) for i in range(len(paths))]
-    expected = levels(batch(Views(images, augment.build_views(config, 2), 0, False), keys), config)
+    expected = levels(batch(Views(images, augment.build_transforms(config, 2), 0, False), keys), config)
     for on_device in (False, True):
         gap = (expected - levels(batch(FastViews(images, config, 2, 0, False, on_device), keys), config)).abs()
         assert gap.mean() < 0.2 and gap.flatten(1).mean(dim=1).max() < 0.8 and (gap > 3.5).float().mean() < 5e-4

@@ -16,15 +16,15 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from converters.resnet import build_resnet
-from pretrain import linear_classifiers as heads
-from pretrain import neighbours
+from pretrain import knn_evaluation
+from pretrain import linear_evaluation as heads
 from pretrain.config import AugmentConfig, DataConfig, OptimizerConfig
 from pretrain.data import open_images, open_splits
 from pretrain.evaluation import Evaluation, Features, Result, evaluate, extract_features, load_feature_extractor
 from pretrain.evaluation_config import LinearConfig
-from pretrain.linear_classifiers import LinearClassifiers, _augmented, _cached, few_steps, train
+from pretrain.knn_evaluation import knn_accuracy, nearest_neighbours
+from pretrain.linear_evaluation import LinearClassifiers, augmented_batches, cached_batches, few_steps, train
 from pretrain.loader import StepSampler
-from pretrain.neighbours import knn_accuracy, nearest_neighbours
 from pretrain.optim import build_optimizer
 from runs.errors import UserError
 from tests.pretrain.processes import Command, differences, lines, newest, run, small
@@ -70,7 +70,7 @@ def test_a_bank_in_parts_is_a_bank_in_one(monkeypatch: pytest.MonkeyPatch) -> No
     similarity = queries @ torch.nn.functional.normalize(bank, dim=1).T
     assert torch.equal(whole[1], similarity.argsort(dim=1, descending=True)[:, :50])
     for size in (299, 64, 20):  # a last part of one row; a part smaller than k
-        monkeypatch.setattr(neighbours, "BANK_ROWS", size)
+        monkeypatch.setattr(knn_evaluation, "BANK_ROWS", size)
         parts = nearest_neighbours(bank, queries, 50)
         assert torch.equal(parts[1], whole[1]) and torch.allclose(parts[0], whole[0])
 
@@ -219,8 +219,8 @@ def test_cached_features_are_those_of_the_stream(images: Path) -> None:
     settings.data.workers = 0
     features = extract_features(network, train, settings.augment, settings.data, CPU)
     sampler = StepSampler(len(train), 16, 0, steps=range(4))
-    cached = _cached(features, train, sampler)
-    augmented = _augmented(settings, Evaluation(settings, network, train, train, CPU), sampler, set())
+    cached = cached_batches(features, train, sampler)
+    augmented = augmented_batches(settings, Evaluation(settings, network, train, train, CPU), sampler, set())
     for (a, x), (b, y) in zip(cached, augmented, strict=True):
         assert torch.equal(x, y) and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -246,7 +246,7 @@ def test_a_broken_images_features_are_the_next_ones(images: Path) -> None:
     train = open_images(DataConfig("test", "folder", str(images)), "train")
     broken = [train.names[3], train.names[4], train.names[63]]
     rows, sampler = torch.arange(61.0)[:, None], StepSampler(64, 64, 0, steps=range(1))
-    batches = _cached(Features(rows, torch.zeros(61), broken), train, sampler)
+    batches = cached_batches(Features(rows, torch.zeros(61), broken), train, sampler)
     ((values, _),) = batches
     order = torch.tensor([index for _, index in next(iter(sampler))])
     stand_ins = values[order.argsort(), 0].tolist()

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from pretrain.augment import build_views
+from pretrain.augment import build_transforms
 from pretrain.config import PretrainConfig
 from pretrain.method.config import METHODS
 from pretrain.optim import Schedule
@@ -69,7 +69,7 @@ def test_a_recipe_is_its_sources(method: str) -> None:
 def test_the_views_are_those_of_the_methods_paper(method: str) -> None:
     config = recipe(method)
     assert config.augment.name == method
-    assert len(build_views(config.augment, 2)) == 2
+    assert len(build_transforms(config.augment, 2)) == 2
 
 
 def test_simclr_and_byol_warm_up_and_end_as_released() -> None:

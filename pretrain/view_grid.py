@@ -14,7 +14,7 @@ from runs.errors import UserError
 from runs.files import atomic_write
 
 
-def save_views(views: Views, config: AugmentConfig, path: Path, images: int = 12, side: int = 112) -> None:
+def save_view_grid(views: Views, config: AugmentConfig, path: Path, images: int = 12, side: int = 112) -> None:
     """Draw the views of some training images to the PNG `path`, unless it is there.
 
     One column an image, above the image, below its views; tiles have `side` pixels.

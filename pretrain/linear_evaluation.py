@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from converters.architecture import parse
-from pretrain.augment.fast import open_views
+from pretrain.augment.fast import build_views
 from pretrain.checkpoint import read_tensors, restoring, write_tensors
 from pretrain.collectives import all_reduce, average_gradients
 from pretrain.config import OptimizerConfig
@@ -182,9 +182,9 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
     if cached:
         features = run.features(run.train)
         broken.update(features.broken)
-        batches = _cached(features, run.train, sampler)
+        batches = cached_batches(features, run.train, sampler)
     else:
-        batches = _augmented(config, run, sampler, broken)
+        batches = augmented_batches(config, run, sampler, broken)
     log = MetricsLog(run.output / "metrics.jsonl", classifiers.epoch) if rank() == 0 else None
     with run.progress(config.epochs * length, "linear", "step", classifiers.epoch * length) as bar:
         while classifiers.epoch < config.epochs:
@@ -211,9 +211,9 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
     return sorted(broken)
 
 
-def _cached(features: Features, images: Images, sampler: StepSampler) -> Batches:
+def cached_batches(features: Features, images: Images, sampler: StepSampler) -> Batches:
+    """Batches of features that were computed once; the next whole image takes a broken one's place, as in `Views`."""
     broken = set(features.broken)
-    # A broken image's place is taken by the next whole one, as in `Views`.
     whole = [i for i, name in enumerate(images.names) if name not in broken]
     rows = torch.tensor([bisect_left(whole, i) % len(whole) for i in range(len(images))])
     for keys in sampler:
@@ -221,9 +221,10 @@ def _cached(features: Features, images: Images, sampler: StepSampler) -> Batches
         yield features.values[chosen], features.labels[chosen]
 
 
-def _augmented(config: LinearConfig, run: Evaluation, sampler: StepSampler, broken: set[str]) -> Batches:
+def augmented_batches(config: LinearConfig, run: Evaluation, sampler: StepSampler, broken: set[str]) -> Batches:
+    """Batches of features of views that are drawn anew; the names of broken images are added to `broken`."""
     network, device = run.network, run.device
-    views = open_views(run.train, network.augment, 1, config.seed, config.data.skip_broken, device)
+    views = build_views(run.train, network.augment, 1, config.seed, config.data.skip_broken, device)
     host_to_device = HostToDevice(views, device, config.channels_last)
     for batch in load_batches(views, sampler, worker_count(config.data.workers), device.type == "cuda"):
         images, labels = host_to_device(batch.views, batch.labels)

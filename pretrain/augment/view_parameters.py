@@ -16,7 +16,7 @@ RATIO = [3 / 4, 4 / 3]
 
 
 @dataclass(frozen=True)
-class Draw:
+class ViewParameters:
     """One view's parameters."""
 
     box: tuple[int, int, int, int]
@@ -43,7 +43,7 @@ class Draw:
         )
 
 
-class Drawer:
+class ParameterSampler:
     """Draws views of one recipe, with a `crop_scale`, from torch's default generator and Python's."""
 
     def __init__(self, config: AugmentConfig) -> None:
@@ -52,7 +52,7 @@ class Drawer:
         jitter = transforms.ColorJitter(*config.jitter)
         self.ranges = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
 
-    def __call__(self, image: Image.Image) -> Draw:
+    def __call__(self, image: Image.Image) -> ViewParameters:
         """Draw one view of an image, of which only the size is looked at."""
         c = self.config
         drawn: dict[str, object] = {}
@@ -67,7 +67,7 @@ class Drawer:
                 drawn["sigma"] = None if c.blur_p < torch.rand(1) else self._sigma()
             elif name in ("gray", "solarize", "flip") and getattr(c, f"{name}_p") > 0:
                 drawn[name] = bool(torch.rand(1) < getattr(c, f"{name}_p"))
-        return Draw(box, **drawn)  # type: ignore[arg-type]
+        return ViewParameters(box, **drawn)  # type: ignore[arg-type]
 
     def _jitter(self) -> tuple[tuple[str, float], ...]:
         order, *factors = transforms.ColorJitter.get_params(*self.ranges)
