@@ -7,17 +7,18 @@ folder where a file names their classes (`pretrain.data.labels`); and images wit
 import os
 import re
 from os.path import samefile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pretrain.config import DataConfig
 from pretrain.data.images import Images
 from pretrain.data.labels import find_labels
-from pretrain.data.listing import ARCHIVES, ImageFile, Listing, list_images
+from pretrain.data.listing import ARCHIVES, ImageFile, Listing, is_system, list_images
 from runs.errors import UserError
 
 SPLITS = ("train", "val")
 NAMES = {"train": "train", "val": "val", "validation": "val"}
-LIKE_A_SPLIT = re.compile(r"(train(ing)?|val(id(ation)?)?|test(ing)?)([._].*)?", re.IGNORECASE)
+# As a word by itself: `val2017` and `imagenet-train`, not `valve`.
+LIKE_A_SPLIT = re.compile(r"(?<![a-z])(train|val|valid|validation|test)(ing|set)?(?![a-z])", re.IGNORECASE)
 LAYOUT = "{train,val}/<class>/<image>, or for pre-training alone images without classes"
 
 
@@ -62,11 +63,16 @@ def _list_split(root: Path, split: str) -> tuple[Path, Listing]:
     listing, places = Listing(), dict[str, Path]()
     if root.is_dir():
         places = {name: place for name in SPLITS if (place := _place(root, name))}
+        names = os.listdir(root)
         if split in places:
             if len(places) == len(SPLITS) and samefile(*places.values()):
                 raise UserError(f"data.root={root}: train and val are one folder; give val images of its own")
-            return places[split], list_images(places[split], places.values())
-        names = os.listdir(root)
+            listing = list_images(places[split], places.values())
+            # `train` may be one class of many.
+            others = {name for name in names if (root / name).is_dir() and not is_system(name)} - set(NAMES)
+            if others and split == "train":
+                listing.left_out["folders beside it"] = len(others)
+            return places[split], listing
         if not places:
             listing = list_images(root)
     else:
@@ -78,12 +84,15 @@ def _list_split(root: Path, split: str) -> tuple[Path, Listing]:
             return places[split], listing.inside(places[split].name)
         names = [*listing.folders]
     # Validation images would be trained on in silence.
-    alike = sorted(name for name in names if name not in NAMES and LIKE_A_SPLIT.match(name))
-    alike += [file.path for file in listing.files if set(NAMES) & set(file.path.split("/")[:-1])][:1]
-    if places or split != "train" or any(name.lower().startswith("train") or "/" in name for name in alike):
+    folders = {file.path.rpartition("/")[0] for file in listing.files}
+    inside = {str(parent) for folder in folders for parent in PurePosixPath(folder, "image").parents}
+    alike = sorted(name for name in {*names, *inside} - set(NAMES) if LIKE_A_SPLIT.search(PurePosixPath(name).name))
+    if places or split != "train" or alike:
         but = f", but {', '.join(alike[:3])}" if alike else ""
-        remedy = "; monitor.knn_every=0 pre-trains without val" if split == "val" else ""
-        raise UserError(f"data.root={root}: no {split} in it{but}; it must hold {LAYOUT}{remedy}")
+        remedy = "or give the folder of the training images"
+        if split == "val":
+            remedy = "monitor.knn_every=0 pre-trains without val"
+        raise UserError(f"data.root={root}: no {split} in it{but}; it must hold {LAYOUT}; {remedy}")
     return root, listing
 
 

@@ -7,6 +7,7 @@ A zip or tar among the files stands for a folder of its name, so that `train.zip
 import os
 import stat
 import tarfile
+import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -99,6 +100,8 @@ class Listing:
 
     def add(self, file: ImageFile) -> None:
         """Take a file in if it is an image."""
+        # macOS writes é as two characters, and one class would be two.
+        file = file._replace(path=unicodedata.normalize("NFC", file.path))
         name = file.path.rpartition("/")[2]
         suffix = os.path.splitext(name)[1].lower()
         if suffix in SUFFIXES or (not suffix and file.read(8).startswith(BEGINNINGS)):
@@ -177,7 +180,7 @@ def _list_folder(listing: Listing, folder: str, inside: str, trees: list[str]) -
                 listing.left_out["linked folders inside a class"] += 1
                 continue
             if not inside:
-                listing.folders.add(entry.name)
+                listing.folders.add(unicodedata.normalize("NFC", entry.name))
             _list_folder(listing, entry.path, f"{path}/", trees)
         elif not is_file:
             listing.left_out["pipes, sockets or devices"] += 1
@@ -215,7 +218,7 @@ def _list_archive(listing: Listing, archive: str, inside: str) -> None:
     for file in found:
         path = inside + (file.path.removeprefix(stem) if packed else file.path)
         if "/" in path:
-            listing.folders.add(path.partition("/")[0])
+            listing.folders.add(unicodedata.normalize("NFC", path.partition("/")[0]))
         if file.member is not None:
             listing.add(file._replace(path=path))
 

@@ -210,7 +210,9 @@ def test_images_without_classes_serve_for_pre_training_alone(images: Path, tmp_p
         (tmp_path / "nothing").mkdir()
         open_images(data(tmp_path / "nothing"), "train")
     shutil.copytree(images / "train", tmp_path / "upper/half/train")
-    with pytest.raises(UserError, match=r"no train in it, but half/train/class0/000\.png; it must hold"):
+    with pytest.raises(
+        UserError, match=r"no train in it, but half/train; it must hold .*; or give the folder of the tr"
+    ):
         open_images(data(tmp_path / "upper"), "train")
     with pytest.raises(UserError, match=r"no val in it; .*monitor\.knn_every=0 pre-trains without val"):
         open_splits(data(tmp_path / "upper/half"))
@@ -223,6 +225,13 @@ def test_images_without_classes_serve_for_pre_training_alone(images: Path, tmp_p
         (("training", "testing"), "train", "no train in it, but testing, training; it must"),
         (("train.tar.gz", "val.tar.gz"), "train", r"no train in it, but train\.tar\.gz, val\.tar\.gz; it"),
         (("train", "test"), "val", "no val in it, but test; it must hold"),
+        (
+            ("in/train2017", "in/val2017"),
+            "train",
+            "no train in it, but in/train2017, in/val2017; it must hold",
+        ),
+        (("data_large", "val_large"), "train", "no train in it, but val_large; it must hold"),
+        (("my-train", "my-val"), "train", "no train in it, but my-train, my-val; it must hold"),
     ],
 )
 def test_validation_images_are_not_trained_on_because_of_a_name(
@@ -244,6 +253,14 @@ def test_validation_may_be_called_so_and_is_not_train_itself(tmp_path: Path) -> 
     (tmp_path / "val").symlink_to("train")
     with pytest.raises(UserError, match="train and val are one folder; give val images of its own"):
         open_splits(data(tmp_path))
+
+
+def test_a_class_called_train_says_what_lies_beside_it_and_accents_are_one_class(tmp_path: Path) -> None:
+    for folder in ("bus", "train", "set/train/cafe\u0301", "set/val/caf\u00e9"):  # as macOS writes it, as others do
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / folder / "0.png")
+    assert open_images(data(tmp_path), "train").describe().endswith("without classes; left out: 2 folders beside it")
+    assert [images.classes for images in open_splits(data(tmp_path / "set"))] == [["caf\u00e9"]] * 2
 
 
 def test_of_two_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
