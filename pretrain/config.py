@@ -51,6 +51,10 @@ class DataConfig:
     skip_broken: bool = False
     """Go on without images that cannot be decoded, and count them; otherwise the first one ends the run."""
 
+    def check(self) -> None:  # noqa: D102
+        if "/" in self.name:
+            raise UserError(f"data.name={self.name}: is part of the output's name; leave the / out")
+
 
 @dataclass
 class AugmentConfig:

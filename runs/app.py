@@ -115,7 +115,11 @@ def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[
     """
 
     def decorate(main: Callable[[C], Any]) -> Callable[[], NoReturn]:
+        composed = False
+
         def job(settings: Any) -> Any:
+            nonlocal composed
+            composed = True
             try:
                 return main(typed(settings, schema))
             except Exception as error:
@@ -147,9 +151,10 @@ def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[
                 hydra.main(version_base="1.3", config_path=f"pkg://{package}", config_name=config)(job)()
             except (_Refused, Exception) as error:
                 message = _explain(error, schema)
-                if message is None:
+                # What Hydra meets while it composes the settings comes from the command line.
+                if message is None and composed:
                     raise
-                raise UserError(message) from error
+                raise UserError(message or f"{error}; --help lists the settings and their choices") from error
 
         return cli(start)
 
@@ -242,7 +247,11 @@ def _explain(error: BaseException, schema: type) -> str | None:
         if "is not a subclass of" in text:
             return f"{key}: is a group of settings; give those in it, {key}.…=…; --help lists them"
         return f"{key}: {text}"
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    if text.startswith("LexerNoViableAlt"):
+        name, _, value = text.split()[1].partition("=")
+        return f"{name}={value}: has a character that must be quoted; write '{name}=\"{value}\"', or correct it"
+    return text
 
 
 def _unknown(key: str, schema: type) -> str:
@@ -252,6 +261,10 @@ def _unknown(key: str, schema: type) -> str:
     near = difflib.get_close_matches(key, keys, n=1)
     close = [k for k in keys if k.endswith(f".{key}")] or [k for k in near if not key.startswith(f"{k}.")]
     nearest = f", did you mean '{close[0]}'?" if close else ""
+    choices = [a for a in sys.argv[1:] if a.partition("=")[0] in {key.partition(".")[0], "variant"}]
+    if len(choices) > 1 and not any(key in argument for argument in sys.argv):
+        # One choice of settings brings a key that another one lacks.
+        return f"{' and '.join(choices)}: do not go together, by {key}; leave one of them out"
     return f"unknown key '{key}'{nearest}; --help lists the keys"
 
 
