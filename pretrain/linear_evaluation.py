@@ -241,5 +241,5 @@ def few_steps(config: LinearConfig, images: int) -> str:
         return ""
     return (
         f"NOTE: {steps} steps are few for optimizer={config.optimizer}, whose recipe has {IMAGENET_STEPS} on ImageNet; "
-        f"for {images} images optimizer=sgd batch_size=256 lr=[1,10,30] gets further"
+        f"for {images} images optimizer=sgd batch_size={min(images, 256)} lr=[1,10,30] gets further"
     )

@@ -9,7 +9,7 @@ from runs.errors import UserError
 if TYPE_CHECKING:
     from pretrain.method.base import Method
 
-IMAGES, CLASSES, SIDE = 8, 10, 32
+IMAGES, CLASSES, SIDE = 64, 10, 32
 
 
 @hydra_app("pretrain", "config", PretrainConfig)

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from hydra.core.config_store import ConfigStore
 
-from runs.app import cli
+from runs.app import Parser, cli
 
 
 def variants() -> dict[str, dict[str, Any]]:
@@ -34,6 +34,7 @@ def table() -> str:
 @cli
 def main() -> int:
     """Print the table."""
+    Parser("python -m pretrain.variants", description=__doc__).parse_args()
     print(table(), end="")
     return 0
 

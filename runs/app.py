@@ -145,8 +145,8 @@ def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[
                 print(help_text(sys.modules[main.__module__].__doc__ or "", package, config, schema, arguments))
                 return
             # Before the user's own, which win; behind the options, which must not stand between two settings.
-            first = next((i for i, a in enumerate(arguments) if "=" in a and a[0] != "-"), len(arguments))
-            sys.argv[1:] = [*arguments[:first], *QUIET, *search_path(), *arguments[first:]]
+            given = [a for a in arguments if ("=" in a and a[0] != "-") or a[0] == "~"]
+            sys.argv[1:] = [*(a for a in arguments if a not in given), *QUIET, *search_path(), *given]
             try:
                 hydra.main(version_base="1.3", config_path=f"pkg://{package}", config_name=config)(job)()
             except (_Refused, Exception) as error:
@@ -244,6 +244,8 @@ def _explain(error: BaseException, schema: type) -> str | None:
             return _unknown(key, schema)
         if kind == "MissingMandatoryValue" or "mandatory value" in text.lower():
             return f"{key}: is required; add {key}=… to the command"
+        if "is not a ListConfig" in text:
+            return f"{key}: is a list; write {key}=[…]"
         if "is not a subclass of" in text:
             return f"{key}: is a group of settings; give those in it, {key}.…=…; --help lists them"
         return f"{key}: {text}"

@@ -90,6 +90,7 @@ def test_a_wrong_setting_of_the_training(argument: str, said: str, images: Path,
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
+        ("lr=0.1", "lr: is a list; write lr=[…]"),
         ("lr=[]", "lr=[]: must be a list of different positive numbers"),
         ("lr=[0.1,0.1]", "must be a list of different positive numbers"),
         ("optimizer=adam", "optimizer=adam: choose one of"),

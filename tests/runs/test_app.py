@@ -92,6 +92,7 @@ def start(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProce
         (["data.root=x", "epochs=many"], "epochs: Value 'many' of type 'str' could not be converted to Integer"),
         (["data.root=x", "optimizer.lr=-1"], "optimizer.lr: -1.0 is not positive"),
         (["data.root=x", "nothing"], "nothing"),
+        (["data.root=x", "-m", "optimizer.lr=-1", "hydra.sweep.dir=application"], "optimizer.lr: -1.0 is not positive"),
         (["data.root=full"], "no space left on the device"),
         (["data.root=x", "device=tpu"], "device=tpu: choose one of auto, cpu"),
         (["--epochs", "3"], "--epochs: settings are given as key=value; write epochs=3"),
