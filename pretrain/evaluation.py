@@ -237,7 +237,7 @@ def evaluate(
     """Measure and record, or say that it is done.
 
     Args:
-        kind: `"linear"`, `"knn"` or `"collapse"`.
+        kind: the record's.
         config: the settings.
         measure: the evaluation proper; every process calls it.
         free: settings that touch no result, besides those of `FREE`.

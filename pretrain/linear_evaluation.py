@@ -97,14 +97,9 @@ class LinearClassifiers(nn.Module):
 
     @torch.no_grad()
     def evaluate(self, features: Tensor, labels: Tensor) -> list[float]:
-        """Measure all classifiers and remember their best epochs.
+        """Measure all classifiers and remember their best epochs; returns their top-1 in percent.
 
-        Args:
-            features: (m, C) of all validation images, which the processes divide.
-            labels: (m,).
-
-        Returns:
-            Top-1 in percent, K values.
+        Features (m, C) and labels (m,) are those of all validation images, which the processes divide.
         """
         correct = torch.zeros(len(self.layers), 2, dtype=torch.int64, device=labels.device)
         chunks = zip(features.split(CHUNK), labels.split(CHUNK), strict=True)

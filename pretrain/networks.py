@@ -46,15 +46,7 @@ def mlp(
 
 
 def pooled(network: ResNet, images: Tensor) -> Tensor:
-    """Return the globally average-pooled features of a ResNet, whatever its `fc` is.
-
-    Args:
-        network: torchvision's ResNet.
-        images: (N, 3, H, W), normalized.
-
-    Returns:
-        (N, C), C = 2048 for ResNet-50.
-    """
+    """Return a ResNet's globally average-pooled features (N, C) of normalized images (N, 3, H, W), without its `fc`."""
     x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
     x = network.layer4(network.layer3(network.layer2(network.layer1(x))))
     return torch.flatten(network.avgpool(x), 1)

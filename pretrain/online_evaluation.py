@@ -35,6 +35,7 @@ class OnlineProbe:
     def __init__(
         self, config: ProbeConfig, network: ResNet, channels: int, classes: int, batch_size: int, device: torch.device
     ) -> None:
+        self.network = network
         self.classifier = nn.Linear(channels, classes, device="meta").to_empty(device=device)
         for parameter in self.classifier.parameters():
             nn.init.zeros_(parameter)
@@ -53,11 +54,9 @@ class OnlineProbe:
         self.features.clear()
 
     def update(self, labels: Tensor, share: float) -> None:
-        """Take a step on the features of the training step that ends.
+        """Take a step on the features of the training step that ends, whose labels (N,) are this process's.
 
-        Args:
-            labels: (N,), this process's.
-            share: the encoder's learning rate over its largest.
+        `share` is the encoder's learning rate over its largest.
         """
         features = torch.cat(self.features).float()  # views * N-by-C, view after view
         self.begin()

@@ -48,14 +48,9 @@ class FastViews(Views):
         return [planes(colour(crop, drawn, recipe)) for crop, drawn, recipe in triples]
 
     def finish(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
-        """Turn a batch of samples into normalized views.
+        """Turn a batch of samples into normalized views on a device, (N, 3, size, size) float32 each.
 
-        Args:
-            tensors: one (N, 3, size, size) uint8 a view; then, if `batched`, one (N, 12) a view, on the CPU.
-            device: where the views are wanted.
-
-        Returns:
-            One (N, 3, size, size) float32 a view.
+        `tensors` are one (N, 3, size, size) uint8 a view; then, if `batched`, one (N, 12) a view, on the CPU.
         """
         count = len(self.recipes)
         pixels = [tensor.to(device, non_blocking=True) for tensor in tensors[:count]]

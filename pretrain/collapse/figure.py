@@ -22,15 +22,10 @@ def save(
     p: Tensor | None,
     by_temperature: Mapping[float, tuple[float, float]],
 ) -> None:
-    """Draw to the PNG `path`.
+    """Draw the numbers of outputs z (n, d) and predictions p (n, d) to the PNG `path`.
 
-    Args:
-        path: of the picture.
-        metrics: of `pretrain.monitor.measure`.
-        singular: of `measures.spectrum`.
-        z: (n, d), the outputs.
-        p: (n, d), the predictions, for figure 5 (a).
-        by_temperature: of `measures.decorrelation_cosines`, for figure 5 (c); may be empty.
+    `metrics` are those of `monitor.measure`, `singular` those of `measures.spectrum`; `by_temperature` of
+    `measures.decorrelation_cosines` may be empty. Figure 5 (a) needs p.
     """
     from matplotlib.figure import Figure
 

@@ -17,11 +17,7 @@ OPENERS = {
 
 
 def open_images(config: DataConfig, split: str) -> Images:
-    """Open one split of a data set.
-
-    Args:
-        config: which, and where.
-        split: `"train"` or `"val"`.
+    """Open one split of a data set, `train` or `val`.
 
     Raises:
         UserError: it is missing or malformed; the message names the file or folder.

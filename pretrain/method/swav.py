@@ -63,16 +63,13 @@ class SwAV(Method):
         return {"loss": loss, "z": z_t}
 
     def with_queue(self, view: int, scores: Tensor, z: Tensor, step: int) -> Tensor:
-        """Scores of the queue's embeddings, if it is in use and full, and behind them those of a view; z enters it.
+        """Scores (queue / processes + B, K) of the queue's embeddings, if it is in use and full, and of a view's.
 
         Args:
             view: 0 or 1.
             scores: (B, K).
-            z: (B, D), normalized.
+            z: (B, D), normalized; they enter the queue.
             step: steps done before this one.
-
-        Returns:
-            (queue / processes + B, K), or (B, K).
         """
         config = self.config
         since = step - config.queue_from_epoch * self.plan.steps_per_epoch
@@ -107,13 +104,7 @@ class SwAV(Method):
 def sinkhorn(scores: Tensor, eps: float, niters: int) -> Tensor:
     """Sinkhorn-Knopp over all processes' images: soft assignments that use every prototype equally (section 3.1).
 
-    Args:
-        scores: (B, K), of this process.
-        eps: smoothness.
-        niters: iterations.
-
-    Returns:
-        (B, K), each row a distribution over the prototypes.
+    From this process's scores (B, K) to (B, K), each row a distribution over the prototypes; eps is the smoothness.
     """
     Q = torch.exp(scores / eps).T  # K-by-B
     Q = Q / all_reduce(Q.sum())

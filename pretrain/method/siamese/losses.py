@@ -124,16 +124,13 @@ def component_loss(x: Tensor, parts: Components, remove: Collection[str] = ()) -
 
 
 def decorrelation(*views: Tensor) -> Tensor:
-    """Sum of the squared covariances of different channels over d, averaged over views, a scalar.
+    """Sum of the squared covariances of different channels over d, averaged over views (n, d), a scalar.
 
     The second paper, algorithm 5, after Barlow Twins.
 
     NOTE: the algorithm calls its input "representation vector", appendix A.6 "encoder output" and follows Barlow Twins,
     which normalizes batches and not rows. So the input is the output after its batch norm, where no channel can
     shrink. On rows of unit length a constant has the least loss, and what has collapsed stays so (docs/collapse.md).
-
-    Args:
-        views: (n, d) each, this process's outputs as they are.
     """
     losses = []
     for z in views:

@@ -11,26 +11,14 @@ from pretrain.method.siamese.losses import unit
 
 
 class Target(nn.Module):
-    """The targets of a step; this one is the views' own outputs of the moment (equation 10).
-
-    Args:
-        stop_gradient: make them constants.
-    """
+    """The targets of a step; this one is the views' own outputs of the moment (equation 10)."""
 
     def __init__(self, stop_gradient: bool = True) -> None:
         super().__init__()
         self.stop_gradient = stop_gradient
 
     def forward(self, z: list[Tensor], batch: Batch) -> list[Tensor]:
-        """Return the target that each view gives to another one.
-
-        Args:
-            z: (n, d) a view.
-            batch: what they are the outputs of.
-
-        Returns:
-            (n, d) a view.
-        """
+        """Return the targets that views of a batch give to other views, from their outputs z, (n, d) a view each."""
         return [v.detach() for v in z] if self.stop_gradient else z
 
     def after_step(self, f: nn.Module, step: int) -> None:
@@ -54,11 +42,6 @@ class MovingAverage(Target):
     with itself; the memory is moved by the mean of both. The paper writes the rule for one view.
 
     The memory is no buffer: ImageNet's has 10 GB, which no device should hold and DDP not send at every step.
-
-    Args:
-        images: size of the training set.
-        dim: d.
-        momentum: m.
     """
 
     def __init__(self, images: int, dim: int, momentum: float) -> None:
@@ -94,12 +77,8 @@ class MovingAverage(Target):
 class Cached(Target):
     """Multi-step alternation: outputs of the network before the first of k steps (the first paper, section 5.2).
 
-    NOTE: the paper computes them before those steps and caches them. A copy of the network, computed with when they are
-    needed, gives the same numbers and holds no table of the images.
-
-    Args:
-        f: the network whose copies give the targets.
-        steps: k.
+    NOTE: the paper computes them before those steps and caches them. A copy of the network f, computed with when they
+    are needed, gives the same numbers and holds no table of the images.
     """
 
     def __init__(self, f: nn.Module, steps: int) -> None:
