@@ -37,7 +37,7 @@ def checkpoint(
     folder.mkdir()
     path = folder / "checkpoint_0000.pth.tar"
     state = {f"module.{k}": v for k, v in method.state_dict().items()}
-    torch.save({"epoch": 1, "arch": arch, "state_dict": state, "optimizer": {}, "resume": {}}, path)
+    torch.save({"epoch": 1, "arch": arch, "state_dict": state, "optimizer": {}, "resume": {"generators": []}}, path)
     settings = {
         "kind": "pretrain", "method": asdict(CONFIGS[name]), "augment": asdict(AugmentConfig(size=16)), "arch": arch,
         "zero_init_residual": False, "epochs": 1, "batch_size": 8,

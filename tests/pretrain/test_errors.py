@@ -197,6 +197,8 @@ def test_broken_images_are_left_out_and_counted_by_option_with_and_without_a_cac
     logs = []
     for cache in ("true", "false"):
         folder = tmp_path / cache
+        status, text = run("pretrain", small("simsiam", data, folder, f"data.cache={cache}"), folder)
+        assert status == 2 and "add data.skip_broken=true to go on" in text, text
         more = ("data.skip_broken=true", f"data.cache={cache}")
         status, text = run("pretrain", small("simsiam", data, folder, *more), folder)
         assert status == 0, text
