@@ -237,8 +237,8 @@ class PretrainConfig(CommandConfig):
             )
 
 
-# Settings that touch no result: a run may be continued with others. What `data.skip_broken` leaves out is in the record,
-# and a run that a broken image has ended must be able to go on.
+# Settings that touch no result: a run may be continued with others. What `data.skip_broken` leaves out is recorded, and
+# a run that a broken image has ended must be able to go on.
 FREE = ("data.workers", "data.cache", "data.root", "data.skip_broken", "threads", "device")
 
 if _plugins := plugins.find("method/*.py"):
