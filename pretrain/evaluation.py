@@ -207,6 +207,11 @@ class Evaluation:
         """The run's folder."""
         return Path(self.config.output)
 
+    def describe(self) -> None:
+        """Print which images there are, in the first process."""
+        if rank() == 0:
+            print(f"{self.train.describe()}\n{self.val.describe()}")
+
     def progress(self, total: int, title: str, unit: str, done: int = 0) -> Progress:
         """Show a bar, in the first process."""
         return Progress(total, title, unit, done, self.output, disable=rank() > 0)
@@ -256,8 +261,6 @@ def evaluate(
                 return next(iter(claimed.done.metrics.values()))
             set_precision(config.precision, device, config.threads)
             network = load_feature_extractor(config, device)
-            if rank() == 0:
-                print(f"{train.describe()}\n{val.describe()}")
             found = measure(Evaluation(config, network, train, val, device))
             view = {"mean": network.augment.mean, "std": network.augment.std, "by": network.convention}
             if rank() == 0:

@@ -25,6 +25,7 @@ def evaluate_knn(config: KnnConfig) -> float:
     def measure(run: Evaluation) -> Result:
         if max(config.k) > len(run.train):
             raise UserError(f"k={config.k}: the training set has only {len(run.train)} images; give smaller numbers")
+        run.describe()
         bank, queries = (run.features(images, batch_size=config.batch_size) for images in (run.train, run.val))
         accuracies = knn_accuracy(
             bank.values, bank.labels, queries.values, queries.labels, len(run.train.classes), config.k,

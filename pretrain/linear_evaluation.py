@@ -160,6 +160,7 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
         UserError: a broken image without `data.skip_broken`, or a loss that is not finite.
     """
     sampler = StepSampler(len(run.train), config.batch_size, config.seed, rank(), world_size())
+    run.describe()
     if rank() == 0 and (few := few_steps(config, len(run.train))):
         print(few, file=sys.stderr)
     val = run.features(run.val)

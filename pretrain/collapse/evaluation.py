@@ -160,6 +160,7 @@ def evaluate_collapse(config: CollapseConfig) -> float:
     """Measure a checkpoint's outputs."""
 
     def measure(run: Evaluation) -> Result:
+        run.describe()
         what, (z, z2, p, bias) = outputs(config, run)
         health = monitor.measure(z)
         spectrum = measures.spectrum(z)
