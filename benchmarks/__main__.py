@@ -127,7 +127,10 @@ def _data(command: argparse.ArgumentParser) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
+    names = [name for name in text.split(",") if name]
+    if not names:
+        raise argparse.ArgumentTypeError("must name at least one")
+    return names
 
 
 def _folder(text: str) -> str:

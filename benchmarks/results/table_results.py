@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,9 +105,10 @@ def read_results(folders: Sequence[str | Path]) -> tuple[list[Results], Found]:
     Raises:
         UserError: a place does not exist, or there is nothing in any.
     """
-    planned = [folder for folder in folders if (Path(folder) / PLAN).exists()]
+    places = {os.path.abspath(folder): Path(folder) for folder in folders}.values()
+    planned = [place for place in places if (place / PLAN).exists()]
     results = [results_of(read_plan(folder)) for folder in planned]
-    records, refused = find(folder for folder in folders if folder not in planned)
+    records, refused = find(place for place in places if place not in planned)
     if not results and not records:
         reason = next(iter(refused.values()), "no plan.json and no result.json below the given folders")
         raise UserError(f"nothing to report: {reason}")

@@ -30,6 +30,7 @@ PLANNED = {"seed": "--trials", "output": "--output", "data.root": "--data", "tas
            "checkpoint": "evaluate FILE", "weights": "evaluate FILE"}  # fmt: skip
 # No published number is the mean of more; a mistyped one would plan runs for hours.
 MOST_TRIALS = 1000
+KEY = re.compile(r"[\w./@+~-]+")
 # Values that Hydra reads without quotes.
 PLAIN = re.compile(r"[\w./:@%+-]*")
 # What a reader looks for first in a command.
@@ -179,10 +180,9 @@ class _Expansion:
         for key, option in PLANNED.items():
             if key in given:
                 raise UserError(f"{stages[-1]}.{key}: the plan sets it for each run; leave it out (see {option})")
+        if changed := {"method", "variant"} & {*shared, *merged(*rows), *user}:
+            raise UserError(f"{stages[-1]}.{min(changed)}: is what makes the row; choose rows with --rows")
         settings = {**data, **given}
-        for key in ("method", "variant"):
-            if not isinstance(settings.get(key, ""), str):
-                raise UserError(f"{stages[-1]}.{key}={settings[key]}: must be a name")
         for key in COUNTS:
             if key in settings and (type(settings[key]) is not int or settings[key] < 1):
                 raise UserError(f"{stages[-1]}.{key}={settings[key]}: must be a whole number of at least 1")
@@ -289,7 +289,7 @@ def parse_override(text: str) -> tuple[str, str, Any]:
     """
     key, equals, value = text.partition("=")
     stage, dot, name = key.partition(".")
-    if not equals or not dot or not name:
+    if not equals or not dot or not KEY.fullmatch(name):
         raise UserError(f"--set {text}: must be STAGE.KEY=VALUE, e.g. pretrain.lr=0.1")
     if stage not in STAGES:
         raise UserError(f"--set {text}: '{stage}' is no stage; there are {', '.join(STAGES)}")

@@ -152,7 +152,7 @@ def test_a_setting_that_a_plan_counts_with_is_a_whole_number(text: str) -> None:
         ("pretrain.seed=5", "pretrain.seed: the plan sets it for each run; leave it out .see --trials"),
         ("knn.checkpoint=x.pth", "knn.checkpoint: the plan sets it"),
         ("pretrain.data.root=DIR", "see --data"),
-        ("pretrain.method=[byol]", "must be a name"),
+        ("pretrain.method=byol", "pretrain.method: is what makes the row; choose rows with --rows"),
     ],
 )
 def test_a_setting_that_is_not_the_users_is_refused(text: str, complaint: str) -> None:
