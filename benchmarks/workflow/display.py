@@ -46,8 +46,8 @@ class Display:
     def _row(self, run: str, began: float, expected: float) -> str:
         said, need = progress_of(self.plan, run, began), run_left(self.plan, run, expected, began)
         elapsed = time.time() - began
-        share = said["done"] / said["total"] if said.get("total") else elapsed / (elapsed + need)
-        return f"  {share:4.0%}  {clock(need):>7} left  {self._names[run]}: {said.get('description', 'starts')}"
+        share = said.done / said.total if said.total else elapsed / (elapsed + need)
+        return f"  {share:4.0%}  {clock(need):>7} left  {self._names[run]}: {said.description}"
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)

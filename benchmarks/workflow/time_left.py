@@ -4,13 +4,14 @@ import heapq
 import json
 import statistics
 import time
-from typing import Any
+from dataclasses import dataclass
 
 from benchmarks.workflow.run_graph import Run, RunGraph
 from benchmarks.workflow.status import Status, last_attempts
 from runs.errors import UserError
 from runs.files import read_json
 from runs.progress import PROGRESS
+from runs.typed import build
 
 # Where nothing is known about a kind of run, one minute: only the relation between runs matters then.
 UNKNOWN = 60.0
@@ -86,19 +87,31 @@ def chains(plan: RunGraph, seconds: dict[str, float]) -> dict[str, float]:
     return longest
 
 
-def progress_of(plan: RunGraph, run: str, started: float) -> dict[str, Any]:
-    """What a running command says of itself in `progress.json`; empty if nothing since `started`."""
+@dataclass(frozen=True)
+class Said:
+    """What a running command says of itself in `progress.json`, see `runs.progress`."""
+
+    description: str = "starts"
+    done: float = 0.0
+    total: float = 0.0
+    seconds_left: float | None = None
+    time: float = 0.0
+
+
+def progress_of(plan: RunGraph, run: str, started: float) -> Said:
+    """What a running command has said since `started`; the defaults if nothing that can be read."""
+    path = plan.folder(run) / PROGRESS
     try:
-        body = read_json(plan.folder(run) / PROGRESS)
+        said = build(Said, read_json(path), str(path))
     except UserError:
-        return {}
-    return body if isinstance(body, dict) and body.get("time", 0) >= started else {}
+        return Said()
+    return said if said.time >= started else Said()
 
 
 def run_left(plan: RunGraph, run: str, expected: float, started: float) -> float:
     """Seconds that a running command still needs, from its own progress where that says more than the expectation."""
-    own = progress_of(plan, run, started).get("seconds_left")
-    return max(expected - (time.time() - started), float(own) if own is not None else 0.0, 1.0)
+    own = progress_of(plan, run, started).seconds_left
+    return max(expected - (time.time() - started), own or 0.0, 1.0)
 
 
 def clock(seconds: float) -> str:

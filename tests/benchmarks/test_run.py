@@ -15,6 +15,7 @@ from benchmarks.results.table_results import table_results
 from benchmarks.workflow.run import work
 from benchmarks.workflow.run_graph import read_plan
 from benchmarks.workflow.status import failures, last_attempts
+from benchmarks.workflow.time_left import durations, run_left
 
 ROOT = Path(__file__).parents[2]
 WORK = (
@@ -95,6 +96,19 @@ def test_a_failed_run_is_tried_again_as_often_as_asked(tmp_path: Path, make: Sim
     plan = make.plan_of(tmp_path, [make.knn(tmp_path, "bad-00000000", -1.0)])
     assert work(plan, retries=2).failed == {"knn/bad-00000000": 1}
     assert starts(tmp_path, "bad-00000000") == 3 and last_attempts(plan)["knn/bad-00000000"].status == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"time": "now"}', '{"time": 9e9, "done": "x"}', '{"seconds_left": NaN}'])
+def test_damaged_notes_of_a_run_do_not_end_the_others(tmp_path: Path, make: SimpleNamespace, text: str) -> None:
+    plan = make.plan_of(tmp_path, [make.knn(tmp_path, "n-00000000", 10.0)])
+    (folder := plan.folder("knn/n-00000000")).mkdir(parents=True)
+    (folder / "progress.json").write_text(text)
+    assert run_left(plan, "knn/n-00000000", 60.0, time.time()) == pytest.approx(60.0, abs=5)
+    # The clock was set back while it ran.
+    (tmp_path / "out/runs.jsonl").write_text(
+        '{"run": "knn/n-00000000", "started": 9.0, "seconds": -3600.0, "status": 0}'
+    )
+    assert durations(plan)[0] == {"knn/n-00000000": 1.0}
 
 
 @pytest.mark.slow

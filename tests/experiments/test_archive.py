@@ -65,6 +65,8 @@ def test_what_cannot_be_kept_is_one_line(run: Path) -> None:
         store(plan, Path("letters"))
     with pytest.raises(UserError, match="was not written by"):
         store(plan, run)
+    with pytest.raises(UserError, match="holds the run itself or lies in it"):
+        store(plan, run / "copy")
     # The arguments exchanged: what was kept is a run too, and the run is nothing that keep has written.
     store(plan, Path("kept"))
     before = sorted(run.rglob("*"))
