@@ -13,7 +13,7 @@ from benchmarks.tables import scale as scales
 from hardware.commands import run
 from hardware.figures import Figure, Options
 from runs.distributed import set_precision
-from runs.folder import flatten
+from runs.settings import flatten
 from transfer.datasets import open_splits
 from transfer.inference import evaluate
 from transfer.loading import build_test_loader

@@ -1,9 +1,6 @@
 """From images to batches that depend on (seed, epoch, index) alone: not on workers, processes or restarts."""
 
-import os
 import random
-import signal
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from pretrain.augment import Transform
 from pretrain.data import Images
 from runs.errors import NO_SHARED_MEMORY, BrokenImage, UserError, raise_errors
+from runs.signals import shield_worker
 
 Key = tuple[int, int]
 NO_IMAGE = "data.root: not one image can be read; check the files"
@@ -148,25 +146,11 @@ def collate(samples: list[Any]) -> HostBatch | UserError:
     return batch
 
 
-def start_worker(_: int) -> None:
-    """Begin a loading process: one thread, and not ended by the signals that a cluster sends to all processes.
-
-    Its parent may still end it. If a cluster could, the training process would not finish its step and save.
-    """
+def start_worker(number: int) -> None:
+    """Begin a loading process: one thread, and not ended by the signals that a cluster sends to all processes."""
     # PyTorch gives a loading process one thread, OpenCV would take all cores in each of them.
     cv2.setNumThreads(0)
-    for number in (signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    # Only Linux and its like tell who sent a signal.
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey_parent, daemon=True).start()
-
-
-def _obey_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+    shield_worker(number)
 
 
 def load_batches(views: Views, batches: Iterable[list[Key]], workers: int, pin: bool = False) -> Iterator[HostBatch]:

@@ -16,9 +16,9 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 from runs import __version__
 from runs.distributed import launch
 from runs.errors import UserError, user_message
-from runs.folder import flatten
 from runs.plugins import check_folders, search_path
-from runs.settings import check_values, help_text, path_settings
+from runs.settings import check_values, flatten, help_text, path_settings
+from runs.signals import Stopped, raise_signals
 
 PARENT = "RUNS_PARENT_PID"
 # What Hydra itself understands besides `key=value`.
@@ -60,7 +60,8 @@ class Parser(argparse.ArgumentParser):
 def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
     """Wrap a command's main function: what the user can put right (`user_message`) ends it in one line, status 2.
 
-    Any other exception is a defect of the program: its traceback, status 70.
+    Any other exception is a defect of the program: its traceback, status 70. A signal by which a cluster ends a run is
+    one line, status 75.
 
     Args:
         main: the command; its integer result becomes the exit status.
@@ -80,7 +81,12 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
                 raise UserError("PYTHONOPTIMIZE=2: takes docstrings away, which Detectron2 and --help need; unset it")
             _follow_parent()
             check_folders()
-            sys.exit(main(*args, **kwargs))
+            with raise_signals():
+                sys.exit(main(*args, **kwargs))
+        except Stopped as signal:
+            if _speaks():
+                print(f"stopped by {signal.what}; run the same command again to continue", file=sys.stderr)
+            raise
         except BrokenPipeError:
             # The reader went away (`… | head`): nothing is wrong.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -123,14 +123,23 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a YAML file that holds a mapping; nothing in it is run.
 
     Raises:
-        UserError: see `read_bytes`; or it is no YAML, or no mapping.
+        UserError: see `read_bytes`; or it is no YAML, gives a key twice, or holds no mapping.
     """
     import yaml
 
+    class UniqueKeys(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node, seen = super().compose_mapping_node(anchor), set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+            return node
+
     try:
-        body = yaml.safe_load(read_bytes(path, 2**22))
+        body = yaml.load(read_bytes(path, 2**22), UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
+        raise UserError(f"{path}: not YAML: {str(error).replace('<byte string>', 'it')}") from error
     if not isinstance(body, dict):
         raise UserError(f"{path}: must be a mapping of fields to values")
     return body

@@ -18,6 +18,7 @@ from runs.errors import UserError, from_os_error
 from runs.files import atomic_write, read_yaml
 from runs.record import RECORD as RECORD
 from runs.record import Dataset, Record, Subject, read_record, write_record
+from runs.settings import flatten
 from runs.text import printable, without_credentials
 
 CONFIG = "config.yaml"
@@ -197,22 +198,6 @@ def _own_record(run: Run, free: frozenset[str]) -> Record:
             "another output="
         )
     return record
-
-
-def flatten(config: Any, prefix: str = "", most: int = 10_000) -> dict[str, Any]:
-    """Turn nested dictionaries into one with dotted keys; lists stay values.
-
-    Raises:
-        UserError: it has more than `most` values, as aliases in a YAML file can make of a few lines.
-    """
-    if not isinstance(config, dict):
-        return {prefix: config}
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key), most)
-        if len(flat) > most:
-            raise UserError(f"{prefix or 'settings'}: more than {most} values")
-    return flat
 
 
 def _differing(before: Any, now: Any, free: frozenset[str]) -> list[str]:

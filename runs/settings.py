@@ -101,6 +101,22 @@ def check_values(config: Any, prefix: str = "") -> None:
         config.check()
 
 
+def flatten(config: Any, prefix: str = "", most: int = 10_000) -> dict[str, Any]:
+    """Turn nested dictionaries into one with dotted keys; lists stay values.
+
+    Raises:
+        UserError: it has more than `most` values, as aliases in a YAML file can make of a few lines.
+    """
+    if not isinstance(config, dict):
+        return {prefix: config}
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key), most)
+        if len(flat) > most:
+            raise UserError(f"{prefix or 'settings'}: more than {most} values")
+    return flat
+
+
 def help_text(about: str, package: str, config: str, schema: type, arguments: list[str]) -> str:
     """Return what a command prints for `--help`.
 

@@ -1,15 +1,16 @@
-"""The signals by which a cluster ends a run: heard between two steps, and agreed on by all processes."""
+"""The signals by which a cluster ends a run: at once, or between two steps where all processes agree on it and save."""
 
 import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
-from runs.distributed import all_gather_object, rank, world_size
+from runs.distributed import all_gather_object, world_size
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 # sysexits.h EX_TEMPFAIL: "come again", for a cluster that requeues what it interrupted.
 INTERRUPTED = 75
 # Seconds that an item which is on its way when a signal comes has to arrive. Cut off, a loading process would fail too.
@@ -18,6 +19,69 @@ GRACE = 1.0
 DEADLINE = 300.0
 
 T = TypeVar("T")
+
+
+class Stopped(SystemExit):
+    """A signal ends the run, with status 75; `runs.app.cli` says so.
+
+    Args:
+        what: the signal's name, and where the run was.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(INTERRUPTED)
+        self.what = what
+
+
+@contextlib.contextmanager
+def raise_signals() -> Iterator[None]:
+    """Raise `Stopped` wherever the block is when a signal comes: for work without anything to save."""
+
+    def stop(number: int, _: Any) -> None:
+        raise Stopped(signal.Signals(number).name)
+
+    with _handled(stop):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Hear the signals in the block; one that is ignored stays so, as `nohup` asks for."""
+    owner = os.getpid()
+
+    def hear(number: int, frame: Any) -> None:
+        if os.getpid() == owner:
+            handler(number, frame)
+        else:  # a forked process has the handler, too, and ends as it would without
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, hear) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+def shield_worker(_: int = 0) -> None:
+    """For a loading process: the signals that a cluster sends to all processes do not end it, its parent still may.
+
+    If they did, the training process could not finish its step and save.
+    """
+    for number in (signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # Only Linux and its like tell who sent a signal.
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 class _Heard(BaseException):
@@ -41,16 +105,14 @@ class StopSignals:
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[None]:
-        """Hear the signals in the block; one that is ignored stays so, as `nohup` asks for."""
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-        before = {n: signal.signal(n, self._hear) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
-        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._stop_waiting)
+        """Hear the signals in the block."""
+        alarm = signal.signal(signal.SIGALRM, self._stop_waiting)
         try:
-            yield
+            with _handled(self._hear):
+                yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            signal.signal(signal.SIGALRM, alarm)
 
     def interruptible(self, items: Iterable[T]) -> Iterator[T]:
         """Yield the items; to a single process a signal ends the waiting for the next one, which may never come."""
@@ -73,12 +135,6 @@ class StopSignals:
         if found and self._timer:
             self._timer.cancel()
         return found
-
-    def leave(self, name: str, where: str) -> NoReturn:
-        """End the run with status 75, which the first process says; every process has to call it."""
-        if rank() == 0:
-            print(f"stopped by {name} {where}; run the same command again to continue", file=sys.stderr)
-        sys.exit(INTERRUPTED)
 
     def _hear(self, number: int, _: Any) -> None:
         self.name = signal.Signals(number).name

@@ -1,18 +1,16 @@
 """`python -m transfer task=voc07 weights=FILE.pkl data.root=DIR seed=0`: fine-tune a detector and report its AP."""
 
 from runs.app import hydra_app
-from runs.distributed import process_group
 from transfer.settings import TransferConfig
 
 
 @hydra_app("transfer", "config", TransferConfig)
 def main(config: TransferConfig) -> float | None:
     """Run the trials that the settings ask for; returns the box AP, for sweepers."""
-    with process_group(config.device):
-        # Here, so that a mistyped key is answered before Detectron2's seconds of import.
-        from transfer.trial import run
+    # Here, so that a mistyped key is answered before Detectron2's seconds of import.
+    from transfer.trial import run
 
-        return run(config).get("bbox/AP")
+    return run(config).get("bbox/AP")
 
 
 if __name__ == "__main__":

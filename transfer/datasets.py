@@ -110,26 +110,38 @@ def load_splits(
     return whole
 
 
-def open_splits(data: DataConfig, cfg: Any) -> tuple[Split, Split]:
-    """The images to train on and those to report on, as the settings ask for them.
-
-    Args:
-        data: the settings.
-        cfg: Detectron2's, which name the splits and say whether there are masks; the numbers of classes and
-            INPUT.MASK_FORMAT follow from the data set.
+def read_splits(data: DataConfig, cfg: Any) -> tuple[Split, Split]:
+    """Read the splits to train on and to report on; the second is the first where a part of it is held out for that.
 
     Raises:
         UserError: anything missing or wrong, with the file's name.
     """
     train = load_splits(data.root, cfg.DATASETS.TRAIN, data.classes, cfg.MODEL.MASK_ON)
     if data.held_out:
+        return train, train
+    test = load_splits(data.root, cfg.DATASETS.TEST, data.classes, cfg.MODEL.MASK_ON)
+    if test.classes != train.classes:
+        raise UserError(f"data.test={test.name}: other classes than {train.name}; use splits of one data set")
+    return train, test
+
+
+def open_splits(data: DataConfig, cfg: Any, splits: tuple[Split, Split] | None = None) -> tuple[Split, Split]:
+    """The images to train on and those to report on, as the settings ask for them.
+
+    Args:
+        data: the settings.
+        cfg: Detectron2's, which name the splits and say whether there are masks; the numbers of classes and
+            INPUT.MASK_FORMAT follow from the data set.
+        splits: what `read_splits` returned; None reads them.
+
+    Raises:
+        UserError: anything missing or wrong, with the file's name.
+    """
+    train, test = splits or read_splits(data, cfg)
+    if data.held_out:
         images, held = hold_out(train.images, data.held_out, data.seed)
         part = f"{data.held_out:g} held out, seed {data.seed}"
         train, test = _part(train, f"without {part}", images), _part(train, part, held)
-    else:
-        test = load_splits(data.root, cfg.DATASETS.TEST, data.classes, cfg.MODEL.MASK_ON)
-        if test.classes != train.classes:
-            raise UserError(f"data.test={test.name}: other classes than {train.name}; use splits of one data set")
     if not countable(test.images):
         raise UserError(f"data.test={test.name}: no object counts; choose another share or split")
     if data.images:

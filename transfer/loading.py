@@ -1,7 +1,7 @@
 """Batches that depend on the seed and the iteration alone: not on workers, devices, or where a run was stopped."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runs.distributed import rank, world_size
 from runs.errors import BrokenImage, UserError, raise_errors
+from runs.signals import shield_worker
 from transfer.datasets import Split
 
 # (index of the image, position in the endless stream of images)
@@ -116,8 +117,7 @@ def build_train_loader(
         start,
         cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )
-    mapped = Images(images, DatasetMapper(cfg, True), seed)
-    return raise_errors(iter(DataLoader(mapped, batch_sampler=batches, num_workers=workers, collate_fn=collate)))
+    return _load(Images(images, DatasetMapper(cfg, True), seed), batches, workers)
 
 
 def build_test_loader(cfg: Any, split: Split, workers: int) -> Iterator[list[dict[str, Any]]]:
@@ -127,5 +127,11 @@ def build_test_loader(cfg: Any, split: Split, workers: int) -> Iterator[list[dic
         BrokenImage: an image does not decode.
     """
     draws: list[list[Draw]] = [[(index, 0)] for index in range(rank(), len(split.images), world_size())]
-    mapped = Images(split.images, DatasetMapper(cfg, False), None)
-    return raise_errors(iter(DataLoader(mapped, batch_sampler=draws, num_workers=workers, collate_fn=collate)))
+    return _load(Images(split.images, DatasetMapper(cfg, False), None), draws, workers)
+
+
+def _load(images: Images, batches: Iterable[list[Draw]], workers: int) -> Iterator[list[dict[str, Any]]]:
+    loader = DataLoader(
+        images, batch_sampler=batches, num_workers=workers, collate_fn=collate, worker_init_fn=shield_worker
+    )
+    return raise_errors(iter(loader))

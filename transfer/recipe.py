@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 from converters.architecture import parse
 from runs.distributed import world_size
 from runs.errors import UserError
-from runs.folder import flatten
+from runs.settings import flatten
 from transfer import model as model  # registers the heads that the recipes name
 from transfer.settings import RECIPES, TransferConfig
 from transfer.weights import BackboneFile

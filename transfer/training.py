@@ -22,7 +22,7 @@ from runs.files import atomic_write, write_json
 from runs.log import METRICS_LOG, MetricsLog
 from runs.progress import Progress
 from runs.seeds import generator_states, set_generator_states
-from runs.signals import DEADLINE, StopSignals
+from runs.signals import DEADLINE, Stopped, StopSignals, raise_signals
 from transfer.datasets import Split
 from transfer.inference import Evaluation, evaluate
 from transfer.loading import build_test_loader, build_train_loader, train_images
@@ -78,7 +78,7 @@ class Trainer:
         Raises:
             Diverged: a loss is no finite number.
             UserError: memory does not suffice, or an image cannot be read.
-            SystemExit: a signal, behind a checkpoint.
+            Stopped: a signal, behind a checkpoint.
         """
         generators = self._restore()
         # Making it draws from PyTorch's generator, so the saved states follow it.
@@ -89,6 +89,7 @@ class Trainer:
         self.model.train()
         end, stopped = self.cfg.SOLVER.MAX_ITER, ""
         with (
+            self.signals.listen(),
             EventStorage(self.iteration) as storage,
             Progress(end, "fine-tuning", "it", self.iteration, self.folder, disable=rank() > 0) as bar,
         ):
@@ -124,23 +125,20 @@ class Trainer:
         if log is not None:
             log.close()
         if stopped:
-            self.signals.leave(stopped, f"after iteration {self.iteration}, saved")
+            raise Stopped(f"{stopped} after iteration {self.iteration}, saved")
 
     def evaluate(self) -> Evaluation | None:
         """Measure the detector with precise batch norm; returns the evaluation on process 0, None on the others.
 
         Raises:
-            SystemExit: a signal; the next start begins behind the last checkpoint.
+            Stopped: a signal, at once; the next start begins behind the last checkpoint.
         """
-        self.precise_bn()
-        # Without autocast, as Detectron2's own mixed precision: scores of 8 bits would be full of ties.
-        batches = self._until_signal(build_test_loader(self.cfg, self.test, self.workers))
-        return evaluate(self.cfg, self.detector, self.test, batches)
-
-    def _until_signal(self, batches: Iterator[Any]) -> Iterator[Any]:
-        yield from self.signals.interruptible(batches)
-        if name := self.signals.agreed():
-            self.signals.leave(name, "while the detector was measured")
+        if heard := self.signals.agreed():
+            raise Stopped(f"{heard} before the detector was measured")
+        with raise_signals():
+            self.precise_bn()
+            # Without autocast, as Detectron2's own mixed precision: scores of 8 bits would be full of ties.
+            return evaluate(self.cfg, self.detector, self.test, build_test_loader(self.cfg, self.test, self.workers))
 
     def _step(self, batch: list[dict[str, Any]], start: float) -> dict[str, float]:
         """One iteration, whose batch is waited for since `start`; returns its losses, learning rate and seconds."""
@@ -196,7 +194,7 @@ class Trainer:
         if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
             return
         count = self.cfg.TEST.PRECISE_BN.NUM_ITER
-        batches = self._until_signal(build_train_loader(self.cfg, self.images, self.bn_seed, self.workers))
+        batches = build_train_loader(self.cfg, self.images, self.bn_seed, self.workers)
         with EventStorage(), Progress(count, "precise BN", folder=self.folder, disable=rank() > 0) as bar:
             update_bn_stats(self.model, _counted(batches, bar), count)
 

@@ -2,20 +2,21 @@
 
 import copy
 import dataclasses
+import functools
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 import yaml
-from detectron2.utils import comm
 
-from runs.distributed import choose_device, rank, set_precision
+from runs.distributed import all_gather_object, process_group, rank, set_precision
 from runs.files import SCRATCH, TRIAL, atomic_write
 from runs.folder import RECORD, Run, claim_run
-from runs.record import Record, Subject, read_record
+from runs.record import Record, Subject
 from runs.seeds import seed_everything
-from transfer.datasets import Split, open_splits
+from transfer.datasets import Split, open_splits, read_splits
 from transfer.draw_detections import draw_sheets
 from transfer.model import build_detector
 from transfer.recipe import build_cfg
@@ -38,44 +39,53 @@ def run(config: TransferConfig) -> dict[str, float]:
     A run of the same settings that was interrupted is continued, and one that is done is not made again.
 
     Returns:
-        The metrics in percent, means over the trials; empty on all processes but the first.
+        The metrics in percent, means over the trials.
 
     Raises:
         UserError: whatever the user can put right; before training starts where it can be known then.
     """
-    device, backbone = choose_device(config.device), read_backbone(config.weights)
+    with process_group(config.device) as device:
+        autocast = set_precision(config.precision, device, config.threads, one_shape=False)
+        return _run(config, device, autocast, read_backbone(config.weights)).metrics
+
+
+def _run(
+    config: TransferConfig, device: torch.device, autocast: Callable[[], Any], backbone: BackboneFile | None,
+    splits: tuple[Split, Split] | None = None,
+) -> Record:  # fmt: skip
     cfg = build_cfg(config, backbone, device.type)
-    train, test = open_splits(config.data, cfg)
+    splits = splits or read_splits(config.data, cfg)
+    train, test = open_splits(config.data, cfg, splits)
     cfg.freeze()
     # The weights are what is in their file, and so are the images.
     settings = dataclasses.asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
     images = {"train": train.fingerprint, "test": test.fingerprint}
     with claim_run("transfer", config.folder, settings, FREE, images) as claimed:
         if claimed.done:
-            return claimed.done.metrics
+            return claimed.done
         if config.trials > 1 or config.search.enabled:
-            # Each trial reads its own; COCO's take gigabytes.
-            del train, test
-            return _trials(config, claimed)
-        return _fine_tune(config, device, backbone, cfg, train, test, claimed)
+            run_one = functools.partial(_run, device=device, autocast=autocast, backbone=backbone, splits=splits)
+            record = _trials(config, claimed, cfg.SOLVER.MAX_ITER, run_one)
+        else:
+            record = _fine_tune(config, cfg, backbone, train, test, autocast, claimed)
+        return all_gather_object(record)[0]
 
 
 def _fine_tune(
-    config: TransferConfig, device: torch.device, backbone: BackboneFile | None, cfg: Any, train: Split, test: Split,
-    claimed: Run,
-) -> dict[str, float]:  # fmt: skip
-    autocast = set_precision(config.precision, device, config.threads, one_shape=False)
+    config: TransferConfig, cfg: Any, backbone: BackboneFile | None, train: Split, test: Split,
+    autocast: Callable[[], Any], claimed: Run,
+) -> Record | None:  # fmt: skip
+    """Train, test and record; returns the record on process 0."""
     if rank() == 0:
         with atomic_write(claimed.path / "detectron2.yaml", "w") as file:
             file.write(cfg.dump())
     seed_everything(config.seed)
     detector, proof = build_detector(cfg, backbone, config.channels_last)
     trainer = Trainer(cfg, config, detector, train, test, autocast)
-    with trainer.signals.listen():
-        trainer.train()
-        found = trainer.evaluate()
+    trainer.train()
+    found = trainer.evaluate()
     if found is None:
-        return {}
+        return None
     with atomic_write(claimed.path / MODEL) as file:
         torch.save({"model": detector.state_dict()}, file)
     details = {
@@ -84,26 +94,29 @@ def _fine_tune(
         "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3), **found.details,
     }  # fmt: skip
     subject = backbone.subject if backbone else Subject(method=SCRATCH, arch=config.arch)
-    claimed.finish(subject, test.described(), found.metrics, details=details)
+    record = claimed.finish(subject, test.described(), found.metrics, details=details)
     (claimed.path / CHECKPOINT).unlink(missing_ok=True)
     if config.pictures:
         draw_sheets(claimed.path, test, found, config.pictures)
     print("  ".join(f"{name} {value:.2f}" for name, value in found.metrics.items()) + f"  ->  {claimed.path / RECORD}")
-    return found.metrics
+    return record
 
 
-def _trials(config: TransferConfig, claimed: Run) -> dict[str, float]:
+def _trials(
+    config: TransferConfig, claimed: Run, iterations: int, run_one: Callable[[TransferConfig], Record]
+) -> Record | None:
+    """The search and the trials, each by `run_one`; returns the record of them together on process 0."""
     single, search = replace(config, trials=1, search=SearchConfig()), None
     if config.search.enabled:
-        search, single = _search(config, single, claimed)
+        search, single = _search(config, single, iterations, run_one)
     records = []
     for number in range(config.trials):
-        one = replace(single, seed=config.seed + number, output=str(claimed.path / f"{TRIAL}{number}"))
-        records.append(_record_of(one))
+        output = str(config.folder / f"{TRIAL}{number}")
+        records.append(run_one(replace(single, seed=config.seed + number, output=output)))
+    if rank():
+        return None
     values = {name: [record.metrics[name] for record in records] for name in records[0].metrics}
     metrics = {name: statistics.fmean(v) for name, v in values.items()}
-    if rank():
-        return metrics
     std = {name: statistics.stdev(v) if len(v) > 1 else 0.0 for name, v in values.items()}
     first = records[0]
     details: dict[str, Any] = {
@@ -111,28 +124,23 @@ def _trials(config: TransferConfig, claimed: Run) -> dict[str, float]:
         "std": std, "search": search,
         **{key: first.details[key] for key in ("weights", "recipe", "train", "iterations")},
     }  # fmt: skip
-    claimed.finish(first.subject, first.dataset, metrics, details=details)
+    record = claimed.finish(first.subject, first.dataset, metrics, details=details)
     print("  ".join(f"{n} {v:.2f} ± {std[n]:.2f}" for n, v in metrics.items()) + f"  ->  {claimed.path / RECORD}")
-    return metrics
+    return record
 
 
-def _record_of(config: TransferConfig) -> Record:
-    run(config)
-    # The first process writes it.
-    comm.synchronize()
-    return read_record(config.folder)
-
-
-def _search(config: TransferConfig, single: TransferConfig, claimed: Run) -> tuple[dict[str, Any], TransferConfig]:
+def _search(
+    config: TransferConfig, single: TransferConfig, iterations: int, run_one: Callable[[TransferConfig], Record]
+) -> tuple[dict[str, Any], TransferConfig]:
     """Try every rate on the held-out part; returns (the whole grid and the choice, the settings with the choice)."""
     grid: list[dict[str, Any]] = []
     data = replace(single.data, held_out=config.search.held_out)
     for rate in config.search.rates or GRIDS[config.task]:
-        output = str(claimed.path / f"search_lr{rate:g}")
-        candidate = replace(with_rate(single, rate), data=data, output=output, pictures=0)
+        output = str(config.folder / f"search_lr{rate:g}")
+        candidate = replace(with_rate(single, rate, iterations), data=data, output=output, pictures=0)
         entry: dict[str, Any] = {"rate": rate, "solver": dict(candidate.detectron2["SOLVER"])}
         try:
-            entry["metrics"] = _record_of(candidate).metrics
+            entry["metrics"] = run_one(candidate).metrics
         except Diverged as error:
             entry |= {"metrics": None, "diverged": str(error)}
         grid.append(entry)
@@ -144,17 +152,15 @@ def _search(config: TransferConfig, single: TransferConfig, claimed: Run) -> tup
         "chosen": best["rate"], "metric": config.search.metric, "held_out": config.search.held_out,
         "seed": config.seed, "grid": grid,
     }  # fmt: skip
-    return result, with_rate(single, best["rate"])
+    return result, with_rate(single, best["rate"], iterations)
 
 
-def with_rate(config: TransferConfig, rate: float) -> TransferConfig:
-    """The same settings with another learning rate, and the longer warm-up that high rates need."""
+def with_rate(config: TransferConfig, rate: float, iterations: int) -> TransferConfig:
+    """The settings of a run of so many iterations with another rate, and the longer warm-up that high ones need."""
     other = copy.deepcopy(config)
     solver = other.detectron2.setdefault("SOLVER", {})
     solver["BASE_LR"] = rate
     if rate > WARMUP_ABOVE:
-        # Asked of the resolved settings, whichever of recipe and command line gives the length.
-        iterations = build_cfg(replace(other, weights=SCRATCH), None, "cpu").SOLVER.MAX_ITER
         solver["WARMUP_ITERS"] = min(WARMUP_ITERS, iterations // WARMUP_SHARE)
         solver["WARMUP_FACTOR"] = WARMUP_FACTOR
     return other

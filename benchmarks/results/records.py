@@ -8,8 +8,9 @@ from pathlib import Path
 
 from benchmarks.workflow.run_graph import TARGETS, Run, RunGraph
 from runs.errors import UserError
-from runs.folder import RECORD, flatten
+from runs.folder import RECORD
 from runs.record import Record, read_record
+from runs.settings import flatten
 
 # Settings that name a file or a folder, which may have been moved, or what a record does not hold.
 PLACES = ("data.root", "checkpoint", "weights", "file", "output")

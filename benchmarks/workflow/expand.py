@@ -16,7 +16,7 @@ from benchmarks.tables.table import TASKS, Column, Row, Table, load, names
 from benchmarks.workflow.run_graph import DETECTION, OF_THE_SCALE, Cell, Run, RunGraph, Selection, Source
 from runs.errors import UserError
 from runs.files import RANDOM, SCRATCH, checkpoint_name
-from runs.folder import flatten
+from runs.settings import flatten
 
 # Detectron2's own default for the folder of VOC2007, VOC2012 and coco; other sets are `datasets/<name>`.
 DETECTION_ROOT = "datasets"

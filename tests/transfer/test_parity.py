@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 
-from runs.folder import flatten
+from runs.settings import flatten
 from tests.transfer.conftest import overrides
 from tests.transfer.parity import case
 from transfer.recipe import build_cfg, recipe_path

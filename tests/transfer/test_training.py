@@ -16,7 +16,7 @@ import torch
 
 from runs.errors import UserError
 from runs.record import read_record
-from runs.signals import INTERRUPTED
+from runs.signals import INTERRUPTED, Stopped
 from transfer import trial
 from transfer.settings import TransferConfig
 from transfer.training import Trainer
@@ -106,18 +106,17 @@ def test_a_signal_saves_and_stops(tiny: TransferConfig, number: int) -> None:
 
 
 def test_a_signal_ends_the_measuring_and_the_next_start_makes_it(
-    tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(self: Trainer) -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
         original(self)
 
     original = Trainer.precise_bn
-    with monkeypatch.context() as patched, pytest.raises(SystemExit) as left:
+    with monkeypatch.context() as patched, pytest.raises(Stopped) as left:
         patched.setattr(Trainer, "precise_bn", stopped)
         trial.run(tiny)
-    assert left.value.code == INTERRUPTED
-    assert "stopped by SIGUSR1 while the detector was measured; run the same command" in capsys.readouterr().err
+    assert (left.value.code, left.value.what) == (INTERRUPTED, "SIGUSR1")
     lines = log(Path(tiny.output))
     assert trial.run(tiny) == read_record(tiny.output).metrics and log(Path(tiny.output)) == lines
 

@@ -3,19 +3,25 @@
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from runs.errors import UserError
-from runs.folder import Run
 from runs.record import read_record
 from transfer import trial
+from transfer.datasets import read_splits
 from transfer.settings import SearchConfig, TransferConfig
 
 
 def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.trials, tiny.seed = 3, 5
+    reader = Mock(side_effect=read_splits)
+    monkeypatch.setattr(trial, "read_splits", reader)
     metrics = trial.run(tiny)
+    assert reader.call_count == 1, "the trials share the images"
     folder = Path(tiny.output)
     single = [read_record(folder / f"trial{n}") for n in range(3)]
     assert [r.seed for r in single] == [5, 6, 7]
@@ -61,22 +67,17 @@ def test_the_search_chooses_on_held_out_training_images(tiny: TransferConfig) ->
     assert final.details["recipe"]["SOLVER"]["BASE_LR"] == search["chosen"]
 
 
-def test_the_best_held_out_metric_decides(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_held_out_metric_decides(tiny: TransferConfig) -> None:
     tiny.search.enabled, tiny.search.rates = True, [0.01, 0.02, 0.04]
     figures = {0.01: 10.0, 0.02: 30.0, 0.04: 20.0}
     seen: list[tuple[float, float]] = []
 
-    class Tried:
-        def __init__(self, rate: float) -> None:
-            self.metrics = {"bbox/AP": figures[rate]}
+    def run_one(config: TransferConfig) -> Any:
+        rate = config.detectron2["SOLVER"]["BASE_LR"]
+        seen.append((rate, config.data.held_out))
+        return SimpleNamespace(metrics={"bbox/AP": figures[rate]})
 
-    def run(config: TransferConfig) -> None:
-        seen.append((config.detectron2["SOLVER"]["BASE_LR"], config.data.held_out))
-
-    monkeypatch.setattr(trial, "run", run)
-    monkeypatch.setattr(trial, "read_record", lambda _: Tried(seen[-1][0]))
-    single, claimed = replace(tiny, search=SearchConfig()), Run("transfer", Path(tiny.output), {})
-    result, chosen = trial._search(tiny, single, claimed)
+    result, chosen = trial._search(tiny, replace(tiny, search=SearchConfig()), 100, run_one)
     assert result["chosen"] == 0.02 == chosen.detectron2["SOLVER"]["BASE_LR"]
     assert seen == [(0.01, 0.2), (0.02, 0.2), (0.04, 0.2)] and chosen.data.held_out == 0
 
