@@ -139,7 +139,8 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         body = yaml.load(read_bytes(path, 2**22), UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML: {str(error).replace('<byte string>', 'it')}") from error
+        reason = str(error).replace('"<byte string>"', "it")
+        raise UserError(f"{path}: not YAML: {reason}") from error
     if not isinstance(body, dict):
         raise UserError(f"{path}: must be a mapping of fields to values")
     return body

@@ -86,6 +86,10 @@ def read_coco(file: Path, folder: Path | None, masks: bool) -> tuple[list[dict[s
     categories = examine("category", parts[1], lambda entry: _text(entry, "name"))
     faults += [f"{file}: category name {n!r} occurs twice" for n, k in Counter(categories.values()).items() if k > 1]
     images = examine("image", parts[0], lambda entry: _image(entry, folder))
+    files = Counter(image["file_name"] for image in images.values())
+    faults += [
+        f"{file}: the file {f} is that of {n} images; remove all but one" for f, n in files.items() if f and n > 1
+    ]
     ordered = sorted(categories, key=_order)
     classes = {category: n for n, category in enumerate(ordered)}
     # What belongs to an image with a fault is named with the image.
@@ -107,9 +111,10 @@ def _image(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
         size[side] = int(value or 0)
     if not all(size.values()):
         size = {"height": 0, "width": 0}
-    path = Path()
+    path: Path | str = ""
     if folder is not None:
-        path = folder / _text(entry, "file_name")
+        name = _text(entry, "file_name")
+        path = folder / name if (folder / name).is_file() else folder / name.replace("\\", "/")
         if not path.is_file():
             raise ValueError(f"its file {path} is missing; restore it or remove its entry")
         width, height = check_image(path, *((size["width"], size["height"]) if size["width"] else ()))

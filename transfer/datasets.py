@@ -43,9 +43,7 @@ class Split:
         """SHA-256 over file names, sizes, boxes and classes, in hexadecimal digits."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for image in self.images:
-            boxes = [(a["category_id"], a["bbox"], a.get("difficult", 0)) for a in image["annotations"]]
-            line = (Path(image["file_name"]).name, image["width"], image["height"], boxes)
-            digest.update(json.dumps(line).encode())
+            digest.update(_line(image).encode())
         return digest.hexdigest()
 
 
@@ -147,12 +145,32 @@ def open_splits(data: DataConfig, cfg: Any, splits: tuple[Split, Split] | None =
     if data.images:
         chosen = balanced(train.images, len(train.classes), data.images, data.seed)
         train = _part(train, f"{data.images} images, seed {data.seed}", chosen)
+    _check_overlap(train, test)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(train.classes)
     objects = (a for image in train.images for a in image["annotations"])
     if any(isinstance(a.get("segmentation"), dict) and not a["iscrowd"] for a in objects):
         # Detectron2 cuts polygons alone out of an image, unless all masks are made of pixels.
         cfg.INPUT.MASK_FORMAT = "bitmask"
     return train, test
+
+
+def _check_overlap(train: Split, test: Split) -> None:
+    """Refuse to report on images that are trained on: the same file, or one with the same name, size and objects."""
+    names = {Path(image["file_name"]).name for image in test.images}
+    alike = [image for image in train.images if Path(image["file_name"]).name in names]
+    trained = {image["file_name"] for image in alike} | {_line(image) for image in alike if image["annotations"]}
+    both = [image["file_name"] for image in test.images if trained & {image["file_name"], _line(image)}]
+    if both:
+        raise UserError(
+            f"data.test={test.name}: {len(both)} of its {len(test.images)} images are trained on, first {both[0]}; "
+            "name another split, or take them out of one"
+        )
+
+
+def _line(image: dict[str, Any]) -> str:
+    """What tells an image from others: its name, size, boxes and classes."""
+    boxes = [(a["category_id"], a["bbox"], a.get("difficult", 0)) for a in image["annotations"]]
+    return json.dumps((Path(image["file_name"]).name, image["width"], image["height"], boxes))
 
 
 def _part(split: Split, part: str, images: list[dict[str, Any]]) -> Split:

@@ -19,7 +19,7 @@ from runs.errors import UserError
 from runs.files import read_json, write_json
 from runs.matches import Matches
 from runs.text import printable
-from transfer.coco_annotations import identity, is_number, numbers, read_coco
+from transfer.coco_annotations import SLACK, identity, is_number, numbers, read_coco
 from transfer.datasets import load_splits
 from transfer.detections import Detections, read_detections
 from transfer.rle import check_rle
@@ -173,6 +173,11 @@ def score_coco(path: Path, annotations: Path) -> Score:
     """
     from transfer.coco_evaluation import coco_results, evaluate_coco
 
+    if path.suffix in (".pth", ".pt", ".pkl"):
+        raise UserError(
+            f"{path}: not a results JSON; Detectron2 writes coco_instances_results.json beside it, mmdetection with "
+            "outfile_prefix"
+        )
     found = read_detections(path) if path.suffix == ".npz" else None
     results = read_json(path, 2**30) if found is None else coco_results(found)
     if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
@@ -185,31 +190,42 @@ def score_coco(path: Path, annotations: Path) -> Score:
     images, categories, faults = read_coco(annotations, None, "segm" in kinds)
     classes = list(categories.values())
     faults.refuse()
-    image_numbers = {image["image_id"]: n for n, image in enumerate(images)}
-    category_numbers = {category: n for n, category in enumerate(categories)}
+    # Some tools write the numbers as texts.
+    image_numbers = {str(image["image_id"]): n for n, image in enumerate(images)}
+    category_numbers = {str(category): n for n, category in enumerate(categories)}
     if found is not None:
-        # Images by id, which may have become a text, and classes by name: its numbers are those of its own data set.
-        texts = {str(i): n for i, n in image_numbers.items()}
-        image_numbers = {n: texts.get(str(i), -1) for n, i in enumerate(found.image_ids)}
-        category_numbers = {n: classes.index(c) if c in classes else -1 for n, c in enumerate(found.classes)}
+        # Images by id and classes by name: its numbers are those of its own data set.
+        image_numbers = {str(n): image_numbers.get(str(i), -1) for n, i in enumerate(found.image_ids)}
+        category_numbers = {str(n): classes.index(c) if c in classes else -1 for n, c in enumerate(found.classes)}
     checked = []
     for number, result in enumerate(results):
         try:
             checked.append(_result(result, image_numbers, category_numbers, images, kinds))
         except ValueError as error:
             raise UserError(f"{path}: detection {number}: {error}") from error
+    if "bbox" in kinds:
+        _check_boxes(path, checked, images)
     metrics, per_class, matches = evaluate_coco(checked, images, classes, kinds)
     return Score(metrics, per_class, matches)
 
 
+def _check_boxes(path: Path, results: list[dict[str, Any]], images: list[dict[str, Any]]) -> None:
+    """Refuse boxes that cannot mean x, y, width, height in pixels: their AP would be 0 and look like a result."""
+    boxes = np.array([result["bbox"] for result in results], np.float64).reshape(-1, 4)
+    sizes = np.array([[images[r["image_id"]][side] for side in ("width", "height")] for r in results]).reshape(-1, 2)
+    beyond = (boxes[:, :2] + boxes[:, 2:] > sizes + SLACK).any(axis=1) & (sizes > 0).all(axis=1)
+    if len(boxes) and ((boxes <= 1).all() or beyond.mean() > 0.5):
+        raise UserError(f"{path}: its boxes do not lie in their images; write x, y, width, height in pixels")
+
+
 def _result(
-    result: dict[str, Any], image_numbers: dict[Any, int], category_numbers: dict[Any, int],
+    result: dict[str, Any], image_numbers: dict[str, int], category_numbers: dict[str, int],
     images: list[dict[str, Any]], kinds: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     """One detection of anybody's, checked, with numbers for its image and class."""
     entry: dict[str, Any] = {}
     for key, table in (("image_id", image_numbers), ("category_id", category_numbers)):
-        entry[key] = table.get(identity(result, key), -1)
+        entry[key] = table.get(str(identity(result, key)), -1)
         if entry[key] < 0:
             raise ValueError(
                 f"its {key} {result[key]!r} is not in the annotations; give the annotations it was made for"

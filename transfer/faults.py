@@ -1,6 +1,6 @@
 """What is wrong with a data set: all faults, each with its place and the remedy."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 from runs.errors import UserError, from_os_error
@@ -36,10 +36,14 @@ class Faults(list[str]):
                 self.append(f"{place(entry)}: {error}")
         return found
 
-    def check_objects(self, images: Iterable[dict[str, Any]], place: object) -> None:
-        """Note it where no object of the images counts, unless there is a fault that may be the reason."""
-        if not self and not countable(images):
+    def check_objects(self, images: Collection[dict[str, Any]], place: object) -> None:
+        """Note what is wrong with all objects together, unless there is a fault that may be the reason."""
+        if self:
+            return
+        if not countable(images):
             self.append(f"{place}: no object counts (all are difficult, crowds, or absent); annotate some")
+        elif all(max(annotation["bbox"]) <= 1 for image in images for annotation in image["annotations"]):
+            self.append(f"{place}: no box reaches beyond the first pixel, as shares of an image do not; write pixels")
 
     def refuse(self, more: str = "") -> None:
         """Raise the first fault, if there is one; the message says how many more there are and `more` of them."""

@@ -9,6 +9,8 @@ from runs.errors import UserError
 
 # Pillow reads others too, some by way of another program (EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+# How often the shorter side may go into the longer: scaled to 1333 pixels, the shorter one keeps one of them.
+NARROWEST = 1000
 ORIENTATION = 0x0112  # EXIF; from 5 on the image is shown with its sides exchanged
 
 
@@ -26,7 +28,7 @@ def check_image(file: Path, width: int | None = None, height: int | None = None)
         Width and height as shown.
 
     Raises:
-        UserError: it is no image, too large, of more than 8 bits a channel, or of another size.
+        UserError: it is no image, too large, too narrow, of more than 8 bits a channel, or of another size.
     """
     try:
         with warnings.catch_warnings():
@@ -41,6 +43,8 @@ def check_image(file: Path, width: int | None = None, height: int | None = None)
         raise UserError(
             f"{file}: has more than 8 bits a channel, which would be clipped to white; convert it to 8 bits"
         )
+    if max(stored) > NARROWEST * min(stored):
+        raise UserError(f"{file}: is {stored[0]} x {stored[1]}, of which scaling leaves nothing; crop or remove it")
     shown = stored[::-1] if orientation >= 5 else stored
     if width is not None and (width, height) != shown:
         if (width, height) == stored:

@@ -40,7 +40,7 @@ class Images(Dataset[dict[str, Any] | BrokenImage]):
         image = self.images[index]
         try:
             mapped: dict[str, Any] = self.mapper(image)
-        except (OSError, SyntaxError, SizeMismatchError) as error:
+        except (OSError, SyntaxError, ValueError, SizeMismatchError) as error:
             return BrokenImage(image["file_name"], f"cannot be read ({error}); restore it")
         return mapped
 

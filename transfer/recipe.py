@@ -1,7 +1,9 @@
 """From a recipe (a plain Detectron2 YAML), a backbone and the user's own settings to Detectron2's configuration."""
 
+import contextlib
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 from converters.architecture import parse
 from runs.distributed import world_size
 from runs.errors import UserError
+from runs.files import read_yaml
 from runs.settings import flatten
 from transfer import model as model  # registers the heads that the recipes name
 from transfer.settings import RECIPES, TransferConfig
@@ -33,6 +36,22 @@ UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "TEST.AUG.ENABLED": (False, "leave it out"),
     "CUDNN_BENCHMARK": (False, "leave it out"),
 }
+# By the last part of their names, settings whose numbers may be negative, and those that have to be above 0.
+SIGNED = {
+    "SEED", "PIXEL_MEAN", "IOU_LABELS", "ANGLES", "BOUNDARY_THRESH", "CONV_DIMS", "DETECTIONS_PER_IMAGE",
+    "EXPECTED_RESULTS",
+}  # fmt: skip
+POSITIVE = {
+    "PIXEL_STD", "SIZES", "ASPECT_RATIOS", "BATCH_SIZE_PER_IMAGE", "BBOX_REG_WEIGHTS", "POOLER_RESOLUTION",
+    "MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MAX_SIZE_TEST", "MAX_ITER", "BASE_LR", "IMS_PER_BATCH", "NUM_ITER",
+}  # fmt: skip
+# Those that are a share.
+SHARES = {
+    "POSITIVE_FRACTION", "IOU_THRESHOLDS", "NMS_THRESH", "NMS_THRESH_TEST", "SCORE_THRESH_TEST", "MOMENTUM",
+    "WARMUP_FACTOR",
+}  # fmt: skip
+# More than any run has; Python could not even hold the batch, or would count for ever.
+LARGEST = 1e9
 
 
 def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str) -> CfgNode:
@@ -52,17 +71,17 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
     """
     cfg = get_cfg()
     path = recipe_path(config.recipe or RECIPES[config.task])
-    try:
+    with refused(f"recipe={path}: not a Detectron2 recipe"):
+        _check_files(path)
         # Detectron2's default loader would run what a tag such as !!python/object/apply names.
         cfg.merge_from_file(str(path), allow_unsafe=False)
-    except (KeyError, ValueError, AssertionError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
-        raise UserError(f"recipe={path}: not a Detectron2 recipe ({_reason(error)})") from error
     _merge(cfg, _scratch(config.arch) if backbone is None else backbone.settings, "weights")
     own = flatten(dict(config.detectron2))
     for key in own:
         if key in OWN:
             raise UserError(f"detectron2.{key}: use {OWN[key]}")
     _merge(cfg, own, "detectron2")
+    _check_numbers(cfg)
     for key, (value, remedy) in UNSUPPORTED.items():
         found = functools.reduce(getattr, key.split("."), cfg)
         if found != value:
@@ -83,6 +102,49 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
     _check_shares(cfg)
     cfg.OUTPUT_DIR = str(config.folder)
     return cfg
+
+
+@contextlib.contextmanager
+def refused(what: str) -> Iterator[None]:
+    """What Detectron2 raises over settings that it cannot use becomes one line that begins with `what`."""
+    try:
+        yield
+    except (LookupError, ValueError, AssertionError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
+        raise UserError(f"{what} ({_reason(error) or type(error).__name__})") from error
+
+
+def _check_files(path: Path, above: tuple[Path, ...] = ()) -> None:
+    """Refuse what Detectron2 does not notice: a key that a file gives twice, and files based on each other."""
+    if path in above:
+        raise UserError(f"recipe={path}: is based on itself; correct _BASE_")
+    bases = read_yaml(path).get("_BASE_", [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        _check_files(path.parent / Path(base).expanduser(), (*above, path))
+
+
+def _check_numbers(cfg: CfgNode) -> None:
+    """Refuse numbers that no detector can be trained with; Detectron2 itself checks types alone."""
+    for key, value in flatten(cfg).items():
+        name = key.rpartition(".")[2]
+        for number in _numbers(value):
+            limits = {
+                "must be finite": math.isfinite(number),
+                "must not be negative": number >= 0 or name in SIGNED,
+                "must be above 0": number > 0 or name not in POSITIVE,
+                "must be at most 1": number <= 1 or name not in SHARES,
+                f"must be at most {LARGEST:g}": number <= LARGEST,
+            }
+            for words, holds in limits.items():
+                if not holds:
+                    raise UserError(f"detectron2.{key}={value}: {words}")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float):
+        yield value
 
 
 def _check_shares(cfg: CfgNode) -> None:

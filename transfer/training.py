@@ -222,6 +222,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             generators: list[dict[str, Any]] = state["generators"]
+            if not 0 <= state["iteration"] <= self.cfg.SOLVER.MAX_ITER:
+                raise ValueError("another run's")
         except (RuntimeError, KeyError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
             raise UserError(f"{path}: damaged; delete {self.folder}") from error
         if len(generators) != world_size():

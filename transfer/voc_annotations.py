@@ -114,7 +114,7 @@ def _listed(listing: Path, folder: Path) -> list[str]:
     for line in lines:
         # An id may hold spaces, and some lists name the image with its suffix or its path.
         tokens = line.split()
-        texts = dict.fromkeys((line, tokens[0], Path(line).name))
+        texts = dict.fromkeys((line, tokens[0], Path(line.replace("\\", "/")).name))
         names = [n for text in texts for n in (text, _without_suffix(text))]
         known = next((n for n in names if (folder / "Annotations" / f"{n}.xml").is_file()), None)
         if known != line and tokens[1:] and tokens[-1] in ("-1", "0", "1"):

@@ -78,9 +78,9 @@ def read_backbone(weights: str | Path) -> BackboneFile | None:
     provenance = contents.provenance
     # What converters wrote says what it expects, Caffe2's files are MSRA's, and of others the recipe has to know.
     said = "provenance" if provenance.get("input") is not None else "msra" if folded else "recipe"
-    convention = MSRA_INPUT.detectron2() if said == "msra" else provenance.get("input")
     settings = _architecture(path, tensors)
     subject = _subject(path, contents.sha256, settings, provenance)
+    convention = MSRA_INPUT.detectron2() if said == "msra" else provenance.get("input")
     settings |= _input(path, convention) if convention else {}
     return BackboneFile(path, contents.sha256, tensors, folded, settings, said, subject)
 

@@ -42,10 +42,27 @@ def test_a_search_that_could_not_end_well_is_refused() -> None:
         check_values(TransferConfig(task="voc07", weights="scratch", search=SearchConfig(enabled=True), data=held_out))
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["INPUT: !!python/object/apply:os.mkdir [{folder}]", "_BASE_: {base}", "- a list", "INPUT: [", "MODEL: 3", "\x00"],
-)
+# a recipe -> what the line says
+RECIPES = {
+    "INPUT: !!python/object/apply:os.mkdir [{folder}]": r"recipe\.yaml: not YAML: could not determine a constructor",
+    "_BASE_: {base}": r"base\.yaml: not YAML: could not determine a constructor",
+    "_BASE_: recipe.yaml": r"recipe\.yaml: is based on itself",
+    "_BASE_: https://example.com/r.yaml": r"r\.yaml: no such file",
+    "- a list": r"recipe\.yaml: must be a mapping",
+    "INPUT: [": r"recipe\.yaml: not YAML",
+    "MODEL: 3": r"recipe\.yaml: not a Detectron2 recipe",
+    "\x00": r"recipe\.yaml: not YAML",
+    "SEED: 1\nSOLVER:\n  MAX_ITER: 3\n  MAX_ITER: 4": r"recipe\.yaml: not YAML: MAX_ITER is given twice in it, line 4",
+    "SOLVER: {{BASE_LR: -0.02}}": r"SOLVER\.BASE_LR=-0\.02: must not be negative",
+    "SOLVER: {{BASE_LR: .nan}}": r"SOLVER\.BASE_LR=nan: must be finite",
+    "SOLVER: {{IMS_PER_BATCH: 0}}": r"SOLVER\.IMS_PER_BATCH=0: must be above 0",
+    "SOLVER: {{MOMENTUM: 9.0}}": r"SOLVER\.MOMENTUM=9\.0: must be at most 1",
+    "MODEL: {{ANCHOR_GENERATOR: {{SIZES: [[-32]]}}}}": r"SIZES=\[\[-32\]\]: must not be negative",
+    "SOLVER: {{MAX_ITER: 100000000000}}": r"MAX_ITER=100000000000: must be at most 1e\+09",
+}
+
+
+@pytest.mark.parametrize("text", RECIPES)
 def test_a_recipe_is_read_and_never_run(tmp_path: Path, text: str) -> None:
     from runs.errors import UserError
     from transfer.recipe import build_cfg
@@ -54,7 +71,7 @@ def test_a_recipe_is_read_and_never_run(tmp_path: Path, text: str) -> None:
     folder, recipe, base = tmp_path / "made by the recipe", tmp_path / "recipe.yaml", tmp_path / "base.yaml"
     base.write_text(f"INPUT: !!python/object/apply:os.mkdir [{folder}]")
     recipe.write_text(text.format(folder=folder, base=base))
-    with pytest.raises(UserError, match=r"recipe\.yaml: not a Detectron2 recipe"):
+    with pytest.raises(UserError, match=RECIPES[text]):
         build_cfg(TransferConfig(task="voc07", weights="scratch", recipe=str(recipe)), None, "cpu")
     assert not folder.exists()
 
@@ -84,6 +101,11 @@ def test_wrong_settings_and_files_are_one_line(tiny: Any, tmp_path: Path, genera
         (lambda c: c.detectron2.update(SEED=1), r"detectron2\.SEED: use seed="),
         (lambda c: c.detectron2["SOLVER"].update(AMP={"ENABLED": True}), r"AMP\.ENABLED=True: .* precision=bf16"),
         (lambda c: c.detectron2["TEST"].update(AUG={"ENABLED": True}), r"TEST\.AUG\.ENABLED=True: would do nothing"),
+        (
+            lambda c: c.detectron2["SOLVER"].update(LR_SCHEDULER_NAME="x"),
+            r"cannot build this .* \(Unknown LR scheduler: x",
+        ),
+        (lambda c: c.detectron2["MODEL"]["ROI_HEADS"].update(NAME="x"), r"cannot build this .* \(No object named 'x'"),
     ]
     import copy
 

@@ -47,12 +47,12 @@ SETTINGS = {
 
 
 def write_scenes(root: Path) -> None:
-    """Eight images of one size with two objects each."""
+    """Eight images of one size to train on and eight to test on, with two objects each."""
     rng = np.random.default_rng(0)
     voc = root / "VOC2007"
     for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (voc / sub).mkdir(parents=True)
-    for number in range(8):
+    for number in range(16):
         pixels = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
         objects = ""
         for x, y in ((4, 10), (50, 40)):
@@ -65,8 +65,8 @@ def write_scenes(root: Path) -> None:
         Image.fromarray(pixels).save(voc / f"JPEGImages/{number}.jpg", "PNG")
         size = "<size><width>96</width><height>96</height></size>"
         (voc / f"Annotations/{number}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
-    for split in ("trainval", "test"):
-        (voc / f"ImageSets/Main/{split}.txt").write_text("\n".join(str(n) for n in range(8)))
+    for split, numbers in (("trainval", range(8)), ("test", range(8, 16))):
+        (voc / f"ImageSets/Main/{split}.txt").write_text("\n".join(map(str, numbers)))
 
 
 def start(processes: int, root: Path, weights: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:

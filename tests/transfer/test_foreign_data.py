@@ -5,6 +5,7 @@ Training, `transfer.check` and `transfer.evaluate` read through the same functio
 
 import copy
 import json
+import shutil
 import time
 import zipfile
 from collections.abc import Callable
@@ -20,10 +21,12 @@ from pycocotools import mask as coder
 from runs.errors import UserError
 from transfer import evaluate
 from transfer.coco_annotations import read_coco
-from transfer.datasets import find_splits, load_splits, read_split
+from transfer.datasets import find_splits, load_splits, open_splits, read_split
 from transfer.detections import Detections
 from transfer.image_files import check_image
+from transfer.recipe import build_cfg
 from transfer.rle import check_rle
+from transfer.settings import DataConfig, TransferConfig
 from transfer.voc_annotations import read_voc
 
 WIDTH, HEIGHT = 40, 30
@@ -62,6 +65,11 @@ COCO: dict[str, tuple[Callable[[Any], Any], str]] = {
     "width as a float": (lambda d: d["images"][0].update(width=40.0), ""),
     "no height": (lambda d: d["images"][0].pop("height"), ""),
     "an image in a subfolder": (lambda d: d["images"][0].update(file_name="./sub/1.jpg"), ""),
+    "a subfolder as Windows writes it": (lambda d: d["images"][0].update(file_name="sub\\1.jpg"), ""),
+    "two images with one file": (lambda d: d["images"][1].update(file_name="1.jpg"), r"1\.jpg is that of 2 images"),
+    "boxes as shares of the image": (
+        lambda d: [a.update(bbox=[0.1, 0.1, 0.2, 0.5]) for a in d["annotations"]], "no box reaches beyond the first"
+    ),
     "names as ids": (
         lambda d: (d["images"][0].update(id="a b"), [a.update(image_id="a b") for a in d["annotations"][:2]]), ""
     ),
@@ -177,13 +185,9 @@ def test_truth_without_sizes_serves_for_boxes(coco: Path) -> None:
 
 def test_a_mask_of_pixels_is_trained_as_one(coco: Path) -> None:
     """Detectron2's polygons cannot hold it; nobody has to know INPUT.MASK_FORMAT."""
-    from transfer.datasets import open_splits
-    from transfer.recipe import build_cfg
-    from transfer.settings import DataConfig, TransferConfig
-
     cfg = build_cfg(TransferConfig(task="coco", weights="scratch"), None, "cpu")
-    data = DataConfig(root=str(coco), train=["coco_2017_val"])
-    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("coco_2017_val",)
+    data = DataConfig(root=str(coco), held_out=0.5, seed=2)
+    cfg.DATASETS.TRAIN = ("coco_2017_val",)
     instances(coco)
     open_splits(data, cfg)
     assert cfg.INPUT.MASK_FORMAT == "polygon"
@@ -206,6 +210,9 @@ RESULTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "a score of NaN": (lambda r: [*r[:-1], r[-1] | {"score": float("nan")}], "detection 2: its score is"),
     "a score of null": (lambda r: [*r[:-1], r[-1] | {"score": None}], "detection 2: its score is"),
     "a score of a text": (lambda r: [r[0] | {"score": "0.9"}], "its score is '0.9'; write"),
+    "ids as texts": (lambda r: [x | {k: str(x[k]) for k in ("image_id", "category_id")} for x in r], 100.0),
+    "boxes as shares of the image": (lambda r: [x | {"bbox": [0.1, 0.1, 0.2, 0.5]} for x in r], "boxes do not lie in"),
+    "boxes as corners": (lambda r: [x | {"bbox": [20, 15, 40, 30]} for x in r], "boxes do not lie in their images"),
     "another image": (lambda r: [r[0] | {"image_id": 9}], "its image_id 9 is not in the annotations"),
     "an image as a list": (lambda r: [r[0] | {"image_id": [1]}], r"its image_id is \[1\]; write"),
     "another category": (lambda r: [r[0] | {"category_id": 4}], "its category_id 4 is not in"),
@@ -251,6 +258,32 @@ def test_classes_of_detections_go_by_name(coco: Path) -> None:
     found(["cat", "horse"], [0, 1, 0]).save(coco / "detections.npz")
     with pytest.raises(UserError, match="its category_id 1 is not in the annotations"):
         evaluated_file(coco, coco / "detections.npz")
+
+
+def test_a_pickle_of_another_tool_is_not_read(coco: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"predictions\.pth: not a results JSON; Detectron2 writes coco_instances_results"
+    ):
+        evaluated_file(coco, coco / "instances_predictions.pth")
+
+
+def test_an_image_that_is_trained_on_is_not_reported_on(voc: Path) -> None:
+    """The same file in both splits, or a copy with the same objects; another image of the same name is no copy."""
+    write_image(voc, "2.jpg")
+    (voc / "VOC2007/Annotations/2.xml").write_text(XML)
+    (voc / "VOC2007/ImageSets/Main/trainval.txt").write_text("1\n2\n")
+    (voc / "VOC2007/ImageSets/Main/val.txt").write_text("2\n")
+    shutil.copytree(voc / "VOC2007", voc / "VOC2012")
+    train, test, val = (
+        load_splits(str(voc), [f"voc_{name}"], ["cat"]) for name in ("2007_val", "2007_test", "2012_val")
+    )
+    cfg = build_cfg(TransferConfig(task="voc07", weights="scratch"), None, "cpu")
+    open_splits(DataConfig(), cfg, (train, test))
+    for other in (train, val):
+        with pytest.raises(UserError, match=r"1 of its 1 images are trained on, first .*2\.jpg; name another split"):
+            open_splits(DataConfig(), cfg, (train, other))
+    (voc / "VOC2012/Annotations/2.xml").write_text(XML.replace("<ymin>2<", "<ymin>3<"))
+    open_splits(DataConfig(), cfg, (train, load_splits(str(voc), ["voc_2012_val"], ["cat"])))
 
 
 def test_a_detector_that_finds_nothing_has_an_ap(coco: Path) -> None:
@@ -406,6 +439,7 @@ def test_xml_of_strangers(voc: Path, case: str) -> None:
 LISTS: dict[str, tuple[str | bytes, str]] = {
     "a suffix": ("1.jpg\n", ""),
     "a path": ("JPEGImages/1.jpg\n", ""),
+    "a path of Windows": ("JPEGImages\\1.jpg\n", ""),
     "a mark of the encoding": (b"\xef\xbb\xbf1\n", ""),
     "UTF-16": ("1\n".encode("utf-16"), ""),
     "one class": ("1 -1\n", "a list of one class"),
@@ -508,6 +542,10 @@ def test_images_that_training_would_ruin_are_refused(tmp_path: Path, monkeypatch
         Image.new(mode, (WIDTH, HEIGHT)).save(path)
         with pytest.raises(UserError, match="more than 8 bits a channel"):
             check_image(path, WIDTH, HEIGHT)
+    path = tmp_path / "line.png"
+    Image.new("1", (5000, 1)).save(path)
+    with pytest.raises(UserError, match="is 5000 x 1, of which scaling leaves nothing"):
+        check_image(path)
     path = tmp_path / "large.png"
     Image.new("1", (WIDTH, HEIGHT)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
