@@ -1,8 +1,6 @@
 """How commands start and end: arguments in, one line and exit status 2 for whatever the user can put right."""
 
 import argparse
-import dataclasses
-import difflib
 import functools
 import io
 import os
@@ -11,22 +9,17 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from runs import __version__
 from runs.distributed import launch
 from runs.errors import UserError, user_message
+from runs.help_text import help_text
 from runs.plugins import check_folders, search_path
-from runs.settings import check_values, flatten, help_text, path_settings
+from runs.settings import read_arguments, typed, unknown_key
 from runs.signals import Stopped, raise_signals
 
 PARENT = "RUNS_PARENT_PID"
-# What Hydra itself understands besides `key=value`.
-FLAGS = {
-    "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run", "-m",
-    "--multirun", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir",
-    "--experimental-rerun", "-i", "--info",
-}  # fmt: skip
 # Hydra makes no folders and writes no log: a run has its own (`runs.folder`).
 QUIET = (
     "hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.dir=outputs/multirun", "hydra.sweep.subdir=.",
@@ -143,7 +136,7 @@ def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[
             # Hydra itself prints several lines and exits with 1; with this it hands us the exception.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             ConfigStore.instance().store(name=f"schema_{config}", node=schema)
-            arguments = _arguments(sys.argv[1:], schema)
+            arguments = read_arguments(sys.argv[1:], schema)
             if "--version" in arguments:
                 print(f"siamese-transfer {__version__}")
                 return
@@ -171,58 +164,6 @@ class _Refused(BaseException):
     """A `UserError` on its way through Hydra."""
 
 
-def _arguments(given: list[str], schema: type) -> list[str]:
-    """Return the command line as Hydra reads it: a path is the rest of its argument, whatever characters it has."""
-    paths = path_settings(schema)
-    arguments = []
-    for number, argument in enumerate(given):
-        name = argument.partition("=")[0]
-        if argument.startswith("-") and name not in FLAGS:
-            key = name.lstrip("-")
-            value = argument.partition("=")[2] or (given[number + 1] if number + 1 < len(given) else "…")
-            raise UserError(f"{argument}: settings are given as key=value; write {key}={value}, or see --help")
-        if name in paths and not {"-m", "--multirun"} & set(given):
-            # A shell leaves the ~ of `data.root=~/images` as it is.
-            argument = f"{name}={_quoted(os.path.expanduser(argument.partition('=')[2]))}"
-        arguments.append(argument)
-    return arguments
-
-
-def _quoted(value: str) -> str:
-    """Quote a value for Hydra's grammar; one that is quoted already stays as it is."""
-    if not value or value == "???" or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
-        return value
-    # OmegaConf would put another setting's value in the place of ${…}.
-    value = value.replace("${", "\\${")
-    # Hydra reads a backslash as one, unless a quote follows.
-    quoted = value.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{quoted}{chr(92) if quoted.endswith(chr(92)) else ''}'"
-
-
-def typed(settings: Any, schema: type[C]) -> C:
-    """Turn composed settings into the dataclass.
-
-    Raises:
-        UserError: a key that it does not know (`+key=…`), or what its `__post_init__` raises.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        config: Any = OmegaConf.to_object(settings)
-    except OmegaConfBaseException as error:
-        # OmegaConf wraps what a dataclass's __post_init__ raises.
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise
-    check_values(config)
-    given, known = flatten(OmegaConf.to_container(settings)), flatten(dataclasses.asdict(config))
-    for key in given:
-        if key not in known and not any(k.startswith(key + ".") for k in known):
-            raise UserError(_unknown(key, schema))
-    return cast(C, config)
-
-
 def _explain(error: BaseException, schema: type) -> str | None:
     """One line that names the key and the remedy, from Hydra's and OmegaConf's many; None for anything else."""
     from hydra.errors import HydraException, MissingConfigException
@@ -247,7 +188,7 @@ def _explain(error: BaseException, schema: type) -> str | None:
         kind = type(link).__name__
         text = str(getattr(link, "msg", None) or link).splitlines()[0]
         if kind in ("ConfigAttributeError", "ConfigKeyError"):
-            return _unknown(key, schema)
+            return unknown_key(key, schema)
         if kind == "MissingMandatoryValue" or "mandatory value" in text.lower():
             return f"{key}: is required; add {key}=… to the command"
         if "is not a ListConfig" in text:
@@ -260,20 +201,6 @@ def _explain(error: BaseException, schema: type) -> str | None:
         name, _, value = text.split()[1].partition("=")
         return f"{name}={value}: has a character that must be quoted; write '{name}=\"{value}\"', or correct it"
     return text
-
-
-def _unknown(key: str, schema: type) -> str:
-    from omegaconf import OmegaConf
-
-    keys = flatten(OmegaConf.to_container(OmegaConf.structured(schema)))
-    near = difflib.get_close_matches(key, keys, n=1)
-    close = [k for k in keys if k.endswith(f".{key}")] or [k for k in near if not key.startswith(f"{k}.")]
-    nearest = f", did you mean '{close[0]}'?" if close else ""
-    choices = [a for a in sys.argv[1:] if a.partition("=")[0] in {key.partition(".")[0], "variant"}]
-    if len(choices) > 1 and not any(key in argument for argument in sys.argv):
-        # One choice of settings brings a key that another one lacks.
-        return f"{' and '.join(choices)}: do not go together, by {key}; leave one of them out"
-    return f"unknown key '{key}'{nearest}; --help lists the keys"
 
 
 def _speaks() -> bool:

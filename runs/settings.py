@@ -1,22 +1,19 @@
-"""Settings as dataclasses: marks for their fields, and the `--help` that is made of them."""
+"""Settings as dataclasses: marks for their fields, the command line that fills them, and what is checked in them."""
 
-import ast
 import dataclasses
-import inspect
+import difflib
 import math
 import operator
-import shutil
+import os
 import sys
-import textwrap
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from runs.errors import UserError
-from runs.plugins import search_path
 
 MISSING = "???"  # OmegaConf's mark of a setting that has to be given
-DOC_COLUMN = 34
+C = TypeVar("C")
 INSIDE = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 
@@ -47,11 +44,6 @@ def path(default: str = MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"path": True})
 
 
-def path_settings(schema: type) -> set[str]:
-    """Return the dotted keys of a dataclass's fields that are made by `path`."""
-    return {key for key, field in _fields(schema) if "path" in field.metadata}
-
-
 @dataclasses.dataclass
 class CommandConfig:
     """Settings of every command that trains or evaluates a network."""
@@ -70,6 +62,80 @@ class CommandConfig:
     """Lay images out with channels last, which convolutions are faster on."""
     threads: int = number(0, least=0, most=1024)
     """PyTorch's threads on the CPU; 0 leaves its choice."""
+
+
+# What Hydra itself understands besides `key=value`.
+FLAGS = {
+    "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run", "-m",
+    "--multirun", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir",
+    "--experimental-rerun", "-i", "--info",
+}  # fmt: skip
+
+
+def read_arguments(given: list[str], schema: type) -> list[str]:
+    """Return the command line as Hydra reads it: a path is the rest of its argument, whatever characters it has.
+
+    Raises:
+        UserError: an option that Hydra does not have.
+    """
+    paths = set(path_settings(schema))
+    arguments = []
+    for number, argument in enumerate(given):
+        name = argument.partition("=")[0]
+        if argument.startswith("-") and name not in FLAGS:
+            key = name.lstrip("-")
+            value = argument.partition("=")[2] or (given[number + 1] if number + 1 < len(given) else "…")
+            raise UserError(f"{argument}: settings are given as key=value; write {key}={value}, or see --help")
+        if name in paths and not {"-m", "--multirun"} & set(given):
+            # A shell leaves the ~ of `data.root=~/images` as it is.
+            argument = f"{name}={_quoted(os.path.expanduser(argument.partition('=')[2]))}"
+        arguments.append(argument)
+    return arguments
+
+
+def _quoted(value: str) -> str:
+    """Quote a value for Hydra's grammar; one that is quoted already stays as it is."""
+    if not value or value == "???" or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
+        return value
+    # OmegaConf would put another setting's value in the place of ${…}.
+    value = value.replace("${", "\\${")
+    # Hydra reads a backslash as one, unless a quote follows.
+    quoted = value.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{quoted}{chr(92) if quoted.endswith(chr(92)) else ''}'"
+
+
+def path_settings(schema: type, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a dataclass's fields that are made by `path`."""
+    kinds = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(kinds[field.name]):
+            yield from path_settings(kinds[field.name], f"{prefix}{field.name}.")
+        elif "path" in field.metadata:
+            yield f"{prefix}{field.name}"
+
+
+def typed(settings: Any, schema: type[C]) -> C:
+    """Turn composed settings into the dataclass.
+
+    Raises:
+        UserError: a key that it does not know (`+key=…`), or what `check_values` or its `__post_init__` raises.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        config: Any = OmegaConf.to_object(settings)
+    except OmegaConfBaseException as error:
+        # OmegaConf wraps what a dataclass's __post_init__ raises.
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+    given, known = flatten(OmegaConf.to_container(settings)), flatten(dataclasses.asdict(config))
+    for key in given:
+        if key not in known and not any(k.startswith(key + ".") for k in known):
+            raise UserError(unknown_key(key, schema))
+    check_values(config)
+    return typing.cast(C, config)
 
 
 def check_values(config: Any, prefix: str = "") -> None:
@@ -117,95 +183,16 @@ def flatten(config: Any, prefix: str = "", most: int = 10_000) -> dict[str, Any]
     return flat
 
 
-def help_text(about: str, package: str, config: str, schema: type, arguments: list[str]) -> str:
-    """Return what a command prints for `--help`.
+def unknown_key(key: str, schema: type) -> str:
+    """One line for a key that the settings do not have, with the nearest that they have."""
+    from omegaconf import OmegaConf
 
-    Args:
-        about: the docstring of its module, which begins "`python -m example …`: what it does".
-        package: holds its configuration files.
-        config: the primary one.
-        schema: types its settings; the literals below the fields are their docs.
-        arguments: of the command line; the defaults are shown as they are behind these choices.
-    """
-    from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.object_type import ObjectType
-
-    with initialize_config_module(package, version_base="1.3"):
-        overrides = [*search_path(), *(argument for argument in arguments if not argument.startswith("-"))]
-        settings = compose(config, overrides, return_hydra_config=True)
-        # The loader's own method copies all configurations at each call: a quarter of the time that the answer takes.
-        loader: Any = GlobalHydra.instance().config_loader()
-        options = loader.repository.get_group_options
-    chosen = {k: v for k, v in settings.hydra.runtime.choices.items() if not k.startswith("hydra/")}
-    example, _, sentence = about.partition("\n\n")[0].strip().partition("`: ")
-    width = min(shutil.get_terminal_size((120, 24)).columns, 120)
-    lines = [*textwrap.wrap(sentence[:1].upper() + sentence[1:], width), "", f"  {example.strip('`')}", ""]
-    if chosen:
-        lines.append("Choices, each of which sets a group of settings; the settings below are those of these:")
-        for group, name in chosen.items():
-            names = ", ".join(
-                option for option in options(group, ObjectType.CONFIG) if not option.startswith("schema_")
-            )
-            lines += _entry(f"{group}={name or ''}", names, width)
-        lines.append("")
-    lines += _group(settings, schema, "", width)
-    lines += ["--cfg job prints the settings instead of running, -m key=1,2 runs once for each value (hydra.cc)."]
-    return "\n".join(lines)
-
-
-def _group(settings: Any, schema: type, prefix: str, width: int) -> list[str]:
-    """The lines of one dataclass's settings, then those of the dataclasses in it."""
-    from omegaconf import DictConfig, OmegaConf
-
-    docs = field_docs(schema)
-    lines = [f"{prefix.rstrip('.')}: {inspect.getdoc(schema)}".partition("\n")[0] if prefix else "Settings:"]
-    nested: list[str] = []
-    for field in dataclasses.fields(schema):
-        key = f"{prefix}{field.name}"
-        value = None if OmegaConf.is_missing(settings, field.name) else settings[field.name]
-        inner = OmegaConf.get_type(value) if isinstance(value, DictConfig) else None
-        if dataclasses.is_dataclass(inner):
-            nested += _group(value, typing.cast(type, inner), f"{key}.", width)
-            continue
-        if isinstance(value, bool) or value is None:
-            shown = "" if value is None else str(value).lower()
-        else:
-            shown = str(value).replace(" ", "").replace("'", "")
-        choices = ", ".join(field.metadata.get("choices", ()))
-        doc = " ".join(docs.get(field.name, "").split())
-        # A setting without a default has to be given.
-        required = "Required." if OmegaConf.is_missing(settings, field.name) else ""
-        lines += _entry(f"{key}={shown}", " ".join(s for s in (required, choices and f"{choices}.", doc) if s), width)
-    return [*lines, "", *nested]
-
-
-def _entry(left: str, right: str, width: int) -> list[str]:
-    wrapped = textwrap.wrap(right, max(width - DOC_COLUMN, 30))
-    indent = " " * DOC_COLUMN
-    beside = wrapped.pop(0) if wrapped and len(left) < DOC_COLUMN - 3 else ""
-    return [line.rstrip() for line in (f"  {left}".ljust(DOC_COLUMN) + beside, *(indent + line for line in wrapped))]
-
-
-def field_docs(schema: type) -> dict[str, str]:
-    """Return the string literals below a dataclass's fields, those of its bases too, by field."""
-    docs: dict[str, str] = {}
-    for base in reversed(schema.__mro__):
-        module = sys.modules.get(base.__module__)
-        if not dataclasses.is_dataclass(base) or module is None:
-            continue
-        for node in ast.parse(inspect.getsource(module)).body:
-            if isinstance(node, ast.ClassDef) and node.name == base.__name__:
-                for above, below in zip(node.body, node.body[1:], strict=False):
-                    match above, below:
-                        case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(doc))):
-                            docs[name] = doc
-    return docs
-
-
-def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    hints = typing.get_type_hints(schema)
-    for field in dataclasses.fields(schema):
-        yield f"{prefix}{field.name}", field
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from _fields(hints[field.name], f"{prefix}{field.name}.")
+    keys = flatten(OmegaConf.to_container(OmegaConf.structured(schema)))
+    near = difflib.get_close_matches(key, keys, n=1)
+    close = [k for k in keys if k.endswith(f".{key}")] or [k for k in near if not key.startswith(f"{k}.")]
+    nearest = f", did you mean '{close[0]}'?" if close else ""
+    choices = [a for a in sys.argv[1:] if a.partition("=")[0] in {key.partition(".")[0], "variant"}]
+    if len(choices) > 1 and not any(key in argument for argument in sys.argv):
+        # One choice of settings brings a key that another one lacks.
+        return f"{' and '.join(choices)}: do not go together, by {key}; leave one of them out"
+    return f"unknown key '{key}'{nearest}; --help lists the keys"

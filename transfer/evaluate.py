@@ -133,11 +133,7 @@ def read_voc_results(folder: Path, ids: list[str], classes: list[str]) -> Detect
                 f"{folder}: {len(files[name])} files for class {name!r}; write one, named like det_test_{name}.txt"
             )
         file = files[name][0]
-        try:
-            lines = read_text(file).splitlines()
-        except ValueError as error:
-            raise UserError(f"{file}: not UTF-8 text ({error}); save it as UTF-8") from error
-        for count, line in enumerate(lines, start=1):
+        for count, line in enumerate(read_text(file).splitlines(), start=1):
             try:
                 # The image's name may hold spaces.
                 image_id, *values = line.rsplit(maxsplit=5)

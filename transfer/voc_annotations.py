@@ -81,10 +81,13 @@ def read_text(path: Path) -> str:
     """Text in UTF-8, or in UTF-16 with its mark.
 
     Raises:
-        ValueError: another encoding.
+        UserError: another encoding.
     """
     data = read_bytes(path)
-    return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    try:
+        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except ValueError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
 
 
 def _layout(root: Path, name: str) -> tuple[Path, Path]:
@@ -104,10 +107,7 @@ def _layout(root: Path, name: str) -> tuple[Path, Path]:
 
 
 def _listed(listing: Path, folder: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in read_text(listing).splitlines() if line.strip()]
-    except ValueError as error:
-        raise UserError(f"{listing}: not UTF-8 text ({error}); save it as UTF-8") from error
+    lines = [line.strip() for line in read_text(listing).splitlines() if line.strip()]
     if not lines:
         raise UserError(f"{listing}: lists no image; write one id a line")
     ids = []

@@ -15,7 +15,7 @@ from converters.__main__ import parser
 from pretrain.config import PretrainConfig
 from pretrain.knn import KnnConfig
 from pretrain.linear import LinearConfig
-from runs.app import typed
+from runs.settings import typed
 from transfer.settings import TransferConfig
 
 APPLICATIONS = {

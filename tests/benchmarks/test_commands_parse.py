@@ -18,7 +18,7 @@ import sys
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
-from runs.app import typed
+from runs.settings import typed
 
 def check(package, name, schema, lines):
     ConfigStore.instance().store(name=f"schema_{name}", node=schema)
