@@ -72,8 +72,10 @@ def from_os_error(error: OSError) -> UserError:
         The `UserError` to raise `from error`.
     """
     name = error.filename if error.filename is not None else "the file"
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"{name}: no space left on the device; free some and run the same command again")
+    if error.errno == errno.EFBIG:
+        return UserError(f"{name}: larger than a file may become here; raise the limit (ulimit -f) and run it again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"{name}: permission denied; choose another place or change its permissions")
     if error.errno == errno.ENOENT:

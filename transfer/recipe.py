@@ -2,11 +2,11 @@
 
 import contextlib
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
@@ -36,22 +36,27 @@ UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "TEST.AUG.ENABLED": (False, "leave it out"),
     "CUDNN_BENCHMARK": (False, "leave it out"),
 }
-# By the last part of their names, settings whose numbers may be negative, and those that have to be above 0.
-SIGNED = {
+# The least and the largest number of a setting, by the last part of its name; of others, 0 and `LARGEST`.
+LARGEST, ABOVE_ZERO = 1e9, 1e-9
+SIGNED = (
     "SEED", "PIXEL_MEAN", "IOU_LABELS", "ANGLES", "BOUNDARY_THRESH", "CONV_DIMS", "DETECTIONS_PER_IMAGE",
     "EXPECTED_RESULTS",
-}  # fmt: skip
-POSITIVE = {
+)  # fmt: skip
+POSITIVE = (
     "PIXEL_STD", "SIZES", "ASPECT_RATIOS", "BATCH_SIZE_PER_IMAGE", "BBOX_REG_WEIGHTS", "POOLER_RESOLUTION",
-    "MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MAX_SIZE_TEST", "MAX_ITER", "BASE_LR", "IMS_PER_BATCH", "NUM_ITER",
-}  # fmt: skip
-# Those that are a share.
-SHARES = {
+    "MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MAX_SIZE_TEST", "MAX_ITER", "IMS_PER_BATCH", "NUM_ITER",
+)  # fmt: skip
+SHARES = (
     "POSITIVE_FRACTION", "IOU_THRESHOLDS", "NMS_THRESH", "NMS_THRESH_TEST", "SCORE_THRESH_TEST", "MOMENTUM",
     "WARMUP_FACTOR",
-}  # fmt: skip
-# More than any run has; Python could not even hold the batch, or would count for ever.
-LARGEST = 1e9
+)  # fmt: skip
+RANGES = {
+    **dict.fromkeys(SIGNED, (-LARGEST, LARGEST)),
+    **dict.fromkeys(POSITIVE, (ABOVE_ZERO, LARGEST)),
+    **dict.fromkeys(SHARES, (0.0, 1.0)),
+    # Of a rate that is too high, the losses tell.
+    "BASE_LR": (ABOVE_ZERO, float(np.finfo(np.float32).max)),
+}
 
 
 def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str) -> CfgNode:
@@ -125,18 +130,9 @@ def _check_files(path: Path, above: tuple[Path, ...] = ()) -> None:
 def _check_numbers(cfg: CfgNode) -> None:
     """Refuse numbers that no detector can be trained with; Detectron2 itself checks types alone."""
     for key, value in flatten(cfg).items():
-        name = key.rpartition(".")[2]
-        for number in _numbers(value):
-            limits = {
-                "must be finite": math.isfinite(number),
-                "must not be negative": number >= 0 or name in SIGNED,
-                "must be above 0": number > 0 or name not in POSITIVE,
-                "must be at most 1": number <= 1 or name not in SHARES,
-                f"must be at most {LARGEST:g}": number <= LARGEST,
-            }
-            for words, holds in limits.items():
-                if not holds:
-                    raise UserError(f"detectron2.{key}={value}: {words}")
+        low, high = RANGES.get(key.rpartition(".")[2], (0.0, LARGEST))
+        if not all(low <= number <= high for number in _numbers(value)):
+            raise UserError(f"detectron2.{key}={value}: must lie between {low:g} and {high:g}")
 
 
 def _numbers(value: Any) -> Iterator[float]:

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runs.errors import UserError
-from runs.files import atomic_write, read_json, sha256, write_json
+from runs.files import atomic_write, read_json, read_yaml, sha256, write_json
 
 WRITER = """
 import sys
@@ -108,6 +109,26 @@ def test_a_gz_that_is_none_or_too_large_is_one_line(tmp_path: Path, content: byt
     (tmp_path / "a.json.gz").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.json\.gz: not a JSON file"):
         read_json(tmp_path / "a.json.gz", 4000)
+
+
+def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path) -> None:
+    """As under `ulimit -f`: nothing half-written is left."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"a\.json: larger than a file may become here; raise the limit \(ulimit"):
+            write_json(tmp_path / "a.json", "x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_that_yaml_has_twice_is_refused_and_a_merged_one_not(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}}
+    (tmp_path / "a.yaml").write_text("a: 1\nb:\n  - {x: 1, x: 2}\n")
+    with pytest.raises(UserError, match=r"a\.yaml: not YAML: x is given twice in it, line 3, column 12"):
+        read_yaml(tmp_path / "a.yaml")
 
 
 def test_sha256_is_the_published_digest_of_abc(tmp_path: Path) -> None:

@@ -146,6 +146,10 @@ def test_a_checkpoint_of_other_processes_or_a_damaged_one_is_refused(tiny: Trans
     torch.save({**state, "generators": state["generators"] * 2}, file)
     with pytest.raises(UserError, match=r"checkpoint\.pth: of 2 processes, not 1"):
         trial.run(tiny)
+    for iteration in (-1, 10_001, "3"):
+        torch.save({**state, "iteration": iteration}, file)
+        with pytest.raises(UserError, match=r"checkpoint\.pth: damaged"):
+            trial.run(tiny)
     for content in (b"", b"no archive", b"\x80\x02}."):
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"checkpoint\.pth: damaged"):
