@@ -87,8 +87,8 @@ def torchvision(name: str) -> str | None:
     """
     if not _PARTS.match(name):
         return None
-    part, _, tensor = name.replace(".shortcut.", ".downsample.").rpartition(".")
-    return f"{part}.{_TENSORS.get(tensor, tensor)}"
+    name = name.replace("._mean", ".running_mean").replace("._variance", ".running_var")
+    return name.replace(".shortcut.", ".downsample.")
 
 
 def sequential(names: Iterable[str]) -> dict[str, str]:
@@ -110,8 +110,8 @@ def sequential(names: Iterable[str]) -> dict[str, str]:
 _TENSORS = {
     "w": "weight", "kernel": "weight", "scale": "weight", "gamma": "weight", "s": "weight",
     "b": "bias", "offset": "bias", "beta": "bias",
-    "mean": "running_mean", "moving_mean": "running_mean", "_mean": "running_mean", "rm": "running_mean",
-    "var": "running_var", "moving_variance": "running_var", "_variance": "running_var", "riv": "running_var",
+    "mean": "running_mean", "moving_mean": "running_mean", "rm": "running_mean",
+    "var": "running_var", "moving_variance": "running_var", "riv": "running_var",
 }  # fmt: skip
 
 
