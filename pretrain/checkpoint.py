@@ -96,7 +96,7 @@ class Checkpoints:
                 old.unlink(missing_ok=True)
         return path
 
-    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+    def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
         """Load the newest whole checkpoint, `None` if there is none.
 
         A damaged one is reported on stderr and renamed to `*.damaged`, so that it never counts as the newest.

@@ -20,7 +20,7 @@ from pretrain.config import FREE, AugmentConfig, DataConfig
 from pretrain.data import Images, open_splits
 from pretrain.evaluation_config import EvaluationConfig
 from pretrain.loader import NO_IMAGE, Views, load_batches
-from pretrain.networks import pooled
+from pretrain.networks import pooled_features
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
 from runs.files import RANDOM, read_yaml
@@ -53,7 +53,7 @@ class FeatureExtractor:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features (n, C) of images (n, 3, H, W)."""
-        return pooled(self.network, images)
+        return pooled_features(self.network, images)
 
     def fingerprint(self) -> float:
         """A number that changes when any weight or statistic does."""

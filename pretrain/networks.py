@@ -45,7 +45,7 @@ def mlp(
     return nn.Sequential(*layers)
 
 
-def pooled(network: ResNet, images: Tensor) -> Tensor:
+def pooled_features(network: ResNet, images: Tensor) -> Tensor:
     """Return a ResNet's globally average-pooled features (N, C) of normalized images (N, 3, H, W), without its `fc`."""
     x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
     x = network.layer4(network.layer3(network.layer2(network.layer1(x))))

@@ -20,7 +20,7 @@ from pretrain.config import PretrainConfig, ProbeConfig
 from pretrain.data import Images
 from pretrain.evaluation import Features, extract_features
 from pretrain.knn_evaluation import knn_accuracy
-from pretrain.networks import pooled
+from pretrain.networks import pooled_features
 
 
 class OnlineProbe:
@@ -103,7 +103,7 @@ class OnlineEvaluation:
 
     def features(self, images: Images, indices: Sequence[int] | None = None) -> Features:
         """Pooled features of whole images, or of those at `indices`."""
-        config, network = self.config, partial(pooled, self.network)
+        config, network = self.config, partial(pooled_features, self.network)
         modes = {module: module.training for module in self.network.modules()}
         self.network.eval()
         try:

@@ -246,7 +246,7 @@ class Trainer:
             UserError: there are checkpoints and none is whole, or another number of processes wrote it.
         """
         # Every process reads the same file; the first one chooses it.
-        found = self.checkpoints.newest() if rank() == 0 else None
+        found = self.checkpoints.load_newest() if rank() == 0 else None
         path = all_gather_object(found[0] if found else None)[0]
         if path is None:
             return

@@ -23,7 +23,7 @@ from hardware.limits import multiply_rate
 from pretrain.config import OptimizerConfig
 from pretrain.evaluation_config import LinearConfig
 from pretrain.linear_evaluation import LinearClassifiers
-from pretrain.networks import pooled
+from pretrain.networks import pooled_features
 from pretrain.optim import build_optimizer
 
 RATES = 12
@@ -50,7 +50,7 @@ def rows(
 
     def features() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            pooled(network, images)
+            pooled_features(network, images)
 
     with FlopCounterMode(display=False) as counter:
         features()

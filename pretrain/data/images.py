@@ -13,7 +13,7 @@ from pretrain.data.decoding import DAMAGE, Source, broken_image
 from runs.errors import BrokenImage, UserError, from_os_error
 
 
-def class_names(labels: Sequence[int], place: str | Path) -> list[str]:
+def numbered_classes(labels: Sequence[int], place: str | Path) -> list[str]:
     """The numbers as names, for classes that have no others.
 
     Raises:

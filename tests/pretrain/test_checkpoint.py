@@ -20,12 +20,12 @@ def test_a_flipped_bit_makes_the_one_before_the_newest(tmp_path: Path) -> None:
         "resume": {"generators": []},
     }
     whole, newest = checkpoints.save(state, 0, None), checkpoints.save(state, 1, None)
-    assert checkpoints.newest()[0] == newest  # type: ignore[index]
+    assert checkpoints.load_newest()[0] == newest  # type: ignore[index]
     data = bytearray(newest.read_bytes())
     data[data.index(momentum.numpy().tobytes()) + 100] ^= 1
     newest.write_bytes(data)
     assert torch.load(newest, weights_only=True), "torch.load does not look"
-    assert checkpoints.newest()[0] == whole  # type: ignore[index]
+    assert checkpoints.load_newest()[0] == whole  # type: ignore[index]
 
 
 def test_what_no_state_can_be_made_of_is_said_in_one_line(tmp_path: Path) -> None:
