@@ -88,7 +88,7 @@ def chains(plan: RunGraph, seconds: dict[str, float]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Said:
+class ProgressNote:
     """What a running command says of itself in `progress.json`, see `runs.progress`."""
 
     description: str = "starts"
@@ -98,14 +98,14 @@ class Said:
     time: float = 0.0
 
 
-def progress_of(plan: RunGraph, run: str, started: float) -> Said:
+def progress_of(plan: RunGraph, run: str, started: float) -> ProgressNote:
     """What a running command has said since `started`; the defaults if nothing that can be read."""
     path = plan.folder(run) / PROGRESS
     try:
-        said = build(Said, read_json(path), str(path))
+        said = build(ProgressNote, read_json(path), str(path))
     except UserError:
-        return Said()
-    return said if said.time >= started else Said()
+        return ProgressNote()
+    return said if said.time >= started else ProgressNote()
 
 
 def run_left(plan: RunGraph, run: str, expected: float, started: float) -> float:
