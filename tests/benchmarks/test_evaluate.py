@@ -184,7 +184,7 @@ def test_an_https_address_becomes_a_row_and_a_card(
     shutil.copy(site / "net.pth", site / "cut.pth")
     with served(site, certificate) as address:
         for name, complaint in (("absent.pth", "answers 404 File not found; check the address"),
-                                ("cut.pth", "run the same command again to continue")):  # fmt: skip
+                                ("cut.pth", "the download broke")):  # fmt: skip
             status, _, errors = evaluate(name)
             assert status == 2 and len(errors) == 1 and complaint in errors[0]
             assert not (tmp_path / "out").exists()
