@@ -125,7 +125,7 @@ def _thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @cli
 def main(argv: list[str] | None = None) -> int:
     """Copy, and say how much."""
-    parser = Parser(prog="python -m experiments.archive", description="copy records and curves, below 2 MB")
+    parser = Parser(prog="python -m experiments.archive", description="copy records and curves, below 8 MB")
     parser.add_argument("folder", metavar="FOLDER", help="output folder of `python -m benchmarks run`")
     parser.add_argument("target", type=Path, metavar="DIR", help="e.g. results/mini; an earlier copy there is replaced")
     given = parser.parse_args(argv)
