@@ -8,17 +8,17 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.report import grid
-from benchmarks.report.grid import Grid, Line, plain
+from benchmarks.report.grid import Grid, Line, plain_cells
 from benchmarks.report.page import write_report
 from benchmarks.report.result_tables import result_grid
 from benchmarks.results.table_results import read_results, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand, parse_override
-from benchmarks.workflow.more_devices import growth
-from benchmarks.workflow.run import work
+from benchmarks.workflow.run import run_plan
 from benchmarks.workflow.run_graph import RunGraph
-from benchmarks.workflow.status import status_of
+from benchmarks.workflow.run_status import status_of
+from benchmarks.workflow.scaling_estimate import estimate_scaling
 from benchmarks.workflow.time_left import chains, clock, durations, left
 from runs.environment import command_line
 from runs.errors import UserError
@@ -57,7 +57,7 @@ def show(arguments: argparse.Namespace) -> int:
     if arguments.format == "markdown":
         print(grid.markdown(shown), end="")
     else:
-        grid.terminal(shown)
+        grid.print_grid(shown)
     return 0
 
 
@@ -67,7 +67,7 @@ def plan(arguments: argparse.Namespace) -> int:
     expected, measured = durations(made)
     status = status_of(made, failed={})
     print(f"{made.scale} scale: {made.about}\n")
-    grid.terminal(_costs(made, expected, measured, set(status.done)))
+    grid.print_grid(_costs(made, expected, measured, set(status.done)))
     if arguments.commands:
         if any(run.nodes > 1 for run in made.runs.values()):
             print("# with $HEAD: on each of its nodes, behind HEAD=<the name of one of them>")
@@ -93,16 +93,17 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def _print_growth(chosen: list[tables.Table], scale: scales.Scale, devices: list[int]) -> None:
-    points, assumptions = growth(chosen, scale, devices)
+    points, assumptions = estimate_scaling(chosen, scale, devices)
     lines = [
         Line(
-            f"{p.devices}", plain([clock(p.seconds), f"{p.gpu_hours:,.0f}", clock(p.chain), f"{p.reads:.2f}", p.limit])
+            f"{p.devices}",
+            plain_cells([clock(p.seconds), f"{p.gpu_hours:,.0f}", clock(p.chain), f"{p.reads:.2f}", p.limit]),
         )
         for p in points
     ]
     heads = (*(("", head) for head in ("time", "GPU-hours", "longest chain", "reads GB/s")), (" ", "limited by"))
     notes = tuple(f"assumed: {words}" for words in assumptions)
-    grid.terminal(Grid(heads, tuple(lines), notes=notes, corner="devices"))
+    grid.print_grid(Grid(heads, tuple(lines), notes=notes, corner="devices"))
 
 
 def _planned(arguments: argparse.Namespace) -> tuple[RunGraph, scales.Scale, list[tables.Table]]:
@@ -135,7 +136,7 @@ def _costs(plan: RunGraph, expected: dict[str, float], measured: set[str], done:
         runs = [run for run in plan.runs.values() if run.task == task]
         seconds = sum(expected[run.id] for run in runs)
         hours = sum(expected[run.id] * run.devices for run in runs) / 3600
-        lines.append(Line(task, plain([
+        lines.append(Line(task, plain_cells([
             len(runs), str(sum(run.id in done for run in runs)), clock(seconds / len(runs)),
             f"{hours:.1f}" if any(run.devices for run in runs) else None,
             f"{plan.gigabytes.get(task, 0.0) * len(runs):.1f}",
@@ -159,11 +160,11 @@ def _critical_path(plan: RunGraph, expected: dict[str, float], waiting: set[str]
 def run(arguments: argparse.Namespace) -> int:
     """Do the runs, print the tables, write the report. Exit status 1 if a run failed or its record is refused."""
     made, _, _ = _planned(arguments)
-    status = work(made, arguments.executor, arguments.sbatch, arguments.retries)
+    status = run_plan(made, arguments.executor, arguments.sbatch, arguments.retries)
     results = results_of(made, status)
     console = Console()
     for result in results.tables:
-        grid.terminal(result_grid(result), console)
+        grid.print_grid(result_grid(result), console)
         if result.gain:
             console.print(f"{result.gain}\n", highlight=False, markup=False)
     print(f"report: {write_report([results], Path(made.output))}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.status import status_of
+from benchmarks.workflow.run_status import status_of
 from benchmarks.workflow.time_left import clock, durations, left
 from runs.child_environment import child_environment
 from runs.environment import describe
@@ -63,8 +63,8 @@ class Finding:
 def doctor(arguments: argparse.Namespace) -> int:
     """The command. Exit status 1 if something is broken."""
     roots = dict(arguments.data)
-    findings = [*installation(), *machine(Path(arguments.output or ".")), *data_sets(roots)]
-    findings += possible(roots, all(f.state != BAD for f in findings))
+    findings = [*check_installation(), *check_machine(Path(arguments.output or ".")), *check_data_sets(roots)]
+    findings += runnable_scales(roots, all(f.state != BAD for f in findings))
     if arguments.json:
         print(json.dumps([vars(f) for f in findings], indent=2))
     else:
@@ -73,7 +73,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 1 if any(f.state == BAD for f in findings) else 0
 
 
-def installation() -> list[Finding]:
+def check_installation() -> list[Finding]:
     """Python, the packages, and Detectron2 with its compiled or replaced operators."""
     found = [Finding(GOOD, "Python", f"{describe()['python']} at {sys.executable}")]
     for name, code in PROBES.items():
@@ -112,7 +112,7 @@ def _output(*arguments: str, seconds: float | None = None) -> str:
     return ", ".join(result.stdout.splitlines())
 
 
-def machine(place: Path) -> list[Finding]:
+def check_machine(place: Path) -> list[Finding]:
     """Processor, memory and free disk where the results go."""
     import psutil
 
@@ -128,7 +128,7 @@ def machine(place: Path) -> list[Finding]:
     ]  # fmt: skip
 
 
-def data_sets(roots: dict[str, str]) -> list[Finding]:
+def check_data_sets(roots: dict[str, str]) -> list[Finding]:
     """Every data set in its place, in the words of the commands that check one."""
     found = []
     for name in dict.fromkeys(("imagenet", "cifar10", "cifar100", *(n for n in roots if n != "detection"))):
@@ -150,7 +150,7 @@ def _data_set(name: str, folder: Path, given: bool, there: bool, check: Sequence
     return Finding(found.state, name, f"{folder}: {found.words}")
 
 
-def possible(roots: dict[str, str], whole: bool) -> list[Finding]:
+def runnable_scales(roots: dict[str, str], whole: bool) -> list[Finding]:
     """For each scale whether it can be run here, and about how long Tables 4 and 5 would take."""
     found = []
     for name in scales.NAMES:

@@ -18,7 +18,7 @@ from benchmarks.results.table_results import TableResult, full_label, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import check_roots, expand, parse_override
-from benchmarks.workflow.run import work
+from benchmarks.workflow.run import run_plan
 from benchmarks.workflow.run_graph import RunGraph, Source
 from runs.child_environment import child_environment
 from runs.environment import command_line, describe
@@ -96,7 +96,7 @@ def evaluate(
     output = output or f"outputs/evaluate/{source.name}-{source.sha256[:8]}-{size.name}"
     plan = expand(chosen, size, output, roots, parsed, trials, source)
     plan.command, plan.jobs = command_line(), jobs or plan.jobs
-    status = work(plan)
+    status = run_plan(plan)
     results = results_of(plan, status)
     card = model_card(plan, results.tables, facts, file, checkpoint)
     tables = tuple(beside_paper(result, file.name[:40]) for result in results.tables)
@@ -113,7 +113,7 @@ def command(arguments: argparse.Namespace) -> int:
     names = ("tasks", "scale", "output", "trials", "overrides", "jobs")
     found = evaluate(arguments.file, data=dict(arguments.data), **{name: given[name] for name in names})
     for table in found.tables:
-        grid.terminal(table)
+        grid.print_grid(table)
     print(f"{found.plan.scale} scale: {found.plan.about} {OTHERS}")
     print(f"model card: {found.model_card}")
     for reason in found.refused:
@@ -190,7 +190,7 @@ def model_card(
     path = Path(plan.output) / "model_card.md"
     tables = [grid.markdown(beside_paper(result, file.name)) for result in results]
     with atomic_write(path, "w") as handle:
-        handle.write(grid.render(
+        handle.write(grid.render_template(
             "model_card.md.j2", **card, name=file.name, about=f"{plan.about} {OTHERS}", tables=tables
         ))  # fmt: skip
     return path

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.shapes_draw import CLASSES, Rng, Scene, portrait, view
+from benchmarks.shapes_draw import CLASSES, Rng, Scene, classification_scene, detection_scene
 from benchmarks.shapes_layouts import jpeg, write_coco, write_voc
 from runs.app import Parser, cli
 from runs.errors import UserError
@@ -178,7 +178,10 @@ def _draw(folder: Path, s: Settings) -> None:
 
         def scenes(layout: str, crowds: float = 0.0) -> dict[str, tuple[int, Iterator[Scene]]]:
             splits = [split for split in counts if split.startswith(f"{layout}/")]
-            drawn = [(view(rng, s.scene_size, (1, s.objects), crowds) for rng in generators(split)) for split in splits]
+            drawn = [
+                (detection_scene(rng, s.scene_size, (1, s.objects), crowds) for rng in generators(split))
+                for split in splits
+            ]
             return {split.split("/")[1]: (SPLITS[split], d) for split, d in zip(splits, drawn, strict=True)}
 
         for split in ("imagefolder/train", "imagefolder/val"):
@@ -187,7 +190,7 @@ def _draw(folder: Path, s: Settings) -> None:
             for index, rng in enumerate(generators(split)):
                 # The class follows from the index, not from the count, so that a larger set contains the smaller.
                 name = CLASSES[index % len(CLASSES)]
-                jpeg(folder / split / name / f"{index:06d}.jpg", portrait(rng, s.size, name).image)
+                jpeg(folder / split / name / f"{index:06d}.jpg", classification_scene(rng, s.size, name).image)
         write_voc(folder / "VOC2007", scenes("VOC2007"))
         write_voc(folder / "VOC2012", scenes("VOC2012"))
         write_coco(folder / "coco", scenes("coco", crowds=0.15))

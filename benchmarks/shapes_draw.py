@@ -128,7 +128,7 @@ def patchwork(rng: Rng, size: int, name: str | None) -> Image:
     return dark[patch] + (bright - dark)[patch] * share[..., None]
 
 
-def light(rng: Rng, image: Image) -> NDArray[np.uint8]:
+def apply_lighting(rng: Rng, image: Image) -> NDArray[np.uint8]:
     """An image, (size, size, 3) in [0, 1], under some lamp and with the grain of a film, in 8 bits."""
     size = len(image)
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
@@ -200,7 +200,7 @@ def coverage(fine: Mask) -> NDArray[np.float32]:
     return shares.astype(np.float32, copy=False)
 
 
-def polygons(fine: Mask) -> list[NDArray[np.float64]]:
+def mask_polygons(fine: Mask) -> list[NDArray[np.float64]]:
     """Traces a fine mask to polygons without holes, in continuous image pixels.
 
     COCO's polygons cannot have holes, so a region with one is cut in two through the hole.
@@ -214,7 +214,7 @@ def polygons(fine: Mask) -> list[NDArray[np.float64]]:
             left, right = fine.copy(), fine.copy()
             left[:, column:] = False
             right[:, :column] = False
-            return polygons(left) + polygons(right)
+            return mask_polygons(left) + mask_polygons(right)
     result = []
     for contour in contours:
         points = cv2.approxPolyDP(contour, 1.0, True)[:, 0].astype(np.float64)
@@ -248,7 +248,7 @@ def compose(rng: Rng, size: int, wishes: Sequence[tuple[str, list[NDArray[np.flo
         area = sum(_area(points) for points in outlines) if len(outlines) == 1 else whole.sum() / FINE**2
         share = min(1.0, seen.sum() / FINE**2 / area)
         mask = coverage(seen) >= 0.5
-        parts = polygons(seen)
+        parts = mask_polygons(seen)
         if share < visible or not mask.any() or not parts:
             continue
         taken |= whole
@@ -257,7 +257,7 @@ def compose(rng: Rng, size: int, wishes: Sequence[tuple[str, list[NDArray[np.flo
         layers.append((coverage(whole), patchwork(rng, size, name)))
     for alpha, surface in reversed(layers):
         image = paint(image, surface, alpha, shadow=0.45)
-    return Scene(light(rng, image), things)
+    return Scene(apply_lighting(rng, image), things)
 
 
 def _area(points: NDArray[np.float64]) -> float:
@@ -265,13 +265,13 @@ def _area(points: NDArray[np.float64]) -> float:
     return float(abs((x * y2 - x2 * y).sum()) / 2)
 
 
-def portrait(rng: Rng, size: int, name: str) -> Scene:
+def classification_scene(rng: Rng, size: int, name: str) -> Scene:
     """An image for classification: one large thing of class `name`, near the middle, whole or nearly so."""
     side, centre = size * rng.uniform(0.9, 1.1), size * rng.uniform(0.4, 0.6, 2)
     return compose(rng, size, [(name, [outline(rng, side, centre)])], visible=0)
 
 
-def view(rng: Rng, size: int, count: tuple[int, int] = (1, 5), crowds: float = 0.0) -> Scene:
+def detection_scene(rng: Rng, size: int, count: tuple[int, int] = (1, 5), crowds: float = 0.0) -> Scene:
     """A scene for detection.
 
     Args:

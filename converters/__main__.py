@@ -51,10 +51,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"zoo:{name:22} {entry['format']:12} linear top-1 {entry['top1']}{voc}; {entry['source']}")
         return 0
     from converters.containers import check_regular
-    from converters.fetching import local
+    from converters.fetching import fetch
     from converters.memory_limit import limited_memory
 
-    file = local(arguments.file)
+    file = fetch(arguments.file)
     check_regular(file)  # before torch is imported: a mistyped name is answered at once
     from converters import conversion, report
 

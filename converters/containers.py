@@ -89,7 +89,7 @@ def read_bytes(path: Path) -> tuple[bytes, str]:
     return data, hashlib.sha256(data).hexdigest()
 
 
-def weight_map(index: bytes) -> dict[str, str]:
+def read_weight_map(index: bytes) -> dict[str, str]:
     """Tensor -> file of an index of several files, all in its own folder.
 
     Raises:
@@ -105,7 +105,7 @@ def weight_map(index: bytes) -> dict[str, str]:
     return found
 
 
-def unpack(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]:
+def decompress(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]:
     """The innermost content of compressed and tar containers, and the containers' names from the outside in.
 
     Raises:
@@ -130,7 +130,7 @@ def unpack(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]:
                 inner = _read(_only_member(archive), limit)
     except (EOFError, OSError, lzma.LZMAError, tarfile.TarError, ValueError, zlib.error) as error:
         raise UserError(f"damaged container ({error}); fetch the file again") from error
-    found, names = unpack(inner, layers - 1)
+    found, names = decompress(inner, layers - 1)
     return found, [kind[0] if kind else "tar", *names]
 
 
@@ -188,7 +188,7 @@ def zip_directory(data: bytes) -> list[zipfile.ZipInfo]:
     return entries
 
 
-def stored(data: bytes, entries: list[zipfile.ZipInfo]) -> tuple[dict[str, memoryview], str]:
+def read_zip_entries(data: bytes, entries: list[zipfile.ZipInfo]) -> tuple[dict[str, memoryview], str]:
     """The entries of PyTorch's archive, which are never compressed, without copying them.
 
     Returns:
@@ -221,4 +221,4 @@ def stored(data: bytes, entries: list[zipfile.ZipInfo]) -> tuple[dict[str, memor
 def check_zip(path: Path) -> None:
     """Raise UserError unless every part of an archive that torch.save wrote has its CRC-32; OSError as `open` does."""
     data = path.read_bytes()
-    stored(data, zip_directory(data))
+    read_zip_entries(data, zip_directory(data))

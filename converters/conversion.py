@@ -11,7 +11,7 @@ import torch
 from converters.architecture import parse
 from converters.checks import Check
 from converters.digests import digest
-from converters.fetching import local
+from converters.fetching import fetch
 from converters.loading import Backbone, load_backbone
 from converters.naming_schemes import to_detectron2
 from converters.proof import TOLERANCE, detectron2_obstacle, prove_detectron2
@@ -53,7 +53,7 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
     Raises:
         UserError: see `loading.load_backbone`; also where the features differ.
     """
-    path = local(path)
+    path = fetch(path)
     backbone = load_backbone(path, **choice)
     arch = parse(backbone.arch)
     report = Report(path, backbone, list(backbone.checks))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
 
-from converters.containers import INDEX, weight_map
+from converters.containers import INDEX, read_weight_map
 from runs.errors import UserError
 from runs.files import atomic_write, read_json, read_yaml, sha256, write_json
 from runs.text import without_credentials
@@ -34,7 +34,7 @@ VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 ALLOWED = re.compile(r"https://[^/]+/|http://([^/@]*@)?(127\.0\.0\.1|localhost)(:\d+)?/")
 
 
-def local(source: str | Path) -> Path:
+def fetch(source: str | Path) -> Path:
     """The file for a path or address, downloaded if it is not in the cache.
 
     Args:
@@ -89,7 +89,7 @@ def _from_hub(address: str) -> Path:
         file = Path(hf_hub_download(match[1], match[2], revision=match[3]))
         folder = match[2].rpartition("/")[0]
         if match[2].endswith(INDEX):
-            for part in set(weight_map(file.read_bytes()).values()):
+            for part in set(read_weight_map(file.read_bytes()).values()):
                 hf_hub_download(match[1], f"{folder}/{part}".lstrip("/"), revision=match[3])
         # What they say of the network is read, see `converters.stated_settings`.
         for beside in ("config.json", "preprocessor_config.json"):

@@ -12,11 +12,11 @@ from torch import Tensor
 from converters.architecture import parse
 from converters.checks import Check, check_tensors
 from converters.digests import digest
-from converters.fetching import local
+from converters.fetching import fetch
 from converters.formats import InputConvention
 from converters.light_imports import light_imports
 from converters.naming_schemes import plain_path
-from converters.reading import Contents, naming, read
+from converters.reading import Contents, prefix_errors, read
 from converters.recognition import Network, find
 from converters.stated_settings import input_convention
 from runs.errors import UserError
@@ -94,9 +94,9 @@ class Backbone:
 def build_network(arch: str, state_dict: dict[str, Tensor], convention: InputConvention) -> "ResNet":
     """torchvision's network around the tensors, in eval mode; nothing is copied."""
     with light_imports():
-        from converters.resnet import Unfilled, build_resnet
+        from converters.resnet_model import SkipInit, build_resnet
 
-        with torch.device("meta"), Unfilled():
+        with torch.device("meta"), SkipInit():
             network = build_resnet(arch)
     counts = {
         name: torch.zeros((), dtype=torch.long) for name, _ in network.named_buffers() if name.endswith("tracked")
@@ -124,7 +124,7 @@ def load_backbone(
     Raises:
         UserError: the file cannot be read safely, has no or several networks, or fails a check.
     """
-    path = local(path)
+    path = fetch(path)
     if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UserError(f"--sha256 {sha256}: not 64 hexadecimal digits; give the whole sum")
     contents = read(path)
@@ -132,7 +132,7 @@ def load_backbone(
         raise UserError(f"{path}: sha256 {contents.sha256}, not {sha256.lower()}; fetch the file again")
     # Tensors of strangers may be of any kind that torch knows, and torch refuses in many ways.
     foreign = (ArithmeticError, NotImplementedError, RuntimeError, TypeError, ValueError)
-    with naming(path, "its tensors cannot be used ({}); export them as plain float32", foreign):
+    with prefix_errors(path, "its tensors cannot be used ({}); export them as plain float32", foreign):
         return _assemble(contents, find(contents, format, prefix), path)
 
 

@@ -80,7 +80,7 @@ def _each(rename: Callable[[str], str | None]) -> Callable[[Iterable[str]], dict
 _PARTS = re.compile(r"(conv\d+|stem|bn1|gn1|norm1|layer[1-4]\.\d+)\.")
 
 
-def torchvision(name: str) -> str | None:
+def from_torchvision(name: str) -> str | None:
     """`conv1.weight`, `layer1.0.bn2.bias`: as they are.
 
     `shortcut` (kuangliu's and SupContrast's) is `downsample`, `bn1._mean` (Paddle's) is `bn1.running_mean`.
@@ -91,7 +91,7 @@ def torchvision(name: str) -> str | None:
     return name.replace(".shortcut.", ".downsample.")
 
 
-def sequential(names: Iterable[str]) -> dict[str, str]:
+def from_sequential(names: Iterable[str]) -> dict[str, str]:
     """`4.0.conv1.weight` -> `layer1.0.conv1.weight`: the numbers of `nn.Sequential(*resnet.children())`.
 
     The numbers of the four stages depend on the modules between stem and stages (activation, pooling).
@@ -161,14 +161,14 @@ caffe2 = _parts(
 )
 
 
-def detectron2(name: str) -> str | None:
+def from_detectron2(name: str) -> str | None:
     """`res2.0.conv1.norm.weight` -> `layer1.0.bn1.weight`; detectron2/modeling/backbone/resnet.py@a59f0563."""
     name = re.sub(r"^(backbone\.bottom_up\.|backbone\.|roi_heads\.(?=res5\.\d))", "", name)
     if not re.match(r"stem\.conv\d\.|res[2-5]\.\d+\.", name):
         return None
     name = re.sub(r"^res(\d)\.", lambda match: f"layer{int(match[1]) - 1}.", name.removeprefix("stem."))
     name = name.replace("shortcut.norm.", "downsample.1.").replace("shortcut.weight", "downsample.0.weight")
-    return torchvision(re.sub(r"\bconv(\d)\.norm\.", r"bn\1.", name))
+    return from_torchvision(re.sub(r"\bconv(\d)\.norm\.", r"bn\1.", name))
 
 
 def to_detectron2(name: str) -> str:
@@ -179,7 +179,7 @@ def to_detectron2(name: str) -> str:
     return name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
 
 
-def by_position(names: Iterable[str]) -> dict[str, str]:
+def from_positions(names: Iterable[str]) -> dict[str, str]:
     """SimCLR's variables, numbered in the order of their creation, to torchvision's names.
 
     google-research/simclr resnet.py@383d4143: the stem, then each block with its projection first. Names are
@@ -217,12 +217,12 @@ def _in_order_of_creation(count: int) -> list[str]:
 _ROOT = r"(?P<root>(?:.*?\.)?)"
 _HUGGINGFACE = rf"{_ROOT}encoder\.stages\.0\.layers\.0\.layer\.(?:layer_)?0\.convolution\."
 SCHEMES = (
-    Scheme("torchvision", rf"{_ROOT}layer1\.0\.conv1\.", _each(torchvision)),
-    Scheme("sequential", rf"{_ROOT}\d+\.0\.conv1\.", sequential),
+    Scheme("torchvision", rf"{_ROOT}layer1\.0\.conv1\.", _each(from_torchvision)),
+    Scheme("sequential", rf"{_ROOT}\d+\.0\.conv1\.", from_sequential),
     Scheme("huggingface", rf"{_HUGGINGFACE}weight", huggingface),
     Scheme("flax", rf"{_HUGGINGFACE}kernel$", huggingface, "HWIO"),
     Scheme("haiku", rf"{_ROOT}res_net\d+\.~\.block_group_0\.~\.block_0\.~\.conv_0\.w$", haiku, "HWIO"),
-    Scheme("tensorflow", rf"{_ROOT}conv2d\.kernel$", by_position, "HWIO"),
-    Scheme("detectron2", rf"{_ROOT}(?:backbone\.(?:bottom_up\.)?)?res2\.0\.conv1\.", _each(detectron2)),
+    Scheme("tensorflow", rf"{_ROOT}conv2d\.kernel$", from_positions, "HWIO"),
+    Scheme("detectron2", rf"{_ROOT}(?:backbone\.(?:bottom_up\.)?)?res2\.0\.conv1\.", _each(from_detectron2)),
     Scheme("caffe2", rf"{_ROOT}res2_0_branch2a_w$", caffe2, folded=True),
 )

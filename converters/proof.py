@@ -125,9 +125,9 @@ def _c4_network(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1
     """
     from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 
-    from converters.resnet import Unfilled
+    from converters.resnet_model import SkipInit
 
-    with torch.device("meta"), Unfilled():
+    with torch.device("meta"), SkipInit():
         network = _build_c4(arch, stride_in_1x1)
     matched = align_and_update_state_dicts(network.state_dict(), dict(state_dict), c2_conversion=False)
     missing, unexpected = network.load_state_dict(matched, strict=False, assign=True)

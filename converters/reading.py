@@ -19,7 +19,16 @@ import numpy as np
 from torch import Tensor
 
 from converters import safe_pickle, torch_files
-from converters.containers import INDEX, MAX_EXPANSION, SHARD, SLACK, read_bytes, unpack, weight_map, zip_directory
+from converters.containers import (
+    INDEX,
+    MAX_EXPANSION,
+    SHARD,
+    SLACK,
+    decompress,
+    read_bytes,
+    read_weight_map,
+    zip_directory,
+)
 from converters.safe_pickle import Opaque
 from runs.errors import UserError
 from runs.files import unpack_arrays
@@ -77,9 +86,9 @@ def read(path: Path) -> Contents:
         UserError: the file is unreadable, damaged, hostile or of no known kind.
     """
     data, digest = read_bytes(path)
-    with naming(path, "damaged or truncated ({}); fetch or write it again"), warnings.catch_warnings():
+    with prefix_errors(path, "damaged or truncated ({}); fetch or write it again"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the file's bytes are read-only
-        inner, containers = unpack(data)
+        inner, containers = decompress(data)
         if path.name.endswith(INDEX):
             digest, tree = _read_shards(path, data)
         elif SHARD.search(path.name):
@@ -102,7 +111,7 @@ def read(path: Path) -> Contents:
 
 
 @contextlib.contextmanager
-def naming(path: Path, otherwise: str, foreign: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+def prefix_errors(path: Path, otherwise: str, foreign: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
     """Let errors begin with the file; `otherwise` words those of other libraries, which are of the types `foreign`."""
     try:
         yield
@@ -161,7 +170,7 @@ def _read_safetensors(data: bytes) -> dict[str, Any]:
 
 def _read_shards(path: Path, data: bytes) -> tuple[str, _Tree]:
     """Join the files that a Hugging Face index names; the sha256 is of the index and its shards, one after another."""
-    stated, digest = weight_map(data), hashlib.sha256(data)
+    stated, digest = read_weight_map(data), hashlib.sha256(data)
     names = sorted(set(stated.values()))
     tree: dict[str, Any] = {}
     checksums = set()

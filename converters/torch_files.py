@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from converters.containers import stored, zip_directory
+from converters.containers import read_zip_entries, zip_directory
 from converters.safe_pickle import CALLS, Global, Interpreter, Storage
 from runs.errors import UserError
 
@@ -47,7 +47,7 @@ def read_zip(data: bytes) -> tuple[Any, set[str], str]:
         raise UserError(
             f"a zip, but neither PyTorch's nor NumPy's ({', '.join(names[:3]) or 'empty'}); unpack it first"
         )
-    entries, checksum = stored(data, directory)
+    entries, checksum = read_zip_entries(data, directory)
     if len(entries[index]) > MAX_INDEX:
         raise UserError(f"{index}: {len(entries[index]):,} bytes, more than any checkpoint's; the file is hostile")
     root = index.removesuffix("data.pkl")

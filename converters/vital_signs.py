@@ -109,7 +109,7 @@ def normalised(images: Tensor, convention: InputConvention) -> Tensor:
     return (images - mean[:, None, None]) / std[:, None, None]
 
 
-def fits(network: nn.Module, inputs: Tensor) -> tuple[list[Fit], Tensor]:
+def compare_statistics(network: nn.Module, inputs: Tensor) -> tuple[list[Fit], Tensor]:
     """Compare what is measured before every batch norm with its running statistics; the network stays as it was.
 
     Returns:
@@ -147,25 +147,25 @@ def fits(network: nn.Module, inputs: Tensor) -> tuple[list[Fit], Tensor]:
             norm.training, norm.track_running_stats = False, True
 
 
-def gains(network: Any, inputs: Tensor) -> dict[str, float]:
+def gains_of_alternatives(network: Any, inputs: Tensor) -> dict[str, float]:
     """How much nearer the statistics are to those of each alternative, in logarithms; the network stays as it was."""
     found = {}
     strides: list[float] = []
-    _, inputs = fits(nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool), inputs)
+    _, inputs = compare_statistics(nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool), inputs)
     for stage in ("layer1", "layer2", "layer3", "layer4"):
         blocks = list(getattr(network, stage))
         entering, own = [], []
         for block in blocks:
             entering.append(inputs)
-            measured, inputs = fits(block, inputs)
+            measured, inputs = compare_statistics(block, inputs)
             own.append(measured)
         first = blocks[0]
         if stage != "layer1" and hasattr(first, "conv3"):
             first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
-            strides += _ratios(own[0], fits(first, entering[0])[0])
+            strides += _ratios(own[0], compare_statistics(first, entering[0])[0])
             first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
         for number in range(1, len(blocks) - 1):
-            others, _ = fits(nn.Sequential(blocks[number + 1], blocks[number]), entering[number])
+            others, _ = compare_statistics(nn.Sequential(blocks[number + 1], blocks[number]), entering[number])
             half = len(others) // 2
             ratios = _ratios(own[number] + own[number + 1], others[half:] + others[:half])
             found[f"{stage}.{number} and {stage}.{number + 1} exchanged"] = sum(ratios) / len(ratios)
@@ -203,7 +203,7 @@ def check_vital_signs(
     if not any(mean.any() for mean in means):
         return Check("vital signs", True, "not available, the statistics are folded into scale and bias")
     sets = [images] if images is not None else [pictures(count, size) for size, count in SIZES.items()]
-    measured = [fits(network, normalised(each, convention))[0] for each in sets]
+    measured = [compare_statistics(network, normalised(each, convention))[0] for each in sets]
     best = min(range(len(sets)), key=lambda n: sum(math.log(fit.distance + 1e-6) for fit in measured[n]))
     inputs = normalised(sets[best], convention)
     shares = [
@@ -211,7 +211,10 @@ def check_vital_signs(
         for fit in measured[best]
     ]
     distances = [_Sign(f"{f.norm} at distance {f.distance:.2f}", f.distance, DISTANCE) for f in measured[best]]
-    others = [_Sign(f"{name} fits better by {gain:.2f}", gain, GAIN) for name, gain in gains(network, inputs).items()]
+    others = [
+        _Sign(f"{name} fits better by {gain:.2f}", gain, GAIN)
+        for name, gain in gains_of_alternatives(network, inputs).items()
+    ]
     worst = [max(each, key=lambda sign: sign.value / sign.limits[1]) for each in (shares, distances)]
     failed, doubtful = (any(sign.beyond(limit) for sign in (*shares, *distances, *others)) for limit in (1, 0))
     shown = ", ".join(map(str, [*worst, *(sign for sign in others if sign.beyond(0))]))
@@ -229,7 +232,7 @@ def _better_input(network: Any, convention: InputConvention, images: Tensor) -> 
     stem = nn.Sequential(network.conv1, network.bn1)
 
     def distance(of: InputConvention) -> float:
-        return fits(stem, normalised(images, of))[0][0].distance
+        return compare_statistics(stem, normalised(images, of))[0][0].distance
 
     best = min(_CONVENTIONS, key=lambda name: distance(_CONVENTIONS[name]))
     return f"; its input seems to be {best}" if distance(_CONVENTIONS[best]) < distance(convention) / 2 else ""

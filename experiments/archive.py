@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.report.page import write_tables
 from benchmarks.results.table_results import results_of
 from benchmarks.workflow.run_graph import PLAN, RunGraph, read_plan
-from benchmarks.workflow.status import ATTEMPTS, last_attempts
+from benchmarks.workflow.run_status import ATTEMPTS, last_attempts
 from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.files import atomic_write, read_bytes, read_json, write_json

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gate.comparison import compare_runs
 from benchmarks.gate.measured import VOC_IMAGES, VOC_NOISE, Measured
-from benchmarks.report.charts import Chart, Curve, draw
+from benchmarks.report.charts import Chart, Curve, draw_chart
 from runs.app import Parser, cli
 from runs.bootstrap import average_precision
 from runs.files import atomic_write, read_json, write_json
@@ -161,7 +161,7 @@ def picture(shares: dict[Case, float]) -> bytes:
     axes = figure.add_subplot()
     level = (80.0, "four times out of five")
     title, x, y = "How often the gate fails", "true drop in AP", "pairs that fail (%)"
-    draw(axes, Chart(title, x, y, lines, level, markers=True, from_zero=True))
+    draw_chart(axes, Chart(title, x, y, lines, level, markers=True, from_zero=True))
     figure.legend(loc="outside lower left", frameon=False, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})

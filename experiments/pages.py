@@ -17,10 +17,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.report.charts import Chart, charts_of, draw, legend, row_logs
+from benchmarks.report.charts import Chart, charts_of, draw_chart, legend, row_logs
 from benchmarks.report.grid import ABSENT, Cell, Grid, Line, markdown
 from benchmarks.report.page import environments
-from benchmarks.report.result_tables import mean_std, result_grid
+from benchmarks.report.result_tables import format_mean_std, result_grid
 from benchmarks.results.summary import summarize
 from benchmarks.results.table_results import TableResult, pretrainings, results_of
 from benchmarks.tables import scale as scales
@@ -158,7 +158,7 @@ def png(charts: Sequence[Chart]) -> bytes:
     axes = list(figure.subplots(high, wide, squeeze=False).flat)
     axes, rest = axes[: len(charts)], axes[len(charts) :]
     for axis, chart in zip(axes, charts, strict=True):
-        draw(axis, chart)
+        draw_chart(axis, chart)
     for axis in rest:
         axis.set_axis_off()
     names = legend(axes)
@@ -206,7 +206,7 @@ def pretraining_grid(
         cells.append(Cell(str(len(runs))))
         for metric in metrics:
             values = [run.metrics[metric] for run in runs if metric in run.metrics]
-            cells.append(Cell(mean_std(summarize(values), METRICS[metric][1]) if values else ABSENT))
+            cells.append(Cell(format_mean_std(summarize(values), METRICS[metric][1]) if values else ABSENT))
         lines.append(Line(row.label, tuple(cells)))
     heads = ["preset", *(["paper: top-1 (%)"] if accuracy is not None else [])]
     heads += ["paper: collapse", "ours: collapsed"] if asked else []

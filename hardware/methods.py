@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from hardware.figures import Figure, Options
 from pretrain.config import OptimizerConfig
-from pretrain.method.base import Batch, Method, Plan, build_method
+from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.method.config import METHODS, MethodConfig
 from pretrain.optim import build_optimizer
 from runs.distributed import set_precision
@@ -64,7 +64,7 @@ class Reference:
     def __init__(self, config: MethodConfig, options: Options) -> None:
         self.config = config
         arch, size, images = ("resnet18x0.25", 32, 16) if options.small else ("resnet50x0.5", 64, 32)
-        self.plan = Plan(arch, False, 100, 10, images, 10, 1000)
+        self.plan = TrainingPlan(arch, False, 100, 10, images, 10, 1000)
         chance = torch.Generator().manual_seed(1)
         method, optimizer = self.build("cpu")
         self.batches = [

@@ -13,7 +13,7 @@ from torchvision import models
 
 from hardware.figures import OFFICIAL
 from pretrain.config import OptimizerConfig
-from pretrain.method.base import Batch, Plan, build_method
+from pretrain.method.base import Batch, TrainingPlan, build_method
 from pretrain.method.config import SimSiamConfig
 from pretrain.method.simsiam import SimSiam
 from pretrain.optim import build_optimizer
@@ -37,7 +37,7 @@ class Siamese(nn.Module):
 def build(arch: str, device: str) -> SimSiam:
     """This project's SimSiam, from seed 0."""
     torch.manual_seed(0)
-    method = build_method(SimSiamConfig(), Plan(arch, True, 100, 1000, 256, 1000)).to(device)
+    method = build_method(SimSiamConfig(), TrainingPlan(arch, True, 100, 1000, 256, 1000)).to(device)
     assert isinstance(method, SimSiam)
     return method.train()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from hardware.figures import Figure, Options
 from hardware.pictures import picture
 from pretrain.augment import build_transforms
-from pretrain.augment.fast import FastViews
+from pretrain.augment.fast_views import FastViews
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.loader import Views

@@ -50,7 +50,7 @@ def read_tensors(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def restoring(path: Path, remedy: str) -> Iterator[None]:
+def restore_errors(path: Path, remedy: str) -> Iterator[None]:
     """Say in one line what a block raises that restores a state from a file: it is damaged or another version's.
 
     Raises:

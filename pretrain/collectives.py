@@ -70,6 +70,6 @@ def average_gradients(module: nn.Module) -> None:
             p.grad.div_(world_size())
 
 
-def mean(x: Tensor) -> float:
+def mean_over_processes(x: Tensor) -> float:
     """Average a scalar over processes."""
     return all_reduce(x.detach().float()).item() / world_size()

@@ -32,7 +32,7 @@ from runs.seeds import seed_everything
 with light_imports():
     from torchvision.models.resnet import ResNet
 
-    from converters.resnet import build_resnet
+    from converters.resnet_model import build_resnet
 
 
 @dataclass(frozen=True)

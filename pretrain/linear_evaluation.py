@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from converters.architecture import parse
-from pretrain.augment.fast import build_views
-from pretrain.checkpoint import read_tensors, restoring, write_tensors
+from pretrain.augment.fast_views import build_views
+from pretrain.checkpoint import read_tensors, restore_errors, write_tensors
 from pretrain.collectives import all_reduce, average_gradients
 from pretrain.config import OptimizerConfig
 from pretrain.data import Images
@@ -167,7 +167,7 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
     broken = set(val.broken)
     file = run.output / STATE
     if file.exists():
-        with restoring(file, "delete it to train the classifiers from the start"):
+        with restore_errors(file, "delete it to train the classifiers from the start"):
             saved = read_tensors(file)
             classifiers.load_state_dict(saved["classifiers"])
             broken.update(saved["broken"])

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pretrain.collapse import measures
-from pretrain.collectives import all_gather, all_reduce, mean
+from pretrain.collectives import all_gather, all_reduce, mean_over_processes
 from pretrain.config import PretrainConfig
-from pretrain.method.base import Method, Plan
+from pretrain.method.base import Method, TrainingPlan
 from pretrain.monitor import CollapseMonitor, measure
 from pretrain.online_evaluation import OnlineEvaluation
 from runs.errors import UserError
@@ -33,7 +33,9 @@ class Metrics:
     # What a checkpoint keeps, besides the monitor.
     STATE = ("last", "details", "accuracies", "evaluated")
 
-    def __init__(self, config: PretrainConfig, plan: Plan, method: Method, online: OnlineEvaluation | None) -> None:
+    def __init__(
+        self, config: PretrainConfig, plan: TrainingPlan, method: Method, online: OnlineEvaluation | None
+    ) -> None:
         self.config, self.plan, self.method, self.online = config, plan, method, online
         self.monitor = CollapseMonitor(
             config=config.monitor, warmup_steps=method.monitor_warmup, constant_loss=method.constant_loss,
@@ -79,7 +81,7 @@ class Metrics:
             z, p = (measure(all_gather(outputs[k])) if k in outputs else None for k in ("z", "p"))
             assert z is not None
             collapsed = self.monitor.add(step, z, p)
-            stuck = self.monitor.add_loss(mean(output["loss"]))
+            stuck = self.monitor.add_loss(mean_over_processes(output["loss"]))
             if self.log and (collapsed or stuck):
                 self.warn(collapsed)
         every = self.config.monitor.measures_every
@@ -92,7 +94,7 @@ class Metrics:
         if step % self.config.log_every == 0 or last:
             self.check_finite(step)
             # This step's own numbers: a mean since the last line would depend on where a run resumed.
-            self.last = {k: mean(v) for k, v in output.items() if v.ndim == 0}
+            self.last = {k: mean_over_processes(v) for k, v in output.items() if v.ndim == 0}
             elapsed = time.time() - self.mark
             rate = (step - self.mark_step) * self.config.batch_size / elapsed
             times = {"images_per_second": rate, "data_wait": self.waited / elapsed}

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from converters import Backbone
-from pretrain.augment.fast import build_views
+from pretrain.augment.fast_views import build_views
 from pretrain.batch_norm import synchronize_norms
-from pretrain.checkpoint import Checkpoints, restoring
+from pretrain.checkpoint import Checkpoints, restore_errors
 from pretrain.collapse.evaluation import compute_outputs
 from pretrain.collapse.measures import bias_cosine
 from pretrain.config import FREE, PretrainConfig
 from pretrain.data import Images, open_training
 from pretrain.initial_weights import load_initial_weights
 from pretrain.loader import HostToDevice, StepSampler, load_batches
-from pretrain.method.base import Batch, Method, Plan, build_method
+from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.metrics import Metrics
 from pretrain.online_evaluation import OnlineEvaluation
 from pretrain.optim import Schedule, build_optimizer
@@ -107,7 +107,7 @@ class Trainer:
                 "batch norm; use a larger batch or fewer processes"
             )
         self.steps_per_epoch = self.sampler.steps_per_epoch
-        self.plan = Plan(
+        self.plan = TrainingPlan(
             config.arch, config.zero_init_residual, config.epochs, self.steps_per_epoch, config.batch_size,
             len(train_set.classes), count, initial.state_dict if initial else None,
         )  # fmt: skip
@@ -257,7 +257,7 @@ class Trainer:
                 f"{path}: written by {written_by} processes; continue with as many (torchrun --nproc_per_node)"
             )
         again = f"finish the run with the version that began it, or delete {path.parent} to start again"
-        with restoring(path, again):
+        with restore_errors(path, again):
             self.load_state_dict(state)
         self.say(f"continuing after step {self.step} of {self.plan.steps} from {path.name}")
 

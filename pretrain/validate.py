@@ -19,10 +19,10 @@ def main(config: PretrainConfig) -> None:
     import torch
     from torchvision.models.resnet import ResNet
 
-    from pretrain.method.base import Plan, build_method
+    from pretrain.method.base import TrainingPlan, build_method
 
     name = config.method.name
-    plan = Plan("resnet18x0.25", config.zero_init_residual, config.epochs, 10, IMAGES, CLASSES, 10 * IMAGES)
+    plan = TrainingPlan("resnet18x0.25", config.zero_init_residual, config.epochs, 10, IMAGES, CLASSES, 10 * IMAGES)
     torch.manual_seed(0)
     method, copy = build_method(config.method, plan), build_method(config.method, plan)
     if not isinstance(method.backbone(), ResNet):

@@ -60,7 +60,7 @@ def check_split(root: Path, name: str, config: CheckConfig) -> tuple[str, list[s
         (a line of counts, faults with their files, images to decode)
     """
     from transfer.datasets import read_split
-    from transfer.faults import countable
+    from transfer.faults import count_evaluated_objects
 
     split, faults = read_split(root, name, config.data.classes, config.masks)
     objects = sum(len(image["annotations"]) for image in split.images)
@@ -68,7 +68,8 @@ def check_split(root: Path, name: str, config: CheckConfig) -> tuple[str, list[s
         faults.append(
             f"{name}: {len(split.images)} images and {objects} objects, officially {OFFICIAL[name]}; complete it"
         )
-    line = f"{name}: {len(split.images)} images, {objects} objects, {objects - countable(split.images)} of them "
+    left_out = objects - count_evaluated_objects(split.images)
+    line = f"{name}: {len(split.images)} images, {objects} objects, {left_out} of them "
     line += "crowds" if split.metric == "coco" else "difficult"
     return line, faults, [Path(image["file_name"]) for image in split.images]
 

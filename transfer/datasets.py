@@ -11,7 +11,7 @@ from typing import Any
 from runs.errors import UserError
 from runs.record import Dataset
 from transfer.coco_annotations import coco_files, coco_splits, read_coco
-from transfer.faults import Faults, countable
+from transfer.faults import Faults, count_evaluated_objects
 from transfer.settings import DataConfig
 from transfer.subset import balanced, hold_out
 from transfer.voc_annotations import intended_root, read_voc, voc_splits
@@ -140,7 +140,7 @@ def open_splits(data: DataConfig, cfg: Any, splits: tuple[Split, Split] | None =
         images, held = hold_out(train.images, data.held_out, data.seed)
         part = f"{data.held_out:g} held out, seed {data.seed}"
         train, test = _part(train, f"without {part}", images), _part(train, part, held)
-    if not countable(test.images):
+    if not count_evaluated_objects(test.images):
         raise UserError(f"data.test={test.name}: no object counts; choose another share or split")
     if data.images:
         chosen = balanced(train.images, len(train.classes), data.images, data.seed)

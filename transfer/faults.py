@@ -40,7 +40,7 @@ class Faults(list[str]):
         """Note what is wrong with all objects together, unless there is a fault that may be the reason."""
         if self:
             return
-        if not countable(images):
+        if not count_evaluated_objects(images):
             self.append(f"{place}: no object counts (all are difficult, crowds, or absent); annotate some")
         elif all(max(annotation["bbox"]) <= 1 for image in images for annotation in image["annotations"]):
             self.append(f"{place}: no box reaches beyond the first pixel, as shares of an image do not; write pixels")
@@ -51,7 +51,7 @@ class Faults(list[str]):
             raise UserError(self[0] + (f" ({len(self) - 1} more{more})" if self[1:] else ""))
 
 
-def countable(images: Iterable[dict[str, Any]]) -> int:
+def count_evaluated_objects(images: Iterable[dict[str, Any]]) -> int:
     """Number of objects that an evaluation counts: neither difficult nor crowds."""
     objects = (annotation for image in images for annotation in image["annotations"])
     return sum(not (a.get("difficult") or a.get("iscrowd")) for a in objects)

@@ -76,7 +76,7 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
     """
     cfg = get_cfg()
     path = recipe_path(config.recipe or RECIPES[config.task])
-    with refused(f"recipe={path}: not a Detectron2 recipe"):
+    with config_errors(f"recipe={path}: not a Detectron2 recipe"):
         _check_files(path)
         # Detectron2's default loader would run what a tag such as !!python/object/apply names.
         cfg.merge_from_file(str(path), allow_unsafe=False)
@@ -110,7 +110,7 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
 
 
 @contextlib.contextmanager
-def refused(what: str) -> Iterator[None]:
+def config_errors(what: str) -> Iterator[None]:
     """What Detectron2 raises over settings that it cannot use becomes one line that begins with `what`."""
     try:
         yield

@@ -12,7 +12,7 @@ from benchmarks.gate import baseline
 from benchmarks.gate.comparison import DETECT, Comparison, compare_runs
 from benchmarks.gate.measured import Measured, measure
 from benchmarks.report import grid
-from benchmarks.report.grid import Cell, Grid, plain
+from benchmarks.report.grid import Cell, Grid, plain_cells
 from runs.errors import UserError
 from runs.files import atomic_write
 
@@ -129,7 +129,7 @@ def summary(lines: list[Comparison]) -> Grid:
     head = "a real drop" if failed else "not enough data to see a small drop" if unsure else "no drop"
     rows = [
         grid.Line(line.key, (
-            *plain([line.metric, f"{line.before:.2f}", f"{line.now:.2f}",
+            *plain_cells([line.metric, f"{line.before:.2f}", f"{line.now:.2f}",
                     f"{line.difference:+.2f} ± {1.96 * line.error:.2f}", f"{line.smallest:.1f}"]),
             Cell("" if line.verdict == "shown" else line.verdict, bold=line.verdict == "fail"),
         ))

@@ -93,7 +93,7 @@ class Chart:
     log: bool = False
 
 
-def draw(axes: Any, chart: Chart) -> None:
+def draw_chart(axes: Any, chart: Chart) -> None:
     """Draw a chart on Matplotlib's axes."""
     named: set[int] = set()
     for line in chart.curves:
@@ -129,7 +129,7 @@ def draw(axes: Any, chart: Chart) -> None:
         spine.set_color(INK)
 
 
-def svg(chart: Chart) -> str:
+def chart_svg(chart: Chart) -> str:
     """A chart as an `<svg>` element whose colours are the page's: `currentColor` and `--series-1` to `--series-8`."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -138,7 +138,7 @@ def svg(chart: Chart) -> str:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 10}):
         figure = Figure(figsize=(4.2, 2.9), layout="constrained")
         axes = figure.add_subplot()
-        draw(axes, chart)
+        draw_chart(axes, chart)
         labels = list(legend([axes]))
         style = {"frameon": False, "fontsize": 8.5, "labelcolor": INK}
         long = max(map(len, labels)) > ENTRY
@@ -214,12 +214,12 @@ def _chart(logs: Logs, key: str, table: Table | None) -> Chart:
     x = "epoch" if any("epoch" in line for _, log in logs for line in log[:1]) else "step"
     published = [(value, labels.index(row)) for row, value in published_values(table, key) if row in labels]
     if table and table.across:
-        x, lines = table.across.rpartition(".")[2], ends(logs, table, key)
+        x, lines = table.across.rpartition(".")[2], final_values(logs, table, key)
         return Chart(title, x, y, lines, level, published, markers, from_zero, log=True)
-    return Chart(title, x, y, averaged(logs, key), level, published, markers, from_zero)
+    return Chart(title, x, y, mean_curves(logs, key), level, published, markers, from_zero)
 
 
-def averaged(logs: Logs, key: str) -> list[Curve]:
+def mean_curves(logs: Logs, key: str) -> list[Curve]:
     """One curve a row; runs that were measured at different steps stay apart."""
     groups: dict[tuple[str, tuple[float, ...]], list[list[float]]] = {}
     for label, log in logs:
@@ -230,7 +230,7 @@ def averaged(logs: Logs, key: str) -> list[Curve]:
     return [_mean(label, x, list(zip(*runs, strict=True)), labels.index(label)) for (label, x), runs in groups.items()]
 
 
-def ends(logs: Logs, table: Table, key: str) -> list[Curve]:
+def final_values(logs: Logs, table: Table, key: str) -> list[Curve]:
     """One curve of the last values of a quantity over the setting in which a table's rows differ."""
     places = {row.label: float(row.pretrain[table.across]) for row in table.rows}
     last: dict[float, list[float]] = {}

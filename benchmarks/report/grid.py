@@ -91,28 +91,28 @@ class Grid:
         return html_table(self.title, [self.corner, *self.labels], rows, (self.about, *self.notes))
 
 
-def plain(texts: Sequence[object]) -> tuple[Cell, ...]:
+def plain_cells(texts: Sequence[object]) -> tuple[Cell, ...]:
     """Cells of plain words: a tick for True, nothing for False, a dash for what is not there."""
     words = {True: "✓", False: "", None: ABSENT}
     return tuple(Cell(words[text] if text is None or isinstance(text, bool) else str(text)) for text in texts)
 
 
-def render(template: str, **values: Any) -> str:
+def render_template(template: str, **values: Any) -> str:
     """Fill one of the templates beside this file."""
     return ENVIRONMENT.get_template(template).render(values)
 
 
 def markdown(grid: Grid) -> str:
     """GitHub's Markdown."""
-    return render("table.md.j2", grid=grid)
+    return render_template("table.md.j2", grid=grid)
 
 
 def latex(grid: Grid) -> str:
     """A booktabs table: what stands below a cell follows it in parentheses."""
-    return render("table.tex.j2", grid=grid)
+    return render_template("table.tex.j2", grid=grid)
 
 
-def terminal(grid: Grid, console: Console | None = None) -> None:
+def print_grid(grid: Grid, console: Console | None = None) -> None:
     """Print a table; one too wide for the terminal comes in parts, divided between groups of columns."""
     console = console or Console()
     for text, style in ((grid.title, "bold"), (grid.about, "dim")):

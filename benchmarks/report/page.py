@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.report import grid
-from benchmarks.report.charts import TASKS, charts_of, precision_recall, row_logs, run_logs, svg
-from benchmarks.report.grid import Cell, Grid, Line, plain
+from benchmarks.report.charts import TASKS, chart_svg, charts_of, precision_recall, row_logs, run_logs
+from benchmarks.report.grid import Cell, Grid, Line, plain_cells
 from benchmarks.report.result_tables import comma_separated, result_grid
 from benchmarks.results.records import Found
 from benchmarks.results.table_results import Results, TableResult, listed
-from benchmarks.workflow.status import last_attempts
+from benchmarks.workflow.run_status import last_attempts
 from benchmarks.workflow.time_left import clock
 from runs.errors import UserError
 from runs.files import DETECTIONS, VIEWS, atomic_write, read_bytes
@@ -40,7 +40,7 @@ def write_report(results: Sequence[Results], output: Path, others: Found = ({}, 
     """
     write_tables([table for result in results for table in result.tables], output)
     with atomic_write(output / PAGE, "w") as file:
-        file.write(html(results, *others))
+        file.write(page_html(results, *others))
     return output / PAGE
 
 
@@ -56,17 +56,19 @@ def write_tables(tables: Sequence[TableResult], output: Path) -> None:
             file.write(text)
 
 
-def html(found: Sequence[Results], others: dict[Path, Record], refused: dict[Path, str]) -> str:
+def page_html(found: Sequence[Results], others: dict[Path, Record], refused: dict[Path, str]) -> str:
     """The page; arguments as for `write_report`."""
     plans = [f.plan for f in found]
     recorded = [record for f in found for record in f.records.values()]
     training = [log for f in found for log in run_logs(f, f"{f.plan.output}: " if len(found) > 1 else "")]
     training = training if len({label for label, _ in training}) <= MOST else []
     results = [(result, row_logs(f.plan, result.table)) for f in found for result in f.tables]
-    drawn = [[svg(chart) for chart in charts_of(rows, result.table.curves, result.table)] for result, rows in results]
-    common = [svg(chart) for chart in charts_of(training, ("loss", "std", "knn_top1"))]
-    recall = [svg(chart) for chart in precision_recall(found)]
-    return grid.render(
+    drawn = [
+        [chart_svg(chart) for chart in charts_of(rows, result.table.curves, result.table)] for result, rows in results
+    ]
+    common = [chart_svg(chart) for chart in charts_of(training, ("loss", "std", "knn_top1"))]
+    recall = [chart_svg(chart) for chart in precision_recall(found)]
+    return grid.render_template(
         "page.html.j2",
         title=title_of([result for result, _ in results]) if results else "Run records",
         gains=[result.gain for result, _ in results if result.gain],
@@ -79,13 +81,13 @@ def html(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pat
         recall=recall,
         views=pictures(found, "pretrain", VIEWS),
         detections=pictures(found, "transfer", DETECTIONS),
-        costs=costs(found),
+        costs=cost_grid(found),
         commands=[plan.runs[run].line for plan in plans for run in plan.order()],
         ended=len(recorded),
         total=clock(sum(r.seconds for r in recorded)),
         environments=environments([*recorded, *others.values()]),
         starts=list(dict.fromkeys(p.command for p in plans if p.command)),
-        others=loose(others),
+        others=unplanned_grid(others),
         refused=[*(reason for f in found for reason in f.refused), *refused.values()],
         style=(HERE / "style.css").read_text(encoding="utf-8"),
         script=(HERE / "sort.js").read_text(encoding="utf-8"),
@@ -106,14 +108,14 @@ def pictures(results: Sequence[Results], kind: str, file: str) -> list[dict[str,
     for one in results:
         for run in one.plan.runs.values():
             title = ", ".join(filter(None, (one.labels.get(run.id), TASKS.get(run.task))))
-            if run.kind == kind and title not in found and (source := embedded(one.plan.folder(run.id) / file)):
+            if run.kind == kind and title not in found and (source := data_uri(one.plan.folder(run.id) / file)):
                 found[title] = source
     # Methods that see the same views share one picture.
     return [{"title": "; ".join(title for title, same in found.items() if same == source), "source": source}
             for source in dict.fromkeys(found.values())]  # fmt: skip
 
 
-def embedded(path: Path) -> str:
+def data_uri(path: Path) -> str:
     """A PNG file as a `data:` address, made smaller where it is large; empty if there is no such file."""
     from PIL import Image
 
@@ -131,7 +133,7 @@ def embedded(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def costs(found: Sequence[Results]) -> Grid:
+def cost_grid(found: Sequence[Results]) -> Grid:
     """One line a run: how it went, its time, memory and verdict."""
     lines = []
     for results in found:
@@ -144,20 +146,20 @@ def costs(found: Sequence[Results]) -> Grid:
             lines.append(Line(named[run], (
                 Cell("done" if done else "failed" if attempt else "not run"),
                 Cell(clock(took) if took is not None else "", value=took),
-                *plain([f"{record.peak_memory_mb:.0f}", record.verdict] if record else ["", ""]),
+                *plain_cells([f"{record.peak_memory_mb:.0f}", record.verdict] if record else ["", ""]),
             )))  # fmt: skip
     heads = (("", "state"), ("", "time"), ("", "memory (MB)"), ("", "verdict"))
     return Grid(heads, tuple(lines), corner="run")
 
 
-def loose(records: dict[Path, Record]) -> Grid:
+def unplanned_grid(records: dict[Path, Record]) -> Grid:
     """One line a record that belongs to no plan."""
     lines = []
     for path, record in records.items():
         data = f"{record.dataset.name} {record.dataset.split}" if record.dataset else ""
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
         what = f"{record.kind}: {record.subject.method}, {record.subject.arch}, seed {record.seed}"
-        lines.append(Line(what, (Cell(data, title=str(path)), *plain([metrics, record.verdict]))))
+        lines.append(Line(what, (Cell(data, title=str(path)), *plain_cells([metrics, record.verdict]))))
     return Grid((("", "data"), ("", "metrics"), ("", "verdict")), tuple(lines), corner="run")
 
 

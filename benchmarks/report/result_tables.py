@@ -4,13 +4,13 @@ import csv
 import io
 from collections.abc import Sequence
 
-from benchmarks.report.grid import ABSENT, Cell, Grid, Line, plain
+from benchmarks.report.grid import ABSENT, Cell, Grid, Line, plain_cells
 from benchmarks.results.summary import Summary
 from benchmarks.results.table_results import Entry, TableResult
 from benchmarks.tables import table as tables
 
 
-def number(entry: Entry, trials: bool = True) -> str:
+def format_entry(entry: Entry, trials: bool = True) -> str:
     """Ours: `41.2 ± 0.3 (n = 3)`, or why there is none.
 
     Args:
@@ -21,23 +21,23 @@ def number(entry: Entry, trials: bool = True) -> str:
         return entry.remark if entry.remark in ("failed", "refused") else ABSENT
     incomplete = f" of {entry.wanted}" if entry.ours.n < entry.wanted else ""
     count = f" (n = {entry.ours.n}{incomplete})" if trials or incomplete else ""
-    return mean_std(entry.ours, entry.digits) + count
+    return format_mean_std(entry.ours, entry.digits) + count
 
 
-def mean_std(found: Summary, digits: int) -> str:
+def format_mean_std(found: Summary, digits: int) -> str:
     """`41.2 ± 0.3`."""
     text = f"{found.mean:.{digits}f}" + (f" ± {found.std:.{digits}f}" if found.std is not None else "")
     return text.replace("-", "−")
 
 
-def published(entry: Entry) -> str:
+def format_published(entry: Entry) -> str:
     """The paper's: `68.1`, a word, or a dash."""
     if entry.paper is None:
         return ABSENT
     return entry.paper if isinstance(entry.paper, str) else f"{entry.paper:.{entry.digits}f}"
 
 
-def signed(entry: Entry) -> str:
+def format_difference(entry: Entry) -> str:
     """The difference with its sign and a true minus, and whether it lies inside (≈) or outside (≠) the noise."""
     if entry.difference is None:
         return ABSENT
@@ -58,7 +58,7 @@ def result_grid(result: TableResult, properties: bool = False, notes: bool = Tru
     lines = []
     for i, (row, entries) in enumerate(zip(table.rows, result.entries, strict=True)):
         verdict = result.verdicts[i] if result.verdicts else None
-        cells = list(plain([row.properties.get(p, "") for p in facts]))
+        cells = list(plain_cells([row.properties.get(p, "") for p in facts]))
         if result.verdicts:
             cells.append(Cell(str(verdict or ABSENT), bold=verdict is not None and not verdict.agrees))
         below = [Cell("") for _ in cells]
@@ -67,9 +67,9 @@ def result_grid(result: TableResult, properties: bool = False, notes: bool = Tru
         for entry in entries:
             flag = "≤ untrained" if entry.below_scratch else ""
             value = entry.ours.mean if entry.ours else None
-            cells.append(Cell(number(entry, result.trials is None), entry.bold, flag, value, entry.remark))
-            difference = f" ({signed(entry)})" if entry.difference is not None else ""
-            below.append(Cell(published(entry) + difference, entry.paper_bold))
+            cells.append(Cell(format_entry(entry, result.trials is None), entry.bold, flag, value, entry.remark))
+            difference = f" ({format_difference(entry)})" if entry.difference is not None else ""
+            below.append(Cell(format_published(entry) + difference, entry.paper_bold))
         known = paper and any(e.paper is not None for e in entries)
         lines.append(Line(row.label, tuple(cells), tuple(below) if known else ()))
     heads = [("", f"{p}, paper" if p == "collapse" and result.verdicts else p) for p in facts]
@@ -87,8 +87,8 @@ def beside_paper(result: TableResult, name: str) -> Grid:
     """A checkpoint's line above the paper's rows."""
     table = result.table
     whole = tables.load(table.name).select(None, [c.id for c in table.columns])
-    ours = Line(name, tuple(Cell(number(e), bold=e.ours is not None) for e in result.entries[0]))
-    theirs = [Line(f"{r.label} (paper)", plain(r.values)) for r in whole.rows if any(r.values)]
+    ours = Line(name, tuple(Cell(format_entry(e), bold=e.ours is not None) for e in result.entries[0]))
+    theirs = [Line(f"{r.label} (paper)", plain_cells(r.values)) for r in whole.rows if any(r.values)]
     heads = tuple((c.group, c.label) for c in table.columns)
     return Grid(heads, (ours, *theirs), f"{table.label}: {table.title}", f"{table.quantity}, {result.scale} scale")
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.workflow.run_graph import RunGraph
-from benchmarks.workflow.status import Status, last_lines
+from benchmarks.workflow.run_status import Status, last_lines
 from benchmarks.workflow.time_left import clock, left, progress_of, run_left
 
 # Seconds between two lines of a log that sum up: it should show life, not scroll away.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.workflow.display import Display
 from benchmarks.workflow.run_graph import Run, RunGraph
-from benchmarks.workflow.status import Status, failures, note_attempt, status_of
+from benchmarks.workflow.run_status import Status, failures, note_attempt, status_of
 from benchmarks.workflow.time_left import chains, durations
 from runs.app import PARENT
 from runs.child_environment import child_environment
@@ -40,7 +40,7 @@ class Started:
     devices: list[str]
 
 
-def work(plan: RunGraph, executor: str = "local", options: Sequence[str] = (), retries: int = 0) -> Status:
+def run_plan(plan: RunGraph, executor: str = "local", options: Sequence[str] = (), retries: int = 0) -> Status:
     """Do all runs of a plan that are not done; a failed one does not stop those that do not need it.
 
     Args:
@@ -109,7 +109,7 @@ def _start(plan: RunGraph, run: Run, executor: str, options: Sequence[str], devi
     start = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}
     command = [*start[run.command[0]], *run.command[1:]]
     if executor == "slurm":
-        command = sbatch(plan, run, command, options)
+        command = sbatch_command(plan, run, command, options)
     environment = _environment(plan, executor, devices)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +210,7 @@ def check(plan: RunGraph, executor: str, options: Sequence[str]) -> list[str]:
     return there
 
 
-def sbatch(plan: RunGraph, run: Run, command: Sequence[str], options: Sequence[str]) -> list[str]:
+def sbatch_command(plan: RunGraph, run: Run, command: Sequence[str], options: Sequence[str]) -> list[str]:
     """The submission of a run: it waits for the job's end and has the job's exit status.
 
     A job of the same name, of a start that was killed, is waited for by SLURM (`singleton`) and found done.

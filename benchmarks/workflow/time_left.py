@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.workflow.run_graph import Run, RunGraph
-from benchmarks.workflow.status import Status, last_attempts
+from benchmarks.workflow.run_status import Status, last_attempts
 from runs.errors import UserError
 from runs.files import read_json
 from runs.progress import PROGRESS

@@ -19,7 +19,7 @@ from hardware.limits import bandwidth
 _WRITE = """
 import sys, torch
 from converters.formats import InputConvention
-from converters.resnet import build_resnet
+from converters.resnet_model import build_resnet
 from converters.vital_signs import normalised, pictures
 network = build_resnet("resnet50").train()
 for module in network.modules():

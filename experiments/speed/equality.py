@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 
 from experiments.speed.views import by_pillow, read_files, recipe
 from pretrain.augment import batched, build_transforms, pixels
-from pretrain.augment.fast import FastViews
+from pretrain.augment.fast_views import FastViews
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.loader import Views

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from converters.resnet import build_resnet
+from converters.resnet_model import build_resnet
 from experiments.speed.rows import Row, Skipped, alternate, script
 from hardware.limits import multiply_rate
 from pretrain.config import OptimizerConfig

@@ -35,7 +35,7 @@ from hardware.figures import OFFICIAL
 from hardware.limits import decode_rate
 from pretrain import augment
 from pretrain.augment import build_transforms
-from pretrain.augment.fast import FastViews
+from pretrain.augment.fast_views import FastViews
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.loader import Views, collate

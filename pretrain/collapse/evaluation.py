@@ -13,14 +13,14 @@ from torch import Tensor
 
 from pretrain import monitor
 from pretrain.augment import build_transforms
-from pretrain.checkpoint import Checkpoints, restoring
+from pretrain.checkpoint import Checkpoints, restore_errors
 from pretrain.collapse import figure, measures
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.evaluation import Evaluation, Result, evaluate, settings_beside
 from pretrain.evaluation_config import CollapseConfig
 from pretrain.loader import Views, load_batches
-from pretrain.method.base import Method, Plan, build_method
+from pretrain.method.base import Method, TrainingPlan, build_method
 from pretrain.method.config import METHODS
 from runs.errors import UserError
 from runs.files import RANDOM
@@ -103,9 +103,9 @@ def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[
     settings = settings_beside(checkpoint)
     if not settings:
         return None
-    with restoring(checkpoint.parent / CONFIG, "give heads=false"):
+    with restore_errors(checkpoint.parent / CONFIG, "give heads=false"):
         augment = AugmentConfig(**settings["augment"])
-        plan = Plan(
+        plan = TrainingPlan(
             settings["arch"], settings["zero_init_residual"], settings["epochs"],
             max(len(train) // settings["batch_size"], 1), settings["batch_size"], len(train.classes), len(train),
         )  # fmt: skip

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
-from converters.resnet import build_resnet
+from converters.resnet_model import build_resnet
 from pretrain.method.config import MethodConfig
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What a method may know of the run that it is part of."""
 
     arch: str
@@ -116,7 +116,7 @@ class Method(nn.Module):
         """Update what gradients do not: EMA weights, unit-norm prototypes. `step` counts steps done before this one."""
 
 
-def build_method(config: MethodConfig, plan: Plan) -> Method:
+def build_method(config: MethodConfig, plan: TrainingPlan) -> Method:
     """Build the method that `config` names: of `SimSiamConfig`, the class `SimSiam` of `pretrain/method/simsiam.py`.
 
     A plug-in has both in one file.

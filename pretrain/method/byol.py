@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.models.resnet import ResNet
 
-from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import BYOLConfig
 from pretrain.networks import full_precision, mlp
 
@@ -17,7 +17,7 @@ from pretrain.networks import full_precision, mlp
 class BYOL(Method):
     """theta: online network, xi: target. g(f(v)): `encoder` and `target`, whose `fc` is g; q: `predictor`."""
 
-    def __init__(self, config: BYOLConfig, plan: Plan) -> None:
+    def __init__(self, config: BYOLConfig, plan: TrainingPlan) -> None:
         super().__init__()
         self.config, self.plan = config, plan
         self.encoder = plan.base_encoder(num_classes=config.dim)

@@ -7,7 +7,7 @@ from torchvision.models.resnet import ResNet
 
 from pretrain.batch_norm import split_norms
 from pretrain.collectives import all_gather
-from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MoCoConfig
 from pretrain.networks import exact_products, full_precision
 from runs.distributed import rank, world_size
@@ -22,7 +22,7 @@ class MoCo(Method):
     queue: Tensor
     queue_ptr: Tensor
 
-    def __init__(self, config: MoCoConfig, plan: Plan) -> None:
+    def __init__(self, config: MoCoConfig, plan: TrainingPlan) -> None:
         super().__init__()
         self.config = config
         keys = plan.batch_size * (2 if config.symmetrized else 1)

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 from torchvision.models.resnet import ResNet
 
 from pretrain.collectives import all_gather
-from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SimCLRConfig
 from pretrain.networks import exact_products, full_precision, mlp
 from runs.distributed import rank
@@ -20,7 +20,7 @@ from runs.distributed import rank
 class SimCLR(Method):
     """f: backbone; g: projection head, `encoder.fc`; l: NT-Xent."""
 
-    def __init__(self, config: SimCLRConfig, plan: Plan) -> None:
+    def __init__(self, config: SimCLRConfig, plan: TrainingPlan) -> None:
         super().__init__()
         self.config = config
         self.encoder = plan.base_encoder(num_classes=config.dim)

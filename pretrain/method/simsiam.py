@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.models.resnet import ResNet
 
-from pretrain.method.base import Batch, Group, Method, Output, Plan
+from pretrain.method.base import Batch, Group, Method, Output, TrainingPlan
 from pretrain.method.config import SimSiamConfig
 from pretrain.networks import full_precision, mlp
 
@@ -14,7 +14,7 @@ from pretrain.networks import full_precision, mlp
 class SimSiam(Method):
     """f: backbone and projection MLP; h: prediction MLP; D: negative cosine similarity."""
 
-    def __init__(self, config: SimSiamConfig, plan: Plan) -> None:
+    def __init__(self, config: SimSiamConfig, plan: TrainingPlan) -> None:
         super().__init__()
         self.config = config
         # The modules are made in the order of facebookresearch/simsiam@a7bc177 simsiam/builder.py, and named as there:

@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import ResNet
 
-from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SupervisedConfig
 from pretrain.networks import full_precision
 
@@ -15,7 +15,7 @@ class Supervised(Method):
     sync_bn = False  # the reference normalizes each process's images by themselves
     views = 1
 
-    def __init__(self, config: SupervisedConfig, plan: Plan) -> None:
+    def __init__(self, config: SupervisedConfig, plan: TrainingPlan) -> None:
         super().__init__()
         self.encoder = plan.base_encoder(num_classes=plan.classes)
 

@@ -8,7 +8,7 @@ from torch.nn.functional import log_softmax, normalize
 from torchvision.models.resnet import ResNet
 
 from pretrain.collectives import all_gather, all_reduce
-from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SwAVConfig
 from pretrain.networks import exact_products, full_precision, mlp
 from runs.distributed import rank, world_size
@@ -20,7 +20,7 @@ class SwAV(Method):
 
     queue: Tensor
 
-    def __init__(self, config: SwAVConfig, plan: Plan) -> None:
+    def __init__(self, config: SwAVConfig, plan: TrainingPlan) -> None:
         super().__init__()
         self.config, self.plan = config, plan
         if config.queue % plan.batch_size:

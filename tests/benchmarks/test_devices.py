@@ -9,9 +9,9 @@ import pytest
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.run import check, job_name, sbatch, visible_devices, work
+from benchmarks.workflow.run import check, job_name, run_plan, sbatch_command, visible_devices
 from benchmarks.workflow.run_graph import Run, RunGraph
-from benchmarks.workflow.status import last_lines
+from benchmarks.workflow.run_status import last_lines
 from runs.errors import UserError
 from runs.folder import LOG
 
@@ -43,7 +43,7 @@ def test_no_two_runs_hold_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         Run(f"knn/{i}", "knn", "knn", ("python", "-c", SHOWN, str(tmp_path / "knn" / str(i)), str(i)), (), {}, gpus=g)
         for i, g in enumerate((2, 1, 2))
     ]
-    status = work(of(tmp_path, *runs))
+    status = run_plan(of(tmp_path, *runs))
     assert len(status.done) == 3 and not status.failed
     shown = Path("shown").read_text().split()
     # The first two at once, on devices of their own; the third when one of them has ended.
@@ -72,7 +72,7 @@ def test_what_cannot_get_its_devices_is_refused_first(tmp_path: Path, monkeypatc
 def test_a_job_asks_for_its_nodes_and_devices(tmp_path: Path) -> None:
     plan = paper(tmp_path, nodes=2)
     run = next(run for run in plan.runs.values() if run.kind == "linear")
-    command = sbatch(plan, run, [*run.command], ["--mem=64G"])
+    command = sbatch_command(plan, run, [*run.command], ["--mem=64G"])
     assert {"--wait", "--dependency=singleton", "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=8", "--mem=64G",
             f"--job-name={job_name(plan, run.id)}"} <= set(command)  # fmt: skip
     script = command[-1].removeprefix("--wrap=")

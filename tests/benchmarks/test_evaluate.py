@@ -22,8 +22,8 @@ from benchmarks.results.table_results import table_results
 from benchmarks.tables import scale as scales
 from benchmarks.workflow.expand import expand
 from benchmarks.workflow.run_graph import RunGraph, Source
-from benchmarks.workflow.status import Status
-from converters.resnet import build_resnet
+from benchmarks.workflow.run_status import Status
+from converters.resnet_model import build_resnet
 from runs.files import sha256
 from runs.record import Record, Subject, write_record
 from tests.converters.layouts import trained
@@ -173,7 +173,7 @@ def test_an_https_address_becomes_a_row_and_a_card(
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate := tmp_path / "server.pem"))
-    monkeypatch.setattr("benchmarks.evaluate.work", work)
+    monkeypatch.setattr("benchmarks.evaluate.run_plan", work)
     request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1"
     subprocess.run(
         [*request.split(), "-keyout", certificate, "-out", tmp_path / "c.pem"], check=True, capture_output=True

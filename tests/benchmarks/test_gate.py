@@ -15,7 +15,7 @@ from benchmarks.gate.baseline import read, write
 from benchmarks.gate.comparison import compare_runs
 from benchmarks.gate.measured import Measured, measure
 from benchmarks.workflow.run_graph import RunGraph
-from benchmarks.workflow.status import Status
+from benchmarks.workflow.run_status import Status
 from experiments.calibration import CLASSES, detector, world
 from runs.bootstrap import POOLED, average_precision, compare, pooled_precision
 from runs.files import sha256
@@ -130,7 +130,7 @@ def test_a_checkpoint_is_evaluated_first(
         return Status()
 
     monkeypatch.setattr("benchmarks.evaluate.inspected", lambda address: (Path(address), FACTS))
-    monkeypatch.setattr("benchmarks.evaluate.work", work)
+    monkeypatch.setattr("benchmarks.evaluate.run_plan", work)
     write_record(output / "knn" / "of-another-checkpoint", make.record("knn", "net", 10.0))
     base, common = tmp_path / "base.json", ("--checkpoint", "net.pth", "--tasks", "knn", "--output", output)
     assert gate("--write-baseline", base, *common)[0] == 0

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 from benchmarks.__main__ import main
 from benchmarks.workflow.run_graph import RunGraph
-from benchmarks.workflow.status import Status
-from converters.resnet import build_resnet
+from benchmarks.workflow.run_status import Status
+from converters.resnet_model import build_resnet
 from runs.record import Subject, write_record
 from tests.converters.layouts import trained
 
@@ -106,7 +106,7 @@ def evaluated(make: SimpleNamespace, arch: str, tmp_path: Path, monkeypatch: pyt
                 write_record(plan.folder(run.id), make.record(run.kind, "net", 61.25, subject=subject))
         return Status()
 
-    monkeypatch.setattr("benchmarks.evaluate.work", work)
+    monkeypatch.setattr("benchmarks.evaluate.run_plan", work)
     torch.save(trained(arch).state_dict(), tmp_path / "net.pth")
     return ["evaluate", str(tmp_path / "net.pth"), "--output", str(tmp_path / "out"), "--push", "owner/net"]
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.gate.measured import measure
-from benchmarks.report.page import embedded
+from benchmarks.report.page import data_uri
 from benchmarks.results.records import find, records_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
@@ -158,8 +158,8 @@ def test_only_small_pngs_are_opened(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "other.bmp", tmp_path / "bmp.png")
     Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
     os.mkfifo(tmp_path / "pipe.png")
-    assert embedded(tmp_path / "good.png").startswith("data:image/jpeg")
-    assert [embedded(tmp_path / f"{n}.png") for n in ("eps", "bmp", "bomb", "pipe", "absent")] == [""] * 5
+    assert data_uri(tmp_path / "good.png").startswith("data:image/jpeg")
+    assert [data_uri(tmp_path / f"{n}.png") for n in ("eps", "bmp", "bomb", "pipe", "absent")] == [""] * 5
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "knn/../x", "knn", "knn/a/b", ".x/y", "knn/.x", "knn/", ""])

@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks.results.records import records_of
 from benchmarks.results.table_results import table_results
-from benchmarks.workflow.run import work
+from benchmarks.workflow.run import run_plan
 from benchmarks.workflow.run_graph import read_plan
-from benchmarks.workflow.status import failures, last_attempts
+from benchmarks.workflow.run_status import failures, last_attempts
 from benchmarks.workflow.time_left import durations, run_left
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def test_runs_in_order_once_and_a_failure_stops_only_what_needs_it(tmp_path: Pat
     ]
     runs.append(make.knn(tmp_path, "behind-00000000", 40.0, needs=(runs[1].id,)))
     plan = make.plan_of(tmp_path, runs)
-    status = work(plan)
+    status = run_plan(plan)
     assert sorted(status.done) == ["knn/first-00000000", "knn/second-00000000"]
     assert status.failed == {"knn/bad-00000000": 1}
     assert status.blocked == ["knn/behind-00000000"]
@@ -52,7 +52,7 @@ def test_runs_in_order_once_and_a_failure_stops_only_what_needs_it(tmp_path: Pat
 
     # A second start tries the failed one again and leaves the others alone, even with their times turned round.
     os.utime(tmp_path / "out/knn/second-00000000/result.json", (1, 1))
-    work(plan)
+    run_plan(plan)
     assert [starts(tmp_path, f"{n}-00000000") for n in ("first", "second", "bad")] == [1, 1, 2]
 
 
@@ -79,7 +79,7 @@ def test_sigkill_leaves_no_orphan_and_a_second_start_finishes(
     process.wait()
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
-    status = work(read_plan(plan_file))
+    status = run_plan(read_plan(plan_file))
     assert len(status.done) == 4 and not status.failed
     assert sum(starts(tmp_path, f"n{i}-00000000") for i in range(4)) <= 6  # only what was cut short ran again
 
@@ -87,14 +87,14 @@ def test_sigkill_leaves_no_orphan_and_a_second_start_finishes(
 def test_a_result_that_is_there_is_not_made_again(tmp_path: Path, make: SimpleNamespace) -> None:
     run = make.knn(tmp_path, "n-00000000", 10.0)
     other = make.knn(tmp_path, "m-00000000", 10.0)
-    work(make.plan_of(tmp_path, [run]))
-    work(make.plan_of(tmp_path, [run, other]))
+    run_plan(make.plan_of(tmp_path, [run]))
+    run_plan(make.plan_of(tmp_path, [run, other]))
     assert starts(tmp_path, "n-00000000") == 1
 
 
 def test_a_failed_run_is_tried_again_as_often_as_asked(tmp_path: Path, make: SimpleNamespace) -> None:
     plan = make.plan_of(tmp_path, [make.knn(tmp_path, "bad-00000000", -1.0)])
-    assert work(plan, retries=2).failed == {"knn/bad-00000000": 1}
+    assert run_plan(plan, retries=2).failed == {"knn/bad-00000000": 1}
     assert starts(tmp_path, "bad-00000000") == 3 and last_attempts(plan)["knn/bad-00000000"].status == 1
 
 
@@ -141,4 +141,4 @@ def test_a_signal_ends_the_runs_and_a_second_start_finishes(
     process.wait(timeout=60)
     assert not psutil.wait_procs(family, timeout=10)[1]
     assert not (tmp_path / "out/knn/n-00000000/result.json").exists()
-    assert len(work(read_plan(plan_file)).done) == 1
+    assert len(run_plan(read_plan(plan_file)).done) == 1

@@ -23,9 +23,18 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from benchmarks.shapes import MANIFEST, SPLITS, Settings, fingerprint, generate, generator
-from benchmarks.shapes_draw import CLASSES, PATTERNS, Scene, fine_mask, outline, polygons, portrait, view
+from benchmarks.shapes_draw import (
+    CLASSES,
+    PATTERNS,
+    Scene,
+    classification_scene,
+    detection_scene,
+    fine_mask,
+    mask_polygons,
+    outline,
+)
 from benchmarks.shapes_layouts import is_difficult, run_lengths
-from converters.resnet import build_resnet
+from converters.resnet_model import build_resnet
 from runs.errors import UserError
 
 SMALL = Settings(images=24, val_images=8, voc07=24, voc07_test=16, voc12=12, coco=40, coco_val=12)
@@ -43,7 +52,7 @@ def files(folder: Path, suffix: str = ".jpg") -> dict[str, bytes]:
 
 
 def scene_of(split: str, index: int, crowds: float = 0.0) -> Scene:
-    return view(generator(0, split, index), SMALL.scene_size, (1, SMALL.objects), crowds)
+    return detection_scene(generator(0, split, index), SMALL.scene_size, (1, SMALL.objects), crowds)
 
 
 def test_same_seed_gives_the_same_bytes_and_another_seed_others(folder: Path, tmp_path: Path) -> None:
@@ -174,7 +183,7 @@ def test_a_region_with_a_hole_becomes_polygons_without() -> None:
     disc = 32 + 20 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     square = 32 + 8 * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
     ring = fine_mask([disc], 64) & ~fine_mask([square], 64)
-    parts = polygons(ring)
+    parts = mask_polygons(ring)
     assert len(parts) == 2
     codes = coco_mask.merge(coco_mask.frPyObjects([p.ravel().tolist() for p in parts], 64, 64))
     assert int(coco_mask.area(codes)) == pytest.approx(math.pi * 20**2 - 16**2, rel=0.03)
@@ -231,7 +240,7 @@ def knn_accuracy(x: NDArray[Any], y: NDArray[np.int64]) -> float:
 def portraits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Classification images as the mini scale sees them, (1920, 3, 48, 48) in [0, 1], and their classes."""
     y = np.arange(1920) % len(CLASSES)
-    images = [portrait(generator(0, "imagefolder/train", i), 64, CLASSES[c]).image for i, c in enumerate(y)]
+    images = [classification_scene(generator(0, "imagefolder/train", i), 64, CLASSES[c]).image for i, c in enumerate(y)]
     small = [cv2.resize(image, (48, 48), interpolation=cv2.INTER_AREA) for image in images]
     return np.stack(small).transpose(0, 3, 1, 2).astype(np.float32) / 255, y
 

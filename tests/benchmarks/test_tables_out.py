@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 
 from benchmarks.report import grid
-from benchmarks.report.result_tables import comma_separated, number, result_grid, signed
+from benchmarks.report.result_tables import comma_separated, format_difference, format_entry, result_grid
 from benchmarks.results.summary import clearly_above, outside_noise, summarize
 from benchmarks.results.table_results import TableResult, table_results
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
 from benchmarks.workflow.run_graph import RunGraph
-from benchmarks.workflow.status import Status
+from benchmarks.workflow.run_status import Status
 
 
 def test_summary_is_numpys_and_scipys() -> None:
@@ -72,8 +72,10 @@ def test_a_difference_says_whether_it_is_noise(
     values = dict(zip(cell.runs, [ours - 0.1, ours, ours + 0.1, ours - 0.1, ours + 0.1], strict=False))
     records = {run: make.record("transfer", value=value) for run, value in values.items()}
     (table,) = table_results(plan, records, Status())
-    assert signed(table.entries[0][0]).endswith(mark) and ("noise of both" in " ".join(table.remarks)) == bool(mark)
-    assert signed(table.entries[0][0])[-1].isdigit() == (not mark)
+    assert format_difference(table.entries[0][0]).endswith(mark) and (
+        "noise of both" in " ".join(table.remarks)
+    ) == bool(mark)
+    assert format_difference(table.entries[0][0])[-1].isdigit() == (not mark)
 
 
 def test_entries_and_remarks(make: SimpleNamespace, tmp_path: Path) -> None:
@@ -91,21 +93,21 @@ def test_entries_and_remarks(make: SimpleNamespace, tmp_path: Path) -> None:
     assert any("by less than the standard deviations" in r for r in close.remarks)
     few = filled(make, tmp_path, [50.0, 51.0, 52.0], [51.0])
     assert few.entries[1][1].remark == "2 of 3 trials not run yet"
-    assert "(n = 1 of 3)" in number(few.entries[1][1])
+    assert "(n = 1 of 3)" in format_entry(few.entries[1][1])
 
 
 def test_markdown_latex_and_csv_hold_the_same_numbers(make: SimpleNamespace, tmp_path: Path) -> None:
     table = filled(make, tmp_path, [40.0, 41.0, 42.0], [50.0, 51.5, 52.0])
     text = grid.markdown(result_grid(table))
     assert "| SimSiam | – | 51.2 ± 1.0 |" in text and "| SimSiam, paper | 68.1 | 70.0 (−18.8) |" in text
-    text = grid.render("table.tex.j2", grid=result_grid(table))
+    text = grid.render_template("table.tex.j2", grid=result_grid(table))
     assert r"51.2 $\pm$ 1.0 (70.0 ($-$18.8))" in text and r"\bottomrule" in text
     [line] = [
         r for r in csv.DictReader(io.StringIO(comma_separated([table]))) if r["row"] == "simsiam" and r["n"] != "0"
     ]
     assert [float(x) for x in line["trials"].split()] == [50.0, 51.5, 52.0] and float(line["paper"]) == 70.0
     with_text = io.StringIO()
-    grid.terminal(result_grid(table), Console(file=with_text, width=80))
+    grid.print_grid(result_grid(table), Console(file=with_text, width=80))
     assert "51.2 ± 1.0" in with_text.getvalue() and max(map(len, with_text.getvalue().splitlines())) <= 80
 
 
@@ -113,7 +115,7 @@ def test_a_wide_table_fits_every_terminal(tmp_path: Path) -> None:
     plan = expand([tables.load("table5")], scales.load("mini"), tmp_path)
     for width in (60, 80, 200):
         text = io.StringIO()
-        grid.terminal(result_grid(table_results(plan, {}, Status())[0]), Console(file=text, width=width))
+        grid.print_grid(result_grid(table_results(plan, {}, Status())[0]), Console(file=text, width=width))
         lines = [line for line in text.getvalue().splitlines() if line and not line.startswith("-")]
         assert max(map(len, lines)) <= width
         # Every published number is there, however the columns are divided.

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
 from converters.formats import InputConvention
-from converters.resnet import build_resnet
+from converters.resnet_model import build_resnet
 from converters.vital_signs import normalised, pictures
 
 ROOT = Path(__file__).resolve().parents[2]

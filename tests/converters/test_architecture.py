@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from converters.architecture import Architecture, parse, recognise
-from converters.resnet import ScaledResNet, build_resnet
+from converters.resnet_model import ScaledResNet, build_resnet
 from runs.errors import UserError
 
 NAMES = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"]

@@ -83,7 +83,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_paths_are_left_alone(tmp_path: Path) -> None:
-    assert fetching.local(tmp_path / "a.pth") == tmp_path / "a.pth"
+    assert fetching.fetch(tmp_path / "a.pth") == tmp_path / "a.pth"
 
 
 def test_downloaded_once_and_offline_afterwards(server: Server, converters: Callable[..., Any]) -> None:
@@ -99,36 +99,36 @@ def test_a_broken_download_begins_again(server: Server) -> None:
     """Nothing of an answer that broke off is used: the server's file may have changed meanwhile."""
     server.breaks = [1_000_000]
     with pytest.raises(UserError, match="the download broke"):
-        fetching.local(address(server))
+        fetching.fetch(address(server))
     server.data = server.data[::-1]
-    file = fetching.local(address(server))
+    file = fetching.fetch(address(server))
     assert file.read_bytes() == server.data and len(server.requests) == 2
 
 
 def test_what_a_killed_download_left_is_removed(server: Server) -> None:
-    file = fetching.local(address(server))
+    file = fetching.fetch(address(server))
     left = file.with_name(f".{file.name}.0123abcd.partial")
     left.write_bytes(b"the beginning")
     file.unlink()
-    assert fetching.local(address(server)).read_bytes() == server.data
+    assert fetching.fetch(address(server)).read_bytes() == server.data
     assert {path.name for path in file.parent.iterdir()} == {file.name, "download.json", ".lock"}
 
 
 def test_a_part_that_nobody_asked_for(server: Server) -> None:
     server.status, server.headers = 206, {"Content-Range": f"bytes 0-{len(server.data) - 1}/{len(server.data)}"}
     with pytest.raises(UserError, match="the server answers 206 Partial Content"):
-        fetching.local(address(server))
+        fetching.fetch(address(server))
 
 
 def test_a_server_that_sends_without_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "MAX_BYTES", 1_000_000)
     with pytest.raises(UserError, match="more than 0 GB; check the address"):
-        fetching.local(address(server))
+        fetching.fetch(address(server))
     monkeypatch.setattr(fetching, "MAX_BYTES", 16 << 30)
     clock = types.SimpleNamespace(monotonic=itertools.count(0, 10_000).__next__)
     monkeypatch.setattr(fetching, "time", clock)
     with pytest.raises(UserError, match="bytes a second; try again at another time"):
-        fetching.local(address(server))
+        fetching.fetch(address(server))
     assert not list(fetching.default_cache().rglob("*.tar*"))
 
 
@@ -140,31 +140,31 @@ def test_a_server_that_sends_without_end(server: Server, monkeypatch: pytest.Mon
 def test_messages_are_not_kept(body: bytes, server: Server) -> None:
     whole, server.data = server.data, body
     with pytest.raises(UserError, match="a web page, a message or nothing"):
-        fetching.local(address(server))
+        fetching.fetch(address(server))
     server.data = whole
-    assert fetching.local(address(server)).read_bytes() == whole
+    assert fetching.fetch(address(server)).read_bytes() == whole
 
 
 def test_compressed_answers_are_refused(server: Server) -> None:
     server.headers = {"Content-Encoding": "gzip"}
     with pytest.raises(UserError, match="compresses the file although that was not asked for"):
-        fetching.local(address(server))
+        fetching.fetch(address(server))
 
 
 def test_credentials_are_nowhere(server: Server) -> None:
     secret = address(server).replace("http://", "http://user:password@") + "?token=abc"
-    file = fetching.local(secret)
+    file = fetching.fetch(secret)
     assert "password" not in (text := (file.parent / "download.json").read_text()) and "abc" not in text
     with pytest.raises(UserError) as caught:
-        fetching.local(secret.replace("models", "missing.pth"))
+        fetching.fetch(secret.replace("models", "missing.pth"))
     assert "password" not in str(caught.value) and "abc" not in str(caught.value)
 
 
 def test_a_file_that_changed_in_the_cache_is_refused(server: Server) -> None:
-    file = fetching.local(address(server))
+    file = fetching.fetch(address(server))
     file.write_bytes(server.data[:-1] + b"x")
     with pytest.raises(UserError, match="changed since it was downloaded; remove the folder"):
-        fetching.local(address(server))
+        fetching.fetch(address(server))
 
 
 def test_the_zoo_checks_the_published_sha256(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -172,12 +172,12 @@ def test_the_zoo_checks_the_published_sha256(server: Server, monkeypatch: pytest
     monkeypatch.setattr(fetching, "ZOO", zoo)
     zoo.write_text(yaml.safe_dump({"mine": {"url": address(server), "sha256": "0" * 64}}))
     with pytest.raises(UserError, match=r"sha256 \w+, published is 000"):
-        fetching.local("zoo:mine")
+        fetching.fetch("zoo:mine")
     (tmp_path / "data").write_bytes(server.data)
     zoo.write_text(yaml.safe_dump({"mine": {"url": address(server), "sha256": sha256(tmp_path / "data")}}))
-    assert fetching.local("zoo:mine").read_bytes() == server.data
+    assert fetching.fetch("zoo:mine").read_bytes() == server.data
     with pytest.raises(UserError, match="zoo:yours: no such checkpoint; known: mine"):
-        fetching.local("zoo:yours")
+        fetching.fetch("zoo:yours")
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -250,9 +250,9 @@ def test_hub_addresses_go_through_its_own_client(server: Server, tmp_path: Path,
 def test_hub_addresses_without_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"needs huggingface_hub; pip install 'siamese-transfer\[hub\]'"):
-        fetching.local("hf://owner/net/model.safetensors")
+        fetching.fetch("hf://owner/net/model.safetensors")
     with pytest.raises(UserError, match="not hf://OWNER/REPOSITORY/FILE"):
-        fetching.local("hf://resnet-50")
+        fetching.fetch("hf://resnet-50")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_addresses_that_are_refused(source: str, message: str, converters: Calla
 
 @pytest.mark.parametrize("name", ["n" * 300 + ".pth", ""])
 def test_any_name_of_a_file(name: str, server: Server) -> None:
-    assert fetching.local(address(server, name)).read_bytes() == server.data
+    assert fetching.fetch(address(server, name)).read_bytes() == server.data
 
 
 @pytest.mark.parametrize("length", ["many", "-5"])
@@ -286,7 +286,7 @@ def test_a_length_that_is_none(length: str, server: Server, monkeypatch: pytest.
 
     monkeypatch.setattr(Handler, "send_header", send_header)
     with pytest.raises(UserError, match=r"the download broke|of -5 bytes came"):
-        fetching.local(address(server))
+        fetching.fetch(address(server))
 
 
 def test_a_missing_file_is_one_line(server: Server, converters: Callable[..., Any]) -> None:

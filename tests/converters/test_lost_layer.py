@@ -11,7 +11,7 @@ from converters import load_backbone, proof
 from converters.architecture import parse
 from converters.formats import InputConvention
 from converters.naming_schemes import to_detectron2
-from converters.resnet import build_resnet
+from converters.resnet_model import build_resnet
 from runs.errors import UserError
 from tests.converters import layouts
 

@@ -324,13 +324,13 @@ def test_the_sha256_can_be_asked(plain: Path) -> None:
 def test_a_file_that_is_replaced_while_it_is_read(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights and sha256 are of the same bytes, whatever happens to the name afterwards."""
     before = load_backbone(plain)
-    unpacked = reading.unpack
+    unpacked = reading.decompress
 
     def replace(data: bytes) -> Any:
         plain.write_bytes(b"")  # truncated under a map, a reader would die of SIGBUS
         return unpacked(data)
 
-    monkeypatch.setattr(reading, "unpack", replace)
+    monkeypatch.setattr(reading, "decompress", replace)
     found = load_backbone(plain)
     assert found.source_sha256 == before.source_sha256
     assert all(torch.equal(found.state_dict[name], tensor) for name, tensor in before.state_dict.items())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.method.base import Batch, Method, Plan, build_method
+from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.method.config import MoCoConfig
 from pretrain.optim import build_optimizer
 from tests.parity import case
@@ -21,7 +21,7 @@ def ours(**settings: Any) -> Method:
     config = MoCoConfig(
         dim=case.DIM, queue=case.QUEUE, momentum=case.MOCO_M, temperature=case.MOCO_T, symmetrized=False, **settings
     )
-    return build_method(config, Plan("resnet18", False, case.STEPS, 1, case.BATCH, 10))
+    return build_method(config, TrainingPlan("resnet18", False, case.STEPS, 1, case.BATCH, 10))
 
 
 def train(method: Method, steps: int = case.STEPS) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torchvision.models import resnet18
 
 from pretrain.augment import build_transforms
 from pretrain.config import OptimizerConfig, PretrainConfig
-from pretrain.method.base import Batch, Method, Plan, build_method
+from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.method.config import SimSiamConfig
 from pretrain.optim import Schedule, build_optimizer
 from tests.parity import case
@@ -33,7 +33,7 @@ def official(method: str, **optimizer: float) -> PretrainConfig:
 
 def ours(stop_gradient: bool = True) -> Method:
     torch.manual_seed(case.SEED)
-    plan = Plan("resnet18", True, case.STEPS, 1, case.BATCH, 10)
+    plan = TrainingPlan("resnet18", True, case.STEPS, 1, case.BATCH, 10)
     return build_method(SimSiamConfig(dim=case.DIM, hidden=case.HIDDEN, stop_gradient=stop_gradient), plan)
 
 
@@ -142,7 +142,7 @@ def test_the_names_and_shapes_of_the_released_checkpoint_load() -> None:
     """`module.` and the names of the 100-epoch ResNet-50, as the official script saves it."""
     shapes = figures("simsiam_release")["shapes"]
     with torch.device("meta"):
-        method = build_method(SimSiamConfig(), Plan("resnet50", True, 100, 1, 256, 1000))
+        method = build_method(SimSiamConfig(), TrainingPlan("resnet50", True, 100, 1, 256, 1000))
         saved = {name.removeprefix("module."): torch.empty(shape) for name, shape in shapes.items()}
         method.load_state_dict(saved)
         with pytest.raises(RuntimeError, match="predictor"):

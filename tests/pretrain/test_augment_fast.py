@@ -16,10 +16,10 @@ from PIL import Image, ImageFilter
 from scipy.stats import ks_2samp
 from torch import Tensor
 
-import pretrain.augment.fast
+import pretrain.augment.fast_views
 from pretrain import augment
 from pretrain.augment import batched, pixels
-from pretrain.augment.fast import FastViews, build_views
+from pretrain.augment.fast_views import FastViews, build_views
 from pretrain.augment.view_parameters import ParameterSampler
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
@@ -271,7 +271,7 @@ WRONG: dict[str, tuple[str, Any]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_variant_is_found(files: Images, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place, wrong = WRONG[name]
-    monkeypatch.setattr(pretrain.augment.fast, place, wrong)
+    monkeypatch.setattr(pretrain.augment.fast_views, place, wrong)
     with pytest.raises(AssertionError):
         test_one_seed_gives_the_references_views(files, "simsiam", False)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.checkpoint import Checkpoints, read_tensors, restoring
+from pretrain.checkpoint import Checkpoints, read_tensors, restore_errors
 from runs.errors import UserError
 
 
@@ -33,8 +33,8 @@ def test_what_no_state_can_be_made_of_is_said_in_one_line(tmp_path: Path) -> Non
     for content in ({}, {"steps": "six"}, [1], None):
         torch.save(content, file)
         said = r"state\.pt: another version's or damaged \(\w+Error .*\); delete it"
-        with pytest.raises(UserError, match=said), restoring(file, "delete it"):
+        with pytest.raises(UserError, match=said), restore_errors(file, "delete it"):
             range(read_tensors(file)["steps"])
     file.write_bytes(b"junk")
-    with pytest.raises(UserError, match=r"state\.pt is damaged .*; delete it"), restoring(file, "delete it"):
+    with pytest.raises(UserError, match=r"state\.pt is damaged .*; delete it"), restore_errors(file, "delete it"):
         read_tensors(file)

@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from converters.resnet import build_resnet
+from converters.resnet_model import build_resnet
 from pretrain.collapse.evaluation import compute_outputs, load_method, table, verdict
 from pretrain.config import AugmentConfig, DataConfig
 from pretrain.data import open_images
 from pretrain.evaluation import load_feature_extractor
 from pretrain.evaluation_config import CollapseConfig, EvaluationConfig
-from pretrain.method.base import Plan, build_method
+from pretrain.method.base import TrainingPlan, build_method
 from pretrain.monitor import measure
 from runs.errors import UserError
 from runs.settings import check_values
@@ -30,7 +30,7 @@ def checkpoint(
 ) -> tuple[Path, torch.nn.Module]:
     """What `python -m pretrain` leaves, made without training; norms get statistics of their own."""
     torch.manual_seed(0)
-    method = build_method(CONFIGS[name], Plan(arch, False, 1, images // 8, 8, 4, images))
+    method = build_method(CONFIGS[name], TrainingPlan(arch, False, 1, images // 8, 8, 4, images))
     for module in method.modules():
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             module.running_mean.normal_()  # type: ignore[union-attr]

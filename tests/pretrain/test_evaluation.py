@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from converters.resnet import build_resnet
+from converters.resnet_model import build_resnet
 from pretrain import knn_evaluation
 from pretrain import linear_evaluation as heads
 from pretrain.config import AugmentConfig, DataConfig, OptimizerConfig

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.models.resnet import ResNet
 
-from converters.resnet import build_resnet
+from converters.resnet_model import build_resnet
 from pretrain.method.base import build_method
 from runs.files import sha256
 from tests.pretrain.processes import run, small

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from pretrain.augment.fast import FastViews, build_views
+from pretrain.augment.fast_views import FastViews, build_views
 from pretrain.config import AugmentConfig, DataConfig
 from pretrain.data import open_images
 from pretrain.evaluation import extract_features

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.resnet import build_resnet
+from converters.resnet_model import build_resnet
 from pretrain.collapse.evaluation import compute_outputs, load_method
 from pretrain.config import DataConfig, ProbeConfig
 from pretrain.data import open_images

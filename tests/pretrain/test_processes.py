@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.batch_norm import SyncBatchNorm, synchronize_norms
-from pretrain.collectives import mean
+from pretrain.collectives import mean_over_processes
 from pretrain.method.base import Batch, build_method
 from runs.distributed import process_group, rank, world_size
 from tests.pretrain import tiny
@@ -45,7 +45,7 @@ def steps(name: str, sync: bool, output: str, environment: dict[str, str]) -> No
             out = model(Batch([view[share] for view in whole.views], whole.labels[share], step))
             method.zero_grad(set_to_none=True)
             out["loss"].backward()
-            losses.append(mean(out["loss"].double()))
+            losses.append(mean_over_processes(out["loss"].double()))
             gradients = {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
             method.after_backward(step)
             with torch.no_grad():

@@ -14,7 +14,7 @@ from PIL import Image
 from hardware import step as speed_step
 from pretrain import augment
 from pretrain.augment import batched
-from pretrain.augment.fast import FastViews
+from pretrain.augment.fast_views import FastViews
 from pretrain.config import AugmentConfig, OptimizerConfig
 from pretrain.data import Images
 from pretrain.loader import HostToDevice, Views

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from pretrain.config import OptimizerConfig
-from pretrain.method.base import Batch, Method, Plan, build_method
+from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.method.config import (
     BYOLConfig,
     MethodConfig,
@@ -30,8 +30,8 @@ CONFIGS: dict[str, MethodConfig] = {
 }
 
 
-def plan(arch: str = "resnet18x0.125", epochs: int = 4, steps_per_epoch: int = 10, batch: int = BATCH) -> Plan:
-    return Plan(arch, False, epochs, steps_per_epoch, batch, CLASSES)
+def plan(arch: str = "resnet18x0.125", epochs: int = 4, steps_per_epoch: int = 10, batch: int = BATCH) -> TrainingPlan:
+    return TrainingPlan(arch, False, epochs, steps_per_epoch, batch, CLASSES)
 
 
 def build(config: MethodConfig, seed: int = 0, **changes: Any) -> Method:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from pretrain.config import OptimizerConfig, PretrainConfig
-from pretrain.method.base import Batch, Method, Plan, build_method
+from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.method.config import MethodConfig
 from pretrain.optim import build_optimizer
 from pretrain.variants import variants
@@ -44,9 +44,9 @@ def small(name: str, **changes: Any) -> MethodConfig:
     return replace(config, **changes)
 
 
-def plan(images: int = 3 * tiny.BATCH, epochs: int = 4) -> Plan:
+def plan(images: int = 3 * tiny.BATCH, epochs: int = 4) -> TrainingPlan:
     """A run of 3 steps an epoch."""
-    return Plan("resnet18x0.125", False, epochs, images // tiny.BATCH, tiny.BATCH, tiny.CLASSES, images)
+    return TrainingPlan("resnet18x0.125", False, epochs, images // tiny.BATCH, tiny.BATCH, tiny.CLASSES, images)
 
 
 def build(config: MethodConfig, seed: int = 0, **changes: Any) -> Method:

@@ -14,7 +14,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 
 import converters
-from converters.resnet import build_resnet
+from converters.resnet_model import build_resnet
 from runs.errors import UserError
 from runs.record import read_record
 from tests.converters import layouts

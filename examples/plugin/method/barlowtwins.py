@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models.resnet import ResNet
 
 from pretrain.collectives import all_reduce
-from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MethodConfig
 from pretrain.networks import exact_products, full_precision, mlp
 from runs.distributed import world_size
@@ -29,7 +29,7 @@ class BarlowTwinsConfig(MethodConfig):
 class BarlowTwins(Method):
     """f: backbone and projector; the loss makes the cross-correlation matrix of two views the identity."""
 
-    def __init__(self, config: BarlowTwinsConfig, plan: Plan) -> None:
+    def __init__(self, config: BarlowTwinsConfig, plan: TrainingPlan) -> None:
         super().__init__()
         self.lambd = config.lambd
         # The projector is the backbone's `fc`, so that every converter finds the network under `encoder`.

@@ -9,7 +9,7 @@ from torch.nn.functional import mse_loss, relu
 from torchvision.models.resnet import ResNet
 
 from pretrain.collectives import all_gather
-from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MethodConfig
 from pretrain.networks import exact_products, full_precision, mlp
 from runs.settings import number
@@ -33,7 +33,7 @@ class VICRegConfig(MethodConfig):
 class VICReg(Method):
     """f: encoder and expander; the loss is of the variance, the invariance and the covariance of the embeddings."""
 
-    def __init__(self, config: VICRegConfig, plan: Plan) -> None:
+    def __init__(self, config: VICRegConfig, plan: TrainingPlan) -> None:
         super().__init__()
         self.config = config
         # The expander is the backbone's `fc`, so that every converter finds the network under `encoder`.

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
-from pretrain.method.base import Batch, Group, Method, Output, Plan
+from pretrain.method.base import Batch, Group, Method, Output, TrainingPlan
 from pretrain.method.config import SiameseConfig
 from pretrain.method.siamese import losses
-from pretrain.method.siamese.heads import BoundedLinear, build_predictor, build_projector, build_tail
-from pretrain.method.siamese.targets import Cached, Mean, MovingAverage, Target
+from pretrain.method.siamese.heads import BoundedLinear, build_output_norm, build_predictor, build_projector
+from pretrain.method.siamese.targets import FrozenCopy, Mean, MovingAverage, Target
 
 PAIRS = {
     "symmetric": ((0, 1), (1, 0)),  # the first paper, equation 4
@@ -35,14 +35,14 @@ PAIRS = {
 class Siamese(Method):
     """f: encoder with what follows it (`encoder`, `tail`); h: `predictor`; `target`: what they are compared with."""
 
-    def __init__(self, config: SiameseConfig, plan: Plan) -> None:
+    def __init__(self, config: SiameseConfig, plan: TrainingPlan) -> None:
         super().__init__()
         self.config, self.plan = config, plan
         c = config
         # In the order and with the names of `simsiam.py`: one seed starts both with the same weights.
         self.encoder = plan.base_encoder(num_classes=c.dim)
         self.encoder.fc = build_projector(self.encoder.fc, c.layers, c.projector_bn, c.output_affine)
-        self.tail = build_tail(c.tail, c.dim)
+        self.tail = build_output_norm(c.tail, c.dim)
         self.predictor = build_predictor(c.predictor, c.dim, c.hidden, c.predictor_bn)
         self.predictor.requires_grad_(c.train_predictor)
         if c.arrangement == "inverse":
@@ -51,7 +51,7 @@ class Siamese(Method):
             "latest": lambda: Target(c.stop_gradient),
             "mean": Mean,
             "moving_average": lambda: MovingAverage(plan.images, c.dim, c.momentum),
-            "cached": lambda: Cached(self.f, c.alternate or plan.steps_per_epoch),
+            "cached": lambda: FrozenCopy(self.f, c.alternate or plan.steps_per_epoch),
         }[c.target]()
         self.pairs = PAIRS[c.symmetry]
         self.views = c.mean_of if c.target == "mean" else 1 + max(view for pair in self.pairs for view in pair)

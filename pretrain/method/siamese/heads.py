@@ -26,7 +26,7 @@ def build_projector(fc: nn.Linear, layers: int, norms: str, affine: bool) -> nn.
     )  # fmt: skip
 
 
-def build_tail(name: str, dim: int) -> nn.Module:
+def build_output_norm(name: str, dim: int) -> nn.Module:
     """Build what follows the projector (the second paper, section 4): nothing, `l2`, or `l2_bn`."""
     if name == "none":
         return nn.Identity()

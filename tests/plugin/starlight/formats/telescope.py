@@ -3,11 +3,11 @@
 import re
 
 from converters.formats import Format
-from converters.naming_schemes import Scheme, torchvision
+from converters.naming_schemes import Scheme, from_torchvision
 
 
 def _names(names):
-    found = {name: torchvision(re.sub(r"^ring(\d)\.", r"layer\1.", name)) for name in names}
+    found = {name: from_torchvision(re.sub(r"^ring(\d)\.", r"layer\1.", name)) for name in names}
     return {name: renamed for name, renamed in found.items() if renamed}
 
 

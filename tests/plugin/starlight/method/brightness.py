@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torchvision.models.resnet import ResNet
 
-from pretrain.method.base import Batch, Method, Output, Plan
+from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MethodConfig
 
 
@@ -20,7 +20,7 @@ class BrightnessConfig(MethodConfig):
 class Brightness(Method):
     """f: backbone and a linear layer."""
 
-    def __init__(self, config: BrightnessConfig, plan: Plan) -> None:
+    def __init__(self, config: BrightnessConfig, plan: TrainingPlan) -> None:
         super().__init__()
         self.encoder = plan.base_encoder(num_classes=config.dim)
 

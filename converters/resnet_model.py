@@ -13,7 +13,7 @@ from converters.architecture import Architecture, parse
 DEFAULT_CLASSES = 1000
 
 
-class Unfilled(TorchFunctionMode):
+class SkipInit(TorchFunctionMode):
     """Leave new tensors as they are, for networks that are filled with a checkpoint's tensors at once."""
 
     def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:

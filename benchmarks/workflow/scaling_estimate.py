@@ -7,7 +7,7 @@ from benchmarks.tables.scale import Scale
 from benchmarks.tables.table import Table
 from benchmarks.workflow.expand import LEAST, batch_of, expand
 from benchmarks.workflow.run_graph import RunGraph
-from benchmarks.workflow.status import Status
+from benchmarks.workflow.run_status import Status
 from benchmarks.workflow.time_left import assumed, chains, left
 
 NODE = 8
@@ -29,7 +29,7 @@ class Point:
     limit: str
 
 
-def growth(tables: Sequence[Table], scale: Scale, counts: Sequence[int]) -> tuple[list[Point], list[str]]:
+def estimate_scaling(tables: Sequence[Table], scale: Scale, counts: Sequence[int]) -> tuple[list[Point], list[str]]:
     """Play the plan through on several numbers of devices.
 
     Returns:
