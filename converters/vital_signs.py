@@ -33,7 +33,9 @@ SHARE, POINTWISE_SHARE = (0.6, 0.85), (0.4, 0.65)
 # The distance itself, where all channels are alike: 4 is a scale of 7 or a mean of two standard deviations.
 DISTANCE = (1.5, 4.0)
 # How much nearer an alternative is, in logarithms of distances.
-GAIN = (0.18, 0.25)
+STRIDE_GAIN = (0.18, 0.25)
+# Neighbouring blocks of a deep network trained for long may be nearly exchangeable: doubtful at most.
+BLOCK_GAIN = (0.18, math.inf)
 # A running statistic forgets nine tenths in 22 batches, and early in a training the weights change as fast. Six
 # networks of 12 steps came to 0.71 to 0.90 of chance.
 FEW_BATCHES = 100
@@ -69,7 +71,8 @@ class _Sign(NamedTuple):
         return not self.value <= self.limits[limit]  # NaN is
 
     def __str__(self) -> str:
-        return f"{self.text} (limit {self.limits[1]:g})"
+        doubted, refused = self.limits
+        return f"{self.text} ({f'limit {refused:g}' if refused < math.inf else f'doubtful above {doubted:g}'})"
 
 
 @functools.cache
@@ -147,9 +150,9 @@ def compare_statistics(network: nn.Module, inputs: Tensor) -> tuple[list[Fit], T
             norm.training, norm.track_running_stats = False, True
 
 
-def gains_of_alternatives(network: Any, inputs: Tensor) -> dict[str, float]:
+def compare_alternatives(network: Any, inputs: Tensor) -> list[_Sign]:
     """How much nearer the statistics are to those of each alternative, in logarithms; the network stays as it was."""
-    found = {}
+    found = []
     strides: list[float] = []
     _, inputs = compare_statistics(nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool), inputs)
     for stage in ("layer1", "layer2", "layer3", "layer4"):
@@ -161,17 +164,25 @@ def gains_of_alternatives(network: Any, inputs: Tensor) -> dict[str, float]:
             own.append(measured)
         first = blocks[0]
         if stage != "layer1" and hasattr(first, "conv3"):
-            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
-            strides += _ratios(own[0], compare_statistics(first, entering[0])[0])
-            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+            before = first.conv1.stride, first.conv2.stride
+            try:
+                first.conv2.stride, first.conv1.stride = before
+                strides += _ratios(own[0], compare_statistics(first, entering[0])[0])
+            finally:
+                first.conv1.stride, first.conv2.stride = before
         for number in range(1, len(blocks) - 1):
             others, _ = compare_statistics(nn.Sequential(blocks[number + 1], blocks[number]), entering[number])
             half = len(others) // 2
             ratios = _ratios(own[number] + own[number + 1], others[half:] + others[:half])
-            found[f"{stage}.{number} and {stage}.{number + 1} exchanged"] = sum(ratios) / len(ratios)
+            found.append(_fits_better(f"{stage}.{number} and {stage}.{number + 1} exchanged", ratios, BLOCK_GAIN))
     if strides:
-        found["the stride in the other convolution"] = sum(strides) / len(strides)
+        found.append(_fits_better("the stride in the other convolution", strides, STRIDE_GAIN))
     return found
+
+
+def _fits_better(alternative: str, ratios: list[float], limits: tuple[float, float]) -> _Sign:
+    gain = sum(ratios) / len(ratios)
+    return _Sign(f"{alternative} fits better by {gain:.2f}", gain, limits)
 
 
 def _ratios(own: list[Fit], others: list[Fit]) -> list[float]:
@@ -211,10 +222,7 @@ def check_vital_signs(
         for fit in measured[best]
     ]
     distances = [_Sign(f"{f.norm} at distance {f.distance:.2f}", f.distance, DISTANCE) for f in measured[best]]
-    others = [
-        _Sign(f"{name} fits better by {gain:.2f}", gain, GAIN)
-        for name, gain in gains_of_alternatives(network, inputs).items()
-    ]
+    others = compare_alternatives(network, inputs)
     worst = [max(each, key=lambda sign: sign.value / sign.limits[1]) for each in (shares, distances)]
     failed, doubtful = (any(sign.beyond(limit) for sign in (*shares, *distances, *others)) for limit in (1, 0))
     shown = ", ".join(map(str, [*worst, *(sign for sign in others if sign.beyond(0))]))
