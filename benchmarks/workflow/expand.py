@@ -1,5 +1,6 @@
 """From tables to runs: each run once, however many cells and tables share it."""
 
+import difflib
 import hashlib
 import json
 import os
@@ -339,7 +340,10 @@ def _check_names(scale: Scale, chosen: Iterable[Table]) -> None:
         ("datasets", scale.datasets, {t.dataset for t in tables}), ("data", scale.data, {t.dataset for t in tables}),
     ):  # fmt: skip
         for name in given:
-            if name not in known:
-                near = [k for k in known if k.rpartition("/")[0] == name.rpartition("/")[0]] or known
-                names_ = ", ".join(sorted(near))
-                raise UserError(f"scale {scale.name}: {field_}: no table has '{name}'; there are {names_}")
+            near = difflib.get_close_matches(name, known)
+            # `table/row` may be of a table of one's own that is not made now.
+            table = name.rpartition("/")[0] if field_ == "rows" else ""
+            elsewhere = table and not difflib.get_close_matches(table, [t.name for t in tables], cutoff=0.8)
+            if name not in known and not elsewhere:
+                there = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(known))}"
+                raise UserError(f"scale {scale.name}: {field_}: no table has '{name}'; {there}")
