@@ -1,6 +1,7 @@
 """The signals by which a cluster ends a run: at once, or between two steps where all processes agree on it and save."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -66,21 +67,26 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 def shield_worker(_: int = 0) -> None:
-    """For a loading process: the signals that a cluster sends to all processes do not end it, its parent still may.
+    """For a loading process: the signals that a cluster sends to all processes do not end it, only its parent does.
 
-    If they did, the training process could not finish its step and save.
+    If they did, the training process could not finish its step and save. PyTorch's own watch begins later than the
+    process: a parent killed in between would leave it behind for ever, with the lock of the run's folder.
     """
     for number in (signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     # Only Linux and its like tell who sent a signal.
-    if hasattr(signal, "sigwaitinfo"):
+    if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey_parent, daemon=True).start()
+        threading.Thread(target=_follow_parent, daemon=True).start()
 
 
-def _obey_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid
+    while os.getppid() == parent.pid:
+        heard = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if heard and heard.si_pid == parent.pid:
+            break
     os._exit(0)
 
 

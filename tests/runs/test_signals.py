@@ -83,3 +83,28 @@ def test_a_process_that_cannot_save_ends_after_the_deadline() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.returncode == INTERRUPTED
     assert done.stderr == "stopped by SIGTERM, 0.1 s ago, and not saved since the last checkpoint\n"
+
+
+ORPHAN = """
+import multiprocessing, os, signal, time
+from runs.signals import shield_worker
+
+def worker(parent):
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    shield_worker()  # too late to learn from the system who the parent was
+    time.sleep(60)
+
+multiprocessing.get_context("fork").Process(target=worker, args=(os.getpid(),)).start()
+time.sleep(0.2)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_loading_process_ends_with_a_parent_that_was_killed_while_it_began() -> None:
+    """It would hold the lock of the run's folder: the next start would wait for it for ever."""
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.wait(10) == -signal.SIGKILL and parent.stdout
+        began = time.monotonic()
+        parent.stdout.read()  # until the worker, too, is gone
+        assert time.monotonic() - began < 30
