@@ -19,8 +19,8 @@ from benchmarks.workflow.time_left import durations, run_left
 
 ROOT = Path(__file__).parents[2]
 WORK = (
-    "import sys; from benchmarks.workflow.run_graph import read_plan; from benchmarks.workflow.run import work; "
-    "work(read_plan(sys.argv[1]))"
+    "import sys; from benchmarks.workflow.run_graph import read_plan; from benchmarks.workflow.run import run_plan; "
+    "run_plan(read_plan(sys.argv[1]))"
 )
 
 

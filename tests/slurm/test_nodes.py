@@ -31,8 +31,8 @@ from tests.transfer.conftest import generated as generated
 from tests.transfer.test_distributed import SETTINGS, write_scenes
 
 WORK = (
-    "import sys; from benchmarks.workflow.run_graph import read_plan; from benchmarks.workflow.run import work; "
-    "sys.exit(len(work(read_plan(sys.argv[1]), 'slurm', retries=int(sys.argv[2])).failed))"
+    "import sys; from benchmarks.workflow.run_graph import read_plan; from benchmarks.workflow.run import run_plan; "
+    "sys.exit(len(run_plan(read_plan(sys.argv[1]), 'slurm', retries=int(sys.argv[2])).failed))"
 )
 LIMIT = 60
 """Seconds within which the processes of a run are gone when one was killed."""
@@ -59,7 +59,7 @@ class Job:
         digest = uuid.uuid4().hex[:8]
         self.folder = output / kind / digest
         command = (*launcher(0, 2, digest), "-m", module, *arguments, f"output={self.folder}")
-        run = Run(f"{kind}/{digest}", kind, kind, command, (), {}, nodes=2)
+        run = Run(f"{kind}/{digest}", kind, {"transfer": "voc07"}.get(kind, kind), command, (), {}, nodes=2)
         plan = RunGraph(str(output), "mini", "", [], {run.id: run}, [], threads=1)
         self.name, self.log = job_name(plan, run.id), self.folder / LOG
         words = [sys.executable, "-c", WORK, str(plan.write()), str(retries)]
