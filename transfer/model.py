@@ -3,6 +3,8 @@
 `converters.proof` shows that two networks compute the same features; here, a detector's numbers are compared.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,19 @@ def synchronize_in_float32(detector: nn.Module) -> None:
             module.__class__ = Float32SyncBatchNorm
 
 
+@contextlib.contextmanager
+def config_errors(what: str) -> Iterator[None]:
+    """What Detectron2 raises over settings that it cannot use becomes one line that begins with `what`.
+
+    For calls of Detectron2 alone: the same errors in code of this project are defects, which keep their tracebacks.
+    """
+    try:
+        yield
+    except (LookupError, ValueError, AssertionError, TypeError) as error:
+        reason = " ".join(str(error).strip("'\"").split())
+        raise UserError(f"{what} ({reason or type(error).__name__})") from error
+
+
 def build_detector(
     cfg: Any, backbone: BackboneFile | None, channels_last: bool
 ) -> tuple[nn.Module, dict[str, Any] | None]:
@@ -68,9 +83,10 @@ def build_detector(
         (the detector on `cfg.MODEL.DEVICE`, what `load_backbone` says of its weights)
 
     Raises:
-        UserError: see `load_backbone`.
+        UserError: Detectron2 cannot build it; or see `load_backbone`.
     """
-    detector = build_model(cfg)
+    with config_errors("recipe=, detectron2.…: Detectron2 cannot build this detector"):
+        detector = build_model(cfg)
     proof = load_backbone(detector, backbone) if backbone else None
     synchronize_in_float32(detector)
     if channels_last:

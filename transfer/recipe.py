@@ -1,13 +1,12 @@
 """From a recipe (a plain Detectron2 YAML), a backbone and the user's own settings to Detectron2's configuration."""
 
-import contextlib
 import functools
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from converters.architecture import parse
@@ -15,7 +14,7 @@ from runs.distributed import world_size
 from runs.errors import UserError
 from runs.files import read_yaml
 from runs.settings import flatten
-from transfer import model as model  # registers the heads that the recipes name
+from transfer.model import config_errors  # and registers the heads that the recipes name
 from transfer.settings import RECIPES, TransferConfig
 from transfer.weights import BackboneFile
 
@@ -76,8 +75,8 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
     """
     cfg = get_cfg()
     path = recipe_path(config.recipe or RECIPES[config.task])
+    _check_files(path)
     with config_errors(f"recipe={path}: not a Detectron2 recipe"):
-        _check_files(path)
         # Detectron2's default loader would run what a tag such as !!python/object/apply names.
         cfg.merge_from_file(str(path), allow_unsafe=False)
     _merge(cfg, _scratch(config.arch) if backbone is None else backbone.settings, "weights")
@@ -109,22 +108,13 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
     return cfg
 
 
-@contextlib.contextmanager
-def config_errors(what: str) -> Iterator[None]:
-    """What Detectron2 raises over settings that it cannot use becomes one line that begins with `what`."""
-    try:
-        yield
-    except (LookupError, ValueError, AssertionError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
-        raise UserError(f"{what} ({_reason(error) or type(error).__name__})") from error
-
-
 def _check_files(path: Path, above: tuple[Path, ...] = ()) -> None:
     """Refuse what Detectron2 does not notice: a key that a file gives twice, and files based on each other."""
     if path in above:
         raise UserError(f"recipe={path}: is based on itself; correct _BASE_")
     bases = read_yaml(path).get("_BASE_", [])
     for base in bases if isinstance(bases, list) else [bases]:
-        _check_files(path.parent / Path(base).expanduser(), (*above, path))
+        _check_files(path.parent / os.path.expanduser(str(base)), (*above, path))
 
 
 def _check_numbers(cfg: CfgNode) -> None:
@@ -189,16 +179,11 @@ def _merge(cfg: CfgNode, settings: Mapping[str, Any], field: str) -> None:
             continue
         try:
             before = functools.reduce(lambda node, name: node[name], key.split("."), cfg)
-            if isinstance(before, float) and type(value) is int:
-                value = float(value)
-            cfg.merge_from_list([key, value])
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"{field}.{key}: Detectron2 has no such setting; its names are in detectron2/config/defaults.py"
             ) from error
-        except (AssertionError, ValueError) as error:
-            raise UserError(f"{field}.{key}={value}: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).strip("'\"").split())
+        if isinstance(before, float) and type(value) is int:
+            value = float(value)
+        with config_errors(f"{field}.{key}={value}: Detectron2 does not take it"):
+            cfg.merge_from_list([key, value])

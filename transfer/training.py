@@ -26,6 +26,7 @@ from runs.signals import DEADLINE, Stopped, StopSignals, raise_signals
 from transfer.datasets import Split
 from transfer.inference import Evaluation, evaluate
 from transfer.loading import build_test_loader, build_train_loader, train_images
+from transfer.model import config_errors
 from transfer.settings import TransferConfig
 
 CHECKPOINT = "checkpoint.pth"
@@ -46,6 +47,9 @@ class Trainer:
         train: what to train on.
         test: what to report on.
         autocast: makes the context in which losses are computed (precision).
+
+    Raises:
+        UserError: Detectron2 cannot build the solver.
     """
 
     def __init__(
@@ -58,13 +62,14 @@ class Trainer:
         # Of the order of images in training and in precise BN, drawn from the seeded generator as Detectron2's trainer
         # draws them for its two samplers.
         self.seed, self.bn_seed = comm.shared_random_seed(), comm.shared_random_seed()
-        self.optimizer = build_optimizer(cfg, detector)
+        with config_errors("recipe=, detectron2.SOLVER…: Detectron2 cannot build this solver"):
+            self.optimizer = build_optimizer(cfg, detector)
+            self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.model: nn.Module = detector
         if world_size() > 1:
             # As detectron2.engine.create_ddp_model(broadcast_buffers=False): naive SyncBN keeps them equal.
             devices = [torch.cuda.current_device()] if next(detector.parameters()).is_cuda else None
             self.model = DistributedDataParallel(detector, device_ids=devices, broadcast_buffers=False)
-        self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.iteration = 0
         self.seconds = 0.0  # of training, over all starts
         self._window: list[dict[str, float]] = []

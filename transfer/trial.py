@@ -19,7 +19,7 @@ from runs.seeds import seed_everything
 from transfer.datasets import Split, open_splits, read_splits
 from transfer.draw_detections import draw_sheets
 from transfer.model import build_detector
-from transfer.recipe import build_cfg, config_errors
+from transfer.recipe import build_cfg
 from transfer.settings import GRIDS, SearchConfig, TransferConfig
 from transfer.training import CHECKPOINT, Diverged, Trainer
 from transfer.weights import BackboneFile, read_backbone
@@ -77,9 +77,8 @@ def _fine_tune(
 ) -> Record | None:  # fmt: skip
     """Train, test and record; returns the record on process 0."""
     seed_everything(config.seed)
-    with config_errors("recipe=, detectron2.…: Detectron2 cannot build this detector or its solver"):
-        detector, proof = build_detector(cfg, backbone, config.channels_last)
-        trainer = Trainer(cfg, config, detector, train, test, autocast)
+    detector, proof = build_detector(cfg, backbone, config.channels_last)
+    trainer = Trainer(cfg, config, detector, train, test, autocast)
     if rank() == 0:
         with atomic_write(claimed.path / "detectron2.yaml", "w") as file:
             file.write(cfg.dump())

@@ -12,6 +12,7 @@ import torch
 from detectron2.modeling import build_model
 
 from runs.errors import UserError
+from transfer import model
 from transfer.model import load_backbone
 from transfer.recipe import build_cfg
 from transfer.settings import TransferConfig
@@ -136,6 +137,15 @@ def test_a_wrong_file_is_refused(backbone: Path, tmp_path: Path, change: Any) ->
         load_backbone(*detector_for(path))
 
 
+def test_a_defect_of_ours_is_no_setting_that_detectron2_refuses(
+    backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "load_backbone", lambda *_: {}["a name that is not there"])
+    file = read_backbone(backbone)
+    with pytest.raises(KeyError):
+        model.build_detector(build_cfg(TransferConfig(task="voc07", weights="-"), file, "cpu"), file, False)
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return print, ("run by a pickle",)
@@ -159,8 +169,6 @@ def test_what_is_no_backbone_is_refused(backbone: Path, tmp_path: Path, capsys: 
 
 def test_a_proof_that_cannot_hold_fails(backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loader that forgets one tensor is caught by the comparison, not by its own bookkeeping."""
-    from transfer import model
-
     detector, file = detector_for(backbone)
     load_backbone(detector, file)
     with torch.no_grad():
