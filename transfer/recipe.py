@@ -1,6 +1,7 @@
 """From a recipe (a plain Detectron2 YAML), a backbone and the user's own settings to Detectron2's configuration."""
 
 import functools
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,24 +36,22 @@ UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "TEST.AUG.ENABLED": (False, "leave it out"),
     "CUDNN_BENCHMARK": (False, "leave it out"),
 }
-# The least and the largest number of a setting, by the last part of its name; of others, 0 and `LARGEST`.
+# The least and the largest number of a setting, by the last part of its name; others may be any number but NaN.
 LARGEST, ABOVE_ZERO = 1e9, 1e-9
-SIGNED = (
-    "SEED", "PIXEL_MEAN", "IOU_LABELS", "ANGLES", "BOUNDARY_THRESH", "CONV_DIMS", "DETECTIONS_PER_IMAGE",
-    "EXPECTED_RESULTS",
-)  # fmt: skip
 POSITIVE = (
     "PIXEL_STD", "SIZES", "ASPECT_RATIOS", "BATCH_SIZE_PER_IMAGE", "BBOX_REG_WEIGHTS", "POOLER_RESOLUTION",
-    "MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MAX_SIZE_TEST", "MAX_ITER", "IMS_PER_BATCH", "NUM_ITER",
+    "MAX_SIZE_TRAIN", "MAX_SIZE_TEST", "MAX_ITER", "IMS_PER_BATCH", "NUM_ITER", "STEM_OUT_CHANNELS",
+    "RES2_OUT_CHANNELS", "NUM_GROUPS", "WIDTH_PER_GROUP", "CONV_DIM", "FC_DIM",
 )  # fmt: skip
 SHARES = (
     "POSITIVE_FRACTION", "IOU_THRESHOLDS", "NMS_THRESH", "NMS_THRESH_TEST", "SCORE_THRESH_TEST", "MOMENTUM",
     "WARMUP_FACTOR",
 )  # fmt: skip
 RANGES = {
-    **dict.fromkeys(SIGNED, (-LARGEST, LARGEST)),
     **dict.fromkeys(POSITIVE, (ABOVE_ZERO, LARGEST)),
     **dict.fromkeys(SHARES, (0.0, 1.0)),
+    # 0: images keep their sizes.
+    **dict.fromkeys(("MIN_SIZE_TRAIN", "MIN_SIZE_TEST"), (0.0, LARGEST)),
     # Of a rate that is too high, the losses tell.
     "BASE_LR": (ABOVE_ZERO, float(np.finfo(np.float32).max)),
 }
@@ -120,9 +119,9 @@ def _check_files(path: Path, above: tuple[Path, ...] = ()) -> None:
 def _check_numbers(cfg: CfgNode) -> None:
     """Refuse numbers that no detector can be trained with; Detectron2 itself checks types alone."""
     for key, value in flatten(cfg).items():
-        low, high = RANGES.get(key.rpartition(".")[2], (0.0, LARGEST))
+        low, high = RANGES.get(key.rpartition(".")[2], (-math.inf, math.inf))
         if not all(low <= number <= high for number in _numbers(value)):
-            raise UserError(f"detectron2.{key}={value}: must lie between {low:g} and {high:g}")
+            raise UserError(f"detectron2.{key}={value}: must be a number from {low:g} to {high:g}")
 
 
 def _numbers(value: Any) -> Iterator[float]:

@@ -108,7 +108,7 @@ class Trainer:
                 if len(self._window) == self.config.log_every or self.iteration == end:
                     self._write(log)
                 period = self.cfg.TEST.EVAL_PERIOD
-                if period and self.iteration % period == 0 and self.iteration < end:
+                if period > 0 and self.iteration % period == 0 and self.iteration < end:
                     found = self.evaluate()
                     self.model.train()
                     if log is not None and found is not None:

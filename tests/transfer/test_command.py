@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -53,12 +54,13 @@ RECIPES = {
     "MODEL: 3": r"recipe\.yaml: not a Detectron2 recipe",
     "\x00": r"recipe\.yaml: not YAML",
     "SEED: 1\nSOLVER:\n  MAX_ITER: 3\n  MAX_ITER: 4": r"recipe\.yaml: not YAML: MAX_ITER is given twice in it, line 4",
-    "SOLVER: {{BASE_LR: -0.02}}": r"SOLVER\.BASE_LR=-0\.02: must lie between 1e-09 and 3\.40",
-    "SOLVER: {{BASE_LR: .nan}}": r"SOLVER\.BASE_LR=nan: must lie between",
-    "SOLVER: {{IMS_PER_BATCH: 0}}": r"SOLVER\.IMS_PER_BATCH=0: must lie between",
-    "SOLVER: {{MOMENTUM: 9.0}}": r"SOLVER\.MOMENTUM=9\.0: must lie between 0 and 1",
-    "MODEL: {{ANCHOR_GENERATOR: {{SIZES: [[-32]]}}}}": r"SIZES=\[\[-32\]\]: must lie between",
-    "SOLVER: {{MAX_ITER: 100000000000}}": r"MAX_ITER=100000000000: must lie between",
+    "SOLVER: {{BASE_LR: -0.02}}": r"SOLVER\.BASE_LR=-0\.02: must be a number from 1e-09 to 3\.40",
+    "SOLVER: {{GAMMA: .nan}}": r"SOLVER\.GAMMA=nan: must be a number from -inf to inf",
+    "SOLVER: {{BASE_LR: .nan}}": r"SOLVER\.BASE_LR=nan: must be a number from",
+    "SOLVER: {{IMS_PER_BATCH: 0}}": r"SOLVER\.IMS_PER_BATCH=0: must be a number from",
+    "SOLVER: {{MOMENTUM: 9.0}}": r"SOLVER\.MOMENTUM=9\.0: must be a number from 0 to 1",
+    "MODEL: {{ANCHOR_GENERATOR: {{SIZES: [[-32]]}}}}": r"SIZES=\[\[-32\]\]: must be a number from",
+    "SOLVER: {{MAX_ITER: 100000000000}}": r"MAX_ITER=100000000000: must be a number from",
 }
 
 
@@ -74,6 +76,24 @@ def test_a_recipe_is_read_and_never_run(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=RECIPES[text]):
         build_cfg(TransferConfig(task="voc07", weights="scratch", recipe=str(recipe)), None, "cpu")
     assert not folder.exists()
+
+
+def test_what_detectron2_gives_a_meaning_passes(tmp_path: Path) -> None:
+    """No limit, no resizing, and -1 for none."""
+    from transfer.recipe import build_cfg
+    from transfer.settings import TransferConfig
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("""
+        SOLVER: {CLIP_GRADIENTS: {NORM_TYPE: .inf}}
+        INPUT: {MIN_SIZE_TRAIN: [0], MIN_SIZE_TEST: 0}
+        MODEL: {BACKBONE: {FREEZE_AT: -1}, SEM_SEG_HEAD: {IGNORE_VALUE: -1}}
+        TEST: {EVAL_PERIOD: -1}
+        DATASETS: {TEST: [voc_2007_test]}
+    """)
+    cfg = build_cfg(TransferConfig(task="voc07", weights="scratch", recipe=str(recipe)), None, "cpu")
+    assert math.isinf(cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE) and cfg.INPUT.MIN_SIZE_TRAIN == (0,)
+    assert (cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, cfg.TEST.EVAL_PERIOD) == (-1, -1, -1)
 
 
 @pytest.mark.parametrize("case", WRONG)
