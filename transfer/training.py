@@ -107,13 +107,13 @@ class Trainer:
                 bar.update(loss=values["total_loss"])
                 if len(self._window) == self.config.log_every or self.iteration == end:
                     self._write(log)
+                stopped = self.signals.agreed()
                 period = self.cfg.TEST.EVAL_PERIOD
-                if period > 0 and self.iteration % period == 0 and self.iteration < end:
+                if not stopped and period > 0 and self.iteration % period == 0 and self.iteration < end:
                     found = self.evaluate()
                     self.model.train()
                     if log is not None and found is not None:
                         log.write(self.iteration - 1, **found.metrics)
-                stopped = self.signals.agreed()
                 # By the clocks of all processes: they save together.
                 due = any(all_gather_object(time.perf_counter() - saved > self.config.save_seconds))
                 if due or stopped or self.iteration == end:

@@ -187,8 +187,20 @@ def test_the_record_is_written_before_the_pictures(tiny: TransferConfig, monkeyp
     assert not (Path(tiny.output) / "checkpoint.pth").exists()
 
 
-def test_evaluates_on_the_way_with_precise_statistics(tiny: TransferConfig) -> None:
-    tiny.detectron2["TEST"]["EVAL_PERIOD"] = 4
+def test_evaluates_on_the_way_with_precise_statistics(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after a signal, which saves first."""
+
+    def signalled(self: Trainer, *arguments: Any) -> Any:
+        if self.iteration == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return original(self, *arguments)
+
+    tiny.detectron2["TEST"]["EVAL_PERIOD"] = 2
+    original = Trainer._step
+    with monkeypatch.context() as patched, pytest.raises(Stopped) as left:
+        patched.setattr(Trainer, "_step", signalled)
+        trial.run(tiny)
+    assert left.value.what == "SIGUSR1 after iteration 2, saved"
     trial.run(tiny)
     lines = log(Path(tiny.output))
     assert [line["step"] for line in lines if "bbox/AP50" in line] == [3]
