@@ -268,7 +268,7 @@ def test_a_pickle_of_another_tool_is_not_read(coco: Path) -> None:
 
 
 def test_an_image_that_is_trained_on_is_not_reported_on(voc: Path) -> None:
-    """The same file in both splits, or a copy with the same objects; another image of the same name is no copy."""
+    """The same file in both splits, or a copy in another folder; neither other objects nor other pixels are one."""
     write_image(voc, "2.jpg")
     (voc / "VOC2007/Annotations/2.xml").write_text(XML)
     (voc / "VOC2007/ImageSets/Main/trainval.txt").write_text("1\n2\n")
@@ -284,6 +284,8 @@ def test_an_image_that_is_trained_on_is_not_reported_on(voc: Path) -> None:
             open_splits(DataConfig(), cfg, (train, other))
     (voc / "VOC2012/Annotations/2.xml").write_text(XML.replace("<ymin>2<", "<ymin>3<"))
     open_splits(DataConfig(), cfg, (train, load_splits(str(voc), ["voc_2012_val"], ["cat"])))
+    Image.new("RGB", (WIDTH, HEIGHT), "red").save(voc / "VOC2012/JPEGImages/2.jpg", "PNG")
+    open_splits(DataConfig(), cfg, (train, val))
 
 
 def test_a_detector_that_finds_nothing_has_an_ap(coco: Path) -> None:
