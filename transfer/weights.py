@@ -81,7 +81,7 @@ def read_backbone(weights: str | Path) -> BackboneFile | None:
     settings = _architecture(path, tensors)
     subject = _subject(path, contents.sha256, settings, provenance)
     convention = MSRA_INPUT.detectron2() if said == "msra" else provenance.get("input")
-    settings |= _input(path, convention) if convention else {}
+    settings |= _input(path, convention) if convention is not None else {}
     return BackboneFile(path, contents.sha256, tensors, folded, settings, said, subject)
 
 

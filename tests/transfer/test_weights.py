@@ -109,6 +109,10 @@ def no_convention(content: dict[str, Any]) -> None:
     content["provenance"]["input"] = {"format": "RGB"}
 
 
+def an_empty_convention(content: dict[str, Any]) -> None:
+    content["provenance"]["input"] = {}
+
+
 def no_deviation(content: dict[str, Any]) -> None:
     content["provenance"]["input"]["pixel_std"] = [0.0, float("nan"), 1.0]
 
@@ -128,8 +132,8 @@ def objects(content: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [missing, misshapen, not_a_number, moco_of_simsiam, no_convention, no_deviation,
-     a_subject_of_other_types, no_channels, objects],
+    [missing, misshapen, not_a_number, moco_of_simsiam, no_convention, an_empty_convention,
+     no_deviation, a_subject_of_other_types, no_channels, objects],
 )  # fmt: skip
 def test_a_wrong_file_is_refused(backbone: Path, tmp_path: Path, change: Any) -> None:
     path = edited(backbone, tmp_path, change)
