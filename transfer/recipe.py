@@ -108,11 +108,13 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
 
 
 def _check_files(path: Path, above: tuple[Path, ...] = ()) -> None:
-    """Refuse what Detectron2 does not notice: a key that a file gives twice, and files based on each other."""
+    """Refuse a key that a file gives twice, files based on each other, and addresses: nothing is fetched here."""
     if path in above:
         raise UserError(f"recipe={path}: is based on itself; correct _BASE_")
     bases = read_yaml(path).get("_BASE_", [])
     for base in bases if isinstance(bases, list) else [bases]:
+        if "://" in str(base):
+            raise UserError(f"recipe={path}: _BASE_={base} is an address; fetch it first, and name the file")
         _check_files(path.parent / os.path.expanduser(str(base)), (*above, path))
 
 

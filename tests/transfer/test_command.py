@@ -48,7 +48,7 @@ RECIPES = {
     "INPUT: !!python/object/apply:os.mkdir [{folder}]": r"recipe\.yaml: not YAML: could not determine a constructor",
     "_BASE_: {base}": r"base\.yaml: not YAML: could not determine a constructor",
     "_BASE_: recipe.yaml": r"recipe\.yaml: is based on itself",
-    "_BASE_: https://example.com/r.yaml": r"r\.yaml: no such file",
+    "_BASE_: https://example.com/r.yaml": r"_BASE_=https://example\.com/r\.yaml is an address; fetch it first",
     "- a list": r"recipe\.yaml: must be a mapping",
     "INPUT: [": r"recipe\.yaml: not YAML",
     "MODEL: 3": r"recipe\.yaml: not a Detectron2 recipe",
