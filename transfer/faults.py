@@ -43,7 +43,7 @@ class Faults(list[str]):
         if not count_evaluated_objects(images):
             self.append(f"{place}: no object counts (all are difficult, crowds, or absent); annotate some")
         elif all(max(annotation["bbox"]) <= 1 for image in images for annotation in image["annotations"]):
-            self.append(f"{place}: no box reaches beyond the first pixel, as shares of an image do not; write pixels")
+            self.append(f"{place}: all boxes lie within the first pixel, as fractions of the image would; write pixels")
 
     def refuse(self, more: str = "") -> None:
         """Raise the first fault, if there is one; the message says how many more there are and `more` of them."""

@@ -68,7 +68,7 @@ COCO: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a subfolder as Windows writes it": (lambda d: d["images"][0].update(file_name="sub\\1.jpg"), ""),
     "two images with one file": (lambda d: d["images"][1].update(file_name="1.jpg"), r"1\.jpg is that of 2 images"),
     "boxes as shares of the image": (
-        lambda d: [a.update(bbox=[0.1, 0.1, 0.2, 0.5]) for a in d["annotations"]], "no box reaches beyond the first"
+        lambda d: [a.update(bbox=[0.1, 0.1, 0.2, 0.5]) for a in d["annotations"]], "all boxes lie within the first"
     ),
     "names as ids": (
         lambda d: (d["images"][0].update(id="a b"), [a.update(image_id="a b") for a in d["annotations"][:2]]), ""
