@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ def test_a_wrong_file_is_refused(backbone: Path, tmp_path: Path, change: Any) ->
 def test_a_defect_of_ours_is_no_setting_that_detectron2_refuses(
     backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "load_backbone", lambda *_: {}["a name that is not there"])
+    monkeypatch.setattr(model, "load_backbone", Mock(side_effect=KeyError))
     file = read_backbone(backbone)
     with pytest.raises(KeyError):
         model.build_detector(build_cfg(TransferConfig(task="voc07", weights="-"), file, "cpu"), file, False)
