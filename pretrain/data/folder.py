@@ -6,6 +6,7 @@ folder where a file names their classes (`pretrain.data.labels`); and images wit
 
 import os
 import re
+from collections import Counter, defaultdict
 from os.path import samefile
 from pathlib import Path, PurePosixPath
 
@@ -17,8 +18,11 @@ from runs.errors import UserError
 
 SPLITS = ("train", "val")
 NAMES = {"train": "train", "val": "val", "validation": "val"}
-# As a word by itself: `val2017` and `imagenet-train`, not `valve`.
-LIKE_A_SPLIT = re.compile(r"(?<![a-z])(train|val|valid|validation|test)(ing|set)?(?![a-z])", re.IGNORECASE)
+SPLIT = re.compile("(?:(train)|val|valid|validation|test)(?:ing|set)?")
+# With these words a name is still nothing but a split's: `val_large`, `imagenet-val`, not `test_tube`.
+AFFIXES = frozenset(
+    "coco data dataset full gz ilsvrc image imagenet images img large mini places small tar tiny voc zip".split()
+)
 LAYOUT = "{train,val}/<class>/<image>, or for pre-training alone images without classes"
 
 
@@ -63,14 +67,14 @@ def _list_split(root: Path, split: str) -> tuple[Path, Listing]:
     listing, places = Listing(), dict[str, Path]()
     if root.is_dir():
         places = {name: place for name in SPLITS if (place := _place(root, name))}
-        names = os.listdir(root)
+        with os.scandir(root) as found:
+            folders = {entry.name for entry in found if entry.is_dir() and not is_system(entry.name)}
         if split in places:
             if len(places) == len(SPLITS) and samefile(*places.values()):
                 raise UserError(f"data.root={root}: train and val are one folder; give val images of its own")
             listing = list_images(places[split], places.values())
             # `train` may be one class of many.
-            others = {name for name in names if (root / name).is_dir() and not is_system(name)} - set(NAMES)
-            if others and split == "train":
+            if split == "train" and (others := folders - set(NAMES)):
                 listing.left_out["folders beside it"] = len(others)
             return places[split], listing
         if not places:
@@ -82,18 +86,36 @@ def _list_split(root: Path, split: str) -> tuple[Path, Listing]:
         places = {NAMES[name]: root / name for name in NAMES if name in listing.folders}
         if split in places:
             return places[split], listing.inside(places[split].name)
-        names = [*listing.folders]
+        folders = listing.folders
     # Validation images would be trained on in silence.
-    folders = {file.path.rpartition("/")[0] for file in listing.files}
-    inside = {str(parent) for folder in folders for parent in PurePosixPath(folder, "image").parents}
-    alike = sorted(name for name in {*names, *inside} - set(NAMES) if LIKE_A_SPLIT.search(PurePosixPath(name).name))
+    parents = {file.path.rpartition("/")[0] for file in listing.files}
+    inside = {str(parent) for folder in parents for parent in PurePosixPath(folder, "image").parents} - {"."}
+    alike = _like_splits({*folders, *inside} - set(NAMES))
     if places or split != "train" or alike:
         but = f", but {', '.join(alike[:3])}" if alike else ""
-        remedy = "or give the folder of the training images"
+        remedy = "or give the folder of the training images alone, where no folder is called like a split"
         if split == "val":
             remedy = "monitor.knn_every=0 pre-trains without val"
         raise UserError(f"data.root={root}: no {split} in it{but}; it must hold {LAYOUT}; {remedy}")
     return root, listing
+
+
+def _like_splits(folders: set[str]) -> list[str]:
+    """Those of the folders that are called like splits: `val2017`, `my-val` beside `my-train`, `train` all alone."""
+    beside = Counter(folder.rpartition("/")[0] for folder in folders)
+    named = defaultdict[tuple[str, ...], dict[str, set[str | None]]](dict)
+    for folder in folders:
+        parent, _, name = folder.rpartition("/")
+        words = re.findall(r"[^\W\d_]+", name.lower())
+        splits = {match[1] for word in words if (match := SPLIT.fullmatch(word))}
+        if splits:
+            named[parent, *(word for word in words if not SPLIT.fullmatch(word))][folder] = splits
+    alike = list[str]()
+    for (parent, *rest), group in named.items():
+        splits = set[str | None]().union(*group.values())
+        if len(splits) == 2 or (AFFIXES.issuperset(rest) and (None in splits or beside[parent] == 1)):
+            alike += group
+    return sorted(alike)
 
 
 def _place(root: Path, split: str) -> Path | None:

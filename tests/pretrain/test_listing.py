@@ -232,6 +232,8 @@ def test_images_without_classes_serve_for_pre_training_alone(images: Path, tmp_p
         ),
         (("data_large", "val_large"), "train", "no train in it, but val_large; it must hold"),
         (("my-train", "my-val"), "train", "no train in it, but my-train, my-val; it must hold"),
+        (("tench", "test"), "train", "no train in it, but test; .* alone, where no folder is called like a split"),
+        (("tench", "imagenet-val"), "train", "no train in it, but imagenet-val; it must hold"),
     ],
 )
 def test_validation_images_are_not_trained_on_because_of_a_name(
@@ -242,6 +244,25 @@ def test_validation_images_are_not_trained_on_because_of_a_name(
         Image.new("L", (8, 8)).save(tmp_path / name / "a/0.png")
     with pytest.raises(UserError, match=said):
         open_images(data(tmp_path), split)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("COCO_train2014_000000000000.jpg", "COCO_val2014_000000000042.jpg"), ("ILSVRC2012_val_00000001.JPEG", "1.JPEG"),
+        ("0.png", "test.txt", "train_list.txt", "val.csv"), ("test.png", "val.png"), ("cat/0.png", "val_large.tar.gz"),
+        ("bullet_train/0.png", "train_station/0.png", "test_tube/0.png", "tench/0.png"),
+        ("Bus/0.png", "Train/0.png"), ("a/bullet_train/0.png", "b/train2.jpg"),
+    ],
+)  # fmt: skip
+def test_names_of_files_and_of_classes_are_no_splits(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name, "PNG")
+    with pytest.raises(UserError, match="no val in it; it must hold"):
+        open_images(data(tmp_path), "val")
+    pictures = [name for name in names if not name.endswith((".txt", ".csv", ".gz"))]
+    assert len(open_images(data(tmp_path), "train")) == len(pictures)
 
 
 def test_validation_may_be_called_so_and_is_not_train_itself(tmp_path: Path) -> None:
