@@ -144,7 +144,7 @@ def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[
                 print(help_text(sys.modules[main.__module__].__doc__ or "", package, config, schema, arguments))
                 return
             # Before the user's own, which win; behind the options, which must not stand between two settings.
-            given = [a for a in arguments if ("=" in a and a[0] != "-") or a[0] == "~"]
+            given = [a for a in arguments if ("=" in a and a[0] != "-") or a.startswith("~")]
             sys.argv[1:] = [*(a for a in arguments if a not in given), *QUIET, *search_path(), *given]
             try:
                 hydra.main(version_base="1.3", config_path=f"pkg://{package}", config_name=config)(job)()
@@ -191,6 +191,9 @@ def _explain(error: BaseException, schema: type) -> str | None:
             return unknown_key(key, schema)
         if kind == "MissingMandatoryValue" or "mandatory value" in text.lower():
             return f"{key}: is required; add {key}=… to the command"
+        removed = [argument for argument in sys.argv if argument.startswith("~")]
+        if kind == "InterpolationKeyError" and removed:
+            return f"{removed[0]}: other settings need it; leave {removed[0]} out"
         if "is not a ListConfig" in text:
             return f"{key}: is a list; write {key}=[…]"
         if "is not a subclass of" in text:

@@ -81,6 +81,8 @@ def read_arguments(given: list[str], schema: type) -> list[str]:
     paths = set(path_settings(schema))
     arguments = []
     for number, argument in enumerate(given):
+        if not argument.strip():  # "$MORE" of a shell that has no such variable
+            continue
         name = argument.partition("=")[0]
         if argument.startswith("-") and name not in FLAGS:
             key = name.lstrip("-")

@@ -96,6 +96,7 @@ def start(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProce
         (["data.root=full"], "no space left on the device"),
         (["data.root=x", "device=tpu"], "device=tpu: choose one of auto, cpu"),
         (["--epochs", "3"], "--epochs: settings are given as key=value; write epochs=3"),
+        (["data.root=x", "~epochs", "optimizer.lr=${epochs}"], "~epochs: other settings need it; leave ~epochs out"),
         (["--optimizer.lr=0.1"], "write optimizer.lr=0.1"),
         (
             ["-m", "data.root=x", "optimizer.lr=0.1,-1", "hydra.sweep.dir=application"],
@@ -130,7 +131,7 @@ def test_an_environment_that_is_not_as_usual(
 
 
 def test_right_settings_run(application: Path) -> None:
-    result = start(application, "data.root=x", "optimizer.lr=0.5")
+    result = start(application, "data.root=x", "", "optimizer.lr=0.5", " ")
     assert (result.returncode, result.stdout, result.stderr) == (0, "0.5 x 100\n", "")
     assert {p.name for p in application.iterdir()} == {"application"}, "Hydra must leave no folders of its own"
 
