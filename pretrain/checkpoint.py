@@ -11,7 +11,7 @@ import torch
 
 from converters.containers import check_zip
 from converters.digests import digest
-from runs.errors import UserError
+from runs.errors import UserError, user_message
 from runs.files import atomic_write, checkpoint_name
 
 NAME = re.compile(r"checkpoint_(\d{4,})(?:_(\d{8}))?\.pth\.tar")
@@ -54,13 +54,15 @@ def restore_errors(path: Path, remedy: str) -> Iterator[None]:
     """Say in one line what a block raises that restores a state from a file: it is damaged or another version's.
 
     Raises:
-        UserError: the block raised something.
+        UserError: the block raised something. Out of memory is raised as it is.
     """
     try:
         yield
     except UserError as error:
         raise UserError(f"{error}; {remedy}") from error
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if user_message(error) is not None:  # out of memory: not the file's fault
+            raise
         what = " ".join(f"{type(error).__name__} {error}".split())[:100]
         raise UserError(f"{path}: another version's or damaged ({what}); {remedy}") from error
 

@@ -38,3 +38,5 @@ def test_what_no_state_can_be_made_of_is_said_in_one_line(tmp_path: Path) -> Non
     file.write_bytes(b"junk")
     with pytest.raises(UserError, match=r"state\.pt is damaged .*; delete it"), restore_errors(file, "delete it"):
         read_tensors(file)
+    with pytest.raises(torch.OutOfMemoryError), restore_errors(file, "delete it"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
