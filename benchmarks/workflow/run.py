@@ -3,17 +3,15 @@
 A run is done when its result exists, and nothing else is kept of it: killed at any moment, the same command continues.
 """
 
-import contextlib
 import hashlib
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from runs.app import PARENT
 from runs.child_environment import child_environment
 from runs.errors import UserError, from_os_error
 from runs.folder import LOG, lock_folder
+from runs.signals import raise_signals
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Seconds after which another node's file has to be visible here.
@@ -54,9 +53,10 @@ def run_plan(plan: RunGraph, executor: str = "local", options: Sequence[str] = (
 
     Raises:
         UserError: the runs cannot get their devices, or the disk refuses.
+        Stopped: a signal, behind the end of what still ran.
     """
     devices = check(plan, executor, options)
-    with lock_folder(Path(plan.output)), _signals():
+    with lock_folder(Path(plan.output)), raise_signals():
         plan.write()
         status = _loop(plan, executor, options, retries, devices)
     for line in failures(plan, status):
@@ -233,15 +233,3 @@ def job_name(plan: RunGraph, run: str) -> str:
     """A job's name: the same at every start of the same run in the same folder, and no other's."""
     place = hashlib.sha256(str(plan.folder(run).absolute()).encode()).hexdigest()[:8]
     return f"{run.replace('/', '-')}-{place}"
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the runs as an interrupt at the terminal does."""
-    kinds = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(kind, signal.default_int_handler) for kind in kinds]
-    try:
-        yield
-    finally:
-        for kind, handler in zip(kinds, before, strict=True):
-            signal.signal(kind, handler)

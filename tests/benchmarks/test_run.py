@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +17,19 @@ from benchmarks.workflow.run import run_plan
 from benchmarks.workflow.run_graph import read_plan
 from benchmarks.workflow.run_status import failures, last_attempts
 from benchmarks.workflow.time_left import durations, run_left
+from runs.signals import INTERRUPTED
 
 ROOT = Path(__file__).parents[2]
-WORK = (
-    "import sys; from benchmarks.workflow.run_graph import read_plan; from benchmarks.workflow.run import run_plan; "
-    "run_plan(read_plan(sys.argv[1]))"
-)
+WORK = """
+import sys
+from benchmarks.workflow.run import run_plan
+from benchmarks.workflow.run_graph import read_plan
+from runs.app import cli
+@cli
+def main():
+    run_plan(read_plan(sys.argv[1]))
+main()
+"""
 
 
 def starts(folder: Path, name: str) -> int:
@@ -122,23 +130,42 @@ def test_a_second_start_waits_and_finds_all_done(tmp_path: Path, make: SimpleNam
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("kind", "code", "said"),
+    [
+        (signal.SIGINT, 130, "interrupted; run the same command again to continue"),
+        (signal.SIGTERM, INTERRUPTED, "stopped by SIGTERM; run the same command again to continue"),
+        (signal.SIGHUP, INTERRUPTED, "stopped by SIGHUP; run the same command again to continue"),
+    ],
+)
 def test_a_signal_ends_the_runs_and_a_second_start_finishes(
-    tmp_path: Path, make: SimpleNamespace, kind: signal.Signals
+    tmp_path: Path, make: SimpleNamespace, kind: signal.Signals, code: int, said: str
 ) -> None:
     plan_file = make.plan_of(tmp_path, [make.knn(tmp_path, "n-00000000", 10.0, seconds=4.0)]).write()
-    # A job that a shell started in the background ignores SIGINT, and so would its children.
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    # A job that a shell started in the background ignores SIGINT, one of nohup SIGHUP, and so would their children.
+    heard = functools.partial(signal.signal, kind, signal.SIG_DFL)
     process = subprocess.Popen(
-        [sys.executable, "-c", WORK, str(plan_file)], cwd=ROOT, start_new_session=True, preexec_fn=heard
-    )
+        [sys.executable, "-c", WORK, str(plan_file)], cwd=ROOT, start_new_session=True, preexec_fn=heard,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     deadline = time.time() + 60
     while not (tmp_path / "out/knn/n-00000000/starts").exists():
         assert time.time() < deadline
         time.sleep(0.05)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(kind)
-    process.wait(timeout=60)
+    assert process.communicate(timeout=60)[1].splitlines()[-1] == said and process.returncode == code
     assert not psutil.wait_procs(family, timeout=10)[1]
     assert not (tmp_path / "out/knn/n-00000000/result.json").exists()
     assert len(run_plan(read_plan(plan_file)).done) == 1
+
+
+def test_a_hangup_that_is_ignored_stays_so(tmp_path: Path, make: SimpleNamespace) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    hangup = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGHUP))
+    hangup.start()
+    try:
+        assert len(run_plan(make.plan_of(tmp_path, [make.knn(tmp_path, "n-00000000", 10.0)])).done) == 1
+        hangup.join()
+    finally:
+        signal.signal(signal.SIGHUP, before)
