@@ -1,6 +1,5 @@
 """`python -m pretrain method=simsiam data=imagenet data.root=DIR epochs=200`: pre-train a ResNet without labels."""
 
-import sys
 from pathlib import Path
 
 from pretrain.config import PretrainConfig
@@ -15,9 +14,7 @@ def main(config: PretrainConfig) -> float | None:
     # Here, so that `--help` and a mistyped key do not wait for PyTorch.
     from pretrain.trainer import pretrain
 
-    status = pretrain(config)
-    if status:
-        sys.exit(status)
+    pretrain(config)
     # For sweepers; where several processes ran, the first has written it.
     path = Path(config.output)
     return read_record(path).metrics.get("knn_top1") if (path / RECORD).exists() else None

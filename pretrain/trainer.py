@@ -36,7 +36,7 @@ from runs.folder import Run, claim_run
 from runs.progress import Progress
 from runs.record import Dataset, Subject
 from runs.seeds import generator_states, seed_everything, set_generator_states
-from runs.signals import INTERRUPTED, StopSignals
+from runs.signals import Stopped, StopSignals
 
 # Training images whose center the predictor's bias is compared with. Two views of each make a mean of 4096 outputs,
 # whose standard error is a 64th of a residual.
@@ -47,14 +47,12 @@ DEADLINE = 300.0
 FREE_TOO = ("checkpoint", "log_every", "tensorboard", "wandb", "on_collapse", "init")
 
 
-def pretrain(config: PretrainConfig) -> int:
+def pretrain(config: PretrainConfig) -> None:
     """Pre-train, or continue, or say that it is done.
-
-    Returns:
-        The exit status: 0, or 75 when a signal ended the run after a checkpoint.
 
     Raises:
         UserError: whatever the user can put right.
+        Stopped: a signal, behind a checkpoint.
     """
     with process_group(config.device) as device:
         evaluates = bool(config.monitor.knn_every or config.probe.enabled)
@@ -66,19 +64,17 @@ def pretrain(config: PretrainConfig) -> int:
             bound["init"] = initial.source_sha256
         with claim_run("pretrain", config.output, asdict(config), (*FREE, *FREE_TOO), bound) as run:
             if run.done:
-                return 0
+                return
             trainer = Trainer(config, device, train_set, val_set, initial)
             trainer.resume()
             with trainer.signals.listen():
                 trainer.train()
-                if trainer.stopped.startswith("SIG"):
-                    where = f"step {trainer.step}, saved" if trainer.step else "step 0"
-                    again = "run the same command again to continue"
-                    trainer.say(f"stopped by {trainer.stopped} after {where}; {again}", sys.stderr)
-                    return INTERRUPTED
-                if rank() == 0:
+                signalled = trainer.stopped.startswith("SIG")
+                if rank() == 0 and not signalled:
                     trainer.record(run)
-    return 0
+    # Here, where the process group has been left.
+    if signalled:
+        raise Stopped(f"{trainer.stopped} after step {trainer.step}{', saved' if trainer.step else ''}")
 
 
 class Trainer:
@@ -259,7 +255,8 @@ class Trainer:
         again = f"finish the run with the version that began it, or delete {path.parent} to start again"
         with restore_errors(path, again):
             self.load_state_dict(state)
-        self.say(f"continuing after step {self.step} of {self.plan.steps} from {path.name}")
+        if rank() == 0:
+            print(f"continuing after step {self.step} of {self.plan.steps} from {path.name}")
 
     def state_dict(self) -> dict[str, Any]:
         """The official release's entries, and `resume` with what else an exact resume needs.
@@ -335,11 +332,6 @@ class Trainer:
         )
         assert z2 is not None
         return {} if bias is None else {"bias_set_cosine": bias_cosine(bias, z, z2)}
-
-    def say(self, text: str, file: Any = None) -> None:
-        """Print in the first process."""
-        if rank() == 0:
-            print(text, file=file)
 
 
 def check_classes(config: PretrainConfig, train_set: Images) -> None:
