@@ -53,7 +53,7 @@ class DataConfig:
 
     def check(self) -> None:  # noqa: D102
         if "/" in self.name:
-            raise UserError(f"data.name={self.name}: is part of the output's name; leave the / out")
+            raise UserError(f"data.name={self.name}: must not contain a /")
 
 
 @dataclass

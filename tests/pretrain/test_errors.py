@@ -65,7 +65,7 @@ def test_a_wrong_setting(module: str, argument: str, said: str, images: Path, tm
         ("method=dino", "method=dino: choose one of byol, "),
         ("method.layers=4", "method.layers=4"),
         ("variant=null", "Config group override must be a string or a list. Got NoneType; --help lists the settings"),
-        ("data.name=../x", "data.name=../x: is part of the output's name; leave the / out"),
+        ("data.name=../x", "data.name=../x: must not contain a /"),
         ("variant=mirror", "method=simsiam and variant=mirror: do not go together, by method.arrangement; leave one"),
         ("epochs=１０", "epochs=１０: has a character that must be quoted; write "),
         ("epochs=0", "epochs=0: must be at least 1"),
