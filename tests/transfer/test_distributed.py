@@ -174,7 +174,7 @@ def test_statistics_of_bfloat16_features_are_those_of_float32(monkeypatch: pytes
     monkeypatch.setattr(ours, "world_size", lambda: 2)
     monkeypatch.setattr(batch_norm.comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(batch_norm.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(batch_norm, "all_reduce", lambda vector: vector * 2)
+    monkeypatch.setattr(batch_norm, "differentiable_all_reduce", lambda vector: vector * 2)
     detector = torch.nn.Sequential(batch_norm.NaiveSyncBatchNorm(4))
     torch.manual_seed(0)
     features = (torch.randn(8, 4, 6, 6) + 5).bfloat16()  # (N, C, H, W)

@@ -64,20 +64,19 @@ def write(folder: Path) -> Path:
         "categories": [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]],
     }  # fmt: skip
     for number in range(COUNT):
-        _image(number, rng, voc, coco, document)
-    ids = "\n".join(f"{n:06d}" for n in range(COUNT))
-    for split in ("trainval", "test"):
-        (voc / "ImageSets" / "Main" / f"{split}.txt").write_text(ids)
+        _image(number, rng, voc, coco / "train2017", document)
+    # Drawn after the images to train on, so that those stay the ones that MoCo's losses were recorded with.
+    few: dict[str, Any] = {"images": [], "annotations": [], "categories": document["categories"]}
+    for number in (COUNT, COUNT + 1):
+        _image(number, rng, voc, coco / "val2017", few)
+    for split, numbers in (("trainval", range(COUNT)), ("test", range(COUNT, COUNT + 2))):
+        (voc / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(f"{n:06d}" for n in numbers))
     (coco / "annotations" / "instances_train2017.json").write_text(json.dumps(document))
-    few = {"images": document["images"][:2], "categories": document["categories"]}
-    few["annotations"] = [a for a in document["annotations"] if a["image_id"] < 2]
     (coco / "annotations" / "instances_val2017.json").write_text(json.dumps(few))
-    for image in few["images"]:
-        (coco / "val2017" / image["file_name"]).write_bytes((coco / "train2017" / image["file_name"]).read_bytes())
     return _weights(folder / "weights.pkl")
 
 
-def _image(number: int, rng: np.random.RandomState, voc: Path, coco: Path, document: dict[str, Any]) -> None:
+def _image(number: int, rng: np.random.RandomState, voc: Path, folder: Path, document: dict[str, Any]) -> None:
     width, height = ((120, 96), (96, 130))[number % 2]
     pixels = rng.randint(0, 256, (height // 8 + 1, width // 8 + 1, 3)).repeat(8, 0).repeat(8, 1)[:height, :width]
     objects = []
@@ -99,7 +98,7 @@ def _image(number: int, rng: np.random.RandomState, voc: Path, coco: Path, docum
         document["annotations"].append(entry)
     name = f"{number:06d}"
     picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    for path in (voc / "JPEGImages" / f"{name}.jpg", coco / "train2017" / f"{name}.jpg"):
+    for path in (voc / "JPEGImages" / f"{name}.jpg", folder / f"{name}.jpg"):
         picture.save(path, "PNG")
     size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
     (voc / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{''.join(objects)}</annotation>")
