@@ -5,14 +5,17 @@ import functools
 import hashlib
 import json
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runs.distributed import rank
 from runs.errors import UserError
 from runs.record import Dataset
+from runs.text import printable
 from transfer.coco_annotations import coco_files, coco_splits, read_coco
 from transfer.faults import Faults, count_evaluated_objects
 from transfer.settings import DataConfig
@@ -148,7 +151,7 @@ def open_splits(data: DataConfig, cfg: Any, splits: tuple[Split, Split] | None =
     if data.images:
         chosen = balanced(train.images, len(train.classes), data.images, data.seed)
         train = _part(train, f"{data.images} images, seed {data.seed}", chosen)
-    _check_overlap(train, test)
+    _warn_of_overlap(train, test)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(train.classes)
     objects = (a for image in train.images for a in image["annotations"])
     if any(isinstance(a.get("segmentation"), dict) and not a["iscrowd"] for a in objects):
@@ -157,8 +160,8 @@ def open_splits(data: DataConfig, cfg: Any, splits: tuple[Split, Split] | None =
     return train, test
 
 
-def _check_overlap(train: Split, test: Split) -> None:
-    """Refuse to report on images that are trained on: the same file, or a copy with its name and objects."""
+def _warn_of_overlap(train: Split, test: Split) -> None:
+    """Say that images are reported on which are trained on: the same file, or a copy with its name and objects."""
     names = {os.path.basename(image["file_name"]) for image in test.images}
     files, copies = set(), defaultdict(list)
     for image in train.images:
@@ -172,10 +175,11 @@ def _check_overlap(train: Split, test: Split) -> None:
         # Frames of two videos may have one name and one box of the whole frame each: only equal bytes make a copy.
         if file in files or any(filecmp.cmp(file, other, shallow=False) for other in copies.get(_line(image), ())):
             both.append(file)
-    if both:
-        raise UserError(
-            f"data.test={test.name}: {len(both)} of its {len(test.images)} images are trained on, first {both[0]}; "
-            "name another split, or take them out of one"
+    if both and rank() == 0:
+        print(
+            f"warning: data.test={test.name}: {len(both)} of its {len(test.images)} images are trained on, first "
+            f"{printable(both[0])}; its AP says nothing of other images",
+            file=sys.stderr,
         )
 
 
