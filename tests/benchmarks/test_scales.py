@@ -15,6 +15,13 @@ from converters.proof import detectron2_obstacle
 from runs.errors import UserError
 
 
+def own_scale(tmp_path: Path, text: str) -> scales.Scale:
+    """A scale file of one's own with these lines, read."""
+    file = tmp_path / "own.yaml"
+    file.write_text(f"about: a test\n{text}\n")
+    return scales.load(str(file))
+
+
 @pytest.mark.parametrize("scale", ["mini", "photos", "small", "paper"])
 def test_table_5_fine_tunes_networks_that_a_c4_detector_can_hold(scale: str) -> None:
     plan = expand([tables.load("table5")], scales.load(scale), "outputs/x")
@@ -38,13 +45,13 @@ def test_every_run_uses_the_devices_of_its_scale() -> None:
 
 
 def test_settings_of_a_data_set_reach_its_tables_only(tmp_path: Path) -> None:
-    file = tmp_path / "own.yaml"
-    file.write_text(
-        "about: a test\nstages: {pretrain: {arch: resnet18, batch_size: 8}}\n"
-        "datasets: {imagenet: {pretrain: {arch: resnet50, augment: {size: 96}}}}\n"
+    scale = own_scale(
+        tmp_path,
+        "stages: {pretrain: {arch: resnet18, batch_size: 8}}\n"
+        "datasets: {imagenet: {pretrain: {arch: resnet50, augment: {size: 96}}}}",
     )
     chosen = [tables.load(name) for name in ("table2", "figureD1")]
-    plan = expand(chosen, scales.load(str(file)), "outputs/x")
+    plan = expand(chosen, scale, "outputs/x")
     given = {
         table.name: [plan.runs[id_].settings for row in table.rows for id_ in pretrainings(plan, table.name, row.id)]
         for table in chosen
@@ -56,10 +63,8 @@ def test_settings_of_a_data_set_reach_its_tables_only(tmp_path: Path) -> None:
 
 
 def test_a_stage_of_a_data_set_that_there_is_not_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "own.yaml"
-    file.write_text("about: a test\ndatasets: {imagenet: {pretraining: {arch: resnet50}}}\n")
     with pytest.raises(UserError, match="unknown stage 'pretraining'"):
-        scales.load(str(file))
+        own_scale(tmp_path, "datasets: {imagenet: {pretraining: {arch: resnet50}}}")
 
 
 @pytest.mark.parametrize("scale", scales.NAMES)
@@ -79,10 +84,8 @@ def test_a_scale_runs_the_tasks_that_it_names() -> None:
 
 
 def test_a_task_that_there_is_not_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "own.yaml"
-    file.write_text("about: a test\ntasks: [knn, voc08]\n")
     with pytest.raises(UserError, match="unknown task 'voc08'"):
-        scales.load(str(file))
+        own_scale(tmp_path, "tasks: [knn, voc08]")
 
 
 @pytest.mark.parametrize(
@@ -95,9 +98,7 @@ def test_a_task_that_there_is_not_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_columns_that_a_scale_cannot_have_are_refused(tmp_path: Path, own: str, complaint: str) -> None:
-    file = tmp_path / "own.yaml"
-    file.write_text(f"about: a test\n{own}\n")
-    scale = scales.load(str(file))
+    scale = own_scale(tmp_path, own)
     with pytest.raises(UserError, match=complaint):
         tables.choose(["table4", "collapse/table1"], None, None, scale.replace, scale.add)
 
@@ -115,10 +116,8 @@ def test_columns_that_a_scale_cannot_have_are_refused(tmp_path: Path, own: str, 
     ],
 )
 def test_numbers_that_a_scale_cannot_have_are_refused(tmp_path: Path, own: str, complaint: str) -> None:
-    file = tmp_path / "own.yaml"
-    file.write_text(f"about: a test\n{own}\n")
     with pytest.raises(UserError, match=complaint):
-        scales.load(str(file))
+        own_scale(tmp_path, own)
 
 
 @pytest.mark.parametrize(
@@ -133,16 +132,13 @@ def test_numbers_that_a_scale_cannot_have_are_refused(tmp_path: Path, own: str, 
     ],
 )
 def test_settings_for_what_no_table_has_are_refused(tmp_path: Path, own: str, complaint: str) -> None:
-    file = tmp_path / "own.yaml"
-    file.write_text(f"about: a test\n{own}\n")
+    scale = own_scale(tmp_path, own)
     with pytest.raises(UserError, match=f"scale own: {complaint}"):
-        expand([tables.load("table4")], scales.load(str(file)), "outputs/x")
+        expand([tables.load("table4")], scale, "outputs/x")
 
 
 def test_a_scale_may_also_serve_a_table_that_is_not_made_now(tmp_path: Path) -> None:
-    file = tmp_path / "own.yaml"
-    file.write_text("about: a test\nrows: {mytable/mine: {pretrain: {lr: 1}}}\n")
-    expand([tables.load("table4")], scales.load(str(file)), "outputs/x")
+    expand([tables.load("table4")], own_scale(tmp_path, "rows: {mytable/mine: {pretrain: {lr: 1}}}"), "outputs/x")
 
 
 @pytest.mark.parametrize("text", ["pretrain.epochs=x", "pretrain.epochs=1.5", "pretrain.batch_size=0"])
