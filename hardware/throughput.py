@@ -25,7 +25,7 @@ from runs.record import read_record
 IMAGENET = 1_281_167
 # setting: (precision, official, compiled)
 SETTINGS = {
-    "official=true": ("fp32", True, False),
+    "official=true": ("pytorch", True, False),
     "precision=fp32": ("fp32", False, False),
     "default": ("tf32", False, False),
     "precision=bf16": ("bf16", False, False),
@@ -44,7 +44,7 @@ def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
     few = [torch.randn(2, 3, size, size) for _ in range(2)]
     work = flops(official_step(arch, few, "cpu", options.official)) / 2  # of an image
     rates: dict[str, float] = {}
-    for name in dict.fromkeys(precision for precision, *_ in settings.values()):
+    for name in ("fp32",) if device == "cpu" else ("fp32", "tf32", "bf16"):
         set_precision(name, torch.device(device))
         rates[name] = multiply_rate(torch.bfloat16 if name == "bf16" else torch.float32, device)
         yield Figure(f"matrix products in {name}", rates[name] / 1e12, "TFLOP/s")
@@ -61,7 +61,7 @@ def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
                 continue
             step = our_step(arch, images, device, precision, official, compiled)
             speed, memory, syncs = time_step(step, device, batch)
-            share = speed * work / rates[precision]
+            share = speed * work / rates["tf32" if precision == "pytorch" else precision]
             note = f"{speed / peer:.2f} times the official loop, {share:.0%} of the matrix products' rate"
             yield Figure(f"batch {batch}, {setting}", speed, "images/s", note=f"{note}, {memory}" if memory else note)
             if device == "cuda":

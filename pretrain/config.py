@@ -22,7 +22,7 @@ def piecewise(value: float, table: Any) -> Any:
 
 # In config.yaml: the variant's name, or else the method's.
 OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
-# In the YAML files: ${if:${official},fp32,auto}
+# In the YAML files: ${if:${official},pytorch,auto}
 OmegaConf.register_new_resolver("if", lambda condition, yes, no: yes if condition else no, replace=True)
 # In the YAML files: ${piecewise:${epochs},{100: 0.45, 300: 0.3, 1000: 0.2}}
 OmegaConf.register_new_resolver("piecewise", piecewise, replace=True)

@@ -139,12 +139,13 @@ def set_precision(
 ) -> "Callable[[], torch.autocast]":
     """Set how matrices are multiplied from here on, and return the context for forward passes.
 
-    NOTE: `fp32` turns TF32 off everywhere, as on the GPUs of the papers; PyTorch's default allows it in convolutions.
+    NOTE: `fp32` turns TF32 off everywhere, as on the GPUs of the papers. The releases leave PyTorch's default,
+    `pytorch`, which on newer GPUs allows it in convolutions.
     A CPU without bf16 instructions computes in `bf16` all the same, at 0.02 to 0.4 of its speed in fp32, which is said.
 
     Args:
-        name: `fp32`, `tf32` (float32 with TF32 products and convolutions), `bf16` (mixed precision), or `auto`: `tf32`
-            on a GPU, `fp32` on the CPU.
+        name: `fp32`, `pytorch` (float32 with TF32 convolutions), `tf32` (with TF32 products too), `bf16` (mixed
+            precision), or `auto`: `tf32` on a GPU, `fp32` on the CPU.
         device: where the network computes.
         threads: PyTorch's on the CPU; 0 leaves its choice.
         one_shape: all batches have one, so that cuDNN may look for the fastest convolution once, as main_simsiam.py.
@@ -166,7 +167,8 @@ def set_precision(
     if threads:
         torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = one_shape
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name != "fp32"
+    torch.backends.cudnn.allow_tf32 = name != "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = name in ("tf32", "bf16")
     return functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=name == "bf16")
 
 

@@ -21,7 +21,7 @@ RECIPES = {"voc07": "voc07_R50_C4_9k", "voc0712": "voc0712_R50_C4_24k", "coco": 
 # known: MoCo's 0.02 and the 0.1 that VISSL chose for SimCLR and SwAV on VOC
 # (facebookresearch/vissl configs/.../voc0712/simclr_swav, cvpr21_scale/R50_VOC0712/sBNextraNorm_precBN.yaml).
 GRIDS = {"voc07": (0.02, 0.05, 0.1, 0.15), "voc0712": (0.02, 0.05, 0.1, 0.15), "coco": (0.02, 0.04, 0.1)}
-# In the YAML files: ${if:${official},fp32,auto}
+# In the YAML files: ${if:${official},pytorch,auto}
 OmegaConf.register_new_resolver("if", lambda condition, yes, no: yes if condition else no, replace=True)
 
 

@@ -47,7 +47,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
     peer = official_step(arch, images, device, arguments.official)
     name = f"{OFFICIAL}, fp32" if arguments.official else "the official script's loop around the same layers, fp32"
     work, rates = flops(peer), dict[str, float]()
-    settings = {"official": "fp32", "default": "auto", "bf16": "bf16"}
+    settings = {"official": "pytorch", "default": "auto", "bf16": "bf16"}
     if device == "cuda":
         settings["compiled"] = "bf16"
     for setting, precision in settings.items():

@@ -41,7 +41,7 @@ def test_help_and_settings_are_printed(module: str, images: Path, tmp_path: Path
         ("batchsize=4", "unknown key 'batchsize', did you mean 'batch_size'?"),
         ("batch_size=many", "batch_size: Value 'many' of type 'str' could not be converted to Integer"),
         ("batch_size=0", "batch_size"),
-        ("precision=fp8", "precision=fp8: choose one of auto, fp32, tf32, bf16"),
+        ("precision=fp8", "precision=fp8: choose one of auto, fp32, pytorch, tf32, bf16"),
         ("augment.size=4", "augment.size=4: must be at least 8"),
     ],
 )

@@ -83,13 +83,17 @@ def test_tf32_is_used_where_it_is_asked_for() -> None:
     flags = torch.backends.cuda.matmul, torch.backends.cudnn
     before, search = [flag.allow_tf32 for flag in flags], torch.backends.cudnn.benchmark
     try:
-        for precision, expected in (("tf32", True), ("fp32", False), ("bf16", True)):
+        products_and_convolutions = {
+            "tf32": [True, True], "fp32": [False, False], "bf16": [True, True],
+            "pytorch": [False, True],  # products, convolutions: what PyTorch starts with
+        }  # fmt: skip
+        for precision, expected in products_and_convolutions.items():
             set_precision(precision, torch.device("cuda"))
-            assert [flag.allow_tf32 for flag in flags] == [expected, expected]
+            assert [flag.allow_tf32 for flag in flags] == expected
             assert torch.backends.cudnn.benchmark, "as the releases have it"
-        for device, expected in (("cuda", True), ("cpu", False)):
+        for device, allowed in (("cuda", True), ("cpu", False)):
             set_precision("auto", torch.device(device))
-            assert [flag.allow_tf32 for flag in flags] == [expected, expected]
+            assert [flag.allow_tf32 for flag in flags] == [allowed, allowed]
     finally:
         torch.backends.cudnn.benchmark = search
         for flag, value in zip(flags, before, strict=True):
