@@ -57,8 +57,8 @@ class CommandConfig:
     """The run's folder."""
     device: str = choice("auto", "cpu", "cuda")
     precision: str = choice("auto", "fp32", "pytorch", "tf32", "bf16")
-    """auto: tf32 on a GPU, fp32 on a CPU; pytorch: PyTorch's default, which the releases leave: fp32, on a GPU with TF32
-    convolutions; tf32: fp32 with TF32 products and convolutions; bf16: mixed precision."""
+    """auto: tf32 on a GPU, fp32 on a CPU; pytorch: PyTorch's default, which the releases leave: fp32, on a GPU with
+    TF32 convolutions; tf32: fp32 with TF32 products and convolutions; bf16: mixed precision."""
     channels_last: bool = True
     """Lay images out with channels last, which convolutions are faster on."""
     threads: int = number(0, least=0, most=1024)
