@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hardware.figures import Figure, Options, Section
 from hardware.page import html_page, lines
+from hardware.section import Figure, Options, Section
 from runs.app import Parser, cli
 from runs.child_environment import child_environment
 from runs.environment import command_line

@@ -10,8 +10,8 @@ from detectron2.modeling import build_model
 from benchmarks.shapes import Settings, generate
 from benchmarks.shapes_draw import CLASSES
 from benchmarks.tables import scale as scales
-from hardware.commands import run
-from hardware.figures import Figure, Options
+from hardware.processes import run
+from hardware.section import Figure, Options
 from runs.distributed import set_precision
 from runs.settings import flatten
 from transfer.datasets import open_splits

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torchvision import models
 
-from hardware.commands import finish, start
-from hardware.figures import Figure, Options
-from hardware.pictures import write_pictures
+from hardware.processes import finish, start
+from hardware.sample_images import write_pictures
+from hardware.section import Figure, Options
 from runs.record import read_record
 
 

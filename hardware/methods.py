@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from hardware.figures import Figure, Options
+from hardware.section import Figure, Options
 from pretrain.config import OptimizerConfig
 from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.method.config import METHODS, MethodConfig

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hardware.commands import finish, kill_when, run, start
-from hardware.figures import Figure, Options
-from hardware.pictures import write_pictures
+from hardware.processes import finish, kill_when, run, start
+from hardware.sample_images import write_pictures
+from hardware.section import Figure, Options
 
 PATTERN = "checkpoint_*.pth.tar"
 

@@ -10,12 +10,12 @@ import torch
 from torchvision import models
 
 from benchmarks.shapes import Settings, generate
-from hardware.commands import run
 from hardware.detection import CLASS_LIST
-from hardware.figures import OFFICIAL, Figure, Options
-from hardware.limits import best, multiply_rate
-from hardware.pictures import write_pictures
-from hardware.step import flops, official_step, our_step
+from hardware.peak_rates import best, multiply_rate
+from hardware.processes import run
+from hardware.sample_images import write_pictures
+from hardware.section import OFFICIAL, Figure, Options
+from hardware.simsiam_steps import flops, official_step, our_step
 from pretrain.evaluation_config import LinearConfig
 from pretrain.linear_evaluation import LinearClassifiers
 from runs.distributed import set_precision

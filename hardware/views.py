@@ -9,8 +9,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from hardware.figures import Figure, Options
-from hardware.pictures import picture
+from hardware.sample_images import picture
+from hardware.section import Figure, Options
 from pretrain.augment import build_transforms
 from pretrain.augment.fast_views import FastViews
 from pretrain.config import AugmentConfig

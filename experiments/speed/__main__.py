@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.speed.compare import compare, read_rows
 from experiments.speed.page import html_page, markdown_page, put
+from experiments.speed.regressions import compare, read_rows
 from experiments.speed.rows import Result, Skipped, add_common, common_words, read_result
 from runs.app import Parser, cli
 from runs.environment import command_line, describe

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.speed.rows import Row, Skipped, script
-from hardware.limits import bandwidth
+from hardware.peak_rates import bandwidth
 
 # In a process of its own: benchmarks import neither torch nor the other parts.
 _WRITE = """

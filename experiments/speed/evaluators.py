@@ -29,7 +29,7 @@ from detectron2.evaluation import pascal_voc_evaluation as official
 from experiments.speed.coco_cases import enlarge, make_results, pycocotools_evaluate
 from experiments.speed.rows import Row, Skipped, alternate, script
 from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, stable_sort, write_voc
-from hardware.limits import bandwidth, best
+from hardware.peak_rates import bandwidth, best
 from transfer.coco_annotations import read_coco
 from transfer.coco_evaluation import evaluate_coco
 from transfer.settings import VOC_CLASSES

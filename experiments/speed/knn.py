@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from experiments.speed.rows import Row, Skipped, alternate, script
-from hardware.limits import multiply_rate
+from hardware.peak_rates import multiply_rate
 from pretrain.knn_evaluation import knn_accuracy
 
 WIDTH, CLASSES = 2048, 1000

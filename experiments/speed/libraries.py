@@ -23,8 +23,8 @@ from torchvision import models
 
 from experiments.speed.rows import SOLO_LEARN, Row, Skipped, alternate, script
 from experiments.speed.views import by_pillow, by_transform, ours, read_files, recipe
-from hardware.limits import decode_rate, multiply_rate
-from hardware.step import default_arithmetic, flops, our_step, wait
+from hardware.peak_rates import decode_rate, multiply_rate
+from hardware.simsiam_steps import default_arithmetic, flops, our_step, wait
 from runs.errors import UserError
 
 Step = Callable[[], Any]

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from converters.resnet_model import build_resnet
 from experiments.speed.rows import Row, Skipped, alternate, script
-from hardware.limits import multiply_rate
+from hardware.peak_rates import multiply_rate
 from pretrain.config import OptimizerConfig
 from pretrain.evaluation_config import LinearConfig
 from pretrain.linear_evaluation import LinearClassifiers

@@ -21,7 +21,7 @@ from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
 
 from experiments.speed.rows import Row, Skipped, alternate, script
-from hardware.limits import decode_rate
+from hardware.peak_rates import decode_rate
 from transfer.datasets import Split, load_splits
 from transfer.loading import build_train_loader, train_images
 from transfer.recipe import build_cfg

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hardware.figures import OFFICIAL
+from hardware.section import OFFICIAL
 from runs.errors import UserError
 from runs.files import write_json
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import torch
 
 from experiments.speed.rows import Row, Skipped, alternate, script
-from hardware.figures import OFFICIAL
-from hardware.limits import multiply_rate
-from hardware.step import flops, official_step, our_step
+from hardware.peak_rates import multiply_rate
+from hardware.section import OFFICIAL
+from hardware.simsiam_steps import flops, official_step, our_step
 from runs.errors import UserError
 
 TITLES = {

@@ -31,8 +31,8 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from experiments.speed.rows import Row, Skipped, alternate, script
-from hardware.figures import OFFICIAL
-from hardware.limits import decode_rate
+from hardware.peak_rates import decode_rate
+from hardware.section import OFFICIAL
 from pretrain import augment
 from pretrain.augment import build_transforms
 from pretrain.augment.fast_views import FastViews

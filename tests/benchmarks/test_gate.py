@@ -16,7 +16,7 @@ from benchmarks.gate.comparison import compare_runs
 from benchmarks.gate.measured import Measured, measure
 from benchmarks.workflow.run_graph import RunGraph
 from benchmarks.workflow.run_status import Status
-from experiments.calibration import CLASSES, detector, world
+from experiments.gate_error_rates import CLASSES, detector, world
 from runs.bootstrap import POOLED, average_precision, compare, pooled_precision
 from runs.files import sha256
 from runs.matches import Matches, to_arrays

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hardware import methods, views
 from hardware.__main__ import SECTIONS, main
-from hardware.figures import Figure, Options, Section
 from hardware.page import html_page
+from hardware.section import Figure, Options, Section
 from pretrain.augment import batched
 from pretrain.method.config import SimSiamConfig
 from pretrain.method.simsiam import SimSiam

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from hardware.figures import OFFICIAL
+from hardware.section import OFFICIAL
 from pretrain.config import OptimizerConfig
 from pretrain.method.base import Batch, TrainingPlan, build_method
 from pretrain.method.config import SimSiamConfig

@@ -1,6 +1,6 @@
 """How often does the gate cry wolf, and how small a drop does it see? Simulated detectors, the gate's own decision.
 
-    python -m experiments.calibration --pairs 200 --images 500 --output outputs/gate.json --figure gate.png
+    python -m experiments.gate_error_rates --pairs 200 --images 500 --output outputs/gate.json --figure gate.png
 
 A simulated detector finds each object with a probability and a precision that depend on the object's difficulty and on
 the detector's skill. Training again with another seed changes every detection a little; how much (`SHARED`) is set so
@@ -177,7 +177,7 @@ def counts(path: Path | None) -> dict[Case, list[int]]:
 @cli
 def main(argv: list[str] | None = None) -> int:
     """Print the rates."""
-    parser = Parser(prog="python -m experiments.calibration", description="the gate's false alarms and power")
+    parser = Parser(prog="python -m experiments.gate_error_rates", description="the gate's false alarms and power")
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--images", type=int, nargs="+", default=[500])
     parser.add_argument("--trials", type=int, nargs="+", default=[1, 2])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.calibration import CLASSES, Case, ap_per_skill, fails, picture, trial_std
+from experiments.gate_error_rates import CLASSES, Case, ap_per_skill, fails, picture, trial_std
 
 
 def test_the_power_is_drawn_a_curve_a_question() -> None:
@@ -15,7 +15,7 @@ def test_the_power_is_drawn_a_curve_a_question() -> None:
 
 @pytest.mark.slow
 def test_rates_on_simulated_detectors() -> None:
-    """A small version of `python -m experiments.calibration`, whose figures are in docs/benchmarks.md."""
+    """A small version of `python -m experiments.gate_error_rates`, whose figures are in docs/benchmarks.md."""
     _, points = ap_per_skill()
     assert 0.12 < trial_std(8) < 0.32  # the published standard deviation of a trial is 0.2 AP
     alarms, caught, in_few = (
