@@ -32,8 +32,13 @@ SECTIONS = {
     "resume": ("Killed and resumed; several processes", False),
     "evaluation": ("Linear evaluation and kNN against the CPU", False),
     "detection": ("A detector's AP against the CPU", False),
-    "throughput": ("Speed: training steps, whole runs with their loader, linear evaluation, detectors", True),
+    "steps": ("Speed of SimSiam's training step in every setting", True),
+    "training": ("Speed of whole pre-trainings with their loader", True),
+    "classifiers": ("Speed of linear evaluation and kNN", True),
+    "detectors": ("Speed of Faster R-CNN on VOC and Mask R-CNN on COCO", True),
 }
+# Full width only: minutes an iteration on a CPU.
+FULL_SIZE = {"detectors"}
 # Seconds that a section may take.
 PATIENCE = 420
 
@@ -64,13 +69,15 @@ def main(argv: list[str] | None = None) -> int:
     began = time.time()
     place = machine(arguments.device)
     arguments.device = place["device_type"]
-    chosen = [name for name in SECTIONS if name in arguments.sections or not arguments.sections]
+    arguments.small |= arguments.device == "cpu"
+    asked = arguments.sections or SECTIONS.keys() - (FULL_SIZE if arguments.small else set())
+    chosen = [name for name in SECTIONS if name in asked]
     # What is timed runs alone, after the rest, which shares the machine.
     together = [name for name in chosen if not SECTIONS[name][1]]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     document: dict[str, Any] = {
         "schema": 1, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "machine": place,
-        "command": command_line(), "small": arguments.small or arguments.device == "cpu", "sections": [],
+        "command": command_line(), "small": arguments.small, "sections": [],
     }  # fmt: skip
     arguments.output.mkdir(parents=True, exist_ok=True)
     failed = False
@@ -130,9 +137,7 @@ def measure(arguments: argparse.Namespace) -> int:
     name = arguments.only
     folder = arguments.output / name
     folder.mkdir(parents=True, exist_ok=True)
-    options = Options(
-        arguments.device, arguments.small or arguments.device == "cpu", folder, arguments.images, arguments.official
-    )
+    options = Options(arguments.device, arguments.small, folder, arguments.images, arguments.official)
     section = Section(name, SECTIONS[name][0])
     try:
         for found in importlib.import_module(f"hardware.{name}").measure(options):

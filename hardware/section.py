@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 OFFICIAL = "facebookresearch/simsiam@a7bc177"
+# ImageNet's training images, of which the paper scale's plan has an epoch.
+IMAGENET = 1_281_167
 
 
 @dataclass(frozen=True)
