@@ -51,9 +51,9 @@ def measure(options: Options) -> Iterator[Figure]:
         Path(config.output).mkdir(exist_ok=True)
         detector = build_model(cfg)
         detector.load_state_dict(torch.load(folder / MODEL, map_location=device, weights_only=True)["model"])
-        evaluation = evaluate(cfg, detector, test, build_test_loader(cfg, test, 0))
-        assert evaluation is not None
-        found[device] = evaluation.metrics
+        evaluated = evaluate(cfg, detector, test, build_test_loader(cfg, test, 0))
+        assert evaluated is not None
+        found[device] = evaluated[0].metrics
     here, there = found["cpu"], found[options.device]
     yield Figure(f"a detector after {iterations} iterations: AP50 on {options.device}", there["bbox/AP50"], "%")
     for name, value in there.items():

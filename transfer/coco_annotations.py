@@ -49,7 +49,7 @@ def read_coco(file: Path, folder: Path | None, masks: bool) -> tuple[list[dict[s
     Args:
         file: the instances JSON.
         folder: of its images; None to do without them.
-        masks: whether every object needs a mask.
+        masks: whether every object needs one.
 
     Returns:
         (one dict an image, by id: `file_name`, `image_id`, `height`, `width` (0 where nothing tells them) and the
@@ -125,7 +125,6 @@ def _image(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
 def _annotation(
     entry: dict[str, Any], images: dict[Any, dict[str, Any]], classes: dict[Any, int], masks: bool
 ) -> tuple[Any, dict[str, Any]]:
-    """(image id, annotation in Detectron2's form)."""
     image_id, category = identity(entry, "image_id"), identity(entry, "category_id")
     if image_id not in images:
         raise ValueError(f"its image {image_id!r} is not in the file; correct or remove it")
@@ -160,7 +159,6 @@ def _annotation(
 
 
 def _mask(shape: Any, height: int, width: int) -> Any:
-    """A segmentation in Detectron2's form; None for none."""
     if not shape:
         return None
     if not (height and width):
@@ -185,11 +183,7 @@ def _mask_area(mask: Any, height: int, width: int) -> float:
 
 
 def identity(entry: Any, key: str) -> Any:
-    """The id of an image, a category or an object: a whole number or a text.
-
-    Raises:
-        ValueError: anything else.
-    """
+    """The id of an image, a category or an object: a whole number or a text; a ValueError is raised for any other."""
     value = entry.get(key) if isinstance(entry, dict) else None
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -210,11 +204,7 @@ def _text(entry: dict[str, Any], key: str) -> str:
 
 
 def numbers(values: Any, what: str, count: int = 0) -> list[float]:
-    """A list of finite numbers, as many as asked for.
-
-    Raises:
-        ValueError: anything else; `what` it is.
-    """
+    """A list of finite numbers, `count` of them if that is given; a ValueError for anything else names `what` it is."""
     if not isinstance(values, list) or not all(map(is_number, values)) or (count and len(values) != count):
         raise ValueError(f"{what} is not a list of {count or 'finite'} numbers; correct it")
     return values

@@ -14,7 +14,7 @@ import numpy as np
 
 from runs.bootstrap import Interval, intervals
 from runs.matches import FALSE, IGNORED, TRUE, Matches
-from transfer.detections import Detections
+from transfer.detections import Detections, Evaluation
 from transfer.rle import coder
 
 try:
@@ -98,8 +98,8 @@ def coco_results(detections: Detections) -> list[dict[str, Any]]:
 
 def evaluate_coco(
     results: Sequence[dict[str, Any]], images: Sequence[dict[str, Any]], classes: Sequence[str], kinds: Sequence[str]
-) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, Matches]]:
-    """Box AP, mask AP or both.
+) -> Evaluation:
+    """Box AP, mask AP or both: `METRICS` of each kind, those of a size that no object has left out.
 
     Args:
         results: detections in COCO's results format: `image_id` an index into `images`, `category_id` into `classes`,
@@ -109,8 +109,7 @@ def evaluate_coco(
         kinds: `bbox`, `segm`.
 
     Returns:
-        (`METRICS` of each kind in percent, those of a size that no object has left out; class name -> `bbox`, `segm`
-        AP, left out where the split has no object of the class; matches by kind)
+        The evaluation; per class it has `bbox` and `segm`, left out where the split has no object of the class.
     """
     truth = [{**a, "image_id": number} for number, image in enumerate(images) for a in image["annotations"]]
     metrics: dict[str, float] = {}
@@ -137,7 +136,7 @@ def evaluate_coco(
                 per_class[name][kind] = 100 * float(points[points > -1].mean())
         # The index has numbers for ids.
         matches[kind] = replace(evaluation.matches(), image_ids=tuple(str(image["image_id"]) for image in images))
-    return metrics, per_class, matches
+    return Evaluation(metrics, per_class, matches)
 
 
 def _index(entries: list[dict[str, Any]], images: Sequence[dict[str, Any]], classes: Sequence[str]) -> Any:

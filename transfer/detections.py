@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from runs.errors import UserError
-from runs.files import atomic_write, read_bytes, sha256, unpack_arrays
+from runs.files import atomic_write, read_bytes, unpack_arrays
+from runs.matches import Matches
 
 _SHAPES = {"image": (), "category": (), "score": (), "box": (4,)}
 
@@ -39,8 +40,8 @@ class Detections:
     def __len__(self) -> int:
         return len(self.score)
 
-    def save(self, path: Path) -> str:
-        """Write a compressed `.npz`, atomically; returns its SHA-256."""
+    def save(self, path: Path) -> None:
+        """Write a compressed `.npz`, atomically."""
         arrays: dict[str, Any] = {
             "image_ids": np.array(self.image_ids), "classes": np.array(self.classes), "image": self.image,
             "category": self.category, "score": self.score, "box": self.box, "sizes": self.sizes,
@@ -50,7 +51,23 @@ class Detections:
             arrays["mask_lengths"] = np.array([len(m) for m in self.masks], np.int32)
         with atomic_write(path) as file:
             np.savez_compressed(file, **arrays)
-        return sha256(path)
+
+
+class Evaluation(NamedTuple):
+    """AP of detections by the definition that their benchmark is known for.
+
+    Attributes:
+        metrics: in percent, `bbox/AP`, ….
+        per_class: the same by the class's name.
+        matches: by `bbox` and `segm`, which detections are right.
+        curves: of VOC, by the class's name: (2, N) recall and precision at IoU .50, a point a detection in falling
+            order of score.
+    """
+
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    matches: dict[str, Matches]
+    curves: dict[str, np.ndarray] | None = None
 
 
 def read_detections(path: Path) -> Detections:

@@ -12,21 +12,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from runs.files import DETECTIONS, atomic_write
 from runs.matches import FALSE, TRUE, Matches
+from runs.palette import PALETTE
 from transfer.datasets import Split
 from transfer.detections import Detections
-from transfer.inference import Evaluation
 from transfer.rle import coder
 
 TILE, GAP = 288, 12
-# Okabe and Ito's palette, which colour-blind readers can tell apart; classes take its colours in turn.
-COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 PAPER, INK = (250, 250, 250), (40, 40, 40)
 
 
-def draw_sheets(folder: Path, split: Split, found: Evaluation, count: int) -> None:
+def draw_sheets(folder: Path, split: Split, detections: Detections, matches: Matches, count: int) -> None:
     """Draw `detections.png`, images at even distances, and `best_and_worst.png`, of `count` images each."""
-    sheet(folder / DETECTIONS, split, found.detections, evenly(split, count))
-    sheet(folder / "best_and_worst.png", split, found.detections, best_and_worst(found.matches["bbox"], count))
+    sheet(folder / DETECTIONS, split, detections, evenly(split, count))
+    sheet(folder / "best_and_worst.png", split, detections, best_and_worst(matches, count))
 
 
 def evenly(split: Split, count: int) -> list[int]:
@@ -88,7 +86,7 @@ def _tile(split: Split, detections: Detections, number: int, threshold: float) -
         drawing.draw_box(box, alpha=1, edge_color="white", line_style="--")
     for index in (shown if len(shown) else mine[:1])[::-1]:
         category, box = detections.category[index], detections.box[index]
-        colour = tuple(value / 255 for value in COLOURS[category % len(COLOURS)])
+        colour = PALETTE[category % len(PALETTE)]
         if detections.masks is not None:
             size = detections.sizes[number].tolist()
             mask = coder.decode({"size": size, "counts": detections.masks[index]})

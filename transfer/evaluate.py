@@ -8,7 +8,6 @@ class (`…_CLASS.txt`, lines of "image score xmin ymin xmax ymax"), for COCO th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ import numpy as np
 from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.files import read_json, write_json
-from runs.matches import Matches
 from runs.text import printable
 from transfer.coco_annotations import SLACK, identity, is_number, numbers, read_coco
 from transfer.datasets import load_splits
-from transfer.detections import Detections, read_detections
-from transfer.rle import check_rle
+from transfer.detections import Detections, Evaluation, read_detections
+from transfer.rle import check_rle, coder
 from transfer.settings import VOC_CLASSES
 from transfer.voc_annotations import read_text
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
@@ -67,24 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Score:
-    """What detections are worth.
-
-    Attributes:
-        metrics: in percent, `bbox/AP`, ….
-        per_class: the same by the class's name.
-        matches: by `bbox` and `segm`, which detections are right.
-    """
-
-    metrics: dict[str, float]
-    per_class: dict[str, dict[str, float]]
-    matches: dict[str, Matches]
-
-
 def score_voc(
     detections: Path, root: Path, split: str, classes: list[str] | None = None, metric: str | None = None
-) -> Score:
+) -> Evaluation:
     """VOC AP of a `detections.npz` or a folder of text files.
 
     Args:
@@ -108,9 +91,7 @@ def score_voc(
     elif [str(i) for i in found.image_ids] != ids:
         raise UserError(f"{detections}: of other images than {split}; name its --split")
     chosen = {"07": "voc_2007", "area": "voc_area"}[metric] if metric else truth.metric
-    matches = match_voc(found, Truth.of(truth.images), chosen)
-    metrics, per_class, _ = evaluate_voc(matches)
-    return Score(metrics, per_class, {"bbox": matches})
+    return evaluate_voc(match_voc(found, Truth.of(truth.images), chosen))
 
 
 def read_voc_results(folder: Path, ids: list[str], classes: list[str]) -> Detections:
@@ -157,7 +138,7 @@ def voc_detections(rows: Sequence[Sequence[float]], ids: Sequence[str], classes:
     )  # fmt: skip
 
 
-def score_coco(path: Path, annotations: Path) -> Score:
+def score_coco(path: Path, annotations: Path) -> Evaluation:
     """COCO AP and AR of a `detections.npz` or a results JSON (`.gz`).
 
     Args:
@@ -201,17 +182,32 @@ def score_coco(path: Path, annotations: Path) -> Score:
             raise UserError(f"{path}: detection {number}: {error}") from error
     if "bbox" in kinds:
         _check_boxes(path, checked, images)
-    metrics, per_class, matches = evaluate_coco(checked, images, classes, kinds)
-    return Score(metrics, per_class, matches)
+    return evaluate_coco(checked, images, classes, kinds)
 
 
 def _check_boxes(path: Path, results: list[dict[str, Any]], images: list[dict[str, Any]]) -> None:
-    """Refuse boxes that cannot mean x, y, width, height in pixels: their AP would be 0 and look like a result."""
-    boxes = np.array([result["bbox"] for result in results], np.float64).reshape(-1, 4)
-    sizes = np.array([[images[r["image_id"]][side] for side in ("width", "height")] for r in results]).reshape(-1, 2)
+    """Refuse boxes that are not x, y, width, height in pixels: their AP would be low and look like a result."""
+    if not results:
+        return
+    boxes, numbers = np.array([r["bbox"] for r in results], np.float64), np.array([r["image_id"] for r in results])
+    sizes = np.array([[image["width"], image["height"]] for image in images])[numbers]
     beyond = (boxes[:, :2] + boxes[:, 2:] > sizes + SLACK).any(axis=1) & (sizes > 0).all(axis=1)
-    if len(boxes) and ((boxes <= 1).all() or beyond.mean() > 0.5):
+    if (boxes <= 1).all() or beyond.mean() > 0.5:
         raise UserError(f"{path}: its boxes do not lie in their images; write x, y, width, height in pixels")
+    corners = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+    # Of true sides, few lists have all wider than their distance from the edge.
+    if (corners >= 0).all() and _overlap(corners, numbers, images) > _overlap(boxes, numbers, images):
+        raise UserError(f"{path}: its boxes fit the objects as corners (x0, y0, x1, y1); write x, y, width, height")
+
+
+def _overlap(boxes: np.ndarray, numbers: np.ndarray, images: list[dict[str, Any]]) -> float:
+    """The sum over boxes (N, 4) of the largest IoU with an object of their image, whose numbers are (N,)."""
+    total = 0.0
+    for number in np.unique(numbers):
+        truth = np.array([a["bbox"] for a in images[number]["annotations"]], np.float64)
+        if len(truth):
+            total += coder.iou(boxes[numbers == number], truth, [0] * len(truth)).max(axis=1).sum()
+    return total
 
 
 def _result(

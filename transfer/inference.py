@@ -1,7 +1,6 @@
 """Run a detector over a split, keep what it finds, and measure it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +10,25 @@ from detectron2.utils import comm
 from torch import nn
 
 from runs.distributed import rank, world_size
-from runs.matches import FILE, Matches, save_matches
+from runs.matches import FILE, save_matches
 from runs.progress import Progress
 from transfer.coco_evaluation import coco_results, evaluate_coco
 from transfer.datasets import Split
-from transfer.detections import Detections
+from transfer.detections import Detections, Evaluation
 from transfer.rle import coder
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
 
-@dataclass
-class Evaluation:
-    """AP of a split by the definition its benchmark is known for, and what it was measured on.
-
-    Attributes:
-        metrics: in percent.
-        details: for the record: `per_class`, the files' SHA-256 and, for VOC, `curves` at IoU .50 with at most 101
-            points a class.
-        detections: of the split.
-        matches: by `bbox` and `segm`.
-    """
-
-    metrics: dict[str, float]
-    details: dict[str, Any]
-    detections: Detections
-    matches: dict[str, Matches]
+# What an evaluation writes.
+FILES = ("detections.npz", FILE)
 
 
-def evaluate(cfg: Any, detector: nn.Module, split: Split, batches: Iterable[Any]) -> Evaluation | None:
+def evaluate(
+    cfg: Any, detector: nn.Module, split: Split, batches: Iterable[Any]
+) -> tuple[Evaluation, Detections] | None:
     """Every image of a split through the detector, shared out over the processes, and its AP.
 
-    Writes `detections.npz` and `matches.npz`.
+    Writes `FILES`.
 
     Args:
         cfg: Detectron2's configuration; its OUTPUT_DIR is the run's folder.
@@ -50,32 +37,20 @@ def evaluate(cfg: Any, detector: nn.Module, split: Split, batches: Iterable[Any]
         batches: this process's share of them, by `build_test_loader`.
 
     Returns:
-        The evaluation on process 0, None on the others.
+        On process 0 the evaluation and what was found, None on the others.
     """
     detections = detect(cfg, detector, split, batches)
     if detections is None:
         return None
-    details: dict[str, Any] = {}
     if split.metric == "coco":
         kinds = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-        metrics, per_class, matches = evaluate_coco(coco_results(detections), split.images, split.classes, kinds)
+        evaluation = evaluate_coco(coco_results(detections), split.images, split.classes, kinds)
     else:
-        matches = {"bbox": match_voc(detections, Truth.of(split.images), split.metric)}
-        metrics, per_class, curves = evaluate_voc(matches["bbox"])
-        details["curves"] = {name: _thinned(curve) for name, curve in curves.items()}
-    details["per_class"] = per_class
+        evaluation = evaluate_voc(match_voc(detections, Truth.of(split.images), split.metric))
     folder = Path(cfg.OUTPUT_DIR)
-    details["files"] = {
-        "detections.npz": detections.save(folder / "detections.npz"),
-        FILE: save_matches(folder / FILE, matches),
-    }
-    return Evaluation(metrics, details, detections, matches)
-
-
-def _thinned(curve: np.ndarray) -> Any:
-    """At most 101 points of a curve (2, N)."""
-    keep = np.unique(np.linspace(0, max(curve.shape[1] - 1, 0), 101).round().astype(int))[: curve.shape[1]]
-    return np.nan_to_num(curve[:, keep]).round(4).tolist()
+    detections.save(folder / FILES[0])
+    save_matches(folder / FILES[1], evaluation.matches)
+    return evaluation, detections
 
 
 @torch.no_grad()

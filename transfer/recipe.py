@@ -178,13 +178,7 @@ def _merge(cfg: CfgNode, settings: Mapping[str, Any], field: str) -> None:
     for key, value in settings.items():
         if value == {}:
             continue
-        try:
+        with config_errors(f"{field}.{key}={value}: Detectron2 has no such setting, or takes no such value"):
             before = functools.reduce(lambda node, name: node[name], key.split("."), cfg)
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"{field}.{key}: Detectron2 has no such setting; its names are in detectron2/config/defaults.py"
-            ) from error
-        if isinstance(before, float) and type(value) is int:
-            value = float(value)
-        with config_errors(f"{field}.{key}={value}: Detectron2 does not take it"):
-            cfg.merge_from_list([key, value])
+            # To yacs a whole number is no float.
+            cfg.merge_from_list([key, float(value) if isinstance(before, float) and type(value) is int else value])

@@ -13,12 +13,10 @@ __all__ = ["check_rle", "coder"]
 
 
 def check_rle(code: Any, height: int, width: int) -> dict[str, Any]:
-    """Check a mask's run-length code against its image.
+    """Check a mask's run-length code against its image's height and width in pixels.
 
     Args:
         code: `{"size": [height, width], "counts": str, bytes or list of int}`.
-        height: of the image, in pixels.
-        width: likewise.
 
     Returns:
         The code in compressed form, as `pycocotools.mask` takes it.

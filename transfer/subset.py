@@ -17,10 +17,7 @@ def balanced(images: Images, classes: int, count: int, seed: int) -> Images:
     first n of a larger subset are therefore the subset of n, and a seed gives the same one everywhere.
 
     Args:
-        images: Detectron2's dicts.
-        classes: number of classes.
-        count: images wanted.
-        seed: of the shuffling.
+        images: Detectron2's dicts, of `classes` classes.
 
     Raises:
         UserError: there are not as many images with an object.
@@ -47,18 +44,9 @@ def balanced(images: Images, classes: int, count: int, seed: int) -> Images:
 
 
 def hold_out(images: Images, part: float, seed: int) -> tuple[Images, Images]:
-    """Split images in two by a hash of their file names, so that an image's side never depends on the others.
+    """Split images into those to train on and a `part` from 0 to 1, held out; UserError if one of them is empty.
 
-    Args:
-        images: Detectron2's dicts.
-        part: the share to hold out, 0 to 1.
-        seed: another seed holds out others.
-
-    Returns:
-        (the images to train on, the images held out)
-
-    Raises:
-        UserError: a side is empty.
+    By a hash of their file names with the seed, so that an image's side never depends on the others.
     """
 
     def is_held(image: dict[str, Any]) -> bool:

@@ -24,7 +24,8 @@ from runs.progress import Progress
 from runs.seeds import generator_states, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals, raise_signals
 from transfer.datasets import Split
-from transfer.inference import Evaluation, evaluate
+from transfer.detections import Detections, Evaluation
+from transfer.inference import evaluate
 from transfer.loading import build_test_loader, build_train_loader, train_images
 from transfer.model import config_errors
 from transfer.settings import TransferConfig
@@ -43,10 +44,10 @@ class Trainer:
     Args:
         cfg: Detectron2's configuration, frozen; its OUTPUT_DIR is the run's folder.
         config: the command's settings.
-        detector: the detector, initial weights loaded, on its device.
+        detector: with initial weights, on its device.
         train: what to train on.
         test: what to report on.
-        autocast: makes the context in which losses are computed (precision).
+        autocast: makes the context in which losses are computed.
 
     Raises:
         UserError: Detectron2 cannot build the solver.
@@ -113,7 +114,7 @@ class Trainer:
                     found = self.evaluate()
                     self.model.train()
                     if log is not None and found is not None:
-                        log.write(self.iteration - 1, **found.metrics)
+                        log.write(self.iteration - 1, **found[0].metrics)
                 # By the clocks of all processes: they save together.
                 due = any(all_gather_object(time.perf_counter() - saved > self.config.save_seconds))
                 if due or stopped or self.iteration == end:
@@ -132,8 +133,8 @@ class Trainer:
         if stopped:
             raise Stopped(f"{stopped} after iteration {self.iteration}, saved")
 
-    def evaluate(self) -> Evaluation | None:
-        """Measure the detector with precise batch norm; returns the evaluation on process 0, None on the others.
+    def evaluate(self) -> tuple[Evaluation, Detections] | None:
+        """Measure the detector with precise batch norm; returns what `inference.evaluate` does.
 
         Raises:
             Stopped: a signal, at once; the next start begins behind the last checkpoint.

@@ -8,16 +8,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
 from runs.distributed import all_gather_object, process_group, rank, set_precision
-from runs.files import SCRATCH, TRIAL, atomic_write
+from runs.files import SCRATCH, TRIAL, atomic_write, sha256
 from runs.folder import RECORD, Run, claim_run
 from runs.record import Record, Subject
 from runs.seeds import seed_everything
 from transfer.datasets import Split, open_splits, read_splits
 from transfer.draw_detections import draw_sheets
+from transfer.inference import FILES
 from transfer.model import build_detector
 from transfer.recipe import build_cfg
 from transfer.settings import GRIDS, SearchConfig, TransferConfig
@@ -86,20 +88,31 @@ def _fine_tune(
     found = trainer.evaluate()
     if found is None:
         return None
+    evaluation, detections = found
     with atomic_write(claimed.path / MODEL) as file:
         torch.save({"model": detector.state_dict()}, file)
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()),
         "train": dataclasses.asdict(train.described()) | {"used": len(trainer.images)},
-        "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3), **found.details,
+        "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3),
+        "per_class": evaluation.per_class, "files": {name: sha256(claimed.path / name) for name in FILES},
     }  # fmt: skip
+    if evaluation.curves:
+        details["curves"] = {name: _thinned(curve) for name, curve in evaluation.curves.items()}
     subject = backbone.subject if backbone else Subject(method=SCRATCH, arch=config.arch)
-    record = claimed.finish(subject, test.described(), found.metrics, details=details)
+    record = claimed.finish(subject, test.described(), evaluation.metrics, details=details)
     (claimed.path / CHECKPOINT).unlink(missing_ok=True)
     if config.pictures:
-        draw_sheets(claimed.path, test, found, config.pictures)
-    print("  ".join(f"{name} {value:.2f}" for name, value in found.metrics.items()) + f"  ->  {claimed.path / RECORD}")
+        draw_sheets(claimed.path, test, detections, evaluation.matches["bbox"], config.pictures)
+    metrics = "  ".join(f"{name} {value:.2f}" for name, value in evaluation.metrics.items())
+    print(f"{metrics}  ->  {claimed.path / RECORD}")
     return record
+
+
+def _thinned(curve: np.ndarray) -> Any:
+    """At most 101 points of a curve (2, N)."""
+    keep = np.unique(np.linspace(0, max(curve.shape[1] - 1, 0), 101).round().astype(int))[: curve.shape[1]]
+    return np.nan_to_num(curve[:, keep]).round(4).tolist()
 
 
 def _trials(

@@ -21,11 +21,7 @@ _TRUTH_VALUES = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1}
 def read_voc(root: Path, name: str, classes: Sequence[str], images: bool = True) -> tuple[list[dict[str, Any]], Faults]:
     """Read a split as Detectron2's loader does (detectron2/data/datasets/pascal_voc.py), difficult objects included.
 
-    Args:
-        root: the folder that holds `VOC2007`, ...
-        name: e.g. `voc_2007_trainval`.
-        classes: class names in the order of their ids.
-        images: whether the images have to be there.
+    The arguments are those of `datasets.read_split`.
 
     Returns:
         (one dict an image without fault: `file_name`, `image_id`, `height`, `width`, `annotations`; a box is
@@ -78,11 +74,7 @@ def intended_root(root: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Text in UTF-8, or in UTF-16 with its mark.
-
-    Raises:
-        UserError: another encoding.
-    """
+    """Text in UTF-8, or in UTF-16 with its mark; any other is refused."""
     data = read_bytes(path)
     try:
         return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
@@ -91,7 +83,6 @@ def read_text(path: Path) -> str:
 
 
 def _layout(root: Path, name: str) -> tuple[Path, Path]:
-    """`voc_2007_train` -> (`root/VOC2007`, `root/VOC2007/ImageSets/Main/train.txt`)."""
     match = re.fullmatch(r"voc_(\d{4})_([\w.+-]+)", name)
     if match is None:
         raise UserError(f"data: {name!r} is no VOC split; name it like voc_2007_trainval")

@@ -17,7 +17,7 @@ import numpy as np
 
 from runs.bootstrap import class_precision
 from runs.matches import FALSE, IGNORED, THRESHOLDS, TRUE, Matches
-from transfer.detections import Detections
+from transfer.detections import Detections, Evaluation
 
 
 @dataclass
@@ -52,18 +52,8 @@ class Truth:
         return cls(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:6], table[:, 6] > 0)
 
 
-def evaluate_voc(
-    matches: Matches,
-) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, np.ndarray]]:
-    """Average precision of a split.
-
-    Args:
-        matches: of the split's detections, by `match_voc`.
-
-    Returns:
-        (`bbox/AP`, `bbox/AP50`, `bbox/AP75` in percent; the same for each class by name; each class's curve at IoU .50:
-        (2, N) recall and precision, a point a detection in falling order of score)
-    """
+def evaluate_voc(matches: Matches) -> Evaluation:
+    """AP, AP50 and AP75 of a split, from its detections matched by `match_voc`."""
     classes = matches.classes
     once = np.ones((len(matches.image_ids), 1))
     table = 100 * np.concatenate([class_precision(matches, number, once) for number in range(len(classes))])  # (K, 10)
@@ -76,7 +66,8 @@ def evaluate_voc(
         curves[name] = np.stack([recall, true / np.maximum(true + false, 1)])
     by_threshold = np.array([np.mean(table[:, t]) for t in range(len(THRESHOLDS))])
     metrics = {f"bbox/{k}": float(v) for k, v in _named(by_threshold).items()}
-    return metrics, {name: _named(row) for name, row in zip(classes, table, strict=True)}, curves
+    per_class = {name: _named(row) for name, row in zip(classes, table, strict=True)}
+    return Evaluation(metrics, per_class, {"bbox": matches}, curves)
 
 
 def _named(row: np.ndarray) -> dict[str, float]:

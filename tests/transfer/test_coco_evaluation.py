@@ -16,11 +16,12 @@ from runs.matches import FALSE, IGNORED, TRUE, Matches
 from transfer import coco_evaluation, rle
 from transfer.coco_annotations import read_coco
 from transfer.coco_evaluation import METRICS
+from transfer.detections import Evaluation
 
 KINDS = ("bbox", "segm")
 
 
-def evaluate(file: Path, results: list[dict[str, Any]]) -> tuple[dict[str, float], Any, dict[str, Matches]]:
+def evaluate(file: Path, results: list[dict[str, Any]]) -> Evaluation:
     """Our evaluation of results with the file's own ids."""
     images, categories, faults = read_coco(file, None, masks=True)
     assert faults == []
@@ -30,7 +31,7 @@ def evaluate(file: Path, results: list[dict[str, Any]]) -> tuple[dict[str, float
 
 
 def compare(file: Path, results: list[dict[str, Any]]) -> dict[str, float]:
-    ours, per_class, matches = evaluate(file, results)
+    ours, per_class, matches, _ = evaluate(file, results)
     categories = {c["id"]: c["name"] for c in json.loads(file.read_text())["categories"]}
     for kind in KINDS:
         stats, precision = pycocotools_evaluate(file, results, kind)
@@ -124,7 +125,7 @@ def test_the_tied_cases_depend_on_crowds(tmp_path: Path) -> None:
     document, results = crowded(file, 0)
     for result in results:
         result["segmentation"] = {"size": [200, 200], "counts": "PiQ1"}  # no pixel
-    right, _, matches = evaluate(file, results)
+    right, _, matches, _ = evaluate(file, results)
     assert set(np.unique(matches["bbox"].verdict)) == {FALSE, TRUE, IGNORED}
     for annotation in document["annotations"]:
         annotation["iscrowd"] = 0
@@ -165,6 +166,6 @@ def test_ids_are_names(generated: Path, tmp_path: Path) -> None:
 
 
 def test_no_detections_is_zero(generated: Path) -> None:
-    metrics, _, matches = evaluate(generated / "coco/annotations/instances_val2017.json", [])
+    metrics, _, matches, _ = evaluate(generated / "coco/annotations/instances_val2017.json", [])
     assert set(metrics.values()) == {0.0} and {"bbox/AP", "segm/AP75", "bbox/AR100"} <= set(metrics)
     assert matches["bbox"].verdict.shape == (0, 10) and matches["bbox"].objects.sum() > 0

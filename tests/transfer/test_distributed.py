@@ -17,11 +17,11 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from runs.distributed import process_group
-from runs.files import write_json
+from runs.files import sha256, write_json
 from tests.pretrain.processes import free_port
 from tests.transfer.conftest import CLASSES, TINY, overrides
 from transfer.datasets import open_splits
-from transfer.inference import evaluate
+from transfer.inference import FILES, evaluate
 from transfer.loading import Batches, build_test_loader
 from transfer.recipe import build_cfg
 from transfer.settings import TransferConfig
@@ -131,8 +131,10 @@ def infer(rank: int, world: int, port: int, config: TransferConfig) -> None:
         torch.manual_seed(0)
         found = evaluate(cfg, build_model(cfg), split, build_test_loader(cfg, split, workers=0))
         if found:
-            counts = {"images": len(split.images), "detections": len(found.detections.score)}
-            write_json(Path(config.output) / "found.json", {**found.metrics, **found.details["files"], **counts})
+            evaluation, detections = found
+            files = {name: sha256(Path(config.output) / name) for name in FILES}
+            counts = {"images": len(split.images), "detections": len(detections)}
+            write_json(Path(config.output) / "found.json", {**evaluation.metrics, **files, **counts})
 
 
 @pytest.mark.parametrize("task", ["voc07", "coco"])

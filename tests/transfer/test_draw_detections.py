@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
+from runs.palette import PALETTE
 from tests.transfer.conftest import CLASSES
 from transfer.datasets import Split, load_splits
 from transfer.detections import Detections
-from transfer.draw_detections import COLOURS, best_and_worst, evenly, sheet
+from transfer.draw_detections import best_and_worst, evenly, sheet
 from transfer.voc_evaluation import Truth, match_voc
 
 
@@ -45,5 +46,5 @@ def test_a_sheet_has_the_colours_of_its_classes(generated: Path, tmp_path: Path)
     with Image.open(tmp_path / "sheet.png") as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     present = {tuple(int(v) for v in p) for p in np.unique(pixels, axis=0)}
-    drawn = {COLOURS[int(c) % len(COLOURS)] for c in found.category[np.isin(found.image, numbers)]}
+    drawn = {ImageColor.getrgb(PALETTE[int(c) % len(PALETTE)]) for c in found.category[np.isin(found.image, numbers)]}
     assert drawn <= present

@@ -21,7 +21,7 @@ def compare(folder: Path, truth: Truth, found: Detections, classes: list[str], y
         theirs = detectron2_evaluate(folder, found, classes, year)
     table = theirs.pop("table")
     metric = "voc_2007" if year == 2007 else "voc_area"
-    ours, per_class, _ = evaluate_voc(match_voc(dataclasses.replace(found, classes=classes), truth, metric))
+    ours, per_class, *_ = evaluate_voc(match_voc(dataclasses.replace(found, classes=classes), truth, metric))
     for row, name in zip(table, classes, strict=True):
         expected = [np.mean(row), row[0], row[5]]
         np.testing.assert_allclose(list(per_class[name].values()), expected, rtol=0, atol=1e-9, err_msg=name)
@@ -111,9 +111,9 @@ def test_perfect_detections_are_100() -> None:
         np.linspace(1, 0.5, len(plain.image), dtype=np.float32), (plain.box - [1, 1, 0, 0]).astype(np.float32),
         np.full((30, 2), 500, np.int32),
     )  # fmt: skip
-    metrics, _, curves = evaluate_voc(match_voc(found, plain))
-    assert metrics == pytest.approx({"bbox/AP": 100, "bbox/AP50": 100, "bbox/AP75": 100})
-    assert curves["a"][1].min() == 1
+    evaluation = evaluate_voc(match_voc(found, plain))
+    assert evaluation.metrics == pytest.approx({"bbox/AP": 100, "bbox/AP50": 100, "bbox/AP75": 100})
+    assert evaluation.curves is not None and evaluation.curves["a"][1].min() == 1
 
 
 @pytest.mark.shared
