@@ -138,7 +138,7 @@ def check_data_sets(roots: dict[str, str]) -> list[Finding]:
         found.append(_data_set(name, folder, name in roots, folder.exists(), check))
     folder = Path(roots.get("detection", "datasets"))
     there = any((folder / name).exists() for name in ("VOC2007", "VOC2012", "coco"))
-    check = ("transfer.check", f"data.root={folder}", f"images={DECODED}")
+    check = ("transfer.check_data", f"data.root={folder}", f"images={DECODED}")
     found.append(_data_set("detection", folder, "detection" in roots, there, check))
     return found
 

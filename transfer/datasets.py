@@ -106,7 +106,7 @@ def load_splits(
     whole: Split | None = None
     for name in names:
         split, faults = read_split(Path(root), name, classes, masks, images)
-        faults.refuse(f": python -m transfer.check data.root={root}")
+        faults.refuse(f": python -m transfer.check_data data.root={root}")
         if whole and whole.classes != split.classes:
             raise UserError(f"{name}: other classes than {whole.name}; use splits of one data set")
         whole = replace(split, name=f"{whole.name}+{name}", images=whole.images + split.images) if whole else split

@@ -24,7 +24,7 @@ COMMANDS = {
     "pretrain.collapse": ("hydra", "chekpoint=a"),
     "pretrain.shard": ("hydra", "shards=2"),
     "transfer": ("hydra", "tasks=voc07"),
-    "transfer.check": ("hydra", "tasks=voc07"),
+    "transfer.check_data": ("hydra", "tasks=voc07"),
     "transfer.evaluate": ("argparse, numpy", "--tasks=voc07"),
 }
 

@@ -19,7 +19,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip()
 ]
-HYDRA = ("pretrain", "pretrain.linear", "pretrain.knn", "transfer", "transfer.check")
+HYDRA = ("pretrain", "pretrain.linear", "pretrain.knn", "transfer", "transfer.check_data")
 
 
 def dry(command: str) -> list[str]:

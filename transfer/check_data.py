@@ -1,4 +1,4 @@
-"""`python -m transfer.check data.root=DIR`: verify counts, decode every image, validate every box and polygon."""
+"""`python -m transfer.check_data data.root=DIR`: verify counts, decode every image, validate every box and polygon."""
 
 import concurrent.futures
 import os
