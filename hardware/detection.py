@@ -14,7 +14,7 @@ from hardware.processes import run
 from hardware.section import Figure, Options
 from runs.distributed import set_precision
 from runs.settings import flatten
-from transfer.datasets import open_splits
+from transfer.splits import open_splits
 from transfer.inference import evaluate
 from transfer.loading import build_test_loader
 from transfer.recipe import build_cfg

@@ -59,7 +59,7 @@ def check_split(root: Path, name: str, config: CheckConfig) -> tuple[str, list[s
     Returns:
         (a line of counts, faults with their files, images to decode)
     """
-    from transfer.datasets import read_split
+    from transfer.splits import read_split
     from transfer.faults import count_evaluated_objects
 
     split, faults = read_split(root, name, config.data.classes, config.masks)
@@ -89,7 +89,7 @@ def decode(file: Path) -> str | None:
 @hydra_app("transfer", "check_config", CheckConfig)
 def main(config: CheckConfig) -> None:
     """Print a line a split and every fault; exit 1 if there is one."""
-    from transfer.datasets import find_splits
+    from transfer.splits import find_splits
 
     root = Path(config.data.root)
     faults: list[str] = []

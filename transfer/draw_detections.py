@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from runs.files import DETECTIONS, atomic_write
 from runs.matches import FALSE, TRUE, Matches
 from runs.palette import PALETTE
-from transfer.datasets import Split
+from transfer.splits import Split
 from transfer.detections import Detections
 from transfer.rle import coder
 

@@ -18,7 +18,7 @@ from runs.errors import UserError
 from runs.files import read_json, write_json
 from runs.text import printable
 from transfer.coco_annotations import SLACK, identity, is_number, numbers, read_coco
-from transfer.datasets import load_splits
+from transfer.splits import load_splits
 from transfer.detections import Detections, Evaluation, read_detections
 from transfer.rle import check_rle, coder
 from transfer.settings import VOC_CLASSES

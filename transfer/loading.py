@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from runs.distributed import rank, world_size
 from runs.errors import BrokenImage, UserError, raise_errors
 from runs.signals import shield_worker
-from transfer.datasets import Split
+from transfer.splits import Split
 
 # (index of the image, position in the endless stream of images)
 Draw = tuple[int, int]

@@ -23,7 +23,7 @@ from runs.log import METRICS_LOG, MetricsLog
 from runs.progress import Progress
 from runs.seeds import generator_states, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals, raise_signals
-from transfer.datasets import Split
+from transfer.splits import Split
 from transfer.detections import Detections, Evaluation
 from transfer.inference import evaluate
 from transfer.loading import build_test_loader, build_train_loader, train_images

@@ -17,7 +17,7 @@ from runs.files import SCRATCH, TRIAL, atomic_write, sha256
 from runs.folder import RECORD, Run, claim_run
 from runs.record import Record, Subject
 from runs.seeds import seed_everything
-from transfer.datasets import Split, open_splits, read_splits
+from transfer.splits import Split, open_splits, read_splits
 from transfer.draw_detections import draw_sheets
 from transfer.inference import FILES
 from transfer.model import build_detector

@@ -22,9 +22,9 @@ from detectron2.data.samplers import TrainingSampler
 
 from experiments.speed.rows import Row, Skipped, alternate, script
 from hardware.peak_rates import decode_rate
-from transfer.datasets import Split, load_splits
-from transfer.loading import build_train_loader, train_images
-from transfer.recipe import build_cfg
+from transfer.splits import Split, load_splits
+from transfer.loading import build_train_loader, images_with_objects
+from transfer.detectron2_config import build_cfg
 from transfer.settings import VOC_CLASSES, TransferConfig
 
 SCENES = ("--images=2", "--val-images=2", "--voc07=48", "--voc07-test=2", "--voc12=2", "--coco=2", "--coco-val=2")
@@ -49,7 +49,7 @@ def row(split: Split, arguments: argparse.Namespace) -> Row:
     config = TransferConfig()
     config.task, config.arch, config.device = "voc07", "resnet50", "cpu"
     cfg = build_cfg(config, None, "cpu")
-    images = train_images(cfg, split)
+    images = images_with_objects(cfg, split)
     count, rounds = (1, 2) if arguments.quick else (4, 5)
     mine = iter(build_train_loader(cfg, images, 0, 0))
     theirs = iter(

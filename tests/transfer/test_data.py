@@ -13,7 +13,7 @@ from detectron2.data.datasets.pascal_voc import load_voc_instances
 from runs.errors import UserError
 from tests.transfer.conftest import CLASSES
 from transfer.check_data import CheckConfig, CheckData, check_split
-from transfer.datasets import find_splits, load_splits
+from transfer.splits import find_splits, load_splits
 from transfer.loading import Batches
 
 

@@ -20,7 +20,7 @@ from runs.distributed import process_group
 from runs.files import sha256, write_json
 from tests.pretrain.processes import free_port
 from tests.transfer.conftest import CLASSES, TINY, overrides
-from transfer.datasets import open_splits
+from transfer.splits import open_splits
 from transfer.inference import FILES, evaluate
 from transfer.loading import Batches, build_test_loader
 from transfer.recipe import build_cfg

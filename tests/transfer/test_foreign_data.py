@@ -22,7 +22,7 @@ from pycocotools import mask as coder
 from runs.errors import UserError
 from transfer import evaluate
 from transfer.coco_annotations import read_coco
-from transfer.datasets import find_splits, load_splits, open_splits, read_split
+from transfer.splits import find_splits, load_splits, open_splits, read_split
 from transfer.detections import Detections
 from transfer.image_files import check_image
 from transfer.recipe import build_cfg

@@ -7,7 +7,7 @@ import pytest
 
 from runs.errors import UserError
 from tests.transfer.conftest import CLASSES
-from transfer.datasets import load_splits
+from transfer.splits import load_splits
 from transfer.subset import balanced, hold_out
 
 

@@ -12,7 +12,7 @@ import pytest
 from runs.errors import UserError
 from runs.record import read_record
 from transfer import trial
-from transfer.datasets import read_splits
+from transfer.splits import read_splits
 from transfer.settings import SearchConfig, TransferConfig
 
 
