@@ -8,7 +8,7 @@ import pytest
 from experiments.speed.coco_cases import make_results
 from runs.errors import UserError
 from runs.matches import save_matches
-from transfer.comparison import compare
+from transfer.compare_detectors import compare
 from transfer.evaluate import score_coco
 
 
