@@ -40,7 +40,7 @@ COMMANDS = {
     "convert": Command("converters", "convert a checkpoint with a proof: convert detectron2 FILE OUT.pkl"),
     "transfer": Command("transfer", "fine-tune a detector: task=voc07 weights=FILE.pkl data.root=DIR", hydra=True),
     "check": Command("transfer.check_data", "check VOC and COCO folders before training: data.root=DIR", hydra=True),
-    "score": Command("transfer.evaluate", "AP of a file of detections, of any tool"),
+    "score": Command("transfer.evaluate_detections", "AP of a file of detections, of any tool"),
     "list": Command("benchmarks", "list the papers' tables and figures", ("list",)),
     "show": Command("benchmarks", "show a table with the paper's values", ("show",)),
     "plan": Command("benchmarks", "what a run would do: runs, commands, time, disk", ("plan",)),

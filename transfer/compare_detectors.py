@@ -9,7 +9,7 @@ from runs.bootstrap import NAMES, Interval
 from runs.errors import UserError
 from runs.matches import Matches, read_matches
 from runs.text import html_table
-from transfer.evaluate import score_coco, score_voc
+from transfer.evaluate_detections import score_coco, score_voc
 
 
 @dataclass(frozen=True)

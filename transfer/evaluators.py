@@ -15,7 +15,7 @@ from detectron2.utils import comm
 
 from runs.bootstrap import Interval, intervals
 from transfer.coco_evaluation import METRICS, COCOeval
-from transfer.evaluate import voc_detections
+from transfer.evaluate_detections import voc_detections
 from transfer.voc_annotations import read_text
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 

@@ -25,7 +25,7 @@ COMMANDS = {
     "pretrain.shard": ("hydra", "shards=2"),
     "transfer": ("hydra", "tasks=voc07"),
     "transfer.check_data": ("hydra", "tasks=voc07"),
-    "transfer.evaluate": ("argparse, numpy", "--tasks=voc07"),
+    "transfer.evaluate_detections": ("argparse, numpy", "--tasks=voc07"),
 }
 
 

@@ -47,7 +47,7 @@ def test_importing_loads_nothing_forbidden(root: Path, package: str, forbidden: 
         ("pretrain.linear", "--help"), ("pretrain.linear", "lrs=[0.1]"), ("pretrain.knn", "ks=[20]"),
         ("pretrain.collapse", "chekpoint=a"), ("pretrain.shard", "shards=2"), ("pretrain.check", "--help"),
         ("pretrain.validate", "--help"), ("transfer", "tasks=voc07"), ("transfer.check_data", "--help"),
-        ("transfer.evaluate", "--help"), ("converters", "--help"),
+        ("transfer.evaluate_detections", "--help"), ("converters", "--help"),
     ],
 )  # fmt: skip
 def test_settings_are_read_without_pytorch_and_opencv(root: Path, module: str, argument: str) -> None:

@@ -9,7 +9,7 @@ from experiments.speed.coco_cases import make_results
 from runs.errors import UserError
 from runs.matches import save_matches
 from transfer.compare_detectors import compare
-from transfer.evaluate import score_coco
+from transfer.evaluate_detections import score_coco
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from transfer.settings import TransferConfig
 
 
 def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "transfer.evaluate", *map(str, arguments)]
+    line = [sys.executable, "-m", "transfer.evaluate_detections", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 

@@ -1,6 +1,6 @@
 """Data sets and results of strangers: what is unambiguous is read, and the rest is one line that names the remedy.
 
-Training, `transfer.check_data` and `transfer.evaluate` read through the same functions, so one table stands for all three.
+Training, `transfer.check_data` and `transfer.evaluate_detections` read through the same functions, so one table stands for all three.
 """
 
 import copy

@@ -1,7 +1,7 @@
-"""`python -m transfer.evaluate {voc,coco}`: AP of anybody's detections, without a network.
+"""`python -m transfer.evaluate_detections {voc,coco}`: AP of anybody's detections, without a network.
 
-    python -m transfer.evaluate voc DETECTIONS --root DIR --split voc_2007_test
-    python -m transfer.evaluate coco DETECTIONS --annotations instances_val2017.json
+    python -m transfer.evaluate_detections voc DETECTIONS --root DIR --split voc_2007_test
+    python -m transfer.evaluate_detections coco DETECTIONS --annotations instances_val2017.json
 
 DETECTIONS is a run's `detections.npz` or results in the benchmark's own form: for VOC a folder of text files, one a
 class (`…_CLASS.txt`, lines of "image score xmin ymin xmax ymax"), for COCO the JSON list.
@@ -28,7 +28,7 @@ from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
 def parser() -> Parser:
     """The command line."""
-    root = Parser(prog="python -m transfer.evaluate", description=__doc__.splitlines()[0])
+    root = Parser(prog="python -m transfer.evaluate_detections", description=__doc__.splitlines()[0])
     kinds = root.add_subparsers(dest="kind", required=True)
     voc = kinds.add_parser("voc", help="PASCAL VOC AP by Detectron2's definition")
     voc.add_argument("detections", type=Path, metavar="DETECTIONS", help="detections.npz, or a folder of text files")
