@@ -17,7 +17,7 @@ from runs.settings import flatten
 from transfer.splits import open_splits
 from transfer.inference import evaluate
 from transfer.loading import build_test_loader
-from transfer.recipe import build_cfg
+from transfer.detectron2_config import build_cfg
 from transfer.settings import DataConfig, TransferConfig
 from transfer.trial import MODEL
 

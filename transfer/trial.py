@@ -21,7 +21,7 @@ from transfer.splits import Split, open_splits, read_splits
 from transfer.draw_detections import draw_sheets
 from transfer.inference import FILES
 from transfer.model import build_detector
-from transfer.recipe import build_cfg
+from transfer.detectron2_config import build_cfg
 from transfer.settings import GRIDS, SearchConfig, TransferConfig
 from transfer.training import CHECKPOINT, Diverged, Trainer
 from transfer.weights import BackboneFile, read_backbone

@@ -35,7 +35,7 @@ for module, package, name, schema in (("pretrain", "pretrain", "config", Pretrai
     configs = check(package, name, schema, [rest for m, rest in lines if m == module])
 # Of a network that is not there yet, Detectron2 can judge the other settings.
 for config in configs:
-    from transfer.recipe import build_cfg
+    from transfer.detectron2_config import build_cfg
     build_cfg(dataclasses.replace(config, weights="scratch"), None, "cpu")
 print(len(lines))
 """

@@ -67,7 +67,7 @@ RECIPES = {
 @pytest.mark.parametrize("text", RECIPES)
 def test_a_recipe_is_read_and_never_run(tmp_path: Path, text: str) -> None:
     from runs.errors import UserError
-    from transfer.recipe import build_cfg
+    from transfer.detectron2_config import build_cfg
     from transfer.settings import TransferConfig
 
     folder, recipe, base = tmp_path / "made by the recipe", tmp_path / "recipe.yaml", tmp_path / "base.yaml"
@@ -80,7 +80,7 @@ def test_a_recipe_is_read_and_never_run(tmp_path: Path, text: str) -> None:
 
 def test_what_detectron2_gives_a_meaning_passes(tmp_path: Path) -> None:
     """No limit, no resizing, and -1 for none."""
-    from transfer.recipe import build_cfg
+    from transfer.detectron2_config import build_cfg
     from transfer.settings import TransferConfig
 
     recipe = tmp_path / "recipe.yaml"

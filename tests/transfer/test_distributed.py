@@ -23,7 +23,7 @@ from tests.transfer.conftest import CLASSES, TINY, overrides
 from transfer.splits import open_splits
 from transfer.inference import FILES, evaluate
 from transfer.loading import Batches, build_test_loader
-from transfer.recipe import build_cfg
+from transfer.detectron2_config import build_cfg
 from transfer.settings import TransferConfig
 
 # Where nothing is left to chance and each process has as many regions as the other, the two computations are the same

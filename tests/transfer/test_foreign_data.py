@@ -25,7 +25,7 @@ from transfer.coco_annotations import read_coco
 from transfer.splits import find_splits, load_splits, open_splits, read_split
 from transfer.detections import Detections
 from transfer.image_files import check_image
-from transfer.recipe import build_cfg
+from transfer.detectron2_config import build_cfg
 from transfer.rle import check_rle
 from transfer.settings import DataConfig, TransferConfig
 from transfer.voc_annotations import read_voc

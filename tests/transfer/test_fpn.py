@@ -19,7 +19,7 @@ from runs.errors import UserError
 from runs.record import read_record
 from tests.converters import layouts
 from transfer.model import load_backbone
-from transfer.recipe import build_cfg
+from transfer.detectron2_config import build_cfg
 from transfer.settings import TransferConfig
 from transfer.weights import read_backbone
 

@@ -16,7 +16,7 @@ from detectron2.config import get_cfg
 from runs.settings import flatten
 from tests.transfer.conftest import overrides
 from tests.transfer.parity import case
-from transfer.recipe import build_cfg, recipe_path
+from transfer.detectron2_config import build_cfg, recipe_path
 from transfer.settings import TransferConfig
 from transfer.weights import BackboneFile, read_backbone
 

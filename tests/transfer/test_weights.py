@@ -15,7 +15,7 @@ from detectron2.modeling import build_model
 from runs.errors import UserError
 from transfer import model
 from transfer.model import load_backbone
-from transfer.recipe import build_cfg
+from transfer.detectron2_config import build_cfg
 from transfer.settings import TransferConfig
 from transfer.weights import read_backbone
 
