@@ -19,7 +19,7 @@ from transfer.inference import evaluate
 from transfer.loading import build_test_loader
 from transfer.detectron2_config import build_cfg
 from transfer.settings import DataConfig, TransferConfig
-from transfer.trial import MODEL
+from transfer.trials import MODEL
 
 CLASS_LIST = "data.classes=[" + ",".join(CLASSES) + "]"
 
