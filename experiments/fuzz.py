@@ -85,7 +85,7 @@ def samples(folder: Path) -> dict[str, tuple[bytes, str, Callable[[Path], Any]]]
             (file.parent / "VOC2007" / kind).mkdir(parents=True)
         (file.parent / "VOC2007/ImageSets/Main/test.txt").write_text("1\n")
         file.rename(file.parent / "VOC2007/Annotations/1.xml")
-        read_voc(file.parent, "voc_2007_test", ["disc"], images=False)
+        read_voc(file.parent, "voc_2007_test", ["disc"], require_images=False)
 
     def config(file: Path) -> None:
         file.rename(file.with_name("config.yaml"))

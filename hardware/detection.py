@@ -14,11 +14,11 @@ from hardware.processes import run
 from hardware.section import Figure, Options
 from runs.distributed import set_precision
 from runs.settings import flatten
-from transfer.splits import open_splits
+from transfer.detectron2_config import build_cfg
 from transfer.inference import evaluate
 from transfer.loading import build_test_loader
-from transfer.detectron2_config import build_cfg
 from transfer.settings import DataConfig, TransferConfig
+from transfer.splits import prepare_splits
 from transfer.trials import MODEL
 
 CLASS_LIST = "data.classes=[" + ",".join(CLASSES) + "]"
@@ -47,7 +47,7 @@ def measure(options: Options) -> Iterator[Figure]:
         )  # fmt: skip
         set_precision("fp32", torch.device(device), one_shape=False)
         cfg = build_cfg(config, None, device)
-        _, test = open_splits(config.data, cfg)
+        _, test = prepare_splits(config.data, cfg)
         Path(config.output).mkdir(exist_ok=True)
         detector = build_model(cfg)
         detector.load_state_dict(torch.load(folder / MODEL, map_location=device, weights_only=True)["model"])

@@ -59,8 +59,8 @@ def check_split(root: Path, name: str, config: CheckConfig) -> tuple[str, list[s
     Returns:
         (a line of counts, faults with their files, images to decode)
     """
-    from transfer.splits import read_split
     from transfer.faults import count_evaluated_objects
+    from transfer.splits import read_split
 
     split, faults = read_split(root, name, config.data.classes, config.masks)
     objects = sum(len(image["annotations"]) for image in split.images)

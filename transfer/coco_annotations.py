@@ -43,13 +43,15 @@ def coco_splits(root: Path) -> list[str]:
     return [f"coco_{split[-4:]}_{split[:-4]}" for split in (path.stem.removeprefix("instances_") for path in files)]
 
 
-def read_coco(file: Path, folder: Path | None, masks: bool) -> tuple[list[dict[str, Any]], dict[Any, str], Faults]:
+def read_coco(
+    file: Path, folder: Path | None, require_masks: bool
+) -> tuple[list[dict[str, Any]], dict[Any, str], Faults]:
     """Read an instances file as Detectron2's loader does (detectron2/data/datasets/coco.py).
 
     Args:
         file: the instances JSON.
         folder: of its images; None to do without them.
-        masks: whether every object needs one.
+        require_masks: whether every object needs one.
 
     Returns:
         (one dict an image, by id: `file_name`, `image_id`, `height`, `width` (0 where nothing tells them) and the
@@ -95,7 +97,7 @@ def read_coco(file: Path, folder: Path | None, masks: bool) -> tuple[list[dict[s
     # What belongs to an image with a fault is named with the image.
     faulty = {repr(e.get("id")) for e in parts[0] if isinstance(e, dict)} - set(map(repr, images))
     objects = [a for a in parts[2] if not (faulty and isinstance(a, dict) and repr(a.get("image_id")) in faulty)]
-    found = examine("annotation", objects, lambda entry: _annotation(entry, images, classes, masks))
+    found = examine("annotation", objects, lambda entry: _annotation(entry, images, classes, require_masks))
     for image_id, annotation in found.values():
         images[image_id]["annotations"].append(annotation)
     faults.check_objects(images.values(), file)
@@ -123,7 +125,7 @@ def _image(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
 
 
 def _annotation(
-    entry: dict[str, Any], images: dict[Any, dict[str, Any]], classes: dict[Any, int], masks: bool
+    entry: dict[str, Any], images: dict[Any, dict[str, Any]], classes: dict[Any, int], require_masks: bool
 ) -> tuple[Any, dict[str, Any]]:
     image_id, category = identity(entry, "image_id"), identity(entry, "category_id")
     if image_id not in images:
@@ -148,11 +150,11 @@ def _annotation(
     annotation = {"iscrowd": int(crowd or 0), "bbox": box, "category_id": classes[category], "bbox_mode": XYWH_ABS}
     mask = None
     # Where no masks are needed, one with a fault is none.
-    with contextlib.nullcontext() if masks else contextlib.suppress(ValueError):
+    with contextlib.nullcontext() if require_masks else contextlib.suppress(ValueError):
         mask = _mask(entry.get("segmentation"), height, width)
     if mask:
         annotation["segmentation"] = mask
-    elif masks:
+    elif require_masks:
         raise ValueError("it has no mask; draw one, or do without masks: detectron2.MODEL.MASK_ON=False")
     annotation["area"] = area if area is not None else _mask_area(mask, height, width) if mask else w * h
     return image_id, annotation

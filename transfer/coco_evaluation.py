@@ -32,7 +32,7 @@ class COCOeval(pycocotools_cocoeval.COCOeval):
     """pycocotools' `COCOeval(cocoGt, cocoDt, iouType)`, whose AP also has an interval; `evaluate()` comes first."""
 
     def __init__(self, cocoGt: Any = None, cocoDt: Any = None, iouType: str = "segm") -> None:
-        super().__init__(_own(cocoGt), _own(cocoDt), iouType)
+        super().__init__(_convert_index(cocoGt), _convert_index(cocoDt), iouType)
         self.store_eval_imgs = True  # what pycocotools does anyway
 
     def matches(self) -> Matches:
@@ -70,7 +70,7 @@ class COCOeval(pycocotools_cocoeval.COCOeval):
         return intervals(self.matches(), resamples)
 
 
-def _own(index: Any) -> Any:
+def _convert_index(index: Any) -> Any:
     """The index in the class of the library that computes; pycocotools' own is taken too."""
     if index is None or isinstance(index, pycocotools_coco.COCO):
         return index

@@ -66,7 +66,7 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
         device: `cpu` or `cuda`.
 
     Returns:
-        Detectron2's configuration, not yet frozen (`open_splits` adds what follows from the data set).
+        Detectron2's configuration, not yet frozen (`prepare_splits` adds what follows from the data set).
 
     Raises:
         UserError: a recipe or key that does not exist, a value of the wrong type, a setting without effect here, or a
@@ -78,7 +78,7 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
     with config_errors(f"recipe={path}: not a Detectron2 recipe"):
         # Detectron2's default loader would run what a tag such as !!python/object/apply names.
         cfg.merge_from_file(str(path), allow_unsafe=False)
-    _merge(cfg, _scratch(config.arch) if backbone is None else backbone.settings, "weights")
+    _merge(cfg, _network_settings(config.arch) if backbone is None else backbone.settings, "weights")
     own = flatten(dict(config.detectron2))
     for key in own:
         if key in OWN:
@@ -165,7 +165,7 @@ def recipe_path(name: str) -> Path:
     raise UserError(f"recipe={name}: no such file, nor one of {', '.join(names)}")
 
 
-def _scratch(arch: str) -> dict[str, Any]:
+def _network_settings(arch: str) -> dict[str, Any]:
     spec = parse(arch)
     if spec.cifar:
         raise UserError(f"arch={arch}: Detectron2's ResNet has no 3x3 stem; leave out _cifar")

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from runs.files import DETECTIONS, atomic_write
 from runs.matches import FALSE, TRUE, Matches
 from runs.palette import PALETTE
-from transfer.splits import Split
 from transfer.detections import Detections
 from transfer.rle import coder
+from transfer.splits import Split
 
 TILE, GAP = 288, 12
 PAPER, INK = (250, 250, 250), (40, 40, 40)

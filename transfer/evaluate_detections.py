@@ -18,10 +18,10 @@ from runs.errors import UserError
 from runs.files import read_json, write_json
 from runs.text import printable
 from transfer.coco_annotations import SLACK, identity, is_number, numbers, read_coco
-from transfer.splits import load_splits
 from transfer.detections import Detections, Evaluation, read_detections
 from transfer.rle import check_rle, coder
 from transfer.settings import VOC_CLASSES
+from transfer.splits import load_splits
 from transfer.voc_annotations import read_text
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
@@ -82,10 +82,10 @@ def score_voc(
     """
     found = None if detections.is_dir() else read_detections(detections)
     classes = classes or (found.classes if found else list(VOC_CLASSES))
-    truth = load_splits(str(root), [split], classes, images=False)
+    truth = load_splits(str(root), [split], classes, require_images=False)
     ids = [image["image_id"] for image in truth.images]
     if found is None:
-        found = read_voc_results(detections, ids, classes)
+        found = read_voc_detections(detections, ids, classes)
     elif found.classes != classes:
         raise UserError(f"{detections}: of the classes {', '.join(found.classes)}; leave out --classes")
     elif [str(i) for i in found.image_ids] != ids:
@@ -94,7 +94,7 @@ def score_voc(
     return evaluate_voc(match_voc(found, Truth.of(truth.images), chosen))
 
 
-def read_voc_results(folder: Path, ids: list[str], classes: list[str]) -> Detections:
+def read_voc_detections(folder: Path, ids: list[str], classes: list[str]) -> Detections:
     """The development kit's results: one text file a class, boxes from 1.
 
     Raises:
@@ -126,10 +126,10 @@ def read_voc_results(folder: Path, ids: list[str], classes: list[str]) -> Detect
                 raise UserError(
                     f"{file}:{count}: {line[:60]!r} is not 'image score xmin ymin xmax ymax' of this split"
                 ) from error
-    return voc_detections(rows, ids, classes)
+    return detections_from_rows(rows, ids, classes)
 
 
-def voc_detections(rows: Sequence[Sequence[float]], ids: Sequence[str], classes: Sequence[str]) -> Detections:
+def detections_from_rows(rows: Sequence[Sequence[float]], ids: Sequence[str], classes: Sequence[str]) -> Detections:
     """Detections from rows of image number, class number, score and a box from 0."""
     table = np.array(rows, np.float64).reshape(-1, 7)
     return Detections(

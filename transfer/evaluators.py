@@ -15,7 +15,7 @@ from detectron2.utils import comm
 
 from runs.bootstrap import Interval, intervals
 from transfer.coco_evaluation import METRICS, COCOeval
-from transfer.evaluate_detections import voc_detections
+from transfer.evaluate_detections import detections_from_rows
 from transfer.voc_annotations import read_text
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
@@ -60,7 +60,7 @@ class PascalVOCDetectionEvaluator(evaluation.PascalVOCDetectionEvaluator):
             if entry["name"] in classes
         ]
         metric = "voc_2007" if self._is_2007 else "voc_area"
-        matches = match_voc(voc_detections(rows, ids, self._class_names), Truth.of_rows(objects), metric)
+        matches = match_voc(detections_from_rows(rows, ids, self._class_names), Truth.of_rows(objects), metric)
         metrics = {name.removeprefix("bbox/"): value for name, value in evaluate_voc(matches)[0].items()}
         return {"bbox": metrics | _ends(intervals(matches))}
 

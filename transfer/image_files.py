@@ -15,7 +15,7 @@ ORIENTATION = 0x0112  # EXIF; from 5 on the image is shown with its sides exchan
 
 
 def check_image(file: Path, width: int | None = None, height: int | None = None) -> tuple[int, int]:
-    """Check that a file is an image that training can use, of the annotated size (`transfer.check_data` decodes it all).
+    """Check that a file is an image that training can use, of the annotated size; nothing is decoded.
 
     Detectron2 turns a photograph as its EXIF tag says, so an annotation is one of the photograph as shown.
 

@@ -13,11 +13,10 @@ from runs.distributed import rank, world_size
 from runs.matches import FILE, save_matches
 from runs.progress import Progress
 from transfer.coco_evaluation import coco_results, evaluate_coco
-from transfer.splits import Split
 from transfer.detections import Detections, Evaluation
 from transfer.rle import coder
+from transfer.splits import Split
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
-
 
 # What an evaluation writes.
 FILES = ("detections.npz", FILE)

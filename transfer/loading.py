@@ -74,21 +74,21 @@ class Batches(Sampler[list[Draw]]):
 
     def _batches(self) -> Iterator[list[Draw]]:
         waiting: dict[bool, list[Draw]] = {False: [], True: []}
-        for position, index in enumerate(self._stream()):
+        for position, index in enumerate(self._shuffled_indices()):
             bucket = waiting[self.group and self.wide[index]]
             bucket.append((index, position))
             if len(bucket) == self.size:
                 yield bucket[:]
                 bucket.clear()
 
-    def _stream(self) -> Iterator[int]:
+    def _shuffled_indices(self) -> Iterator[int]:
         generator = torch.Generator()
         generator.manual_seed(self.seed)
         while True:
             yield from torch.randperm(len(self.wide), generator=generator).tolist()
 
 
-def train_images(cfg: Any, split: Split) -> list[dict[str, Any]]:
+def images_with_objects(cfg: Any, split: Split) -> list[dict[str, Any]]:
     """The images that are trained on: with a box that is no crowd, as Detectron2 filters them.
 
     Raises:

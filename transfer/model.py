@@ -1,13 +1,9 @@
-"""The detector: Detectron2's, with a norm after res5 in the region heads, whose backbone's weights are proved loaded.
-
-`converters.proof` shows that two networks compute the same features; here, a detector's numbers are compared.
-"""
+"""The detector: Detectron2's, with a norm after res5 in the region heads."""
 
 import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.layers import NaiveSyncBatchNorm, get_norm
 from detectron2.modeling import build_model
@@ -16,7 +12,7 @@ from torch import Tensor, nn
 
 from runs.distributed import world_size
 from runs.errors import UserError
-from transfer.weights import REMEDY, BackboneFile
+from transfer.weights import BackboneFile, load_backbone
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -92,80 +88,3 @@ def build_detector(
     if channels_last:
         detector.to(memory_format=torch.channels_last)
     return detector, proof
-
-
-def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
-    """Copy every backbone tensor into the detector (res5 into its region heads), then prove that each one is there.
-
-    The proof compares the detector's tensors with the file's bit for bit, after the copy and through `state_dict`.
-
-    Args:
-        detector: a C4 detector, of which `backbone.*` and `roi_heads.res5.*` are loaded, the extra norm after res5 is
-            not; or one with an FPN, of which `backbone.bottom_up.*` is.
-        file: the backbone.
-
-    Returns:
-        Figures for the record: tensors and elements compared, the file's sha256, tensors of the file not used, and who
-        says what the network expects at its input.
-
-    Raises:
-        UserError: a tensor is missing from the file, has another shape, or differs after loading.
-    """
-    wanted = _backbone_names(detector)
-    state = detector.state_dict()
-    absent = [name for name in wanted if name not in file.tensors]
-    # Caffe2's networks have their statistics folded into weight and bias: mean 0 and variance 1 stand for none
-    # (detectron2/layers/batch_norm.py, FrozenBatchNorm2d).
-    folded = [name for name in absent if name.endswith(("running_mean", "running_var"))] if file.folded else []
-    if lost := [name for name in absent if name not in folded]:
-        raise UserError(
-            f"weights={file.path}: lacks {len(lost)} of {len(wanted)} backbone tensors, first {lost[0]}; {REMEDY}"
-        )
-    wanted = {name: place for name, place in wanted.items() if name not in folded}
-    with torch.no_grad():
-        for name, place in wanted.items():
-            tensor = torch.from_numpy(np.array(file.tensors[name]))
-            if tensor.shape != state[place].shape:
-                raise UserError(
-                    f"weights={file.path}: {name} has shape {tuple(tensor.shape)}, the detector "
-                    f"{tuple(state[place].shape)}; leave MODEL.RESNETS to the file or choose its arch"
-                )
-            state[place].copy_(tensor)
-    return _prove(detector, file, wanted)
-
-
-def _prove(detector: nn.Module, file: BackboneFile, wanted: dict[str, str]) -> dict[str, Any]:
-    state, elements = detector.state_dict(), 0
-    for name, place in wanted.items():
-        expected = file.tensors[name].astype(np.float32)
-        if not np.array_equal(state[place].cpu().numpy(), expected):
-            raise UserError(
-                f"weights={file.path}: {name} is not in the detector after loading; it holds no plain numbers"
-            )
-        elements += expected.size
-    return {
-        "tensors": len(wanted),
-        "elements": elements,
-        "equal": True,
-        "sha256": file.sha256,
-        "input": file.input,
-        "unused": sorted(n for n in file.tensors if n not in wanted and not n.endswith("num_batches_tracked")),
-    }
-
-
-def _backbone_names(detector: nn.Module) -> dict[str, str]:
-    """Name in the file -> name in the detector, for all that comes from pre-training."""
-    names = {}
-    state = detector.state_dict()
-    # Behind an FPN, whose own layers are new, the network is called bottom_up (detectron2/modeling/backbone/fpn.py).
-    network = "backbone.bottom_up." if any(place.startswith("backbone.bottom_up.") for place in state) else "backbone."
-    for place in state:
-        if place.startswith(network):
-            name = place.removeprefix(network)
-        elif place.startswith("roi_heads.res5.") and not place.startswith("roi_heads.res5.norm."):
-            name = place.removeprefix("roi_heads.")
-        else:
-            continue
-        if not name.endswith("num_batches_tracked"):
-            names[name] = place
-    return names

@@ -13,16 +13,13 @@ __all__ = ["check_rle", "coder"]
 
 
 def check_rle(code: Any, height: int, width: int) -> dict[str, Any]:
-    """Check a mask's run-length code against its image's height and width in pixels.
-
-    Args:
-        code: `{"size": [height, width], "counts": str, bytes or list of int}`.
+    """Check a mask's run-length code, `{"size": [height, width], "counts": str, bytes or list of int}`.
 
     Returns:
         The code in compressed form, as `pycocotools.mask` takes it.
 
     Raises:
-        ValueError: it is none, or of another size.
+        ValueError: it is none, or of another size than its image.
     """
     counts, size = code.get("counts"), code.get("size")
     if size != [height, width]:

@@ -39,7 +39,7 @@ class Split:
     classes: list[str]
     metric: str
 
-    def described(self) -> Dataset:
+    def to_dataset(self) -> Dataset:
         """What a record says of it."""
         benchmark = "COCO" if self.metric == "coco" else "VOC"
         return Dataset(benchmark, self.name, len(self.images), self.fingerprint)
@@ -53,15 +53,17 @@ class Split:
         return digest.hexdigest()
 
 
-def read_split(root: Path, name: str, classes: Sequence[str], masks: bool, images: bool = True) -> tuple[Split, Faults]:
+def read_split(
+    root: Path, name: str, classes: Sequence[str], require_masks: bool, require_images: bool = True
+) -> tuple[Split, Faults]:
     """Read a split past every fault.
 
     Args:
         root: the folder that holds `VOC2007/`, `VOC2012/`, `coco/`.
         name: e.g. `voc_2007_trainval`.
         classes: the VOC class names; COCO's come from its file.
-        masks: whether COCO's objects need masks.
-        images: whether VOC's images have to be there.
+        require_masks: whether COCO's objects need masks.
+        require_images: whether VOC's images have to be there.
 
     Returns:
         (the images and objects without fault; what is wrong, each with its file and the remedy)
@@ -70,9 +72,9 @@ def read_split(root: Path, name: str, classes: Sequence[str], masks: bool, image
         UserError: the split's folder, list or file is missing or no such thing.
     """
     if name.startswith("coco"):
-        found, categories, faults = read_coco(*coco_files(root, name), masks)
+        found, categories, faults = read_coco(*coco_files(root, name), require_masks)
         return Split(name, found, list(categories.values()), "coco"), faults
-    found, faults = read_voc(root, name, classes, images)
+    found, faults = read_voc(root, name, classes, require_images)
     return Split(name, found, list(classes), "voc_2007" if name.startswith("voc_2007") else "voc_area"), faults
 
 
@@ -82,7 +84,7 @@ def find_splits(root: Path) -> list[str]:
     Raises:
         UserError: there is no folder, or no split in it.
     """
-    _check_root(root)
+    _require_folder(root)
     names = voc_splits(root) + coco_splits(root)
     if not names:
         hint = intended_root(root)
@@ -93,19 +95,19 @@ def find_splits(root: Path) -> list[str]:
 
 
 def load_splits(
-    root: str, names: Sequence[str], classes: Sequence[str], masks: bool = False, images: bool = True
+    root: str, names: Sequence[str], classes: Sequence[str], require_masks: bool = False, require_images: bool = True
 ) -> Split:
     """Read splits and put them behind one another; the arguments are those of `read_split`.
 
     Raises:
         UserError: anything missing or wrong, with the file's name.
     """
-    _check_root(Path(root))
+    _require_folder(Path(root))
     if len(set(names)) < len(names):
         raise UserError(f"data: {', '.join(names)}: names a split twice; its images would count twice")
     whole: Split | None = None
     for name in names:
-        split, faults = read_split(Path(root), name, classes, masks, images)
+        split, faults = read_split(Path(root), name, classes, require_masks, require_images)
         faults.refuse(f": python -m transfer.check_data data.root={root}")
         if whole and whole.classes != split.classes:
             raise UserError(f"{name}: other classes than {whole.name}; use splits of one data set")
@@ -129,7 +131,7 @@ def read_splits(data: DataConfig, cfg: Any) -> tuple[Split, Split]:
     return train, test
 
 
-def open_splits(data: DataConfig, cfg: Any, splits: tuple[Split, Split] | None = None) -> tuple[Split, Split]:
+def prepare_splits(data: DataConfig, cfg: Any, splits: tuple[Split, Split] | None = None) -> tuple[Split, Split]:
     """The images to train on and those to report on, as the settings ask for them.
 
     Args:
@@ -145,12 +147,12 @@ def open_splits(data: DataConfig, cfg: Any, splits: tuple[Split, Split] | None =
     if data.held_out:
         images, held = hold_out(train.images, data.held_out, data.seed)
         part = f"{data.held_out:g} held out, seed {data.seed}"
-        train, test = _part(train, f"without {part}", images), _part(train, part, held)
+        train, test = _with_images(train, images, f"without {part}"), _with_images(train, held, part)
     if not count_evaluated_objects(test.images):
         raise UserError(f"data.test={test.name}: no object counts; choose another share or split")
     if data.images:
         chosen = balanced(train.images, len(train.classes), data.images, data.seed)
-        train = _part(train, f"{data.images} images, seed {data.seed}", chosen)
+        train = _with_images(train, chosen, f"{data.images} images, seed {data.seed}")
     _warn_of_overlap(train, test)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(train.classes)
     objects = (a for image in train.images for a in image["annotations"])
@@ -189,12 +191,12 @@ def _line(image: dict[str, Any]) -> str:
     return json.dumps((os.path.basename(image["file_name"]), image["width"], image["height"], boxes))
 
 
-def _part(split: Split, part: str, images: list[dict[str, Any]]) -> Split:
+def _with_images(split: Split, images: list[dict[str, Any]], part: str) -> Split:
     """`voc_2007_train (part)`; of a part of a part, both stand in the brackets."""
     name = f"{split.name[:-1]}, {part})" if split.name.endswith(")") else f"{split.name} ({part})"
     return replace(split, name=name, images=images)
 
 
-def _check_root(root: Path) -> None:
+def _require_folder(root: Path) -> None:
     if not root.is_dir():
         raise UserError(f"data.root={root}: no such folder; give the one that holds VOC2007, VOC2012 or coco")

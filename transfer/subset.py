@@ -16,9 +16,6 @@ def balanced(images: Images, classes: int, count: int, seed: int) -> Images:
     Image by image: of the class that the fewest chosen images show, the next in a shuffled list of its images. The
     first n of a larger subset are therefore the subset of n, and a seed gives the same one everywhere.
 
-    Args:
-        images: Detectron2's dicts, of `classes` classes.
-
     Raises:
         UserError: there are not as many images with an object.
     """

@@ -23,12 +23,12 @@ from runs.log import METRICS_LOG, MetricsLog
 from runs.progress import Progress
 from runs.seeds import generator_states, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals, raise_signals
-from transfer.splits import Split
 from transfer.detections import Detections, Evaluation
 from transfer.inference import evaluate
-from transfer.loading import build_test_loader, build_train_loader, train_images
+from transfer.loading import build_test_loader, build_train_loader, images_with_objects
 from transfer.model import config_errors
 from transfer.settings import TransferConfig
+from transfer.splits import Split
 
 CHECKPOINT = "checkpoint.pth"
 LOWER = "lower detectron2.SOLVER.BASE_LR or lengthen detectron2.SOLVER.WARMUP_ITERS, and choose another output="
@@ -58,7 +58,7 @@ class Trainer:
         autocast: Callable[[], Any],
     ) -> None:  # fmt: skip
         self.cfg, self.config, self.detector, self.test, self.autocast = cfg, config, detector, test, autocast
-        self.images = train_images(cfg, train)
+        self.images = images_with_objects(cfg, train)
         self.folder, self.workers = Path(cfg.OUTPUT_DIR), worker_count(config.data.workers, most=8)
         # Of the order of images in training and in precise BN, drawn from the seeded generator as Detectron2's trainer
         # draws them for its two samplers.

@@ -17,12 +17,12 @@ from runs.files import SCRATCH, TRIAL, atomic_write, sha256
 from runs.folder import RECORD, Run, claim_run
 from runs.record import Record, Subject
 from runs.seeds import seed_everything
-from transfer.splits import Split, open_splits, read_splits
+from transfer.detectron2_config import build_cfg
 from transfer.draw_detections import draw_sheets
 from transfer.inference import FILES
 from transfer.model import build_detector
-from transfer.detectron2_config import build_cfg
 from transfer.settings import GRIDS, SearchConfig, TransferConfig
+from transfer.splits import Split, prepare_splits, read_splits
 from transfer.training import CHECKPOINT, Diverged, Trainer
 from transfer.weights import BackboneFile, read_backbone
 
@@ -57,7 +57,7 @@ def _run(
 ) -> Record:  # fmt: skip
     cfg = build_cfg(config, backbone, device.type)
     splits = splits or read_splits(config.data, cfg)
-    train, test = open_splits(config.data, cfg, splits)
+    train, test = prepare_splits(config.data, cfg, splits)
     cfg.freeze()
     # The weights are what is in their file, and so are the images.
     settings = dataclasses.asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
@@ -93,14 +93,14 @@ def _fine_tune(
         torch.save({"model": detector.state_dict()}, file)
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()),
-        "train": dataclasses.asdict(train.described()) | {"used": len(trainer.images)},
+        "train": dataclasses.asdict(train.to_dataset()) | {"used": len(trainer.images)},
         "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3),
         "per_class": evaluation.per_class, "files": {name: sha256(claimed.path / name) for name in FILES},
     }  # fmt: skip
     if evaluation.curves:
         details["curves"] = {name: _thinned(curve) for name, curve in evaluation.curves.items()}
     subject = backbone.subject if backbone else Subject(method=SCRATCH, arch=config.arch)
-    record = claimed.finish(subject, test.described(), evaluation.metrics, details=details)
+    record = claimed.finish(subject, test.to_dataset(), evaluation.metrics, details=details)
     (claimed.path / CHECKPOINT).unlink(missing_ok=True)
     if config.pictures:
         draw_sheets(claimed.path, test, detections, evaluation.matches["bbox"], config.pictures)
@@ -121,7 +121,7 @@ def _trials(
     """The search and the trials, each by `run_one`; returns the record of them together on process 0."""
     single, search = replace(config, trials=1, search=SearchConfig()), None
     if config.search.enabled:
-        search, single = _search(config, single, iterations, run_one)
+        search, single = _search_rate(config, single, iterations, run_one)
     records = []
     for number in range(config.trials):
         output = str(config.folder / f"{TRIAL}{number}")
@@ -142,7 +142,7 @@ def _trials(
     return record
 
 
-def _search(
+def _search_rate(
     config: TransferConfig, single: TransferConfig, iterations: int, run_one: Callable[[TransferConfig], Record]
 ) -> tuple[dict[str, Any], TransferConfig]:
     """Try every rate on the held-out part; returns (the whole grid and the choice, the settings with the choice)."""
@@ -150,7 +150,7 @@ def _search(
     data = replace(single.data, held_out=config.search.held_out)
     for rate in config.search.rates or GRIDS[config.task]:
         output = str(config.folder / f"search_lr{rate:g}")
-        candidate = replace(with_rate(single, rate, iterations), data=data, output=output, pictures=0)
+        candidate = replace(with_learning_rate(single, rate, iterations), data=data, output=output, pictures=0)
         entry: dict[str, Any] = {"rate": rate, "solver": dict(candidate.detectron2["SOLVER"])}
         try:
             entry["metrics"] = run_one(candidate).metrics
@@ -165,10 +165,10 @@ def _search(
         "chosen": best["rate"], "metric": config.search.metric, "held_out": config.search.held_out,
         "seed": config.seed, "grid": grid,
     }  # fmt: skip
-    return result, with_rate(single, best["rate"], iterations)
+    return result, with_learning_rate(single, best["rate"], iterations)
 
 
-def with_rate(config: TransferConfig, rate: float, iterations: int) -> TransferConfig:
+def with_learning_rate(config: TransferConfig, rate: float, iterations: int) -> TransferConfig:
     """The settings of a run of so many iterations with another rate, and the longer warm-up that high ones need."""
     other = copy.deepcopy(config)
     solver = other.detectron2.setdefault("SOLVER", {})

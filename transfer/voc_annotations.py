@@ -18,7 +18,9 @@ SUFFIXES = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG")
 _TRUTH_VALUES = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1}
 
 
-def read_voc(root: Path, name: str, classes: Sequence[str], images: bool = True) -> tuple[list[dict[str, Any]], Faults]:
+def read_voc(
+    root: Path, name: str, classes: Sequence[str], require_images: bool = True
+) -> tuple[list[dict[str, Any]], Faults]:
     """Read a split as Detectron2's loader does (detectron2/data/datasets/pascal_voc.py), difficult objects included.
 
     The arguments are those of `datasets.read_split`.
@@ -40,11 +42,11 @@ def read_voc(root: Path, name: str, classes: Sequence[str], images: bool = True)
 
     def read(image_id: str) -> dict[str, Any]:
         file, picture = annotation_file(image_id), _image_file(folder, image_id)
-        for needed in (file, picture) if images else (file,):
+        for needed in (file, picture) if require_images else (file,):
             if not needed.is_file():
                 raise UserError(f"{needed}: missing, but listed in {listing.name}; restore it or remove it there")
         annotation = _annotation(file, numbers)
-        if images:
+        if require_images:
             check_image(picture, annotation["width"], annotation["height"])
         return {"file_name": str(picture), "image_id": image_id, **annotation}
 

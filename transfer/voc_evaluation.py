@@ -65,12 +65,12 @@ def evaluate_voc(matches: Matches) -> Evaluation:
         recall = true / (matches.objects[:, number].sum() or np.nan)
         curves[name] = np.stack([recall, true / np.maximum(true + false, 1)])
     by_threshold = np.array([np.mean(table[:, t]) for t in range(len(THRESHOLDS))])
-    metrics = {f"bbox/{k}": float(v) for k, v in _named(by_threshold).items()}
-    per_class = {name: _named(row) for name, row in zip(classes, table, strict=True)}
+    metrics = {f"bbox/{k}": float(v) for k, v in _ap_summary(by_threshold).items()}
+    per_class = {name: _ap_summary(row) for name, row in zip(classes, table, strict=True)}
     return Evaluation(metrics, per_class, {"bbox": matches}, curves)
 
 
-def _named(row: np.ndarray) -> dict[str, float]:
+def _ap_summary(row: np.ndarray) -> dict[str, float]:
     return {"AP": float(np.mean(row)), "AP50": float(row[0]), "AP75": float(row[5])}
 
 

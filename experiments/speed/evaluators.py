@@ -125,7 +125,7 @@ def coco(
     kept: dict[str, list[float]] = {}
 
     def ours_coco() -> list[float]:
-        scenes, categories, _ = read_coco(file, None, masks=kind == "segm")
+        scenes, categories, _ = read_coco(file, None, require_masks=kind == "segm")
         places, classes = {i["image_id"]: n for n, i in enumerate(scenes)}, {c: n for n, c in enumerate(categories)}
         found = [r | {"image_id": places[r["image_id"]], "category_id": classes[r["category_id"]]} for r in results]
         return list(evaluate_coco(found, scenes, list(categories.values()), (kind,))[0].values())[:3]

@@ -23,7 +23,7 @@ KINDS = ("bbox", "segm")
 
 def evaluate(file: Path, results: list[dict[str, Any]]) -> Evaluation:
     """Our evaluation of results with the file's own ids."""
-    images, categories, faults = read_coco(file, None, masks=True)
+    images, categories, faults = read_coco(file, None, require_masks=True)
     assert faults == []
     places, classes = {i["image_id"]: n for n, i in enumerate(images)}, {c: n for n, c in enumerate(categories)}
     found = [r | {"image_id": places[r["image_id"]], "category_id": classes[r["category_id"]]} for r in results]

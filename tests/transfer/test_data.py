@@ -13,8 +13,8 @@ from detectron2.data.datasets.pascal_voc import load_voc_instances
 from runs.errors import UserError
 from tests.transfer.conftest import CLASSES
 from transfer.check_data import CheckConfig, CheckData, check_split
-from transfer.splits import find_splits, load_splits
 from transfer.loading import Batches
+from transfer.splits import find_splits, load_splits
 
 
 def test_voc_is_read_as_detectron2_reads_it(generated: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_coco_fault_names_its_file(generated: Path, tmp_path: Path, fault: Any
     root = shutil.copytree(generated, tmp_path / "data")
     path = edit_coco(root, fault)
     with pytest.raises(UserError) as caught:
-        load_splits(str(root), ["coco_2017_train"], [], masks=True)
+        load_splits(str(root), ["coco_2017_train"], [], require_masks=True)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 

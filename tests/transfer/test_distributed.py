@@ -20,11 +20,11 @@ from runs.distributed import process_group
 from runs.files import sha256, write_json
 from tests.pretrain.processes import free_port
 from tests.transfer.conftest import CLASSES, TINY, overrides
-from transfer.splits import open_splits
+from transfer.detectron2_config import build_cfg
 from transfer.inference import FILES, evaluate
 from transfer.loading import Batches, build_test_loader
-from transfer.detectron2_config import build_cfg
 from transfer.settings import TransferConfig
+from transfer.splits import prepare_splits
 
 # Where nothing is left to chance and each process has as many regions as the other, the two computations are the same
 # sums: all images of one size with two objects each, every anchor sampled, every anchor's
@@ -127,7 +127,7 @@ def infer(rank: int, world: int, port: int, config: TransferConfig) -> None:
     torch.set_num_threads(1)
     with process_group("cpu"):
         cfg = build_cfg(config, None, "cpu")
-        _, split = open_splits(config.data, cfg)
+        _, split = prepare_splits(config.data, cfg)
         torch.manual_seed(0)
         found = evaluate(cfg, build_model(cfg), split, build_test_loader(cfg, split, workers=0))
         if found:
@@ -193,12 +193,14 @@ def test_statistics_of_bfloat16_features_are_those_of_float32(monkeypatch: pytes
 
 def test_a_split_that_is_not_equivalent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from runs.errors import UserError
-    from transfer import recipe
+    from transfer import detectron2_config
     from transfer.settings import TransferConfig
 
     def build(processes: int, **settings: Any) -> Any:
-        monkeypatch.setattr(recipe, "world_size", lambda: processes)
-        return recipe.build_cfg(TransferConfig(task="voc07", weights="scratch", detectron2=settings), None, "cpu")
+        monkeypatch.setattr(detectron2_config, "world_size", lambda: processes)
+        return detectron2_config.build_cfg(
+            TransferConfig(task="voc07", weights="scratch", detectron2=settings), None, "cpu"
+        )
 
     for processes in (1, 2, 4, 8, 16):
         build(processes)

@@ -7,9 +7,9 @@ from PIL import Image, ImageColor
 
 from runs.palette import PALETTE
 from tests.transfer.conftest import CLASSES
-from transfer.splits import Split, load_splits
 from transfer.detections import Detections
 from transfer.draw_detections import best_and_worst, evenly, sheet
+from transfer.splits import Split, load_splits
 from transfer.voc_evaluation import Truth, match_voc
 
 

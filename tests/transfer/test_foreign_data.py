@@ -1,6 +1,7 @@
 """Data sets and results of strangers: what is unambiguous is read, and the rest is one line that names the remedy.
 
-Training, `transfer.check_data` and `transfer.evaluate_detections` read through the same functions, so one table stands for all three.
+Training, `transfer.check_data` and `transfer.evaluate_detections` read through the same functions, so one table stands
+for all three.
 """
 
 import copy
@@ -20,14 +21,14 @@ from PIL import Image
 from pycocotools import mask as coder
 
 from runs.errors import UserError
-from transfer import evaluate
 from transfer.coco_annotations import read_coco
-from transfer.splits import find_splits, load_splits, open_splits, read_split
 from transfer.detections import Detections
-from transfer.image_files import check_image
 from transfer.detectron2_config import build_cfg
+from transfer.evaluate_detections import score_coco, score_voc
+from transfer.image_files import check_image
 from transfer.rle import check_rle
 from transfer.settings import DataConfig, TransferConfig
+from transfer.splits import find_splits, load_splits, prepare_splits, read_split
 from transfer.voc_annotations import read_voc
 
 WIDTH, HEIGHT = 40, 30
@@ -135,7 +136,7 @@ def test_coco_of_strangers(coco: Path, case: str) -> None:
     file = instances(coco, change)
     start = time.monotonic()
     try:
-        split, faults = read_split(coco, "coco_2017_val", [], masks=True)
+        split, faults = read_split(coco, "coco_2017_val", [], require_masks=True)
     except UserError as error:
         faults = [str(error)]
     assert time.monotonic() - start < 5
@@ -173,7 +174,7 @@ def evaluated(root: Path, results: Any) -> dict[str, float]:
 
 
 def evaluated_file(root: Path, path: Path) -> dict[str, float]:
-    return evaluate.score_coco(path, root / "coco/annotations/instances_val2017.json").metrics
+    return score_coco(path, root / "coco/annotations/instances_val2017.json").metrics
 
 
 def test_truth_without_sizes_serves_for_boxes(coco: Path) -> None:
@@ -190,13 +191,13 @@ def test_a_mask_of_pixels_is_trained_as_one(coco: Path) -> None:
     data = DataConfig(root=str(coco), held_out=0.5, seed=2)
     cfg.DATASETS.TRAIN = ("coco_2017_val",)
     instances(coco)
-    open_splits(data, cfg)
+    prepare_splits(data, cfg)
     assert cfg.INPUT.MASK_FORMAT == "polygon"
     instances(coco, lambda d: d["annotations"][0].update(segmentation=MASK, iscrowd=1))
-    open_splits(data, cfg)
+    prepare_splits(data, cfg)
     assert cfg.INPUT.MASK_FORMAT == "polygon"
     instances(coco, first(segmentation=MASK))
-    open_splits(data, cfg)
+    prepare_splits(data, cfg)
     assert cfg.INPUT.MASK_FORMAT == "bitmask"
 
 
@@ -279,17 +280,17 @@ def test_a_test_image_that_is_trained_on_is_named(voc: Path, capfd: pytest.Captu
         load_splits(str(voc), [f"voc_{name}"], ["cat"]) for name in ("2007_val", "2007_test", "2012_val")
     )
     cfg = build_cfg(TransferConfig(task="voc07", weights="scratch"), None, "cpu")
-    open_splits(DataConfig(), cfg, (train, test))
+    prepare_splits(DataConfig(), cfg, (train, test))
     assert not capfd.readouterr().err
     for other in (train, val):
-        open_splits(DataConfig(), cfg, (train, other))
+        prepare_splits(DataConfig(), cfg, (train, other))
         assert re.search(
             r"warning: .* 1 of its 1 images are trained on, first .*2\.jpg; its AP", capfd.readouterr().err
         )
     (voc / "VOC2012/Annotations/2.xml").write_text(XML.replace("<ymin>2<", "<ymin>3<"))
-    open_splits(DataConfig(), cfg, (train, load_splits(str(voc), ["voc_2012_val"], ["cat"])))
+    prepare_splits(DataConfig(), cfg, (train, load_splits(str(voc), ["voc_2012_val"], ["cat"])))
     Image.new("RGB", (WIDTH, HEIGHT), "red").save(voc / "VOC2012/JPEGImages/2.jpg", "PNG")
-    open_splits(DataConfig(), cfg, (train, val))
+    prepare_splits(DataConfig(), cfg, (train, val))
     assert not capfd.readouterr().err
 
 
@@ -305,7 +306,7 @@ def test_annotations_may_be_as_large_as_cocos(coco: Path) -> None:
     """instances_train2017.json has 470 MB; other JSON files of a run have at most 64."""
     with instances(coco).open("a") as file:
         file.write(" " * 2**26)
-    assert read_split(coco, "coco_2017_val", [], masks=True)[1] == []
+    assert read_split(coco, "coco_2017_val", [], require_masks=True)[1] == []
 
 
 def test_a_class_or_a_split_that_is_named_twice_is_refused(voc: Path) -> None:
@@ -434,7 +435,7 @@ def test_xml_of_strangers(voc: Path, case: str) -> None:
     content, named = XMLS[case]
     file = voc / "VOC2007/Annotations/1.xml"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    split, faults = read_split(voc, "voc_2007_test", ["cat", "dog"], masks=False)
+    split, faults = read_split(voc, "voc_2007_test", ["cat", "dog"], require_masks=False)
     if named:
         assert len(faults) == 1 and faults[0].startswith(f"{file}: ")
         assert_matches(named, faults[0])
@@ -485,7 +486,7 @@ def test_images_with_other_suffixes_and_ids_with_spaces(voc: Path, suffix: str) 
 
 def test_voc_without_an_object_that_counts_is_refused(voc: Path) -> None:
     (voc / "VOC2007/Annotations/1.xml").write_text(XML.replace("<difficult>0<", "<difficult>1<"))
-    _, faults = read_split(voc, "voc_2007_test", ["cat"], masks=False)
+    _, faults = read_split(voc, "voc_2007_test", ["cat"], require_masks=False)
     assert faults == ["voc_2007_test: no object counts (all are difficult, crowds, or absent); annotate some"]
     for name in ("light", "traffic_light"):
         (voc / f"{name}.txt").write_text("")
@@ -495,7 +496,7 @@ def test_voc_without_an_object_that_counts_is_refused(voc: Path) -> None:
 
 def evaluated_voc(root: Path, detections: Path, classes: str) -> dict[str, float]:
     (root / "cat.txt").touch()
-    return evaluate.score_voc(detections, root, "voc_2007_test", classes.split(",")).metrics
+    return score_voc(detections, root, "voc_2007_test", classes.split(",")).metrics
 
 
 def test_classes_whose_names_end_alike(voc: Path) -> None:
@@ -564,4 +565,4 @@ def test_a_json_may_have_a_mark_of_its_encoding(coco: Path) -> None:
     file = instances(coco)
     for encoding in ("utf-8-sig", "utf-16"):
         file.write_text(json.dumps(DOCUMENT), encoding=encoding)
-        assert read_coco(file, None, masks=True)[2] == []
+        assert read_coco(file, None, require_masks=True)[2] == []

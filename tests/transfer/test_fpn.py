@@ -18,10 +18,9 @@ from converters.resnet_model import build_resnet
 from runs.errors import UserError
 from runs.record import read_record
 from tests.converters import layouts
-from transfer.model import load_backbone
 from transfer.detectron2_config import build_cfg
 from transfer.settings import TransferConfig
-from transfer.weights import read_backbone
+from transfer.weights import load_backbone, read_backbone
 
 LAYOUTS = [layouts.simsiam, layouts.moco, layouts.lightly, layouts.torchvision_flat, layouts.detectron2]
 SMALL = {

@@ -17,7 +17,7 @@ import torch
 from runs.errors import UserError
 from runs.record import read_record
 from runs.signals import INTERRUPTED, Stopped
-from transfer import trial
+from transfer import trials
 from transfer.settings import TransferConfig
 from transfer.training import Trainer
 
@@ -25,7 +25,7 @@ ITERATIONS = 12
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(folder / trial.MODEL, weights_only=True)["model"]
+    state: dict[str, torch.Tensor] = torch.load(folder / trials.MODEL, weights_only=True)["model"]
     return state
 
 
@@ -37,7 +37,7 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 def in_child(config: TransferConfig) -> Any:
     """A process that shares what is imported, so that starting one costs nothing."""
-    child = multiprocessing.get_context("fork").Process(target=trial.run, args=(config,))
+    child = multiprocessing.get_context("fork").Process(target=trials.run, args=(config,))
     child.start()
     return child
 
@@ -61,7 +61,7 @@ def test_killed_at_five_random_iterations(tiny: TransferConfig, tmp_path: Path) 
     torch.set_num_threads(1)
     tiny.detectron2["SOLVER"] |= {"MAX_ITER": ITERATIONS, "STEPS": [8]}
     tiny.log_every, tiny.save_seconds = 1, 0.0
-    trial.run(tiny)
+    trials.run(tiny)
     whole = Path(tiny.output)
     tiny.output, broken = str(tmp_path / "broken"), tmp_path / "broken"
     places = sorted(random.Random(3).sample(range(1, ITERATIONS), 5))
@@ -83,10 +83,10 @@ def test_killed_at_five_random_iterations(tiny: TransferConfig, tmp_path: Path) 
 
 def test_workers_do_not_change_the_result(tiny: TransferConfig, tmp_path: Path) -> None:
     """Augmentation included: a run may be resumed on a machine with other cores."""
-    trial.run(tiny)
+    trials.run(tiny)
     one = weights(Path(tiny.output))
     tiny.data.workers, tiny.output = 2, str(tmp_path / "workers")
-    trial.run(tiny)
+    trials.run(tiny)
     other = weights(Path(tiny.output))
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
@@ -115,23 +115,23 @@ def test_a_signal_ends_the_measuring_and_the_next_start_makes_it(
     original = Trainer.precise_bn
     with monkeypatch.context() as patched, pytest.raises(Stopped) as left:
         patched.setattr(Trainer, "precise_bn", stopped)
-        trial.run(tiny)
+        trials.run(tiny)
     assert (left.value.code, left.value.what) == (INTERRUPTED, "SIGUSR1")
     lines = log(Path(tiny.output))
-    assert trial.run(tiny) == read_record(tiny.output).metrics and log(Path(tiny.output)) == lines
+    assert trials.run(tiny) == read_record(tiny.output).metrics and log(Path(tiny.output)) == lines
 
 
 def test_other_images_under_the_same_name_are_another_run(tiny: TransferConfig, tmp_path: Path) -> None:
     """Whatever the path is: the data set may move, but not change."""
     tiny.detectron2["SOLVER"] |= {"MAX_ITER": 2, "STEPS": [1]}
-    metrics = trial.run(tiny)
+    metrics = trials.run(tiny)
     moved = shutil.copytree(tiny.data.root, tmp_path / "moved")
     tiny.data.root = str(moved)
-    assert trial.run(tiny) == metrics
+    assert trials.run(tiny) == metrics
     listing = moved / "VOC2007/ImageSets/Main/test.txt"
     listing.write_text("\n".join(listing.read_text().split()[:-1]))
     with pytest.raises(UserError, match=r"belongs to another run \(fingerprint\.test: "):
-        trial.run(tiny)
+        trials.run(tiny)
 
 
 def test_a_checkpoint_of_other_processes_or_a_damaged_one_is_refused(tiny: TransferConfig) -> None:
@@ -145,21 +145,21 @@ def test_a_checkpoint_of_other_processes_or_a_damaged_one_is_refused(tiny: Trans
     state = torch.load(file, weights_only=True)
     torch.save({**state, "generators": state["generators"] * 2}, file)
     with pytest.raises(UserError, match=r"checkpoint\.pth: of 2 processes, not 1"):
-        trial.run(tiny)
+        trials.run(tiny)
     for iteration in (-1, 10_001, "3"):
         torch.save({**state, "iteration": iteration}, file)
         with pytest.raises(UserError, match=r"checkpoint\.pth: damaged"):
-            trial.run(tiny)
+            trials.run(tiny)
     for content in (b"", b"no archive", b"\x80\x02}."):
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"checkpoint\.pth: damaged"):
-            trial.run(tiny)
+            trials.run(tiny)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny: TransferConfig) -> None:
     tiny.detectron2["SOLVER"] |= {"BASE_LR": 1e30, "WARMUP_ITERS": 0}
     with pytest.raises(UserError, match=r"(loss is|proposals are) .* at iteration \d.*BASE_LR"):
-        trial.run(tiny)
+        trials.run(tiny)
     saved = json.loads((Path(tiny.output) / "not_finite.json").read_text())
     assert len(saved["image_ids"]) == 4 and saved["iteration"] >= 1
     assert not (Path(tiny.output) / "result.json").exists()
@@ -171,19 +171,19 @@ def test_out_of_memory_names_what_to_lower(tiny: TransferConfig, monkeypatch: py
 
     monkeypatch.setattr(Trainer, "_check", exhausted)
     with pytest.raises(UserError, match=r"4 images of up to \d+ x \d+: .*bf16"):
-        trial.run(tiny)
+        trials.run(tiny)
 
 
 def test_the_record_is_written_before_the_pictures(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(trial, "draw_sheets", fail)
+    monkeypatch.setattr(trials, "draw_sheets", fail)
     tiny.pictures = 2
     tiny.detectron2["SOLVER"] |= {"MAX_ITER": 2, "STEPS": [1]}
     with pytest.raises(ZeroDivisionError):
-        trial.run(tiny)
-    assert read_record(tiny.output).metrics == trial.run(tiny)
+        trials.run(tiny)
+    assert read_record(tiny.output).metrics == trials.run(tiny)
     assert not (Path(tiny.output) / "checkpoint.pth").exists()
 
 
@@ -199,9 +199,9 @@ def test_evaluates_on_the_way_with_precise_statistics(tiny: TransferConfig, monk
     original = Trainer._step
     with monkeypatch.context() as patched, pytest.raises(Stopped) as left:
         patched.setattr(Trainer, "_step", signalled)
-        trial.run(tiny)
+        trials.run(tiny)
     assert left.value.what == "SIGUSR1 after iteration 2, saved"
-    trial.run(tiny)
+    trials.run(tiny)
     lines = log(Path(tiny.output))
     assert [line["step"] for line in lines if "bbox/AP50" in line] == [3]
     # The way there does not change where it goes: statistics play no part in training.
@@ -223,7 +223,7 @@ def test_precise_statistics_are_means_over_batches(tiny: TransferConfig, monkeyp
         found.update(mean=norm.running_mean.double(), var=norm.running_var.double())  # type: ignore[operator, union-attr]
 
     monkeypatch.setattr(Trainer, "precise_bn", spy)
-    trial.run(tiny)
+    trials.run(tiny)
     assert len(seen) == 2
     flat = torch.cat([x.transpose(0, 1).flatten(1) for x in seen], dim=1)  # (channels, pixels of all batches)
     torch.testing.assert_close(found["mean"], flat.mean(1), rtol=1e-4, atol=1e-5)

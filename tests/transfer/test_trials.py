@@ -11,16 +11,16 @@ import pytest
 
 from runs.errors import UserError
 from runs.record import read_record
-from transfer import trial
-from transfer.splits import read_splits
+from transfer import trials
 from transfer.settings import SearchConfig, TransferConfig
+from transfer.splits import read_splits
 
 
 def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.trials, tiny.seed = 3, 5
     reader = Mock(side_effect=read_splits)
-    monkeypatch.setattr(trial, "read_splits", reader)
-    metrics = trial.run(tiny)
+    monkeypatch.setattr(trials, "read_splits", reader)
+    metrics = trials.run(tiny)
     assert reader.call_count == 1, "the trials share the images"
     folder = Path(tiny.output)
     single = [read_record(folder / f"trial{n}") for n in range(3)]
@@ -32,8 +32,8 @@ def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> 
     assert [t["seed"] for t in record.details["trials"]] == [5, 6, 7]
 
     # Done means done: nothing is computed again.
-    monkeypatch.setattr(trial, "_fine_tune", lambda *_: pytest.fail("ran again"))
-    assert trial.run(tiny) == metrics
+    monkeypatch.setattr(trials, "_fine_tune", lambda *_: pytest.fail("ran again"))
+    assert trials.run(tiny) == metrics
 
     # Another file under the same name is another run.
     other = Path(tiny.output).parent / "other.pkl"
@@ -43,7 +43,7 @@ def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> 
         folder.joinpath("config.yaml").read_text().replace(record.config["weights"], tiny.weights)
     )
     with pytest.raises(UserError, match=r"belongs to another run .*weights_sha256"):
-        trial.run(tiny)
+        trials.run(tiny)
 
 
 def test_the_search_chooses_on_held_out_training_images(tiny: TransferConfig) -> None:
@@ -51,7 +51,7 @@ def test_the_search_chooses_on_held_out_training_images(tiny: TransferConfig) ->
     tiny.trials = 2
     # An untrained detector scores 0 everywhere; the choice is tested on figures that are set here.
     scores = {"0.01": 10.0, "0.1": 20.0}
-    trial.run(tiny)
+    trials.run(tiny)
     record = read_record(tiny.output)
     search = record.details["search"]
     assert [entry["rate"] for entry in search["grid"]] == [0.01, 1e30, 0.1]
@@ -77,7 +77,7 @@ def test_the_best_held_out_metric_decides(tiny: TransferConfig) -> None:
         seen.append((rate, config.data.held_out))
         return SimpleNamespace(metrics={"bbox/AP": figures[rate]})
 
-    result, chosen = trial._search(tiny, replace(tiny, search=SearchConfig()), 100, run_one)
+    result, chosen = trials._search_rate(tiny, replace(tiny, search=SearchConfig()), 100, run_one)
     assert result["chosen"] == 0.02 == chosen.detectron2["SOLVER"]["BASE_LR"]
     assert seen == [(0.01, 0.2), (0.02, 0.2), (0.04, 0.2)] and chosen.data.held_out == 0
 
@@ -85,4 +85,4 @@ def test_the_best_held_out_metric_decides(tiny: TransferConfig) -> None:
 def test_when_every_rate_diverges_the_grid_is_named(tiny: TransferConfig) -> None:
     tiny.search.enabled, tiny.search.rates = True, [1e30, 1e32]
     with pytest.raises(UserError, match=r"1e\+30.*search\.rates"):
-        trial.run(tiny)
+        trials.run(tiny)

@@ -13,11 +13,10 @@ import torch
 from detectron2.modeling import build_model
 
 from runs.errors import UserError
-from transfer import model
-from transfer.model import load_backbone
+from transfer import model, weights
 from transfer.detectron2_config import build_cfg
 from transfer.settings import TransferConfig
-from transfer.weights import read_backbone
+from transfer.weights import load_backbone, read_backbone
 
 
 def detector_for(path: Path) -> tuple[Any, Any]:
@@ -179,4 +178,4 @@ def test_a_proof_that_cannot_hold_fails(backbone: Path, monkeypatch: pytest.Monk
     with torch.no_grad():
         detector.roi_heads.res5[0].conv1.weight[0, 0] += 1e-7
     with pytest.raises(UserError, match=r"res5\.0\.conv1\.weight"):
-        model._prove(detector, file, model._backbone_names(detector))
+        weights._prove(detector, file, weights._file_to_detector_names(detector))
