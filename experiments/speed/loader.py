@@ -22,10 +22,10 @@ from detectron2.data.samplers import TrainingSampler
 
 from experiments.speed.rows import Row, Skipped, alternate, script
 from hardware.peak_rates import decode_rate
-from transfer.splits import Split, load_splits
-from transfer.loading import build_train_loader, images_with_objects
 from transfer.detectron2_config import build_cfg
+from transfer.loading import build_train_loader, images_with_objects
 from transfer.settings import VOC_CLASSES, TransferConfig
+from transfer.splits import Split, load_splits
 
 SCENES = ("--images=2", "--val-images=2", "--voc07=48", "--voc07-test=2", "--voc12=2", "--coco=2", "--coco-val=2")
 
