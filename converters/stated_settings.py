@@ -54,6 +54,7 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "output_stride": (lambda value: value in (8, 16), _DILATED),
     "downsample_in_first_stage": (lambda value: value is True, "a stride in its first stage"),
 }
+_DILATIONS = {name for name, (_, reason) in _REFUSED.items() if reason is _DILATED}
 
 
 def input_convention(contents: Contents, network: Network, path: Path, container: str) -> tuple[InputConvention, str]:
@@ -91,6 +92,9 @@ def input_convention(contents: Contents, network: Network, path: Path, container
     if stride := [key for key, value in settings.items() if _puts_stride_in_1x1(key, value, network.arch)]:
         convention = replace(convention, stride_in_1x1=True)
         source += f"; the stride by {stride[0]}"
+    # It leaves no trace in the tensors: a dilated network has the same statistics on a finer grid.
+    if not any(key.rpartition("/")[2] in _DILATIONS for key in settings):
+        source += "; assumed: no dilation"
     return convention, source
 
 

@@ -10,6 +10,7 @@ import secrets
 import stat
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -103,7 +104,7 @@ def read_json(path: str | os.PathLike[str], most: int = 2**26) -> Any:
     """Read a JSON file, `.gz` or not, of at most `most` bytes, unpacked too.
 
     Raises:
-        UserError: see `read_bytes`; or it is no JSON.
+        UserError: see `read_bytes`; or it is no JSON, or gives a key twice.
     """
     content = read_bytes(path, most)
     try:
@@ -113,10 +114,17 @@ def read_json(path: str | os.PathLike[str], most: int = 2**26) -> Any:
             if len(content) > most:
                 raise ValueError(f"more than {most:,} bytes unpacked")
         # Of bytes it knows the encoding by itself, with a mark at the beginning or without.
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=_unique)
     except (ValueError, RecursionError, OSError, EOFError, zlib.error) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{path}: not a JSON file ({reason}); write it again with the command that made it") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]} is given twice")
+    return found
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:

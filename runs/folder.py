@@ -98,6 +98,7 @@ def claim_run(
         run.done = all_gather_object(None)[0]
         yield run
         return
+    _check_own(run.path)
     lock, bound = lock_folder(run.path), True
     try:
         bound, free = (run.path / CONFIG).exists(), frozenset(free) | {"output"}
@@ -121,6 +122,8 @@ def claim_run(
 
 def lock_folder(folder: Path) -> IO[str]:
     """Take a folder's lock until the file is closed; waits for another live process, which may be finishing the run."""
+    if len(folder.resolve().parts) == 1:
+        raise UserError(f"output={folder}: is the root of all folders; choose one for this run alone")
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -167,6 +170,15 @@ def _undo(folder: Path) -> None:
         folder.rmdir()
 
 
+def _check_own(folder: Path) -> None:
+    """Refuse a folder of something else, before anything is written into it."""
+    found = set[str]()
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        found = {p.name for p in folder.iterdir()}
+    if CONFIG not in found and any(name not in (LOCK, LOG) and not name.endswith(".partial") for name in found):
+        raise UserError(f"output={folder} holds files of something else; choose another output=")
+
+
 def _compare(run: Run, free: frozenset[str], fingerprint: dict[str, str] | None = None) -> None:
     """Write the configuration and the data's fingerprint, or compare them with those that are there."""
     file = run.path / CONFIG
@@ -183,8 +195,6 @@ def _compare(run: Run, free: frozenset[str], fingerprint: dict[str, str] | None 
                 f"output={run.path} belongs to another run ({'; '.join(differing[:3])}"
                 f"{'; …' if len(differing) > 3 else ''}); choose another output= or delete that folder"
             )
-    elif any(p.name not in (LOCK, LOG) and not p.name.endswith(".partial") for p in run.path.iterdir()):
-        raise UserError(f"output={run.path} holds files of something else; choose another output=")
     with atomic_write(file, "w") as handle:
         yaml.safe_dump(document, handle, sort_keys=False)
 

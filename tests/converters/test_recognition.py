@@ -348,7 +348,10 @@ def test_a_pickled_network_says_what_its_tensors_cannot(tmp_path: Path) -> None:
 
 def test_what_was_assumed_is_said(tmp_path: Path, small: ResNet) -> None:
     found = load(small.state_dict(), tmp_path)
-    assert found.input == InputConvention() and found.assumed == "assumed, nothing in the file says it"
+    unsaid = "assumed, nothing in the file says it"
+    assert found.input == InputConvention() and found.assumed == f"{unsaid}; assumed: no dilation"
+    said = {"state_dict": small.state_dict(), "args": {"replace_stride_with_dilation": [False, False, False]}}
+    assert load(said, tmp_path).assumed == unsaid
 
 
 def test_solo_learns_stem_pads_by_two(tmp_path: Path) -> None:
