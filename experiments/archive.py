@@ -20,7 +20,7 @@ from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.files import atomic_write, read_bytes, read_json, write_json
 from runs.folder import RECORD
-from runs.log import METRICS_LOG, read_log
+from runs.metrics_log import METRICS_LOG, read_log
 
 # Written into the folder: only what has it is ever replaced.
 MARK = ".kept"

@@ -26,7 +26,7 @@ from pretrain.loader import HostToDevice, StepSampler, load_batches
 from pretrain.optim import Schedule, build_optimizer
 from runs.distributed import all_gather_object, rank, worker_count, world_size
 from runs.errors import UserError
-from runs.log import MetricsLog
+from runs.metrics_log import MetricsLog
 
 STATE = "linear_state.pt"
 IMAGENET_STEPS = 90 * (1281167 // 4096)

@@ -17,7 +17,7 @@ from pretrain.method.base import Method, TrainingPlan
 from pretrain.monitor import CollapseMonitor, measure
 from pretrain.online_evaluation import OnlineEvaluation
 from runs.errors import UserError
-from runs.log import MetricsLog
+from runs.metrics_log import MetricsLog
 
 
 class Metrics:

@@ -19,7 +19,7 @@ from runs.distributed import all_arrive, all_gather_object, rank, worker_count, 
 from runs.environment import peak_memory_mb
 from runs.errors import UserError
 from runs.files import atomic_write, write_json
-from runs.log import METRICS_LOG, MetricsLog
+from runs.metrics_log import METRICS_LOG, MetricsLog
 from runs.progress import Progress
 from runs.seeds import generator_states, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals, raise_signals

@@ -15,7 +15,7 @@ from benchmarks.results.table_results import Results, pretrainings
 from benchmarks.tables.table import Table
 from benchmarks.workflow.run_graph import RunGraph
 from runs.errors import UserError
-from runs.log import METRICS_LOG, read_log
+from runs.metrics_log import METRICS_LOG, read_log
 from runs.palette import PALETTE
 
 INK = "#222222"

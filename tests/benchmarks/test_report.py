@@ -14,7 +14,7 @@ from benchmarks.workflow.expand import expand
 from benchmarks.workflow.run_graph import RunGraph
 from benchmarks.workflow.time_left import clock
 from runs.errors import UserError
-from runs.log import MetricsLog
+from runs.metrics_log import MetricsLog
 from runs.record import write_record
 from tests.benchmarks.conftest import report
 

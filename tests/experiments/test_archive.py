@@ -16,7 +16,7 @@ from benchmarks.workflow.run_graph import read_plan
 from experiments.archive import ABSOLUTE, MAX_BYTES, store
 from runs.errors import UserError
 from runs.files import write_json
-from runs.log import read_log
+from runs.metrics_log import read_log
 from tests.benchmarks.conftest import record, report
 from tests.benchmarks.test_report import results
 

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runs.errors import UserError
-from runs.log import MetricsLog, read_log
+from runs.metrics_log import MetricsLog, read_log
 
 
 class Run:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runs.errors import UserError
-from runs.log import MetricsLog, read_log
+from runs.metrics_log import MetricsLog, read_log
 
 
 def test_resume_drops_the_torn_line_and_what_will_be_done_again(tmp_path: Path) -> None:
