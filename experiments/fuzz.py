@@ -32,9 +32,9 @@ from benchmarks.gate.measured import measure
 from benchmarks.workflow.run_graph import read_plan
 from converters.reading import read as read_checkpoint
 from runs.app import Parser
+from runs.detection_matches import Matches, read_matches, save_matches
 from runs.errors import UserError
 from runs.folder import claim_run
-from runs.matches import Matches, read_matches, save_matches
 from runs.record import Dataset, Record, Subject, _digest, read_record, write_record
 from transfer.coco_annotations import read_coco
 from transfer.detections import Detections, read_detections

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from runs.detection_matches import FALSE, THRESHOLDS, TRUE, Matches
 from runs.errors import UserError
-from runs.matches import FALSE, THRESHOLDS, TRUE, Matches
 
 NAMES = ("AP", "AP50", "AP75")
 POOLED = "pooled AP"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from runs import bootstrap
 from runs.bootstrap import NAMES, Interval
+from runs.detection_matches import Matches, read_matches
 from runs.errors import UserError
-from runs.matches import Matches, read_matches
 from runs.text import html_table
 from transfer.evaluate_detections import score_coco, score_voc
 

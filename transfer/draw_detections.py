@@ -10,8 +10,8 @@ from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
+from runs.detection_matches import FALSE, TRUE, Matches
 from runs.files import DETECTIONS, atomic_write
-from runs.matches import FALSE, TRUE, Matches
 from runs.palette import PALETTE
 from transfer.detections import Detections
 from transfer.rle import coder

@@ -9,8 +9,8 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
+from runs.detection_matches import FILE, save_matches
 from runs.distributed import rank, world_size
-from runs.matches import FILE, save_matches
 from runs.progress import Progress
 from transfer.coco_evaluation import coco_results, evaluate_coco
 from transfer.detections import Detections, Evaluation

@@ -31,7 +31,7 @@ class Split:
         name: of the split as in the recipe, several joined by `+`, and behind it which part of its images these are.
         images: Detectron2's dataset dicts, boxes and classes included.
         classes: names in the order of `category_id`.
-        metric: that of its benchmark, one of `runs.matches.METRICS`.
+        metric: that of its benchmark, one of `runs.detection_matches.METRICS`.
     """
 
     name: str

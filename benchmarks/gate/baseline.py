@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gate.measured import Measured
+from runs.detection_matches import from_arrays, to_arrays
 from runs.errors import UserError
 from runs.files import atomic_write, read_bytes, read_json, sha256, unpack_arrays, write_json
-from runs.matches import from_arrays, to_arrays
 from runs.typed import build
 
 SCHEMA = 5

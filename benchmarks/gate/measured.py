@@ -7,9 +7,9 @@ from pathlib import Path
 from benchmarks.results.records import find
 from benchmarks.results.summary import summarize
 from benchmarks.results.table_results import DECISIVE
+from runs.detection_matches import FILE, Matches, read_matches
 from runs.errors import UserError
 from runs.files import TRIAL
-from runs.matches import FILE, Matches, read_matches
 from runs.record import Record
 from runs.typed import build
 

@@ -18,8 +18,8 @@ from benchmarks.workflow.run_graph import RunGraph
 from benchmarks.workflow.run_status import Status
 from experiments.gate_error_rates import CLASSES, detector, world
 from runs.bootstrap import POOLED, average_precision, compare, pooled_precision
+from runs.detection_matches import Matches, to_arrays
 from runs.files import sha256
-from runs.matches import Matches, to_arrays
 from runs.record import Dataset, Subject, write_record
 from tests.benchmarks.test_evaluate import FACTS
 

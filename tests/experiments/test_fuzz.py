@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from experiments.fuzz import RECORD, fuzz
+from runs.detection_matches import read_matches
 from runs.errors import UserError
-from runs.matches import read_matches
 from runs.record import read_record, write_record
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from runs.bootstrap import average_precision, compare, draws
+from runs.detection_matches import Matches
 from runs.errors import UserError
-from runs.matches import Matches
 from transfer.detections import Detections
 from transfer.voc_evaluation import Truth, match_voc
 

@@ -12,7 +12,7 @@ from pycocotools import mask as coder
 from pycocotools.cocoeval import COCOeval
 
 from experiments.speed.coco_cases import make_results, pycocotools_evaluate
-from runs.matches import FALSE, IGNORED, TRUE, Matches
+from runs.detection_matches import FALSE, IGNORED, TRUE, Matches
 from transfer import coco_evaluation, rle
 from transfer.coco_annotations import read_coco
 from transfer.coco_evaluation import METRICS

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from experiments.speed.coco_cases import make_results
+from runs.detection_matches import save_matches
 from runs.errors import UserError
-from runs.matches import save_matches
 from transfer.compare_detectors import compare
 from transfer.evaluate_detections import score_coco
 
