@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
 
-from converters.containers import INDEX, read_weight_map
+from converters.archives import INDEX, read_weight_map
 from runs.errors import UserError
 from runs.files import atomic_write, read_json, read_yaml, sha256, write_json
 from runs.text import without_credentials

@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from converters import safe_pickle, torch_files
-from converters.containers import (
+from converters.archives import (
     INDEX,
     MAX_EXPANSION,
     SHARD,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from converters.containers import read_zip_entries, zip_directory
+from converters.archives import read_zip_entries, zip_directory
 from converters.safe_pickle import CALLS, Global, Interpreter, Storage
 from runs.errors import UserError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from converters.containers import check_zip
+from converters.archives import check_zip
 from converters.digests import digest
 from runs.errors import UserError, user_message
 from runs.files import atomic_write, checkpoint_name
