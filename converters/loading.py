@@ -13,11 +13,11 @@ from converters.architecture import parse
 from converters.checks import Check, check_tensors
 from converters.digests import digest
 from converters.fetching import fetch
-from converters.formats import InputConvention
 from converters.light_imports import light_imports
 from converters.naming_schemes import plain_path
 from converters.reading import Contents, prefix_errors, read
 from converters.recognition import Network, find
+from converters.source_formats import InputConvention
 from converters.stated_settings import input_convention
 from runs.errors import UserError
 
@@ -32,7 +32,7 @@ class Backbone:
     Attributes:
         arch: its name, see `converters.architecture`.
         state_dict: torchvision's names -> float32 tensors, in torchvision's order; 265 for ResNet-50.
-        format: the entry of `converters.formats` that the file matched.
+        format: the entry of `converters.source_formats` that the file matched.
         source_sha256: of the file.
         dropped: names in the file's container that are not in `state_dict`.
         input: what the network expects at its input.
@@ -117,7 +117,7 @@ def load_backbone(
 
     Args:
         path: the checkpoint file, or an address (`https://`, `hf://`, `zoo:`, see `converters.fetching`).
-        format: name of an entry of `converters.formats.FORMATS`; None recognises it.
+        format: name of an entry of `converters.source_formats.FORMATS`; None recognises it.
         prefix: the network's path in the file, where it holds several.
         sha256: what the file's must be.
 

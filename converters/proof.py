@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from converters.architecture import Architecture
 from converters.checks import Check
 from converters.find_stages import STAGES, find_stages
-from converters.formats import IMAGENET_MEAN, IMAGENET_STD, InputConvention
 from converters.light_imports import light_imports
 from converters.loading import build_network, load_backbone
 from converters.naming_schemes import to_detectron2
+from converters.source_formats import IMAGENET_MEAN, IMAGENET_STD, InputConvention
 from runs.errors import UserError
 
 # Largest difference allowed, relative to the largest feature of a stage, in float32 (unit roundoff 6e-8).

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from converters.architecture import Architecture, folded_norms, is_convolution_bias, norm_of, recognise
-from converters.formats import FORMATS, PLUGIN_SCHEMES, Format, by_name
 from converters.naming_schemes import SCHEMES, Scheme, plain_path, plain_paths
 from converters.reading import Contents
 from converters.safe_pickle import Opaque
+from converters.source_formats import FORMATS, PLUGIN_SCHEMES, Format, by_name
 from runs.errors import UserError
 
 # detectron2/layers/batch_norm.py@a59f0563, FrozenBatchNorm2d: folded statistics stand for mean 0 and variance 1 - eps,

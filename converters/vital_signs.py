@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.checks import Check
-from converters.formats import IMAGENET_MEAN, MSRA_INPUT, UNIT_INPUT, InputConvention
+from converters.source_formats import IMAGENET_MEAN, MSRA_INPUT, UNIT_INPUT, InputConvention
 from runs.errors import UserError
 
 # From where on a figure is doubted, and refused; calibrated in docs/converters.md on networks trained here.

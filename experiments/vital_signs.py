@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from converters.checks import Check
-from converters.formats import UNIT_INPUT, InputConvention
 from converters.loading import Backbone, build_network, load_backbone
+from converters.source_formats import UNIT_INPUT, InputConvention
 from converters.vital_signs import check_vital_signs
 from runs.app import Parser, cli
 from runs.errors import UserError

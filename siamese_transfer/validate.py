@@ -62,13 +62,13 @@ def _pretrain(path: Path, module: str, *words: str) -> int:
 
 
 def _formats(path: Path) -> int:
-    from converters.formats import Format
     from converters.naming_schemes import SCHEMES, Scheme
+    from converters.source_formats import Format
 
     module = plugins.load(path)
     entries, schemes = getattr(module, "FORMATS", ()), getattr(module, "SCHEMES", ())
     if not entries or not all(isinstance(entry, Format) for entry in entries):
-        raise UserError(f"{path}: FORMATS must be a tuple of converters.formats.Format")
+        raise UserError(f"{path}: FORMATS must be a tuple of converters.source_formats.Format")
     if not all(isinstance(scheme, Scheme) for scheme in schemes):
         raise UserError(f"{path}: SCHEMES must be a tuple of converters.naming_schemes.Scheme")
     known = {scheme.name for scheme in (*SCHEMES, *schemes)}

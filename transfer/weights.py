@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from converters.formats import MSRA_INPUT, InputConvention
 from converters.reading import read
 from converters.safe_pickle import Opaque
+from converters.source_formats import MSRA_INPUT, InputConvention
 from runs.errors import UserError
 from runs.files import SCRATCH
 from runs.record import Subject

@@ -19,7 +19,7 @@ import yaml
 from torchvision.models.resnet import ResNet
 
 from converters import fetching, load_backbone
-from converters.formats import by_name
+from converters.source_formats import by_name
 from runs.errors import UserError
 from runs.files import sha256
 from tests.converters import layouts

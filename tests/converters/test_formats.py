@@ -11,9 +11,9 @@ import torch
 from torchvision.models.resnet import ResNet
 
 from converters.conversion import convert
-from converters.formats import FORMATS, MSRA_INPUT, UNIT_INPUT, InputConvention
 from converters.loading import load_backbone
 from converters.resnet_model import build_resnet
+from converters.source_formats import FORMATS, MSRA_INPUT, UNIT_INPUT, InputConvention
 from runs.errors import UserError
 from tests.converters import layouts
 from tests.converters.layouts import LAYOUTS, Layout

@@ -9,9 +9,9 @@ from torchvision.models.resnet import ResNet
 
 from converters import load_backbone, proof
 from converters.architecture import parse
-from converters.formats import InputConvention
 from converters.naming_schemes import to_detectron2
 from converters.resnet_model import build_resnet
+from converters.source_formats import InputConvention
 from runs.errors import UserError
 from tests.converters import layouts
 

@@ -11,8 +11,8 @@ from torchvision.models.resnet import ResNet
 from converters import proof
 from converters.architecture import parse
 from converters.conversion import convert, inspect
-from converters.formats import MSRA_INPUT, InputConvention
 from converters.naming_schemes import to_detectron2
+from converters.source_formats import MSRA_INPUT, InputConvention
 from runs.errors import UserError
 from tests.converters import layouts
 

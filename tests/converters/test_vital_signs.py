@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from converters import vital_signs
-from converters.formats import IMAGENET_MEAN, IMAGENET_STD, MSRA_INPUT, UNIT_INPUT, InputConvention
 from converters.loading import build_network, load_backbone
+from converters.source_formats import IMAGENET_MEAN, IMAGENET_STD, MSRA_INPUT, UNIT_INPUT, InputConvention
 from converters.vital_signs import check_vital_signs, pictures
 from experiments import vital_signs as cases
 from experiments.vital_signs import Damage, Weights
