@@ -13,12 +13,12 @@ from converters.architecture import parse
 from converters.checks import Check, check_tensors
 from converters.digests import digest
 from converters.fetching import fetch
-from converters.light_imports import light_imports
 from converters.naming_schemes import plain_path
 from converters.reading import Contents, prefix_errors, read
 from converters.recognition import Network, find
 from converters.source_formats import InputConvention
 from converters.stated_settings import input_convention
+from converters.without_dynamo import without_dynamo
 from runs.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Backbone:
 
 def build_network(arch: str, state_dict: dict[str, Tensor], convention: InputConvention) -> "ResNet":
     """torchvision's network around the tensors, in eval mode; nothing is copied."""
-    with light_imports():
+    with without_dynamo():
         from converters.resnet_model import SkipInit, build_resnet
 
         with torch.device("meta"), SkipInit():

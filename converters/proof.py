@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from converters.architecture import Architecture
 from converters.checks import Check
 from converters.find_stages import STAGES, find_stages
-from converters.light_imports import light_imports
 from converters.loading import build_network, load_backbone
 from converters.naming_schemes import to_detectron2
 from converters.source_formats import IMAGENET_MEAN, IMAGENET_STD, InputConvention
+from converters.without_dynamo import without_dynamo
 from runs.errors import UserError
 
 # Largest difference allowed, relative to the largest feature of a stage, in float32 (unit roundoff 6e-8).
@@ -100,7 +100,7 @@ def prove_detectron2(arch: Architecture, state_dict: dict[str, Tensor], conventi
         A check on the names, as Detectron2's own heuristics match them, and one for each stage.
     """
     renamed = {to_detectron2(name): tensor for name, tensor in state_dict.items()}
-    with light_imports():
+    with without_dynamo():
         source = build_network(arch.name, state_dict, convention)
         target, matched = _c4_network(arch, renamed, convention.stride_in_1x1)
         complete = matched == len(state_dict)

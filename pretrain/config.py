@@ -243,9 +243,9 @@ FREE = ("data.workers", "data.cache", "data.root", "data.skip_broken", "threads"
 
 if _plugins := plugins.find("method/*.py"):
     # Here, as it needs PyTorch: without plug-ins, `--help` and a mistyped key do not wait for it.
-    from converters.light_imports import light_imports
+    from converters.without_dynamo import without_dynamo
 
-    with light_imports():
+    with without_dynamo():
         for _path in _plugins:
             plugins.load(_path)
 METHODS.update({schema.name: schema for schema in MethodConfig.__subclasses__()})

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from converters import load_backbone
-from converters.light_imports import light_imports
+from converters.without_dynamo import without_dynamo
 from pretrain.augment import evaluation_transform
 from pretrain.checkpoint import NAME, parse_name
 from pretrain.config import FREE, AugmentConfig, DataConfig
@@ -29,7 +29,7 @@ from runs.progress import Progress
 from runs.record import Dataset, Subject
 from runs.seeds import seed_everything
 
-with light_imports():
+with without_dynamo():
     from torchvision.models.resnet import ResNet
 
     from converters.resnet_model import build_resnet

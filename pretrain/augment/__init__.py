@@ -12,11 +12,11 @@ from typing import Any
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from converters.light_imports import light_imports
+from converters.without_dynamo import without_dynamo
 from pretrain.config import AugmentConfig
 
 # Before any other module of ours imports torchvision, which takes four seconds more by itself.
-with light_imports():
+with without_dynamo():
     from torchvision import transforms
     from torchvision.transforms import InterpolationMode
 

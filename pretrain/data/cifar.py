@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from converters.light_imports import light_imports
+from converters.without_dynamo import without_dynamo
 from pretrain.config import DataConfig
 from pretrain.data.images import Images
 from runs.errors import UserError
@@ -15,7 +15,7 @@ def open_cifar(config: DataConfig, split: str) -> Images:
         UserError: the folder that torchvision unpacks is missing, or a file's checksum is wrong.
     """
     # Here, so that a mistyped setting of `pretrain.shard` does not wait for PyTorch.
-    with light_imports():
+    with without_dynamo():
         from torchvision.datasets import CIFAR10, CIFAR100
     kind = CIFAR10 if config.layout == "cifar10" else CIFAR100
     try:

@@ -65,7 +65,7 @@ finally:
 
 @pytest.mark.parametrize("module", ["trainer", "linear_evaluation", "knn_evaluation", "collapse.evaluation", "data"])
 def test_a_command_does_not_load_the_compiler(root: Path, module: str) -> None:
-    # torchvision's own import would (`converters.light_imports`), and takes four seconds more for it.
+    # torchvision's own import would (`converters.without_dynamo`), and takes four seconds more for it.
     done = subprocess.run(
         [sys.executable, "-c", CODE, "torch._dynamo", f"pretrain.{module}"], cwd=root, capture_output=True, text=True
     )

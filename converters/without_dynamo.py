@@ -11,7 +11,7 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def light_imports() -> Iterator[None]:
+def without_dynamo() -> Iterator[None]:
     """Import and run the networks without loading torch._dynamo, and quietly.
 
     torchvision/ops/roi_align.py (0.29) imports it for one predicate that only a running RoIAlign calls, and
