@@ -10,11 +10,11 @@ import torch
 
 from converters.architecture import parse
 from converters.checks import Check
-from converters.digests import digest
 from converters.fetching import fetch
 from converters.loading import Backbone, load_backbone
 from converters.naming_schemes import to_detectron2
 from converters.proof import TOLERANCE, detectron2_obstacle, prove_detectron2
+from converters.tensor_digest import tensor_digest
 from converters.vital_signs import check_vital_signs, read_images
 from runs.errors import UserError
 from runs.files import atomic_write
@@ -123,7 +123,7 @@ def provenance(report: Report) -> dict[str, Any]:
         **backbone.facts(),
         "source": report.path.name,
         "subject": asdict(subject) if subject else {},
-        "digest": digest(backbone.state_dict),
+        "digest": tensor_digest(backbone.state_dict),
         "resnets": parse(backbone.arch).detectron2_settings(backbone.input.stride_in_1x1),
         "proof": {"tolerance": TOLERANCE, "checks": {check.name: check.figure for check in report.checks}},
     }

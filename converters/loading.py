@@ -11,13 +11,13 @@ from torch import Tensor
 
 from converters.architecture import parse
 from converters.checks import Check, check_tensors
-from converters.digests import digest
 from converters.fetching import fetch
 from converters.naming_schemes import plain_path
 from converters.reading import Contents, prefix_errors, read
 from converters.recognition import Network, find
 from converters.source_formats import InputConvention
 from converters.stated_settings import input_convention
+from converters.tensor_digest import tensor_digest
 from converters.without_dynamo import without_dynamo
 from runs.errors import UserError
 
@@ -186,4 +186,4 @@ def _check_digest(contents: Contents, state_dict: dict[str, Tensor]) -> Check:
     plain = all(isinstance(array, Tensor) for array in own.values())
     figure = "the tensors against the digest in the file"
     remedy = "they differ, so the file is damaged; fetch or write it again"
-    return Check("undamaged", plain and digest(own) == stated, figure, remedy)
+    return Check("undamaged", plain and tensor_digest(own) == stated, figure, remedy)

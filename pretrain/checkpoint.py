@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from converters.archives import check_zip
-from converters.digests import digest
+from converters.tensor_digest import tensor_digest
 from runs.errors import UserError, user_message
 from runs.files import atomic_write, checkpoint_name
 
@@ -91,7 +91,7 @@ class Checkpoints:
         """Write a checkpoint, of the end of `epoch` or of `step` inside it, and delete those no longer kept."""
         suffix = "" if step is None else f"_{step:08d}"
         path = self.folder / checkpoint_name(epoch, suffix)
-        write_tensors(path, state | {"digest": digest(state["state_dict"])})
+        write_tensors(path, state | {"digest": tensor_digest(state["state_dict"])})
         for old in self.paths()[self.keep :]:
             number, inside = parse_name(old)
             if inside is not None or not self.keep_every or (number + 1) % self.keep_every:
@@ -133,6 +133,6 @@ class Checkpoints:
         whole = isinstance(state, dict) and set(state) >= entries and isinstance(state["resume"], dict)
         if not whole or "generators" not in state["resume"]:
             raise UserError(f"{path} is damaged (entries are missing)")
-        if "digest" in state and state["digest"] != digest(state["state_dict"]):
+        if "digest" in state and state["digest"] != tensor_digest(state["state_dict"]):
             raise UserError(f"{path} is damaged (its tensors differ from its digest)")
         return state

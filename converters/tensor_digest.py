@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 
 
-def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+def tensor_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """sha256 over names, types, shapes and values, in the order of the names; hexadecimal."""
     found = hashlib.sha256()
     for name in sorted(tensors):
