@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 from converters.archives import INDEX, read_weight_map
 from runs.errors import UserError
 from runs.files import atomic_write, read_json, read_yaml, sha256, write_json
-from runs.text import without_credentials
+from runs.printable import without_credentials
 
 ZOO = Path(__file__).with_name("zoo.yaml")
 # Bytes between two looks at the limits.

@@ -7,7 +7,7 @@ import textwrap
 from typing import Any
 
 from converters.conversion import Report
-from runs.text import printable
+from runs.printable import printable
 
 SCHEMA = 2
 

@@ -8,7 +8,7 @@ from converters.source_formats import InputConvention
 from pretrain.config import PretrainConfig
 from runs.distributed import rank
 from runs.errors import UserError
-from runs.text import without_credentials
+from runs.printable import without_credentials
 
 
 def load_initial_weights(config: PretrainConfig) -> Backbone | None:

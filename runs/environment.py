@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runs.text import without_credentials
+from runs.printable import without_credentials
 
 PACKAGES = (
     "torch", "torchvision", "detectron2", "numpy", "pillow", "opencv-python-headless", "opencv-python", "fvcore",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from runs.text import printable, without_credentials
+from runs.printable import printable, without_credentials
 
 EVERYTHING = "pip install 'siamese-transfer[all]'"
 DETECTRON2 = 'pip install "$(siamese-transfer detectron2)"'

@@ -16,10 +16,10 @@ from runs.distributed import all_gather_object, rank
 from runs.environment import command_line, peak_memory_mb
 from runs.errors import UserError, from_os_error
 from runs.files import atomic_write, read_yaml
+from runs.printable import printable, without_credentials
 from runs.record import RECORD as RECORD
 from runs.record import Dataset, Record, Subject, read_record, write_record
 from runs.settings import flatten
-from runs.text import printable, without_credentials
 
 CONFIG = "config.yaml"
 LOCK = ".lock"

@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from runs.app import hydra_app
+from runs.printable import printable
 from runs.progress import Progress
 from runs.settings import number, path
-from runs.text import printable
 from transfer.image_files import FORMATS
 from transfer.settings import VOC_CLASSES
 

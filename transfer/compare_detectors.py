@@ -8,7 +8,7 @@ from runs import bootstrap
 from runs.bootstrap import NAMES, Interval
 from runs.detection_matches import Matches, read_matches
 from runs.errors import UserError
-from runs.text import html_table
+from runs.notebook_table import html_table
 from transfer.evaluate_detections import score_coco, score_voc
 
 

@@ -17,7 +17,7 @@ from runs.app import Parser, cli
 from runs.detection_matches import Matches
 from runs.errors import UserError
 from runs.files import read_json, write_json
-from runs.text import printable
+from runs.printable import printable
 from transfer.coco_annotations import SLACK, identity, is_number, numbers, read_coco
 from transfer.detections import Detections, Evaluation, read_detections
 from transfer.rle import check_rle, coder

@@ -14,8 +14,8 @@ from typing import Any
 
 from runs.distributed import rank
 from runs.errors import UserError
+from runs.printable import printable
 from runs.record import Dataset
-from runs.text import printable
 from transfer.coco_annotations import coco_files, coco_splits, read_coco
 from transfer.faults import Faults, count_evaluated_objects
 from transfer.settings import DataConfig

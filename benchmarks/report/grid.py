@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from runs.text import html_table
+from runs.notebook_table import html_table
 
 ABSENT = "–"
 # LaTeX's own signs, and those that its fonts lack.

@@ -8,8 +8,8 @@ import pytest
 from runs.environment import command_line
 from runs.errors import UserError
 from runs.folder import claim_run
+from runs.printable import printable, without_credentials
 from runs.record import Subject
-from runs.text import printable, without_credentials
 
 SIGNED = "https://me:secret@host.org:80/a/b c.pth".replace(" ", "%20") + "?X-Signature=secret&b=1:2#secret"
 PLAIN = "https://host.org:80/a/b%20c.pth"
