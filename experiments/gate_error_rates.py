@@ -18,7 +18,7 @@ from benchmarks.gate.comparison import compare_runs
 from benchmarks.gate.measured import VOC_IMAGES, VOC_NOISE, Measured
 from benchmarks.report.charts import Chart, Curve, draw_chart
 from runs.app import Parser, cli
-from runs.bootstrap import average_precision
+from runs.average_precision import average_precision
 from runs.detection_matches import Matches
 from runs.files import atomic_write, read_json, write_json
 from transfer.detections import Detections

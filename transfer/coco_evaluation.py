@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from runs.bootstrap import Interval, intervals
+from runs.bootstrap_intervals import Interval, intervals
 from runs.detection_matches import FALSE, IGNORED, TRUE, Matches
 from transfer.detections import Detections, Evaluation
 from transfer.rle import coder

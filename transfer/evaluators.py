@@ -13,7 +13,7 @@ from detectron2 import evaluation
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 from detectron2.utils import comm
 
-from runs.bootstrap import Interval, intervals
+from runs.bootstrap_intervals import Interval, intervals
 from transfer.coco_evaluation import METRICS, COCOeval
 from transfer.evaluate_detections import detections_from_rows
 from transfer.voc_annotations import read_text

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runs.bootstrap import class_precision
+from runs.average_precision import class_precision
 from runs.detection_matches import FALSE, IGNORED, THRESHOLDS, TRUE, Matches
 from transfer.detections import Detections, Evaluation
 

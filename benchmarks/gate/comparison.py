@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from benchmarks.gate.measured import Measured
 from benchmarks.results.table_results import DECISIVE
-from runs import bootstrap
-from runs.bootstrap import POOLED, Interval
+from runs import bootstrap_intervals
+from runs.bootstrap_intervals import POOLED, Interval
 from runs.errors import UserError
 
 # One-sided. A gate that watches k numbers shares it out among them (Bonferroni): no more false alarms than with one.
@@ -114,7 +114,7 @@ def _errors(old: Measured, new: Measured, resamples: int) -> tuple[dict[str, flo
         trials[metric] = math.hypot(deviation / math.sqrt(len(values)), deviation / math.sqrt(len(new.values[metric])))
     seeds = "trials" if old.deviation_measured else "known noise of a trial" if old.deviation else UNKNOWN
     if old.matches and new.matches:
-        found = bootstrap.compare(old.matches, new.matches, resamples)
+        found = bootstrap_intervals.compare(old.matches, new.matches, resamples)
         images = {f"bbox/{name}": i.error for name, i in found.items()}
         both = {m: _together(images.get(m, 0.0), old, trials[m]) for m in trials}
         pooled = found[POOLED]

@@ -17,7 +17,8 @@ from benchmarks.gate.measured import Measured, measure
 from benchmarks.workflow.run_graph import RunGraph
 from benchmarks.workflow.run_status import Status
 from experiments.gate_error_rates import CLASSES, detector, world
-from runs.bootstrap import POOLED, average_precision, compare, pooled_precision
+from runs.average_precision import average_precision, pooled_precision
+from runs.bootstrap_intervals import POOLED, compare
 from runs.detection_matches import Matches, to_arrays
 from runs.files import sha256
 from runs.record import Dataset, Subject, write_record

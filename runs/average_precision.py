@@ -1,7 +1,6 @@
-"""How much an AP depends on the choice of the test images: bootstrap intervals of one detector and of a difference."""
+"""Average precision from the verdicts on a detector's detections, for any choice of the images."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,22 +8,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from runs.detection_matches import FALSE, THRESHOLDS, TRUE, Matches
-from runs.errors import UserError
 
-NAMES = ("AP", "AP50", "AP75")
-POOLED = "pooled AP"
 # Where the precision is read off the curve; `voc_area` takes the area under it.
 RECALLS = {"voc_2007": np.arange(0.0, 1.1, 0.1), "coco": np.linspace(0.0, 1.0, 101)}
 # Resamples handled at once: bounds the memory at about 100 MB for the whole VOC 2007 test set.
 BLOCK = 250
-
-
-def draws(images: int, resamples: int, seed: int = 0) -> NDArray[np.float32]:
-    """How often each image is drawn, (images, resamples); the draws of one seed are the same for all detectors."""
-    random = np.random.default_rng(seed)
-    counts = random.multinomial(images, np.full(images, 1 / images), size=resamples).T
-    # Counts of detections stay exact to 2^24, and an error in the seventh digit is nothing beside what is estimated.
-    return np.ascontiguousarray(counts, np.float32)
 
 
 def average_precision(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
@@ -108,47 +96,6 @@ def _curve_area(
     return area
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A number in percent points with the 95 % interval and standard error that the choice of images leaves it."""
-
-    value: float
-    low: float
-    high: float
-    error: float
-
-
-def compare(
-    before: Sequence[Matches], now: Sequence[Matches], resamples: int = 1000, seed: int = 0
-) -> dict[str, Interval]:
-    """Mean of the trials now minus mean of the trials before, on the same images drawn for all.
-
-    Returns:
-        By `NAMES`, and under `POOLED` the difference of `pooled_precision`.
-
-    Raises:
-        UserError: they were not all measured on the same images and classes.
-    """
-    first = before[0]
-    for other in (*before, *now):
-        if other.classes != first.classes or sorted(other.image_ids) != sorted(first.image_ids):
-            raise UserError("the runs were measured on different images or classes; a paired comparison needs the same")
-    weights = draws(len(first.image_ids), resamples, seed)
-    value, samples = np.zeros(4), np.zeros((resamples, 4))
-    for trials, sign in ((now, 1.0), (before, -1.0)):
-        for trial in trials:
-            aligned = _aligned(trial, first.image_ids)
-            value += sign / len(trials) * _with_pooled(aligned)[0]
-            samples += sign / len(trials) * _with_pooled(aligned, weights)
-    return _intervals(value, samples)
-
-
-def intervals(matches: Matches, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
-    """AP, AP50 and AP75 of one detector, by `NAMES`."""
-    weights = draws(len(matches.image_ids), resamples, seed)
-    return _intervals(average_precision(matches)[0], average_precision(matches, weights))
-
-
 def pooled_precision(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
     """AP in percent of the detections of all classes ranked together, area under the curve, (R,); `weights` as above.
 
@@ -158,23 +105,3 @@ def pooled_precision(matches: Matches, weights: NDArray[Any] | None = None) -> N
     together = np.zeros_like(matches.category), matches.objects.sum(axis=1, keepdims=True)
     one = replace(matches, classes=("all",), category=together[0], objects=together[1], metric="voc_area")
     return average_precision(one, weights)[:, 0]
-
-
-def _with_pooled(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
-    return np.column_stack([average_precision(matches, weights), pooled_precision(matches, weights)])
-
-
-def _aligned(matches: Matches, image_ids: tuple[str, ...]) -> Matches:
-    if matches.image_ids == image_ids:
-        return matches
-    place = {name: i for i, name in enumerate(matches.image_ids)}
-    return matches.part([place[name] for name in image_ids])
-
-
-def _intervals(value: NDArray[Any], samples: NDArray[Any]) -> dict[str, Interval]:
-    low, high = np.percentile(samples, [2.5, 97.5], axis=0)
-    error = samples.std(axis=0, ddof=1)
-    return {
-        name: Interval(float(value[i]), float(low[i]), float(high[i]), float(error[i]))
-        for i, name in enumerate((*NAMES, POOLED)[: len(value)])
-    }

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runs.bootstrap import average_precision, compare, draws
+from runs.average_precision import average_precision
+from runs.bootstrap_intervals import compare, draws
 from runs.detection_matches import Matches
 from runs.errors import UserError
 from transfer.detections import Detections
