@@ -8,20 +8,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converters.conversion import Report as Report
     from converters.conversion import convert as convert
     from converters.conversion import inspect as inspect
     from converters.loading import Backbone as Backbone
     from converters.loading import load_backbone as load_backbone
     from converters.proof import Proof as Proof
     from converters.proof import prove as prove
+    from converters.report import Report as Report
     from converters.source_formats import InputConvention as InputConvention
 
 _PLACES = {
     "Backbone": "loading",
     "InputConvention": "source_formats",
     "Proof": "proof",
-    "Report": "conversion",
+    "Report": "report",
     "convert": "conversion",
     "inspect": "conversion",
     "load_backbone": "loading",

@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from converters.architecture import parse
 from converters.checks import Check
 from converters.fetching import fetch
-from converters.loading import Backbone, load_backbone
+from converters.loading import load_backbone
 from converters.naming_schemes import to_detectron2
 from converters.proof import TOLERANCE, detectron2_obstacle, prove_detectron2
+from converters.report import Report
 from converters.tensor_digest import tensor_digest
 from converters.vital_signs import check_vital_signs, read_images
 from runs.errors import UserError
@@ -25,20 +26,6 @@ SUFFIXES = {"detectron2": (".pkl",), "torchvision": (".safetensors", ".pth", ".p
 # Detectron2 takes a pkl without `__author__` for Caffe2's and renames it (detectron2/checkpoint/
 # detection_checkpoint.py@a59f0563, `_load_file`).
 AUTHOR = "siamese-transfer converters"
-
-
-@dataclass
-class Report:
-    """What a file is, what was verified, and what was written.
-
-    `obstacles` says for each target why it cannot hold the network, empty where it can.
-    """
-
-    path: Path
-    backbone: Backbone
-    checks: list[Check]
-    obstacles: dict[str, str] = field(default_factory=dict)
-    output: Path | None = None
 
 
 def inspect(path: str | Path, images: Path | None = None, unchecked: bool = False, **choice: Any) -> Report:

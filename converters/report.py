@@ -4,12 +4,29 @@ import re
 import shutil
 import sys
 import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from converters.conversion import Report
+from converters.checks import Check
+from converters.loading import Backbone
 from runs.printable import printable
 
 SCHEMA = 2
+
+
+@dataclass
+class Report:
+    """What a file is, what was verified, and what was written.
+
+    `obstacles` says for each target why it cannot hold the network, empty where it can.
+    """
+
+    path: Path
+    backbone: Backbone
+    checks: list[Check]
+    obstacles: dict[str, str] = field(default_factory=dict)
+    output: Path | None = None
 
 
 def as_json(report: Report) -> dict[str, Any]:
