@@ -39,19 +39,19 @@ Shapes = dict[str, tuple[int, ...]]
 class Architecture:
     """One residual network.
 
-    `width` scales all channels (64 * width must be a whole number); `inner` scales only the inside of a
+    `width` scales all channels (64 * width must be a whole number); `bottleneck_width` only the inside of a
     bottleneck (2 for the wide networks of Zagoruyko and Komodakis).
     """
 
     depth: int
     width: float = 1.0
-    inner: int = 1
+    bottleneck_width: int = 1
     cifar: bool = False
 
     @property
     def name(self) -> str:
         """The name that `parse` reads."""
-        wide, two = ("wide_", "_2") if self.inner == 2 else ("", "")
+        wide, two = ("wide_", "_2") if self.bottleneck_width == 2 else ("", "")
         width = "" if self.width == 1 else f"x{self.width:g}"
         return f"{wide}resnet{self.depth}{two}{width}{'_cifar' if self.cifar else ''}"
 
@@ -96,7 +96,7 @@ class Architecture:
         into = stem
         for stage, count in enumerate(self.blocks, start=1):
             planes = stem * 2 ** (stage - 1)
-            inner, out = planes * self.inner, planes * self.expansion
+            inner, out = planes * self.bottleneck_width, planes * self.expansion
             for index in range(count):
                 block = f"layer{stage}.{index}"
                 if self.bottleneck:
@@ -123,7 +123,7 @@ class Architecture:
             "STEM_OUT_CHANNELS": self.stem_channels,
             "RES2_OUT_CHANNELS": self.stem_channels * self.expansion,
             "NUM_GROUPS": 1,
-            "WIDTH_PER_GROUP": self.stem_channels * self.inner,
+            "WIDTH_PER_GROUP": self.stem_channels * self.bottleneck_width,
             "STRIDE_IN_1X1": stride_in_1x1,
         }
 
@@ -137,14 +137,14 @@ def parse(name: str) -> Architecture:
     arch = Architecture(
         depth=int(match["depth"]),
         width=float(match["width"] or 1),
-        inner=2 if match["wide"] else 1,
+        bottleneck_width=2 if match["wide"] else 1,
         cifar=bool(match["cifar"]),
     )
     if arch.width <= 0 or (64 * arch.width) % 1:
         raise UserError(
             f"arch: {name!r} has a fractional stem of {64 * arch.width:g} channels; choose a multiple of 1/64"
         )
-    if arch.inner == 2 and not arch.bottleneck:
+    if arch.bottleneck_width == 2 and not arch.bottleneck:
         raise UserError(f"arch: {name!r}: only bottleneck networks (50, 101, 152) have a wide variant; {remedy}")
     return arch
 
@@ -183,7 +183,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
         )
     first = shapes.get("layer1.0.conv1.weight", (0,))[0]
     inner = 2 if bottleneck and first == 2 * stem else 1
-    arch = Architecture(depth, width=stem / 64, inner=inner, cifar=kernel == 3)
+    arch = Architecture(depth, width=stem / 64, bottleneck_width=inner, cifar=kernel == 3)
     _compare(arch, shapes)
     return arch
 
@@ -193,7 +193,7 @@ def norm_of(convolution: str) -> str:
     return convolution.replace("conv", "bn") if "conv" in convolution else convolution.replace("sample.0", "sample.1")
 
 
-def folded_norms(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+def folded_norm_tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     """The batch-norm tensors that are folded into others -> their convolution's weight.
 
     Statistics are missing where scale and bias are there (MSRA), all four where the convolution has a bias (Detectron).

@@ -76,7 +76,7 @@ def check_regular(path: Path) -> None:
         raise UserError(f"{path}: one part of a sharded checkpoint of torch.distributed; join it with `{_DCP}`")
 
 
-def read_bytes(path: Path) -> tuple[bytes, str]:
+def read_with_sha256(path: Path) -> tuple[bytes, str]:
     """The file's bytes and the sha256 of exactly these.
 
     The file is opened once and read once, so another file under its name, or a change in it, never mixes two contents.

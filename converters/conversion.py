@@ -13,7 +13,7 @@ from converters.checks import Check
 from converters.fetching import fetch
 from converters.loading import load_backbone
 from converters.naming_schemes import to_detectron2
-from converters.proof import TOLERANCE, detectron2_obstacle, prove_detectron2
+from converters.proof import TOLERANCE, check_detectron2_features, detectron2_obstacle
 from converters.report import Report
 from converters.tensor_digest import tensor_digest
 from converters.vital_signs import check_vital_signs, read_images
@@ -52,7 +52,7 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
         else "",
     }
     if not report.obstacles["detectron2"]:
-        report.checks += prove_detectron2(arch, backbone.state_dict, backbone.input)
+        report.checks += check_detectron2_features(arch, backbone.state_dict, backbone.input)
     if unchecked:
         report.checks.append(Check("vital signs", True, "not checked, --unchecked"))
     else:

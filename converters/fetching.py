@@ -122,7 +122,7 @@ def _cached(url: str, expected: str | None) -> Path:
             with atomic_write(file) as part:
                 _download(url, part)
                 part.flush()
-                digest = _check(url, Path(part.name), expected)
+                digest = _checked_sha256(url, Path(part.name), expected)
             write_json(record, {"url": without_credentials(url), "sha256": digest, "bytes": file.stat().st_size})
         known = read_json(record)["sha256"]
     if sha256(file) != known or (expected and known != expected):
@@ -132,7 +132,7 @@ def _cached(url: str, expected: str | None) -> Path:
     return file
 
 
-def _check(url: str, part: Path, expected: str | None) -> str:
+def _checked_sha256(url: str, part: Path, expected: str | None) -> str:
     """The sha256 of what came.
 
     Raises:
@@ -157,7 +157,7 @@ def _download(url: str, file: IO[bytes]) -> None:
 
     from runs.progress import Progress
 
-    answered, address, variable = False, without_credentials(url), _authorities()
+    answered, address, variable = False, without_credentials(url), _certificates_variable()
     try:
         with requests.get(
             url, headers={"Accept-Encoding": "identity"}, stream=True, timeout=TIMEOUT,
@@ -206,7 +206,7 @@ def _stays_on_https(answer: Any, **_: Any) -> None:
         raise UserError(f"{answer.url}: leads to {to}, which is not https; checkpoints are fetched by https only")
 
 
-def _authorities() -> str | None:
+def _certificates_variable() -> str | None:
     """The variable that names a file of trusted certificates; None where none does."""
     name = next((name for name in VARIABLES if os.environ.get(name)), None)
     if name and not Path(os.environ[name]).exists():

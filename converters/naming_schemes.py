@@ -29,7 +29,7 @@ def plain_path(path: str) -> str:
     return path
 
 
-def plain_paths(paths: Iterable[str]) -> dict[str, str]:
+def paths_by_plain_path(paths: Iterable[str]) -> dict[str, str]:
     """Plain path -> path; where two would be one, each stays as it is."""
     found: dict[str, list[str]] = {}
     for path in paths:
@@ -115,7 +115,7 @@ _TENSORS = {
 }  # fmt: skip
 
 
-def _parts(pattern: str, first_stage: int, units: str) -> Callable[[Iterable[str]], dict[str, str]]:
+def _renamer(pattern: str, first_stage: int, units: str) -> Callable[[Iterable[str]], dict[str, str]]:
     """Rename what matches `pattern`; the first stage has the number `first_stage`, a block's convolutions have `units`.
 
     The pattern's groups are `stage` and `block` (not in the stem), `unit` or `shortcut`, `norm` and `tensor`.
@@ -136,7 +136,7 @@ def _parts(pattern: str, first_stage: int, units: str) -> Callable[[Iterable[str
 
 # transformers src/transformers/models/resnet/modeling_resnet.py@00cbbe53, modeling_flax_resnet.py@0006bb80:
 # `encoder.stages.0.layers.1.layer.2.convolution.weight` is `layer1.1.conv3.weight`.
-huggingface = _parts(
+huggingface = _renamer(
     r"(?:embedder\.embedder|encoder\.stages\.(?P<stage>\d)\.layers\.(?P<block>\d+)\."
     r"(?:(?P<shortcut>shortcut)|layer\.(?:layer_)?(?P<unit>\d)))\.(?:convolution|(?P<norm>normalization))\."
     r"(?P<tensor>\w+)",
@@ -145,7 +145,7 @@ huggingface = _parts(
 )
 # deepmind-research byol/utils/networks.py@500ffd89, and dm-haiku haiku/_src/nets/resnet.py for the blocks:
 # `res_net50.~.block_group_0.~.block_1.~.conv_2.w` is `layer1.1.conv3.weight`.
-haiku = _parts(
+haiku = _renamer(
     r"res_net\d+\.~\.(?:block_group_(?P<stage>\d)\.~\.block_(?P<block>\d+)\.~\.(?P<shortcut>shortcut_)?|initial_)"
     r"(?:conv|(?P<norm>batchnorm))(?:_(?P<unit>\d))?\.(?:~\.)?(?P<tensor>w|scale|offset|mean|var)(?:_ema\.average)?",
     first_stage=0,
@@ -153,7 +153,7 @@ haiku = _parts(
 )
 # detectron2/checkpoint/c2_model_loading.py@a59f0563, `convert_basic_c2_names`: `res2_0_branch2a_bn_s` is
 # `layer1.0.bn1.weight`.
-caffe2 = _parts(
+caffe2 = _renamer(
     r"(?:(?:res_)?conv1|res(?P<stage>[2-5])_(?P<block>\d+)_(?:(?P<shortcut>branch1)|branch2(?P<unit>[abc])))_"
     r"(?P<norm>bn_)?(?P<tensor>w|b|s|gamma|beta|rm|running_mean|riv|running_var)",
     first_stage=2,

@@ -88,7 +88,9 @@ def detectron2_obstacle(arch: Architecture) -> str:
     return ""
 
 
-def prove_detectron2(arch: Architecture, state_dict: dict[str, Tensor], convention: InputConvention) -> list[Check]:
+def check_detectron2_features(
+    arch: Architecture, state_dict: dict[str, Tensor], convention: InputConvention
+) -> list[Check]:
     """Load `state_dict` into both networks and compare their features, stage by stage.
 
     Args:
@@ -149,7 +151,7 @@ def _build_c4(arch: Architecture, stride_in_1x1: bool) -> nn.Module:
         out = arch.stem_channels * arch.expansion * 2**index
         settings: dict[str, Any] = {"stride_per_block": [1 if index == 0 else 2] + [1] * (count - 1), "norm": "BN"}
         if arch.bottleneck:
-            inner = arch.stem_channels * arch.inner * 2**index
+            inner = arch.stem_channels * arch.bottleneck_width * 2**index
             settings |= {"bottleneck_channels": inner, "stride_in_1x1": stride_in_1x1}
         block = BottleneckBlock if arch.bottleneck else BasicBlock
         stages.append(ResNet.make_stage(block, count, in_channels=into, out_channels=out, **settings))

@@ -25,11 +25,11 @@ from converters.archives import (
     SHARD,
     SLACK,
     decompress,
-    read_bytes,
     read_weight_map,
+    read_with_sha256,
     zip_directory,
 )
-from converters.safe_pickle import Opaque
+from converters.safe_pickle import OpaqueTensor
 from runs.errors import UserError
 from runs.files import unpack_arrays
 
@@ -42,7 +42,7 @@ MAX_ITEMS = 64
 # A configuration as text (MMEngine keeps its whole file).
 MAX_TEXT = 200_000
 
-Array = Tensor | np.ndarray[Any, Any] | Opaque
+Array = Tensor | np.ndarray[Any, Any] | OpaqueTensor
 NO_CHECKSUM = "no checksum in this format; compare the sha256 with the author's, --sha256 does"
 
 
@@ -85,7 +85,7 @@ def read(path: Path) -> Contents:
     Raises:
         UserError: the file is unreadable, damaged, hostile or of no known kind.
     """
-    data, digest = read_bytes(path)
+    data, digest = read_with_sha256(path)
     with prefix_errors(path, "damaged or truncated ({}); fetch or write it again"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the file's bytes are read-only
         inner, containers = decompress(data)
@@ -128,7 +128,7 @@ def _read(data: bytes) -> _Tree:
     if data.startswith(b"PK\x03\x04"):
         return _read_zip(data)
     if data[:1] == b"\x80" and torch_files.LEGACY in data[:24]:
-        tree, names = torch_files.read_legacy(data)
+        tree, names = torch_files.read_torch_legacy(data)
         return _Tree(tree, "torch before 1.6", NO_CHECKSUM, names)
     if data[8:9] == b"{":
         return _Tree(_read_safetensors(data), "safetensors")
@@ -150,7 +150,7 @@ def _read_zip(data: bytes) -> _Tree:
         except ValueError as error:
             raise UserError(f"no plain arrays ({error}); write them again with numpy.savez") from error
         return _Tree(arrays, "NumPy npz", f"CRC-32 of {len(directory)} parts")
-    tree, names, checksum = torch_files.read_zip(data)
+    tree, names, checksum = torch_files.read_torch_zip(data)
     return _Tree(tree, "torch zip", checksum, names)
 
 
@@ -175,7 +175,7 @@ def _read_shards(path: Path, data: bytes) -> tuple[str, _Tree]:
     tree: dict[str, Any] = {}
     checksums = set()
     for name in names:
-        part, _ = read_bytes(path.with_name(name))
+        part, _ = read_with_sha256(path.with_name(name))
         digest.update(part)
         shard = _read(part)
         if wrong := set(shard.content) ^ {tensor for tensor, file in stated.items() if file == name}:
@@ -221,7 +221,7 @@ def flatten(tree: Any) -> tuple[dict[str, Array], dict[str, Any]]:
         if isinstance(value, (list, tuple)) and not _is_setting(value) and id(value) not in seen:
             seen[id(value)] = value
             value = _by_name(value)
-        if isinstance(value, (Tensor, np.ndarray, Opaque)):
+        if isinstance(value, (Tensor, np.ndarray, OpaqueTensor)):
             if path:
                 arrays["/".join(path)] = value
             if len(arrays) > MAX_TENSORS:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converters.architecture import Architecture, folded_norms, is_convolution_bias, norm_of, recognise
-from converters.naming_schemes import SCHEMES, Scheme, plain_path, plain_paths
+from converters.architecture import Architecture, folded_norm_tensors, is_convolution_bias, norm_of, recognise
+from converters.naming_schemes import SCHEMES, Scheme, paths_by_plain_path, plain_path
 from converters.reading import Contents
-from converters.safe_pickle import Opaque
-from converters.source_formats import FORMATS, PLUGIN_SCHEMES, Format, by_name
+from converters.safe_pickle import OpaqueTensor
+from converters.source_formats import FORMATS, PLUGIN_SCHEMES, Format, find_format
 from runs.errors import UserError
 
 # detectron2/layers/batch_norm.py@a59f0563, FrozenBatchNorm2d: folded statistics stand for mean 0 and variance 1 - eps,
@@ -61,7 +61,7 @@ class Network:
     others: list[str] = field(default_factory=list)
 
     @property
-    def copy(self) -> str:
+    def copy_kind(self) -> str:
         """What kind of copy its path names; empty for the trained network."""
         words = set(re.split(r"[._]", self.path))
         for kind, known in (("momentum", MOMENTUM), ("averaged", AVERAGED), ("not averaged", BEFORE_AVERAGING)):
@@ -81,13 +81,13 @@ def find(contents: Contents, format: str | None = None, prefix: str | None = Non
     Raises:
         UserError: there is none, `format` or `prefix` does not fit, or several different ones remain.
     """
-    entry = by_name(format) if format else None
+    entry = find_format(format) if format else None
     if format and entry is None:
         raise UserError(f"--format: unknown format {format!r}; known: {', '.join(entry.name for entry in FORMATS)}")
     if not contents.tensors:
         listed = f"only {', '.join(contents.entries[:6])}" if contents.entries else "nothing at all"
         raise UserError(f"holds no tensors ({listed}); give a checkpoint with a state dict")
-    found = _complete(contents, entry)
+    found = _complete_networks(contents, entry)
     if prefix is not None:
         wanted = plain_path(f"{prefix}.").strip(".")
         chosen = [network for network in found if network.path == wanted]
@@ -97,20 +97,20 @@ def find(contents: Contents, format: str | None = None, prefix: str | None = Non
         chosen = _choose(found, entry)
     distinct = _distinct(chosen)
     if len(distinct) > 1:
-        differing = _differing(distinct[0], distinct[1])
+        differing = _count_differing(distinct[0], distinct[1])
         raise UserError(
             f"holds {len(distinct)} different networks, {_listed(distinct)}, two differ in {differing} tensors; "
             "choose one with --prefix PATH"
         )
     network = distinct[0]
     network.others.extend(
-        f"{other.path} ({other.copy or 'another'}, {other.arch.name})" for other in found if other not in chosen
+        f"{other.path} ({other.copy_kind or 'another'}, {other.arch.name})" for other in found if other not in chosen
     )
     return network
 
 
-def _complete(contents: Contents, entry: Format | None) -> list[Network]:
-    names = plain_paths(contents.tensors)
+def _complete_networks(contents: Contents, entry: Format | None) -> list[Network]:
+    names = paths_by_plain_path(contents.tensors)
     found: list[Network] = []
     near: list[tuple[int, str]] = []
     for scheme in (*SCHEMES, *PLUGIN_SCHEMES):
@@ -149,7 +149,7 @@ def _network(
             continue
         if name in source:
             raise UserError(f"{source[name]} and {place}: both are {name}; the file holds two backbones")
-        if isinstance(array, Opaque):
+        if isinstance(array, OpaqueTensor):
             raise UserError(f"{place}: not a plain tensor ({array.kind}); export it as plain float32")
         source[name], tensors[name] = place, _in_torchs_layout(array, scheme)
     if scheme.folded:
@@ -173,7 +173,7 @@ def _in_torchs_layout(array: Tensor | np.ndarray[Any, Any], scheme: Scheme) -> T
 
 def _unfold(tensors: dict[str, Tensor], source: dict[str, str]) -> None:
     """Add the batch-norm tensors that the file has folded into others, and move biases of convolutions into them."""
-    for name, like in folded_norms({name: tuple(tensor.shape) for name, tensor in tensors.items()}).items():
+    for name, like in folded_norm_tensors({name: tuple(tensor.shape) for name, tensor in tensors.items()}).items():
         tensors[name] = torch.full(tensors[like].shape[:1], FOLDED[name.rpartition(".")[2]], dtype=tensors[like].dtype)
         source[name] = f"(folded into {source[like]})"
     for name in [name for name in tensors if is_convolution_bias(name)]:
@@ -201,8 +201,8 @@ def _choose(found: list[Network], entry: Format | None) -> list[Network]:
         found = [network for network in found if network.path in entry.paths] or found
     for rule in (
         lambda network: network.format.preferred,
-        lambda network: not network.copy,
-        lambda network: network.copy == "averaged",
+        lambda network: not network.copy_kind,
+        lambda network: network.copy_kind == "averaged",
     ):
         if chosen := [network for network in found if rule(network)]:
             return chosen
@@ -213,7 +213,7 @@ def _choose(found: list[Network], entry: Format | None) -> list[Network]:
     )
 
 
-def _differing(one: Network, other: Network) -> int:
+def _count_differing(one: Network, other: Network) -> int:
     return sum(not torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
 
 
@@ -221,7 +221,7 @@ def _distinct(networks: list[Network]) -> list[Network]:
     """Of networks with the same tensors the first."""
     kept: list[Network] = []
     for network in networks:
-        if not any(other.arch == network.arch and not _differing(other, network) for other in kept):
+        if not any(other.arch == network.arch and not _count_differing(other, network) for other in kept):
             kept.append(network)
     return kept
 
@@ -238,7 +238,7 @@ def _explain(contents: Contents, near: list[tuple[int, str]], entry: Format | No
         return f"--format {entry.name}: no network with such names; leave it out"
     names = list(contents.tensors)
     for path, tensor in contents.tensors.items():
-        if isinstance(tensor, Opaque):
+        if isinstance(tensor, OpaqueTensor):
             return f"{path}: not a plain tensor ({tensor.kind}); join or export it as plain float32"
     for pattern, kind in _OTHER_KINDS.items():
         if any(re.search(pattern, plain_path(name)) for name in names):

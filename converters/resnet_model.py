@@ -38,7 +38,7 @@ class ScaledResNet(ResNet):
         self.inplanes = width
         self.dilation = 1
         self.groups = 1
-        self.base_width = 64 * arch.inner
+        self.base_width = 64 * arch.bottleneck_width
         kernel, stride, padding = (3, 1, 1) if arch.cifar else (7, 2, 3)
         self.conv1 = nn.Conv2d(3, width, kernel_size=kernel, stride=stride, padding=padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)

@@ -78,7 +78,7 @@ class Record:
 
 
 @dataclass(eq=False)
-class Opaque:
+class OpaqueTensor:
     """A tensor whose numbers are not plain: quantized, sparse, distributed and their like."""
 
     kind: str
@@ -165,19 +165,19 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> A
     if isinstance(dtype, Global) and isinstance(found := getattr(torch, dtype.name[6:], None), torch.dtype):
         storage = Storage(storage.key, found, storage.size // found.itemsize, storage.source)
     if not isinstance(storage, Storage):
-        return Opaque("without plain storage")
+        return OpaqueTensor("without plain storage")
     return TensorData(storage, offset, tuple(shape), tuple(stride))
 
 
 def _subclass(function: Any, kind: Any, args: Any, *_: Any) -> Any:
     name = kind.name.rsplit(".", 1)[-1] if isinstance(kind, Global) else ""
     if name == "DTensor":
-        return Opaque("a DTensor, one part of a distributed tensor")
+        return OpaqueTensor("a DTensor, one part of a distributed tensor")
     return function(*args)
 
 
-def _opaque(kind: str) -> Callable[..., Opaque]:
-    return lambda *_: Opaque(kind)
+def _opaque(kind: str) -> Callable[..., OpaqueTensor]:
+    return lambda *_: OpaqueTensor(kind)
 
 
 _ARRAYS = ("numpy.ndarray", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")

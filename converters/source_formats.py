@@ -147,6 +147,6 @@ FORMATS = (*(entry for module in _PLUGINS for entry in module.FORMATS), *FORMATS
 PLUGIN_SCHEMES = tuple(scheme for module in _PLUGINS for scheme in getattr(module, "SCHEMES", ()))
 
 
-def by_name(name: str) -> Format | None:
+def find_format(name: str) -> Format | None:
     """The entry called `name`, or None."""
     return next((entry for entry in FORMATS if entry.name == name), None)

@@ -17,7 +17,7 @@ import numpy as np
 from converters.architecture import BLOCKS, Architecture
 from converters.reading import Contents, flatten
 from converters.recognition import Network
-from converters.safe_pickle import Opaque
+from converters.safe_pickle import OpaqueTensor
 from converters.source_formats import IMAGENET_MEAN, MSRA_INPUT, InputConvention
 from runs.errors import UserError
 from runs.files import read_json
@@ -82,7 +82,7 @@ def input_convention(contents: Contents, network: Network, path: Path, container
             raise UserError(
                 "provenance.input: not an input convention of this project; convert the original again"
             ) from error
-    if own := _by_pretraining(settings):
+    if own := _of_own_checkpoint(settings):
         return own, BY_PRETRAINING
     convention, source = _stated(contents, settings, container)
     if convention is None:
@@ -143,7 +143,7 @@ def _puts_stride_in_1x1(key: str, value: Any, arch: Architecture) -> bool:
     return isinstance(value, str) and re.search(r"style\s*=\s*['\"]caffe['\"]", value) is not None
 
 
-def _by_pretraining(settings: Mapping[str, Any]) -> InputConvention | None:
+def _of_own_checkpoint(settings: Mapping[str, Any]) -> InputConvention | None:
     """This project's checkpoints have an entry `input`; see `pretrain.trainer.Trainer.state_dict`."""
     match [settings.get(f"input/{key}") for key in ("channels", "mean", "std", "range")]:
         case ["RGB" | "BGR" as channels, (_, _, _) as mean, (_, _, _) as std, float(high)] if high > 0:
@@ -157,7 +157,7 @@ def _stated(contents: Contents, settings: Mapping[str, Any], container: str) -> 
     for kind in ("mean", "std"):
         for path, tensor in contents.tensors.items():
             named = path.startswith(container) and re.search(rf"(^|[/.])((pixel|image|new)_)?{kind}$", path)
-            if named and not isinstance(tensor, Opaque) and math.prod(tensor.shape) == 3:
+            if named and not isinstance(tensor, OpaqueTensor) and math.prod(tensor.shape) == 3:
                 found.setdefault(kind, (np.asarray(tensor).reshape(-1).tolist(), path))
         for key, value in settings.items():
             if re.search(rf"(^|/)(image_)?{kind}$", key) and isinstance(value, tuple) and len(value) == 3:

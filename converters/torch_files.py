@@ -31,7 +31,7 @@ def _storage(pid: Any, source: dict[str, Any]) -> Storage | None:
     return Storage(str(pid[2]), kind, pid[4], source) if plain and kind else None
 
 
-def read_zip(data: bytes) -> tuple[Any, set[str], str]:
+def read_torch_zip(data: bytes) -> tuple[Any, set[str], str]:
     """(the object tree, the names in its pickle, what the checksums say) of a zip that torch.save wrote.
 
     Raises:
@@ -58,7 +58,7 @@ def read_zip(data: bytes) -> tuple[Any, set[str], str]:
     return interpreter.load(), interpreter.names, checksum
 
 
-def read_legacy(data: bytes) -> tuple[Any, set[str]]:
+def read_torch_legacy(data: bytes) -> tuple[Any, set[str]]:
     """(the object tree, the names in its pickles) of a file of PyTorch before 1.6.
 
     Raises:
@@ -90,4 +90,4 @@ def read_legacy(data: bytes) -> tuple[Any, set[str]]:
 
 
 # Tensors in a plain pickle: each storage is a whole file of torch.save (torch/storage.py, `__reduce__`).
-CALLS["torch.storage._load_from_bytes"] = lambda data: read_legacy(bytes(data))[0]
+CALLS["torch.storage._load_from_bytes"] = lambda data: read_torch_legacy(bytes(data))[0]

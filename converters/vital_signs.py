@@ -53,7 +53,7 @@ _CONVENTIONS = {
 
 
 @dataclass(frozen=True)
-class Fit:
+class NormFit:
     """How well one batch norm's statistics are those of its input: see the module's docstring."""
 
     norm: str
@@ -67,7 +67,7 @@ class _Sign(NamedTuple):
     value: float
     limits: tuple[float, float]
 
-    def beyond(self, limit: int) -> bool:
+    def is_beyond(self, limit: int) -> bool:
         return not self.value <= self.limits[limit]  # NaN is
 
     def __str__(self) -> str:
@@ -112,13 +112,13 @@ def normalised(images: Tensor, convention: InputConvention) -> Tensor:
     return (images - mean[:, None, None]) / std[:, None, None]
 
 
-def compare_statistics(network: nn.Module, inputs: Tensor) -> tuple[list[Fit], Tensor]:
+def compare_statistics(network: nn.Module, inputs: Tensor) -> tuple[list[NormFit], Tensor]:
     """Compare what is measured before every batch norm with its running statistics; the network stays as it was.
 
     Returns:
         A comparison for each norm, in the order of their use, and the network's output.
     """
-    found: list[Fit] = []
+    found: list[NormFit] = []
     norms: dict[nn.BatchNorm2d, tuple[str, bool]] = {}
     pointwise = False
     for name, module in network.named_modules():
@@ -135,7 +135,7 @@ def compare_statistics(network: nn.Module, inputs: Tensor) -> tuple[list[Fit], T
         any_ = torch.stack([_distance(mean[o], variance[o], norm.running_mean, norm.running_var) for o in order])
         share = (own.mean() / any_.mean().clamp_min(0.05)).item()
         name, pointwise = norms[norm]
-        found.append(Fit(name, own.median().item(), share, pointwise))
+        found.append(NormFit(name, own.median().item(), share, pointwise))
 
     handles = [norm.register_forward_pre_hook(compare) for norm in norms]
     for norm in norms:
@@ -174,18 +174,18 @@ def compare_alternatives(network: Any, inputs: Tensor) -> list[_Sign]:
             others, _ = compare_statistics(nn.Sequential(blocks[number + 1], blocks[number]), entering[number])
             half = len(others) // 2
             ratios = _ratios(own[number] + own[number + 1], others[half:] + others[:half])
-            found.append(_fits_better(f"{stage}.{number} and {stage}.{number + 1} exchanged", ratios, BLOCK_GAIN))
+            found.append(_gain_sign(f"{stage}.{number} and {stage}.{number + 1} exchanged", ratios, BLOCK_GAIN))
     if strides:
-        found.append(_fits_better("the stride in the other convolution", strides, STRIDE_GAIN))
+        found.append(_gain_sign("the stride in the other convolution", strides, STRIDE_GAIN))
     return found
 
 
-def _fits_better(alternative: str, ratios: list[float], limits: tuple[float, float]) -> _Sign:
+def _gain_sign(alternative: str, ratios: list[float], limits: tuple[float, float]) -> _Sign:
     gain = sum(ratios) / len(ratios)
     return _Sign(f"{alternative} fits better by {gain:.2f}", gain, limits)
 
 
-def _ratios(own: list[Fit], others: list[Fit]) -> list[float]:
+def _ratios(own: list[NormFit], others: list[NormFit]) -> list[float]:
     return [math.log((a.distance + 1e-4) / (b.distance + 1e-4)) for a, b in zip(own, others, strict=True)]
 
 
@@ -224,18 +224,18 @@ def check_vital_signs(
     distances = [_Sign(f"{f.norm} at distance {f.distance:.2f}", f.distance, DISTANCE) for f in measured[best]]
     others = compare_alternatives(network, inputs)
     worst = [max(each, key=lambda sign: sign.value / sign.limits[1]) for each in (shares, distances)]
-    failed, doubtful = (any(sign.beyond(limit) for sign in (*shares, *distances, *others)) for limit in (1, 0))
-    shown = ", ".join(map(str, [*worst, *(sign for sign in others if sign.beyond(0))]))
+    failed, doubtful = (any(sign.is_beyond(limit) for sign in (*shares, *distances, *others)) for limit in (1, 0))
+    shown = ", ".join(map(str, [*worst, *(sign for sign in others if sign.is_beyond(0))]))
     figure = f"worst {shown}, {inputs.shape[-1]} pixels"
     remedy = "its statistics were measured on another network or input; get the file anew, or use --unchecked"
     if doubtful and any(sign.text.startswith("bn1 ") for sign in worst):
-        figure += _better_input(network, convention, sets[best])
+        figure += _input_hint(network, convention, sets[best])
     if failed and 0 < batches < FEW_BATCHES:
         return Check("vital signs", True, f"{figure}; {batches} batches are too few to tell", remedy, doubtful=True)
     return Check("vital signs", not failed, figure, remedy, doubtful)
 
 
-def _better_input(network: Any, convention: InputConvention, images: Tensor) -> str:
+def _input_hint(network: Any, convention: InputConvention, images: Tensor) -> str:
     """Which usual input convention fits the stem, if it is not the one that is said."""
     stem = nn.Sequential(network.conv1, network.bn1)
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from converters.reading import read
-from converters.safe_pickle import Opaque
+from converters.safe_pickle import OpaqueTensor
 from converters.source_formats import MSRA_INPUT, InputConvention
 from runs.errors import UserError
 from runs.files import SCRATCH
@@ -74,7 +74,7 @@ def read_backbone(weights: str | Path) -> BackboneFile | None:
     tensors = {
         name.removeprefix(container): np.asarray(array)
         for name, array in contents.tensors.items()
-        if name.startswith(container) and not isinstance(array, Opaque)
+        if name.startswith(container) and not isinstance(array, OpaqueTensor)
     }
     if not tensors:
         raise UserError(f"weights={path}: not a backbone file (no tensors in it); {REMEDY}")

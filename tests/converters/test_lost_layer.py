@@ -43,7 +43,7 @@ def test_lost_on_the_way(backbone: ResNet, monkeypatch: pytest.MonkeyPatch) -> N
     for layer, names in layers(tensors).items():
         lost = {name: f"lost.{name}" for name in names}
         monkeypatch.setattr(proof, "to_detectron2", lambda name, lost=lost: lost.get(name) or to_detectron2(name))
-        (check,) = proof.prove_detectron2(parse(layouts.ARCH), tensors, InputConvention())
+        (check,) = proof.check_detectron2_features(parse(layouts.ARCH), tensors, InputConvention())
         assert not check.passed and check.figure.startswith(f"{265 - len(names)} of 265"), layer
 
 
@@ -58,5 +58,5 @@ def test_left_at_its_start(backbone: ResNet, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(
             proof, "_c4_network", lambda arch, renamed, stride, lost=lost: build(arch, renamed | lost, stride)
         )
-        names_check, *features = proof.prove_detectron2(parse(layouts.ARCH), tensors, InputConvention())
+        names_check, *features = proof.check_detectron2_features(parse(layouts.ARCH), tensors, InputConvention())
         assert names_check.passed and not features[-1].passed, layer
