@@ -26,7 +26,7 @@ from benchmarks.shapes_draw import CLASSES, Rng, Scene, classification_scene, de
 from benchmarks.shapes_layouts import jpeg, write_coco, write_voc
 from runs.app import Parser, cli
 from runs.errors import UserError
-from runs.folder import LOCK, lock_folder
+from runs.folder import LOCK, wait_for_lock
 from runs.progress import Progress
 
 # To be raised whenever the same settings would draw other images, so that an old folder is not taken for a new one.
@@ -111,7 +111,7 @@ def generate(folder: Path, settings: Settings) -> bool:
     if _is_there(folder, settings):
         return False
     partial = folder.with_name(f".{folder.name}.partial")
-    lock = lock_folder(partial)
+    lock = wait_for_lock(partial)
     try:
         # Another process may have written it while this one waited for the lock.
         if _is_there(folder, settings):

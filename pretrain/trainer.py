@@ -215,7 +215,7 @@ class Trainer:
         """The signal that ends the run before its last step; all processes agree on it."""
         # Asking at every step would cost a collective each.
         asks = world_size() == 1 or self.step % self.config.log_every == 0 or self.step % self.steps_per_epoch == 0
-        return self.signals.agreed() if asks and self.step < self.plan.steps else ""
+        return self.signals.agreed_signal() if asks and self.step < self.plan.steps else ""
 
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint follows the present step."""

@@ -15,7 +15,7 @@ from runs import __version__
 from runs.distributed import launch
 from runs.errors import UserError, user_message
 from runs.help_text import help_text
-from runs.plugins import check_folders, search_path
+from runs.plugins import check_folders, search_path_override
 from runs.settings import read_arguments, typed, unknown_key
 from runs.signals import Stopped, raise_signals
 
@@ -126,7 +126,7 @@ def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[
                 if message is None:
                     raise
                 # Hydra would print lines of its own around what a job raises, but lets this pass.
-                raise _Refused(message) from error
+                raise _PassesHydra(message) from error
 
         @functools.wraps(main)
         def start() -> None:
@@ -145,10 +145,10 @@ def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[
                 return
             # Before the user's own, which win; behind the options, which must not stand between two settings.
             given = [a for a in arguments if ("=" in a and a[0] != "-") or a.startswith("~")]
-            sys.argv[1:] = [*(a for a in arguments if a not in given), *QUIET, *search_path(), *given]
+            sys.argv[1:] = [*(a for a in arguments if a not in given), *QUIET, *search_path_override(), *given]
             try:
                 hydra.main(version_base="1.3", config_path=f"pkg://{package}", config_name=config)(job)()
-            except (_Refused, Exception) as error:
+            except (_PassesHydra, Exception) as error:
                 message = _explain(error, schema)
                 # What Hydra meets while it composes the settings comes from the command line.
                 if message is None and composed:
@@ -160,7 +160,7 @@ def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[
     return decorate
 
 
-class _Refused(BaseException):
+class _PassesHydra(BaseException):
     """A `UserError` on its way through Hydra."""
 
 
@@ -169,7 +169,7 @@ def _explain(error: BaseException, schema: type) -> str | None:
     from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
 
-    if isinstance(error, _Refused):
+    if isinstance(error, _PassesHydra):
         return str(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return user_message(error)

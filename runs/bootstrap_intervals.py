@@ -72,7 +72,7 @@ def _aligned(matches: Matches, image_ids: tuple[str, ...]) -> Matches:
     if matches.image_ids == image_ids:
         return matches
     place = {name: i for i, name in enumerate(matches.image_ids)}
-    return matches.part([place[name] for name in image_ids])
+    return matches.select_images([place[name] for name in image_ids])
 
 
 def _intervals(value: NDArray[Any], samples: NDArray[Any]) -> dict[str, Interval]:

@@ -63,7 +63,7 @@ class Matches:
             if len(numbers) and not (numbers.min() >= 0 and numbers.max() < most):
                 raise ValueError("a number in it is out of range")
 
-    def part(self, chosen: Sequence[int]) -> "Matches":
+    def select_images(self, chosen: Sequence[int]) -> "Matches":
         """The same for some of the images only, by index."""
         place = np.full(len(self.image_ids), -1)
         place[np.asarray(chosen)] = np.arange(len(chosen))
@@ -74,30 +74,30 @@ class Matches:
         )  # fmt: skip
 
 
-def save_matches(path: Path, kinds: Mapping[str, Matches]) -> str:
+def save_matches(path: Path, matches_by_kind: Mapping[str, Matches]) -> str:
     """Write a compressed `.npz`, atomically.
 
     Args:
         path: the file.
-        kinds: by `bbox` and `segm`, of the same images and classes.
+        matches_by_kind: by `bbox` and `segm`, of the same images and classes.
 
     Returns:
         The file's SHA-256.
     """
-    arrays: dict[str, Any] = to_arrays(next(iter(kinds.values())), "", SHARED) | {"format": np.array(FORMAT)}
-    for kind, matches in kinds.items():
+    arrays: dict[str, Any] = to_arrays(next(iter(matches_by_kind.values())), "", SHARED) | {"format": np.array(FORMAT)}
+    for kind, matches in matches_by_kind.items():
         arrays |= to_arrays(matches, f"{kind}_", OWN)
     with atomic_write(path) as file:
         np.savez_compressed(file, **arrays)
     return sha256(path)
 
 
-def read_matches(path: Path, wanted: str | None = None) -> dict[str, Matches]:
+def read_matches(path: Path, sha256: str | None = None) -> dict[str, Matches]:
     """Read what `save_matches` wrote.
 
     Args:
         path: the file.
-        wanted: its SHA-256, where it is known.
+        sha256: its SHA-256, where it is known.
 
     Returns:
         By `bbox` and `segm`, as far as the file has them.
@@ -109,7 +109,7 @@ def read_matches(path: Path, wanted: str | None = None) -> dict[str, Matches]:
     if not path.exists():
         raise UserError(f"{path}: is missing; {remedy}")
     content = read_bytes(path)
-    if wanted is not None and hashlib.sha256(content).hexdigest() != wanted:
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path}: is not the file that the record beside it names; {remedy}")
     try:
         arrays = unpack_arrays(content)

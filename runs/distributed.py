@@ -284,7 +284,7 @@ def _fail(error: Exception) -> NoReturn:
     serves the store and waits for the others: PyTorch prints a stack for a lost store, below the line that says what is
     wrong.
     """
-    lost = _lost_process(error)
+    lost = _lost_process_message(error)
     message = lost or user_message(error)
     try:
         first = _store.add("failures", 1) == 1
@@ -302,7 +302,7 @@ def _fail(error: Exception) -> NoReturn:
     os._exit(1 if message is None else 2)
 
 
-def _lost_process(error: Exception) -> str | None:
+def _lost_process_message(error: Exception) -> str | None:
     """One line where the error is that another process is gone; None for any other."""
     import torch.distributed as dist
 

@@ -89,7 +89,7 @@ def user_message(error: BaseException) -> str | None:
     """Say in one line what the user can put right; None for a defect of the program."""
     if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
         error = from_os_error(error)
-    if _out_of_memory(error):
+    if _is_out_of_memory(error):
         asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
         error = UserError(
             f"out of memory{f' for {asked[1]} more' if asked else ''}: take a smaller batch or smaller images, "
@@ -105,7 +105,7 @@ def user_message(error: BaseException) -> str | None:
     return str(error) if isinstance(error, UserError) else None
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     # PyTorch's exceptions are known by name and text, since this package does without PyTorch.
     return (
         isinstance(error, MemoryError)

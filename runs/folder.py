@@ -99,10 +99,10 @@ def claim_run(
         yield run
         return
     _check_own(run.path)
-    lock, bound = lock_folder(run.path), True
+    lock, bound = wait_for_lock(run.path), True
     try:
         bound, free = (run.path / CONFIG).exists(), frozenset(free) | {"output"}
-        _compare(run, free, fingerprint)
+        _bind_config(run, free, fingerprint)
         # What a killed start was writing.
         for partial in run.path.glob(".*.partial"):
             partial.unlink(missing_ok=True)
@@ -120,7 +120,7 @@ def claim_run(
         lock.close()
 
 
-def lock_folder(folder: Path) -> IO[str]:
+def wait_for_lock(folder: Path) -> IO[str]:
     """Take a folder's lock until the file is closed; waits for another live process, which may be finishing the run."""
     if len(folder.resolve().parts) == 1:
         raise UserError(f"output={folder}: is the root of all folders; choose one for this run alone")
@@ -179,7 +179,7 @@ def _check_own(folder: Path) -> None:
         raise UserError(f"output={folder} holds files of something else; choose another output=")
 
 
-def _compare(run: Run, free: frozenset[str], fingerprint: dict[str, str] | None = None) -> None:
+def _bind_config(run: Run, free: frozenset[str], fingerprint: dict[str, str] | None = None) -> None:
     """Write the configuration and the data's fingerprint, or compare them with those that are there."""
     file = run.path / CONFIG
     document = {"kind": run.kind, **run.config} | ({"fingerprint": fingerprint} if fingerprint else {})

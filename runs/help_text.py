@@ -9,7 +9,7 @@ import textwrap
 import typing
 from typing import Any
 
-from runs.plugins import search_path
+from runs.plugins import search_path_override
 
 DOC_COLUMN = 34
 
@@ -29,7 +29,7 @@ def help_text(about: str, package: str, config: str, schema: type, arguments: li
     from hydra.core.object_type import ObjectType
 
     with initialize_config_module(package, version_base="1.3"):
-        overrides = [*search_path(), *(argument for argument in arguments if not argument.startswith("-"))]
+        overrides = [*search_path_override(), *(argument for argument in arguments if not argument.startswith("-"))]
         settings = compose(config, overrides, return_hydra_config=True)
         # The loader's own method copies all configurations at each call: a quarter of the time that the answer takes.
         loader: Any = GlobalHydra.instance().config_loader()

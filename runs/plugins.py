@@ -66,7 +66,7 @@ def load(path: Path) -> ModuleType:
     return sys.modules[name]
 
 
-def search_path() -> list[str]:
+def search_path_override() -> list[str]:
     """The arguments by which Hydra finds the plug-ins' configuration files; none without plug-ins."""
     quoted = ",".join("'file://" + str(folder).replace("'", r"\'") + "'" for folder in folders())
     return [f"hydra.searchpath=[{quoted}]"] if quoted else []

@@ -45,7 +45,7 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        self._write()
+        self._write_file()
 
     def update(self, n: int = 1, **shown: Any) -> None:
         """Count `n` more units; `shown` are numbers printed behind the bar, e.g. `loss=-0.91`."""
@@ -56,9 +56,9 @@ class Progress:
             )
         self._bar.update(n)
         if time.time() - self._written > 0.5:
-            self._write()
+            self._write_file()
 
-    def _write(self) -> None:
+    def _write_file(self) -> None:
         if self._file is None:
             return
         self._written = time.time()

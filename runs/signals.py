@@ -135,7 +135,7 @@ class StopSignals:
                 self._waiting = False
             yield item
 
-    def agreed(self) -> str:
+    def agreed_signal(self) -> str:
         """The signal that any process has heard, empty for none; every process has to call it."""
         found = next((name for name in all_gather_object(self.name) if name), "")
         if found and self._timer:
@@ -147,7 +147,7 @@ class StopSignals:
         if self._waiting and world_size() == 1:
             signal.setitimer(signal.ITIMER_REAL, GRACE)
         if self.deadline and self._timer is None:
-            self._timer = threading.Timer(self.deadline, self._end)
+            self._timer = threading.Timer(self.deadline, self._exit_at_deadline)
             self._timer.daemon = True
             self._timer.start()
 
@@ -157,7 +157,7 @@ class StopSignals:
             self._waiting = False
             raise _Heard
 
-    def _end(self) -> None:
+    def _exit_at_deadline(self) -> None:
         ago = f"{self.deadline:g} s ago"
         print(f"stopped by {self.name}, {ago}, and not saved since the last checkpoint", file=sys.stderr)
         os._exit(INTERRUPTED)

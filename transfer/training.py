@@ -108,7 +108,7 @@ class Trainer:
                 bar.update(loss=values["total_loss"])
                 if len(self._window) == self.config.log_every or self.iteration == end:
                     self._write(log)
-                stopped = self.signals.agreed()
+                stopped = self.signals.agreed_signal()
                 period = self.cfg.TEST.EVAL_PERIOD
                 if not stopped and period > 0 and self.iteration % period == 0 and self.iteration < end:
                     found = self.evaluate()
@@ -139,7 +139,7 @@ class Trainer:
         Raises:
             Stopped: a signal, at once; the next start begins behind the last checkpoint.
         """
-        if heard := self.signals.agreed():
+        if heard := self.signals.agreed_signal():
             raise Stopped(f"{heard} before the detector was measured")
         with raise_signals():
             self.precise_bn()

@@ -22,7 +22,7 @@ from benchmarks.workflow.time_left import chains, durations
 from runs.app import PARENT
 from runs.child_environment import child_environment
 from runs.errors import UserError, from_os_error
-from runs.folder import LOG, lock_folder
+from runs.folder import LOG, wait_for_lock
 from runs.signals import raise_signals
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -56,7 +56,7 @@ def run_plan(plan: RunGraph, executor: str = "local", options: Sequence[str] = (
         Stopped: a signal, behind the end of what still ran.
     """
     devices = check(plan, executor, options)
-    with lock_folder(Path(plan.output)), raise_signals():
+    with wait_for_lock(Path(plan.output)), raise_signals():
         plan.write()
         status = _loop(plan, executor, options, retries, devices)
     for line in failures(plan, status):

@@ -120,7 +120,7 @@ def test_a_weighted_image_is_an_image_repeated(eleven: bool) -> None:
 def test_the_interval_has_the_spread_of_new_test_sets() -> None:
     """The bootstrap's standard error against the spread over many independent sets of images."""
     whole = match(**scene(3000, 3, seed=5))
-    parts = [whole.part(list(range(i, i + 150))) for i in range(0, 3000, 150)]
+    parts = [whole.select_images(list(range(i, i + 150))) for i in range(0, 3000, 150)]
     truth = np.std([average_precision(part)[0] for part in parts], axis=0, ddof=1)
     told = np.mean([resampled(part, 200).std(axis=0, ddof=1) for part in parts[:5]], axis=0)
     assert (np.abs(told / truth - 1) < 0.45).all()
@@ -133,10 +133,10 @@ def test_paired_comparison() -> None:
     assert chance.low <= 0 <= chance.high
     difference = compare([before], [worse], 200)["AP"]
     assert difference.value < 0 and difference.high < 0
-    mixed = again.part(list(np.random.default_rng(0).permutation(300)))
+    mixed = again.select_images(list(np.random.default_rng(0).permutation(300)))
     assert compare([before], [mixed], 200)["AP"].value == pytest.approx(compare([before], [again], 200)["AP"].value)
     with pytest.raises(UserError, match="different images"):
-        compare([before], [again.part(range(200))], 10)
+        compare([before], [again.select_images(range(200))], 10)
 
 
 @pytest.mark.slow

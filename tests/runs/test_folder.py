@@ -11,7 +11,7 @@ import pytest
 from runs.environment import command_line
 from runs.errors import UserError
 from runs.folder import CONFIG as SETTINGS
-from runs.folder import LOCK, LOG, RECORD, claim_run, lock_folder
+from runs.folder import LOCK, LOG, RECORD, claim_run, wait_for_lock
 from runs.record import Subject, read_record
 
 CONFIG = {"optimizer": {"lr": 0.05}, "workers": 2, "output": "somewhere", "seed": 3}
@@ -149,7 +149,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         pass
     assert (tmp_path / "thesis.tex").read_text() == "precious" and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(UserError, match="output=/: is the root"):
-        lock_folder(Path("/"))
+        wait_for_lock(Path("/"))
 
 
 def test_a_run_that_fails_at_its_start_leaves_nothing(tmp_path: Path) -> None:

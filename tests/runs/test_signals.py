@@ -14,9 +14,9 @@ def test_a_signal_is_heard_in_the_block_and_the_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     signals = StopSignals()
     with signals.listen():
-        assert signals.agreed() == ""
+        assert signals.agreed_signal() == ""
         os.kill(os.getpid(), signal.SIGTERM)
-        assert signals.agreed() == signals.name == "SIGTERM"
+        assert signals.agreed_signal() == signals.name == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) == before
 
 
