@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from runs.detection_matches import Matches
 from runs.errors import UserError
 from runs.files import atomic_write, read_bytes, unpack_arrays
-from runs.matches import Matches
 
 _SHAPES = {"image": (), "category": (), "score": (), "box": (4,)}
 

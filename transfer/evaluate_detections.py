@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from runs.app import Parser, cli
-from runs.detection_matches import Matches
 from runs.errors import UserError
 from runs.files import read_json, write_json
 from runs.printable import printable
