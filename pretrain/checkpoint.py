@@ -27,8 +27,10 @@ def write_tensors(path: Path, state: dict[str, Any]) -> None:
     """Write what `torch.load(weights_only=True)` reads, whole or not at all.
 
     Raises:
-        UserError: the operating system refuses.
+        UserError: the operating system refuses, or the folder is gone, which is not made anew.
     """
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: was deleted or renamed while the run was on; run it again, output= elsewhere")
     with atomic_write(path) as file:
         torch.save(state, file)
 
@@ -59,7 +61,8 @@ def restore_errors(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{error}; {remedy}") from error
+        named = "" if str(path) in str(error) else f"{path}: "
+        raise UserError(f"{named}{error}; {remedy}") from error
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if user_message(error) is not None:  # out of memory: not the file's fault
             raise

@@ -24,7 +24,7 @@ from pretrain.networks import pooled_features
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
 from runs.files import RANDOM, read_yaml
-from runs.folder import CONFIG, RECORD, claim_run
+from runs.folder import CONFIG, RECORD, Run, claim_run
 from runs.progress import Progress
 from runs.record import Dataset, Subject
 from runs.seeds import seed_everything
@@ -201,11 +201,7 @@ class Evaluation:
     train: Images
     val: Images
     device: torch.device
-
-    @property
-    def output(self) -> Path:
-        """The run's folder."""
-        return Path(self.config.output)
+    run: Run
 
     def describe(self) -> None:
         """Print which images there are, in the first process."""
@@ -214,7 +210,7 @@ class Evaluation:
 
     def progress(self, total: int, title: str, unit: str, done: int = 0) -> Progress:
         """Show a bar, in the first process."""
-        return Progress(total, title, unit, done, self.output, disable=rank() > 0)
+        return Progress(total, title, unit, done, self.run.path, disable=rank() > 0)
 
     def features(self, images: Images, indices: Sequence[int] | None = None, batch_size: int = 256) -> Features:
         """Compute the features of whole images, centre crops, all processes together; see `extract_features`."""
@@ -261,7 +257,7 @@ def evaluate(
                 return next(iter(claimed.done.metrics.values()))
             set_precision(config.precision, device, config.threads)
             network = load_feature_extractor(config, device)
-            found = measure(Evaluation(config, network, train, val, device))
+            found = measure(Evaluation(config, network, train, val, device, claimed))
             view = {"mean": network.augment.mean, "std": network.augment.std, "by": network.convention}
             if rank() == 0:
                 claimed.finish(

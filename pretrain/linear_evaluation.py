@@ -165,10 +165,11 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
         print(few, file=sys.stderr)
     val = run.features(run.val)
     broken = set(val.broken)
-    file = run.output / STATE
+    file = run.run.path / STATE
     if file.exists():
         with restore_errors(file, "delete it to train the classifiers from the start"):
             saved = read_tensors(file)
+            run.run.check_identity(file, saved["run"])
             classifiers.load_state_dict(saved["classifiers"])
             broken.update(saved["broken"])
     length = sampler.steps_per_epoch
@@ -181,7 +182,7 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
         batches = cached_batches(features, run.train, sampler)
     else:
         batches = augmented_batches(config, run, sampler, broken)
-    log = MetricsLog(run.output / "metrics.jsonl", classifiers.epoch) if rank() == 0 else None
+    log = MetricsLog(run.run.path / "metrics.jsonl", classifiers.epoch) if rank() == 0 else None
     with run.progress(config.epochs * length, "linear", "step", classifiers.epoch * length) as bar:
         while classifiers.epoch < config.epochs:
             losses = []
@@ -201,7 +202,8 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
             broken.update(name for names in all_gather_object(broken) for name in names)
             if log and not cached:
                 # Cached features come back in seconds; an epoch through the network does not.
-                write_tensors(file, {"classifiers": classifiers.state_dict(), "broken": sorted(broken)})
+                state = {"classifiers": classifiers.state_dict(), "broken": sorted(broken), "run": run.run.identity}
+                write_tensors(file, state)
     if log:
         log.close()
     return sorted(broken)

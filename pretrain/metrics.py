@@ -1,11 +1,10 @@
 """The numbers of a run in training: measured, monitored for collapse, logged. None of this changes a weight."""
 
-import math
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from pretrain.monitor import CollapseMonitor, measure
 from pretrain.online_evaluation import OnlineEvaluation
 from runs.errors import UserError
 from runs.metrics_log import MetricsLog
+from runs.typed import build
 
 
 class Metrics:
@@ -31,7 +31,9 @@ class Metrics:
     """
 
     # What a checkpoint keeps, besides the monitor.
-    STATE = ("last", "details", "accuracies", "evaluated")
+    STATE: ClassVar[dict[str, Any]] = dict.fromkeys(("last", "details", "accuracies"), dict[str, float]) | {
+        "evaluated": dict[str, int]
+    }
 
     def __init__(
         self, config: PretrainConfig, plan: TrainingPlan, method: Method, online: OnlineEvaluation | None
@@ -41,7 +43,7 @@ class Metrics:
             config=config.monitor, warmup_steps=method.monitor_warmup, constant_loss=method.constant_loss,
             steps_per_epoch=plan.steps_per_epoch,
         )  # fmt: skip
-        self.last, self.details = {"loss": float("nan")}, dict[str, float]()
+        self.last, self.details = dict[str, float](), dict[str, float]()
         self.accuracies, self.evaluated = dict[str, float](), dict[str, int]()
         self.losses: list[Tensor] = []
         self.log: MetricsLog | None = None
@@ -120,12 +122,13 @@ class Metrics:
 
     def summary(self) -> dict[str, float]:
         """The metrics of the run's record."""
-        return {"loss": self.last["loss"]} | self.health() | self.details | self.accuracies
+        loss = {key: value for key, value in self.last.items() if key == "loss"}
+        return loss | self.health() | self.details | self.accuracies
 
     def shown(self) -> dict[str, float]:
         """The numbers beside the progress bar."""
-        loss = {} if math.isnan(self.last["loss"]) else {"loss": self.last["loss"]}
-        return loss | ({"kNN": self.accuracies["knn_top1"]} if "knn_top1" in self.accuracies else {})
+        found = {"loss": self.last.get("loss"), "kNN": self.accuracies.get("knn_top1")}
+        return {name: value for name, value in found.items() if value is not None}
 
     def check_finite(self, step: int) -> None:
         """Check the losses since the last check. Not at every step: it makes the processor wait for the device.
@@ -174,8 +177,8 @@ class Metrics:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        for name in self.STATE:
-            setattr(self, name, state[name])
+        for name, kind in self.STATE.items():
+            setattr(self, name, build(kind, state[name], name))
         self.monitor.load_state_dict(state["monitor"])
 
     def _write(self, step: int, **values: Any) -> None:

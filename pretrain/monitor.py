@@ -1,7 +1,7 @@
 """Is the network learning or collapsing? Numbers of the normalized output, and a verdict in words."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 from pretrain.monitor_config import MonitorConfig
 from runs.settings import check_values
+from runs.typed import build
 
 # Outputs whose pairs are compared: 130,000 pairs are enough for a median, and more would only cost time.
 PAIRS = 512
@@ -71,7 +72,9 @@ def measure(z: Tensor) -> Health:
 class OutputMonitor:
     """Turns the numbers of one output into a verdict; before `warmup_steps` none is bad."""
 
-    STATE = ("bad", "streak", "bad_since", "collapsed_at", "updates", "best")
+    STATE: ClassVar[dict[str, Any]] = {
+        "bad": bool, "streak": int, "bad_since": int, "collapsed_at": int | None, "updates": int, "best": list[float],
+    }  # fmt: skip
 
     def __init__(self, config: MonitorConfig, warmup_steps: int = 0) -> None:
         self.config, self.warmup_steps = config, warmup_steps
@@ -116,8 +119,8 @@ class OutputMonitor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        for name in self.STATE:
-            setattr(self, name, state[name])
+        for name, kind in self.STATE.items():
+            setattr(self, name, build(kind, state[name], name))
 
 
 class CollapseMonitor:
@@ -226,5 +229,5 @@ class CollapseMonitor:
         """Restore what `state_dict` returned."""
         self.of_z.load_state_dict(state["of_z"])
         self.of_p.load_state_dict(state["of_p"])
-        self.flat, self.steps = state["flat"], state["steps"]
-        self.health = Health(**state["health"]) if state["health"] else None
+        self.flat, self.steps = build(int, state["flat"], "flat"), build(int, state["steps"], "steps")
+        self.health = build(Health, state["health"], "health") if state["health"] else None

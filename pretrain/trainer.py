@@ -37,6 +37,7 @@ from runs.progress import Progress
 from runs.record import Dataset, Subject
 from runs.seeds import generator_states, seed_everything, set_generator_states
 from runs.signals import Stopped, StopSignals
+from runs.typed import build
 
 # Training images whose center the predictor's bias is compared with. Two views of each make a mean of 4096 outputs,
 # whose standard error is a 64th of a residual.
@@ -65,13 +66,13 @@ def pretrain(config: PretrainConfig) -> None:
         with claim_run("pretrain", config.output, asdict(config), (*FREE, *FREE_TOO), bound) as run:
             if run.done:
                 return
-            trainer = Trainer(config, device, train_set, val_set, initial)
+            trainer = Trainer(config, run, device, train_set, val_set, initial)
             trainer.resume()
             with trainer.signals.listen():
                 trainer.train()
                 signalled = trainer.stopped.startswith("SIG")
                 if rank() == 0 and not signalled:
-                    trainer.record(run)
+                    trainer.record()
     # Here, where the process group has been left.
     if signalled:
         raise Stopped(f"{trainer.stopped} after step {trainer.step}{', saved' if trainer.step else ''}")
@@ -86,10 +87,10 @@ class Trainer:
     """
 
     def __init__(
-        self, config: PretrainConfig, device: torch.device, train_set: Images, val_set: Images | None,
-        initial: Backbone | None = None,
+        self, config: PretrainConfig, run: Run, device: torch.device, train_set: Images, val_set: Images | None,
+        initial: Backbone | None,
     ) -> None:  # fmt: skip
-        self.config, self.device, self.initial = config, device, initial
+        self.config, self.run, self.device, self.initial = config, run, device, initial
         self.autocast = set_precision(config.precision, device, config.threads)
         self.train_set, self.val_set = train_set, val_set
         skip_broken, count = config.data.skip_broken, len(train_set)
@@ -239,7 +240,7 @@ class Trainer:
         """Load the newest whole checkpoint, if there is one.
 
         Raises:
-            UserError: there are checkpoints and none is whole, or another number of processes wrote it.
+            UserError: there are checkpoints and none is whole, or another run or number of processes wrote it.
         """
         # Every process reads the same file; the first one chooses it.
         found = self.checkpoints.load_newest() if rank() == 0 else None
@@ -247,6 +248,7 @@ class Trainer:
         if path is None:
             return
         state = found[1] if found else self.checkpoints.load(path)
+        self.run.check_identity(path, state["resume"].get("run"))
         written_by = len(state["resume"]["generators"])
         if written_by != world_size():
             raise UserError(
@@ -265,7 +267,7 @@ class Trainer:
         """
         epoch, inside = divmod(self.step, self.steps_per_epoch)
         resume = {
-            "step": self.step, "seconds": self.seconds, "broken": sorted(self.broken),
+            "run": self.run.identity, "step": self.step, "seconds": self.seconds, "broken": sorted(self.broken),
             "generators": all_gather_object(generator_states()), "metrics": self.metrics.state_dict(),
         }  # fmt: skip
         if self.probe:
@@ -290,14 +292,15 @@ class Trainer:
         self.method.load_state_dict({k.removeprefix("module."): v for k, v in state["state_dict"].items()})
         self.optimizer.load_state_dict(state["optimizer"])
         set_generator_states(resume["generators"][rank()])
-        self.step, self.seconds, self.broken = int(resume["step"]), resume["seconds"], set(resume["broken"])
+        self.step, self.seconds = int(resume["step"]), build(float, resume["seconds"], "seconds")
+        self.broken = set(build(list[str], resume["broken"], "broken"))
         self.metrics.load_state_dict(resume["metrics"])
         if self.probe:
             self.probe.load_state_dict(resume["probe"])
         if self.config.on_collapse == "stop" and self.metrics.monitor.collapsed_at is not None:
             self.stopped = "collapse"
 
-    def record(self, run: Run) -> None:
+    def record(self) -> None:
         """Write `result.json`, after which the run is done, and print the verdict; for the first process.
 
         Raises:
@@ -310,7 +313,7 @@ class Trainer:
             words = {"sha256": source.source_sha256, "format": source.format}
             init = {"init": words | {"mean": list(source.input.mean), "std": list(source.input.std)}}
         verdict = metrics.monitor.verdict + (", stopped there" if self.stopped == "collapse" else "")
-        run.finish(
+        self.run.finish(
             Subject(config.variant or config.method.name, config.arch, epochs, path.name, sha256(path)),
             Dataset(self.train_set.name, "train", len(self.train_set), self.train_set.fingerprint),
             metrics.summary() | self.bias_of_the_training_set(),

@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import os
 import stat
 import sys
@@ -34,15 +36,30 @@ class Run:
         path: the folder.
         config: the settings, plain values; addresses in them without what gives access.
         done: the record of a run that was finished before, else None.
+        identity: hexadecimal digits of all that may not change between two starts; see `check_identity`.
     """
 
-    def __init__(self, kind: str, path: Path, config: dict[str, Any]) -> None:
-        self.kind, self.path = kind, path
+    def __init__(
+        self, kind: str, path: Path, config: dict[str, Any], free: Iterable[str], fingerprint: dict[str, str] | None
+    ) -> None:
+        self.kind, self.path, self.free = kind, path, frozenset(free) | {"output"}
         self.config: dict[str, Any] = {
             k: without_credentials(v) if isinstance(v, str) else v for k, v in config.items()
         }
+        self.document = {"kind": kind, **self.config} | ({"fingerprint": fingerprint} if fingerprint else {})
+        bound = json.dumps(_bound(self.document, self.free), sort_keys=True, default=str)
+        self.identity = hashlib.sha256(bound.encode()).hexdigest()
         self.done: Record | None = None
         self._started = time.monotonic()
+
+    def check_identity(self, path: Path, stated: Any) -> None:
+        """Check that a file which states this identity was written by this run, which may go on from it.
+
+        Raises:
+            UserError: it was not.
+        """
+        if stated != self.identity:
+            raise UserError(f"{path}: of another run, or of an earlier version; move it away, or choose another output=")
 
     def finish(
         self, subject: Subject, dataset: Dataset | None, metrics: dict[str, float], *, verdict: str = "",
@@ -93,7 +110,7 @@ def claim_run(
     Raises:
         UserError: the folder belongs to another run, holds a damaged record, or cannot be made or written.
     """
-    run = Run(kind, Path(output), config)
+    run = Run(kind, Path(output), config, free, fingerprint)
     if rank() > 0:
         run.done = all_gather_object(None)[0]
         yield run
@@ -101,12 +118,12 @@ def claim_run(
     _check_own(run.path)
     lock, bound = wait_for_lock(run.path), True
     try:
-        bound, free = (run.path / CONFIG).exists(), frozenset(free) | {"output"}
-        _bind_config(run, free, fingerprint)
+        bound = (run.path / CONFIG).exists()
+        _bind_config(run)
         # What a killed start was writing.
         for partial in run.path.glob(".*.partial"):
             partial.unlink(missing_ok=True)
-        found = _own_record(run, free) if (run.path / RECORD).exists() else None
+        found = _own_record(run) if (run.path / RECORD).exists() else None
         run.done = all_gather_object(found)[0]
         if run.done:
             print(printable(f"{run.path / RECORD}: done already"))
@@ -179,15 +196,14 @@ def _check_own(folder: Path) -> None:
         raise UserError(f"output={folder} holds files of something else; choose another output=")
 
 
-def _bind_config(run: Run, free: frozenset[str], fingerprint: dict[str, str] | None = None) -> None:
+def _bind_config(run: Run) -> None:
     """Write the configuration and the data's fingerprint, or compare them with those that are there."""
     file = run.path / CONFIG
-    document = {"kind": run.kind, **run.config} | ({"fingerprint": fingerprint} if fingerprint else {})
     if file.exists():
         try:
             before = read_yaml(file)
             # Without a fingerprint it was begun by an earlier release; from this start on it is compared.
-            differing = _differing(before, document, free | ({"fingerprint"} - set(before)))
+            differing = _differing(before, run.document, run.free | ({"fingerprint"} - set(before)))
         except UserError as error:
             raise UserError(f"{error}; delete the folder or choose another output=") from error
         if differing:
@@ -196,13 +212,13 @@ def _bind_config(run: Run, free: frozenset[str], fingerprint: dict[str, str] | N
                 f"{'; …' if len(differing) > 3 else ''}); choose another output= or delete that folder"
             )
     with atomic_write(file, "w") as handle:
-        yaml.safe_dump(document, handle, sort_keys=False)
+        yaml.safe_dump(run.document, handle, sort_keys=False)
 
 
-def _own_record(run: Run, free: frozenset[str]) -> Record:
+def _own_record(run: Run) -> Record:
     """The folder's record, which has to be of this run."""
     record = read_record(run.path)
-    if differing := _differing({"kind": record.kind, **record.config}, {"kind": run.kind, **run.config}, free):
+    if differing := _differing({"kind": record.kind, **record.config}, {"kind": run.kind, **run.config}, run.free):
         raise UserError(
             f"{run.path / RECORD}: of another run than {CONFIG} beside it ({differing[0]}); delete it, or choose "
             "another output="
@@ -211,7 +227,11 @@ def _own_record(run: Run, free: frozenset[str]) -> Record:
 
 
 def _differing(before: Any, now: Any, free: frozenset[str]) -> list[str]:
-    old, new = flatten(before), flatten(now)
-    keys = [k for k in {**old, **new} if not any(k == f or k.startswith(f + ".") for f in free)]
-    pairs = [(k, old.get(k, "absent"), new.get(k, "absent")) for k in keys]
+    old, new = _bound(before, free), _bound(now, free)
+    pairs = [(k, old.get(k, "absent"), new.get(k, "absent")) for k in {**old, **new}]
     return [f"{k:.60}: {there!s:.60} there, {here!s:.60} here" for k, there, here in pairs if there != here]
+
+
+def _bound(document: Any, free: frozenset[str]) -> dict[str, Any]:
+    flat = flatten(document)
+    return {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in free)}

@@ -170,7 +170,7 @@ def evaluate_collapse(config: CollapseConfig) -> float:
             metrics["r_e_cosine"], metrics["o_e_cosine"] = by_temperature[measures.TEMPERATURE]
         singular = spectrum.tolist()
         said = verdict(health, config.threshold)
-        picture = run.output / "collapse.png"
+        picture = run.run.path / "collapse.png"
         figure.save(picture, metrics, singular, z, p, by_temperature)
         print(f"{what}, {len(z)} images, d = {z.shape[1]}\n{table(metrics)}")
         details = {

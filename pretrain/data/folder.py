@@ -96,7 +96,7 @@ def _list_split(root: Path, split: str) -> tuple[Path, Listing]:
     alike = _like_splits({*folders, *inside} - set(NAMES))
     if places or split != "train" or alike:
         but = f", but {', '.join(alike[:3])}" if alike else ""
-        remedy = "or give the folder of the training images alone, where no folder is called like a split"
+        remedy = "or give the folder of the training images alone; classes called like a split go into a folder `train`"
         if split == "val":
             remedy = "monitor.knn_every=0 pre-trains without val"
         raise UserError(f"data.root={root}: no {split} in it{but}; it must hold {LAYOUT}; {remedy}")

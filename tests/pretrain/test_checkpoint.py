@@ -19,6 +19,8 @@ def test_a_flipped_bit_makes_the_one_before_the_newest(tmp_path: Path) -> None:
         "optimizer": {"m": momentum},
         "resume": {"generators": []},
     }
+    with pytest.raises(UserError, match="gone: was deleted or renamed while the run was on; run it again"):
+        Checkpoints(tmp_path / "gone", keep=3, keep_every=0).save(state, 0, None)
     whole, newest = checkpoints.save(state, 0, None), checkpoints.save(state, 1, None)
     assert checkpoints.load_newest()[0] == newest  # type: ignore[index]
     data = bytearray(newest.read_bytes())

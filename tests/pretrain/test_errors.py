@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.pretrain.processes import lines, run, small
 
@@ -232,6 +233,18 @@ def test_the_folder_of_another_run(images: Path, tmp_path: Path) -> None:
     text = refused("pretrain", [*arguments, f"data.root={other}"], folder)
     assert "belongs to another run (fingerprint.train: " in text
     assert lines(folder) == before
+    (folder / "result.json").unlink()
+    [checkpoint] = folder.glob("checkpoint_*")
+    state = torch.load(checkpoint, weights_only=True)
+    for key, value in (("last", {"loss": "low"}), ("monitor", state["resume"]["metrics"]["monitor"] | {"flat": None})):
+        broken = state["resume"] | {"metrics": state["resume"]["metrics"] | {key: value}}
+        torch.save(state | {"resume": broken}, checkpoint)
+        status, text = run("pretrain", arguments, folder)
+        assert status == 2 and text.splitlines()[-1].startswith(f"error: {checkpoint}: ") and "Traceback" not in text
+    torch.save(state, checkpoint)
+    settings = folder / "config.yaml"
+    settings.write_text(settings.read_text().replace("\nseed: 0\n", "\nseed: 1\n"))
+    assert f"{checkpoint}: of another run, or of an" in refused("pretrain", [*arguments, "seed=1"], folder)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "to_mother.txt").write_text("dear")
     status, text = run("pretrain", small("simsiam", images, tmp_path / "letters"), folder)

@@ -5,7 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pretrain.linear_evaluation import LinearClassifiers, augmented_batches, cac
 from pretrain.loader import StepSampler
 from pretrain.optim import build_optimizer
 from runs.errors import UserError
+from runs.folder import Run
 from tests.pretrain.processes import Command, differences, lines, newest, run, small
 
 CPU = torch.device("cpu")
@@ -89,6 +90,11 @@ def config(**changes: object) -> LinearConfig:
         "checkpoint": "random", "arch": "resnet18x0.25", "output": "x", "lr": [0.1], "epochs": 6, "batch_size": 50,
     }  # fmt: skip
     return LinearConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def claimed(settings: LinearConfig) -> Run:
+    Path(settings.output).mkdir(exist_ok=True)
+    return Run("linear", Path(settings.output), asdict(settings), (), None)
 
 
 def classifiers(settings: LinearConfig) -> LinearClassifiers:
@@ -220,7 +226,7 @@ def test_cached_features_are_those_of_the_stream(images: Path) -> None:
     features = extract_features(network, train, settings.augment, settings.data, CPU)
     sampler = StepSampler(len(train), 16, 0, steps=range(4))
     cached = cached_batches(features, train, sampler)
-    augmented = augmented_batches(settings, Evaluation(settings, network, train, train, CPU), sampler, set())
+    augmented = augmented_batches(settings, Evaluation(settings, network, train, train, CPU, claimed(settings)), sampler, set())
     for (a, x), (b, y) in zip(cached, augmented, strict=True):
         assert torch.equal(x, y) and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -262,10 +268,13 @@ def test_broken_images_are_still_named_after_a_kill_behind_the_last_epoch(images
     settings = config(augment=AugmentConfig(name="crops", size=32), data=layout, epochs=1, batch_size=16,
                       output=str(tmp_path / "run"))  # fmt: skip
     network = load_feature_extractor(settings, CPU)
-    evaluation = Evaluation(settings, network, *open_splits(layout), CPU)
+    evaluation = Evaluation(settings, network, *open_splits(layout), CPU, claimed(settings))
     for _ in range(2):
         # The first start ends before its record is written; the second has no epoch left.
         assert train(settings, evaluation, classifiers(settings)) == [str(bad)]
+    other = replace(evaluation, run=claimed(replace(settings, seed=1)))
+    with pytest.raises(UserError, match=r"linear_state\.pt: of another run, or .*; delete it to train"):
+        train(settings, other, classifiers(settings))
 
 
 def arguments(images: Path, folder: Path, checkpoint: str, *more: str) -> list[str]:

@@ -232,7 +232,7 @@ def test_images_without_classes_serve_for_pre_training_alone(images: Path, tmp_p
         ),
         (("data_large", "val_large"), "train", "no train in it, but val_large; it must hold"),
         (("my-train", "my-val"), "train", "no train in it, but my-train, my-val; it must hold"),
-        (("tench", "test"), "train", "no train in it, but test; .* alone, where no folder is called like a split"),
+        (("tench", "test"), "train", "no train in it, but test; .* alone; classes called like a split go into"),
         (("tench", "imagenet-val"), "train", "no train in it, but imagenet-val; it must hold"),
     ],
 )
@@ -244,6 +244,11 @@ def test_validation_images_are_not_trained_on_because_of_a_name(
         Image.new("L", (8, 8)).save(tmp_path / name / "a/0.png")
     with pytest.raises(UserError, match=said):
         open_images(data(tmp_path), split)
+    if names == ("tench", "test"):
+        (tmp_path / "train").mkdir()
+        for name in names:
+            (tmp_path / name).rename(tmp_path / "train" / name)
+        assert list(open_images(data(tmp_path), split).classes) == ["tench", "test"]
 
 
 @pytest.mark.parametrize(
