@@ -23,7 +23,7 @@ from runs.errors import UserError
 GOOD, ABSENT, BAD = "ok", "--", "BAD"
 # GB that the demo leaves behind, checkpoints above all.
 DEMO = 2.0
-# Images of each detection data set to decode; `pretrain.check` has its own number.
+# Images of each detection data set to decode; `pretrain.check_data` has its own number.
 DECODED = 64
 # What lies in a folder of another layout than an image folder's.
 LAYOUTS = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
@@ -134,7 +134,7 @@ def check_data_sets(roots: dict[str, str]) -> list[Finding]:
     for name in dict.fromkeys(("imagenet", "cifar10", "cifar100", *(n for n in roots if n != "detection"))):
         folder = Path(roots.get(name, f"datasets/{name}"))
         layout = next((layout for file, layout in LAYOUTS.items() if (folder / file).exists()), "imagefolder")
-        check = ("pretrain.check", f"data={layout}", f"data.root={folder}")
+        check = ("pretrain.check_data", f"data={layout}", f"data.root={folder}")
         found.append(_data_set(name, folder, name in roots, folder.exists(), check))
     folder = Path(roots.get("detection", "datasets"))
     there = any((folder / name).exists() for name in ("VOC2007", "VOC2012", "coco"))

@@ -35,7 +35,7 @@ COMMANDS = {
     "knn": Command("pretrain.knn", "weighted kNN on frozen features: checkpoint=FILE", hydra=True),
     "collapse": Command("pretrain.collapse", "look at a checkpoint's features for collapse", hydra=True),
     "shard": Command("pretrain.shard", "pack images into tar files for fast reading", hydra=True),
-    "images": Command("pretrain.check", "check an image data set before pre-training: data.root=DIR", hydra=True),
+    "images": Command("pretrain.check_data", "check an image data set before pre-training: data.root=DIR", hydra=True),
     "inspect": Command("converters", "say what a checkpoint is; writes nothing", ("inspect",)),
     "convert": Command("converters", "convert a checkpoint with a proof: convert detectron2 FILE OUT.pkl"),
     "transfer": Command("transfer", "fine-tune a detector: task=voc07 weights=FILE.pkl data.root=DIR", hydra=True),

@@ -1,4 +1,4 @@
-"""`python -m pretrain.check data=imagefolder data.root=DIR`: list a data set as the runs do and decode some of it."""
+"""`python -m pretrain.check_data data=imagefolder data.root=DIR`: list a data set as the runs do and decode some of it."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from runs.settings import number
 
 @dataclass
 class CheckConfig:
-    """Settings of `python -m pretrain.check`."""
+    """Settings of `python -m pretrain.check_data`."""
 
     data: DataConfig = MISSING
     images: int = number(64, least=0)
     """Images of each split to decode, spread evenly; 0 decodes all."""
 
 
-@hydra_app("pretrain", "config_check", CheckConfig)
+@hydra_app("pretrain", "config_check_data", CheckConfig)
 def main(config: CheckConfig) -> None:
     """Print a line a split; the first fault ends it with status 2."""
     # Here, so that `--help` and a mistyped key do not wait for OpenCV.
