@@ -1,4 +1,4 @@
-"""`python -m pretrain.validate method=mine data=cifar10 data.root=.`: two steps of a method, and what is wrong."""
+"""`python -m pretrain.check_method method=mine data=cifar10 data.root=.`: two steps of a method, and what is wrong."""
 
 from typing import TYPE_CHECKING
 
