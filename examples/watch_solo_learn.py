@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.datasets import FakeData
 from torchvision.transforms import ToTensor
 
-from pretrain.lightning import collapse_callback
+from pretrain.lightning_callback import collapse_callback
 
 CONFIG = OmegaConf.create(
     {

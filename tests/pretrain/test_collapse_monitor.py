@@ -95,7 +95,7 @@ def test_the_example_in_another_projects_loop_tells_the_two_apart(root: Path, sc
 @pytest.mark.parametrize("collapses", [False, True])
 def test_lightning(collapses: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lightning = pytest.importorskip("lightning.pytorch", reason="the extra `integrations` is not installed")
-    from pretrain.lightning import collapse_callback
+    from pretrain.lightning_callback import collapse_callback
     from runs.errors import UserError
 
     class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
