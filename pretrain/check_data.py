@@ -1,4 +1,4 @@
-"""`python -m pretrain.check_data data=imagefolder data.root=DIR`: list a data set as the runs do and decode some of it."""
+"""`python -m pretrain.check_data data=imagefolder data.root=DIR`: list a data set, decode some of it."""
 
 from dataclasses import dataclass
 

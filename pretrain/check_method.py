@@ -1,13 +1,8 @@
 """`python -m pretrain.check_method method=mine data=cifar10 data.root=.`: two steps of a method, and what is wrong."""
 
-from typing import TYPE_CHECKING
-
 from pretrain.config import PretrainConfig
 from runs.app import hydra_app
 from runs.errors import UserError
-
-if TYPE_CHECKING:
-    from pretrain.method.base import Method
 
 IMAGES, CLASSES, SIDE = 64, 10, 32
 
@@ -19,7 +14,23 @@ def main(config: PretrainConfig) -> None:
     import torch
     from torchvision.models.resnet import ResNet
 
-    from pretrain.method.base import TrainingPlan, build_method
+    from pretrain.method.base import Batch, Method, TrainingPlan, build_method
+
+    def checked_step(method: Method, step: int) -> float:
+        views = [torch.randn(IMAGES, 3, SIDE, SIDE) for _ in range(method.views)]
+        output = method(Batch(views, torch.arange(IMAGES) % CLASSES, step, torch.arange(IMAGES)))
+        loss, z = output.get("loss"), output.get("z")
+        if loss is None or loss.shape != () or not torch.isfinite(loss) or not loss.requires_grad:
+            raise UserError(f"method {name}: forward() must return a finite scalar with a gradient under 'loss'")
+        if z is not None and (z.ndim != 2 or len(z) != IMAGES):
+            raise UserError(f"method {name}: 'z' has shape {tuple(z.shape)}; it is one view's output, ({IMAGES}, d)")
+        method.zero_grad()
+        loss.backward()
+        gradients = [p.grad for p in method.backbone().parameters() if p.grad is not None]
+        if not gradients or not all(torch.isfinite(g).all() for g in gradients):
+            raise UserError(f"method {name}: the loss gives the backbone no finite gradient")
+        method.after_backward(step)
+        return float(loss.item())
 
     name = config.method.name
     plan = TrainingPlan("resnet18x0.25", config.zero_init_residual, config.epochs, 10, IMAGES, CLASSES, 10 * IMAGES)
@@ -31,14 +42,14 @@ def main(config: PretrainConfig) -> None:
     if not trained >= {id(p) for p in method.backbone().layer4.parameters()}:
         raise UserError(f"method {name}: groups() lacks parameters of the backbone, which would not be trained")
     optimizer = torch.optim.SGD(method.groups(), lr=0.01)
-    _step(name, method, 0)
+    checked_step(method, 0)
     optimizer.step()
     method.after_step(0)
     copy.load_state_dict(method.state_dict())
     losses = []
     for one in (method, copy):
         torch.manual_seed(1)
-        losses.append(_step(name, one, 1))
+        losses.append(checked_step(one, 1))
     if losses[0] != losses[1]:
         raise UserError(
             f"method {name}: a resumed copy has another loss ({losses[1]} for {losses[0]}); keep all that training "
@@ -47,27 +58,6 @@ def main(config: PretrainConfig) -> None:
     if not any(key.startswith(("encoder.", "encoder_q.")) for key in method.state_dict()):
         raise UserError(f"method {name}: call the backbone `encoder`, by which a checkpoint of this project is known")
     print(f"method {name}: fine; two steps on {plan.arch}, losses finite, a resumed copy has the same")
-
-
-def _step(name: str, method: "Method", step: int) -> float:
-    import torch
-
-    from pretrain.method.base import Batch
-
-    views = [torch.randn(IMAGES, 3, SIDE, SIDE) for _ in range(method.views)]
-    output = method(Batch(views, torch.arange(IMAGES) % CLASSES, step, torch.arange(IMAGES)))
-    loss, z = output.get("loss"), output.get("z")
-    if loss is None or loss.shape != () or not torch.isfinite(loss) or not loss.requires_grad:
-        raise UserError(f"method {name}: forward() must return a finite scalar with a gradient under 'loss'")
-    if z is not None and (z.ndim != 2 or len(z) != IMAGES):
-        raise UserError(f"method {name}: 'z' has shape {tuple(z.shape)}; it is one view's output, ({IMAGES}, d)")
-    method.zero_grad()
-    loss.backward()
-    gradients = [p.grad for p in method.backbone().parameters() if p.grad is not None]
-    if not gradients or not all(torch.isfinite(g).all() for g in gradients):
-        raise UserError(f"method {name}: the loss gives the backbone no finite gradient")
-    method.after_backward(step)
-    return loss.item()
 
 
 if __name__ == "__main__":

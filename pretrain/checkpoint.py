@@ -126,11 +126,7 @@ class Checkpoints:
         return None
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Load one checkpoint.
-
-        Raises:
-            UserError: it is damaged.
-        """
+        """Load one checkpoint; raises `UserError` where it is damaged."""
         state = read_tensors(path)
         entries = {"epoch", "arch", "state_dict", "optimizer", "resume"}
         whole = isinstance(state, dict) and set(state) >= entries and isinstance(state["resume"], dict)

@@ -1,4 +1,4 @@
-"""The settings of pre-training: typed, documented, checked before anything runs, and before PyTorch is imported."""
+"""The settings of pre-training and of all evaluations: typed, checked before anything runs and PyTorch is imported."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -14,7 +14,7 @@ from runs.errors import UserError
 from runs.settings import CommandConfig, check_values, choice, number, path
 
 
-def piecewise(value: float, table: Any) -> Any:
+def piecewise_constant(value: float, table: Any) -> Any:
     """Return the entry of the largest key not above `value`, or of the smallest: a recipe by length or batch size."""
     keys = sorted(table)
     return table[max((key for key in keys if key <= value), default=keys[0])]
@@ -25,7 +25,7 @@ OmegaConf.register_new_resolver("either", lambda first, second: first or second,
 # In the YAML files: ${if:${official},pytorch,auto}
 OmegaConf.register_new_resolver("if", lambda condition, yes, no: yes if condition else no, replace=True)
 # In the YAML files: ${piecewise:${epochs},{100: 0.45, 300: 0.3, 1000: 0.2}}
-OmegaConf.register_new_resolver("piecewise", piecewise, replace=True)
+OmegaConf.register_new_resolver("piecewise", piecewise_constant, replace=True)
 register_variants()
 
 LAYOUTS = (
@@ -235,6 +235,21 @@ class PretrainConfig(CommandConfig):
                 f"optimizer.warmup_epochs={self.optimizer.warmup_epochs}: must be fewer than epochs={self.epochs}, "
                 "or the run ends before its learning rate is reached"
             )
+
+
+@dataclass
+class EvaluationConfig(CommandConfig):
+    """Settings of all evaluations; `seed` is that of the untrained network and of whatever else is drawn."""
+
+    data: DataConfig = MISSING
+    augment: AugmentConfig = MISSING
+    """The view of the images."""
+    checkpoint: str = path()
+    """Any checkpoint that `python -m converters inspect` knows, or `random` for the untrained network."""
+    arch: str = ""
+    """Architecture of the untrained network; taken from the file otherwise."""
+    zero_init_residual: bool = True
+    """How the untrained network starts; as SimSiam's does by default, so that it is SimSiam before its first step."""
 
 
 # Settings that touch no result: a run may be continued with others. What `data.skip_broken` leaves out is recorded, and

@@ -16,11 +16,9 @@ from converters import load_backbone
 from converters.without_dynamo import without_dynamo
 from pretrain.augment import evaluation_transform
 from pretrain.checkpoint import NAME, parse_name
-from pretrain.config import FREE, AugmentConfig, DataConfig
+from pretrain.config import FREE, AugmentConfig, DataConfig, EvaluationConfig
 from pretrain.data import Images, open_splits
-from pretrain.evaluation_config import EvaluationConfig
 from pretrain.loader import NO_IMAGE, Views, load_batches
-from pretrain.networks import pooled_features
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
 from runs.files import RANDOM, read_yaml
@@ -33,6 +31,13 @@ with without_dynamo():
     from torchvision.models.resnet import ResNet
 
     from converters.resnet_model import build_resnet
+
+
+def pooled_features(network: ResNet, images: Tensor) -> Tensor:
+    """Return a ResNet's globally average-pooled features (N, C) of normalized images (N, 3, H, W), without its `fc`."""
+    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+    x = network.layer4(network.layer3(network.layer2(network.layer1(x))))
+    return torch.flatten(network.avgpool(x), 1)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class FeatureExtractor:
         """Features (n, C) of images (n, 3, H, W)."""
         return pooled_features(self.network, images)
 
-    def fingerprint(self) -> float:
+    def weights_checksum(self) -> float:
         """A number that changes when any weight or statistic does."""
         return float(sum(v.double().sum() + v.double().square().sum() for v in self.network.state_dict().values()))
 
@@ -135,19 +140,10 @@ def extract_features(
     bar: Progress | None = None,
     split: bool = False,
 ) -> Features:
-    """Compute features of centre crops, which stay on the device.
+    """Compute features (n, C) of centre crops of all images, or of those at `indices`, which stay on the device.
 
-    Args:
-        network: (n, 3, H, W) to (n, C).
-        images: a split of a data set.
-        augment: size, mean and std of the crops.
-        data: how the images are loaded, and whether broken ones are left out.
-        device: of the network.
-        indices: which images; all by default.
-        batch_size: images a batch.
-        bf16: compute in mixed precision, and keep the features in bfloat16.
-        bar: counts the images.
-        split: divide the batches among the processes, each of which has to call this and gets the features of all.
+    `network` turns (n, 3, H, W) into (n, C). `bf16` computes in mixed precision and keeps the features in bfloat16.
+    `split` divides the batches among the processes, each of which has to call this and gets the features of all.
 
     Raises:
         UserError: an image cannot be decoded and `data.skip_broken` is off, or cannot be read at all.
@@ -203,7 +199,7 @@ class Evaluation:
     device: torch.device
     run: Run
 
-    def describe(self) -> None:
+    def print_data_sets(self) -> None:
         """Print which images there are, in the first process."""
         if rank() == 0:
             print(f"{self.train.describe()}\n{self.val.describe()}")
@@ -235,23 +231,13 @@ class Result:
 def evaluate(
     kind: str, config: EvaluationConfig, measure: Callable[[Evaluation], Result], free: tuple[str, ...] = ()
 ) -> float:
-    """Measure and record, or say that it is done.
+    """Measure and record, or say that it is done; returns the first metric, what a sweeper of Hydra's optimizes.
 
-    Args:
-        kind: the record's.
-        config: the settings.
-        measure: the evaluation proper; every process calls it.
-        free: settings that touch no result, besides those of `FREE`.
-
-    Returns:
-        The first metric, what a sweeper of Hydra's optimizes.
-
-    Raises:
-        UserError: whatever the user can put right.
+    Every process calls `measure`; `kind` is the record's, `free` names settings besides `FREE` that touch no result.
     """
     with process_group(config.device) as device:
         train, val = open_splits(config.data)
-        bound = {images.split: images.content_fingerprint for images in (train, val)}
+        bound = {images.split: images.sampled_fingerprint for images in (train, val)}
         with claim_run(kind, config.output, asdict(config), (*FREE, *free), bound) as claimed:
             if claimed.done:
                 return next(iter(claimed.done.metrics.values()))

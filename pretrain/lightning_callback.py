@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,67 +32,55 @@ def collapse_callback(
     # The two names' callbacks do not fit each other's trainers.
     old = "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules
     base = importlib.import_module("pytorch_lightning" if old else "lightning.pytorch").Callback
-    made: Any = type("CollapseCallback", (_Hooks, base), {})
-    return made(output, prediction, every, stop, settings)
 
+    class CollapseCallback(base):  # type: ignore[misc, valid-type]
+        def __init__(self) -> None:
+            self.monitor = CollapseMonitor(every, **settings)
+            self.outputs: dict[str, Tensor] = {}
+            self.hooks: list[Any] = []
 
-class _Hooks:
-    """The methods that Lightning calls."""
+        def setup(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
+            parts = dict(pl_module.named_modules())
+            for key, name in (("z", output), ("p", prediction)):
+                if name is not None and name not in parts:
+                    near = ", ".join(part for part in parts if part and "." not in part)
+                    raise UserError(f"collapse_callback: the module has no part {name}; it has {near}")
+                if name is not None:
+                    self.hooks.append(parts[name].register_forward_hook(partial(self.keep, key)))
 
-    def __init__(self, output: str, prediction: str | None, every: int, stop: bool, settings: dict[str, Any]) -> None:
-        self.names = {"z": output} | ({"p": prediction} if prediction else {})
-        self.stop = stop
-        self.monitor = CollapseMonitor(every, **settings)
-        self.outputs: dict[str, Tensor] = {}
-        self.hooks: list[Any] = []
-
-    def setup(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
-        """Look at the parts' outputs from here on."""
-        parts = dict(pl_module.named_modules())
-        for key, name in self.names.items():
-            if name not in parts:
-                near = ", ".join(part for part in parts if part and "." not in part)
-                raise UserError(f"collapse_callback: the module has no part {name}; it has {near}")
-            self.hooks.append(parts[name].register_forward_hook(self._keep(key)))
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Measure where it is due."""
-        if "z" not in self.outputs:
-            return
-        before = self.monitor.collapsed
-        verdict = self.monitor.update(self.outputs["z"], self.outputs.get("p"))
-        self.outputs.clear()
-        if self.monitor.health and self.monitor.steps % self.monitor.every == 0:
-            health = self.monitor.health
-            pl_module.log_dict(
-                {
-                    "collapse/std": health.std / health.std_healthy,
-                    "collapse/spread": health.spread,
-                    "collapse/effective_rank": health.effective_rank,
-                    "collapse/collapsed": float(self.monitor.collapsed),
-                }
-            )
-        if self.monitor.collapsed and not before:
-            print(f"WARNING: {verdict}", file=sys.stderr)
-            trainer.should_stop = trainer.should_stop or self.stop
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave the module as it was."""
-        for hook in self.hooks:
-            hook.remove()
-        self.hooks.clear()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The monitor's."""
-        return self.monitor.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.monitor.load_state_dict(state_dict)
-
-    def _keep(self, key: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def keep(self, key: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
             if module.training:
                 self.outputs[key] = output.detach()
 
-        return hook
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if "z" not in self.outputs:
+                return
+            before = self.monitor.collapsed
+            verdict = self.monitor.update(self.outputs["z"], self.outputs.get("p"))
+            self.outputs.clear()
+            if self.monitor.health and self.monitor.steps % self.monitor.every == 0:
+                health = self.monitor.health
+                pl_module.log_dict(
+                    {
+                        "collapse/std": health.std / health.std_healthy,
+                        "collapse/spread": health.spread,
+                        "collapse/effective_rank": health.effective_rank,
+                        "collapse/collapsed": float(self.monitor.collapsed),
+                    }
+                )
+            if self.monitor.collapsed and not before:
+                print(f"WARNING: {verdict}", file=sys.stderr)
+                trainer.should_stop = trainer.should_stop or stop
+
+        def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            for hook in self.hooks:
+                hook.remove()
+            self.hooks.clear()
+
+        def state_dict(self) -> dict[str, Any]:
+            return self.monitor.state_dict()
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self.monitor.load_state_dict(state_dict)
+
+    return CollapseCallback()

@@ -49,7 +49,7 @@ class Metrics:
         self.log: MetricsLog | None = None
         self.restart_clock(0)
 
-    def open(self, step: int) -> None:
+    def open_log(self, step: int) -> None:
         """Open the log after `step`; for the first process only."""
         config, output = self.config, Path(self.config.output)
         events = output / "tensorboard" if config.tensorboard else None
@@ -82,7 +82,7 @@ class Metrics:
             # All processes see all outputs and come to one verdict.
             z, p = (measure(all_gather(outputs[k])) if k in outputs else None for k in ("z", "p"))
             assert z is not None
-            collapsed = self.monitor.add(step, z, p)
+            collapsed = self.monitor.add_health(step, z, p)
             stuck = self.monitor.add_loss(mean_over_processes(output["loss"]))
             if self.log and (collapsed or stuck):
                 self.warn(collapsed)
@@ -100,7 +100,7 @@ class Metrics:
             elapsed = time.time() - self.mark
             rate = (step - self.mark_step) * self.config.batch_size / elapsed
             times = {"images_per_second": rate, "data_wait": self.waited / elapsed}
-            self._write(step, lr=lr, **self.last, **self.health(), **times)
+            self._write(step, lr=lr, **self.last, **self.last_health(), **times)
             self.restart_clock(step)
         return collapsed
 
@@ -116,14 +116,14 @@ class Metrics:
             numbers += f", effective rank {bad.effective_rank:.1f}"
         print(f"\nWARNING: {self.monitor.verdict}{numbers}; see docs/pretrain.md, '{where}'", file=sys.stderr)
 
-    def health(self) -> dict[str, float]:
+    def last_health(self) -> dict[str, float]:
         """The last numbers of the output."""
         return asdict(self.monitor.health) if self.monitor.health else {}
 
     def summary(self) -> dict[str, float]:
         """The metrics of the run's record."""
         loss = {key: value for key, value in self.last.items() if key == "loss"}
-        return loss | self.health() | self.details | self.accuracies
+        return loss | self.last_health() | self.details | self.accuracies
 
     def shown(self) -> dict[str, float]:
         """The numbers beside the progress bar."""

@@ -182,10 +182,10 @@ class CollapseMonitor:
                 raise ValueError(f"outputs must be (n, d) with n at least 2, not {tuple(outputs.shape)}")
         self.steps += 1
         if self.steps % self.every == 0:
-            self.add(self.steps, measure(z), None if p is None else measure(p))
+            self.add_health(self.steps, measure(z), None if p is None else measure(p))
         return self.verdict
 
-    def add(self, step: int, output: Health, prediction: Health | None) -> bool:
+    def add_health(self, step: int, output: Health, prediction: Health | None) -> bool:
         """Take the numbers of a step into account; returns whether the verdict became "collapsed" with it."""
         self.health, self.prediction = output, prediction
         before = self.collapsed_at

@@ -18,9 +18,8 @@ from converters.architecture import parse
 from pretrain.collectives import average_gradients
 from pretrain.config import PretrainConfig, ProbeConfig
 from pretrain.data import Images
-from pretrain.evaluation import Features, extract_features
-from pretrain.knn_evaluation import knn_accuracy
-from pretrain.networks import pooled_features
+from pretrain.evaluation import Features, extract_features, pooled_features
+from pretrain.knn.evaluation import knn_accuracy
 
 
 class OnlineProbe:
@@ -53,10 +52,10 @@ class OnlineProbe:
         """A training step begins: what the network has seen until now does not belong to it."""
         self.features.clear()
 
-    def update(self, labels: Tensor, share: float) -> None:
+    def update(self, labels: Tensor, lr_factor: float) -> None:
         """Take a step on the features of the training step that ends, whose labels (N,) are this process's.
 
-        `share` is the encoder's learning rate over its largest.
+        `lr_factor` is the encoder's learning rate over its largest.
         """
         features = torch.cat(self.features).float()  # views * N-by-C, view after view
         self.begin()
@@ -65,7 +64,7 @@ class OnlineProbe:
             cross_entropy(self.classifier(features), labels.repeat(len(features) // len(labels))).backward()
         average_gradients(self.classifier)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * share
+            group["lr"] = self.lr * lr_factor
         self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Layerwise(torch.optim.SGD):
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
         self.trust = trust
 
-    def rule(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
+    def rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
         """Add weight decay to the gradients, one a layer, and rescale them, in place."""
         raise NotImplementedError
 
@@ -82,9 +82,9 @@ class Layerwise(torch.optim.SGD):
             weights = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in weights]
             if weights and group.get("adapt", True):
-                self.rule(weights, gradients, decay)
+                self.rescale_gradients(weights, gradients, decay)
             else:
-                add_decay(weights, gradients, decay)
+                add_weight_decay_(weights, gradients, decay)
             if self.lr_in_momentum:
                 torch._foreach_mul_(gradients, lr)
                 group["lr"] = 1.0
@@ -99,7 +99,7 @@ def norms(tensors: list[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(tensors))
 
 
-def add_decay(weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
+def add_weight_decay_(weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
     """Add `decay` times the weights to the gradients, in place."""
     if decay:
         torch._foreach_add_(gradients, torch._foreach_mul(weights, decay))
@@ -113,10 +113,10 @@ class Larc(Layerwise):
 
     EPS = 1e-8  # apex's default
 
-    def rule(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
+    def rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
         """See the class."""
         sizes, slopes = norms(weights), norms(gradients)  # n
-        add_decay(weights, gradients, decay)
+        add_weight_decay_(weights, gradients, decay)
         ratios = self.trust * sizes / (slopes + sizes * decay + self.EPS)  # n
         # apex leaves a gradient alone, without decay, where either norm is 0, e.g. of a bias that starts there: a
         # weight of 0 has no decay, and a gradient of 0 stays 0.
@@ -136,9 +136,9 @@ class Lars(Layerwise):
 
     lr_in_momentum = True
 
-    def rule(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
+    def rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
         """See the class."""
-        add_decay(weights, gradients, decay)
+        add_weight_decay_(weights, gradients, decay)
         sizes, slopes = norms(weights), norms(gradients)  # n
         ratios = torch.where((sizes > 0) & (slopes > 0), self.trust * sizes / slopes, 1.0)  # n
         torch._foreach_mul_(gradients, list(ratios.unbind()))

@@ -46,19 +46,13 @@ class ShardConfig:
             raise UserError(f"splits={self.splits}: must be train, val or both")
 
 
-@hydra_app("pretrain", "config_shard", ShardConfig)
-def main(config: ShardConfig) -> int:
-    """See `write`."""
-    return write(config)
-
-
-def write(config: ShardConfig) -> int:
-    """Write what is missing, check everything, write the index; returns the exit status."""
+def write_shards(config: ShardConfig) -> None:
+    """Write what is missing, check everything, write the index."""
     # Here, so that `--help` and a mistyped key do not wait for OpenCV.
     from pretrain.data import open_images
 
     splits = {split: open_images(config.data, split) for split in config.splits}
-    bound = {split: images.content_fingerprint for split, images in splits.items()}
+    bound = {split: images.sampled_fingerprint for split, images in splits.items()}
     with claim_run("shard", config.output, asdict(config), FREE, bound) as run:
         index: dict[str, Any] = {"schema": 1}
         for split, images in splits.items():
@@ -78,7 +72,6 @@ def write(config: ShardConfig) -> int:
         write_json(run.path / INDEX, index)
     count = sum(len(index[split]["shards"]) for split in splits)
     print(f"{count} shards, every one checked -> {run.path / INDEX}")
-    return 0
 
 
 def write_split(
@@ -103,9 +96,9 @@ def write_split(
             content, missing = _pack(images, chosen, start, config.data.skip_broken)
             with atomic_write(path) as file:
                 file.write(content)
-            with atomic_write(_digest(path), "w") as file:
+            with atomic_write(_digest_file(path), "w") as file:
                 file.writelines([f"{sha256(path)}  {path.name}\n", *(f"# {name}\n" for name in missing)])
-        first, *rest = _digest(path).read_text(encoding="utf-8").splitlines()
+        first, *rest = _digest_file(path).read_text(encoding="utf-8").splitlines()
         skipped = [line.removeprefix("# ") for line in rest]
         broken += skipped
         rows.append(
@@ -121,14 +114,14 @@ def write_split(
     return rows, broken
 
 
-def _digest(path: Path) -> Path:
+def _digest_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
 def _whole(path: Path) -> bool:
     """Whether a shard is there and is what its digest says."""
     try:
-        expected = _digest(path).read_text(encoding="utf-8").split()[0]
+        expected = _digest_file(path).read_text(encoding="utf-8").split()[0]
     except (OSError, UnicodeDecodeError, IndexError):
         return False
     return path.is_file() and sha256(path) == expected
@@ -140,7 +133,7 @@ def _pack(images: "Images", chosen: list[int], start: int, skip_broken: bool) ->
     with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for place, index in enumerate(chosen, start=start):
             try:
-                extension, content = _file(images, index)
+                extension, content = _encoded_image(images, index)
             except BrokenImage:
                 if not skip_broken:
                     raise
@@ -153,7 +146,7 @@ def _pack(images: "Images", chosen: list[int], start: int, skip_broken: bool) ->
     return output.getvalue(), broken
 
 
-def _file(images: "Images", index: int) -> tuple[str, bytes]:
+def _encoded_image(images: "Images", index: int) -> tuple[str, bytes]:
     """Extension and bytes of an image file; an image without a file becomes a PNG, which loses nothing."""
     source = images.source(index)
     source.rgb()  # all of it decodes
@@ -164,6 +157,8 @@ def _file(images: "Images", index: int) -> tuple[str, bytes]:
     kind = str(source.image.format).lower()
     return {"jpeg": "jpg", "tiff": "tif", "mpo": "jpg"}.get(kind, kind), source.content
 
+
+main = hydra_app("pretrain", "config_shard", ShardConfig)(write_shards)
 
 if __name__ == "__main__":
     main()

@@ -18,8 +18,8 @@ from converters import Backbone
 from pretrain.augment.fast_views import build_views
 from pretrain.batch_norm import synchronize_norms
 from pretrain.checkpoint import Checkpoints, restore_errors
-from pretrain.collapse.evaluation import compute_outputs
-from pretrain.collapse.measures import bias_cosine
+from pretrain.collapse.measure_checkpoint import compute_outputs
+from pretrain.collapse.measures import bias_center_cosine
 from pretrain.config import FREE, PretrainConfig
 from pretrain.data import Images, open_training
 from pretrain.initial_weights import load_initial_weights
@@ -52,14 +52,16 @@ def pretrain(config: PretrainConfig) -> None:
     """Pre-train, or continue, or say that it is done.
 
     Raises:
-        UserError: whatever the user can put right.
         Stopped: a signal, behind a checkpoint.
     """
     with process_group(config.device) as device:
         evaluates = bool(config.monitor.knn_every or config.probe.enabled)
         train_set, val_set = open_training(config.data, evaluates)
-        check_classes(config, train_set)
-        bound = {images.split: images.content_fingerprint for images in (train_set, val_set) if images}
+        learner = "probe.enabled=true" if config.probe.enabled else "method=supervised"
+        if not train_set.classes and (config.probe.enabled or config.method.name == "supervised"):
+            where = f"data.root={config.data.root} has no classes; put its images into class folders"
+            raise UserError(f"{learner}: {where}")
+        bound = {images.split: images.sampled_fingerprint for images in (train_set, val_set) if images}
         initial = load_initial_weights(config)
         if initial:
             bound["init"] = initial.source_sha256
@@ -135,7 +137,9 @@ class Trainer:
     def train(self) -> None:
         """Train to the last step, to a signal, or to a collapse with `on_collapse=stop`."""
         config, method, optimizer, metrics = self.config, self.method, self.optimizer, self.metrics
-        self.open()
+        if rank() == 0:
+            self.print_plan()
+            metrics.open_log(self.step)
         started = time.time() - self.seconds
         title = f"{config.method.name} {config.arch}"
         with Progress(self.plan.steps, title, "step", self.step, Path(config.output), disable=rank() > 0) as bar:
@@ -161,7 +165,7 @@ class Trainer:
                 collapsed = metrics.update(self.step, output, lr)
                 bar.update(1, **metrics.shown())
                 self.seconds = time.time() - started
-                self.stopped = "collapse" if collapsed and config.on_collapse == "stop" else self.signalled()
+                self.stopped = "collapse" if collapsed and config.on_collapse == "stop" else self.agreed_signal()
                 # A signal does not wait for the evaluation; the next start does it.
                 if not self.stopped.startswith("SIG"):
                     metrics.evaluate(self.step, self.stopped == "collapse")
@@ -191,10 +195,8 @@ class Trainer:
             yield Batch(views, labels, step, batch.indices)
             before = time.time()
 
-    def open(self) -> None:
-        """Say what will be done, and open the log; for the first process."""
-        if rank() > 0:
-            return
+    def print_plan(self) -> None:
+        """Say what will be done, and draw some of the views."""
         val = self.val_set.describe() if self.val_set else "no validation images: neither kNN nor a probe"
         world, plan, config = world_size(), self.plan, self.config
         images = f"{world} x {config.batch_size // world}" if world > 1 else str(config.batch_size)
@@ -210,9 +212,8 @@ class Trainer:
         if self.broken:
             print(f"{len(self.broken)} broken images are left out: {', '.join(sorted(self.broken)[:3])} …")
         save_view_grid(self.views, config.augment, Path(config.output) / VIEWS)
-        self.metrics.open(self.step)
 
-    def signalled(self) -> str:
+    def agreed_signal(self) -> str:
         """The signal that ends the run before its last step; all processes agree on it."""
         # Asking at every step would cost a collective each.
         asks = world_size() == 1 or self.step % self.config.log_every == 0 or self.step % self.steps_per_epoch == 0
@@ -316,7 +317,7 @@ class Trainer:
         self.run.finish(
             Subject(config.variant or config.method.name, config.arch, epochs, path.name, sha256(path)),
             Dataset(self.train_set.name, "train", len(self.train_set), self.train_set.fingerprint),
-            metrics.summary() | self.bias_of_the_training_set(),
+            metrics.summary() | self.training_set_bias_cosine(),
             verdict=verdict,
             details={"steps": self.step, "broken_images": sorted(self.broken), "processes": world_size(), **init},
             seconds=self.seconds,
@@ -324,7 +325,7 @@ class Trainer:
         knn = f"; kNN {metrics.accuracies['knn_top1']:.1f} %" if "knn_top1" in metrics.accuracies else ""
         print(f"{verdict}{knn} -> {path}")
 
-    def bias_of_the_training_set(self) -> dict[str, float]:
+    def training_set_bias_cosine(self) -> dict[str, float]:
         """The last bias against the center of the training set, where training compared it with that of a batch."""
         if "bias_center_cosine" not in self.metrics.details:
             return {}
@@ -334,18 +335,7 @@ class Trainer:
             self.method, config.augment, self.train_set, indices, 256, config.seed, self.device, config.data.skip_broken
         )
         assert z2 is not None
-        return {} if bias is None else {"bias_set_cosine": bias_cosine(bias, z, z2)}
-
-
-def check_classes(config: PretrainConfig, train_set: Images) -> None:
-    """Check that images without classes are not asked for them.
-
-    Raises:
-        UserError: they are.
-    """
-    learner = "probe.enabled=true" if config.probe.enabled else "method=supervised"
-    if not train_set.classes and (config.probe.enabled or config.method.name == "supervised"):
-        raise UserError(f"{learner}: data.root={config.data.root} has no classes; put its images into class folders")
+        return {} if bias is None else {"bias_set_cosine": bias_center_cosine(bias, z, z2)}
 
 
 def check_compiler() -> None:

@@ -59,7 +59,9 @@ class Run:
             UserError: it was not.
         """
         if stated != self.identity:
-            raise UserError(f"{path}: of another run, or of an earlier version; move it away, or choose another output=")
+            raise UserError(
+                f"{path}: of another run, or of an earlier version; move it away, or choose another output="
+            )
 
     def finish(
         self, subject: Subject, dataset: Dataset | None, metrics: dict[str, float], *, verdict: str = "",

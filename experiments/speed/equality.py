@@ -16,7 +16,7 @@ import torchvision.transforms.functional as F
 from PIL import Image, ImageFilter
 
 from experiments.speed.views import by_pillow, read_files, recipe
-from pretrain.augment import batched, build_transforms, pixels
+from pretrain.augment import batched_colour, build_transforms, pixels
 from pretrain.augment.fast_views import FastViews
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
@@ -30,27 +30,28 @@ SIGMAS = (0.3, 0.7, 1.2, 1.9)
 Operation = Callable[[Any, float], Any]
 # name -> parameters, torchvision, on arrays, on tensors
 OPERATIONS: dict[str, tuple[tuple[float, ...], Operation, Operation, Callable[[Any, Any], Any]]] = {
-    "brightness": (FACTORS, F.adjust_brightness, pixels.adjust_brightness, batched.adjust_brightness),
-    "contrast": (FACTORS, F.adjust_contrast, pixels.adjust_contrast, batched.adjust_contrast),
-    "saturation": (FACTORS, F.adjust_saturation, pixels.adjust_saturation, batched.adjust_saturation),
+    "brightness": (FACTORS, F.adjust_brightness, pixels.adjust_brightness, batched_colour.adjust_brightness),
+    "contrast": (FACTORS, F.adjust_contrast, pixels.adjust_contrast, batched_colour.adjust_contrast),
+    "saturation": (FACTORS, F.adjust_saturation, pixels.adjust_saturation, batched_colour.adjust_saturation),
     "hue": (
         HUES, F.adjust_hue, pixels.adjust_hue,
-        lambda x, f: batched.adjust_hue(x, torch.full_like(f, pixels.hue_steps(f.item()))),
+        lambda x, f: batched_colour.adjust_hue(x, torch.full_like(f, pixels.hue_steps(f.item()))),
     ),
     "grayscale": (
-        (0.0,), lambda i, _: F.to_grayscale(i, 3), lambda x, _: numpy.stack([pixels.to_gray(x)] * 3, axis=2),
-        lambda x, _: batched.to_gray(x).expand_as(x),
+        (0.0,), lambda i, _: F.to_grayscale(i, 3), lambda x, _: numpy.stack([pixels.luminance(x)] * 3, axis=2),
+        lambda x, _: batched_colour.luminance(x).expand_as(x),
     ),
     "blur, Pillow's": (
         SIGMAS, lambda i, s: i.filter(ImageFilter.GaussianBlur(s)), pixels.box_blur,
-        lambda x, s: batched.blur(x, batched.blur_matrices(s.flatten(), SIZE, 0, CPU)),
+        lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), SIZE, 0, CPU)),
     ),
     "blur, torchvision's": (
         SIGMAS, lambda i, s: F.gaussian_blur(i, 23, [s, s]), lambda x, s: pixels.kernel_blur(x, s, 23),
-        lambda x, s: batched.blur(x, batched.blur_matrices(s.flatten(), SIZE, 23, CPU)),
+        lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), SIZE, 23, CPU)),
     ),
     "solarize": (
-        (0.0,), lambda i, _: F.solarize(i, 128), lambda x, _: pixels.solarize(x), lambda x, _: batched.solarize(x),
+        (0.0,), lambda i, _: F.solarize(i, 128), lambda x, _: pixels.solarize(x),
+        lambda x, _: batched_colour.solarize(x),
     ),
 }  # fmt: skip
 Gaps = list[tuple[float, float]]

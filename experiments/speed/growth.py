@@ -25,9 +25,9 @@ import torch
 from benchmarks.results.records import find
 from experiments.speed.views import ours, read_files, recipe
 from experiments.speed.voc_cases import make_detections, make_truth
-from pretrain.evaluation_config import LinearConfig
-from pretrain.knn_evaluation import knn_accuracy
-from pretrain.linear_evaluation import LinearClassifiers
+from pretrain.knn.evaluation import knn_accuracy
+from pretrain.linear import LinearConfig
+from pretrain.linear.evaluation import LinearClassifiers
 from runs.files import atomic_write, write_json
 from runs.palette import PALETTE
 from runs.record import Dataset, Record, Subject, write_record

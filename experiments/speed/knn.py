@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from experiments.speed.rows import Row, Skipped, alternate, script
 from hardware.peak_rates import multiply_rate
-from pretrain.knn_evaluation import knn_accuracy
+from pretrain.knn.evaluation import knn_accuracy
 
 WIDTH, CLASSES = 2048, 1000
 PEER = "the whole product of similarities, as lightly's knn_predict"

@@ -21,9 +21,9 @@ from converters.resnet_model import build_resnet
 from experiments.speed.rows import Row, Skipped, alternate, script
 from hardware.peak_rates import multiply_rate
 from pretrain.config import OptimizerConfig
-from pretrain.evaluation_config import LinearConfig
-from pretrain.linear_evaluation import LinearClassifiers
-from pretrain.networks import pooled_features
+from pretrain.evaluation import pooled_features
+from pretrain.linear import LinearConfig
+from pretrain.linear.evaluation import LinearClassifiers
 from pretrain.optim import build_optimizer
 
 RATES = 12

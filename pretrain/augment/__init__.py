@@ -1,8 +1,8 @@
 """The view recipes, as data: each YAML file in this folder is one, and becomes torchvision transforms here.
 
 The path through PIL is the reference: the same transforms in the same order as the official releases, so that one seed
-gives the same bits. The fast path draws the same parameters (`view_parameters`) and computes the same pixels up to
-rounding, on the CPU (`pixels`) or on batches on any device (`batched`).
+gives the same bits. The fast path draws the same parameters (`fast_views`) and computes the same pixels up to
+rounding, on the CPU (`pixels`) or on batches on any device (`batched_colour`).
 """
 
 import random

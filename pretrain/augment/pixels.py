@@ -17,9 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from pretrain.augment.view_parameters import ViewParameters
-from pretrain.config import AugmentConfig
-
 Pixels = NDArray[numpy.uint8]  # H-by-W-by-3, RGB
 LEVELS = numpy.arange(256, dtype=numpy.float32)
 # float -> int in C cuts off, OpenCV rounds: this much less makes rounding a cut. A little less than a half, since whole
@@ -43,13 +40,13 @@ def adjust_brightness(image: Pixels, factor: float) -> Pixels:
 
 def adjust_contrast(image: Pixels, factor: float) -> Pixels:
     """Pillow's ImageEnhance.Contrast: away from the rounded mean luminance. Equal but where that mean falls on .5."""
-    mean = numpy.float32(int(cv2.mean(to_gray(image))[0] + 0.5))
+    mean = numpy.float32(int(cv2.mean(luminance(image))[0] + 0.5))
     return _look_up(image, mean + numpy.float32(factor) * (LEVELS - mean))
 
 
 def adjust_saturation(image: Pixels, factor: float) -> Pixels:
     """Pillow's ImageEnhance.Color: away from each pixel's luminance. At most 1 level, 0.001."""
-    gray = cv2.cvtColor(to_gray(image), cv2.COLOR_GRAY2RGB)
+    gray = cv2.cvtColor(luminance(image), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(image, factor, gray, 1 - factor, CUT, dst=image)  # type: ignore[return-value]
 
 
@@ -76,7 +73,7 @@ def hue_steps(factor: float) -> int:
     return int(factor * 255) % 256
 
 
-def to_gray(image: Pixels) -> Pixels:
+def luminance(image: Pixels) -> Pixels:
     """Luminance (H, W), ITU-R 601. At most 1 level, 0.0004: the last bit of the weights."""
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)  # type: ignore[return-value]
 
@@ -101,13 +98,8 @@ def extended_box(sigma: float) -> NDArray[numpy.float32]:
     """Weights of one of the three box filters of Pillow's Gaussian: 2l + 1 equal ones between two smaller ones.
 
     Gwosdek et al., Theoretical Foundations of Gaussian Convolution by Extended Box Filtering, SSVM 2011, equations 7,
-    11 and 14, as Pillow has them (src/libImaging/BoxBlur.c).
-
-    Args:
-        sigma: standard deviation in pixels, of all three together.
-
-    Returns:
-        (2l + 3,) float32, sum 1.
+    11 and 14, as Pillow has them (src/libImaging/BoxBlur.c). From the standard deviation in pixels, of all three
+    together, to (2l + 3,) float32, sum 1.
     """
     variance = sigma * sigma / 3
     length = math.sqrt(12 * variance + 1)
@@ -132,32 +124,6 @@ def planes(image: Pixels) -> torch.Tensor:
     out = numpy.empty((3, *image.shape[:2]), numpy.uint8)
     cv2.split(image, list(out))
     return torch.from_numpy(out)
-
-
-ADJUST = {
-    "brightness": adjust_brightness,
-    "contrast": adjust_contrast,
-    "saturation": adjust_saturation,
-    "hue": adjust_hue,
-}
-
-
-def colour(image: Pixels, draw: ViewParameters, config: AugmentConfig) -> Pixels:
-    """Do to a resized crop (size, size, 3), in place, what was drawn, in the recipe's order."""
-    for name in config.order:
-        if name == "jitter":
-            for operation, factor in draw.jitter:
-                image = ADJUST[operation](image, factor)
-        elif name == "gray" and draw.gray:
-            cv2.cvtColor(to_gray(image), cv2.COLOR_GRAY2RGB, dst=image)
-        elif name == "blur" and draw.sigma is not None:
-            kernel = config.kernel_side
-            image = kernel_blur(image, draw.sigma, kernel) if kernel else box_blur(image, draw.sigma)
-        elif name == "solarize" and draw.solarize:
-            image = solarize(image)
-        elif name == "flip" and draw.flip:
-            cv2.flip(image, 1, dst=image)
-    return image
 
 
 def _look_up(image: Pixels, table: NDArray[numpy.float32]) -> Pixels:

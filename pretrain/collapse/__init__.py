@@ -1,5 +1,25 @@
 """Why does it not collapse? `python -m pretrain.collapse` measures a checkpoint's outputs; docs/collapse.md reads them.
 
-`measures.py` has the numbers, which training logs too, `evaluation.py` the outputs of a checkpoint with its heads and
-the words for both, and `figure.py` the picture. The experiments are `method=siamese` and `pretrain/variants.yaml`.
+`measures.py` has the numbers, which training logs too, `measure_checkpoint.py` the outputs of a checkpoint with its
+heads, and `figure.py` the picture. The experiments are `method=siamese` and `pretrain/variants.yaml`.
 """
+
+from dataclasses import dataclass
+
+from pretrain.config import EvaluationConfig
+from runs.settings import number
+
+
+@dataclass
+class CollapseConfig(EvaluationConfig):
+    """Settings of `python -m pretrain.collapse`."""
+
+    heads: bool = True
+    """Measure the output of a checkpoint's heads where this project wrote it, on the views that it was trained on. Off,
+    and for all other files: the pooled features, on the view that `augment` says."""
+    images: int = number(2048, least=2)
+    """Validation images, at most: a part drawn with `seed`."""
+    batch_size: int = number(256, least=1)
+    """Images at a time through the network."""
+    threshold: float = number(0.2, above=0, below=1)
+    """Collapsed is an output whose std * sqrt(d) or spread is below this (`monitor.threshold` in training)."""

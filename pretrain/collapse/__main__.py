@@ -1,6 +1,6 @@
 """`python -m pretrain.collapse checkpoint=FILE data=… data.root=DIR`: measure the outputs of any checkpoint."""
 
-from pretrain.evaluation_config import CollapseConfig
+from pretrain.collapse import CollapseConfig
 from runs.app import hydra_app
 
 
@@ -8,7 +8,7 @@ from runs.app import hydra_app
 def main(config: CollapseConfig) -> float:
     """Measure a checkpoint's outputs."""
     # Here, so that `--help` and a mistyped key do not wait for PyTorch.
-    from pretrain.collapse.evaluation import evaluate_collapse
+    from pretrain.collapse.measure_checkpoint import evaluate_collapse
 
     return evaluate_collapse(config)
 

@@ -49,8 +49,8 @@ def measure_heads(
         found |= {
             "p_std": P.std(dim=0).mean().item(),
             "p_m_o": o_p.norm().item(),
-            "eta_p": amount(o_z - o_p, o_p),
-            "eta_z": amount(o_p - o_z, o_z),
+            "eta_p": projection_coefficient(o_z - o_p, o_p),
+            "eta_z": projection_coefficient(o_p - o_z, o_z),
             "o_e": ((o_z - o_p).norm() / o_z.norm().clamp(min=1e-12)).item(),
         }
     if bias is not None:
@@ -58,7 +58,7 @@ def measure_heads(
     return found
 
 
-def amount(vector: Tensor, part: Tensor) -> float:
+def projection_coefficient(vector: Tensor, part: Tensor) -> float:
     """How much of `part` is in `vector`: the eta for which vector - eta part is orthogonal to part, both (d,)."""
     return (vector @ part / (part @ part).clamp(min=1e-24)).item()
 
@@ -67,12 +67,8 @@ def amount(vector: Tensor, part: Tensor) -> float:
 def spectrum(z: Tensor) -> Tensor:
     """Singular values of the centred normalized output over sqrt(n - 1): deviations along the principal directions.
 
-    Args:
-        z: (n, d).
-
-    Returns:
-        (min(n, d),) float64, the largest first. Their squares sum to the summed variances of the channels, which for an
-        output spread evenly over the sphere is 1.
+    From (n, d) to (min(n, d),) float64, the largest first. Their squares sum to the summed variances of the channels,
+    which for an output spread evenly over the sphere is 1.
     """
     Z = normalize(z.double(), dim=1)  # n-by-d
     r = Z - Z.mean(dim=0)  # n-by-d
@@ -83,12 +79,8 @@ def spectrum(z: Tensor) -> Tensor:
 def decorrelation_gradient(z: Tensor) -> Tensor:
     """The negative gradient of the de-correlation loss (algorithm 5: squared off-diagonal covariances over d) on Z.
 
-    Args:
-        z: (n, d).
-
-    Returns:
-        (n, d) float64, by the closed form -4 / (d (n - 1)) R C, with R the centred rows and C the covariance without
-        its diagonal. (Centring once more changes nothing: the columns of R C sum to 0.)
+    From (n, d) to (n, d) float64, by the closed form -4 / (d (n - 1)) R C, with R the centred rows and C the covariance
+    without its diagonal. (Centring once more changes nothing: the columns of R C sum to 0.)
     """
     Z = normalize(z.detach().double(), dim=1)  # n-by-d
     n, d = Z.shape
@@ -107,13 +99,8 @@ def decorrelation_cosines(
     Equation 6: the extra gradient on Z_a is -sum_i lambda_i Z_i = -o_z - sum_i lambda_i r_i over the positive Z_b and
     the negatives, here the other images' two views, with lambda the softmax of Z_a . Z_i / tau.
 
-    Args:
-        z_a: (n, d), one view.
-        z_b: (n, d), the other.
-        temperatures: tau.
-
-    Returns:
-        By temperature the cosines of (r_e, o_e), averaged over images (figure 5 c).
+    From two views' outputs, (n, d) each; returns by temperature tau the cosines of (r_e, o_e), averaged over images
+    (figure 5 c).
     """
     a, b = normalize(z_a.double(), dim=1), normalize(z_b.double(), dim=1)  # n-by-d
     target = decorrelation_gradient(a)  # n-by-d
@@ -140,7 +127,7 @@ def last_bias(method: nn.Module, width: int) -> Tensor | None:
 
 
 @torch.no_grad()
-def bias_cosine(bias: Tensor, *views: Tensor) -> float:
+def bias_center_cosine(bias: Tensor, *views: Tensor) -> float:
     """The cosine of a bias (d,) and the center of outputs (n, d) each: of many images, not of a batch (table 6).
 
     The paper defines o as an expectation and approximates it by a batch (section 3.1); of 64 images the mean is not yet

@@ -5,8 +5,8 @@ from pretrain.data.cifar import open_cifar
 from pretrain.data.folder import open_folder
 from pretrain.data.huggingface import open_arrow, open_parquet
 from pretrain.data.images import Images
-from pretrain.data.labels import LABEL_FILES
 from pretrain.data.shards import open_shards
+from pretrain.data.validation_labels import LABEL_FILES
 from runs import plugins
 from runs.errors import UserError
 

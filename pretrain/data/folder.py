@@ -1,7 +1,7 @@
 """`ROOT/<split>/<class>/<image>`: the layout of ImageNet and of torchvision's ImageFolder.
 
 Each folder may be a zip or a tar, so ILSVRC's archives are read as they are; the validation images may lie in one
-folder where a file names their classes (`pretrain.data.labels`); and images without any classes serve for pre-training.
+folder where a file names their classes (`validation_labels.py`); images without any classes serve for pre-training.
 """
 
 import os
@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from pretrain.config import DataConfig
 from pretrain.data.images import Images
-from pretrain.data.labels import find_labels
 from pretrain.data.listing import ARCHIVES, ImageFile, Listing, is_system, list_images
+from pretrain.data.validation_labels import find_labels
 from runs.errors import UserError
 
 SPLITS = ("train", "val")

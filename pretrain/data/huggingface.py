@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pretrain.config import DataConfig
 from pretrain.data.decoding import broken_image
-from pretrain.data.images import Images, numbered_classes
+from pretrain.data.images import Images, names_of_numbered_classes
 from runs.errors import UserError
 
 # Groups of rows that a process keeps: enough to read in order. A shuffled epoch decompresses a whole group for each
@@ -146,7 +146,7 @@ def _open(config: DataConfig, split: str, paths: list[Path], pattern: str) -> Im
             raise UserError(f"{name}: its {label} {value} is no class number; use a split that has labels")
     labels = [int(value) for value in values]
     if label and not classes:
-        classes = numbered_classes(labels, paths[0].parent)
+        classes = names_of_numbered_classes(labels, paths[0].parent)
 
     @lru_cache(maxsize=KEPT)
     def contents(number: int, group: int) -> Any:
@@ -184,11 +184,7 @@ def _columns(schema: Any, file: Path) -> tuple[str, str, list[str]]:
 
 
 def _check_complete(paths: list[Path]) -> None:
-    """Check that `…-00000-of-00003…` has its other parts: a fetch that broke off leaves some out.
-
-    Raises:
-        UserError: one is missing.
-    """
+    """Check that `…-00000-of-00003…` has its other parts: a fetch that broke off leaves some out."""
     parts: dict[tuple[str, int], set[int]] = {}
     for path in paths:
         if found := re.match(r"(.*-)(\d+)-of-(\d+)", path.name):

@@ -13,7 +13,7 @@ from pretrain.data.decoding import DAMAGE, Source, broken_image
 from runs.errors import BrokenImage, UserError, from_os_error
 
 
-def numbered_classes(labels: Sequence[int], place: str | Path) -> list[str]:
+def names_of_numbered_classes(labels: Sequence[int], place: str | Path) -> list[str]:
     """The numbers as names, for classes that have no others.
 
     Raises:
@@ -49,9 +49,6 @@ class Images:
     left_out: str = ""
     """Files beside them that are no images, counted in words."""
 
-    def __post_init__(self) -> None:
-        self.cached: list[Image.Image | None] | None = None
-
     def __len__(self) -> int:
         return len(self.names)
 
@@ -62,11 +59,6 @@ class Images:
             BrokenImage: it cannot be decoded.
             UserError: the file cannot be read at all.
         """
-        if self.cached is not None:
-            cached = self.cached[index]
-            if cached is None:
-                raise broken_image(self.names[index])
-            return cached
         source = self.source(index)
         return source.image if source.content is None else source.rgb()
 
@@ -77,7 +69,7 @@ class Images:
             BrokenImage: its header is damaged; damage further on shows when it is decoded.
             UserError: the file cannot be read at all.
         """
-        content = self.content(index) if self.cached is None else self.open(index)
+        content = self.content(index)
         if isinstance(content, Image.Image):
             return Source(self.names[index], content)
         try:
@@ -98,10 +90,7 @@ class Images:
             raise from_os_error(error) from error
 
     def cache(self, skip_broken: bool) -> list[str]:
-        """Decode everything now and keep it; nothing else changes, a broken image stays a broken one.
-
-        Returns:
-            The names of broken images.
+        """Decode everything now and keep it; returns the names of broken images, which stay broken.
 
         Raises:
             BrokenImage: one cannot be decoded and `skip_broken` is off.
@@ -116,7 +105,13 @@ class Images:
                     raise
                 images.append(None)
                 broken.append(error.name)
-        self.cached = images
+
+        def read(index: int) -> Image.Image:
+            if (image := images[index]) is None:
+                raise broken_image(self.names[index])
+            return image
+
+        self.read = read
         return broken
 
     @property
@@ -130,7 +125,7 @@ class Images:
         return digest.hexdigest()[:16]
 
     @property
-    def content_fingerprint(self) -> str:
+    def sampled_fingerprint(self) -> str:
         """The `fingerprint`, and 16 digits that change when one of `SAMPLE` images does, which are spread evenly.
 
         Numbered file names are alike in many data sets.
@@ -146,13 +141,11 @@ class Images:
 
     def describe(self) -> str:
         """One line: split, images, classes, and what was left out."""
-        found = f"{self.name} {self.split}: {len(self)} images, {self._images_per_class()}"
-        return f"{found}; left out: {self.left_out}" if self.left_out else found
-
-    def _images_per_class(self) -> str:
-        if not self.classes:
-            return "without classes"
-        counter = Counter(self.labels)
-        counts = [counter[number] for number in range(len(self.classes))]
-        counted = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-        return f"{len(self.classes)} classes, {counted} a class"
+        classes = "without classes"
+        if self.classes:
+            counter = Counter(self.labels)
+            counts = [counter[number] for number in range(len(self.classes))]
+            counted = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+            classes = f"{len(self.classes)} classes, {counted} a class"
+        left_out = f"; left out: {self.left_out}" if self.left_out else ""
+        return f"{self.name} {self.split}: {len(self)} images, {classes}{left_out}"

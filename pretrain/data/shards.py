@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from pretrain.config import DataConfig
-from pretrain.data.images import Images, numbered_classes
+from pretrain.data.images import Images, names_of_numbered_classes
 from pretrain.data.listing import SUFFIXES, ImageFile, tar_members
 from runs.errors import UserError
 
@@ -32,7 +32,7 @@ def open_shards(config: DataConfig, split: str) -> Images:
     unlabelled = [file.name for file, label in found if label is None]
     if unlabelled and len(unlabelled) < len(found):
         raise UserError(f"{unlabelled[0]}: lacks its .cls, which other samples have; write the shard again")
-    classes = [] if unlabelled else numbered_classes(labels, folder)
+    classes = [] if unlabelled else names_of_numbered_classes(labels, folder)
     names = [file.name for file, _ in found]
     return Images(config.name, split, names, labels, classes, lambda i: found[i][0].read())
 

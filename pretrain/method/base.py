@@ -83,9 +83,11 @@ class Method(nn.Module):
     constant_loss: float | None = None
     """The loss of a constant output, where it is a trap that the monitor would not see; None elsewhere."""
 
+    encoder: ResNet
+
     def backbone(self) -> ResNet:
         """The ResNet whose pooled features are evaluated; its `fc` may hold the projector."""
-        raise NotImplementedError
+        return self.encoder
 
     def forward(self, batch: Batch) -> Output:
         """Compute one step's loss.

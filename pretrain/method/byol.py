@@ -7,11 +7,11 @@ from typing import cast
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from torchvision.models.resnet import ResNet
 
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import BYOLConfig
-from pretrain.networks import full_precision, mlp
+from pretrain.mlp import mlp
+from pretrain.precision import at_least_float32
 
 
 class BYOL(Method):
@@ -57,14 +57,11 @@ class BYOL(Method):
     def predict(self, z: Tensor) -> Tensor:  # noqa: D102
         return cast(Tensor, self.predictor(z))
 
-    def backbone(self) -> ResNet:  # noqa: D102
-        return self.encoder
-
 
 def regression(q: Tensor, z: Tensor) -> Tensor:
     """Squared distance of the normalized (N, d) and (N, d), averaged to a scalar (equation 2).
 
     It is 2 - 2 cos, of which Algorithm 1 leaves out the constant 2.
     """
-    q, z = normalize(full_precision(q), dim=1), normalize(full_precision(z), dim=1)  # N-by-d
+    q, z = normalize(at_least_float32(q), dim=1), normalize(at_least_float32(z), dim=1)  # N-by-d
     return (q - z).square().sum(dim=1).mean()

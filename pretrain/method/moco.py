@@ -9,7 +9,7 @@ from pretrain.batch_norm import split_norms
 from pretrain.collectives import all_gather
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MoCoConfig
-from pretrain.networks import exact_products, full_precision
+from pretrain.precision import at_least_float32, autocast_off
 from runs.distributed import rank, world_size
 from runs.errors import UserError
 
@@ -68,23 +68,23 @@ class MoCo(Method):
 
     def f_q(self, x: Tensor) -> Tensor:
         """Normalized queries (N, C) of images (N, 3, H, W)."""
-        return normalize(full_precision(self.encoder_q(x)), dim=1)
+        return normalize(at_least_float32(self.encoder_q(x)), dim=1)
 
     @torch.no_grad()
     def f_k(self, x: Tensor, chance: torch.Generator) -> Tensor:
         """Normalized keys (N, C) of images (N, 3, H, W), without a gradient; batch norm sees them in another order."""
         if not self.config.shuffle:
-            return normalize(full_precision(self.encoder_k(x)), dim=1)
+            return normalize(at_least_float32(self.encoder_k(x)), dim=1)
         x = all_gather(x)  # every process's images
         order = torch.randperm(len(x), generator=chance).to(x.device)
         k = self.encoder_k(x[order.chunk(world_size())[rank()]])  # N-by-C
-        k = all_gather(normalize(full_precision(k), dim=1))  # every process's keys, shuffled
+        k = all_gather(normalize(at_least_float32(k), dim=1))  # every process's keys, shuffled
         return k[order.argsort().chunk(world_size())[rank()]]  # N-by-C, in the order of x
 
     def contrast(self, q: Tensor, k: Tensor) -> Tensor:
         """InfoNCE (equation 1) of queries and their keys, both (N, C): scalar."""
         t = self.config.temperature
-        with exact_products(q):
+        with autocast_off(q):
             l_pos = torch.einsum("nc,nc->n", q, k)[:, None]  # positive logits: N-by-1
             # A copy, because new keys enter the queue before the backward pass.
             l_neg = torch.einsum("nc,ck->nk", q, self.queue.clone())  # negative logits: N-by-K

@@ -8,12 +8,12 @@ from typing import cast
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
-from torchvision.models.resnet import ResNet
 
 from pretrain.collectives import all_gather
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SimCLRConfig
-from pretrain.networks import exact_products, full_precision, mlp
+from pretrain.mlp import mlp
+from pretrain.precision import at_least_float32, autocast_off
 from runs.distributed import rank
 
 
@@ -50,24 +50,16 @@ class SimCLR(Method):
     def predict(self, z: Tensor) -> Tensor | None:  # noqa: D102
         return cast(Tensor, self.predictor(z)) if self.config.predictor else None
 
-    def backbone(self) -> ResNet:  # noqa: D102
-        return self.encoder
-
 
 def nt_xent(z: Tensor, tau: float, keys: Tensor | None = None) -> Tensor:
     """The mean of l(i, j), equation 1, over both orders of the positive pairs; negatives from all processes.
 
-    Args:
-        z: (2n, d), this process's projections: the n first views, then the n second ones.
-        tau: temperature.
-        keys: (2n, d), what they are compared with, in the same order; the projections themselves by default.
-
-    Returns:
-        The mean over this process's 2n rows, a scalar.
+    From this process's projections z (2n, d), the n first views, then the n second ones, to the mean over its rows, a
+    scalar. They are compared with the keys (2n, d), in the same order; with themselves by default.
     """
-    z = normalize(full_precision(z), dim=1)  # 2n-by-d
-    keys = z if keys is None else normalize(full_precision(keys), dim=1)  # 2n-by-d
-    with exact_products(z):
+    z = normalize(at_least_float32(z), dim=1)  # 2n-by-d
+    keys = z if keys is None else normalize(at_least_float32(keys), dim=1)  # 2n-by-d
+    with autocast_off(z):
         s = z @ all_gather(keys).T / tau  # s_ik / tau, pairwise similarity: 2n-by-2N, N = n * processes
     row = torch.arange(len(z), device=z.device)  # 2n
     i = rank() * len(z) + row  # 2n, the rows' places among all processes'

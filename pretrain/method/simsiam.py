@@ -4,11 +4,11 @@ from typing import cast
 
 from torch import Tensor
 from torch.nn.functional import normalize
-from torchvision.models.resnet import ResNet
 
 from pretrain.method.base import Batch, Group, Method, Output, TrainingPlan
 from pretrain.method.config import SimSiamConfig
-from pretrain.networks import full_precision, mlp
+from pretrain.mlp import mlp
+from pretrain.precision import at_least_float32
 
 
 class SimSiam(Method):
@@ -38,15 +38,12 @@ class SimSiam(Method):
         """Negative cosine similarity of (n, d) and (n, d), averaged to a scalar."""
         if self.config.stop_gradient:
             z = z.detach()  # n-by-d
-        p = normalize(full_precision(p), dim=1)  # n-by-d
-        z = normalize(full_precision(z), dim=1)  # n-by-d
+        p = normalize(at_least_float32(p), dim=1)  # n-by-d
+        z = normalize(at_least_float32(z), dim=1)  # n-by-d
         return -(p * z).sum(dim=1).mean()
 
     def predict(self, z: Tensor) -> Tensor:  # noqa: D102
         return cast(Tensor, self.predictor(z))
-
-    def backbone(self) -> ResNet:  # noqa: D102
-        return self.encoder
 
     def groups(self) -> list[Group]:  # noqa: D102
         # As released: the frozen bias is listed too, so that the optimizer's state has the official numbering.

@@ -2,11 +2,10 @@
 
 import torch
 from torch.nn.functional import cross_entropy
-from torchvision.models.resnet import ResNet
 
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SupervisedConfig
-from pretrain.networks import full_precision
+from pretrain.precision import at_least_float32
 
 
 class Supervised(Method):
@@ -21,11 +20,8 @@ class Supervised(Method):
 
     def forward(self, batch: Batch) -> Output:  # noqa: D102
         (x,) = batch.views  # N-by-3-by-H-by-W
-        y = full_precision(self.encoder(x))  # logits, N-by-classes
+        y = at_least_float32(self.encoder(x))  # logits, N-by-classes
         loss = cross_entropy(y, batch.labels)  # scalar
         with torch.no_grad():
             top1 = 100 * (y.argmax(dim=1) == batch.labels).float().mean()  # percent
         return {"loss": loss, "z": y, "top1": top1}
-
-    def backbone(self) -> ResNet:  # noqa: D102
-        return self.encoder

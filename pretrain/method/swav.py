@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
-from torchvision.models.resnet import ResNet
 
 from pretrain.collectives import all_gather, all_reduce
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SwAVConfig
-from pretrain.networks import exact_products, full_precision, mlp
+from pretrain.mlp import mlp
+from pretrain.precision import at_least_float32, autocast_off
 from runs.distributed import rank, world_size
 from runs.errors import UserError
 
@@ -46,8 +46,8 @@ class SwAV(Method):
         x_t, x_s = batch.views  # B-by-3-by-H-by-W
         # Both views in one pass: they share the batch norms' statistics.
         z = self.encoder(torch.cat([x_t, x_s]))  # embeddings, 2B-by-D
-        z = normalize(full_precision(z), dim=1)  # 2B-by-D
-        with exact_products(z):
+        z = normalize(at_least_float32(z), dim=1)  # 2B-by-D
+        with autocast_off(z):
             scores = self.prototypes(z)  # prototype scores, 2B-by-K
         (z_t, z_s), (scores_t, scores_s) = z.chunk(2), scores.chunk(2)  # B-by-D, B-by-K
         B = len(scores_t)
@@ -63,13 +63,9 @@ class SwAV(Method):
         return {"loss": loss, "z": z_t}
 
     def with_queue(self, view: int, scores: Tensor, z: Tensor, step: int) -> Tensor:
-        """Scores (queue / processes + B, K) of the queue's embeddings, if it is in use and full, and of a view's.
+        """Scores (queue / processes + B, K) of the queue's embeddings, if in use and full, and of a view's (B, K).
 
-        Args:
-            view: 0 or 1.
-            scores: (B, K).
-            z: (B, D), normalized; they enter the queue.
-            step: steps done before this one.
+        The normalized z (B, D) of the view, 0 or 1, enter the queue; `step` counts steps done before this one.
         """
         config = self.config
         since = step - config.queue_from_epoch * self.plan.steps_per_epoch
@@ -81,7 +77,7 @@ class SwAV(Method):
         self.queue[view] = torch.cat([newest, self.queue[view, : -len(newest)]])
         if since * self.plan.batch_size < config.queue:
             return scores
-        with exact_products(z):
+        with autocast_off(z):
             return torch.cat([self.prototypes(earlier), scores])
 
     def after_backward(self, step: int) -> None:  # noqa: D102
@@ -96,9 +92,6 @@ class SwAV(Method):
     def normalize_prototypes(self) -> None:
         """Scale every prototype to unit length, also before the first step."""
         self.prototypes.weight.copy_(normalize(self.prototypes.weight, dim=1))
-
-    def backbone(self) -> ResNet:  # noqa: D102
-        return self.encoder
 
 
 def sinkhorn(scores: Tensor, eps: float, niters: int) -> Tensor:

@@ -27,7 +27,8 @@ def check(package, name, schema, lines):
 
 lines = [line.strip().split(" ", 1) for line in sys.stdin]
 from pretrain.config import PretrainConfig
-from pretrain.evaluation_config import KnnConfig, LinearConfig
+from pretrain.knn import KnnConfig
+from pretrain.linear import LinearConfig
 from transfer.settings import TransferConfig
 for module, package, name, schema in (("pretrain", "pretrain", "config", PretrainConfig),
         ("pretrain.linear", "pretrain", "config_linear", LinearConfig),

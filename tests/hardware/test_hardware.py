@@ -15,7 +15,7 @@ from hardware import methods, views
 from hardware.__main__ import FULL_SIZE, SECTIONS, main
 from hardware.page import html_page
 from hardware.section import Figure, Options, Section
-from pretrain.augment import batched
+from pretrain.augment import batched_colour
 from pretrain.method.config import SimSiamConfig
 from pretrain.method.simsiam import SimSiam
 
@@ -60,8 +60,8 @@ def test_a_wrong_gradient_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_colour_that_a_device_computes_otherwise_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right: Callable[[Tensor, Tensor], Tensor] = batched.adjust_brightness
-    monkeypatch.setattr(batched, "adjust_brightness", lambda x, factor: right(x, factor) + 2)
+    right: Callable[[Tensor, Tensor], Tensor] = batched_colour.adjust_brightness
+    monkeypatch.setattr(batched_colour, "adjust_brightness", lambda x, factor: right(x, factor) + 2)
     held = {figure.name: figure.holds for figure in views.measure(options(tmp_path))}
     against = ": batches on cpu against single images"
     assert not held[f"brightness{against}"] and not held[f"SimSiam's views{against}"]

@@ -63,7 +63,9 @@ finally:
     assert done.returncode == (0 if argument == "--help" else 2), done.stderr
 
 
-@pytest.mark.parametrize("module", ["trainer", "linear_evaluation", "knn_evaluation", "collapse.evaluation", "data"])
+@pytest.mark.parametrize(
+    "module", ["trainer", "linear.evaluation", "knn.evaluation", "collapse.measure_checkpoint", "data"]
+)
 def test_a_command_does_not_load_the_compiler(root: Path, module: str) -> None:
     # torchvision's own import would (`converters.without_dynamo`), and takes four seconds more for it.
     done = subprocess.run(

@@ -22,8 +22,8 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "pretrain.trainer",
-        "pretrain.linear_evaluation",
-        "pretrain.knn_evaluation",
+        "pretrain.linear.evaluation",
+        "pretrain.knn.evaluation",
         "torch._dynamo",
         "tests.pretrain.processes",
     ]

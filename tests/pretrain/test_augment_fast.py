@@ -18,9 +18,8 @@ from torch import Tensor
 
 import pretrain.augment.fast_views
 from pretrain import augment
-from pretrain.augment import batched, pixels
-from pretrain.augment.fast_views import FastViews, build_views
-from pretrain.augment.view_parameters import ParameterSampler
+from pretrain.augment import batched_colour, pixels
+from pretrain.augment.fast_views import FastViews, ParameterSampler, build_views, colour
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.loader import StepSampler, Views, load_batches
@@ -88,29 +87,30 @@ def difference(a: Array, b: Array) -> tuple[float, float]:
 Case = tuple[tuple[float, ...], Callable[..., Any], Callable[..., Any], Callable[..., Any], float, float]
 FACTORS = (0.0, 0.2, 0.6, 0.93, 1.0, 1.37, 1.8)
 CASES: dict[str, Case] = {
-    "brightness": (FACTORS, F.adjust_brightness, pixels.adjust_brightness, batched.adjust_brightness, 0, 0),
-    "contrast": (FACTORS, F.adjust_contrast, pixels.adjust_contrast, batched.adjust_contrast, 1, 0.05),
-    "saturation": (FACTORS, F.adjust_saturation, pixels.adjust_saturation, batched.adjust_saturation, 1, 0.01),
+    "brightness": (FACTORS, F.adjust_brightness, pixels.adjust_brightness, batched_colour.adjust_brightness, 0, 0),
+    "contrast": (FACTORS, F.adjust_contrast, pixels.adjust_contrast, batched_colour.adjust_contrast, 1, 0.05),
+    "saturation": (FACTORS, F.adjust_saturation, pixels.adjust_saturation, batched_colour.adjust_saturation, 1, 0.01),
     "hue": (
         (-0.2, -0.1, -0.003, 0.0, 0.05, 0.1, 0.2), F.adjust_hue, pixels.adjust_hue,
-        lambda x, f: batched.adjust_hue(x, torch.full_like(f, pixels.hue_steps(float(f[0])))), 6, 0.02,
+        lambda x, f: batched_colour.adjust_hue(x, torch.full_like(f, pixels.hue_steps(float(f[0])))), 6, 0.02,
     ),
     "solarize": (
-        (0.0,), lambda i, _: F.solarize(i, 128), lambda x, _: pixels.solarize(x), lambda x, _: batched.solarize(x),
+        (0.0,), lambda i, _: F.solarize(i, 128), lambda x, _: pixels.solarize(x),
+        lambda x, _: batched_colour.solarize(x),
         0, 0,
     ),
     "gray": (
-        (0.0,), lambda i, _: F.to_grayscale(i, 3), lambda x, _: numpy.stack([pixels.to_gray(x)] * 3, axis=2),
-        lambda x, _: batched.to_gray(x).expand_as(x), 1, 0.002,
+        (0.0,), lambda i, _: F.to_grayscale(i, 3), lambda x, _: numpy.stack([pixels.luminance(x)] * 3, axis=2),
+        lambda x, _: batched_colour.luminance(x).expand_as(x), 1, 0.002,
     ),
     "box blur": (
         (0.1, 0.35, 0.8, 1.23, 1.7, 2.0), lambda i, s: i.filter(ImageFilter.GaussianBlur(s)), pixels.box_blur,
-        lambda x, s: batched.blur(x, batched.blur_matrices(s.flatten(), x.shape[-1], 0, CPU)), 3, 0.9,
+        lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), x.shape[-1], 0, CPU)), 3, 0.9,
     ),
     "kernel blur": (
         (0.1, 0.35, 0.8, 1.23, 2.0), lambda i, s: F.gaussian_blur(i, 23, [s, s]),
         lambda x, s: pixels.kernel_blur(x, s, 23),
-        lambda x, s: batched.blur(x, batched.blur_matrices(s.flatten(), x.shape[-1], 23, CPU)), 1, 0.02,
+        lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), x.shape[-1], 23, CPU)), 1, 0.02,
     ),
 }  # fmt: skip
 
@@ -260,11 +260,11 @@ def without_antialias(image: Array, size: int, _: str) -> Array:
 WRONG: dict[str, tuple[str, Any]] = {
     "no antialias": ("resize", without_antialias),
     "jitter in a fixed order": (
-        "colour", lambda x, d, c: pixels.colour(x, replace(d, jitter=tuple(sorted(d.jitter))), c),
+        "colour", lambda x, d, c: colour(x, replace(d, jitter=tuple(sorted(d.jitter))), c),
     ),
     "channels exchanged": ("planes", lambda x: pixels.planes(x).flip(0)),
-    "blur twice as wide": ("colour", lambda x, d, c: pixels.colour(x, replace(d, sigma=d.sigma and 2 * d.sigma), c)),
-    "flip first, then crop": ("colour", lambda x, d, c: pixels.colour(x, replace(d, flip=not d.flip), c)),
+    "blur twice as wide": ("colour", lambda x, d, c: colour(x, replace(d, sigma=d.sigma and 2 * d.sigma), c)),
+    "flip first, then crop": ("colour", lambda x, d, c: colour(x, replace(d, flip=not d.flip), c)),
 }  # fmt: skip
 
 

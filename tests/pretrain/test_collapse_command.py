@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from converters.resnet_model import build_resnet
-from pretrain.collapse.evaluation import compute_outputs, load_method, table, verdict
-from pretrain.config import AugmentConfig, DataConfig
+from pretrain.collapse import CollapseConfig
+from pretrain.collapse.measure_checkpoint import compute_outputs, load_method, table, verdict
+from pretrain.config import AugmentConfig, DataConfig, EvaluationConfig
 from pretrain.data import open_images
 from pretrain.evaluation import load_feature_extractor
-from pretrain.evaluation_config import CollapseConfig, EvaluationConfig
 from pretrain.method.base import TrainingPlan, build_method
 from pretrain.monitor import measure
 from runs.errors import UserError

@@ -138,9 +138,9 @@ def test_the_content_s_fingerprint_sees_other_pictures_of_the_same_names(images:
     first = open_images(tree(images), "train")
     shutil.copytree(images, tmp_path / "copy")
     copy = open_images(tree(tmp_path / "copy"), "train")
-    assert copy.content_fingerprint == first.content_fingerprint
+    assert copy.sampled_fingerprint == first.sampled_fingerprint
     shutil.copy(first.names[1], copy.names[0])
-    assert copy.content_fingerprint != first.content_fingerprint and copy.fingerprint == first.fingerprint
+    assert copy.sampled_fingerprint != first.sampled_fingerprint and copy.fingerprint == first.fingerprint
 
 
 def test_a_file_name_that_is_no_utf_8_has_a_fingerprint(images: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_file_name_that_is_no_utf_8_has_a_fingerprint(images: Path, tmp_path: 
         os.rename(folder / "000.png", os.fsencode(folder) + b"/caf\xe9.png")
         os.rename(folder, os.fsencode(folder.parent) + b"/\xe9t\xe9")
     train, _ = open_splits(tree(tmp_path / "copy"))
-    assert len(train) == 64 and train.content_fingerprint.startswith(train.fingerprint)
+    assert len(train) == 64 and train.sampled_fingerprint.startswith(train.fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -458,7 +458,7 @@ def test_a_folder_of_save_to_disk_holds_what_the_folder_holds(images: Path, tmp_
     expected = open_images(DataConfig(name="test", layout="parquet", root=str(tmp_path)), "val")
     assert found.describe() == expected.describe() and found.labels == expected.labels
     assert [name.rpartition(":")[2] for name in found.names] == [name.rpartition(":")[2] for name in expected.names]
-    assert [images.content_fingerprint[-16:] for images in (found, expected)] == [found.content_fingerprint[-16:]] * 2
+    assert [images.sampled_fingerprint[-16:] for images in (found, expected)] == [found.sampled_fingerprint[-16:]] * 2
     with pytest.raises(UserError, match=r"no train/data-\*\.arrow in it, but validation"):
         open_images(saved, "train")
     # A data set without splits and classes serves for pre-training.

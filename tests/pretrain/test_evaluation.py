@@ -16,14 +16,20 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from converters.resnet_model import build_resnet
-from pretrain import knn_evaluation
-from pretrain import linear_evaluation as heads
 from pretrain.config import AugmentConfig, DataConfig, OptimizerConfig
 from pretrain.data import open_images, open_splits
 from pretrain.evaluation import Evaluation, Features, Result, evaluate, extract_features, load_feature_extractor
-from pretrain.evaluation_config import LinearConfig
-from pretrain.knn_evaluation import knn_accuracy, nearest_neighbours
-from pretrain.linear_evaluation import LinearClassifiers, augmented_batches, cached_batches, few_steps, train
+from pretrain.knn import evaluation as knn_evaluation
+from pretrain.knn.evaluation import knn_accuracy, nearest_neighbours
+from pretrain.linear import LinearConfig
+from pretrain.linear import evaluation as heads
+from pretrain.linear.evaluation import (
+    LinearClassifiers,
+    augmented_batches,
+    cached_batches,
+    few_steps,
+    train_classifiers,
+)
 from pretrain.loader import StepSampler
 from pretrain.optim import build_optimizer
 from runs.errors import UserError
@@ -226,7 +232,9 @@ def test_cached_features_are_those_of_the_stream(images: Path) -> None:
     features = extract_features(network, train, settings.augment, settings.data, CPU)
     sampler = StepSampler(len(train), 16, 0, steps=range(4))
     cached = cached_batches(features, train, sampler)
-    augmented = augmented_batches(settings, Evaluation(settings, network, train, train, CPU, claimed(settings)), sampler, set())
+    augmented = augmented_batches(
+        settings, Evaluation(settings, network, train, train, CPU, claimed(settings)), sampler, set()
+    )
     for (a, x), (b, y) in zip(cached, augmented, strict=True):
         assert torch.equal(x, y) and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -271,10 +279,10 @@ def test_broken_images_are_still_named_after_a_kill_behind_the_last_epoch(images
     evaluation = Evaluation(settings, network, *open_splits(layout), CPU, claimed(settings))
     for _ in range(2):
         # The first start ends before its record is written; the second has no epoch left.
-        assert train(settings, evaluation, classifiers(settings)) == [str(bad)]
+        assert train_classifiers(settings, evaluation, classifiers(settings)) == [str(bad)]
     other = replace(evaluation, run=claimed(replace(settings, seed=1)))
     with pytest.raises(UserError, match=r"linear_state\.pt: of another run, or .*; delete it to train"):
-        train(settings, other, classifiers(settings))
+        train_classifiers(settings, other, classifiers(settings))
 
 
 def arguments(images: Path, folder: Path, checkpoint: str, *more: str) -> list[str]:

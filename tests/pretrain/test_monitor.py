@@ -97,7 +97,7 @@ def test_a_constant_prediction_of_a_healthy_output_is_a_collapse_too() -> None:
         return Health(std, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0)
 
     monitor = CollapseMonitor(every=10, patience=3)
-    came = [monitor.add(10 * (i + 1), health(0.25), health(0.25 if i < 2 else 0.001)) for i in range(8)]
+    came = [monitor.add_health(10 * (i + 1), health(0.25), health(0.25 if i < 2 else 0.001)) for i in range(8)]
     assert came == [False] * 4 + [True] + [False] * 3
     assert monitor.verdict == "collapsed at step 30 in the prediction" and monitor.collapsed_at == 30
     again = CollapseMonitor()
@@ -105,11 +105,11 @@ def test_a_constant_prediction_of_a_healthy_output_is_a_collapse_too() -> None:
     assert again.verdict == monitor.verdict
     # The output's own collapse says more.
     for i in range(8, 11):
-        assert not monitor.add(10 * (i + 1), health(0.001), health(0.001))
+        assert not monitor.add_health(10 * (i + 1), health(0.001), health(0.001))
     assert monitor.verdict == "collapsed at step 90"
     # A method without a predictor.
     alone = CollapseMonitor()
-    assert not alone.add(10, health(0.25), None) and alone.verdict == "healthy"
+    assert not alone.add_health(10, health(0.25), None) and alone.verdict == "healthy"
 
 
 def test_nothing_is_bad_before_the_method_has_settled() -> None:
@@ -126,7 +126,7 @@ def test_a_loss_that_stays_where_a_constant_output_has_it() -> None:
     monitor = CollapseMonitor(every=10, constant_loss=2.0, steps_per_epoch=60)
     even = Health(0.25, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0)
     assert [monitor.add_loss(loss) for loss in (2.0, 2.1, 1.9, *[2.0] * 9, 2.01)] == [False] * 13
-    monitor.add(130, even, None)
+    monitor.add_health(130, even, None)
     assert monitor.verdict == "healthy", "ten updates are not two epochs"
     again = CollapseMonitor(every=10, constant_loss=2.0, steps_per_epoch=60)
     again.load_state_dict(monitor.state_dict())

@@ -7,8 +7,10 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from pretrain.collapse import CollapseConfig
 from pretrain.config import PretrainConfig
-from pretrain.evaluation_config import CollapseConfig, KnnConfig, LinearConfig
+from pretrain.knn import KnnConfig
+from pretrain.linear import LinearConfig
 from transfer.settings import TransferConfig
 
 # setting -> its value by default, and with official=true

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.resnet_model import build_resnet
-from pretrain.collapse.evaluation import compute_outputs, load_method
+from pretrain.collapse.measure_checkpoint import compute_outputs, load_method
 from pretrain.config import DataConfig, ProbeConfig
 from pretrain.data import open_images
 from pretrain.online_evaluation import OnlineProbe

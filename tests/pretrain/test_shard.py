@@ -12,7 +12,7 @@ import pytest
 
 from pretrain.config import DataConfig
 from pretrain.data import open_images
-from pretrain.shard import ShardConfig, write
+from pretrain.shard import ShardConfig, write_shards
 from runs.errors import BrokenImage
 from runs.files import sha256
 
@@ -24,7 +24,7 @@ def command(source: Path, output: Path, *more: str) -> list[str]:
 
 def make(source: Path, output: Path, **changes: Any) -> None:
     data = DataConfig("imagefolder", "folder", str(source), skip_broken=changes.pop("skip_broken", False))
-    assert write(ShardConfig(data=data, output=str(output), images=5, **changes)) == 0
+    write_shards(ShardConfig(data=data, output=str(output), images=5, **changes))
 
 
 def files(folder: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hardware import simsiam_steps as speed_step
 from pretrain import augment
-from pretrain.augment import batched
+from pretrain.augment import batched_colour
 from pretrain.augment.fast_views import FastViews
 from pretrain.config import AugmentConfig, OptimizerConfig
 from pretrain.data import Images
@@ -88,7 +88,7 @@ def test_colouring_asks_the_device_for_no_value(name: str) -> None:
     # One image with everything, one with nothing.
     drawn = torch.tensor([[2.0, 0, 1, 3, 1.2, 0.7, 1.1, 0.05, 1, 1.5, 1, 1], [-1.0] * 4 + [0.0] * 8])
     crops = torch.empty(2, 3, 32, 32, dtype=torch.uint8, device=META)
-    assert batched.colour(crops, drawn, recipe).shape == (2, 3, 32, 32)
+    assert batched_colour.colour(crops, drawn, recipe).shape == (2, 3, 32, 32)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

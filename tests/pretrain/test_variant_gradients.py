@@ -14,7 +14,12 @@ from torch.nn.functional import normalize
 
 from pretrain.collapse.measures import decorrelation_gradient
 from pretrain.method.siamese import losses
-from pretrain.method.siamese.losses import Components, component_loss, decorrelation, inverse_loss
+from pretrain.method.siamese.losses import (
+    GradientComponents,
+    component_loss,
+    decorrelation_loss,
+    inverse_predictor_losses,
+)
 from tests.pretrain import variants
 
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -48,16 +53,16 @@ def test_equation_3_squared_distance_and_cosine() -> None:
     Z_a, Z_b = (normalize(rows(seed), dim=1) for seed in (0, 1))
     got = negative_gradient(lambda Z: (Z - Z_b).square().sum(dim=1).mean() / 2, Z_a)
     torch.testing.assert_close(got, Z_b - Z_a, **EXACT)
-    parts = Components(Z_b, torch.zeros(1, D), torch.zeros(N, D))
+    parts = GradientComponents(Z_b, torch.zeros(1, D), torch.zeros(N, D))
     raw = rows(0)
-    for loss in (lambda z: losses.cosine(z, Z_b), lambda z: component_loss(z, parts)):
+    for loss in (lambda z: losses.negative_cosine(z, Z_b), lambda z: component_loss(z, parts)):
         want = tangential(Z_b, Z_a) / raw.norm(dim=1, keepdim=True)
         torch.testing.assert_close(negative_gradient(loss, raw), want, **EXACT)
 
 
 def test_the_dummy_term_has_no_gradient_and_its_parts_cancel() -> None:
     z = rows(0)
-    parts = losses.of_self(z)
+    parts = losses.self_components(z)
     zero = negative_gradient(lambda x: component_loss(x, parts), z)
     assert zero.abs().max() < 1e-12
     center = negative_gradient(lambda x: component_loss(x, parts, ["r_e"]), z)
@@ -71,13 +76,13 @@ def test_the_dummy_term_has_no_gradient_and_its_parts_cancel() -> None:
 
 def test_equation_4_simsiam_is_basic_plus_center_plus_residual() -> None:
     p_a, p_b, z_b = rows(0), rows(1), rows(2, offset=-0.3)
-    parts = losses.of_simsiam(p_b, z_b)
+    parts = losses.simsiam_components(p_b, z_b)
     Z_b, P_b = unit(z_b.numpy()), unit(p_b.numpy())
     o_e = Z_b.mean(0) - P_b.mean(0)
     want = {"basic": P_b, "o_e": o_e[None], "r_e": Z_b - P_b - o_e}
     for name, value in want.items():
         torch.testing.assert_close(getattr(parts, name), torch.from_numpy(value), **EXACT)
-    whole = negative_gradient(lambda p: losses.cosine(p, z_b), p_a)
+    whole = negative_gradient(lambda p: losses.negative_cosine(p, z_b), p_a)
     torch.testing.assert_close(negative_gradient(lambda p: component_loss(p, parts), p_a), whole, **EXACT)
     # The mean of the residuals is 0: it moves no center.
     assert parts.r_e.mean(dim=0).abs().max() < 1e-12
@@ -96,7 +101,7 @@ def test_simsiams_whole_gradient_is_the_sum_of_its_parts(remove: list[str]) -> N
         found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
         return [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
 
-    want = grads(losses.cosine(p[0], z[1].detach()) / 2 + losses.cosine(p[1], z[0].detach()) / 2)
+    want = grads(losses.negative_cosine(p[0], z[1].detach()) / 2 + losses.negative_cosine(p[1], z[0].detach()) / 2)
     for a, b in ((0, 1), (1, 0)):
         P_b, Z_b = normalize(p[b].detach(), dim=1), normalize(z[b].detach(), dim=1)
         center = (Z_b - P_b).mean(dim=0)
@@ -114,7 +119,7 @@ def test_simsiams_whole_gradient_is_the_sum_of_its_parts(remove: list[str]) -> N
 
 def test_equation_6_infonce() -> None:
     z_a, z_b, tau = rows(0), rows(1), 0.2
-    parts = losses.of_infonce(z_a, z_b, tau)
+    parts = losses.infonce_components(z_a, z_b, tau)
     # Equation 5 as it stands, differentiated by autograd with the targets held constant.
     A, B = normalize(z_a, dim=1), normalize(z_b, dim=1)
 
@@ -137,7 +142,7 @@ def test_equation_6_infonce() -> None:
 def test_triplet() -> None:
     z_a, z_b, z_n = rows(0), rows(1), rows(2)
     a, b, n = (unit(z.numpy()) for z in (z_a, z_b, z_n))
-    parts = losses.of_triplet(z_b, z_n)
+    parts = losses.triplet_components(z_b, z_n)
     o = b.mean(0)
     A = normalize(z_a, dim=1)
     for remove, want in (([], b - n), (["r_e"], b - o), (["o_e"], b - (n - o)), (["o_e", "r_e"], b)):
@@ -155,7 +160,7 @@ def test_a_negative_is_another_image_and_every_other_one_in_turn() -> None:
 
 
 def of_bias(b: Tensor, Z_a: Tensor, Z_b: Tensor) -> Tensor:
-    return losses.cosine(Z_a + b, Z_b)
+    return losses.negative_cosine(Z_a + b, Z_b)
 
 
 def test_equations_10_and_13_one_bias() -> None:
@@ -208,11 +213,11 @@ def test_decorrelation_is_algorithm_5() -> None:
     R = z.numpy() - z.numpy().mean(0)
     cov = R.T @ R / (N - 1)
     want = sum(cov[i, j] ** 2 for i in range(D) for j in range(D) if i != j) / D
-    assert float(decorrelation(z)) == pytest.approx(want, abs=1e-12)
-    assert float(decorrelation(z, rows(1))) == pytest.approx((want + float(decorrelation(rows(1)))) / 2)
+    assert float(decorrelation_loss(z)) == pytest.approx(want, abs=1e-12)
+    assert float(decorrelation_loss(z, rows(1))) == pytest.approx((want + float(decorrelation_loss(rows(1)))) / 2)
     unit_rows = normalize(z, dim=1)
     # The closed form of the measures, on Z.
-    got = negative_gradient(decorrelation, unit_rows) / N
+    got = negative_gradient(decorrelation_loss, unit_rows) / N
     torch.testing.assert_close(got, decorrelation_gradient(z), **EXACT)
 
 
@@ -220,10 +225,12 @@ def test_behind_a_batch_norm_a_collapsed_output_is_the_most_correlated() -> None
     """On unit rows a constant has no correlation, so figure 5 (b) needs the norm that the output has."""
     norm = torch.nn.BatchNorm1d(D, affine=False).double()
     near = rows(0)[:1] + 0.03 * rows(1, offset=0)[:, :1]  # all on a line, close together
-    assert float(decorrelation(normalize(near, dim=1))) < 1e-6 < float(decorrelation(normalize(rows(0), dim=1)))
+    assert (
+        float(decorrelation_loss(normalize(near, dim=1))) < 1e-6 < float(decorrelation_loss(normalize(rows(0), dim=1)))
+    )
     # Every pair of channels fully correlated: d (d - 1) (n / (n - 1))^2 / d.
-    assert float(decorrelation(norm(near))) == pytest.approx((D - 1) * (N / (N - 1)) ** 2, rel=0.05)
-    assert float(decorrelation(norm(rows(0)))) < (D - 1) / 2
+    assert float(decorrelation_loss(norm(near))) == pytest.approx((D - 1) * (N / (N - 1)) ** 2, rel=0.05)
+    assert float(decorrelation_loss(norm(rows(0)))) < (D - 1) / 2
 
 
 def test_cross_entropy_and_squared_distance() -> None:
@@ -347,5 +354,5 @@ def test_inverse_predictor_is_algorithm_4() -> None:
     assert output["loss"].item() == pytest.approx(loss.item(), abs=1e-12)
     for got, w in zip(ours, method.parameters(), strict=True):
         torch.testing.assert_close(got, w.grad, **EXACT)
-    parts = inverse_loss(h, h_inv, [z_a, z_b], losses.cosine)
+    parts = inverse_predictor_losses(h, h_inv, [z_a, z_b], losses.negative_cosine)
     assert parts["loss"].item() == pytest.approx(sum(parts[k].item() for k in ("predict", "invert", "encode")))

@@ -10,7 +10,8 @@ from torchvision.models.resnet import ResNet
 from pretrain.collectives import all_reduce
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MethodConfig
-from pretrain.networks import exact_products, full_precision, mlp
+from pretrain.mlp import mlp
+from pretrain.precision import at_least_float32, autocast_off
 from runs.distributed import world_size
 from runs.settings import number
 
@@ -41,8 +42,8 @@ class BarlowTwins(Method):
         f = self.encoder
         y_a, y_b = batch.views  # n-by-3-by-H-by-W
         z_a, z_b = f(y_a), f(y_b)  # n-by-D
-        z_a_norm, z_b_norm = self.bn(full_precision(z_a)), self.bn(full_precision(z_b))  # n-by-D
-        with exact_products(z_a_norm):
+        z_a_norm, z_b_norm = self.bn(at_least_float32(z_a)), self.bn(at_least_float32(z_b))  # n-by-D
+        with autocast_off(z_a_norm):
             c = all_reduce(z_a_norm.T @ z_b_norm) / (len(z_a) * world_size())  # cross-correlation matrix, D-by-D
         c_diff = (c - torch.eye(len(c), device=c.device)).pow(2)  # D-by-D
         on_diagonal = c_diff.diagonal().sum()

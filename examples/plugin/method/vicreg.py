@@ -11,7 +11,8 @@ from torchvision.models.resnet import ResNet
 from pretrain.collectives import all_gather
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MethodConfig
-from pretrain.networks import exact_products, full_precision, mlp
+from pretrain.mlp import mlp
+from pretrain.precision import at_least_float32, autocast_off
 from runs.settings import number
 
 
@@ -43,7 +44,7 @@ class VICReg(Method):
     def forward(self, batch: Batch) -> Output:  # noqa: D102
         f, config = self.encoder, self.config
         x_a, x_b = batch.views  # n-by-3-by-H-by-W
-        z_a, z_b = full_precision(f(x_a)), full_precision(f(x_b))  # n-by-D
+        z_a, z_b = at_least_float32(f(x_a)), at_least_float32(f(x_b))  # n-by-D
         sim_loss = mse_loss(z_a, z_b)
         std_loss, cov_loss = torch.zeros((), device=z_a.device), torch.zeros((), device=z_a.device)
         for z in (all_gather(z_a), all_gather(z_b)):  # N-by-D, of all processes
@@ -60,7 +61,7 @@ class VICReg(Method):
 def covariance(z: Tensor) -> Tensor:
     """Covariance matrix (D, D) of (N, D)."""
     z = z - z.mean(dim=0)
-    with exact_products(z):
+    with autocast_off(z):
         return z.T @ z / (len(z) - 1)
 
 

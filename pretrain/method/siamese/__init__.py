@@ -16,13 +16,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import ResNet
 
 from pretrain.method.base import Batch, Group, Method, Output, TrainingPlan
 from pretrain.method.config import SiameseConfig
 from pretrain.method.siamese import losses
 from pretrain.method.siamese.heads import BoundedLinear, build_output_norm, build_predictor, build_projector
-from pretrain.method.siamese.targets import FrozenCopy, Mean, MovingAverage, Target
+from pretrain.method.siamese.targets import FrozenCopy, MeanOfViews, MovingAverage, Target
 
 PAIRS = {
     "symmetric": ((0, 1), (1, 0)),  # the first paper, equation 4
@@ -49,7 +48,7 @@ class Siamese(Method):
             self.inverse = build_predictor(c.predictor, c.dim, c.hidden, c.predictor_bn)
         self.target = {
             "latest": lambda: Target(c.stop_gradient),
-            "mean": Mean,
+            "mean": MeanOfViews,
             "moving_average": lambda: MovingAverage(plan.images, c.dim, c.momentum),
             "cached": lambda: FrozenCopy(self.f, c.alternate or plan.steps_per_epoch),
         }[c.target]()
@@ -60,7 +59,7 @@ class Siamese(Method):
             "mse": losses.squared_distance,
             "infonce": partial(losses.infonce, temperature=c.temperature),
         }
-        self.D = similarities.get(c.similarity, losses.cosine)
+        self.D = similarities.get(c.similarity, losses.negative_cosine)
 
     @property
     def f(self) -> nn.Module:
@@ -77,13 +76,13 @@ class Siamese(Method):
         z = self.outputs(batch)  # n-by-d a view
         phase = self.phase(batch.step)
         if phase != "train":
-            loss = losses.cosine(z[0], z[1]) if phase == "collapse" else losses.decorrelation(*z)
+            loss = losses.negative_cosine(z[0], z[1]) if phase == "collapse" else losses.decorrelation_loss(*z)
             # DDP waits for a gradient of every parameter; the heads get zeros.
             idle = sum(0 * w.sum() for head in self.heads() for w in head.parameters())
             return {"loss": loss + idle, "z": z[0], "z2": z[1]}
         t = self.target(z, batch)  # n-by-d a view
         if self.config.arrangement == "inverse":
-            return losses.inverse_loss(self.predictor, self.inverse, z, self.D)
+            return losses.inverse_predictor_losses(self.predictor, self.inverse, z, self.D)
         p = self.predictions(z)  # n-by-d by view
         loss = torch.stack([self.compare(z, t, p, a, b) for a, b in self.pairs]).mean()
         output = {"loss": loss, "z": z[0], "z2": z[1]}
@@ -116,9 +115,9 @@ class Siamese(Method):
         c = self.config
         if c.similarity == "triplet":
             negatives = losses.random_negatives(t[b])
-            return losses.component_loss(z[a], losses.of_triplet(t[b], negatives), c.remove)
+            return losses.component_loss(z[a], losses.triplet_components(t[b], negatives), c.remove)
         if c.similarity == "self":
-            return losses.component_loss(z[a], losses.of_self(z[a]), c.remove)
+            return losses.component_loss(z[a], losses.self_components(z[a]), c.remove)
         if c.arrangement == "mirror":
             # The second paper, algorithm 2: one view's output learns the other's prediction, and h too.
             x, y = z[a], p[b]  # n-by-d
@@ -131,9 +130,9 @@ class Siamese(Method):
         if not c.remove:
             return self.D(x, y)
         if c.similarity == "infonce":
-            return losses.component_loss(x, losses.of_infonce(x, y, c.temperature), c.remove)
+            return losses.component_loss(x, losses.infonce_components(x, y, c.temperature), c.remove)
         # NOTE: h learns by what is left of the gradient, as f does; the paper's section 3.3 does not say.
-        return losses.component_loss(x, losses.of_simsiam(p[b], y), c.remove)
+        return losses.component_loss(x, losses.simsiam_components(p[b], y), c.remove)
 
     def phase(self, step: int) -> str:
         """`train`, `collapse` or `decorrelate`, by the step (the second paper, figure 5 b)."""
@@ -145,10 +144,7 @@ class Siamese(Method):
     def after_step(self, step: int) -> None:  # noqa: D102
         self.target.after_step(self.f, step)
         if isinstance(self.predictor, BoundedLinear):
-            self.predictor.constrain()
-
-    def backbone(self) -> ResNet:  # noqa: D102
-        return self.encoder
+            self.predictor.tanh_weights()
 
     def heads(self) -> list[nn.Module]:
         """What predicts: h, and what undoes it."""

@@ -4,17 +4,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pretrain.networks import full_precision, mlp
+from pretrain.mlp import mlp
+from pretrain.precision import at_least_float32
 
 
 def build_projector(fc: nn.Linear, layers: int, norms: str, affine: bool) -> nn.Sequential:
     """Build the projection MLP; with `norms="all"` and no `affine` it is SimSiam's, name by name.
 
-    Args:
-        fc: the encoder's last layer, which stays the last.
-        layers: how many there are with it.
-        norms: which of them have batch norm after them: `none`, `hidden` (all but the last) or `all`.
-        affine: whether the last batch norm has scale and offset.
+    `fc` is the encoder's last layer, and the last of `layers`. `norms` says which have batch norm after them, `none`,
+    `hidden` (all but the last) or `all`; `affine`, whether the last batch norm has scale and offset.
     """
     # As in `simsiam.py`: the release keeps a bias that the norm makes useless, without a gradient.
     fc.bias.requires_grad = norms != "all"
@@ -34,13 +32,9 @@ def build_output_norm(name: str, dim: int) -> nn.Module:
 
 
 def build_predictor(name: str, dim: int, hidden: int, norms: str) -> nn.Module:
-    """Build h.
+    """Build h, a choice of `SiameseConfig.predictor` by `name`, from (n, dim) to (n, dim).
 
-    Args:
-        name: a choice of `SiameseConfig.predictor`.
-        dim: d, the width of its input and output.
-        hidden: width of the hidden layer; for `mlp` and `two_fc`.
-        norms: as for the projector; for `mlp`.
+    `hidden` is the width of the hidden layer of `mlp` and `two_fc`, `norms` as for the projector those of `mlp`.
     """
     if name == "mlp":
         output_norm = "affine" if norms == "all" else "none"
@@ -62,7 +56,7 @@ class L2(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Scale the rows of (n, d) to unit length."""
-        return normalize(full_precision(z), dim=1)
+        return normalize(at_least_float32(z), dim=1)
 
 
 class Bias(nn.Module):
@@ -85,6 +79,6 @@ class BoundedLinear(nn.Linear):
         super().__init__(dim, dim, bias=False)
 
     @torch.no_grad()
-    def constrain(self) -> None:
+    def tanh_weights(self) -> None:
         """Replace the weights by their tanh."""
         self.weight.tanh_()

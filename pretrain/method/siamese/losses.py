@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 
 from pretrain.collectives import all_gather, all_reduce
-from pretrain.networks import exact_products, full_precision
+from pretrain.precision import at_least_float32, autocast_off
 from runs.distributed import rank, world_size
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -21,7 +21,7 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 
 def unit(z: Tensor) -> Tensor:
     """Z = z / |z|, row by row, (n, d)."""
-    return normalize(full_precision(z), dim=1)
+    return normalize(at_least_float32(z), dim=1)
 
 
 def center(Z: Tensor) -> Tensor:
@@ -29,14 +29,14 @@ def center(Z: Tensor) -> Tensor:
     return all_reduce(Z.sum(dim=0, keepdim=True)) / (len(Z) * world_size())
 
 
-def cosine(p: Tensor, z: Tensor) -> Tensor:
+def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
     """Negative cosine similarity of (n, d) and (n, d), a scalar of -1 to 1 (the first paper, equation 1)."""
     return -(unit(p) * unit(z)).sum(dim=1).mean()
 
 
 def soft_cross_entropy(p: Tensor, z: Tensor) -> Tensor:
     """-softmax(z) log softmax(p), over the channels of (n, d) and (n, d), a scalar (the first paper, section 4.5)."""
-    p, z = full_precision(p), full_precision(z)  # n-by-d
+    p, z = at_least_float32(p), at_least_float32(z)  # n-by-d
     return -(z.softmax(dim=1) * log_softmax(p, dim=1)).sum(dim=1).mean()
 
 
@@ -46,18 +46,18 @@ def squared_distance(p: Tensor, z: Tensor) -> Tensor:
     NOTE: it is used after a batch norm, where rows have the squared length d and not 1; over d it keeps the size of
     equation 1's loss and with it the learning rate.
     """
-    return (full_precision(p) - full_precision(z)).square().sum(dim=1).mean() / (2 * p.shape[1])
+    return (at_least_float32(p) - at_least_float32(z)).square().sum(dim=1).mean() / (2 * p.shape[1])
 
 
 def infonce(p: Tensor, z: Tensor, temperature: float) -> Tensor:
     """InfoNCE (the second paper, equation 5); the negatives are the targets of all processes' other images."""
     p, z = unit(p), unit(z)  # n-by-d
-    with exact_products(p):
+    with autocast_off(p):
         s = p @ all_gather(z).T / temperature  # n-by-N
     return cross_entropy(s, rank() * len(p) + torch.arange(len(p), device=p.device))
 
 
-class Components(NamedTuple):
+class GradientComponents(NamedTuple):
     """Parts of the negative gradient on a normalized output; they sum to it. Each (n, d), without a gradient."""
 
     basic: Tensor
@@ -69,24 +69,24 @@ class Components(NamedTuple):
 
 
 @torch.no_grad()
-def of_simsiam(p_b: Tensor, z_b: Tensor) -> Components:
+def simsiam_components(p_b: Tensor, z_b: Tensor) -> GradientComponents:
     """SimSiam's negative gradient on P_a, Z_b = P_b + G_e (equation 4): o_e = o_z - o_p; p_b and z_b are (n, d)."""
     P_b, Z_b = unit(p_b), unit(z_b)  # n-by-d
     G_e = Z_b - P_b  # n-by-d
     o_e = center(G_e)  # 1-by-d
-    return Components(P_b, o_e, G_e - o_e)
+    return GradientComponents(P_b, o_e, G_e - o_e)
 
 
 @torch.no_grad()
-def of_triplet(z_b: Tensor, z_n: Tensor) -> Components:
+def triplet_components(z_b: Tensor, z_n: Tensor) -> GradientComponents:
     """The triplet loss's negative gradient on Z_a, Z_b - Z_n (section 3.2): o_e = -o_z; z_b and z_n are (n, d)."""
     Z_b, G_e = unit(z_b), -unit(z_n)  # n-by-d
     o_e = -center(Z_b)  # 1-by-d
-    return Components(Z_b, o_e, G_e - o_e)
+    return GradientComponents(Z_b, o_e, G_e - o_e)
 
 
 @torch.no_grad()
-def of_infonce(z_a: Tensor, z_b: Tensor, temperature: float) -> Components:
+def infonce_components(z_a: Tensor, z_b: Tensor, temperature: float) -> GradientComponents:
     """InfoNCE's negative gradient on Z_a, (Z_b - sum_i lambda_i Z_i) / tau (equation 6): o_e = -o_z / tau.
 
     z_a and z_b are (n, d); the negatives are the rows of all processes. NOTE: the paper leaves the factor 1 / tau to
@@ -94,19 +94,19 @@ def of_infonce(z_a: Tensor, z_b: Tensor, temperature: float) -> Components:
     """
     Z_a, Z_b = unit(z_a), unit(z_b)  # n-by-d
     Z = all_gather(Z_b)  # N-by-d
-    with exact_products(Z):
+    with autocast_off(Z):
         weights = (Z_a @ Z.T / temperature).softmax(dim=1)  # lambda, n-by-N
         G_e = -weights @ Z / temperature  # n-by-d
     o_e = -center(Z_b) / temperature  # 1-by-d
-    return Components(Z_b / temperature, o_e, G_e - o_e)
+    return GradientComponents(Z_b / temperature, o_e, G_e - o_e)
 
 
 @torch.no_grad()
-def of_self(z_a: Tensor) -> Components:
+def self_components(z_a: Tensor) -> GradientComponents:
     """The dummy term Z_a = o_z + r_a of the squared distance's negative gradient (equation 3, figure 4)."""
     Z_a = unit(z_a)  # n-by-d
     o_z = center(Z_a)  # 1-by-d
-    return Components(torch.zeros_like(Z_a), o_z, Z_a - o_z)
+    return GradientComponents(torch.zeros_like(Z_a), o_z, Z_a - o_z)
 
 
 def random_negatives(z: Tensor) -> Tensor:
@@ -117,13 +117,13 @@ def random_negatives(z: Tensor) -> Tensor:
     return z[((torch.arange(n) + shift) % n).to(z.device)]
 
 
-def component_loss(x: Tensor, parts: Components, remove: Collection[str] = ()) -> Tensor:
+def component_loss(x: Tensor, parts: GradientComponents, remove: Collection[str] = ()) -> Tensor:
     """The loss -X . sg(basic + o_e + r_e) without the parts to remove, a scalar; x (n, d) is normalized here."""
     target = sum(part for name, part in parts._asdict().items() if name not in remove)  # n-by-d
     return -(unit(x) * target).sum(dim=1).mean()
 
 
-def decorrelation(*views: Tensor) -> Tensor:
+def decorrelation_loss(*views: Tensor) -> Tensor:
     """Sum of the squared covariances of different channels over d, averaged over views (n, d), a scalar.
 
     The second paper, algorithm 5, after Barlow Twins.
@@ -135,28 +135,22 @@ def decorrelation(*views: Tensor) -> Tensor:
     losses = []
     for z in views:
         n, d = z.shape
-        z = full_precision(z)
+        z = at_least_float32(z)
         z = z - z.mean(dim=0)  # n-by-d
-        with exact_products(z):
+        with autocast_off(z):
             covariance = z.T @ z / (n - 1)  # d-by-d
         losses.append(covariance[~torch.eye(d, dtype=torch.bool, device=z.device)].square().sum() / d)
     return torch.stack(losses).mean()
 
 
-def inverse_loss(h: nn.Module, h_inv: nn.Module, z: list[Tensor], D: Similarity) -> dict[str, Tensor]:
+def inverse_predictor_losses(h: nn.Module, h_inv: nn.Module, z: list[Tensor], D: Similarity) -> dict[str, Tensor]:
     """Train h as SimSiam does, h_inv to undo it, and f with h as an encoder whose targets h_inv(p) are.
 
     The second paper, algorithm 4. NOTE: it prints the second half of the encoder's loss without its 1/2; both halves
     have it here.
 
-    Args:
-        h: the predictor.
-        h_inv: its inverse.
-        z: two views' outputs, each (n, d).
-        D: negative similarity of (n, d) and (n, d), whose second argument is given as a constant.
-
-    Returns:
-        The output of `Method.forward`, and the three losses by name.
+    z are two views' outputs, each (n, d); the second argument of D is given as a constant. Returns the output of
+    `Method.forward`, and the three losses by name.
     """
     z_a, z_b = z  # n-by-d
     p_a, p_b = h(z_a), h(z_b)  # n-by-d

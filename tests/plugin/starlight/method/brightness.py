@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from torchvision.models.resnet import ResNet
-
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MethodConfig
 
@@ -28,6 +26,3 @@ class Brightness(Method):
         z1, z2 = map(self.encoder, batch.views)  # n-by-d
         loss = (z1 - z2).pow(2).mean() + (z1.pow(2).mean() - 1).pow(2)
         return {"loss": loss, "z": z1, "z2": z2}
-
-    def backbone(self) -> ResNet:
-        return self.encoder

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from pretrain.augment.pixels import extended_box, hue_steps
-from pretrain.augment.view_parameters import JITTER
 from pretrain.config import AugmentConfig
 
 # Pillow's fixed-point ITU-R 601 luminance (src/libImaging/Convert.c, L24); whole numbers below 2^24, exact in float32.
@@ -20,7 +19,7 @@ LUMA = (19595.0, 38470.0, 7471.0)
 PLACES, FACTORS, GRAY, SIGMA, SOLARIZE, FLIP = slice(0, 4), slice(4, 8), 8, 9, 10, 11
 
 
-def to_gray(x: Tensor) -> Tensor:
+def luminance(x: Tensor) -> Tensor:
     """Luminance (n, 1, H, W) of (n, 3, H, W). Pillow's, exactly."""
     weights = _channels(LUMA, x.device)
     return ((x * weights).sum(dim=1, keepdim=True) + 32768).div_(65536).floor_()
@@ -38,12 +37,12 @@ def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
 
 def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
     """See `pixels`."""
-    return blend(x, (to_gray(x).mean(dim=(2, 3), keepdim=True) + 0.5).floor_(), factor)
+    return blend(x, (luminance(x).mean(dim=(2, 3), keepdim=True) + 0.5).floor_(), factor)
 
 
 def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
     """See `pixels`."""
-    return blend(x, to_gray(x), factor)
+    return blend(x, luminance(x), factor)
 
 
 def adjust_hue(x: Tensor, steps: Tensor) -> Tensor:
@@ -77,13 +76,9 @@ def blur(x: Tensor, matrices: Tensor) -> Tensor:
 
 
 def blur_matrices(sigmas: Tensor, size: int, kernel: int, device: torch.device) -> Tensor:
-    """The blur of `pixels` as (n, size, size) matrices, borders included.
+    """The blur of `pixels` as (n, size, size) matrices, borders included, on `device`.
 
-    Args:
-        sigmas: (n,) on the CPU.
-        size: S.
-        kernel: side of the Gaussian's kernel, 0 for Pillow's three boxes.
-        device: where the matrices are built.
+    From sigmas (n,) on the CPU; `kernel` is the side of the Gaussian's kernel, 0 for Pillow's three boxes.
     """
     if kernel:
         offsets = torch.arange(kernel) - kernel // 2
@@ -136,12 +131,9 @@ def normalize(pixels: Tensor, config: AugmentConfig) -> Tensor:
 
 
 def colour(crops: Tensor, drawn: Tensor | None, config: AugmentConfig) -> Tensor:
-    """Return normalized views (N, 3, S, S) float32.
+    """Return normalized views (N, 3, S, S) float32 of crops (N, 3, S, S) uint8, on the device of those.
 
-    Args:
-        crops: (N, 3, S, S) uint8, on the device that is to compute.
-        drawn: (N, 12) `ViewParameters.vector`s on the CPU; None for crops that have their colour.
-        config: the recipe.
+    `drawn` are (N, 12) `ViewParameters.vector`s on the CPU; None for crops that have their colour.
     """
     if drawn is None:
         return normalize(crops, config)
@@ -150,7 +142,7 @@ def colour(crops: Tensor, drawn: Tensor | None, config: AugmentConfig) -> Tensor
         if name == "jitter":
             _jitter(x, drawn)
         elif name == "gray":
-            _apply(x, drawn[:, GRAY] > 0, lambda part: to_gray(part).expand_as(part))
+            _apply(x, drawn[:, GRAY] > 0, lambda part: luminance(part).expand_as(part))
         elif name == "blur" and (chosen := drawn[:, SIGMA] > 0).any():
             matrices = blur_matrices(drawn[chosen, SIGMA], x.shape[-1], config.kernel_side, x.device)
             _apply(x, chosen, lambda part, m=matrices: blur(part, m))  # type: ignore[misc]
@@ -166,7 +158,7 @@ def _jitter(x: Tensor, drawn: Tensor) -> None:
     places, factors = drawn[:, PLACES], drawn[:, FACTORS].clone()
     factors[:, 3] = torch.tensor([float(hue_steps(f)) for f in factors[:, 3].tolist()])
     # Everyone's first operation, everyone's second, …: those with the same one go together.
-    for place in range(len(JITTER)):
+    for place in range(len(functions)):
         for number, function in enumerate(functions):
             chosen = places[:, number] == place
             factor = factors[chosen, number].view(-1, 1, 1, 1).to(x.device, non_blocking=True)

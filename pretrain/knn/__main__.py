@@ -1,9 +1,6 @@
-"""`python -m pretrain.knn checkpoint=FILE data=… data.root=DIR`: weighted kNN on frozen features.
+"""`python -m pretrain.knn checkpoint=FILE data=… data.root=DIR`: weighted kNN on frozen features."""
 
-The comparison: `pretrain/knn_evaluation.py`.
-"""
-
-from pretrain.evaluation_config import KnnConfig
+from pretrain.knn import KnnConfig
 from runs.app import hydra_app
 
 
@@ -11,7 +8,7 @@ from runs.app import hydra_app
 def main(config: KnnConfig) -> float:
     """Classify the validation images by their nearest training images."""
     # Here, so that `--help` and a mistyped key do not wait for PyTorch.
-    from pretrain.knn_evaluation import evaluate_knn
+    from pretrain.knn.evaluation import evaluate_knn
 
     return evaluate_knn(config)
 

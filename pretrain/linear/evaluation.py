@@ -21,7 +21,7 @@ from pretrain.collectives import all_reduce, average_gradients
 from pretrain.config import OptimizerConfig
 from pretrain.data import Images
 from pretrain.evaluation import Evaluation, Features, Result, evaluate
-from pretrain.evaluation_config import LinearConfig
+from pretrain.linear import LinearConfig
 from pretrain.loader import HostToDevice, StepSampler, load_batches
 from pretrain.optim import Schedule, build_optimizer
 from runs.distributed import all_gather_object, rank, worker_count, world_size
@@ -127,15 +127,18 @@ class LinearClassifiers(nn.Module):
 def evaluate_linear(config: LinearConfig) -> float:
     """Train the classifiers and report the first one's best and last epoch."""
 
-    def measure(run: Evaluation) -> Result:
+    def measure(evaluation: Evaluation) -> Result:
         if config.data.cache:
-            run.train.cache(config.data.skip_broken)
-        before = run.network.fingerprint()
+            evaluation.train.cache(config.data.skip_broken)
+        before = evaluation.network.weights_checksum()
         classifiers = LinearClassifiers(
-            config, parse(run.network.subject.arch).out_channels, len(run.train.classes), run.device
+            config,
+            parse(evaluation.network.subject.arch).out_channels,
+            len(evaluation.train.classes),
+            evaluation.device,
         )
-        broken = train(config, run, classifiers)
-        if run.network.fingerprint() != before:
+        broken = train_classifiers(config, evaluation, classifiers)
+        if evaluation.network.weights_checksum() != before:
             raise AssertionError("the frozen network changed during linear evaluation")
         rows = classifiers.table
         return Result(
@@ -147,7 +150,7 @@ def evaluate_linear(config: LinearConfig) -> float:
     return evaluate("linear", config, measure)
 
 
-def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers) -> list[str]:
+def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers: LinearClassifiers) -> list[str]:
     """Train to the last epoch, continuing an earlier start.
 
     NOTE: an incomplete last batch is dropped, as in pre-training; main_lincls.py keeps it (at 4096 images, 3215 of
@@ -159,31 +162,31 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
     Raises:
         UserError: a broken image without `data.skip_broken`, or a loss that is not finite.
     """
-    sampler = StepSampler(len(run.train), config.batch_size, config.seed, rank(), world_size())
-    run.describe()
-    if rank() == 0 and (few := few_steps(config, len(run.train))):
+    sampler = StepSampler(len(evaluation.train), config.batch_size, config.seed, rank(), world_size())
+    evaluation.print_data_sets()
+    if rank() == 0 and (few := few_steps(config, len(evaluation.train))):
         print(few, file=sys.stderr)
-    val = run.features(run.val)
+    val = evaluation.features(evaluation.val)
     broken = set(val.broken)
-    file = run.run.path / STATE
+    file = evaluation.run.path / STATE
     if file.exists():
         with restore_errors(file, "delete it to train the classifiers from the start"):
             saved = read_tensors(file)
-            run.run.check_identity(file, saved["run"])
+            evaluation.run.check_identity(file, saved["run"])
             classifiers.load_state_dict(saved["classifiers"])
             broken.update(saved["broken"])
     length = sampler.steps_per_epoch
     sampler.steps = range(classifiers.epoch * length, config.epochs * length)
     # Without a random crop an image has the same features in every epoch.
-    cached = not run.network.augment.crop_scale
+    cached = not evaluation.network.augment.crop_scale
     if cached:
-        features = run.features(run.train)
+        features = evaluation.features(evaluation.train)
         broken.update(features.broken)
-        batches = cached_batches(features, run.train, sampler)
+        batches = cached_batches(features, evaluation.train, sampler)
     else:
-        batches = augmented_batches(config, run, sampler, broken)
-    log = MetricsLog(run.run.path / "metrics.jsonl", classifiers.epoch) if rank() == 0 else None
-    with run.progress(config.epochs * length, "linear", "step", classifiers.epoch * length) as bar:
+        batches = augmented_batches(config, evaluation, sampler, broken)
+    log = MetricsLog(evaluation.run.path / "metrics.jsonl", classifiers.epoch) if rank() == 0 else None
+    with evaluation.progress(config.epochs * length, "linear", "step", classifiers.epoch * length) as bar:
         while classifiers.epoch < config.epochs:
             losses = []
             for inputs, labels in islice(batches, length):
@@ -202,7 +205,11 @@ def train(config: LinearConfig, run: Evaluation, classifiers: LinearClassifiers)
             broken.update(name for names in all_gather_object(broken) for name in names)
             if log and not cached:
                 # Cached features come back in seconds; an epoch through the network does not.
-                state = {"classifiers": classifiers.state_dict(), "broken": sorted(broken), "run": run.run.identity}
+                state = {
+                    "classifiers": classifiers.state_dict(),
+                    "broken": sorted(broken),
+                    "run": evaluation.run.identity,
+                }
                 write_tensors(file, state)
     if log:
         log.close()
@@ -219,10 +226,10 @@ def cached_batches(features: Features, images: Images, sampler: StepSampler) -> 
         yield features.values[chosen], features.labels[chosen]
 
 
-def augmented_batches(config: LinearConfig, run: Evaluation, sampler: StepSampler, broken: set[str]) -> Batches:
+def augmented_batches(config: LinearConfig, evaluation: Evaluation, sampler: StepSampler, broken: set[str]) -> Batches:
     """Batches of features of views that are drawn anew; the names of broken images are added to `broken`."""
-    network, device = run.network, run.device
-    views = build_views(run.train, network.augment, 1, config.seed, config.data.skip_broken, device)
+    network, device = evaluation.network, evaluation.device
+    views = build_views(evaluation.train, network.augment, 1, config.seed, config.data.skip_broken, device)
     host_to_device = HostToDevice(views, device, config.channels_last)
     for batch in load_batches(views, sampler, worker_count(config.data.workers), device.type == "cuda"):
         images, labels = host_to_device(batch.views, batch.labels)

@@ -14,11 +14,10 @@ from torch import Tensor
 from pretrain import monitor
 from pretrain.augment import build_transforms
 from pretrain.checkpoint import Checkpoints, restore_errors
-from pretrain.collapse import figure, measures
+from pretrain.collapse import CollapseConfig, figure, measures
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.evaluation import Evaluation, Result, evaluate, settings_beside
-from pretrain.evaluation_config import CollapseConfig
 from pretrain.loader import Views, load_batches
 from pretrain.method.base import Method, TrainingPlan, build_method
 from pretrain.method.config import METHODS
@@ -141,27 +140,27 @@ def table(metrics: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def outputs(config: CollapseConfig, run: Evaluation) -> tuple[str, Outputs]:
+def outputs_to_measure(config: CollapseConfig, evaluation: Evaluation) -> tuple[str, Outputs]:
     """What is measured, in words, and the outputs."""
-    val = run.val
+    val = evaluation.val
     indices = sorted(random.Random(config.seed).sample(range(len(val)), min(config.images, len(val))))
     ours = config.heads and config.checkpoint != RANDOM
-    loaded = load_method(Path(config.checkpoint), run.train, run.device) if ours else None
+    loaded = load_method(Path(config.checkpoint), evaluation.train, evaluation.device) if ours else None
     if loaded is None:
-        return "the pooled features", Outputs(run.features(val, indices, config.batch_size).values.float())
+        return "the pooled features", Outputs(evaluation.features(val, indices, config.batch_size).values.float())
     if config.augment.mean or config.augment.std:
         raise UserError("augment.mean, augment.std: the heads see the views of their training; add heads=false")
     method, augment = loaded
-    found = compute_outputs(method, augment, val, indices, config.batch_size, config.seed, run.device)
+    found = compute_outputs(method, augment, val, indices, config.batch_size, config.seed, evaluation.device)
     return "the heads' output", found
 
 
 def evaluate_collapse(config: CollapseConfig) -> float:
     """Measure a checkpoint's outputs."""
 
-    def measure(run: Evaluation) -> Result:
-        run.describe()
-        what, (z, z2, p, bias) = outputs(config, run)
+    def measure(evaluation: Evaluation) -> Result:
+        evaluation.print_data_sets()
+        what, (z, z2, p, bias) = outputs_to_measure(config, evaluation)
         health = monitor.measure(z)
         spectrum = measures.spectrum(z)
         metrics = {**asdict(health), **measures.measure_heads(z, p, bias, spectrum)}
@@ -170,7 +169,7 @@ def evaluate_collapse(config: CollapseConfig) -> float:
             metrics["r_e_cosine"], metrics["o_e_cosine"] = by_temperature[measures.TEMPERATURE]
         singular = spectrum.tolist()
         said = verdict(health, config.threshold)
-        picture = run.run.path / "collapse.png"
+        picture = evaluation.run.path / "collapse.png"
         figure.save(picture, metrics, singular, z, p, by_temperature)
         print(f"{what}, {len(z)} images, d = {z.shape[1]}\n{table(metrics)}")
         details = {

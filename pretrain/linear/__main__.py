@@ -1,9 +1,6 @@
-"""`python -m pretrain.linear checkpoint=FILE data=… data.root=DIR`: linear classifiers on frozen features.
+"""`python -m pretrain.linear checkpoint=FILE data=… data.root=DIR`: linear classifiers on frozen features."""
 
-The classifiers and their training: `pretrain/linear_evaluation.py`.
-"""
-
-from pretrain.evaluation_config import LinearConfig
+from pretrain.linear import LinearConfig
 from runs.app import hydra_app
 
 
@@ -11,7 +8,7 @@ from runs.app import hydra_app
 def main(config: LinearConfig) -> float:
     """Train the classifiers and report the first one's best and last epoch."""
     # Here, so that `--help` and a mistyped key do not wait for PyTorch.
-    from pretrain.linear_evaluation import evaluate_linear
+    from pretrain.linear.evaluation import evaluate_linear
 
     return evaluate_linear(config)
 

@@ -1,11 +1,9 @@
-"""What several methods are built of: MLP heads, pooled features, and products that keep their precision."""
+"""The multi-layer perceptron of projectors and predictors."""
 
 import itertools
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
-from torchvision.models.resnet import ResNet
+from torch import nn
 
 
 def mlp(
@@ -43,23 +41,3 @@ def mlp(
             last_norm.bias.requires_grad = False
         layers.append(last_norm)
     return nn.Sequential(*layers)
-
-
-def pooled_features(network: ResNet, images: Tensor) -> Tensor:
-    """Return a ResNet's globally average-pooled features (N, C) of normalized images (N, 3, H, W), without its `fc`."""
-    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
-    x = network.layer4(network.layer3(network.layer2(network.layer1(x))))
-    return torch.flatten(network.avgpool(x), 1)
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """Return `x` in float32 if it is in a shorter format, else as it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def exact_products(x: Tensor) -> torch.autocast:
-    """Return a context on `x`'s device whose matrix products keep their operands' precision under `precision=bf16`.
-
-    Similarities that are divided by a temperature need it: a bf16 cosine over 0.05 is wrong by a tenth.
-    """
-    return torch.autocast(x.device.type, enabled=False)

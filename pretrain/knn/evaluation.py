@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pretrain.evaluation import Evaluation, Result, evaluate
-from pretrain.evaluation_config import KnnConfig
+from pretrain.knn import KnnConfig
 from runs.distributed import rank, world_size
 from runs.errors import UserError
 
@@ -22,13 +22,17 @@ BANK_ROWS = 2**15
 def evaluate_knn(config: KnnConfig) -> float:
     """Classify the validation images by their nearest training images."""
 
-    def measure(run: Evaluation) -> Result:
-        if max(config.k) > len(run.train):
-            raise UserError(f"k={config.k}: the training set has only {len(run.train)} images; give smaller numbers")
-        run.describe()
-        bank, queries = (run.features(images, batch_size=config.batch_size) for images in (run.train, run.val))
+    def measure(evaluation: Evaluation) -> Result:
+        if max(config.k) > len(evaluation.train):
+            raise UserError(
+                f"k={config.k}: the training set has only {len(evaluation.train)} images; give smaller numbers"
+            )
+        evaluation.print_data_sets()
+        bank, queries = (
+            evaluation.features(images, batch_size=config.batch_size) for images in (evaluation.train, evaluation.val)
+        )
         accuracies = knn_accuracy(
-            bank.values, bank.labels, queries.values, queries.labels, len(run.train.classes), config.k,
+            bank.values, bank.labels, queries.values, queries.labels, len(evaluation.train.classes), config.k,
             config.temperature, config.chunk, split=True,
         )  # fmt: skip
         k, t = config.k[0], config.temperature[0]
@@ -60,20 +64,10 @@ def knn_accuracy(
 
     Each of the k nearest training images (cosine similarity s) votes for its class with weight exp(s / temperature).
 
-    Args:
-        bank: (n, C) training features.
-        bank_labels: (n,).
-        queries: (m, C) test features.
-        query_labels: (m,).
-        classes: number of classes.
-        ks: numbers of neighbours to try.
-        temperatures: temperatures to try.
-        chunk: queries at a time; beside both tables, memory grows with chunk * `BANK_ROWS` and `BANK_ROWS` * C, not
-            with n.
-        split: divide the chunks among the processes, each of which has to call this with all features.
-
-    Returns:
-        Top-1 accuracy in percent for every (k, temperature).
+    `bank` (n, C) and its labels (n,) are the training images, `queries` (m, C) and theirs the test images, of which a
+    a `chunk` is compared at a time: beside both tables, memory grows with chunk * `BANK_ROWS` and `BANK_ROWS` * C, not
+    with n. `split` divides the chunks among the processes, each of which has to call this with all features. Returns
+    top-1 accuracy in percent for every (k, temperature).
     """
     chunks = list(zip(queries.split(chunk), query_labels.split(chunk), strict=True))
     correct = torch.zeros(len(ks), len(temperatures), dtype=torch.int64, device=bank.device)
@@ -93,12 +87,9 @@ def knn_accuracy(
 
 
 def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The largest cosine similarities (m, k), falling, and the rows of the bank that have them (m, k).
+    """The largest cosine similarities (m, k), falling, and the rows of the bank that have them (m, k), k at most n.
 
-    Args:
-        bank: (n, C), of any length and type.
-        queries: (m, C) float32, each of length 1.
-        k: neighbours, at most n.
+    The bank (n, C) has rows of any length and type, queries (m, C) are float32, each of length 1.
     """
     best, rows = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64).to(queries.device)
     for start in range(0, len(bank), BANK_ROWS):
