@@ -7,13 +7,15 @@ from pretrain.collectives import all_reduce
 from runs.distributed import world_size
 
 
-class SplitBatchNorm(nn.modules.batchnorm._BatchNorm):
+class _BatchNorm(nn.modules.batchnorm._BatchNorm):
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass  # of either number of dimensions
+
+
+class SplitBatchNorm(_BatchNorm):
     """Batch norm over groups of images, as if each group were on a device of its own."""
 
     groups = 1
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        pass
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize each contiguous group of (N, C) or (N, C, H, W) by its own statistics.
@@ -37,14 +39,11 @@ def split_norms(module: nn.Module, groups: int) -> None:
             child.groups = groups  # type: ignore[assignment]
 
 
-class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+class SyncBatchNorm(_BatchNorm):
     """Batch norm over all processes from plain operations, for devices where PyTorch has none.
 
     NOTE: `torch.nn.SyncBatchNorm` refuses CPU tensors. The mean is reduced before the variance, so nothing cancels.
     """
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        pass
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize (N, C) or (N, C, H, W) by the statistics of all processes' inputs; they share one shape."""
@@ -70,14 +69,12 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return out.to(input.dtype)
 
 
-def synchronize_norms(module: nn.Module, device: torch.device) -> nn.Module:
+def synchronize_norms(module: nn.Module, device: torch.device) -> None:
     """Make every batch norm of `module` one over all processes; parameters and names stay."""
-    if world_size() == 1:
-        return module
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    for child in module.modules():
-        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-            # Only the forward pass differs; parameters, buffers and names are the same.
-            child.__class__ = SyncBatchNorm  # type: ignore[assignment]
-    return module
+    if world_size() > 1 and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    elif world_size() > 1:
+        for child in module.modules():
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                # Only the forward pass differs; parameters, buffers and names are the same.
+                child.__class__ = SyncBatchNorm  # type: ignore[assignment]

@@ -94,11 +94,7 @@ class AugmentConfig:
     """Shorter side before the centre crop in evaluation; 0 means size * 256 / 224."""
 
     def check(self) -> None:
-        """Check the lists and the second view.
-
-        Raises:
-            UserError: one of them is malformed.
-        """
+        """Check the lists and the second view."""
         if self.eval_resize and self.eval_resize < self.size:
             raise UserError(f"augment.eval_resize={self.eval_resize}: must be at least augment.size={self.size}, or 0")
         if sorted(self.order) != sorted(OPERATIONS):
@@ -222,12 +218,7 @@ class PretrainConfig(CommandConfig):
     wandb: bool = False
     """Log to Weights & Biases too (needs `pip install wandb`)."""
 
-    def check(self) -> None:
-        """Check what the settings have to do with each other.
-
-        Raises:
-            UserError: they do not go together.
-        """
+    def check(self) -> None:  # noqa: D102
         if not self.augment.mean or not self.augment.std:
             raise UserError("augment.mean and augment.std must be three numbers each, for R, G and B")
         if self.optimizer.warmup_epochs >= self.epochs:

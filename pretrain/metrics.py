@@ -55,11 +55,6 @@ class Metrics:
         events = output / "tensorboard" if config.tensorboard else None
         self.log = MetricsLog(output / "metrics.jsonl", step, events, asdict(config) if config.wandb else None)
 
-    def close(self) -> None:
-        """Close the log."""
-        if self.log:
-            self.log.close()
-
     def restart_clock(self, step: int) -> None:
         """Measure time from here on; what lies between, evaluating and saving, does not count."""
         self.waited, self.mark, self.mark_step = 0.0, time.time(), step

@@ -180,7 +180,8 @@ class Trainer:
                     if self.step:
                         self.save()
         self.seconds = time.time() - started
-        metrics.close()
+        if metrics.log:
+            metrics.log.close()
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches from the present step to the last one, each on the device."""
@@ -302,11 +303,7 @@ class Trainer:
             self.stopped = "collapse"
 
     def record(self) -> None:
-        """Write `result.json`, after which the run is done, and print the verdict; for the first process.
-
-        Raises:
-            UserError: the last loss is not finite, or the disk refuses.
-        """
+        """Write `result.json`, after which the run is done, and print the verdict; for the first process."""
         config, metrics, path = self.config, self.metrics, self.checkpoints.paths()[0]
         epochs = self.step // self.steps_per_epoch
         init = {}

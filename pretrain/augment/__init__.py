@@ -23,20 +23,6 @@ with without_dynamo():
 Transform = Callable[[Image.Image], Tensor]
 
 
-class GaussianBlur:
-    """Blur by PIL with a standard deviation, in pixels, drawn from a range by Python's generator.
-
-    Source of both choices: facebookresearch/simsiam@a7bc177 simsiam/loader.py.
-    """
-
-    def __init__(self, sigma: tuple[float, float]) -> None:
-        self.sigma = sigma
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """Return the blurred image."""
-        return image.filter(ImageFilter.GaussianBlur(radius=random.uniform(*self.sigma)))
-
-
 def build_transforms(config: AugmentConfig, views: int) -> list[Transform]:
     """Build a transform for each view, from a PIL RGB image to a (3, size, size) float tensor, normalized."""
     return [_view(recipe) for recipe in config.for_views(views)]
@@ -64,12 +50,11 @@ def _view(config: AugmentConfig) -> Transform:
     c = config
     if not c.crop_scale:
         return evaluation_transform(c)
-    # PIL's blur is what SimSiam and MoCo release; a kernel of a given size is SimCLR's (appendix A).
-    blur = (
-        transforms.GaussianBlur(c.kernel_side, tuple(c.blur_sigma))
-        if c.kernel_side
-        else GaussianBlur((c.blur_sigma[0], c.blur_sigma[1]))
-    )
+    # PIL's blur is what SimSiam and MoCo release (facebookresearch/simsiam@a7bc177 simsiam/loader.py), its deviation in
+    # pixels drawn by Python's generator; a kernel of a given size is SimCLR's (appendix A).
+    blur = transforms.Lambda(lambda image: image.filter(ImageFilter.GaussianBlur(random.uniform(*c.blur_sigma))))
+    if c.kernel_side:
+        blur = transforms.GaussianBlur(c.kernel_side, tuple(c.blur_sigma))
     crop = transforms.RandomResizedCrop(
         c.size, scale=tuple(c.crop_scale), interpolation=InterpolationMode(c.interpolation)
     )

@@ -30,11 +30,7 @@ def open_images(config: DataConfig, split: str) -> Images:
 
 
 def open_training(config: DataConfig, evaluates: bool = True) -> tuple[Images, Images | None]:
-    """Open the training images and, where they have classes and `evaluates`, the validation images.
-
-    Raises:
-        UserError: see `open_images` and `open_splits`.
-    """
+    """Open the training images and, where they have classes and `evaluates`, the others; see `open_splits`."""
     train = open_images(config, "train")
     return train, _open_val(config, train) if train.classes and evaluates else None
 

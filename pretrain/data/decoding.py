@@ -52,11 +52,7 @@ class Source:
             raise broken_image(self.name, error) from error
 
     def pixels(self) -> NDArray[numpy.uint8]:
-        """Decode to (H, W, 3), RGB: the same bits as `rgb`.
-
-        Raises:
-            BrokenImage: it cannot be decoded.
-        """
+        """Decode to (H, W, 3), RGB: the same bits as `rgb`, which says what is raised."""
         # OpenCV shows a file that ends too early with a gray rest; Pillow refuses it, and so must this. A file that
         # ends with its end-of-image marker does not end too early.
         whole = self.content is not None and self.content.endswith(b"\xff\xd9")
@@ -76,11 +72,7 @@ class Source:
         return next((scale for scale in REDUCTIONS if scale <= limit), 1)
 
     def reduced(self, scale: int) -> Image.Image:
-        """Decode at 1/`scale` of the size, rounded up.
-
-        Raises:
-            BrokenImage: it cannot be decoded.
-        """
+        """Decode at 1/`scale` of the size, rounded up; raises as `rgb`."""
         width, height = self.image.size
         self.image.draft("RGB", (width // scale, height // scale))
         return self.rgb()

@@ -88,11 +88,7 @@ def open_parquet(config: DataConfig, split: str) -> Images:
 
 
 def open_arrow(config: DataConfig, split: str) -> Images:
-    """List the rows of `ROOT/<split>/data-*.arrow`, as `save_to_disk` writes them; one set without splits is `train`.
-
-    Raises:
-        UserError: see `open_parquet`.
-    """
+    """As `open_parquet`, of `ROOT/<split>/data-*.arrow`, written by `save_to_disk`; a set without splits is `train`."""
     root = Path(config.root)
     places = [root / split, root / "validation"] if split == "val" else [root / split, root]
     files = next((found for place in places if (found := sorted(place.glob("data-*.arrow")))), [])

@@ -24,18 +24,10 @@ ARCHIVES = (".zip", ".tar")
 # What the first bytes of a file without a suffix must be.
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 # Folders that operating systems, storage boxes and editors make; also every name that begins with a dot.
-SYSTEM = frozenset(
-    (
-        "__MACOSX",
-        "@eaDir",
-        "@Recycle",
-        "#recycle",
-        "#snapshot",
-        "$RECYCLE.BIN",
-        "System Volume Information",
-        "lost+found",
-    )
-)
+SYSTEM = {
+    "__MACOSX", "@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information",
+    "lost+found",
+}  # fmt: skip
 
 
 class ImageFile(NamedTuple):

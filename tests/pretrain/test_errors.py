@@ -234,7 +234,7 @@ def test_the_folder_of_another_run(images: Path, tmp_path: Path) -> None:
     assert "belongs to another run (fingerprint.train: " in text
     assert lines(folder) == before
     (folder / "result.json").unlink()
-    [checkpoint] = folder.glob("checkpoint_*")
+    checkpoint = folder / "checkpoint_0000.pth.tar"
     state = torch.load(checkpoint, weights_only=True)
     for key, value in (("last", {"loss": "low"}), ("monitor", state["resume"]["metrics"]["monitor"] | {"flat": None})):
         broken = state["resume"] | {"metrics": state["resume"]["metrics"] | {key: value}}

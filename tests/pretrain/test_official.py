@@ -14,7 +14,7 @@ from pretrain.linear import LinearConfig
 from transfer.settings import TransferConfig
 
 # setting -> its value by default, and with official=true
-ALL = {"precision": ("auto", "fp32"), "channels_last": (True, False)}
+ALL = {"precision": ("auto", "pytorch"), "channels_last": (True, False)}
 VIEWS = {"augment.pipeline": ("fast", "reference")}
 # command -> its package, configuration and schema, and what the word sets
 COMMANDS: dict[str, tuple[str, str, type, dict[str, Any]]] = {
