@@ -7,8 +7,8 @@ from torchvision import models
 
 from hardware.peak_rates import best
 from hardware.section import IMAGENET, Figure, Options
-from pretrain.evaluation_config import LinearConfig
-from pretrain.linear_evaluation import LinearClassifiers
+from pretrain.linear import LinearConfig
+from pretrain.linear.evaluation import LinearClassifiers
 from runs.distributed import set_precision
 
 

@@ -22,6 +22,7 @@ from pretrain.augment import batched_colour, pixels
 from pretrain.augment.fast_views import FastViews, ParameterSampler, build_views, colour
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
+from pretrain.data.decoding import Source
 from pretrain.loader import StepSampler, Views, load_batches
 from runs.errors import BrokenImage, UserError
 from runs.settings import check_values
@@ -326,12 +327,11 @@ def test_broken_files_are_found_as_by_the_reference() -> None:
     assert (expected - found).abs().mean() < 0.3
 
 
-def test_large_files_are_decoded_at_a_reduced_scale() -> None:
+def test_large_files_are_decoded_at_a_reduced_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     config = recipe("supervised", size=32, crop_scale=[0.5, 1.0])
     images = images_of([jpeg(picture(i, 400, 300)) for i in range(8)])
-    views, scales = FastViews(images, config, 1, 0, False), []
-    original = views._scaled_crops
-    views._scaled_crops = lambda source, draws, scale: scales.append(scale) or original(source, draws, scale)  # type: ignore[method-assign,func-returns-value]
+    views, scales, reduced = FastViews(images, config, 1, 0, False), list[int](), Source.reduced
+    monkeypatch.setattr(Source, "reduced", lambda source, scale: scales.append(scale) or reduced(source, scale))  # type: ignore[func-returns-value]
     keys = [(0, i) for i in range(8)]
     gap = levels(batch(Views(images, augment.build_transforms(config, 1), 0, False), keys), config)
     gap = (gap - levels(batch(views, keys), config)).abs()
