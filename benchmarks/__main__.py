@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from runs.app import Parser, cli
@@ -31,7 +32,7 @@ def parser() -> Parser:
     command.add_argument("--commands", action="store_true", help="print every command")
     command.add_argument(
         "--devices",
-        type=_counts,
+        type=lambda text: [*map(_positive, _names(text))],
         metavar="N,…",
         help="how time and cost change with the number of devices, e.g. 1,8,64",
     )
@@ -43,7 +44,10 @@ def parser() -> Parser:
     _choose(command)
     command.add_argument("--executor", choices=("local", "slurm"), default="local", help="where (default: local)")
     command.add_argument(
-        "--retries", type=_count, default=0, help="how often a failed run is started again (default: 0)"
+        "--retries",
+        type=partial(_positive, least=0),
+        default=0,
+        help="how often a failed run is started again (default: 0)",
     )
     command.epilog = "Options after -- are passed to sbatch, e.g. -- --partition=gpu --mem=64G --time=2-0"
 
@@ -89,8 +93,9 @@ def parser() -> Parser:
     command = add("doctor", "doctor.doctor", "check the installation, the devices and every data set")
     _data(command)
     command.add_argument(
-        "--output", type=_folder, metavar="DIR", help="the folder whose disk is checked (default: the current one)"
-    )
+        "--output", default=".", type=os.path.expanduser, metavar="DIR",
+        help="the folder whose disk is checked (default: the current one)",
+    )  # fmt: skip
     command.add_argument("--json", action="store_true", help="the findings as JSON")
     return root
 
@@ -99,7 +104,11 @@ def _choose(command: argparse.ArgumentParser) -> None:
     command.add_argument("tables", nargs="+", metavar="TABLE")
     command.add_argument("--rows", type=_names, help="only these rows, comma-separated")
     command.add_argument("--columns", type=_names, help="only these columns or tasks, comma-separated")
-    command.add_argument("--gpus", type=_count, help="devices of one run on each of its nodes (default: the scale's)")
+    command.add_argument(
+        "--gpus",
+        type=partial(_positive, least=0),
+        help="devices of one run on each of its nodes (default: the scale's)",
+    )
     command.add_argument("--nodes", type=_positive, help="machines that work on one run (default: the scale's)")
     _common(command)
 
@@ -134,23 +143,15 @@ def _names(text: str) -> list[str]:
 
 
 def _folder(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("must not be empty")
+    if not text or os.path.abspath(text) == os.path.sep:
+        raise argparse.ArgumentTypeError("must be a folder below the root of the file system")
     return os.path.expanduser(text)
-
-
-def _counts(text: str) -> list[int]:
-    return [_positive(number) for number in _names(text)]
 
 
 def _positive(text: str, least: int = 1) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}")
     return int(text)
-
-
-def _count(text: str) -> int:
-    return _positive(text, 0)
 
 
 def _lazy(path: str) -> Callable[[Any], Any]:

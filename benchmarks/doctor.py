@@ -63,7 +63,7 @@ class Finding:
 def doctor(arguments: argparse.Namespace) -> int:
     """The command. Exit status 1 if something is broken."""
     roots = dict(arguments.data)
-    findings = [*check_installation(), *check_machine(Path(arguments.output or ".")), *check_data_sets(roots)]
+    findings = [*check_installation(), *check_machine(Path(arguments.output)), *check_data_sets(roots)]
     findings += runnable_scales(roots, all(f.state != BAD for f in findings))
     if arguments.json:
         print(json.dumps([vars(f) for f in findings], indent=2))

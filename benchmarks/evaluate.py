@@ -36,22 +36,14 @@ PLACES = {
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A checkpoint's row beside the paper's, one table a paper's table; a notebook shows it.
-
-    Attributes:
-        tables: to be shown.
-        model_card: the Markdown file; `model_card.json` beside it has the same as data.
-        plan: the runs, in `plan.output`.
-        refused: records that cannot be used, and why.
-        failed: runs that failed.
-    """
+class CheckpointResult:
+    """A checkpoint's row beside the paper's, one table a paper's table; a notebook shows it."""
 
     tables: tuple[Grid, ...]
-    model_card: Path
-    plan: RunGraph
-    refused: tuple[str, ...]
-    failed: tuple[str, ...]
+    model_card: Path  # the Markdown file; `model_card.json` beside it has the same as data
+    plan: RunGraph  # the runs, in `plan.output`
+    refused: tuple[str, ...]  # why records cannot be used
+    failed: tuple[str, ...]  # runs that failed
 
     def _repr_html_(self) -> str:
         return "".join(table._repr_html_() for table in self.tables)
@@ -66,7 +58,7 @@ def evaluate(
     trials: int | None = None,
     overrides: Sequence[str] = (),
     jobs: int | None = None,
-) -> Evaluation:
+) -> CheckpointResult:
     """Measure any ResNet checkpoint: recognised, proved, and a row of the papers' tables.
 
     Args:
@@ -100,7 +92,7 @@ def evaluate(
     results = results_of(plan, status)
     card = model_card(plan, results.tables, facts, file, checkpoint)
     tables = tuple(beside_paper(result, file.name[:40]) for result in results.tables)
-    return Evaluation(tables, card, plan, tuple(results.refused), tuple(status.failed))
+    return CheckpointResult(tables, card, plan, tuple(results.refused), tuple(status.failed))
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -142,13 +134,7 @@ def chosen_tables(tasks: Sequence[str]) -> list[tables.Table]:
 
 
 def inspected(address: str) -> tuple[Path, dict[str, Any]]:
-    """Recognise and prove a checkpoint, fetched first where it is an address.
-
-    Args:
-        address: a path, or what else `python -m converters` takes: `https://…`, `hf://…`, `zoo:NAME`.
-
-    Returns:
-        (the file, what `python -m converters inspect` says of it)
+    """A checkpoint's file, fetched first where it is an address, and what `python -m converters inspect` says of it.
 
     Raises:
         SystemExit: the converter refuses; it has said why.

@@ -36,12 +36,7 @@ def check(repository: str) -> None:
 
 
 def push(card: Path, repository: str, yes: bool) -> None:
-    """Write `hub/` beside the card, print the card and what is in the folder, and upload it.
-
-    Args:
-        card: `model_card.md` of an evaluation, with `model_card.json` beside it.
-        repository: OWNER/NAME, made where it does not exist.
-        yes: without it nothing is sent.
+    """Write `hub/` beside a `model_card.md`, print the card and what is in the folder, and with `yes` upload it.
 
     Raises:
         UserError: see `upload`.
@@ -93,13 +88,7 @@ def upload(folder: Path, names: list[str], repository: str) -> str:
 
 
 def with_metadata(text: str, facts: dict[str, Any], repository: str) -> str:
-    """The model card with its results as the Hub's `model-index`.
-
-    Args:
-        text: the card.
-        facts: `model_card.json`.
-        repository: OWNER/NAME.
-    """
+    """The text of a model card with the results, from `model_card.json`, as the Hub's `model-index`."""
     from huggingface_hub import EvalResult, ModelCardData
 
     results = []

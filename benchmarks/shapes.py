@@ -81,13 +81,7 @@ class Settings:
 
 
 def generator(seed: int, split: str, index: int) -> Rng:
-    """The generator of one image.
-
-    Args:
-        seed: the set's seed.
-        split: a key of `SPLITS`.
-        index: the image's number in its split, from 0.
-    """
+    """The generator of one image of the set of a seed: number `index`, from 0, of a split of `SPLITS`."""
     return np.random.default_rng([seed, SPLITS[split], index])
 
 
@@ -96,10 +90,6 @@ def generate(folder: Path, settings: Settings) -> bool:
 
     The folder gets its name only when it is whole: until then everything is in a hidden folder beside it, which the
     next start clears.
-
-    Args:
-        folder: where the data set shall be; absent, empty, or written by an earlier call.
-        settings: how much to draw.
 
     Returns:
         True if it was written now, False if it was there with these settings.

@@ -101,15 +101,9 @@ def _colours(rng: Rng, count: int, luminance: tuple[float, float]) -> NDArray[np
 
 
 def patchwork(rng: Rng, size: int, name: str | None) -> Image:
-    """A square patchwork of one pattern, each patch with its own colours, period, turn and phase.
+    """A patchwork of the pattern of a class, each patch with its own colours, period, turn and phase.
 
-    Args:
-        rng: source of all randomness.
-        size: height and width.
-        name: a class, or None for blots without a pattern, of the same colours and about the same size.
-
-    Returns:
-        (size, size, 3) in [0, 1].
+    None as name gives blots without a pattern, of the same colours and about the same size. (size, size, 3) in [0, 1].
     """
     y, x = np.mgrid[:size, :size].astype(np.float32) + 0.5
     count = max(2, round((size / PATCH) ** 2))
@@ -140,25 +134,15 @@ def apply_lighting(rng: Rng, image: Image) -> NDArray[np.uint8]:
 
 @dataclass
 class Thing:
-    """One annotated object of a scene (a crowd is one thing drawn from many outlines).
+    """One annotated object of a scene (a crowd is one thing drawn from many outlines)."""
 
-    Attributes:
-        name: class, one of `CLASSES`.
-        mask: (size, size) bool, the pixels of which at least half show the thing.
-        polygons: outlines of the visible part in continuous pixels, each (n, 2) float64, n >= 3.
-        area: visible area in square pixels.
-        visible: visible area over the area of the whole outline, in (0, 1].
-        cut: share of the outline that lies outside the image, in [0, 1).
-        crowd: a group annotated as one region.
-    """
-
-    name: str
-    mask: Mask
-    polygons: list[NDArray[np.float64]]
-    area: float
-    visible: float
-    cut: float
-    crowd: bool = False
+    name: str  # class, one of `CLASSES`
+    mask: Mask  # (size, size) bool, the pixels of which at least half show the thing
+    polygons: list[NDArray[np.float64]]  # outlines of the visible part, continuous pixels, each (n, 2), n >= 3
+    area: float  # visible, in square pixels
+    visible: float  # visible area over the area of the whole outline, in (0, 1]
+    cut: float  # share of the outline that lies outside the image, in [0, 1)
+    crowd: bool  # a group annotated as one region
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -272,13 +256,9 @@ def classification_scene(rng: Rng, size: int, name: str) -> Scene:
 
 
 def detection_scene(rng: Rng, size: int, count: tuple[int, int] = (1, 5), crowds: float = 0.0) -> Scene:
-    """A scene for detection.
+    """A scene for detection, of `count` (least, greatest) things; the greatest is missed where too little would show.
 
-    Args:
-        rng: source of all randomness.
-        size: height and width in pixels.
-        count: least and greatest number of things; the greatest may be missed where too little of one would show.
-        crowds: probability that a crowd, a group of small things of one class, stands behind the others.
+    `crowds` is the probability that a crowd, a group of small things of one class, stands behind the others.
     """
     wishes = []
     for _ in range(rng.integers(count[0], count[1] + 1)):

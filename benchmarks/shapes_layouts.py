@@ -25,12 +25,10 @@ def is_difficult(thing: Thing) -> bool:
 
 
 def write_voc(folder: Path, splits: Mapping[str, tuple[int, Iterable[Scene]]]) -> None:
-    """Write one `VOCyyyy` folder: `JPEGImages`, `Annotations`, `ImageSets/Main`.
+    """Write one `VOCyyyy` folder, whose name goes into the annotations: `JPEGImages`, `Annotations`, `ImageSets/Main`.
 
-    Args:
-        folder: e.g. `…/VOC2007`; its name goes into the annotations.
-        splits: of `train`, `val` and `test`, the first digit of the names of its images, so that they do not depend on
-            the size of another split, and its scenes; crowds are not part of VOC and must not occur.
+    `splits` are, of `train`, `val` and `test`, the first digit of the names of its images, so that they do not depend
+    on the size of another split, and its scenes; crowds are not part of VOC and must not occur.
     """
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
@@ -82,11 +80,7 @@ def _annotation(folder: str, filename: str, scene: Scene) -> ElementTree.Element
 
 
 def run_lengths(mask: Mask) -> dict[str, list[int]]:
-    """COCO's uncompressed run-length code: lengths of runs of 0 and 1 in turn, by columns, the first of 0.
-
-    Args:
-        mask: (height, width) bool.
-    """
+    """COCO's uncompressed run-length code of a mask, (height, width): lengths of 0 and 1 in turn, by column."""
     flat = mask.ravel(order="F").astype(np.int8)
     edges = np.flatnonzero(np.diff(flat, prepend=np.int8(0), append=np.int8(1 - flat[-1])))
     return {"counts": np.diff(edges, prepend=0).tolist(), "size": list(mask.shape)}
@@ -95,10 +89,8 @@ def run_lengths(mask: Mask) -> dict[str, list[int]]:
 def write_coco(folder: Path, splits: Mapping[str, tuple[int, Iterable[Scene]]]) -> None:
     """Write a `coco` folder: `train2017`, `val2017`, `annotations/instances_*.json`.
 
-    Args:
-        folder: the folder.
-        splits: of `train2017` and `val2017`, the leading digits of its image ids, and its scenes; a crowd becomes a
-            run-length coded region with `iscrowd` 1.
+    `splits` are, of `train2017` and `val2017`, the leading digits of its image ids, and its scenes; a crowd becomes a
+    run-length coded region with `iscrowd` 1.
     """
     (folder / "annotations").mkdir(parents=True)
     categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES, 1)]

@@ -18,14 +18,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.report.charts import Chart, charts_of, draw_chart, legend, row_logs
-from benchmarks.report.grid import ABSENT, Cell, Grid, Line, markdown
+from benchmarks.report.grid import ABSENT, Cell, Grid, Line, markdown, plain_cells
 from benchmarks.report.page import environments
 from benchmarks.report.result_tables import format_mean_std, result_grid
 from benchmarks.results.summary import summarize
 from benchmarks.results.table_results import TableResult, pretrainings, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.tables.table import Row, text_or_dash
+from benchmarks.tables.table import Row
 from benchmarks.workflow.expand import expand
 from benchmarks.workflow.run_graph import RunGraph, read_plan
 from runs.app import Parser, cli
@@ -199,7 +199,7 @@ def pretraining_grid(
         verdict = str(said or ABSENT) + (" in p" if any("prediction" in run.verdict for run in runs) else "")
         cells = [Cell(preset(row))]
         if accuracy is not None:
-            cells.append(Cell(text_or_dash(row.values[accuracy])))
+            cells += plain_cells([row.values[accuracy]])
         if asked:
             cells.append(Cell(str(row.properties.get("collapse", ABSENT))))
             cells.append(Cell(verdict, bold=said is not None and not said.agrees))

@@ -25,31 +25,18 @@ UNKNOWN = "spread over seeds unknown: give several trials or --noise"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison in points.
+    """One comparison in points."""
 
-    Attributes:
-        key: what was measured.
-        metric: which number of it.
-        before: the baseline's mean.
-        now: ours.
-        error: standard error of their difference, by all that is known.
-        smallest: the smallest drop that would be caught with a probability of 80 %.
-        verdict: `pass`, `fail`, `not enough data`, or `shown` for a metric that does not decide.
-        how: where the error comes from.
-        pooled: the difference of the AP of all classes' detections ranked together, where the detections are there.
-        low: whether the baseline itself is no larger than the drop that should be seen.
-    """
-
-    key: str
-    metric: str
-    before: float
-    now: float
-    error: float
-    smallest: float
-    verdict: str
-    how: str
-    pooled: Interval | None = None
-    low: bool = False
+    key: str  # what was measured
+    metric: str  # which number of it
+    before: float  # the baseline's mean
+    now: float  # ours
+    error: float  # standard error of their difference, by all that is known
+    smallest: float  # the smallest drop that would be caught with a probability of 80 %
+    verdict: str  # `pass`, `fail`, `not enough data`, or `shown` for a metric that does not decide
+    how: str  # where the error comes from
+    pooled: Interval | None  # the difference of the AP of all classes' detections ranked together, where they are there
+    low: bool  # whether the baseline itself is no larger than the drop that should be seen
 
     @property
     def difference(self) -> float:

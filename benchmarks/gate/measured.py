@@ -23,25 +23,15 @@ COCO_NOISE = 0.3
 
 @dataclass
 class Measured:
-    """The trials of one kind of run.
+    """The trials of one kind of run."""
 
-    Attributes:
-        values: by metric, in percent.
-        images: number of test images.
-        fingerprint: of the test set.
-        deviation: standard deviation of a single trial by metric.
-        deviation_measured: whether it was measured on these trials or is published.
-        deviation_images: the number of test images that it is the deviation on.
-        matches: of each VOC run that has them; not part of the JSON file.
-    """
-
-    values: dict[str, list[float]]
-    images: int
-    fingerprint: str = ""
-    deviation: dict[str, float] = field(default_factory=dict)
-    deviation_measured: bool = False
-    deviation_images: int = 0
-    matches: list[Matches] = field(default_factory=list, init=False)
+    values: dict[str, list[float]]  # by metric, in percent
+    images: int  # number of test images
+    fingerprint: str = ""  # of the test set
+    deviation: dict[str, float] = field(default_factory=dict)  # standard deviation of a single trial, by metric
+    deviation_measured: bool = False  # whether it was measured on these trials or is published
+    deviation_images: int = 0  # the number of test images that it is the deviation on
+    matches: list[Matches] = field(default_factory=list, init=False)  # of VOC runs; not part of the JSON file
 
     def __post_init__(self) -> None:
         if not self.values or not all(self.values.values()) or self.images < 1:
@@ -108,10 +98,8 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
         if noise is not None:
             measured.assume(noise)
         elif None not in deviations.values():
-            measured.deviation, measured.deviation_measured = (
-                {m: s for m, s in deviations.items() if s is not None},
-                True,
-            )
+            measured.deviation = {m: s for m, s in deviations.items() if s is not None}
+            measured.deviation_measured = True
         elif key.startswith("coco"):
             measured.deviation = dict.fromkeys(deviations, COCO_NOISE)
         elif key.startswith("voc"):

@@ -7,7 +7,7 @@ import io
 import re
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.results.summary import summarize
@@ -49,48 +49,28 @@ Logs = list[tuple[str, list[dict[str, Any]]]]
 
 @dataclass(frozen=True)
 class Curve:
-    """One curve.
+    """One curve."""
 
-    Attributes:
-        label: in the legend.
-        x: horizontal positions.
-        y: values.
-        number: which colour and style; lines of one number share the legend's entry.
-        std: what `y` may be off by, at every point: a band around the curve.
-    """
-
-    label: str
+    label: str  # in the legend
     x: Sequence[float]
     y: Sequence[float]
-    number: int = 0
-    std: Sequence[float] = ()
+    number: int = 0  # which colour and style; lines of one number share the legend's entry
+    std: Sequence[float] = ()  # what `y` may be off by, at every point: a band around the curve
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart.
+    """One chart."""
 
-    Attributes:
-        title: above it.
-        x: label of the horizontal axis.
-        y: label of the vertical axis.
-        curves: at least one.
-        level: a horizontal line with its name, e.g. the value that theory expects.
-        published: the paper's values with the numbers of the lines that they belong to.
-        markers: mark the single points.
-        from_zero: let the vertical axis begin at 0.
-        log: a logarithmic horizontal axis with ticks at the points.
-    """
-
-    title: str
-    x: str
-    y: str
-    curves: Sequence[Curve]
-    level: tuple[float, str] | None = None
-    published: Sequence[tuple[float, int]] = field(default=())
-    markers: bool = False
-    from_zero: bool = False
-    log: bool = False
+    title: str  # above it
+    x: str  # label of the horizontal axis
+    y: str  # label of the vertical axis
+    curves: Sequence[Curve]  # at least one
+    level: tuple[float, str] | None = None  # a horizontal line with its name, e.g. the value that theory expects
+    published: Sequence[tuple[float, int]] = ()  # the paper's values with the numbers of the curves they belong to
+    markers: bool = False  # mark the single points
+    from_zero: bool = False  # let the vertical axis begin at 0
+    log: bool = False  # a logarithmic horizontal axis with ticks at the points
 
 
 def draw_chart(axes: Any, chart: Chart) -> None:

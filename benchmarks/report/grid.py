@@ -28,21 +28,13 @@ ENVIRONMENT.filters["tex"] = lambda text: text.translate(str.maketrans(TEX))
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry.
+    """One entry."""
 
-    Attributes:
-        text: what is shown.
-        bold: set off from the others.
-        flag: a warning behind it, in few words.
-        value: what it is sorted by; None for what is no number.
-        title: shown when pointed at.
-    """
-
-    text: str
+    text: str  # what is shown
     bold: bool = False
-    flag: str = ""
-    value: float | None = None
-    title: str = ""
+    flag: str = ""  # a warning behind it, in few words
+    value: float | None = None  # what it is sorted by; None for what is no number
+    title: str = ""  # shown when pointed at
 
 
 @dataclass(frozen=True)
@@ -56,25 +48,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table to be shown.
+    """A table to be shown."""
 
-    Attributes:
-        heads: (group, label) of each column; neighbours of one group share its name.
-        lines: the lines.
-        title: above it.
-        about: below the title: the quantity, the scale.
-        notes: below the table.
-        corner: above the labels of the lines.
-        facts: so many of the first columns describe a line rather than measure it.
-    """
-
-    heads: tuple[tuple[str, str], ...]
+    heads: tuple[tuple[str, str], ...]  # (group, label) of each column; neighbours of one group share its name
     lines: tuple[Line, ...]
-    title: str = ""
-    about: str = ""
-    notes: tuple[str, ...] = ()
-    corner: str = ""
-    facts: int = 0
+    title: str = ""  # above it
+    about: str = ""  # below the title: the quantity, the scale
+    notes: tuple[str, ...] = ()  # below the table
+    corner: str = ""  # above the labels of the lines
+    facts: int = 0  # so many of the first columns describe a line rather than measure it
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -105,11 +87,6 @@ def render_template(template: str, **values: Any) -> str:
 def markdown(grid: Grid) -> str:
     """GitHub's Markdown."""
     return render_template("table.md.j2", grid=grid)
-
-
-def latex(grid: Grid) -> str:
-    """A booktabs table: what stands below a cell follows it in parentheses."""
-    return render_template("table.tex.j2", grid=grid)
 
 
 def print_grid(grid: Grid, console: Console | None = None) -> None:

@@ -13,13 +13,16 @@ from benchmarks.report.grid import Cell, Grid, Line, plain_cells
 from benchmarks.report.result_tables import comma_separated, result_grid
 from benchmarks.results.records import Found
 from benchmarks.results.table_results import Results, TableResult, listed
+from benchmarks.workflow.run_graph import PLAN
 from benchmarks.workflow.run_status import last_attempts
 from benchmarks.workflow.time_left import clock
 from runs.errors import UserError
 from runs.files import DETECTIONS, VIEWS, atomic_write, read_bytes
 from runs.record import Record
 
-PAGE = "report.html"
+PAGE, TABLES = "report.html", ("tables.md", "tables.tex", "tables.csv")
+# The page's own mark: nothing else is overwritten.
+GENERATOR = "siamese-transfer report"
 HERE = Path(__file__).parent
 # More methods than this in one chart cannot be told apart.
 MOST = 8
@@ -31,33 +34,36 @@ DRIVERS = {"GPU driver": "driver", "CUDA": "cuda", "cuDNN": "cudnn"}
 
 
 def write_report(results: Sequence[Results], output: Path, others: Found = ({}, {})) -> Path:
-    """Write `report.html`, `tables.md`, `tables.tex` and `tables.csv`; returns the page's path.
+    """Write `report.html`, `tables.md`, `tables.tex` and `tables.csv` into a folder; returns the page's path.
 
-    Args:
-        results: the plans whose tables are shown.
-        output: the folder to write to.
-        others: records without a plan, which are listed below the tables, and why some are refused.
+    `others` are records without a plan, which are listed below the tables, and why some are refused.
+
+    Raises:
+        UserError: the folder has a file of such a name that is no report's, or the disk refuses.
     """
+    page = output / PAGE
+    there = [name for name in (PAGE, *TABLES) if (output / name).exists()]
+    ours = (output / PLAN).exists() or (page.is_file() and GENERATOR in page.read_text("utf-8", "replace"))
+    if there and not ours:
+        raise UserError(f"{output / there[0]}: is there already and of no report; choose another --output")
     write_tables([table for result in results for table in result.tables], output)
-    with atomic_write(output / PAGE, "w") as file:
-        file.write(page_html(results, *others))
-    return output / PAGE
+    with atomic_write(page, "w") as file:
+        file.write(_page(results, *others))
+    return page
 
 
 def write_tables(tables: Sequence[TableResult], output: Path) -> None:
     """Write `tables.md`, `tables.tex` and `tables.csv`."""
     grids = [result_grid(table, properties=True) for table in tables]
-    for name, text in (
-        ("tables.csv", comma_separated(tables)),
-        ("tables.md", "\n".join(map(grid.markdown, grids))),
-        ("tables.tex", "\n".join(map(grid.latex, grids))),
-    ):
+    markdown, latex = (
+        "\n".join(grid.render_template(name, grid=g) for g in grids) for name in ("table.md.j2", "table.tex.j2")
+    )
+    for name, text in zip(TABLES, (markdown, latex, comma_separated(tables)), strict=True):
         with atomic_write(output / name, "w") as file:
             file.write(text)
 
 
-def page_html(found: Sequence[Results], others: dict[Path, Record], refused: dict[Path, str]) -> str:
-    """The page; arguments as for `write_report`."""
+def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Path, str]) -> str:
     plans = [f.plan for f in found]
     recorded = [record for f in found for record in f.records.values()]
     training = [log for f in found for log in run_logs(f, f"{f.plan.output}: " if len(found) > 1 else "")]
@@ -74,6 +80,7 @@ def page_html(found: Sequence[Results], others: dict[Path, Record], refused: dic
         gains=[result.gain for result, _ in results if result.gain],
         papers=list(dict.fromkeys(result.table.paper for result, _ in results)),
         about=list(dict.fromkeys(f"{p.scale} scale: {p.about}" for p in plans)),
+        generator=GENERATOR,
         made=time.strftime("%Y-%m-%d %H:%M"),
         tables=[(result, result_grid(result, properties=True, notes=False), charts)
                 for (result, _), charts in zip(results, drawn, strict=True)],

@@ -11,12 +11,7 @@ from benchmarks.tables import table as tables
 
 
 def format_entry(entry: Entry, trials: bool = True) -> str:
-    """Ours: `41.2 ± 0.3 (n = 3)`, or why there is none.
-
-    Args:
-        entry: the entry.
-        trials: say how many; a table whose entries all have the same number says it once.
-    """
+    """Ours: `41.2 ± 0.3 (n = 3)`, or why there is none; a table whose entries all have the same n says it once."""
     if entry.ours is None:
         return entry.remark if entry.remark in ("failed", "refused") else ABSENT
     incomplete = f" of {entry.wanted}" if entry.ours.n < entry.wanted else ""
@@ -46,13 +41,9 @@ def format_difference(entry: Entry) -> str:
 
 
 def result_grid(result: TableResult, properties: bool = False, notes: bool = True, paper: bool = True) -> Grid:
-    """A table as measured: ours, and below each number the paper's with the difference.
+    """A table as measured: ours, and with `paper` below each number the paper's and the difference.
 
-    Args:
-        result: the table.
-        properties: the paper's descriptive columns too.
-        notes: the remarks on what was measured.
-        paper: the paper's numbers too.
+    `properties` are the paper's descriptive columns, `notes` the remarks on what was measured.
     """
     table, facts = result.table, list(result.table.properties if properties else ())
     lines = []

@@ -14,8 +14,6 @@ from runs.settings import flatten
 
 # Settings that name a file or a folder, which may have been moved, or what a record does not hold.
 PLACES = ("data.root", "checkpoint", "weights", "file", "output")
-
-
 # Records by the file that holds them, and why other files were refused.
 Found = tuple[dict[Path, Record], dict[Path, str]]
 
@@ -26,15 +24,24 @@ def find(places: Iterable[str | os.PathLike[str]]) -> Found:
     Raises:
         UserError: a place does not exist.
     """
-    return _read(_files(places), lambda path, record: "")
+    files: dict[Path, None] = {}
+    for place in map(Path, places):
+        if place.is_file():
+            files[place] = None
+        elif place.is_dir():
+            for folder, below, names in os.walk(place):
+                below[:] = sorted(b for b in below if not b.startswith("."))
+                if RECORD in names:
+                    files[Path(folder) / RECORD] = None
+        else:
+            raise UserError(f"{place}: no such file or folder; give a result.json or a folder of runs")
+    return _read(files, lambda path, record: "")
 
 
 def _read(files: Iterable[Path], fault_of: Callable[[Path, Record], str]) -> Found:
-    """Read records, and refuse those that are half-written, of another schema version, changed by hand or copies.
+    """Read records; refuse those that are half-written, of another schema version, changed by hand, copies or faulty.
 
-    Args:
-        files: where they are.
-        fault_of: what else speaks against one; empty for nothing.
+    `fault_of` says what else speaks against one; empty for nothing.
     """
     records: dict[Path, Record] = {}
     refused: dict[Path, str] = {}
@@ -105,18 +112,3 @@ def _misfit(plan: RunGraph, run: Run, record: Record, records: dict[str, Record]
     elif not sources:
         expected, whose = None, "where the plan has an untrained network"
     return "" if sha256 == expected else f"is of checkpoint {str(sha256)[:12]}, {whose}"
-
-
-def _files(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    files: dict[Path, None] = {}
-    for place in map(Path, places):
-        if place.is_file():
-            files[place] = None
-        elif place.is_dir():
-            for folder, below, names in os.walk(place):
-                below[:] = sorted(b for b in below if not b.startswith("."))
-                if RECORD in names:
-                    files[Path(folder) / RECORD] = None
-        else:
-            raise UserError(f"{place}: no such file or folder; give a result.json or a folder of runs")
-    return list(files)

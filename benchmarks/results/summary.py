@@ -26,9 +26,6 @@ class Summary:
 def summarize(values: Sequence[float]) -> Summary:
     """Mean, standard deviation and Student's 95 % interval of independent trials.
 
-    Args:
-        values: at least one finite number.
-
     Raises:
         ValueError: there is none, or one is not finite.
     """
@@ -63,11 +60,7 @@ def outside_noise(summary: Summary, published: float, noise: float | None, trial
 
 
 def clearly_above(summary: Summary, reference: Summary) -> bool | None:
-    """Whether one mean lies above another by more than the sum of both standard deviations.
-
-    Returns:
-        None where either has a single trial.
-    """
+    """Whether one mean lies above another by more than both standard deviations; None for a single trial of either."""
     if summary.std is None or reference.std is None:
         return None
     return summary.mean - reference.mean > summary.std + reference.std

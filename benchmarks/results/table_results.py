@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.results.records import Found, find, records_of
 from benchmarks.results.summary import Summary, clearly_above, outside_noise, summarize
@@ -21,34 +22,19 @@ DECISIVE = ("bbox/AP", "segm/AP", "top1")
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry: the paper's value, ours, and what can be said of the two.
+    """One entry: the paper's value, ours, and what can be said of the two."""
 
-    Attributes:
-        paper: the published number or word; None if there is none.
-        ours: our trials; None while there are none.
-        wanted: trials that the plan has for it.
-        difference: ours minus the paper's; None without either.
-        remark: why `ours` is missing or incomplete; empty otherwise.
-        differs: whether ours lies outside the noise of both sides; None if that cannot be said.
-        digits: behind the point, where the numbers are printed.
-        bold: whether ours is within the table's bold rule.
-        paper_bold: the same for the paper's.
-        above_scratch: whether ours lies above the untrained network's by more than both standard deviations; None if
-            unknown.
-        below_scratch: whether ours does not lie above the untrained network's.
-    """
-
-    paper: float | str | None
-    ours: Summary | None
-    wanted: int
-    difference: float | None = None
-    remark: str = ""
-    differs: bool | None = None
-    digits: int = 1
-    bold: bool = False
-    paper_bold: bool = False
-    above_scratch: bool | None = None
-    below_scratch: bool = False
+    paper: float | str | None  # the published number or word; None if there is none
+    ours: Summary | None  # our trials; None while there are none
+    wanted: int  # trials that the plan has for it
+    remark: str  # why `ours` is missing or incomplete; empty otherwise
+    digits: int  # behind the point, where the numbers are printed
+    bold: bool  # whether ours is within the table's bold rule
+    paper_bold: bool  # the same for the paper's
+    difference: float | None = None  # ours minus the paper's; None without either
+    differs: bool | None = None  # whether ours lies outside the noise of both sides; None if that cannot be said
+    above_scratch: bool | None = None  # above the untrained network's by more than both std; None if unknown
+    below_scratch: bool = False  # not above the untrained network's
 
 
 @dataclass(frozen=True)
@@ -71,29 +57,26 @@ class Verdict:
 
 @dataclass(frozen=True)
 class TableResult:
-    """A table with its entries, one list a row; `verdicts` only where the table has a property `collapse`.
-
-    `trials` is the number of trials, if it is the same for all entries; `gain` says what pre-training gave.
-    """
+    """A table filled with what was measured."""
 
     table: Table
-    entries: tuple[tuple[Entry, ...], ...]
+    entries: tuple[tuple[Entry, ...], ...]  # a line a row
     scale: str
     remarks: tuple[str, ...]
-    trials: int | None
-    gain: str
-    verdicts: tuple[Verdict | None, ...] = ()
+    trials: int | None  # of every entry; None if they differ
+    gain: str  # what pre-training gave, a sentence
+    verdicts: tuple[Verdict | None, ...] = ()  # one a row, where the table has a property `collapse`
 
 
 @dataclass(frozen=True)
 class Results:
-    """A plan, the records of its runs by id, why others were refused, its tables filled, and the runs' `row_labels`."""
+    """What has come of a plan."""
 
     plan: RunGraph
-    records: dict[str, Record]
-    refused: list[str]
+    records: dict[str, Record]  # by run id
+    refused: list[str]  # why other records are
     tables: list[TableResult]
-    labels: dict[str, str]
+    labels: dict[str, str]  # of every run, the table row that it serves, the first one if there are several
 
 
 def read_results(folders: Sequence[str | Path]) -> tuple[list[Results], Found]:
@@ -118,17 +101,15 @@ def read_results(folders: Sequence[str | Path]) -> tuple[list[Results], Found]:
 def results_of(plan: RunGraph, status: Status | None = None) -> Results:
     """Read a plan's records once and fill its tables; `status` as for `table_results`."""
     records, refused = records_of(plan)
-    return Results(plan, records, refused, table_results(plan, records, status), row_labels(plan))
+    rows = {t.name: {r.id: r.label for r in load(t.name).rows} for t in plan.tables}
+    labels = {run: rows[cell.table][cell.row] for run, cell in plan.cell_of().items()}
+    if plan.checkpoint:
+        labels = dict.fromkeys(plan.runs, plan.checkpoint.name)
+    return Results(plan, records, refused, table_results(plan, records, status), labels)
 
 
 def table_results(plan: RunGraph, records: dict[str, Record], status: Status | None = None) -> list[TableResult]:
-    """Fill all tables of a plan.
-
-    Args:
-        plan: the plan.
-        records: by run id.
-        status: the state of the runs, read anew if None.
-    """
+    """Fill all tables of a plan with its records, by run id; `status` of the runs is read anew if None."""
     status = status or status_of(plan)
     results = []
     for chosen in plan.tables:
@@ -188,14 +169,6 @@ def pretrainings(plan: RunGraph, table: str, row: str) -> list[str]:
     return list(found)
 
 
-def row_labels(plan: RunGraph) -> dict[str, str]:
-    """For every run the label of the table row that it serves, the first one if there are several."""
-    if plan.checkpoint:
-        return dict.fromkeys(plan.runs, plan.checkpoint.name)
-    rows = {t.name: {r.id: r.label for r in load(t.name).rows} for t in plan.tables}
-    return {run: rows[cell.table][cell.row] for run, cell in plan.cell_of().items()}
-
-
 def _verdict(plan: RunGraph, table: Table, row: Row, records: dict[str, Record]) -> Verdict | None:
     if "collapse" not in table.properties:
         return None
@@ -238,21 +211,17 @@ def _column(
     entries = []
     for row, ours in zip(table.rows, summaries, strict=True):
         cell, paper = cells[row.id], row.values[place]
-        remark = _remark(cell, column, records, status)
-        entry = Entry(
-            paper, ours, len(cell.runs), remark=remark, digits=column.digits, paper_bold=near(paper, best)
-        )  # fmt: skip
+        bold = ours is not None and len(means) > 1 and near(ours.mean, max(means))
+        found: dict[str, Any] = {}
         if ours and isinstance(paper, int | float):
+            found["difference"] = ours.mean - paper
             # At other scales the numbers mean something else, and noise explains none of the difference.
-            same = plan.scale == "paper"
-            differs = outside_noise(ours, paper, column.noise, column.trials) if same else None
-            entry = dataclasses.replace(entry, difference=ours.mean - paper, differs=differs)
-        if ours and len(means) > 1:
-            entry = dataclasses.replace(entry, bold=near(ours.mean, max(means)))
+            if plan.scale == "paper":
+                found["differs"] = outside_noise(ours, paper, column.noise, column.trials)
         if ours and untrained and not row.untrained:
-            above, below = clearly_above(ours, untrained), ours.mean <= untrained.mean
-            entry = dataclasses.replace(entry, above_scratch=above, below_scratch=below)
-        entries.append(entry)
+            found |= {"above_scratch": clearly_above(ours, untrained), "below_scratch": ours.mean <= untrained.mean}
+        remark = _remark(cell, column, records, status)
+        entries.append(Entry(paper, ours, len(cell.runs), remark, column.digits, bold, near(paper, best), **found))
     return entries
 
 

@@ -19,57 +19,32 @@ STAGES = ("pretrain", "linear", "knn", "transfer", "voc07", "voc0712", "coco")
 
 @dataclass(frozen=True)
 class Scale:
-    """One size.
+    """One size. Which settings win over which: docs/benchmarks.md."""
 
-    Attributes:
-        name: `lab`, `mini`, `photos`, `small`, `paper`, or of the user's file.
-        about: what it is for, a sentence.
-        generate: options of `python -m benchmarks.shapes` where the scale makes its own data, else None.
-        data: the paper's data set -> this scale's name for `data=`; what is not here keeps its name.
-        tasks: what of the tables is run; None means everything.
-        epochs: the paper's epochs -> this scale's; None means the same.
-        trials: so many trials a column, by its task or else by what varies.
-        stages: overrides by stage; a task's own come after those of `transfer`.
-        datasets: further overrides by the paper's data set, `{data set: {stage: {key: value}}}`.
-        methods: overrides of the pre-training by `method`; the rows' own win, as over `stages`.
-        rows: overrides that win over the rows' own, `{row: {stage: {key: value}}}`, where `*` is every row; of several
-            the more special one wins: `*`, `row`, `table/row`.
-        jobs: runs at a time.
-        threads: threads a run; None leaves them to the libraries.
-        gpus: devices of one run on each node.
-        nodes: machines of one run.
-        seconds: expected duration of a run by kind or task (`pretrain/epoch`: of one epoch) on the scale's own devices,
-            until one was measured.
-        seconds_devices: the devices of one run that `seconds` are for; 0 where none is used.
-        batch_sizes: images a step, by method or task, where no setting says so.
-        seconds_source: where `seconds` comes from.
-        gigabytes: what a finished run leaves on the disk, by kind or task.
-        replace: what is measured in place of a task's metric.
-        add: what is measured besides; see `tables.table.adapt`.
-    """
-
-    name: str
-    about: str
-    generate: dict[str, Any] | None = None
-    data: dict[str, str] = field(default_factory=dict)
-    tasks: list[str] | None = None
-    epochs: dict[int, int] | None = None
-    trials: dict[str, int] = field(default_factory=dict)
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    datasets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    name: str  # `lab`, `mini`, `photos`, `small`, `paper`, or of the user's file
+    about: str  # what it is for, a sentence
+    generate: dict[str, Any] | None = None  # options of `python -m benchmarks.shapes`, if it makes its own data
+    data: dict[str, str] = field(default_factory=dict)  # the paper's data set -> `data=`; others keep their name
+    tasks: list[str] | None = None  # what of the tables is run; None means everything
+    epochs: dict[int, int] | None = None  # the paper's epochs -> this scale's; None means the same
+    trials: dict[str, int] = field(default_factory=dict)  # so many a column, by its task or else by what varies
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)  # a task's own come after those of `transfer`
+    datasets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # by the paper's data set and stage
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the pre-training, by `method`
+    # By row and stage, above the rows' own. Of several the more special wins: `*` (every row), `row`, `table/row`.
     rows: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    replace: dict[str, dict[str, Any]] = field(default_factory=dict)
-    add: list[dict[str, Any]] = field(default_factory=list)
-    jobs: int = 1
-    threads: int | None = None
-    gpus: int = 0
-    nodes: int = 1
+    replace: dict[str, dict[str, Any]] = field(default_factory=dict)  # what is measured in place of a task's metric
+    add: list[dict[str, Any]] = field(default_factory=list)  # what is measured besides, see `tables.table.adapt`
+    jobs: int = 1  # runs at a time
+    threads: int | None = None  # of a run; None leaves them to the libraries
+    gpus: int = 0  # devices of one run on each node
+    nodes: int = 1  # machines of one run
+    # Expected duration of a run by kind or task (`pretrain/epoch`: of one epoch), until one was measured.
     seconds: dict[str, float] = field(default_factory=dict)
     seconds_source: str = ""
-    seconds_devices: int = 0
-    batch_sizes: dict[str, int] = field(default_factory=dict)
-    gigabytes: dict[str, float] = field(default_factory=dict)
+    seconds_devices: int = 0  # the devices of one run that `seconds` are for; 0 where none is used
+    batch_sizes: dict[str, int] = field(default_factory=dict)  # images a step, by method or task, if no setting says so
+    gigabytes: dict[str, float] = field(default_factory=dict)  # what a finished run leaves on the disk, by kind or task
 
     def __post_init__(self) -> None:
         for name, least in (("jobs", 1), ("nodes", 1), ("gpus", 0), ("threads", 1), ("trials", 1), ("epochs", 1),

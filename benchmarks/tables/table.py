@@ -22,33 +22,19 @@ VARY = ("pretrain", "finetune")
 
 @dataclass(frozen=True)
 class Column:
-    """One measured quantity.
+    """One measured quantity."""
 
-    Attributes:
-        id: short name for `--columns`.
-        label: what the paper's head says.
-        task: which run yields the number.
-        metric: its name in that run's record.
-        epochs: pre-training epochs as the paper has them; a scale maps them to its own.
-        group: the head above several columns.
-        trials: runs that the paper averages.
-        vary: what a trial repeats: the whole of it with another pre-training seed, or the fine-tuning only.
-        noise: published standard deviation of a single trial, in the metric's unit.
-        digits: behind the point, where it is printed.
-        pretrain: overrides of the pre-training for this column.
-    """
-
-    id: str
-    label: str
-    task: str
-    metric: str
-    epochs: int
-    group: str = ""
-    trials: int = 1
-    vary: str = "pretrain"
-    noise: float | None = None
-    digits: int = 1
-    pretrain: dict[str, Any] = field(default_factory=dict)
+    id: str  # short name for `--columns`
+    label: str  # what the paper's head says
+    task: str  # which run yields the number, one of `TASKS`
+    metric: str  # its name in that run's record
+    epochs: int  # of pre-training as the paper has them; a scale maps them to its own
+    group: str = ""  # the head above several columns
+    trials: int = 1  # runs that the paper averages
+    vary: str = "pretrain"  # what a trial repeats: all of it with another seed, or the fine-tuning only
+    noise: float | None = None  # published standard deviation of a single trial, in the metric's unit
+    digits: int = 1  # behind the point, where it is printed
+    pretrain: dict[str, Any] = field(default_factory=dict)  # overrides of the pre-training for this column
 
     def __post_init__(self) -> None:
         for name, value, known in (("task", self.task, TASKS), ("vary", self.vary, VARY)):
@@ -60,33 +46,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One method or variant.
+    """One method or variant."""
 
-    Attributes:
-        id: short name for `--rows`.
-        label: what the paper's first column says.
-        values: the published numbers, one a column; None where the paper has none, a string where it has a word.
-        pretrain: overrides that make the variant.
-        transfer: overrides of the fine-tuning.
-        untrained: the network at its initialisation, without pre-training.
-        epochs: pre-training epochs of this row where they differ from the column's.
-        properties: the paper's descriptive columns.
-        std: published standard deviations, one a column.
-        missing: what it would need to be run and this project lacks; empty if nothing.
-        curves: of the table's `curves`, those that have a meaning for this row; empty for all.
-    """
-
-    id: str
-    label: str
-    values: tuple[float | str | None, ...]
-    pretrain: dict[str, Any] = field(default_factory=dict)
-    transfer: dict[str, Any] = field(default_factory=dict)
-    untrained: bool = False
-    epochs: int | None = None
-    properties: dict[str, Any] = field(default_factory=dict)
-    std: tuple[float | None, ...] = ()
-    missing: str = ""
-    curves: tuple[str, ...] = ()
+    id: str  # short name for `--rows`
+    label: str  # what the paper's first column says
+    values: tuple[float | str | None, ...]  # as published, one a column; None: no number, a string: a word
+    pretrain: dict[str, Any] = field(default_factory=dict)  # overrides that make the variant
+    transfer: dict[str, Any] = field(default_factory=dict)  # overrides of the fine-tuning
+    untrained: bool = False  # the network at its initialisation, without pre-training
+    epochs: int | None = None  # of pre-training, where they differ from the column's
+    properties: dict[str, Any] = field(default_factory=dict)  # the paper's descriptive columns
+    std: tuple[float | None, ...] = ()  # published standard deviations, one a column
+    missing: str = ""  # what it would need to be run and this project lacks; empty if nothing
+    curves: tuple[str, ...] = ()  # of the table's `curves`, those that have a meaning for this row; empty for all
 
 
 @dataclass(frozen=True)
@@ -102,15 +74,9 @@ class Paper:
 
 @dataclass(frozen=True)
 class Table:
-    """A table or a figure of a paper. `name` is `table5` for the first paper and `collapse/table1` for the second.
+    """A table or a figure of a paper."""
 
-    A property named `collapse` says for each row whether the paper found a collapse: `✓` or `×`. The monitors' verdicts
-    are then shown beside it. `curves` names what the report draws of the rows' pre-trainings. `across` names the
-    setting in which the rows differ, where the paper draws the ends of training over it.
-    `pretrain` is what all rows share.
-    """
-
-    name: str
+    name: str  # `table5` for the first paper, `collapse/table1` for the second
     label: str
     title: str
     quantity: str
@@ -118,20 +84,22 @@ class Table:
     rows: tuple[Row, ...]
     paper: Paper = Paper()
     dataset: str = "imagenet"
+    # One named `collapse` says of each row whether the paper found a collapse: `✓` or `×`; the monitors' verdicts are
+    # then shown beside it.
     properties: tuple[str, ...] = ()
     bold: dict[str, float] = field(default_factory=dict)
-    curves: tuple[str, ...] = ()
-    across: str = ""
+    curves: tuple[str, ...] = ()  # what the report draws of the rows' pre-trainings
+    across: str = ""  # the setting in which the rows differ, where the paper draws the ends of training over it
     notes: tuple[str, ...] = ()
     missing: str = ""
-    pretrain: dict[str, Any] = field(default_factory=dict)
+    pretrain: dict[str, Any] = field(default_factory=dict)  # what all rows share
 
     def published(self) -> Grid:
         """The table as the paper has it, the descriptive columns first."""
         lines = []
         for row in self.rows:
             deviations = [f" ± {std}" if std is not None else "" for std in row.std or (None,) * len(row.values)]
-            values = [f"{text_or_dash(v)}{std}" for v, std in zip(row.values, deviations, strict=True)]
+            values = [ABSENT if v is None else f"{v}{std}" for v, std in zip(row.values, deviations, strict=True)]
             lines.append(Line(row.label, plain_cells([*map(row.properties.get, self.properties), *values])))
         heads = (*(("", name) for name in self.properties), *((c.group, c.label) for c in self.columns))
         title = f"{self.label}: {self.title}"
@@ -143,10 +111,10 @@ class Table:
     def select(self, rows: Sequence[str] | None, columns: Sequence[str] | None) -> "Table":
         """Keep the named rows and columns; a column's task counts as its name too."""
         kept = [i for i, c in enumerate(self.columns) if not columns or c.id in columns or c.task in columns]
-        chosen = [r for r in self.rows if not rows or r.id in rows]
         cut = [
             dataclasses.replace(r, values=tuple(r.values[i] for i in kept), std=tuple(r.std[i] for i in kept if r.std))
-            for r in chosen
+            for r in self.rows
+            if not rows or r.id in rows
         ]
         return dataclasses.replace(self, columns=tuple(self.columns[i] for i in kept), rows=tuple(cut))
 
@@ -172,10 +140,9 @@ def adapt(table: Table, replace: dict[str, dict[str, Any]], add: Sequence[dict[s
     own = {"task": "pretrain", "epochs": columns[0].epochs}
     wanted = [build(Column, own | w, f"add[{i}]") for i, w in enumerate(add) if "collapse" in table.properties]
     wanted = [column for column in wanted if column.metric not in there]
-    columns += wanted
     none = (None,) * len(wanted)
     rows = [dataclasses.replace(r, values=r.values + none, std=r.std and r.std + none) for r in table.rows]
-    return dataclasses.replace(table, columns=tuple(columns), rows=tuple(rows))
+    return dataclasses.replace(table, columns=(*columns, *wanted), rows=tuple(rows))
 
 
 def choose(
@@ -189,8 +156,8 @@ def choose(
 
     Args:
         names: tables and groups of tables.
-        rows: rows to keep.
-        columns: columns or tasks to keep.
+        rows: rows to keep; None for all.
+        columns: columns or tasks to keep; None for all.
         replace: what a scale measures instead, see `adapt`.
         add: what it measures besides.
 
@@ -238,23 +205,16 @@ def groups() -> dict[str, list[str]]:
 
 @functools.cache
 def load(name: str) -> Table:
-    """Read one table, by its name or from a file of the user's own (`./mytable.yaml`).
+    """Read and check a table, by its name or from a file of the user's own (`./mytable.yaml`).
+
+    The settings in the `paper.yaml` beside its file go below the table's and its rows'.
 
     Raises:
-        UserError: there is no such table, or its file is not as the format says.
+        UserError: there is no such table, or a field of its file is wrong: which, and how.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else _files().get(name)
     if path is None or not path.is_file():
         raise UserError(f"{name}: no such table; `python -m benchmarks list` shows them, or give a .yaml file")
-    return read(path, name)
-
-
-def read(path: Path, name: str) -> Table:
-    """Read and check a table file. The settings in the `paper.yaml` beside it go below the table's and its rows'.
-
-    Raises:
-        UserError: naming the file, the field and what is wrong with it.
-    """
     beside, folder = path.parent / "paper.yaml", path.parent.absolute()
     # Of a file of the user's own the folder is all that is known.
     paper = build(Paper, read_yaml(beside), str(beside)) if beside.is_file() else Paper(folder.name, "", str(folder))
@@ -292,8 +252,3 @@ def _faults(table: Table) -> Iterator[str]:
             yield f"row {r.id}: property '{min(unknown)}' is none of the table's"
         if not (r.untrained or r.missing or table.missing or {"method", "variant"} & set(r.pretrain)):
             yield f"row {r.id}: pretrain.method is missing (or give a variant, `missing:` or `untrained: true`)"
-
-
-def text_or_dash(value: float | str | None) -> str:
-    """A published entry as it is, or a dash."""
-    return ABSENT if value is None else str(value)

@@ -15,6 +15,7 @@ import yaml
 from benchmarks.tables.scale import STAGES, Scale
 from benchmarks.tables.table import TASKS, Column, Row, Table, load, names
 from benchmarks.workflow.run_graph import DETECTION, OF_THE_SCALE, Cell, Run, RunGraph, Selection, Source
+from runs import plugins
 from runs.errors import UserError
 from runs.files import RANDOM, SCRATCH, checkpoint_name
 from runs.settings import flatten
@@ -93,13 +94,12 @@ class _Expansion:
 
     def cell(self, table: Table, row: Row, column: Column) -> Cell:
         """An entry with the runs of its trials, which are added, or why there are none."""
-        absent, count = "", column.trials
+        absent = ""
+        count = self.scale.trials.get(column.task, self.scale.trials.get(column.vary, column.trials))
+        count = min(count, self.trials or count)
         if self.checkpoint and column.vary == "pretrain":
             # It cannot be pre-trained again, and its features and their classifier hardly depend on a seed.
             count = 1
-        else:
-            count = self.scale.trials.get(column.task, self.scale.trials.get(column.vary, count))
-            count = min(count, self.trials or count)
         if not self.checkpoint:
             wanted = self.scale.tasks is None or column.task in self.scale.tasks
             if missing := row.missing or table.missing:
@@ -283,11 +283,7 @@ def _relative(path: Path) -> str:
 
 
 def parse_override(text: str) -> tuple[str, str, Any]:
-    """Read the user's `STAGE.KEY=VALUE`.
-
-    Raises:
-        UserError: it is not of that form or names no stage.
-    """
+    """Read the user's `--set STAGE.KEY=VALUE`; a `UserError` if it is not of that form or names no stage."""
     key, equals, value = text.partition("=")
     stage, dot, name = key.partition(".")
     if not equals or not dot or not KEY.fullmatch(name):
@@ -301,11 +297,7 @@ def parse_override(text: str) -> tuple[str, str, Any]:
 
 
 def parse_root(text: str) -> tuple[str, str]:
-    """Read `--data NAME=DIR`.
-
-    Raises:
-        UserError: it is not of that form.
-    """
+    """Read `--data NAME=DIR`; a `UserError` if it is not of that form."""
     name, _, folder = text.partition("=")
     if not folder:
         raise UserError(f"--data {text}: must be NAME=DIR, e.g. imagenet=/data/imagenet")
@@ -313,11 +305,7 @@ def parse_root(text: str) -> tuple[str, str]:
 
 
 def check_roots(roots: Mapping[str, str], scale: Scale) -> None:
-    """Check the user's folders: numbers of other data than the user believes are worse than none.
-
-    Raises:
-        UserError: the scale or its tables would not look into one of them.
-    """
+    """Raise a `UserError` for a folder into which no run would look: numbers of other data are worse than none."""
     known = ["detection", *sorted({load(t).dataset for t in names()} | set(scale.data))] if roots else []
     for name, folder in roots.items():
         if scale.generate is not None:
@@ -330,20 +318,27 @@ def check_roots(roots: Mapping[str, str], scale: Scale) -> None:
 
 
 def _check_names(scale: Scale, chosen: Iterable[Table]) -> None:
-    """Refuse a scale's settings for what no table has: they would have no effect."""
+    """Refuse a misspelled name in a scale: its settings would have no effect.
+
+    A name unlike all that there are is of a table, method or data set of one's own, which need not be used now.
+    """
     tables = [*map(load, names()), *chosen]
     rows = [(t.name, r) for t in tables for r in t.rows]
-    methods = {r.pretrain["method"] for _, r in rows if "method" in r.pretrain}
+    methods = {r.pretrain["method"] for _, r in rows if "method" in r.pretrain} | _plugin_names("method")
+    data = {t.dataset for t in tables} | _plugin_names("data")
     for field_, given, known in (
         ("rows", scale.rows, {"*"} | {name for t, r in rows for name in (r.id, f"{t}/{r.id}")}),
         ("methods", scale.methods, methods), ("batch_sizes", scale.batch_sizes, methods | {*TASKS}),
-        ("datasets", scale.datasets, {t.dataset for t in tables}), ("data", scale.data, {t.dataset for t in tables}),
+        ("datasets", scale.datasets, data), ("data", scale.data, data),
     ):  # fmt: skip
         for name in given:
             near = difflib.get_close_matches(name, known)
-            # `table/row` may be of a table of one's own that is not made now.
-            table = name.rpartition("/")[0] if field_ == "rows" else ""
-            elsewhere = table and not difflib.get_close_matches(table, [t.name for t in tables], cutoff=0.8)
-            if name not in known and not elsewhere:
+            table = name.rpartition("/")[0]
+            own = not (difflib.get_close_matches(table, [t.name for t in tables], cutoff=0.8) if table else near)
+            if name not in known and not own:
                 there = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(known))}"
                 raise UserError(f"scale {scale.name}: {field_}: no table has '{name}'; {there}")
+
+
+def _plugin_names(group: str) -> set[str]:
+    return {path.stem for path in plugins.find(f"{group}/*.yaml")}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.workflow.display import Display
-from benchmarks.workflow.run_graph import Run, RunGraph
+from benchmarks.workflow.run_graph import PLAN, Run, RunGraph
 from benchmarks.workflow.run_status import Status, failures, note_attempt, status_of
 from benchmarks.workflow.time_left import chains, durations
 from runs.app import PARENT
@@ -40,23 +40,22 @@ class Started:
 
 
 def run_plan(plan: RunGraph, executor: str = "local", options: Sequence[str] = (), retries: int = 0) -> Status:
-    """Do all runs of a plan that are not done; a failed one does not stop those that do not need it.
+    """Write a plan and do all its runs that are not done; a failed one does not stop those that do not need it.
 
     Args:
-        plan: the plan; its `plan.json` is written here.
+        plan: the plan.
         executor: `local` or `slurm`.
         options: further options of `sbatch`.
         retries: how often a failed run is started again.
 
-    Returns:
-        The state at the end.
-
     Raises:
-        UserError: the runs cannot get their devices, or the disk refuses.
+        UserError: the runs cannot get their devices, the folder holds files of something else, or the disk refuses.
         Stopped: a signal, behind the end of what still ran.
     """
-    devices = check(plan, executor, options)
-    with wait_for_lock(Path(plan.output)), raise_signals():
+    devices, output = check(plan, executor, options), Path(plan.output)
+    if output.is_dir() and not (output / PLAN).exists() and any(path.name[0] != "." for path in output.iterdir()):
+        raise UserError(f"--output {output}: holds files of something else; choose another folder")
+    with wait_for_lock(output), raise_signals():
         plan.write()
         status = _loop(plan, executor, options, retries, devices)
     for line in failures(plan, status):
@@ -213,7 +212,7 @@ def check(plan: RunGraph, executor: str, options: Sequence[str]) -> list[str]:
 def sbatch_command(plan: RunGraph, run: Run, command: Sequence[str], options: Sequence[str]) -> list[str]:
     """The submission of a run: it waits for the job's end and has the job's exit status.
 
-    A job of the same name, of a start that was killed, is waited for by SLURM (`singleton`) and found done.
+    SLURM waits for a job of the same name, of a start that was killed (`singleton`), and finds it done.
     """
     script = shlex.join(command).replace("'--rdzv-endpoint=$HEAD", '"--rdzv-endpoint=$HEAD"\'')
     if run.nodes > 1:

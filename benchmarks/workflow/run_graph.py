@@ -28,27 +28,16 @@ OF_THE_SCALE = (
 
 @dataclass(frozen=True)
 class Run:
-    """One command with one result.
+    """One command with one result."""
 
-    Attributes:
-        id: its folder below the output, `<kind>/<readable>-<hash of all that decides its result>`.
-        kind: one of `KINDS`.
-        task: the kind, or for `transfer` the task.
-        command: its arguments, as a user would type them.
-        needs: ids of the runs whose results it reads.
-        settings: all that decides the result.
-        gpus: devices of each node.
-        nodes: machines that work on it together.
-    """
-
-    id: str
-    kind: str
-    task: str
-    command: tuple[str, ...]
-    needs: tuple[str, ...]
-    settings: dict[str, Any]
-    gpus: int = 0
-    nodes: int = 1
+    id: str  # its folder below the output, `<kind>/<readable>-<hash of all that decides its result>`
+    kind: str  # one of `KINDS`
+    task: str  # the kind, or for `transfer` the task
+    command: tuple[str, ...]  # its arguments, as a user would type them
+    needs: tuple[str, ...]  # ids of the runs whose results it reads
+    settings: dict[str, Any]  # all that decides the result
+    gpus: int = 0  # devices of each node
+    nodes: int = 1  # machines that work on it together
 
     @property
     def devices(self) -> int:
@@ -89,19 +78,12 @@ class Selection:
 
 @dataclass(frozen=True)
 class Source:
-    """Where an evaluation's weights come from.
+    """Where an evaluation's weights come from."""
 
-    Attributes:
-        name: for the names of folders, and of the row where it is somebody's checkpoint.
-        file: the checkpoint.
-        needs: the run that writes it, if it is one of ours.
-        sha256: of the file, if it is not.
-    """
-
-    name: str
-    file: str
-    needs: tuple[str, ...] = ()
-    sha256: str = ""
+    name: str  # for the names of folders, and of the row where it is somebody's checkpoint
+    file: str  # the checkpoint
+    needs: tuple[str, ...] = ()  # the run that writes it, if it is one of ours
+    sha256: str = ""  # of the file, if it is not
 
 
 @dataclass
@@ -160,9 +142,8 @@ class RunGraph:
         return self.folder(run) / TARGETS.get(self.runs[run].kind, RECORD)
 
     def write(self) -> Path:
-        """Write `plan.json`."""
-        path = Path(self.output) / PLAN
-        write_json(path, asdict(self))
+        """Write `plan.json`; returns its path."""
+        write_json(path := Path(self.output) / PLAN, asdict(self))
         return path
 
     def order(self) -> list[str]:
@@ -194,7 +175,11 @@ class RunGraph:
 
     def names(self) -> dict[str, str]:
         """A name for every run to read: its id without the hash, and its row where two would be called the same."""
-        short = {run: _without_hash(run) for run in self.runs}
+        short = {}
+        for run in self.runs:
+            kind, _, rest = run.partition("/")
+            rest = rest.rsplit("-", 1)[0]
+            short[run] = rest if rest.startswith(f"{kind}-") or kind == "transfer" else f"{kind} {rest}"
         rows = {run: f"{short[run]} ({cell.row})" for run, cell in self.cell_of().items()}
         short |= {run: rows.get(run, run) for run in _repeated(short)}
         # Two runs of one row with equal names differ in settings only: there the id has to do.
@@ -216,12 +201,6 @@ def read_plan(path: str | os.PathLike[str]) -> RunGraph:
     # The folder may have been moved since.
     plan.output = str(path.parent)
     return plan
-
-
-def _without_hash(run: str) -> str:
-    kind, _, rest = run.partition("/")
-    rest = rest.rsplit("-", 1)[0]
-    return rest if rest.startswith(f"{kind}-") or kind == "transfer" else f"{kind} {rest}"
 
 
 def _repeated(named: dict[str, str]) -> list[str]:

@@ -41,13 +41,7 @@ class Status:
 
 
 def status_of(plan: RunGraph, running: dict[str, float] | None = None, failed: dict[str, int] | None = None) -> Status:
-    """Sort the runs.
-
-    Args:
-        plan: the plan.
-        running: those that run now, with their start.
-        failed: those that have failed; None takes the last attempts' word.
-    """
+    """Sort the runs; `running`: with their start, `failed`: with their exit status, by the last attempts if None."""
     if failed is None:
         failed = {run: attempt.status for run, attempt in last_attempts(plan).items()}
     status = Status(running=running or {})

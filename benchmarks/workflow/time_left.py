@@ -1,5 +1,6 @@
 """How long the runs of a plan take, and how long what is left of it still does."""
 
+import contextlib
 import heapq
 import json
 import statistics
@@ -45,13 +46,9 @@ def assumed(plan: RunGraph, run: Run) -> float:
 
 
 def left(plan: RunGraph, seconds: dict[str, float], status: Status, devices: int | None = None) -> float:
-    """Seconds until everything is done, by playing the rest of the plan through.
+    """Seconds until everything is done, by playing the rest of the plan through; `seconds`: expected, of every run.
 
-    Args:
-        plan: the plan.
-        seconds: expected duration of every run.
-        status: which runs wait, and which run since when.
-        devices: run as many at a time as share these, instead of the plan's `jobs`.
+    With `devices` as many runs go on at a time as share these, instead of the plan's `jobs`.
     """
     capacity = max(plan.jobs, 1) if devices is None else devices
     width = {run.id: 1 if devices is None else run.devices for run in plan.runs.values()}
@@ -101,11 +98,11 @@ class ProgressNote:
 def progress_of(plan: RunGraph, run: str, started: float) -> ProgressNote:
     """What a running command has said since `started`; the defaults if nothing that can be read."""
     path = plan.folder(run) / PROGRESS
-    try:
+    with contextlib.suppress(UserError):
         said = build(ProgressNote, read_json(path), str(path))
-    except UserError:
-        return ProgressNote()
-    return said if said.time >= started else ProgressNote()
+        if said.time >= started:
+            return said
+    return ProgressNote()
 
 
 def run_left(plan: RunGraph, run: str, expected: float, started: float) -> float:

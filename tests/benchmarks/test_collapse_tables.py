@@ -186,7 +186,7 @@ def test_a_row_without_the_setting_of_its_table_is_refused(tmp_path: Path) -> No
     text = (tables.PAPERS / "collapse" / "figure8.yaml").read_text(encoding="utf-8")
     (tmp_path / "f.yaml").write_text(text.replace(", method.temperature: 0.1}", "}"), encoding="utf-8")
     with pytest.raises(UserError, match="row t01: the table is drawn over"):
-        tables.read(tmp_path / "f.yaml", "f")
+        tables.load(str(tmp_path / "f.yaml"))
 
 
 def test_a_row_draws_only_the_curves_that_are_its_own(tmp_path: Path) -> None:

@@ -107,10 +107,10 @@ def test_a_wrong_file_is_refused_by_field(tmp_path: Path, text: str, complaint: 
     path = tmp_path / "t.yaml"
     path.write_text(text)
     if not complaint:
-        assert isinstance(tables.read(path, "t"), Table)
+        assert isinstance(tables.load(str(path)), Table)
         return
     with pytest.raises(UserError, match=re.escape(complaint)):
-        tables.read(path, "t")
+        tables.load(str(path))
 
 
 def test_bold_entries_of_table_5_are_the_papers_rule() -> None:

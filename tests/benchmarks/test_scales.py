@@ -137,8 +137,17 @@ def test_settings_for_what_no_table_has_are_refused(tmp_path: Path, own: str, co
         expand([tables.load("table4")], scale, "outputs/x")
 
 
-def test_a_scale_may_also_serve_a_table_that_is_not_made_now(tmp_path: Path) -> None:
-    expand([tables.load("table4")], own_scale(tmp_path, "rows: {mytable/mine: {pretrain: {lr: 1}}}"), "outputs/x")
+@pytest.mark.parametrize(
+    "own",
+    [
+        "rows: {mytable/simsiam: {pretrain: {lr: 1}}}",
+        "methods: {vicreg: {lr: 1}}",
+        "batch_sizes: {vicreg: 64}",
+        "datasets: {birds: {pretrain: {arch: resnet18}}}\ndata: {birds: imagefolder}",
+    ],
+)
+def test_a_scale_may_also_serve_a_table_that_is_not_made_now(tmp_path: Path, own: str) -> None:
+    expand([tables.load("table4")], own_scale(tmp_path, own), "outputs/x")
 
 
 @pytest.mark.parametrize("text", ["pretrain.epochs=x", "pretrain.epochs=1.5", "pretrain.batch_size=0"])
