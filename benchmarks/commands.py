@@ -7,18 +7,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.report import grid
-from benchmarks.report.grid import Grid, Line, plain_cells
+from benchmarks.report import table_formats
 from benchmarks.report.page import write_report
 from benchmarks.report.result_tables import result_grid
+from benchmarks.report.table_formats import Grid, Line, plain_cells
 from benchmarks.results.table_results import read_results, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
+from benchmarks.workflow.device_scaling import estimate_scaling
 from benchmarks.workflow.expand import expand, parse_override
 from benchmarks.workflow.run import run_plan
 from benchmarks.workflow.run_graph import RunGraph
 from benchmarks.workflow.run_status import status_of
-from benchmarks.workflow.scaling_estimate import estimate_scaling
 from benchmarks.workflow.time_left import chains, clock, durations, left
 from runs.environment import command_line
 from runs.errors import UserError
@@ -55,9 +55,9 @@ def show(arguments: argparse.Namespace) -> int:
     source = ", ".join(filter(None, (table.paper.title, table.paper.authors, table.paper.source)))
     shown = dataclasses.replace(table.published(), notes=(*table.notes, source, *filter(None, [_missing(table)])))
     if arguments.format == "markdown":
-        print(grid.markdown(shown), end="")
+        print(table_formats.markdown(shown), end="")
     else:
-        grid.print_grid(shown)
+        table_formats.print_grid(shown)
     return 0
 
 
@@ -67,7 +67,7 @@ def plan(arguments: argparse.Namespace) -> int:
     expected, measured = durations(made)
     status = status_of(made, failed={})
     print(f"{made.scale} scale: {made.about}\n")
-    grid.print_grid(_costs(made, expected, measured, set(status.done)))
+    table_formats.print_grid(_costs(made, expected, measured, set(status.done)))
     if arguments.commands:
         if any(run.nodes > 1 for run in made.runs.values()):
             print("# with $HEAD: on each of its nodes, behind HEAD=<the name of one of them>")
@@ -103,7 +103,7 @@ def _print_growth(chosen: list[tables.Table], scale: scales.Scale, devices: list
     ]
     heads = (*(("", head) for head in ("time", "GPU-hours", "longest chain", "reads GB/s")), (" ", "limited by"))
     notes = tuple(f"assumed: {words}" for words in assumptions)
-    grid.print_grid(Grid(heads, tuple(lines), notes=notes, corner="devices"))
+    table_formats.print_grid(Grid(heads, tuple(lines), notes=notes, corner="devices"))
 
 
 def _planned(arguments: argparse.Namespace) -> tuple[RunGraph, scales.Scale, list[tables.Table]]:
@@ -164,7 +164,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = results_of(made, status)
     console = Console()
     for result in results.tables:
-        grid.print_grid(result_grid(result), console)
+        table_formats.print_grid(result_grid(result), console)
         if result.gain:
             console.print(f"{result.gain}\n", highlight=False, markup=False)
     print(f"report: {write_report([results], Path(made.output))}")

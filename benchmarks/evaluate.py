@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import hub
-from benchmarks.report import grid
-from benchmarks.report.grid import Grid
+from benchmarks.report import table_formats
 from benchmarks.report.result_tables import beside_paper
+from benchmarks.report.table_formats import Grid
 from benchmarks.results.table_results import TableResult, full_label, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
@@ -105,7 +105,7 @@ def command(arguments: argparse.Namespace) -> int:
     names = ("tasks", "scale", "output", "trials", "overrides", "jobs")
     found = evaluate(arguments.file, data=dict(arguments.data), **{name: given[name] for name in names})
     for table in found.tables:
-        grid.print_grid(table)
+        table_formats.print_grid(table)
     print(f"{found.plan.scale} scale: {found.plan.about} {OTHERS}")
     print(f"model card: {found.model_card}")
     for reason in found.refused:
@@ -174,9 +174,9 @@ def model_card(
     }  # fmt: skip
     write_json(Path(plan.output) / "model_card.json", card)
     path = Path(plan.output) / "model_card.md"
-    tables = [grid.markdown(beside_paper(result, file.name)) for result in results]
+    tables = [table_formats.markdown(beside_paper(result, file.name)) for result in results]
     with atomic_write(path, "w") as handle:
-        handle.write(grid.render_template(
+        handle.write(table_formats.render_template(
             "model_card.md.j2", **card, name=file.name, about=f"{plan.about} {OTHERS}", tables=tables
         ))  # fmt: skip
     return path

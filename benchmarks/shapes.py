@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.shapes_draw import CLASSES, Rng, Scene, classification_scene, detection_scene
 from benchmarks.shapes_layouts import jpeg, write_coco, write_voc
+from benchmarks.shapes_scenes import CLASSES, Rng, Scene, classification_scene, detection_scene
 from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.folder import LOCK, wait_for_lock

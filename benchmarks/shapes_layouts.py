@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from benchmarks.shapes_draw import CLASSES, Mask, Scene, Thing
+from benchmarks.shapes_scenes import CLASSES, Mask, Scene, Thing
 
 
 def jpeg(path: Path, image: NDArray[np.uint8]) -> None:

@@ -18,11 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.report.charts import Chart, charts_of, draw_chart, legend, row_logs
-from benchmarks.report.grid import ABSENT, Cell, Grid, Line, markdown, plain_cells
 from benchmarks.report.page import environments
 from benchmarks.report.result_tables import format_mean_std, result_grid
-from benchmarks.results.summary import summarize
+from benchmarks.report.table_formats import ABSENT, Cell, Grid, Line, markdown, plain_cells
 from benchmarks.results.table_results import TableResult, pretrainings, results_of
+from benchmarks.results.trial_statistics import summarize
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.tables.table import Row

@@ -8,7 +8,7 @@ import torch
 from detectron2.modeling import build_model
 
 from benchmarks.shapes import Settings, generate
-from benchmarks.shapes_draw import CLASSES
+from benchmarks.shapes_scenes import CLASSES
 from benchmarks.tables import scale as scales
 from hardware.processes import run
 from hardware.section import Figure, Options

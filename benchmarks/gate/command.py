@@ -11,8 +11,8 @@ from benchmarks.evaluate import evaluate
 from benchmarks.gate import baseline
 from benchmarks.gate.comparison import DETECT, Comparison, compare_runs
 from benchmarks.gate.measured import Measured, measure
-from benchmarks.report import grid
-from benchmarks.report.grid import Cell, Grid, plain_cells
+from benchmarks.report import table_formats
+from benchmarks.report.table_formats import Cell, Grid, plain_cells
 from runs.errors import UserError
 from runs.files import atomic_write
 
@@ -59,7 +59,7 @@ def gate(arguments: argparse.Namespace) -> int:
         print(f"{MARKS[line.verdict]} {sentence(line)}")
     if arguments.summary:
         with atomic_write(arguments.summary, "w") as file:
-            file.write(grid.markdown(summary(lines)))
+            file.write(table_formats.markdown(summary(lines)))
     if arguments.junit:
         with atomic_write(arguments.junit) as file:
             file.write(junit(lines))
@@ -128,7 +128,7 @@ def summary(lines: list[Comparison]) -> Grid:
     failed, unsure = (any(line.verdict == v for line in lines) for v in ("fail", "not enough data"))
     head = "a real drop" if failed else "not enough data to see a small drop" if unsure else "no drop"
     rows = [
-        grid.Line(line.key, (
+        table_formats.Line(line.key, (
             *plain_cells([line.metric, f"{line.before:.2f}", f"{line.now:.2f}",
                     f"{line.difference:+.2f} ± {1.96 * line.error:.2f}", f"{line.smallest:.1f}"]),
             Cell("" if line.verdict == "shown" else line.verdict, bold=line.verdict == "fail"),

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.results.records import find
-from benchmarks.results.summary import summarize
 from benchmarks.results.table_results import DECISIVE
+from benchmarks.results.trial_statistics import summarize
 from runs.detection_matches import FILE, Matches, read_matches
 from runs.errors import UserError
 from runs.files import TRIAL

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.results.summary import summarize
 from benchmarks.results.table_results import Results, pretrainings
+from benchmarks.results.trial_statistics import summarize
 from benchmarks.tables.table import Table
 from benchmarks.workflow.run_graph import RunGraph
 from runs.errors import UserError

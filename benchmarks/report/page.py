@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.report import grid
+from benchmarks.report import table_formats
 from benchmarks.report.charts import TASKS, chart_svg, charts_of, precision_recall, row_logs, run_logs
-from benchmarks.report.grid import Cell, Grid, Line, plain_cells
 from benchmarks.report.result_tables import comma_separated, result_grid
+from benchmarks.report.table_formats import Cell, Grid, Line, plain_cells
 from benchmarks.results.records import Found
 from benchmarks.results.table_results import Results, TableResult, listed
 from benchmarks.workflow.run_graph import PLAN
@@ -55,9 +55,8 @@ def write_report(results: Sequence[Results], output: Path, others: Found = ({}, 
 def write_tables(tables: Sequence[TableResult], output: Path) -> None:
     """Write `tables.md`, `tables.tex` and `tables.csv`."""
     grids = [result_grid(table, properties=True) for table in tables]
-    markdown, latex = (
-        "\n".join(grid.render_template(name, grid=g) for g in grids) for name in ("table.md.j2", "table.tex.j2")
-    )
+    markdown = "\n".join(map(table_formats.markdown, grids))
+    latex = "\n".join(table_formats.render_template("table.tex.j2", grid=grid) for grid in grids)
     for name, text in zip(TABLES, (markdown, latex, comma_separated(tables)), strict=True):
         with atomic_write(output / name, "w") as file:
             file.write(text)
@@ -74,7 +73,7 @@ def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pa
     ]
     common = [chart_svg(chart) for chart in charts_of(training, ("loss", "std", "knn_top1"))]
     recall = [chart_svg(chart) for chart in precision_recall(found)]
-    return grid.render_template(
+    return table_formats.render_template(
         "page.html.j2",
         title=title_of([result for result, _ in results]) if results else "Run records",
         gains=[result.gain for result, _ in results if result.gain],

@@ -4,9 +4,9 @@ import csv
 import io
 from collections.abc import Sequence
 
-from benchmarks.report.grid import ABSENT, Cell, Grid, Line, plain_cells
-from benchmarks.results.summary import Summary
+from benchmarks.report.table_formats import ABSENT, Cell, Grid, Line, plain_cells
 from benchmarks.results.table_results import Entry, TableResult
+from benchmarks.results.trial_statistics import Summary
 from benchmarks.tables import table as tables
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results.records import Found, find, records_of
-from benchmarks.results.summary import Summary, clearly_above, outside_noise, summarize
+from benchmarks.results.trial_statistics import Summary, clearly_above, outside_noise, summarize
 from benchmarks.tables.table import Column, Row, Table, adapt, load
 from benchmarks.workflow.run_graph import PLAN, Cell, RunGraph, read_plan
 from benchmarks.workflow.run_status import Status, status_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.report import grid
+from benchmarks.report import table_formats
 from benchmarks.report.charts import charts_of, final_values, mean_curves, published_values, row_logs
 from benchmarks.report.result_tables import result_grid
 from benchmarks.results.records import records_of
@@ -109,12 +109,12 @@ def test_the_monitors_verdicts_stand_beside_the_papers(tmp_path: Path) -> None:
     [filled] = table_results(p, records_of(p)[0])
     assert [str(v) for v in filled.verdicts] == ["× 0/3", "✓ 3/3", "2/3", "None", "None"]
     assert "Mirror SimSiam: collapsed in 2 of 3 runs; the paper has a collapse." in filled.remarks
-    text = grid.markdown(result_grid(filled, properties=True))
+    text = table_formats.markdown(result_grid(filled, properties=True))
     assert "| × | × 0/3 |" in text and "| ✓ | ✓ 3/3 |" in text
     # Small numbers keep their digits.
     assert "0.0001" in text and "0.0400" in text
     console = Console(record=True, width=200)
-    grid.print_grid(result_grid(filled), console)
+    table_formats.print_grid(result_grid(filled), console)
     assert "✓ 3/3" in console.export_text()
     page = (tmp_path / "report.html").read_text()
     # Three with the table, and the std once more where all pre-trainings are drawn together.

@@ -169,7 +169,7 @@ def test_a_wrong_override_is_refused(text: str) -> None:
 
 
 def test_the_mini_scale_knows_the_generated_classes() -> None:
-    from benchmarks.shapes_draw import CLASSES
+    from benchmarks.shapes_scenes import CLASSES
 
     for task in ("voc07", "voc0712"):
         assert tuple(scales.load("mini").stages[task]["data.classes"]) == CLASSES

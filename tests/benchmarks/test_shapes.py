@@ -23,7 +23,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from benchmarks.shapes import MANIFEST, SPLITS, Settings, fingerprint, generate, generator
-from benchmarks.shapes_draw import (
+from benchmarks.shapes_layouts import is_difficult, run_lengths
+from benchmarks.shapes_scenes import (
     CLASSES,
     PATTERNS,
     Scene,
@@ -33,7 +34,6 @@ from benchmarks.shapes_draw import (
     mask_polygons,
     outline,
 )
-from benchmarks.shapes_layouts import is_difficult, run_lengths
 from converters.resnet_model import build_resnet
 from runs.errors import UserError
 

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from benchmarks.report import grid
+from benchmarks.report import table_formats
 from benchmarks.report.result_tables import comma_separated, format_difference, format_entry, result_grid
-from benchmarks.results.summary import clearly_above, outside_noise, summarize
 from benchmarks.results.table_results import TableResult, table_results
+from benchmarks.results.trial_statistics import clearly_above, outside_noise, summarize
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
@@ -98,16 +98,16 @@ def test_entries_and_remarks(make: SimpleNamespace, tmp_path: Path) -> None:
 
 def test_markdown_latex_and_csv_hold_the_same_numbers(make: SimpleNamespace, tmp_path: Path) -> None:
     table = filled(make, tmp_path, [40.0, 41.0, 42.0], [50.0, 51.5, 52.0])
-    text = grid.markdown(result_grid(table))
+    text = table_formats.markdown(result_grid(table))
     assert "| SimSiam | – | 51.2 ± 1.0 |" in text and "| SimSiam, paper | 68.1 | 70.0 (−18.8) |" in text
-    text = grid.render_template("table.tex.j2", grid=result_grid(table))
+    text = table_formats.render_template("table.tex.j2", grid=result_grid(table))
     assert r"51.2 $\pm$ 1.0 (70.0 ($-$18.8))" in text and r"\bottomrule" in text
     [line] = [
         r for r in csv.DictReader(io.StringIO(comma_separated([table]))) if r["row"] == "simsiam" and r["n"] != "0"
     ]
     assert [float(x) for x in line["trials"].split()] == [50.0, 51.5, 52.0] and float(line["paper"]) == 70.0
     with_text = io.StringIO()
-    grid.print_grid(result_grid(table), Console(file=with_text, width=80))
+    table_formats.print_grid(result_grid(table), Console(file=with_text, width=80))
     assert "51.2 ± 1.0" in with_text.getvalue() and max(map(len, with_text.getvalue().splitlines())) <= 80
 
 
@@ -115,7 +115,7 @@ def test_a_wide_table_fits_every_terminal(tmp_path: Path) -> None:
     plan = expand([tables.load("table5")], scales.load("mini"), tmp_path)
     for width in (60, 80, 200):
         text = io.StringIO()
-        grid.print_grid(result_grid(table_results(plan, {}, Status())[0]), Console(file=text, width=width))
+        table_formats.print_grid(result_grid(table_results(plan, {}, Status())[0]), Console(file=text, width=width))
         lines = [line for line in text.getvalue().splitlines() if line and not line.startswith("-")]
         assert max(map(len, lines)) <= width
         # Every published number is there, however the columns are divided.

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.report.grid import markdown
 from benchmarks.report.result_tables import result_grid
+from benchmarks.report.table_formats import markdown
 from benchmarks.results.records import find, records_of
 from benchmarks.results.table_results import table_results
 from benchmarks.workflow.run_graph import read_plan
