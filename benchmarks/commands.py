@@ -19,7 +19,7 @@ from benchmarks.workflow.expand import expand, parse_override
 from benchmarks.workflow.run import run_plan
 from benchmarks.workflow.run_graph import RunGraph
 from benchmarks.workflow.run_status import status_of
-from benchmarks.workflow.time_left import chains, clock, durations, left
+from benchmarks.workflow.time_left import chains, clock, expected_durations, left
 from runs.environment import command_line
 from runs.errors import UserError
 
@@ -53,7 +53,7 @@ def show(arguments: argparse.Namespace) -> int:
     """A table as published."""
     table = tables.load(arguments.table)
     source = ", ".join(filter(None, (table.paper.title, table.paper.authors, table.paper.source)))
-    shown = dataclasses.replace(table.published(), notes=(*table.notes, source, *filter(None, [_missing(table)])))
+    shown = dataclasses.replace(table.published_grid(), notes=(*table.notes, source, *filter(None, [_missing(table)])))
     if arguments.format == "markdown":
         print(table_formats.markdown(shown), end="")
     else:
@@ -64,7 +64,7 @@ def show(arguments: argparse.Namespace) -> int:
 def plan(arguments: argparse.Namespace) -> int:
     """Say what a run would do."""
     made, scale, chosen = _planned(arguments)
-    expected, measured = durations(made)
+    expected, measured = expected_durations(made)
     status = status_of(made, failed={})
     print(f"{made.scale} scale: {made.about}\n")
     table_formats.print_grid(_costs(made, expected, measured, set(status.done)))

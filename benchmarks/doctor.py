@@ -15,7 +15,7 @@ from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
 from benchmarks.workflow.run_status import status_of
-from benchmarks.workflow.time_left import clock, durations, left
+from benchmarks.workflow.time_left import clock, expected_durations, left
 from runs.child_environment import child_environment
 from runs.environment import describe
 from runs.errors import UserError
@@ -64,7 +64,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     """The command. Exit status 1 if something is broken."""
     roots = dict(arguments.data)
     findings = [*check_installation(), *check_machine(Path(arguments.output)), *check_data_sets(roots)]
-    findings += runnable_scales(roots, all(f.state != BAD for f in findings))
+    findings += check_scales(roots, all(f.state != BAD for f in findings))
     if arguments.json:
         print(json.dumps([vars(f) for f in findings], indent=2))
     else:
@@ -77,7 +77,7 @@ def check_installation() -> list[Finding]:
     """Python, the packages, and Detectron2 with its compiled or replaced operators."""
     found = [Finding(GOOD, "Python", f"{describe()['python']} at {sys.executable}")]
     for name, code in PROBES.items():
-        found.append(_finding(name, "run `make setup`", partial(_output, "-c", code, seconds=PROBE_SECONDS)))
+        found.append(_finding(name, "run `make setup`", partial(_run_python, "-c", code, seconds=PROBE_SECONDS)))
     for name in ("hydra-core", "pycocotools", "fvcore", "matplotlib"):
         found.append(_finding(name, "run `make setup`", partial(metadata.version, name)))
     return found
@@ -91,7 +91,7 @@ def _finding(name: str, remedy: str, check: Callable[[], str]) -> Finding:
         return Finding(BAD, name, f"{error}; {remedy}" if remedy else str(error))
 
 
-def _output(*arguments: str, seconds: float | None = None) -> str:
+def _run_python(*arguments: str, seconds: float | None = None) -> str:
     """What a Python process prints, its lines with commas between.
 
     Raises:
@@ -146,11 +146,11 @@ def check_data_sets(roots: dict[str, str]) -> list[Finding]:
 def _data_set(name: str, folder: Path, given: bool, there: bool, check: Sequence[str]) -> Finding:
     if not there:
         return Finding(BAD if given else ABSENT, name, f"not at {folder}; give its place with --data")
-    found = _finding(name, "", partial(_output, "-m", *check))
+    found = _finding(name, "", partial(_run_python, "-m", *check))
     return Finding(found.state, name, f"{folder}: {found.words}")
 
 
-def runnable_scales(roots: dict[str, str], whole: bool) -> list[Finding]:
+def check_scales(roots: dict[str, str], whole: bool) -> list[Finding]:
     """For each scale whether it can be run here, and about how long Tables 4 and 5 would take."""
     found = []
     for name in scales.NAMES:
@@ -158,7 +158,7 @@ def runnable_scales(roots: dict[str, str], whole: bool) -> list[Finding]:
         folders = [Path(roots.get("imagenet", "datasets/imagenet")), Path(roots.get("detection", "datasets"))]
         missing = [str(f) for f in folders if not f.is_dir()] if scale.generate is None else []
         plan = expand([tables.load(t) for t in ("table4", "table5")], scale, f"outputs/{name}")
-        time = clock(left(plan, durations(plan)[0], status_of(plan, failed={})))
+        time = clock(left(plan, expected_durations(plan)[0], status_of(plan, failed={})))
         words = f"tables 4 and 5: {len(plan.runs)} runs"
         if missing:
             words += f"; needs {' and '.join(missing)} (--data)"

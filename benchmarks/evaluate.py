@@ -84,13 +84,13 @@ def evaluate(
             raise UserError(f"--data {name}={folder}: no such folder")
     file, facts = inspected(checkpoint)
     print(f"{file}: {facts['format']}, {facts['arch']}, proved", file=sys.stderr)
-    source = Source(slug(file), str(file), (), facts["sha256"])
+    source = Source(folder_name(file), str(file), (), facts["sha256"])
     output = output or f"outputs/evaluate/{source.name}-{source.sha256[:8]}-{size.name}"
     plan = expand(chosen, size, output, roots, parsed, trials, source)
     plan.command, plan.jobs = command_line(), jobs or plan.jobs
     status = run_plan(plan)
     results = results_of(plan, status)
-    card = model_card(plan, results.tables, facts, file, checkpoint)
+    card = write_model_card(plan, results.tables, facts, file, checkpoint)
     tables = tuple(beside_paper(result, file.name[:40]) for result in results.tables)
     return CheckpointResult(tables, card, plan, tuple(results.refused), tuple(status.failed))
 
@@ -98,7 +98,7 @@ def evaluate(
 def command(arguments: argparse.Namespace) -> int:
     """The command. Exit status 1 if a run failed."""
     if arguments.push:
-        hub.check(arguments.push)
+        hub.check_repository_name(arguments.push)
     elif arguments.yes:
         raise UserError("--yes: is for --push OWNER/NAME; give it, or leave --yes out")
     given = vars(arguments)
@@ -149,12 +149,12 @@ def inspected(address: str) -> tuple[Path, dict[str, Any]]:
     return Path(facts["file"]), facts
 
 
-def slug(file: Path) -> str:
+def folder_name(file: Path) -> str:
     """A file's name as a folder's name."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", file.name.split(".")[0]).strip("-") or "checkpoint"
 
 
-def model_card(
+def write_model_card(
     plan: RunGraph, results: list[TableResult], facts: dict[str, Any], file: Path, address: str = ""
 ) -> Path:
     """Write `model_card.md` and `model_card.json`; returns the former. `address`: where the file was fetched from."""

@@ -23,7 +23,7 @@ TASKS = {
 FILES = {"torchvision": "model.safetensors", "detectron2": "detectron2.pkl"}
 
 
-def check(repository: str) -> None:
+def check_repository_name(repository: str) -> None:
     """Refuse a name before anything is measured for it.
 
     Raises:

@@ -17,8 +17,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.report.charts import Chart, charts_of, draw_chart, legend, row_logs
-from benchmarks.report.page import environments
+from benchmarks.report.charts import Chart, charts_of, draw_chart, legend_entries, row_logs
+from benchmarks.report.page import describe_environments
 from benchmarks.report.result_tables import format_mean_std, result_grid
 from benchmarks.report.table_formats import ABSENT, Cell, Grid, Line, markdown, plain_cells
 from benchmarks.results.table_results import TableResult, pretrainings, results_of
@@ -115,7 +115,7 @@ def facts(records: Iterable[Record]) -> str:
     if not records:
         return "Nothing has run yet."
     places = sorted({_place(record) for record in records})
-    commits = sorted({environment["Commit"][:10] for environment in environments(records)})
+    commits = sorted({environment["Commit"][:10] for environment in describe_environments(records)})
     minutes = sum(r.seconds for r in records) / 60
     return (
         f"{len(records)} runs, {minutes:.0f} minutes all together ({'; '.join(places)}; commit {', '.join(commits)})."
@@ -161,7 +161,7 @@ def png(charts: Sequence[Chart]) -> bytes:
         draw_chart(axis, chart)
     for axis in rest:
         axis.set_axis_off()
-    names = legend(axes)
+    names = legend_entries(axes)
     if rest:
         rest[0].legend(names.values(), names, loc="center", frameon=False, fontsize=9)
     elif len(names) > 1:

@@ -41,7 +41,7 @@ def gate(arguments: argparse.Namespace) -> int:
             raise UserError(f"--{name} {written}: would overwrite a record, a baseline or the other file; name another")
     # First of all: a baseline that cannot be read should not be found out after an evaluation.
     before = baseline.read(Path(arguments.baseline)) if arguments.baseline else {}
-    results = [*arguments.results, *(_evaluated(arguments) if arguments.checkpoint else [])]
+    results = [*arguments.results, *(_evaluate_checkpoint(arguments) if arguments.checkpoint else [])]
     if not results:
         raise UserError("gate: give RESULTS (result.json files or folders of them) or --checkpoint FILE")
     measured = measure(results, arguments.noise)
@@ -50,7 +50,7 @@ def gate(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.noise is not None:
         for old in before.values():
-            old.assume(arguments.noise)
+            old.assume_noise(arguments.noise)
     # Of a baseline of several methods and tasks, one checkpoint's evaluation answers its own lines.
     compared = before if arguments.results else _asked(before, measured, arguments.update_baseline)
     detect = DETECT if arguments.detect is None else arguments.detect
@@ -59,7 +59,7 @@ def gate(arguments: argparse.Namespace) -> int:
         print(f"{MARKS[line.verdict]} {sentence(line)}")
     if arguments.summary:
         with atomic_write(arguments.summary, "w") as file:
-            file.write(table_formats.markdown(summary(lines)))
+            file.write(table_formats.markdown(summary_grid(lines)))
     if arguments.junit:
         with atomic_write(arguments.junit) as file:
             file.write(junit(lines))
@@ -75,7 +75,7 @@ def gate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluated(arguments: argparse.Namespace) -> list[str]:
+def _evaluate_checkpoint(arguments: argparse.Namespace) -> list[str]:
     """Evaluate the checkpoint; returns the records of it, and not of others that the folder may hold."""
     output = arguments.output or "outputs/gate"
     tasks, scale = arguments.tasks or ["knn", "linear"], arguments.scale or "mini"
@@ -123,7 +123,7 @@ def sentence(line: Comparison) -> str:
     return text
 
 
-def summary(lines: list[Comparison]) -> Grid:
+def summary_grid(lines: list[Comparison]) -> Grid:
     """All comparisons as a table for a pull request."""
     failed, unsure = (any(line.verdict == v for line in lines) for v in ("fail", "not enough data"))
     head = "a real drop" if failed else "not enough data to see a small drop" if unsure else "no drop"

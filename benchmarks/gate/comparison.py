@@ -103,9 +103,9 @@ def _errors(old: Measured, new: Measured, resamples: int) -> tuple[dict[str, flo
     if old.matches and new.matches:
         found = bootstrap_intervals.compare(old.matches, new.matches, resamples)
         images = {f"bbox/{name}": i.error for name, i in found.items()}
-        both = {m: _together(images.get(m, 0.0), old, trials[m]) for m in trials}
+        both = {m: _error_with_seeds(images.get(m, 0.0), old, trials[m]) for m in trials}
         pooled = found[POOLED]
-        pooled = replace(pooled, error=_together(pooled.error, old, trials.get("bbox/AP", 0.0)))
+        pooled = replace(pooled, error=_error_with_seeds(pooled.error, old, trials.get("bbox/AP", 0.0)))
         return both, pooled, f"paired over test images, {seeds}"
     if old.deviation_measured and len(next(iter(old.values.values()))) > 1:
         return trials, None, seeds
@@ -117,7 +117,7 @@ def _errors(old: Measured, new: Measured, resamples: int) -> tuple[dict[str, flo
     return {m: math.hypot(trials[m], sampling[m]) for m in trials}, None, f"number of test images, {seeds}"
 
 
-def _together(images: float, old: Measured, trials: float) -> float:
+def _error_with_seeds(images: float, old: Measured, trials: float) -> float:
     """The error of a paired difference that its test images leave, and what the seeds add to it.
 
     Another seed changes the detections of every image a little. The bootstrap contains that variance, and so does the

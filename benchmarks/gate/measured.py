@@ -41,13 +41,13 @@ class Measured:
         if min([self.deviation_images, *self.deviation.values()]) < 0 or set(self.deviation) - set(self.values):
             raise ValueError("deviations that are negative or of no metric")
 
-    def assume(self, noise: float) -> None:
+    def assume_noise(self, noise: float) -> None:
         """Take `noise` points for the standard deviation of a trial on these test images."""
         self.deviation = dict.fromkeys(self.values, noise)
         self.deviation_measured, self.deviation_images = False, self.images
 
 
-def key_of(record: Record) -> str:
+def trials_key(record: Record) -> str:
     """What makes two records trials of the same thing: all but the seed and the place."""
     subject, data = record.subject, record.dataset
     parts = [str(record.config.get("task") or record.kind), subject.method, subject.arch]
@@ -79,7 +79,7 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
             values = {m: [t[m] for t in trials if m in t] for m in trials[0]}
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: details: trials must be a list of metrics; run it again") from error
-        key, data = key_of(record), record.dataset
+        key, data = trials_key(record), record.dataset
         facts = {"values": values, "images": data.size, "fingerprint": data.fingerprint}
         new = build(Measured, facts, f"{path}: cannot be compared: {key}")
         measured = found.setdefault(key, new)
@@ -96,7 +96,7 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
         measured.deviation_images = measured.images
         deviations = {m: summarize(v).std for m, v in measured.values.items()}
         if noise is not None:
-            measured.assume(noise)
+            measured.assume_noise(noise)
         elif None not in deviations.values():
             measured.deviation = {m: s for m, s in deviations.items() if s is not None}
             measured.deviation_measured = True

@@ -119,7 +119,7 @@ def chart_svg(chart: Chart) -> str:
         figure = Figure(figsize=(4.2, 2.9), layout="constrained")
         axes = figure.add_subplot()
         draw_chart(axes, chart)
-        labels = list(legend([axes]))
+        labels = list(legend_entries([axes]))
         style = {"frameon": False, "fontsize": 8.5, "labelcolor": INK}
         long = max(map(len, labels)) > ENTRY
         if len(labels) > 1 and (long or len(labels) > ENTRIES):
@@ -144,7 +144,7 @@ def chart_svg(chart: Chart) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{chart.title}"', 1)
 
 
-def legend(axes: Sequence[Any]) -> dict[str, Any]:
+def legend_entries(axes: Sequence[Any]) -> dict[str, Any]:
     """The entries of a legend by name, of all charts: a row need not have every quantity."""
     return {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
 
@@ -160,7 +160,7 @@ def row_logs(plan: RunGraph, table: Table) -> Logs:
     return logs
 
 
-def run_logs(found: Results, prefix: str) -> Logs:
+def pretraining_logs(found: Results, prefix: str) -> Logs:
     """The logs of all pre-trainings of a plan, each under the prefix and the label of the first row that it serves."""
     ids = [run.id for run in found.plan.runs.values() if run.kind == "pretrain"]
     return [(prefix + found.labels[run], log) for run in ids if (log := _log(found.plan, run))]
@@ -194,7 +194,7 @@ def _chart(logs: Logs, key: str, table: Table | None) -> Chart:
     x = "epoch" if any("epoch" in line for _, log in logs for line in log[:1]) else "step"
     published = [(value, labels.index(row)) for row, value in published_values(table, key) if row in labels]
     if table and table.across:
-        x, lines = table.across.rpartition(".")[2], final_values(logs, table, key)
+        x, lines = table.across.rpartition(".")[2], final_value_curves(logs, table, key)
         return Chart(title, x, y, lines, level, published, markers, from_zero, log=True)
     return Chart(title, x, y, mean_curves(logs, key), level, published, markers, from_zero)
 
@@ -207,10 +207,12 @@ def mean_curves(logs: Logs, key: str) -> list[Curve]:
         if y:
             groups.setdefault((label, tuple(x)), []).append(y)
     labels = list(dict.fromkeys(label for label, _ in logs))
-    return [_mean(label, x, list(zip(*runs, strict=True)), labels.index(label)) for (label, x), runs in groups.items()]
+    return [
+        _mean_curve(label, x, list(zip(*runs, strict=True)), labels.index(label)) for (label, x), runs in groups.items()
+    ]
 
 
-def final_values(logs: Logs, table: Table, key: str) -> list[Curve]:
+def final_value_curves(logs: Logs, table: Table, key: str) -> list[Curve]:
     """One curve of the last values of a quantity over the setting in which a table's rows differ."""
     places = {row.label: float(row.pretrain[table.across]) for row in table.rows}
     last: dict[float, list[float]] = {}
@@ -218,7 +220,7 @@ def final_values(logs: Logs, table: Table, key: str) -> list[Curve]:
         if y := _points(log, key)[1]:
             last.setdefault(places[label], []).append(y[-1])
     order = sorted(last)
-    return [_mean(table.label, order, [last[x] for x in order], 0)] if order else []
+    return [_mean_curve(table.label, order, [last[x] for x in order], 0)] if order else []
 
 
 def published_values(table: Table | None, key: str) -> list[tuple[str, float]]:
@@ -229,7 +231,7 @@ def published_values(table: Table | None, key: str) -> list[tuple[str, float]]:
     return [(row.label, v) for i in places for row in rows if isinstance(v := row.values[i], int | float)]
 
 
-def _mean(label: str, x: Sequence[float], values: Sequence[Sequence[float]], number: int) -> Curve:
+def _mean_curve(label: str, x: Sequence[float], values: Sequence[Sequence[float]], number: int) -> Curve:
     """The mean of several values at each x, and their standard deviation if there are several at every x."""
     found = [summarize(v) for v in values]
     std = [s.std for s in found if s.std is not None]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.report import table_formats
-from benchmarks.report.charts import TASKS, chart_svg, charts_of, precision_recall, row_logs, run_logs
+from benchmarks.report.charts import TASKS, chart_svg, charts_of, precision_recall, pretraining_logs, row_logs
 from benchmarks.report.result_tables import comma_separated, result_grid
 from benchmarks.report.table_formats import Cell, Grid, Line, plain_cells
 from benchmarks.results.records import Found
@@ -65,7 +65,7 @@ def write_tables(tables: Sequence[TableResult], output: Path) -> None:
 def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Path, str]) -> str:
     plans = [f.plan for f in found]
     recorded = [record for f in found for record in f.records.values()]
-    training = [log for f in found for log in run_logs(f, f"{f.plan.output}: " if len(found) > 1 else "")]
+    training = [log for f in found for log in pretraining_logs(f, f"{f.plan.output}: " if len(found) > 1 else "")]
     training = training if len({label for label, _ in training}) <= MOST else []
     results = [(result, row_logs(f.plan, result.table)) for f in found for result in f.tables]
     drawn = [
@@ -91,7 +91,7 @@ def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pa
         commands=[plan.runs[run].line for plan in plans for run in plan.order()],
         ended=len(recorded),
         total=clock(sum(r.seconds for r in recorded)),
-        environments=environments([*recorded, *others.values()]),
+        environments=describe_environments([*recorded, *others.values()]),
         starts=list(dict.fromkeys(p.command for p in plans if p.command)),
         others=unplanned_grid(others),
         refused=[*(reason for f in found for reason in f.refused), *refused.values()],
@@ -169,7 +169,7 @@ def unplanned_grid(records: dict[Path, Record]) -> Grid:
     return Grid((("", "data"), ("", "metrics"), ("", "verdict")), tuple(lines), corner="run")
 
 
-def environments(records: Iterable[Record]) -> list[dict[str, str]]:
+def describe_environments(records: Iterable[Record]) -> list[dict[str, str]]:
     """The different environments that made the records, in words."""
     found: list[dict[str, str]] = []
     for record in records:

@@ -102,7 +102,7 @@ def _misfit(plan: RunGraph, run: Run, record: Record, records: dict[str, Record]
     if run.kind == "pretrain":
         return ""
     sha256 = record.subject.checkpoint_sha256
-    sources = [name for name in plan.before(run.id) if plan.runs[name].kind == "pretrain"]
+    sources = [name for name in plan.with_needs(run.id) if plan.runs[name].kind == "pretrain"]
     expected, whose = sha256, ""
     if sources and sources[0] in records:
         expected = records[sources[0]].subject.checkpoint_sha256

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.results.records import Found, find, records_of
 from benchmarks.results.trial_statistics import Summary, clearly_above, outside_noise, summarize
-from benchmarks.tables.table import Column, Row, Table, adapt, load
+from benchmarks.tables.table import Column, Row, Table, adapt_columns, load
 from benchmarks.workflow.run_graph import PLAN, Cell, RunGraph, read_plan
 from benchmarks.workflow.run_status import Status, status_of
 from runs.errors import UserError
@@ -113,7 +113,7 @@ def table_results(plan: RunGraph, records: dict[str, Record], status: Status | N
     status = status or status_of(plan)
     results = []
     for chosen in plan.tables:
-        whole = adapt(load(chosen.name), plan.replace, plan.add)
+        whole = adapt_columns(load(chosen.name), plan.replace, plan.add)
         table = whole.select(chosen.rows, chosen.columns)
         if (len(table.rows), len(table.columns)) != (len(chosen.rows), len(chosen.columns)):
             raise UserError(
@@ -136,11 +136,11 @@ def table_results(plan: RunGraph, records: dict[str, Record], status: Status | N
         remarks = (*_collapse_remarks(table, verdicts), *_remarks(table, lines, plan.scale))
         counts = {e.ours.n for line in lines for e in line if e.ours}
         trials = counts.pop() if len(counts) == 1 else None
-        results.append(TableResult(table, lines, plan.scale, remarks, trials, _gain(table, lines), verdicts))
+        results.append(TableResult(table, lines, plan.scale, remarks, trials, _gain_sentence(table, lines), verdicts))
     return results
 
 
-def _gain(table: Table, lines: Sequence[Sequence[Entry]]) -> str:
+def _gain_sentence(table: Table, lines: Sequence[Sequence[Entry]]) -> str:
     """What pre-training gave, in one sentence: SimSiam, or the first method, beside the best untrained network."""
     rows = list(zip(table.rows, lines, strict=True))
     trained = [pair for pair in rows if not pair[0].untrained and any(e.ours for e in pair[1])]
@@ -165,7 +165,7 @@ def _gain(table: Table, lines: Sequence[Sequence[Entry]]) -> str:
 def pretrainings(plan: RunGraph, table: str, row: str) -> list[str]:
     """The ids of the pre-trainings behind a row's entries."""
     behind = [run for cell in plan.cells if (cell.table, cell.row) == (table, row) for run in cell.runs]
-    found = dict.fromkeys(name for run in behind for name in plan.before(run) if plan.runs[name].kind == "pretrain")
+    found = dict.fromkeys(name for run in behind for name in plan.with_needs(run) if plan.runs[name].kind == "pretrain")
     return list(found)
 
 
@@ -256,13 +256,13 @@ def _remarks(table: Table, entries: Sequence[Sequence[Entry]], scale: str) -> li
     for row, line in zip(table.rows, entries, strict=True):
         for words, test in tests.items():
             if where := [c for c, e in zip(table.columns, line, strict=True) if test(e)]:
-                remarks.append(f"{row.label} {words} {_places(where)}.")
+                remarks.append(f"{row.label} {words} {_listed_columns(where)}.")
     absent: dict[str, list[Column]] = {}
     for column, down in zip(table.columns, zip(*entries, strict=True), strict=True):
         reasons = {e.remark for e in down}
         if len(reasons) == 1 and (reason := reasons.pop()).startswith(("not at", "needs")):
             absent.setdefault(reason, []).append(column)
-    remarks += [f"{reason[0].upper()}{reason[1:]}: {_places(absent[reason])}." for reason in sorted(absent)]
+    remarks += [f"{reason[0].upper()}{reason[1:]}: {_listed_columns(absent[reason])}." for reason in sorted(absent)]
     found = [e for line in entries for e in line if e.ours]
     if few := sorted({e.ours.n for e in found if e.ours and e.ours.n < 5}):
         counts = listed([str(n) for n in few])
@@ -285,7 +285,7 @@ def full_label(column: Column) -> str:
     return f"{column.group} {column.label}".strip()
 
 
-def _places(columns: list[Column]) -> str:
+def _listed_columns(columns: list[Column]) -> str:
     """`VOC 07 detection (AP50, AP) and COCO detection (AP)`."""
     groups: dict[str, list[str]] = {}
     for column in columns:

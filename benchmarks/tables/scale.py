@@ -34,7 +34,9 @@ class Scale:
     # By row and stage, above the rows' own. Of several the more special wins: `*` (every row), `row`, `table/row`.
     rows: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     replace: dict[str, dict[str, Any]] = field(default_factory=dict)  # what is measured in place of a task's metric
-    add: list[dict[str, Any]] = field(default_factory=list)  # what is measured besides, see `tables.table.adapt`
+    add: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # what is measured besides, see `tables.table.adapt_columns`
     jobs: int = 1  # runs at a time
     threads: int | None = None  # of a run; None leaves them to the libraries
     gpus: int = 0  # devices of one run on each node

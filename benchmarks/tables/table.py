@@ -94,7 +94,7 @@ class Table:
     missing: str = ""
     pretrain: dict[str, Any] = field(default_factory=dict)  # what all rows share
 
-    def published(self) -> Grid:
+    def published_grid(self) -> Grid:
         """The table as the paper has it, the descriptive columns first."""
         lines = []
         for row in self.rows:
@@ -106,7 +106,7 @@ class Table:
         return Grid(heads, tuple(lines), title, self.quantity, self.notes, "pre-train", len(self.properties))
 
     def _repr_html_(self) -> str:
-        return self.published()._repr_html_()
+        return self.published_grid()._repr_html_()
 
     def select(self, rows: Sequence[str] | None, columns: Sequence[str] | None) -> "Table":
         """Keep the named rows and columns; a column's task counts as its name too."""
@@ -119,7 +119,7 @@ class Table:
         return dataclasses.replace(self, columns=tuple(self.columns[i] for i in kept), rows=tuple(cut))
 
 
-def adapt(table: Table, replace: dict[str, dict[str, Any]], add: Sequence[dict[str, Any]]) -> Table:
+def adapt_columns(table: Table, replace: dict[str, dict[str, Any]], add: Sequence[dict[str, Any]]) -> Table:
     """Adapt a table to a scale that measures something else than the paper.
 
     Args:
@@ -158,14 +158,14 @@ def choose(
         names: tables and groups of tables.
         rows: rows to keep; None for all.
         columns: columns or tasks to keep; None for all.
-        replace: what a scale measures instead, see `adapt`.
+        replace: what a scale measures instead, see `adapt_columns`.
         add: what it measures besides.
 
     Raises:
         UserError: a table is unknown, or a name is in none of them.
     """
     members = dict.fromkeys(member for name in names for member in groups().get(name, [name]))
-    tables = [adapt(load(name), replace or {}, add) for name in members]
+    tables = [adapt_columns(load(name), replace or {}, add) for name in members]
     known_rows = {r.id for t in tables for r in t.rows}
     known_columns = {name for t in tables for c in t.columns for name in (c.id, c.task)}
     for wanted, known, what in ((rows, known_rows, "row"), (columns, known_columns, "column")):

@@ -52,7 +52,7 @@ def estimate_scaling(tables: Sequence[Table], scale: Scale, counts: Sequence[int
         rate = IMAGES * IMAGE_MB / 1000 / scale.seconds["pretrain/epoch"] if "pretrain/epoch" in scale.seconds else 0.0
         points.append(Point(count, total, hours, chain[longest.id], rate * count / (scale.seconds_devices or 1), limit))
         # Once for a batch: at the first number of devices that is too many for it.
-        broken = _too_small(plan, size, count) | broken
+        broken = _too_small_batches(plan, size, count) | broken
     return points, [
         f"times: {scale.seconds_source or 'the scale file'}",
         f"a run's time falls in proportion to its devices, up to its batch over {LEAST['pretrain']} images a device "
@@ -66,7 +66,7 @@ def estimate_scaling(tables: Sequence[Table], scale: Scale, counts: Sequence[int
     ]
 
 
-def _too_small(plan: RunGraph, scale: Scale, count: int) -> dict[tuple[int, int], str]:
+def _too_small_batches(plan: RunGraph, scale: Scale, count: int) -> dict[tuple[int, int], str]:
     """Where the batch rule breaks, by batch and devices: what it would be on all of them, and what is done instead."""
     found: dict[tuple[int, int], dict[str, None]] = {}
     for run in plan.runs.values():

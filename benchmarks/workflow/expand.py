@@ -66,7 +66,7 @@ def expand(
     """
     check_roots(roots or {}, scale)
     chosen = list(tables)
-    _check_names(scale, chosen)
+    _check_scale(scale, chosen)
     expansion = _Expansion(scale, _relative(Path(output)), roots or {}, list(overrides), trials, checkpoint)
     cells = [expansion.cell(t, row, column) for t in chosen for row in t.rows for column in t.columns]
     return RunGraph(
@@ -124,7 +124,7 @@ class _Expansion:
         settings = self._settings(table, row, {**row.pretrain, **column.pretrain}, "pretrain")
         # A user's epochs win over the column's.
         settings = {"epochs": self._epochs(row, column), **settings, "seed": seed if column.vary == "pretrain" else 0}
-        root, needs = self._root(table, False)
+        root, needs = self._data_settings(table, False)
         name = f"{settings.get('variant', settings.get('method'))}-{settings['epochs']}ep-seed{settings['seed']}"
         run = self._add("pretrain", name, settings, root, needs)
         if column.task == "pretrain":
@@ -136,7 +136,7 @@ class _Expansion:
         """Add the run that evaluates `source`, or the untrained network."""
         name = f"{column.task}-{source.name if source else SCRATCH}"
         detection = column.task in DETECTION
-        root, needs = self._root(table, detection)
+        root, needs = self._data_settings(table, detection)
         if detection:
             settings = {"task": column.task, **self._settings(table, row, row.transfer, "transfer", column.task)}
             name += f"-trial{seed}"
@@ -189,7 +189,7 @@ class _Expansion:
                 raise UserError(f"{stages[-1]}.{key}={settings[key]}: must be a whole number of at least 1")
         return settings
 
-    def _root(self, table: Table, detection: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def _data_settings(self, table: Table, detection: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The data of a run: the generated set, which is a run itself, or the user's folder."""
         if self.scale.generate is not None:
             data = self._add("data", "shapes", dict(self.scale.generate), {}, ())
@@ -317,7 +317,7 @@ def check_roots(roots: Mapping[str, str], scale: Scale) -> None:
             raise UserError(f"--data {name}={folder}: no table reads '{name}'; there are {', '.join(known)}")
 
 
-def _check_names(scale: Scale, chosen: Iterable[Table]) -> None:
+def _check_scale(scale: Scale, chosen: Iterable[Table]) -> None:
     """Refuse a misspelled name in a scale: its settings would have no effect.
 
     A name unlike all that there are is of a table, method or data set of one's own, which need not be used now.

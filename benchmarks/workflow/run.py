@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.workflow.display import Display
 from benchmarks.workflow.run_graph import PLAN, Run, RunGraph
 from benchmarks.workflow.run_status import Status, failures, note_attempt, status_of
-from benchmarks.workflow.time_left import chains, durations
+from benchmarks.workflow.time_left import chains, expected_durations
 from runs.app import PARENT
 from runs.child_environment import child_environment
 from runs.errors import UserError, from_os_error
@@ -52,7 +52,7 @@ def run_plan(plan: RunGraph, executor: str = "local", options: Sequence[str] = (
         UserError: the runs cannot get their devices, the folder holds files of something else, or the disk refuses.
         Stopped: a signal, behind the end of what still ran.
     """
-    devices, output = check(plan, executor, options), Path(plan.output)
+    devices, output = check_devices(plan, executor, options), Path(plan.output)
     if output.is_dir() and not (output / PLAN).exists() and any(path.name[0] != "." for path in output.iterdir()):
         raise UserError(f"--output {output}: holds files of something else; choose another folder")
     with wait_for_lock(output), raise_signals():
@@ -64,7 +64,7 @@ def run_plan(plan: RunGraph, executor: str = "local", options: Sequence[str] = (
 
 
 def _loop(plan: RunGraph, executor: str, options: Sequence[str], retries: int, free: list[str]) -> Status:
-    display, expected, known = Display(plan), durations(plan)[0], bool(free)
+    display, expected, known = Display(plan), expected_durations(plan)[0], bool(free)
     chain = chains(plan, expected)
     order = sorted(plan.runs, key=lambda run: -chain[run])
     started: dict[str, Started] = {}
@@ -97,7 +97,7 @@ def _loop(plan: RunGraph, executor: str, options: Sequence[str], retries: int, f
                     if code and tries[name] > retries:
                         failed[name] = code
                     # What has ended tells how fast this machine is.
-                    expected = durations(plan)[0]
+                    expected = expected_durations(plan)[0]
     finally:
         _stop(plan, started, executor)
 
@@ -176,7 +176,7 @@ def visible_devices() -> list[str]:
     return re.findall(r"^GPU (\d+):", listed, re.MULTILINE)
 
 
-def check(plan: RunGraph, executor: str, options: Sequence[str]) -> list[str]:
+def check_devices(plan: RunGraph, executor: str, options: Sequence[str]) -> list[str]:
     """Refuse what would be found out hours later.
 
     Returns:

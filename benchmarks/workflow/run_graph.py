@@ -157,7 +157,7 @@ class RunGraph:
         except CycleError as error:
             raise ValueError("its runs need each other in a cycle") from error
 
-    def before(self, run: str) -> list[str]:
+    def with_needs(self, run: str) -> list[str]:
         """A run and all that it needs, directly or not."""
         found = [run]
         for name in found:
@@ -169,7 +169,7 @@ class RunGraph:
         found: dict[str, Cell] = {}
         for cell in self.cells:
             for run in cell.runs:
-                for name in self.before(run):
+                for name in self.with_needs(run):
                     found.setdefault(name, cell)
         return found
 
@@ -181,9 +181,9 @@ class RunGraph:
             rest = rest.rsplit("-", 1)[0]
             short[run] = rest if rest.startswith(f"{kind}-") or kind == "transfer" else f"{kind} {rest}"
         rows = {run: f"{short[run]} ({cell.row})" for run, cell in self.cell_of().items()}
-        short |= {run: rows.get(run, run) for run in _repeated(short)}
+        short |= {run: rows.get(run, run) for run in _runs_of_equal_name(short)}
         # Two runs of one row with equal names differ in settings only: there the id has to do.
-        return short | {run: run for run in _repeated(short)}
+        return short | {run: run for run in _runs_of_equal_name(short)}
 
 
 def read_plan(path: str | os.PathLike[str]) -> RunGraph:
@@ -203,7 +203,7 @@ def read_plan(path: str | os.PathLike[str]) -> RunGraph:
     return plan
 
 
-def _repeated(named: dict[str, str]) -> list[str]:
+def _runs_of_equal_name(named: dict[str, str]) -> list[str]:
     """Runs whose name another run has too."""
     counts = Counter(named.values())
     return [run for run, text in named.items() if counts[text] > 1]

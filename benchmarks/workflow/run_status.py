@@ -51,7 +51,7 @@ def status_of(plan: RunGraph, running: dict[str, float] | None = None, failed: d
     status.failed = {run: failed[run] for run in plan.runs if run in failed and run not in begun}
     for run in plan.runs:
         if run not in begun and run not in status.failed:
-            lost = not status.failed.keys().isdisjoint(plan.before(run))
+            lost = not status.failed.keys().isdisjoint(plan.with_needs(run))
             (status.blocked if lost else status.waiting).append(run)
     return status
 

@@ -18,7 +18,7 @@ from runs.typed import build
 UNKNOWN = 60.0
 
 
-def durations(plan: RunGraph) -> tuple[dict[str, float], set[str]]:
+def expected_durations(plan: RunGraph) -> tuple[dict[str, float], set[str]]:
     """Expected seconds of every run, and the runs whose like was measured.
 
     A run takes what its like took in this folder, else what the scale's file says, times how much longer than that the

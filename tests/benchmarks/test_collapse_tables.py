@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.report import table_formats
-from benchmarks.report.charts import charts_of, final_values, mean_curves, published_values, row_logs
+from benchmarks.report.charts import charts_of, final_value_curves, mean_curves, published_values, row_logs
 from benchmarks.report.result_tables import result_grid
 from benchmarks.results.records import records_of
 from benchmarks.results.table_results import table_results
@@ -74,13 +74,15 @@ def test_no_column_asks_a_row_for_what_it_cannot_have() -> None:
 
 
 def test_columns_that_a_scale_cannot_measure_have_stand_ins() -> None:
-    table = tables.adapt(tables.load("collapse/table2"), LAB.replace, LAB.add)
+    table = tables.adapt_columns(tables.load("collapse/table2"), LAB.replace, LAB.add)
     assert [c.metric for c in table.columns] == ["knn_top1", "knn_top1_start", "std", "m_o", "m_r"]
     assert table.columns[0].label == "Top-1 (kNN)"
     assert table.rows[0].values == (66.62, None, None, None, None)
     # The paper measures these itself, and a table without the question stays as it is.
-    assert [c.id for c in tables.adapt(tables.load("collapse/table3"), LAB.replace, LAB.add).columns].count("std") == 1
-    assert len(tables.adapt(tables.load("table2"), LAB.replace, LAB.add).columns) == 1
+    assert [c.id for c in tables.adapt_columns(tables.load("collapse/table3"), LAB.replace, LAB.add).columns].count(
+        "std"
+    ) == 1
+    assert len(tables.adapt_columns(tables.load("table2"), LAB.replace, LAB.add).columns) == 1
 
 
 def finish(p: RunGraph, row: str, collapsed: list[bool]) -> None:
@@ -176,10 +178,10 @@ def test_the_ends_of_training_lie_over_the_setting() -> None:
         for label in ("τ = 1.0", "τ = 0.05")
     }
     log["τ = 0.05"][1][2]["covariance"] = 4.1
-    [line] = final_values([(label, one) for label, runs in log.items() for one in runs], table, "covariance")
+    [line] = final_value_curves([(label, one) for label, runs in log.items() for one in runs], table, "covariance")
     assert line.x == [0.05, 1.0]
     assert line.y == pytest.approx([3.1, 2.2]) and line.std == pytest.approx([2**0.5, 0.02**0.5])
-    assert final_values([], table, "covariance") == []
+    assert final_value_curves([], table, "covariance") == []
 
 
 def test_a_row_without_the_setting_of_its_table_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.run import check, job_name, run_plan, sbatch_command, visible_devices
+from benchmarks.workflow.run import check_devices, job_name, run_plan, sbatch_command, visible_devices
 from benchmarks.workflow.run_graph import Run, RunGraph
 from benchmarks.workflow.run_status import last_lines
 from runs.errors import UserError
@@ -54,19 +54,19 @@ def test_what_cannot_get_its_devices_is_refused_first(tmp_path: Path, monkeypatc
     plan = paper(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(UserError, match="a run takes 8 devices, this machine shows 2; add --gpus 2"):
-        check(plan, "local", [])
+        check_devices(plan, "local", [])
     with pytest.raises(UserError, match="-- --mem=64G: options of sbatch; add --executor slurm"):
-        check(plan, "local", ["--mem=64G"])
+        check_devices(plan, "local", ["--mem=64G"])
     monkeypatch.delenv("SBATCH_PARTITION", raising=False)
     with pytest.raises(UserError, match=r"--executor slurm: .* add -- --mem=64G"):
-        check(plan, "slurm", [])
-    assert check(plan, "slurm", ["--mem=64G"]) == []
+        check_devices(plan, "slurm", [])
+    assert check_devices(plan, "slurm", ["--mem=64G"]) == []
     with pytest.raises(UserError, match=r"--nodes 2: one machine starts here; add --executor slurm"):
-        check(paper(tmp_path, nodes=2), "local", [])
+        check_devices(paper(tmp_path, nodes=2), "local", [])
     mini = expand([tables.load("table4")], scales.load("mini"), tmp_path)
-    assert check(mini, "local", []) == check(mini, "slurm", []) == []
+    assert check_devices(mini, "local", []) == check_devices(mini, "slurm", []) == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(8))))
-    assert len(check(plan, "local", [])) == 8
+    assert len(check_devices(plan, "local", [])) == 8
 
 
 def test_a_job_asks_for_its_nodes_and_devices(tmp_path: Path) -> None:

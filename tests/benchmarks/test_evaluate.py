@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.evaluate import chosen_tables, inspected, model_card, slug
+from benchmarks.evaluate import chosen_tables, folder_name, inspected, write_model_card
 from benchmarks.results.table_results import table_results
 from benchmarks.tables import scale as scales
 from benchmarks.workflow.expand import expand
@@ -46,7 +46,7 @@ def test_plan_and_card(make: SimpleNamespace, tmp_path: Path) -> None:
     linear = next(r for r in plan.runs.values() if r.kind == "linear")
     assert f"checkpoint='{file}'" in linear.command and not any(w.startswith("arch=") for w in linear.command)
     records = {linear.id: make.record("linear", "my", 61.25)}
-    card = model_card(plan, table_results(plan, records, Status()), FACTS, file)
+    card = write_model_card(plan, table_results(plan, records, Status()), FACTS, file)
     text = card.read_text()
     assert "| my net.v2.pth | **61.2 (n = 1)** |" in text and "| SimSiam (paper) | 70.0 | – |" in text
     assert "Verified: tensors: 265" in text and "mean 123.675, 116.28, 103.53" in text
@@ -62,7 +62,7 @@ def evaluated(make: SimpleNamespace, plan: RunGraph, kind: str, value: float) ->
 
 
 def test_names_of_folders() -> None:
-    assert [slug(Path(p)) for p in ("a/b.pth.tar", "my net (2).pth", ".pth")] == ["b", "my-net-2", "checkpoint"]
+    assert [folder_name(Path(p)) for p in ("a/b.pth.tar", "my net (2).pth", ".pth")] == ["b", "my-net-2", "checkpoint"]
 
 
 @pytest.mark.parametrize(

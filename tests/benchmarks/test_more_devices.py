@@ -50,10 +50,10 @@ def test_the_work_is_the_same_and_the_longest_chain_bounds_the_time() -> None:
 def test_the_hours_of_linear_runs_fall_by_the_number_of_devices() -> None:
     def seconds(**changes: int) -> float:
         scale = dataclasses.replace(scales.load("paper"), **changes)
-        from benchmarks.workflow.time_left import durations
+        from benchmarks.workflow.time_left import expected_durations
 
         plan = expand(CHOSEN, scale, "outputs/nowhere")
-        found, _ = durations(plan)
+        found, _ = expected_durations(plan)
         return max(found[run.id] for run in plan.runs.values() if run.kind == "linear")
 
     assert seconds(gpus=1) == pytest.approx(8 * seconds(gpus=8)) == pytest.approx(64 * seconds(gpus=8, nodes=8))

@@ -16,7 +16,7 @@ from benchmarks.results.table_results import table_results
 from benchmarks.workflow.run import run_plan
 from benchmarks.workflow.run_graph import read_plan
 from benchmarks.workflow.run_status import failures, last_attempts
-from benchmarks.workflow.time_left import durations, run_left
+from benchmarks.workflow.time_left import expected_durations, run_left
 from runs.signals import INTERRUPTED
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ def test_damaged_notes_of_a_run_do_not_end_the_others(tmp_path: Path, make: Simp
     (tmp_path / "out/runs.jsonl").write_text(
         '{"run": "knn/n-00000000", "started": 9.0, "seconds": -3600.0, "status": 0}'
     )
-    assert durations(plan)[0] == {"knn/n-00000000": 1.0}
+    assert expected_durations(plan)[0] == {"knn/n-00000000": 1.0}
 
 
 @pytest.mark.slow

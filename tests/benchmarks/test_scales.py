@@ -9,7 +9,7 @@ from benchmarks.results.table_results import pretrainings
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import devices_of, expand, parse_override
-from benchmarks.workflow.time_left import durations
+from benchmarks.workflow.time_left import expected_durations
 from converters.architecture import parse
 from converters.proof import detectron2_obstacle
 from runs.errors import UserError
@@ -71,7 +71,7 @@ def test_a_stage_of_a_data_set_that_there_is_not_is_refused(tmp_path: Path) -> N
 def test_every_scale_can_run_something_and_estimates_its_time(scale: str) -> None:
     plan = expand([tables.load(name) for name in tables.names()], scales.load(scale), "outputs/x")
     assert plan.runs
-    assert all(seconds > 0 for seconds in durations(plan)[0].values())
+    assert all(seconds > 0 for seconds in expected_durations(plan)[0].values())
 
 
 def test_a_scale_runs_the_tasks_that_it_names() -> None:
