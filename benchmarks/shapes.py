@@ -101,28 +101,27 @@ def generate(folder: Path, settings: Settings) -> bool:
     if _is_there(folder, settings):
         return False
     partial = folder.with_name(f".{folder.name}.partial")
-    lock = wait_for_lock(partial)
-    try:
-        # Another process may have written it while this one waited for the lock.
-        if _is_there(folder, settings):
-            return False
-        for entry in partial.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-        _draw(partial, settings)
-        manifest = {
-            "design": DESIGN, "settings": asdict(settings), "classes": list(CLASSES),
-            "fingerprint": fingerprint(partial),
-            "versions": {name: version(name) for name in ("numpy", "opencv-python-headless", "pillow")},
-        }  # fmt: skip
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        # Thousands of small files: one sync of everything before the rename instead of one for each.
-        os.sync()
-        os.rename(partial, folder)
-        (folder / LOCK).unlink()
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        lock.close()
+    with wait_for_lock(partial):
+        try:
+            # Another process may have written it while this one waited for the lock.
+            if _is_there(folder, settings):
+                return False
+            for entry in partial.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+            _draw(partial, settings)
+            manifest = {
+                "design": DESIGN, "settings": asdict(settings), "classes": list(CLASSES),
+                "fingerprint": fingerprint(partial),
+                "versions": {name: version(name) for name in ("numpy", "opencv-python-headless", "pillow")},
+            }  # fmt: skip
+            (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            # Thousands of small files: one sync of everything before the rename instead of one for each.
+            os.sync()
+            os.rename(partial, folder)
+            (folder / LOCK).unlink()
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return True
 
 

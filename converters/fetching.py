@@ -5,7 +5,6 @@ folder named after the address. A download that broke off begins again, so no fi
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -13,6 +12,8 @@ import time
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
+
+from filelock import FileLock
 
 from converters.archives import INDEX, read_weight_map
 from runs.errors import UserError
@@ -114,8 +115,7 @@ def _cached(url: str, expected: str | None) -> Path:
         raise UserError(
             f"{folder}: cannot be made ({error.strerror}); set XDG_CACHE_HOME to a writable folder"
         ) from error
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two commands, one download
+    with FileLock(folder / ".lock"):  # two commands, one download
         if not (file.exists() and record.exists()):
             for left in folder.glob(".*.partial"):  # by a command that was killed
                 left.unlink()

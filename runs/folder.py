@@ -1,16 +1,14 @@
 """The folder of one run: claimed by one process group, bound to one configuration, done when it holds a record."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
@@ -118,64 +116,65 @@ def claim_run(
         yield run
         return
     _check_own(run.path)
-    lock, bound = wait_for_lock(run.path), True
-    try:
-        bound = (run.path / CONFIG).exists()
-        _bind_config(run)
-        # What a killed start was writing.
-        for partial in run.path.glob(".*.partial"):
-            partial.unlink(missing_ok=True)
-        found = _own_record(run) if (run.path / RECORD).exists() else None
-        run.done = all_gather_object(found)[0]
-        if run.done:
-            print(printable(f"{run.path / RECORD}: done already"))
-        run._started = time.monotonic()
-        yield run
-    except BaseException:
-        if not bound:
-            _undo(run.path)
-        raise
-    finally:
-        lock.close()
+    bound = True
+    with wait_for_lock(run.path):
+        try:
+            bound = (run.path / CONFIG).exists()
+            _bind_config(run)
+            # What a killed start was writing.
+            for partial in run.path.glob(".*.partial"):
+                partial.unlink(missing_ok=True)
+            found = _own_record(run) if (run.path / RECORD).exists() else None
+            run.done = all_gather_object(found)[0]
+            if run.done:
+                print(printable(f"{run.path / RECORD}: done already"))
+            run._started = time.monotonic()
+            yield run
+        except BaseException:
+            if not bound:
+                _undo(run.path)
+            raise
 
 
-def wait_for_lock(folder: Path) -> IO[str]:
-    """Take a folder's lock until the file is closed; waits for another live process, which may be finishing the run."""
+@contextlib.contextmanager
+def wait_for_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; waits for another live process, which may be finishing the run."""
+    # Here, so that `--help` does not wait for it.
+    from filelock import FileLock, Timeout
+
     if len(folder.resolve().parts) == 1:
         raise UserError(f"output={folder}: is the root of all folders; choose one for this run alone")
-    while True:
+    file, waits = folder / LOCK, False
+    lock = FileLock(file)
+    while not lock.is_locked:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if file.exists() and not file.is_file():
+                raise UserError(f"{file}: not an ordinary file; delete it, or choose another output=")
             # A symbolic link is refused: the process's number would go into the file that it points to.
-            number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-            if not stat.S_ISREG(os.fstat(number).st_mode):
-                raise UserError(f"{folder / LOCK}: not an ordinary file; delete it, or choose another output=")
-        except FileExistsError as error:
-            raise UserError(f"output={folder}: is a file; choose a folder") from error
-        except OSError as error:
-            raise from_os_error(error) from error
-        lock = os.fdopen(number, "r+", encoding="utf-8")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(blocking=waits)
+        except Timeout:
             if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
                 raise UserError(
                     f"output={folder}: another task of this srun runs here; several share a run through torchrun: srun "
                     "--ntasks-per-node=1 torchrun --nnodes=N --nproc_per_node=GPUS --rdzv-backend=c10d "
                     "--rdzv-endpoint=FIRST_NODE:22742 -m … (docs/benchmarks.md)"
                 ) from None
-            holder = printable(lock.read(20).strip() or "?")
+            text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+            holder = printable(text[:20].strip() or "?")
             print(f"{printable(folder)}: waiting for process {holder}, which runs here", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.fstat(number).st_nlink:
-            break
-        # The process before failed at its start and has taken the folder away.
-        lock.close()
-    lock.truncate(0)
-    lock.seek(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
+            waits = True
+        except FileExistsError as error:
+            raise UserError(f"output={folder}: is a file; choose a folder") from error
+        except OSError as error:
+            # The process before failed at its start and has taken the folder away.
+            if not (waits and isinstance(error, FileNotFoundError)):
+                raise from_os_error(error) from error
+    try:
+        file.write_text(str(os.getpid()), encoding="utf-8")
+        yield
+    finally:
+        lock.release()
 
 
 def _undo(folder: Path) -> None:

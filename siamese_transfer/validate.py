@@ -44,21 +44,29 @@ def _data(path: Path, *settings: str) -> int:
     if path.suffix == ".py":
         if not callable(getattr(plugins.load(path), "open_images", None)):
             raise UserError(f"{path}: no function open_images(config, split), which opens a split")
-        print(f"layout {path.stem}: has open_images")
+        print(f"layout {path.stem}: fine; has open_images")
         return 0
-    return _pretrain(path, "pretrain", f"data={path.stem}", *settings, "--cfg", "job")
+    return _recipe(path, f"data={path.stem}", *settings)
 
 
 def _augment(path: Path, *settings: str) -> int:
-    return _pretrain(path, "pretrain", f"augment={path.stem}", "data=cifar10", *settings, "--cfg", "job")
+    return _recipe(path, f"augment={path.stem}", "data=cifar10", *settings)
 
 
-def _pretrain(path: Path, module: str, *words: str) -> int:
+def _recipe(path: Path, *words: str) -> int:
+    """Compose the settings with the file, which checks them."""
+    status = _pretrain(path, "pretrain", *words, "--cfg", "job", stdout=subprocess.DEVNULL)
+    if not status:
+        print(f"{path.parent.name} {path.stem}: fine")
+    return status
+
+
+def _pretrain(path: Path, module: str, *words: str, stdout: int | None = None) -> int:
     """Start a command that finds the file's plug-in."""
     others = os.environ.get(plugins.VARIABLE, "")
     environment = child_environment() | {plugins.VARIABLE: f"{path.parents[1]}{os.pathsep}{others}"}
     command = [sys.executable, "-m", module, "data.root=.", *words]
-    return subprocess.run(command, env=environment, check=False).returncode
+    return subprocess.run(command, env=environment, stdout=stdout, check=False).returncode
 
 
 def _formats(path: Path) -> int:

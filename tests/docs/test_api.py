@@ -15,12 +15,17 @@ TEXT = (Path(__file__).parents[2] / "docs/api.md").read_text(encoding="utf-8")
 SCRIPTS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 OBJECTS = {1: [(1, 10, 12), (2, 30, 30)], 2: [(1, 20, 20)], 3: [(2, 5, 40), (1, 40, 8)]}
 
+BOX = "<bndbox><xmin>11</xmin><ymin>11</ymin><xmax>60</xmax><ymax>60</ymax></bndbox>"
+VOC = f"""<annotation><object><name>one</name><pose>Left</pose><truncated>0</truncated><difficult>0</difficult>
+{BOX}</object></annotation>"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the scripts name."""
     folder = tmp_path_factory.mktemp("api")
     torch.save(layouts.trained("resnet50").state_dict(), folder / "checkpoint.pth.tar")
+    torch.save(layouts.trained("resnet18").state_dict(), folder / "resnet18.pth")
     boxes = [(image, category, x, y) for image, found in OBJECTS.items() for category, x, y in found]
     instances = {
         "images": [{"id": image, "width": 96, "height": 96, "file_name": f"{image}.jpg"} for image in OBJECTS],
@@ -32,6 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
     }  # fmt: skip
     (folder / "instances.json").write_text(json.dumps(instances))
+    for place, text in (("Annotations/1.xml", VOC), ("ImageSets/Main/test.txt", "1\n")):
+        (folder / "VOC2007" / place).parent.mkdir(parents=True)
+        (folder / "VOC2007" / place).write_text(text)
     for seed, name in enumerate("ab"):
         results = make_results(folder / "instances.json", seed + 2, masks=False)
         (folder / f"{name}.json").write_text(json.dumps(results))
@@ -48,5 +56,6 @@ def test_the_script_runs(script: str, folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_there_is_a_script_for_each_part() -> None:
-    for name in ("prove", "CollapseMonitor", "compare", "COCOEvaluator", "COCOeval", "evaluate", "load"):
+    functions = set(re.findall(r"^::: .*\.([a-z_]+)$", TEXT, re.MULTILINE)) - {"evaluators"}
+    for name in functions | {"CollapseMonitor", "COCOEvaluator", "PascalVOCDetectionEvaluator", "COCOeval"}:
         assert any(re.search(rf"import .*{name}|\.{name}\(", script) for script in SCRIPTS), name

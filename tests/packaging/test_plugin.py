@@ -1,4 +1,4 @@
-"""Somebody else's package adds a method, a checkpoint format, a table and a scale, and nothing of ours is touched."""
+"""Somebody else's package adds a method, a data set, a checkpoint format, a table and a scale, and nothing of ours is touched."""
 
 import json
 import os
@@ -44,6 +44,8 @@ def test_a_table_with_its_method_runs_at_a_scale_of_the_plugin(installed: Run, r
     [checkpoint] = installed.folder.glob("out/pretrain/*/checkpoint_0000.pth.tar")
     report = json.loads(installed("converters", "inspect", checkpoint, "--json", "--unchecked").stdout)
     assert report["format"] == "this-project"
+    [record] = installed.folder.glob("out/knn/*brightness*/result.json")
+    assert json.loads(record.read_text())["dataset"]["name"] == "night"
     # The same table as a file, without a plug-in.
     table = root / "tests/plugin/starlight/papers/starlight/table1.yaml"
     done = installed("benchmarks", "run", table, "--scale", "dusk", "--output", "out", "--rows", "untrained")
@@ -63,7 +65,13 @@ def test_validate_says_what_is_wrong(
     installed: Run, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin = root / "tests/plugin/starlight"
-    for name in ("formats/telescope.py", "papers/starlight/table1.yaml", "scales/dusk.yaml"):
+    for name in (
+        "data/night.py",
+        "data/night.yaml",
+        "formats/telescope.py",
+        "papers/starlight/table1.yaml",
+        "scales/dusk.yaml",
+    ):
         with pytest.raises(SystemExit) as done:
             validate.main([str(plugin / name)])
         assert not done.value.code and ": fine" in capsys.readouterr().out

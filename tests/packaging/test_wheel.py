@@ -1,5 +1,6 @@
 """The wheel in an environment of its own: it works outside the clone, and nothing in the current folder shadows it."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,16 @@ def test_plan_convert_and_gate_work_in_any_folder(console: Path, call: Call, fol
     call([str(console), "convert", "detectron2", "resnet18.pth", "backbone.pkl"], folder)
     assert (folder / "backbone.pkl").stat().st_size > 2**20
     assert "recipe" in call([str(console), "transfer", "--cfg", "job", "data.root=x"], folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("safe", [False, True])
+def test_python_m_notices_a_file_of_the_same_name(console: Path, tmp_path: Path, safe: bool) -> None:
+    (tmp_path / "pretrain.py").write_text("print('mine')\n")
+    words = [console.parent / "python", *(["-P"] if safe else []), "-m", "pretrain", "--version"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == (f"siamese-transfer {__version__}\n" if safe else "mine\n")
+    assert done.stderr.startswith("warning: pretrain.py of the current folder ") != safe, done.stderr
 
 
 @pytest.mark.slow
