@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the scripts name."""
     folder = tmp_path_factory.mktemp("api")
     torch.save(layouts.trained("resnet50").state_dict(), folder / "checkpoint.pth.tar")
-    torch.save(layouts.trained("resnet18").state_dict(), folder / "resnet18.pth")
+    torch.save(layouts.trained("resnet18x0.125").state_dict(), folder / "resnet18.pth")
     boxes = [(image, category, x, y) for image, found in OBJECTS.items() for category, x, y in found]
     instances = {
         "images": [{"id": image, "width": 96, "height": 96, "file_name": f"{image}.jpg"} for image in OBJECTS],

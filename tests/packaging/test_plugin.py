@@ -1,4 +1,4 @@
-"""Somebody else's package adds a method, a data set, a checkpoint format, a table and a scale, and nothing of ours is touched."""
+"""Somebody else's package adds one thing of each kind, from a method to a scale, and nothing of ours is touched."""
 
 import json
 import os
