@@ -72,10 +72,7 @@ class Run:
         Raises:
             UserError: a metric is not a finite number, the folder was deleted or renamed, or the disk refuses.
         """
-        if not (self.path / CONFIG).is_file():
-            raise UserError(
-                f"{self.path}: was deleted or renamed while the run was on; run it again, output= elsewhere"
-            )
+        check_present(self.path)
         record = Record(
             kind=self.kind, subject=subject, dataset=dataset, metrics=metrics, seed=self.config["seed"],
             config=self.config, seconds=time.monotonic() - self._started if seconds is None else seconds,
@@ -83,6 +80,12 @@ class Run:
         )  # fmt: skip
         write_record(self.path, record)
         return record
+
+
+def check_present(folder: Path) -> None:
+    """Refuse to go on with a run whose folder was deleted or renamed; before it writes into the path again."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: was deleted or renamed while the run was on; run it again, output= elsewhere")
 
 
 @contextlib.contextmanager

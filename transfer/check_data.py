@@ -12,9 +12,9 @@ from PIL import Image
 from runs.app import hydra_app
 from runs.printable import printable
 from runs.progress import Progress
-from runs.settings import number, path
+from runs.settings import number
 from transfer.image_files import FORMATS
-from transfer.settings import VOC_CLASSES
+from transfer.settings import DataFolder
 
 # Images and objects of the official splits, difficult ones and crowds included: counted in the VOC 2007 annotations;
 # VOC 2012 and COCO 2017 as Detectron2's loaders count them.
@@ -27,20 +27,10 @@ SHOWN = 20
 
 
 @dataclass
-class CheckData:
-    """Where the images are."""
-
-    root: str = path()
-    """The folder that holds `VOC2007/`, `VOC2012/`, `coco/`."""
-    classes: list[str] = field(default_factory=lambda: list(VOC_CLASSES))
-    """The VOC class names in order."""
-
-
-@dataclass
 class CheckConfig:
     """What to verify."""
 
-    data: CheckData = field(default_factory=CheckData)
+    data: DataFolder = field(default_factory=DataFolder)
     splits: list[str] = field(default_factory=list)
     """Names such as voc_2007_train; empty: every split that is found."""
     masks: bool = True
@@ -59,8 +49,7 @@ def check_split(root: Path, name: str, config: CheckConfig) -> tuple[str, list[s
     Returns:
         (a line of counts, faults with their files, images to decode)
     """
-    from transfer.faults import count_evaluated_objects
-    from transfer.splits import read_split
+    from transfer.splits import count_evaluated_objects, read_split
 
     split, faults = read_split(root, name, config.data.classes, config.masks)
     objects = sum(len(image["annotations"]) for image in split.images)

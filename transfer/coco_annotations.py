@@ -1,4 +1,4 @@
-"""COCO splits in Detectron2's form, past every fault, so that all of them can be named at once."""
+"""COCO splits in Detectron2's form."""
 
 import contextlib
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from runs.errors import UserError
 from runs.files import read_json
-from transfer.faults import Faults
+from transfer.faults import read_each
 from transfer.image_files import check_image
 from transfer.rle import check_rle, coder
 
@@ -20,11 +20,7 @@ SLACK = 1.0
 
 
 def coco_files(root: Path, name: str) -> tuple[Path, Path]:
-    """`coco_2017_val` -> (`root/coco/annotations/instances_val2017.json`, `root/coco/val2017`).
-
-    Raises:
-        UserError: the name is no COCO split's, or its files are missing.
-    """
+    """`coco_2017_val` -> (`root/coco/annotations/instances_val2017.json`, `root/coco/val2017`), which have to exist."""
     match = re.fullmatch(r"coco_(\d{4})_([\w.+-]+)", name)
     if match is None:
         raise UserError(f"data: {name!r} is no COCO split; name it like coco_2017_train")
@@ -45,7 +41,7 @@ def coco_splits(root: Path) -> list[str]:
 
 def read_coco(
     file: Path, folder: Path | None, require_masks: bool
-) -> tuple[list[dict[str, Any]], dict[Any, str], Faults]:
+) -> tuple[list[dict[str, Any]], dict[Any, str], list[str]]:
     """Read an instances file as Detectron2's loader does (detectron2/data/datasets/coco.py).
 
     Args:
@@ -68,7 +64,7 @@ def read_coco(
         raise UserError(f"{file}: no COCO instances file (it needs the lists images, categories, annotations)")
     if not parts[0] or not parts[1]:
         raise UserError(f"{file}: lists no images or no categories; restore it")
-    faults = Faults()
+    faults: list[str] = []
 
     def examine(kind: str, entries: Any, read: Callable[[Any], Any]) -> dict[Any, Any]:
         good: dict[Any, Any] = {}
@@ -82,7 +78,7 @@ def read_coco(
                 raise ValueError("its id occurs twice; remove one")
             good[key] = read(entry)
 
-        faults.read(entries, place, add)
+        read_each(entries, place, add, faults)
         return good
 
     categories = examine("category", parts[1], lambda entry: _text(entry, "name"))
@@ -100,7 +96,6 @@ def read_coco(
     found = examine("annotation", objects, lambda entry: _annotation(entry, images, classes, require_masks))
     for image_id, annotation in found.values():
         images[image_id]["annotations"].append(annotation)
-    faults.check_objects(images.values(), file)
     return [images[i] for i in sorted(images, key=_order)], {c: categories[c] for c in ordered}, faults
 
 
@@ -156,7 +151,10 @@ def _annotation(
         annotation["segmentation"] = mask
     elif require_masks:
         raise ValueError("it has no mask; draw one, or do without masks: detectron2.MODEL.MASK_ON=False")
-    annotation["area"] = area if area is not None else _mask_area(mask, height, width) if mask else w * h
+    if area is None and mask:
+        code = coder.merge(coder.frPyObjects(mask, height, width)) if isinstance(mask, list) else mask
+        area = float(coder.area(code))
+    annotation["area"] = w * h if area is None else area
     return image_id, annotation
 
 
@@ -177,11 +175,6 @@ def _mask(shape: Any, height: int, width: int) -> Any:
         if not all(-side <= v <= 2 * side for start, side in enumerate((width, height)) for v in polygon[start::2]):
             raise ValueError(f"a polygon lies outside its image of {width} x {height}; correct it")
     return shape
-
-
-def _mask_area(mask: Any, height: int, width: int) -> float:
-    code = coder.merge(coder.frPyObjects(mask, height, width)) if isinstance(mask, list) else mask
-    return float(coder.area(code))
 
 
 def identity(entry: Any, key: str) -> Any:

@@ -118,12 +118,9 @@ def evaluate_coco(
     for kind in kinds:
         key = "bbox" if kind == "bbox" else "segmentation"
         found = [
-            {
-                "image_id": r["image_id"], "category_id": r["category_id"], "score": r["score"], key: r[key],
-                "area": r[key][2] * r[key][3] if kind == "bbox" else int(coder.area(r[key])), "iscrowd": 0,
-            }
+            r | {"area": r[key][2] * r[key][3] if kind == "bbox" else int(coder.area(r[key])), "iscrowd": 0}
             for r in results
-        ]  # fmt: skip
+        ]
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation = COCOeval(_index(truth, images, classes), _index(found, images, classes), kind)
             evaluation.evaluate()

@@ -60,22 +60,18 @@ class Evaluation(NamedTuple):
         metrics: in percent, `bbox/AP`, ….
         per_class: the same by the class's name.
         matches: by `bbox` and `segm`, which detections are right.
-        curves: of VOC, by the class's name: (2, N) recall and precision at IoU .50, a point a detection in falling
-            order of score.
+        curves: of VOC, by the class's name: recall and precision at IoU .50 of at most 101 detections in falling order
+            of score.
     """
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float]]
     matches: dict[str, Matches]
-    curves: dict[str, np.ndarray] | None = None
+    curves: dict[str, list[list[float]]] | None = None
 
 
 def read_detections(path: Path) -> Detections:
-    """Read what `Detections.save` wrote, and check it: it may come from anybody.
-
-    Raises:
-        UserError: absent, damaged, another file, or values that no detector gives.
-    """
+    """Read what `Detections.save` wrote; whatever no detector gives is refused, since it may come from anybody."""
     try:
         return _checked(unpack_arrays(read_bytes(path, 2**30)))
     except ValueError as error:

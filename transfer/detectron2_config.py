@@ -1,6 +1,5 @@
 """From a recipe (a plain Detectron2 YAML), a backbone and the user's own settings to Detectron2's configuration."""
 
-import functools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -26,17 +25,21 @@ OWN = {
     "DATALOADER.NUM_WORKERS": "data.workers=", "SOLVER.CHECKPOINT_PERIOD": "save_seconds=", "SEED": "seed=",
     "OUTPUT_DIR": "output=", "VIS_PERIOD": "pictures=",
 }  # fmt: skip
-# What Detectron2's own training loop would do if asked, and this one does not: the value that it has to have, and what
-# to use instead.
-UNSUPPORTED: dict[str, tuple[Any, str]] = {
-    "SOLVER.AMP.ENABLED": (False, "use precision=bf16"),
-    "SOLVER.REFERENCE_WORLD_SIZE": (0, "give SOLVER's numbers themselves"),
-    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "leave it out"),
-    "MODEL.LOAD_PROPOSALS": (False, "leave it out"),
-    "TEST.AUG.ENABLED": (False, "leave it out"),
-    "CUDNN_BENCHMARK": (False, "leave it out"),
+# What is done otherwise than in Detectron2's own training loop, or not at all: the values that a setting may have, and
+# what to do instead of others.
+UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "SOLVER.AMP.ENABLED": ((False,), "use precision=bf16"),
+    "SOLVER.REFERENCE_WORLD_SIZE": ((0,), "give SOLVER's numbers themselves"),
+    "DATALOADER.SAMPLER_TRAIN": (("TrainingSampler",), "leave it out"),
+    "INPUT.FORMAT": (("RGB", "BGR"), "use RGB or BGR"),
+    "MODEL.LOAD_PROPOSALS": ((False,), "leave it out"),
+    "MODEL.KEYPOINT_ON": ((False,), "leave it out"),
+    "MODEL.META_ARCHITECTURE": (("GeneralizedRCNN", "RetinaNet", "FCOS"), "use one that finds boxes of classes"),
+    "TEST.AUG.ENABLED": ((False,), "leave it out"),
+    "TEST.EXPECTED_RESULTS": (([],), "leave it out"),
+    "CUDNN_BENCHMARK": ((False,), "leave it out"),
 }
-# The least and the largest number of a setting, by the last part of its name; others may be any number but NaN.
+# The least and the largest number of a setting, by the last part of its name; others are at least 0.
 LARGEST, ABOVE_ZERO = 1e9, 1e-9
 POSITIVE = (
     "PIXEL_STD", "SIZES", "ASPECT_RATIOS", "BATCH_SIZE_PER_IMAGE", "BBOX_REG_WEIGHTS", "POOLER_RESOLUTION",
@@ -52,6 +55,12 @@ RANGES = {
     **dict.fromkeys(SHARES, (0.0, 1.0)),
     # 0: images keep their sizes.
     **dict.fromkeys(("MIN_SIZE_TRAIN", "MIN_SIZE_TEST"), (0.0, LARGEST)),
+    # -1 stands for none, or for as many as before.
+    **dict.fromkeys(
+        ("FREEZE_AT", "BOUNDARY_THRESH", "IGNORE_VALUE", "EVAL_PERIOD", "CONV_DIMS", "IOU_LABELS", "SEED"),
+        (-1.0, LARGEST),
+    ),
+    **dict.fromkeys(("PIXEL_MEAN", "ANGLES"), (-LARGEST, LARGEST)),
     # Of a rate that is too high, the losses tell.
     "BASE_LR": (ABOVE_ZERO, float(np.finfo(np.float32).max)),
 }
@@ -60,13 +69,7 @@ RANGES = {
 def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str) -> CfgNode:
     """Resolve every Detectron2 setting of a run; the later wins: recipe, backbone, `config.detectron2`.
 
-    Args:
-        config: the command's settings.
-        backbone: the initial weights; None to start from scratch.
-        device: `cpu` or `cuda`.
-
-    Returns:
-        Detectron2's configuration, not yet frozen (`prepare_splits` adds what follows from the data set).
+    It is not yet frozen: `prepare_splits` adds what follows from the data set.
 
     Raises:
         UserError: a recipe or key that does not exist, a value of the wrong type, a setting without effect here, or a
@@ -85,25 +88,26 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
             raise UserError(f"detectron2.{key}: use {OWN[key]}")
     _merge(cfg, own, "detectron2")
     _check_numbers(cfg)
-    for key, (value, remedy) in UNSUPPORTED.items():
-        found = functools.reduce(getattr, key.split("."), cfg)
-        if found != value:
-            raise UserError(f"detectron2.{key}={found}: would do nothing here; {remedy}")
+    known = flatten(cfg)
+    for key, (values, remedy) in UNSUPPORTED.items():
+        if known[key] not in values:
+            raise UserError(f"detectron2.{key}={known[key]}: is not supported; {remedy}")
     # The backbone is loaded and proved by transfer.weights; Detectron2 would only warn about what it could not match.
     cfg.MODEL.WEIGHTS = "" if backbone is None else str(backbone.path)
-    cfg.MODEL.DEVICE, cfg.SEED = device, config.seed
+    cfg.MODEL.DEVICE, cfg.SEED, cfg.VIS_PERIOD = device, config.seed, 0
     if config.data.train:
         cfg.DATASETS.TRAIN = tuple(config.data.train)
     if config.data.test:
         cfg.DATASETS.TEST = tuple(config.data.test)
     if len(cfg.DATASETS.TEST) != 1:
-        raise UserError(f"recipe={path}: names {len(cfg.DATASETS.TEST)} test splits; add data.test=[NAME]")
+        raise UserError(f"data.test={list(cfg.DATASETS.TEST)}: one split is reported on; name it, data.test=[NAME]")
     if cfg.MODEL.RESNETS.DEPTH < 50:
         raise UserError(
             f"arch: ResNet-{cfg.MODEL.RESNETS.DEPTH} has no bottlenecks, which res5 heads need; use 50 or more"
         )
     _check_shares(cfg)
-    cfg.OUTPUT_DIR = str(config.folder)
+    start = f"scratch-{config.arch}" if backbone is None else backbone.path.stem
+    cfg.OUTPUT_DIR = config.output or f"outputs/transfer/{config.task}_{start}_seed{config.seed}"
     return cfg
 
 
@@ -119,9 +123,12 @@ def _check_files(path: Path, above: tuple[Path, ...] = ()) -> None:
 
 
 def _check_numbers(cfg: CfgNode) -> None:
-    """Refuse numbers that no detector can be trained with; Detectron2 itself checks types alone."""
+    """Refuse numbers and empty lists that no detector can be trained with; Detectron2 itself checks types alone."""
+    defaults = flatten(get_cfg())
     for key, value in flatten(cfg).items():
-        low, high = RANGES.get(key.rpartition(".")[2], (-math.inf, math.inf))
+        low, high = RANGES.get(key.rpartition(".")[2], (0.0, math.inf))
+        if isinstance(value, list | tuple) and not value and defaults.get(key) and key != "SOLVER.STEPS":
+            raise UserError(f"detectron2.{key}: is empty; give a value, or leave it out")
         if not all(low <= number <= high for number in _numbers(value)):
             raise UserError(f"detectron2.{key}={value}: must be a number from {low:g} to {high:g}")
 
@@ -153,11 +160,7 @@ def _check_shares(cfg: CfgNode) -> None:
 
 
 def recipe_path(name: str) -> Path:
-    """A file of transfer/recipes by its name, or any YAML by its path.
-
-    Raises:
-        UserError: there is no such recipe.
-    """
+    """A file of transfer/recipes by its name, or any YAML by its path."""
     for path in (FOLDER / f"{name}.yaml", Path(name)):
         if path.is_file():
             return path
@@ -175,10 +178,12 @@ def _network_settings(arch: str) -> dict[str, Any]:
 
 
 def _merge(cfg: CfgNode, settings: Mapping[str, Any], field: str) -> None:
+    known = flatten(cfg)
     for key, value in settings.items():
         if value == {}:
             continue
         with config_errors(f"{field}.{key}={value}: Detectron2 has no such setting, or takes no such value"):
-            before = functools.reduce(lambda node, name: node[name], key.split("."), cfg)
             # To yacs a whole number is no float.
-            cfg.merge_from_list([key, float(value) if isinstance(before, float) and type(value) is int else value])
+            cfg.merge_from_list(
+                [key, float(value) if isinstance(known.get(key), float) and type(value) is int else value]
+            )

@@ -17,7 +17,7 @@ from transfer.detections import Detections
 from transfer.rle import coder
 from transfer.splits import Split
 
-TILE, GAP = 288, 12
+TILE, GAP, THRESHOLD = 288, 12, 0.5
 PAPER, INK = (250, 250, 250), (40, 40, 40)
 
 
@@ -33,12 +33,12 @@ def evenly(split: Split, count: int) -> list[int]:
     return sorted({int(n) for n in places.round()})
 
 
-def best_and_worst(matches: Matches, count: int, threshold: float = 0.5) -> list[int]:
+def best_and_worst(matches: Matches, count: int) -> list[int]:
     """Numbers of the images that the detector did best on, then of those that it did worst on, half of `count` each.
 
-    By the F-measure at IoU .5 of detections with a score of at least `threshold`. Images without objects are left out.
+    By the F-measure at IoU .5 of detections with a score of at least `THRESHOLD`. Images without objects are left out.
     """
-    shown = matches.score >= threshold
+    shown = matches.score >= THRESHOLD
     verdict, image = matches.verdict[shown, 0], matches.image[shown]
     right, wrong = (np.bincount(image[verdict == v], minlength=len(matches.objects)) for v in (TRUE, FALSE))
     objects = matches.objects.sum(axis=1)
@@ -50,15 +50,10 @@ def best_and_worst(matches: Matches, count: int, threshold: float = 0.5) -> list
     return best + worst[: count // 2]
 
 
-def sheet(path: Path, split: Split, detections: Detections, numbers: Sequence[int], threshold: float = 0.5) -> None:
-    """Draw test images: truth dashed in white, detections in their class's colour.
+def sheet(path: Path, split: Split, detections: Detections, numbers: Sequence[int]) -> None:
+    """Draw some of a split's images as a PNG: truth dashed in white, detections in their class's colour.
 
-    Args:
-        path: the PNG to write.
-        split: the images with their truth.
-        detections: of that split, in the same order of images.
-        numbers: which images to draw, in this order.
-        threshold: score below which a detection is left out; an image without any shows its best one.
+    Those with a score below `THRESHOLD` are left out, but for the best one of an image without others.
     """
     columns = min(4, len(numbers))
     rows = math.ceil(len(numbers) / columns)
@@ -66,20 +61,20 @@ def sheet(path: Path, split: Split, detections: Detections, numbers: Sequence[in
     page = Image.new("RGB", (columns * (TILE + GAP) + GAP, rows * (TILE + GAP) + GAP + legend), PAPER)
     for place, number in enumerate(numbers):
         corner = GAP + place % columns * (TILE + GAP), GAP + place // columns * (TILE + GAP)
-        tile = _tile(split, detections, int(number), threshold)
+        tile = _tile(split, detections, int(number))
         page.paste(tile, (corner[0] + (TILE - tile.width) // 2, corner[1] + (TILE - tile.height) // 2))
-    text = f"white, dashed: truth    colours: detections with a score of at least {threshold:g}, or the best one"
+    text = f"white, dashed: truth    colours: detections with a score of at least {THRESHOLD:g}, or the best one"
     ImageDraw.Draw(page).text((GAP, page.height - legend + 4), text, INK, ImageFont.load_default(14))
     with atomic_write(path) as file:
         page.save(file, "PNG", optimize=True)
 
 
-def _tile(split: Split, detections: Detections, number: int, threshold: float) -> Image.Image:
+def _tile(split: Split, detections: Detections, number: int) -> Image.Image:
     image = split.images[number]
     pixels = read_image(image["file_name"], "RGB")
     mine = np.flatnonzero(detections.image == number)
     mine = mine[np.argsort(-detections.score[mine], kind="stable")]
-    shown = mine[detections.score[mine] >= threshold]
+    shown = mine[detections.score[mine] >= THRESHOLD]
     drawing = Visualizer(pixels, scale=TILE / max(pixels.shape[:2]))
     for annotation in image["annotations"]:
         box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)

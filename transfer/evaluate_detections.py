@@ -21,9 +21,13 @@ from transfer.coco_annotations import SLACK, identity, is_number, numbers, read_
 from transfer.detections import Detections, Evaluation, read_detections
 from transfer.rle import check_rle, coder
 from transfer.settings import VOC_CLASSES
-from transfer.splits import load_splits
+from transfer.splits import load_splits, object_faults, refuse
 from transfer.voc_annotations import read_text
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
+
+# What the four numbers of a box mean to one tool or another.
+READINGS = ("x, y, width, height", "x0, y0, x1, y1", "centre x, centre y, width, height", "y, x, height, width",
+            "y0, x0, y1, x1")  # fmt: skip
 
 
 def parser() -> Parser:
@@ -68,14 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def score_voc(
     detections: Path, root: Path, split: str, classes: list[str] | None = None, metric: str | None = None
 ) -> Evaluation:
-    """VOC AP of a `detections.npz` or a folder of text files.
-
-    Args:
-        detections: the file or folder.
-        root: holds `VOC2007`, `VOC2012`.
-        split: such as `voc_2007_test`.
-        classes: names; by default those of `detections.npz`, or VOC's.
-        metric: `07` for 11 points, or `area`; by default the year's own.
+    """VOC AP of a `detections.npz` or a folder of text files; the arguments are those of the command.
 
     Raises:
         UserError: anything about the detections or the data set is wrong.
@@ -95,11 +92,7 @@ def score_voc(
 
 
 def read_voc_detections(folder: Path, ids: list[str], classes: list[str]) -> Detections:
-    """The development kit's results: one text file a class, boxes from 1.
-
-    Raises:
-        UserError: no file of a class, a line that is not six fields, or an image that is not in the split.
-    """
+    """The development kit's results: one text file a class, boxes from 1."""
     places = {image_id: n for n, image_id in enumerate(ids)}
     # Of two classes whose names end alike, a file belongs to the longer.
     files: dict[str, list[Path]] = {name: [] for name in classes}
@@ -139,11 +132,7 @@ def detections_from_rows(rows: Sequence[Sequence[float]], ids: Sequence[str], cl
 
 
 def score_coco(path: Path, annotations: Path) -> Evaluation:
-    """COCO AP and AR of a `detections.npz` or a results JSON (`.gz`).
-
-    Args:
-        path: the detections.
-        annotations: the split's instances JSON.
+    """COCO AP and AR of a `detections.npz` or a results JSON (`.gz`) by the split's instances JSON.
 
     Raises:
         UserError: anything about the detections or the annotations is wrong.
@@ -166,7 +155,7 @@ def score_coco(path: Path, annotations: Path) -> Evaluation:
     kinds = kinds if results else ["bbox"]
     images, categories, faults = read_coco(annotations, None, "segm" in kinds)
     classes = list(categories.values())
-    faults.refuse()
+    refuse(faults or object_faults(images, annotations))
     # Some tools write the numbers as texts.
     image_numbers = {str(image["image_id"]): n for n, image in enumerate(images)}
     category_numbers = {str(category): n for n, category in enumerate(categories)}
@@ -194,20 +183,21 @@ def _check_boxes(path: Path, results: list[dict[str, Any]], images: list[dict[st
     beyond = (boxes[:, :2] + boxes[:, 2:] > sizes + SLACK).any(axis=1) & (sizes > 0).all(axis=1)
     if (boxes <= 1).all() or beyond.mean() > 0.5:
         raise UserError(f"{path}: its boxes do not lie in their images; write x, y, width, height in pixels")
-    corners = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
-    # Of true sides, few lists have all wider than their distance from the edge.
-    if (corners >= 0).all() and _overlap(corners, numbers, images) > _overlap(boxes, numbers, images):
-        raise UserError(f"{path}: its boxes fit the objects as corners (x0, y0, x1, y1); write x, y, width, height")
-
-
-def _overlap(boxes: np.ndarray, numbers: np.ndarray, images: list[dict[str, Any]]) -> float:
-    """The sum over boxes (N, 4) of the largest IoU with an object of their image, whose numbers are (N,)."""
-    total = 0.0
-    for number in np.unique(numbers):
+    # Each image's best detection, by every reading of its four numbers.
+    order = np.argsort([-r["score"] for r in results], kind="stable")
+    first = order[np.unique(numbers[order], return_index=True)[1]]
+    a, b, c, d = boxes[first].T
+    readings = np.array(
+        [(a, b, c, d), (a, b, c - a, d - b), (a - c / 2, b - d / 2, c, d), (b, a, d, c), (b, a, d - b, c - a)]
+    ).transpose(2, 0, 1)  # (images, 5, 4)
+    fit = np.zeros(len(READINGS))
+    for read, number in zip(readings, numbers[first], strict=True):
         truth = np.array([a["bbox"] for a in images[number]["annotations"]], np.float64)
         if len(truth):
-            total += coder.iou(boxes[numbers == number], truth, [0] * len(truth)).max(axis=1).sum()
-    return total
+            read[:, 2:] = np.maximum(read[:, 2:], 0)
+            fit += coder.iou(read, truth, [0] * len(truth)).max(axis=1) / len(first)
+    if len(first) > 1 and fit.max() > max(0.5, 1.5 * fit[0]):
+        raise UserError(f"{path}: its boxes fit the objects as {READINGS[fit.argmax()]}; write x, y, width, height")
 
 
 def _result(

@@ -17,15 +17,8 @@ ORIENTATION = 0x0112  # EXIF; from 5 on the image is shown with its sides exchan
 def check_image(file: Path, width: int | None = None, height: int | None = None) -> tuple[int, int]:
     """Check that a file is an image that training can use, of the annotated size; nothing is decoded.
 
-    Detectron2 turns a photograph as its EXIF tag says, so an annotation is one of the photograph as shown.
-
-    Args:
-        file: the image.
-        width: in pixels as annotated; None accepts any size.
-        height: likewise.
-
-    Returns:
-        Width and height as shown.
+    Detectron2 turns a photograph as its EXIF tag says, so an annotation is one of the photograph as shown. Returned are
+    its width and height as shown, in pixels; without annotated ones, any size is accepted.
 
     Raises:
         UserError: it is no image, too large, too narrow, of more than 8 bits a channel, or of another size.

@@ -67,8 +67,18 @@ def detect(cfg: Any, detector: nn.Module, split: Split, batches: Iterable[Any]) 
     shares = comm.gather(rows)
     if rank():
         return None
-    ordered = [found for _, found in sorted((row for share in shares for row in share), key=lambda row: row[0])]
-    return _join(split, ordered, cfg.MODEL.MASK_ON)
+    found = [found for _, found in sorted((row for share in shares for row in share), key=lambda row: row[0])]
+    boxes, scores, categories, masks = zip(*found, strict=True)
+    return Detections(
+        image_ids=[image["image_id"] for image in split.images],
+        classes=split.classes,
+        image=np.repeat(np.arange(len(found), dtype=np.int32), [len(image) for image in scores]),
+        category=np.concatenate(categories).astype(np.int16),
+        score=np.concatenate(scores).astype(np.float32),
+        box=np.concatenate(boxes).astype(np.float32).reshape(-1, 4),
+        sizes=np.array([(image["height"], image["width"]) for image in split.images], np.int32),
+        masks=[code for codes in masks for code in codes or []] if cfg.MODEL.MASK_ON else None,
+    )
 
 
 def _plain(instances: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[bytes] | None]:
@@ -80,17 +90,3 @@ def _plain(instances: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[byt
             coder.encode(np.asfortranarray(m[:, :, None], np.uint8))[0]["counts"] for m in instances.pred_masks.numpy()
         ]
     return instances.pred_boxes.tensor.numpy(), instances.scores.numpy(), instances.pred_classes.numpy(), masks
-
-
-def _join(split: Split, found: list[Any], masks: bool) -> Detections:
-    counts = [len(scores) for _, scores, _, _ in found]
-    return Detections(
-        image_ids=[image["image_id"] for image in split.images],
-        classes=split.classes,
-        image=np.repeat(np.arange(len(found), dtype=np.int32), counts),
-        category=np.concatenate([c for _, _, c, _ in found]).astype(np.int16),
-        score=np.concatenate([s for _, s, _, _ in found]).astype(np.float32),
-        box=np.concatenate([b for b, _, _, _ in found]).astype(np.float32).reshape(-1, 4),
-        sizes=np.array([(image["height"], image["width"]) for image in split.images], np.int32),
-        masks=[code for _, _, _, codes in found for code in codes or []] if masks else None,
-    )

@@ -12,8 +12,9 @@ from detectron2.data.detection_utils import SizeMismatchError
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runs.distributed import rank, world_size
-from runs.errors import BrokenImage, UserError, raise_errors
+from runs.errors import BrokenImage, raise_errors
 from runs.signals import shield_worker
+from transfer.model import config_errors
 from transfer.splits import Split
 
 # (index of the image, position in the endless stream of images)
@@ -62,7 +63,8 @@ class Batches(Sampler[list[Draw]]):
         wide: for each image, whether it is wider than high.
         size: images in a batch over all processes.
         seed: of the shuffling, the same in all processes.
-        start: batches to skip: those that an interrupted run has used.
+        start: batches to skip, which an interrupted run has used.
+        group: by orientation.
     """
 
     def __init__(self, wide: list[bool], size: int, seed: int, start: int = 0, group: bool = True) -> None:
@@ -89,27 +91,21 @@ class Batches(Sampler[list[Draw]]):
 
 
 def images_with_objects(cfg: Any, split: Split) -> list[dict[str, Any]]:
-    """The images that are trained on: with a box that is no crowd, as Detectron2 filters them.
-
-    Raises:
-        UserError: none is left.
-    """
-    images = split.images
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        images = filter_images_with_only_crowd_annotations(images)
-    if not images:
-        raise UserError(f"data.train={split.name}: no image has an object; nothing can be learned from it")
-    return list(images)
+    """The images that are trained on: with a box that is no crowd, as Detectron2 filters them."""
+    if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        return split.images
+    return list(filter_images_with_only_crowd_annotations(split.images))
 
 
 def build_train_loader(
-    cfg: Any, images: list[dict[str, Any]], seed: int, workers: int, start: int = 0
+    cfg: Any, split: Split, seed: int, workers: int, start: int = 0
 ) -> Iterator[list[dict[str, Any]]]:
     """Endless batches for training, from batch number `start` on; making it draws from PyTorch's generator.
 
     Raises:
         BrokenImage: an image does not decode.
     """
+    images = images_with_objects(cfg, split)
     batches = Batches(
         [image["width"] > image["height"] for image in images],
         cfg.SOLVER.IMS_PER_BATCH,
@@ -117,7 +113,9 @@ def build_train_loader(
         start,
         cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )
-    return _load(Images(images, DatasetMapper(cfg, True), seed), batches, workers)
+    with config_errors("recipe=, detectron2.INPUT…: Detectron2 cannot read images so"):
+        mapper = DatasetMapper(cfg, True)
+    return _load(Images(images, mapper, seed), batches, workers)
 
 
 def build_test_loader(cfg: Any, split: Split, workers: int) -> Iterator[list[dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """The detector: Detectron2's, with a norm after res5 in the region heads."""
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 from torch import Tensor, nn
 
 from runs.distributed import world_size
-from runs.errors import UserError
+from runs.errors import UserError, user_message
 from transfer.weights import BackboneFile, load_backbone
 
 
@@ -56,11 +57,16 @@ def synchronize_in_float32(detector: nn.Module) -> None:
 def config_errors(what: str) -> Iterator[None]:
     """What Detectron2 raises over settings that it cannot use becomes one line that begins with `what`.
 
-    For calls of Detectron2 alone: the same errors in code of this project are defects, which keep their tracebacks.
+    The same errors in code of this project are defects, which keep their tracebacks.
     """
     try:
         yield
-    except (LookupError, ValueError, AssertionError, TypeError) as error:
+    except (LookupError, ValueError, AssertionError, TypeError, AttributeError, ImportError, ZeroDivisionError,
+            RuntimeError) as error:  # fmt: skip
+        frames = list(traceback.walk_tb(error.__traceback__))
+        module = frames[-1][0].f_globals["__name__"]
+        if user_message(error) or not module.startswith(("detectron2.", "fvcore.", "yacs.", "torch.nn.modules.")):
+            raise
         reason = " ".join(str(error).strip("'\"").split())
         raise UserError(f"{what} ({reason or type(error).__name__})") from error
 
@@ -68,12 +74,7 @@ def config_errors(what: str) -> Iterator[None]:
 def build_detector(
     cfg: Any, backbone: BackboneFile | None, channels_last: bool
 ) -> tuple[nn.Module, dict[str, Any] | None]:
-    """Build the detector that a configuration describes.
-
-    Args:
-        cfg: Detectron2's configuration.
-        backbone: the initial weights; None for random ones.
-        channels_last: the memory layout of convolutions.
+    """Build the detector that a configuration describes, with the backbone's weights, or random ones without.
 
     Returns:
         (the detector on `cfg.MODEL.DEVICE`, what `load_backbone` says of its weights)
@@ -83,8 +84,8 @@ def build_detector(
     """
     with config_errors("recipe=, detectron2.…: Detectron2 cannot build this detector"):
         detector = build_model(cfg)
-    proof = load_backbone(detector, backbone) if backbone else None
     synchronize_in_float32(detector)
+    proof = load_backbone(detector, backbone) if backbone else None
     if channels_last:
         detector.to(memory_format=torch.channels_last)
     return detector, proof

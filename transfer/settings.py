@@ -1,13 +1,11 @@
 """Every key of `python -m transfer`, typed. The detector's own settings stay Detectron2's: see `detectron2`."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
 from runs.errors import UserError
-from runs.files import SCRATCH
 from runs.settings import CommandConfig, choice, number, path
 
 # The classes of PASCAL VOC in Detectron2's order (detectron2/data/datasets/pascal_voc.py).
@@ -17,26 +15,28 @@ VOC_CLASSES = (
 )  # fmt: skip
 # task -> the recipe that Table 5 of the SimSiam paper means.
 RECIPES = {"voc07": "voc07_R50_C4_9k", "voc0712": "voc0712_R50_C4_24k", "coco": "coco_R50_C4_1x"}
-# The SimSiam paper searches "for each individual method" and publishes neither grid nor values. These span what is
-# known: MoCo's 0.02 and the 0.1 that VISSL chose for SimCLR and SwAV on VOC
-# (facebookresearch/vissl configs/.../voc0712/simclr_swav, cvpr21_scale/R50_VOC0712/sBNextraNorm_precBN.yaml).
-GRIDS = {"voc07": (0.02, 0.05, 0.1, 0.15), "voc0712": (0.02, 0.05, 0.1, 0.15), "coco": (0.02, 0.04, 0.1)}
 # In the YAML files: ${if:${official},pytorch,auto}
 OmegaConf.register_new_resolver("if", lambda condition, yes, no: yes if condition else no, replace=True)
 
 
 @dataclass
-class DataConfig:
+class DataFolder:
     """Images and boxes in Detectron2's layout."""
 
     root: str = path()
     """The folder that holds `VOC2007/`, `VOC2012/`, `coco/`."""
+    classes: list[str] = field(default_factory=lambda: list(VOC_CLASSES))
+    """The VOC class names in order; COCO's come from its annotation file."""
+
+
+@dataclass
+class DataConfig(DataFolder):
+    """Which of them to train on, and which to report on."""
+
     train: list[str] = field(default_factory=list)
     """Names of the training splits, e.g. [voc_2007_train]; empty: the recipe's."""
     test: list[str] = field(default_factory=list)
     """Name of the split to report on, in a list; empty: the recipe's."""
-    classes: list[str] = field(default_factory=lambda: list(VOC_CLASSES))
-    """The VOC class names in order; COCO's come from its annotation file."""
     images: int = number(0, least=0)
     """Train on so many images, a class-balanced subset that contains every smaller one; 0: on all."""
     seed: int = number(0, least=0)
@@ -90,18 +90,8 @@ class TransferConfig(CommandConfig):
     pictures: int = number(12, least=0)
     """Test images on each sheet of detections; 0 draws none."""
 
-    @property
-    def folder(self) -> Path:
-        """The run's folder: `output`, or a name of its own."""
-        start = f"scratch-{self.arch}" if self.weights == SCRATCH else Path(self.weights).stem
-        return Path(self.output or f"outputs/transfer/{self.task}_{start}_seed{self.seed}")
-
     def check(self) -> None:
-        """Check what the settings have to do with each other.
-
-        Raises:
-            UserError: two of them exclude each other.
-        """
+        """Refuse settings that exclude each other."""
         if self.search.metric.startswith("segm") and self.task != "coco":
             raise UserError(f"search.metric={self.search.metric}: task={self.task} has no masks; choose bbox/…")
         if self.search.enabled and self.data.held_out:
@@ -110,5 +100,3 @@ class TransferConfig(CommandConfig):
         # NumPy's generator, which Detectron2's augmentation reads, takes 32 bits.
         if self.seed + self.trials > 2**32:
             raise UserError(f"seed={self.seed}: must be below 2^32, with those of further trials")
-        if len(self.data.test) > 1:
-            raise UserError(f"data.test={self.data.test}: one split is reported on; name one")

@@ -1,4 +1,7 @@
-"""Named splits of VOC and COCO, read and checked in one place for training, checking and evaluating."""
+"""Named splits of VOC and COCO, read and checked in one place for training, checking and evaluating.
+
+Anything missing or wrong is a `UserError` with the file's name; what `read_split` finds wrong, a line of its list.
+"""
 
 import filecmp
 import functools
@@ -7,7 +10,7 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,6 @@ from runs.errors import UserError
 from runs.printable import printable
 from runs.record import Dataset
 from transfer.coco_annotations import coco_files, coco_splits, read_coco
-from transfer.faults import Faults, count_evaluated_objects
 from transfer.settings import DataConfig
 from transfer.subset import balanced, hold_out
 from transfer.voc_annotations import intended_root, read_voc, voc_splits
@@ -55,7 +57,7 @@ class Split:
 
 def read_split(
     root: Path, name: str, classes: Sequence[str], require_masks: bool, require_images: bool = True
-) -> tuple[Split, Faults]:
+) -> tuple[Split, list[str]]:
     """Read a split past every fault.
 
     Args:
@@ -67,23 +69,39 @@ def read_split(
 
     Returns:
         (the images and objects without fault; what is wrong, each with its file and the remedy)
-
-    Raises:
-        UserError: the split's folder, list or file is missing or no such thing.
     """
     if name.startswith("coco"):
         found, categories, faults = read_coco(*coco_files(root, name), require_masks)
-        return Split(name, found, list(categories.values()), "coco"), faults
-    found, faults = read_voc(root, name, classes, require_images)
-    return Split(name, found, list(classes), "voc_2007" if name.startswith("voc_2007") else "voc_area"), faults
+        split = Split(name, found, list(categories.values()), "coco")
+    else:
+        found, faults = read_voc(root, name, classes, require_images)
+        split = Split(name, found, list(classes), "voc_2007" if name.startswith("voc_2007") else "voc_area")
+    return split, faults or object_faults(found, name)
+
+
+def object_faults(images: Sequence[dict[str, Any]], place: object) -> list[str]:
+    """What is wrong with all objects together, where each of them is without fault."""
+    if not count_evaluated_objects(images):
+        return [f"{place}: no object counts (all are difficult, crowds, or absent); annotate some"]
+    if all(max(annotation["bbox"]) <= 1 for image in images for annotation in image["annotations"]):
+        return [f"{place}: all boxes lie within the first pixel, as fractions of the image would; write pixels"]
+    return []
+
+
+def count_evaluated_objects(images: Iterable[dict[str, Any]]) -> int:
+    """Number of objects that an evaluation counts: neither difficult nor crowds."""
+    objects = (annotation for image in images for annotation in image["annotations"])
+    return sum(not (a.get("difficult") or a.get("iscrowd")) for a in objects)
+
+
+def refuse(faults: Sequence[str], more: str = "") -> None:
+    """Raise the first fault, if there is one; the message says how many more there are and `more` of them."""
+    if faults:
+        raise UserError(faults[0] + (f" ({len(faults) - 1} more{more})" if faults[1:] else ""))
 
 
 def find_splits(root: Path) -> list[str]:
-    """Names of all splits whose lists lie under `root`.
-
-    Raises:
-        UserError: there is no folder, or no split in it.
-    """
+    """Names of all splits whose lists lie under `root`; none is an error."""
     _require_folder(root)
     names = voc_splits(root) + coco_splits(root)
     if not names:
@@ -97,18 +115,14 @@ def find_splits(root: Path) -> list[str]:
 def load_splits(
     root: str, names: Sequence[str], classes: Sequence[str], require_masks: bool = False, require_images: bool = True
 ) -> Split:
-    """Read splits and put them behind one another; the arguments are those of `read_split`.
-
-    Raises:
-        UserError: anything missing or wrong, with the file's name.
-    """
+    """Read splits and put them behind one another; the arguments are those of `read_split`."""
     _require_folder(Path(root))
     if len(set(names)) < len(names):
         raise UserError(f"data: {', '.join(names)}: names a split twice; its images would count twice")
     whole: Split | None = None
     for name in names:
         split, faults = read_split(Path(root), name, classes, require_masks, require_images)
-        faults.refuse(f": python -m transfer.check_data data.root={root}")
+        refuse(faults, f": python -m transfer.check_data data.root={root}")
         if whole and whole.classes != split.classes:
             raise UserError(f"{name}: other classes than {whole.name}; use splits of one data set")
         whole = replace(split, name=f"{whole.name}+{name}", images=whole.images + split.images) if whole else split
@@ -117,11 +131,7 @@ def load_splits(
 
 
 def read_splits(data: DataConfig, cfg: Any) -> tuple[Split, Split]:
-    """Read the splits to train on and to report on; the second is the first where a part of it is held out for that.
-
-    Raises:
-        UserError: anything missing or wrong, with the file's name.
-    """
+    """Read the splits to train on and to report on; the second is the first where a part of it is held out for that."""
     train = load_splits(data.root, cfg.DATASETS.TRAIN, data.classes, cfg.MODEL.MASK_ON)
     if data.held_out:
         return train, train
@@ -132,28 +142,24 @@ def read_splits(data: DataConfig, cfg: Any) -> tuple[Split, Split]:
 
 
 def prepare_splits(data: DataConfig, cfg: Any, splits: tuple[Split, Split] | None = None) -> tuple[Split, Split]:
-    """The images to train on and those to report on, as the settings ask for them.
+    """The images to train on and those to report on, as the settings ask for them, of what `read_splits` returns.
 
-    Args:
-        data: the settings.
-        cfg: Detectron2's, which name the splits and say whether there are masks; the numbers of classes and
-            INPUT.MASK_FORMAT follow from the data set.
-        splits: what `read_splits` returned; None reads them.
-
-    Raises:
-        UserError: anything missing or wrong, with the file's name.
+    The numbers of classes and INPUT.MASK_FORMAT, which follow from the data set, are set in `cfg`.
     """
     train, test = splits or read_splits(data, cfg)
     if data.held_out:
         images, held = hold_out(train.images, data.held_out, data.seed)
         part = f"{data.held_out:g} held out, seed {data.seed}"
         train, test = _with_images(train, images, f"without {part}"), _with_images(train, held, part)
-    if not count_evaluated_objects(test.images):
-        raise UserError(f"data.test={test.name}: no object counts; choose another share or split")
+    for field, split in (("train", train), ("test", test)):
+        if not count_evaluated_objects(split.images):
+            raise UserError(f"data.{field}={split.name}: no object counts; choose another share or split")
     if data.images:
         chosen = balanced(train.images, len(train.classes), data.images, data.seed)
         train = _with_images(train, chosen, f"{data.images} images, seed {data.seed}")
     _warn_of_overlap(train, test)
+    if cfg.MODEL.MASK_ON and train.metric != "coco":
+        raise UserError(f"detectron2.MODEL.MASK_ON=True: {train.name} has no masks; use COCO's splits, or False")
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(train.classes)
     objects = (a for image in train.images for a in image["annotations"])
     if any(isinstance(a.get("segmentation"), dict) and not a["iscrowd"] for a in objects):

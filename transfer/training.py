@@ -1,9 +1,11 @@
 """The training loop: Detectron2's model, solver and events, with a checkpoint that continues bit for bit."""
 
 import itertools
+import math
 import pickle
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +21,20 @@ from runs.distributed import all_arrive, all_gather_object, rank, worker_count, 
 from runs.environment import peak_memory_mb
 from runs.errors import UserError
 from runs.files import atomic_write, write_json
+from runs.folder import check_present
 from runs.metrics_log import METRICS_LOG, MetricsLog
 from runs.progress import Progress
 from runs.seeds import generator_states, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals, raise_signals
 from transfer.detections import Detections, Evaluation
 from transfer.inference import evaluate
-from transfer.loading import build_test_loader, build_train_loader, images_with_objects
+from transfer.loading import build_test_loader, build_train_loader
 from transfer.model import config_errors
 from transfer.settings import TransferConfig
 from transfer.splits import Split
 
 CHECKPOINT = "checkpoint.pth"
+CANNOT_TRAIN = "recipe=, detectron2.…: Detectron2 cannot train this detector"
 LOWER = "lower detectron2.SOLVER.BASE_LR or lengthen detectron2.SOLVER.WARMUP_ITERS, and choose another output="
 
 
@@ -57,8 +61,8 @@ class Trainer:
         self, cfg: Any, config: TransferConfig, detector: nn.Module, train: Split, test: Split,
         autocast: Callable[[], Any],
     ) -> None:  # fmt: skip
-        self.cfg, self.config, self.detector, self.test, self.autocast = cfg, config, detector, test, autocast
-        self.images = images_with_objects(cfg, train)
+        self.cfg, self.config, self.detector, self.autocast = cfg, config, detector, autocast
+        self.train_split, self.test_split = train, test
         self.folder, self.workers = Path(cfg.OUTPUT_DIR), worker_count(config.data.workers, most=8)
         # Of the order of images in training and in precise BN, drawn from the seeded generator as Detectron2's trainer
         # draws them for its two samplers.
@@ -88,12 +92,12 @@ class Trainer:
         """
         generators = self._restore()
         # Making it draws from PyTorch's generator, so the saved states follow it.
-        loader = build_train_loader(self.cfg, self.images, self.seed, self.workers, self.iteration)
+        loader = build_train_loader(self.cfg, self.train_split, self.seed, self.workers, self.iteration)
         if generators is not None:
             set_generator_states(generators)
         log = MetricsLog(self.folder / METRICS_LOG, self.iteration, self.folder) if rank() == 0 else None
         self.model.train()
-        end, stopped = self.cfg.SOLVER.MAX_ITER, ""
+        first, end, stopped = self.iteration, self.cfg.SOLVER.MAX_ITER, ""
         with (
             self.signals.listen(),
             EventStorage(self.iteration) as storage,
@@ -101,13 +105,19 @@ class Trainer:
         ):
             start = saved = time.perf_counter()
             for batch in itertools.islice(self.signals.interruptible(loader), end - self.iteration):
-                values = self._step(batch, start)
+                # What Detectron2 cannot do with its settings, it finds in the first step.
+                with nullcontext() if self.iteration > first else config_errors(CANNOT_TRAIN):
+                    values = self._step(batch, start)
                 storage.step()
                 self.iteration += 1
                 self._window.append(values)
                 bar.update(loss=values["total_loss"])
                 if len(self._window) == self.config.log_every or self.iteration == end:
-                    self._write(log)
+                    window, self._window = self._window, []
+                    means = {name: sum(v[name] for v in window) / len(window) for name in window[0]}
+                    if log is not None:
+                        means |= {"lr": window[-1]["lr"], "memory_mb": round(peak_memory_mb())}
+                        log.write(self.iteration - 1, **means)
                 stopped = self.signals.agreed_signal()
                 period = self.cfg.TEST.EVAL_PERIOD
                 if not stopped and period > 0 and self.iteration % period == 0 and self.iteration < end:
@@ -144,7 +154,8 @@ class Trainer:
         with raise_signals():
             self.precise_bn()
             # Without autocast, as Detectron2's own mixed precision: scores of 8 bits would be full of ties.
-            return evaluate(self.cfg, self.detector, self.test, build_test_loader(self.cfg, self.test, self.workers))
+            batches = build_test_loader(self.cfg, self.test_split, self.workers)
+            return evaluate(self.cfg, self.detector, self.test_split, batches)
 
     def _step(self, batch: list[dict[str, Any]], start: float) -> dict[str, float]:
         """One iteration, whose batch is waited for since `start`; returns its losses, learning rate and seconds."""
@@ -154,7 +165,9 @@ class Trainer:
                 losses = self.model(batch)
             total = sum(losses.values())
             terms = _mean_over_processes(losses)
-            self._check(terms, batch)
+            if not math.isfinite(sum(terms.values())):
+                values = {name: str(value) for name, value in terms.items()}
+                raise self._diverged(batch, f"the loss is {sum(terms.values())}", values)
             self.optimizer.zero_grad()
             total.backward()
             self.optimizer.step()
@@ -177,11 +190,6 @@ class Trainer:
         self.seconds += elapsed
         return {"total_loss": sum(terms.values()), **terms, "lr": rate, "time": elapsed, "data_time": data_time}
 
-    def _check(self, terms: dict[str, float], batch: list[dict[str, Any]]) -> None:
-        total = sum(terms.values())
-        if total - total != 0:  # NaN or infinite
-            raise self._diverged(batch, f"the loss is {total}", {name: str(value) for name, value in terms.items()})
-
     def _diverged(self, batch: list[dict[str, Any]], what: str, losses: dict[str, str]) -> UserError:
         """Save which images it happened on, those of all processes; returns what to tell the user."""
         file = self.folder / "not_finite.json"
@@ -200,7 +208,7 @@ class Trainer:
         if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
             return
         count = self.cfg.TEST.PRECISE_BN.NUM_ITER
-        batches = build_train_loader(self.cfg, self.images, self.bn_seed, self.workers)
+        batches = build_train_loader(self.cfg, self.train_split, self.bn_seed, self.workers)
         with EventStorage(), Progress(count, "precise BN", folder=self.folder, disable=rank() > 0) as bar:
             update_bn_stats(self.model, _counted(batches, bar), count)
 
@@ -214,6 +222,7 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(), "generators": states, "window": self._window,
             "seconds": self.seconds,
         }  # fmt: skip
+        check_present(self.folder)
         with atomic_write(self.folder / CHECKPOINT) as file:
             torch.save(state, file)
 
@@ -238,13 +247,6 @@ class Trainer:
             )
         self.iteration, self._window, self.seconds = state["iteration"], state["window"], state["seconds"]
         return generators[rank()]
-
-    def _write(self, log: MetricsLog | None) -> None:
-        """One line: the means over the window."""
-        window, self._window = self._window, []
-        means = {name: sum(v[name] for v in window) / len(window) for name in window[0]}
-        if log is not None:
-            log.write(self.iteration - 1, **means | {"lr": window[-1]["lr"], "memory_mb": round(peak_memory_mb())})
 
 
 def _mean_over_processes(losses: dict[str, torch.Tensor]) -> dict[str, float]:

@@ -1,6 +1,5 @@
-"""From settings to a record: one fine-tuning trial, several with their mean, and a search for the learning rate."""
+"""From settings to a record: one fine-tuning trial, or several with their mean."""
 
-import copy
 import dataclasses
 import functools
 import statistics
@@ -8,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
@@ -20,19 +18,17 @@ from runs.seeds import seed_everything
 from transfer.detectron2_config import build_cfg
 from transfer.draw_detections import draw_sheets
 from transfer.inference import FILES
+from transfer.learning_rate_search import search_learning_rate
+from transfer.loading import images_with_objects
 from transfer.model import build_detector
-from transfer.settings import GRIDS, SearchConfig, TransferConfig
+from transfer.settings import SearchConfig, TransferConfig
 from transfer.splits import Split, prepare_splits, read_splits
-from transfer.training import CHECKPOINT, Diverged, Trainer
+from transfer.training import CHECKPOINT, Trainer
 from transfer.weights import BackboneFile, read_backbone
 
 MODEL = "model_final.pth"
 # They change how fast a run goes, or how it is shown, and not what it computes; of `data.root` the content is compared.
 FREE = ("data.root", "data.workers", "threads", "device", "save_seconds", "pictures")
-# What VISSL chose for its high rates (configs/.../voc0712/simclr_swav): a start at a third, over 1000 iterations.
-WARMUP_ABOVE, WARMUP_ITERS, WARMUP_FACTOR = 0.05, 1000, 0.3333
-# The share of a run that its warm-up may take, for runs much shorter than the 24000 iterations those were chosen for.
-WARMUP_SHARE = 24
 
 
 def run(config: TransferConfig) -> dict[str, float]:
@@ -48,25 +44,28 @@ def run(config: TransferConfig) -> dict[str, float]:
     """
     with process_group(config.device) as device:
         autocast = set_precision(config.precision, device, config.threads, one_shape=False)
-        return _run(config, device, autocast, read_backbone(config.weights)).metrics
+        return _run(config, device, autocast).metrics
 
 
 def _run(
-    config: TransferConfig, device: torch.device, autocast: Callable[[], Any], backbone: BackboneFile | None,
-    splits: tuple[Split, Split] | None = None,
+    config: TransferConfig, device: torch.device, autocast: Callable[[], Any],
+    files: tuple[BackboneFile | None, tuple[Split, Split]] | None = None,
 ) -> Record:  # fmt: skip
+    """Run what the settings ask for; `files` are the weights and the splits, where they have been read."""
+    backbone = files[0] if files else read_backbone(config.weights)
     cfg = build_cfg(config, backbone, device.type)
-    splits = splits or read_splits(config.data, cfg)
+    splits = files[1] if files else read_splits(config.data, cfg)
     train, test = prepare_splits(config.data, cfg, splits)
     cfg.freeze()
+    datasets = train.to_dataset(), test.to_dataset()
     # The weights are what is in their file, and so are the images.
     settings = dataclasses.asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
-    images = {"train": train.fingerprint, "test": test.fingerprint}
-    with claim_run("transfer", config.folder, settings, FREE, images) as claimed:
+    images = {"train": datasets[0].fingerprint, "test": datasets[1].fingerprint}
+    with claim_run("transfer", cfg.OUTPUT_DIR, settings, FREE, images) as claimed:
         if claimed.done:
             return claimed.done
         if config.trials > 1 or config.search.enabled:
-            run_one = functools.partial(_run, device=device, autocast=autocast, backbone=backbone, splits=splits)
+            run_one = functools.partial(_run, device=device, autocast=autocast, files=(backbone, splits))
             record = _trials(config, claimed, cfg.SOLVER.MAX_ITER, run_one)
         else:
             record = _fine_tune(config, cfg, backbone, train, test, autocast, claimed)
@@ -93,12 +92,12 @@ def _fine_tune(
         torch.save({"model": detector.state_dict()}, file)
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()),
-        "train": dataclasses.asdict(train.to_dataset()) | {"used": len(trainer.images)},
+        "train": dataclasses.asdict(train.to_dataset()) | {"used": len(images_with_objects(cfg, train))},
         "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3),
         "per_class": evaluation.per_class, "files": {name: sha256(claimed.path / name) for name in FILES},
     }  # fmt: skip
     if evaluation.curves:
-        details["curves"] = {name: _thinned(curve) for name, curve in evaluation.curves.items()}
+        details["curves"] = evaluation.curves
     subject = backbone.subject if backbone else Subject(method=SCRATCH, arch=config.arch)
     record = claimed.finish(subject, test.to_dataset(), evaluation.metrics, details=details)
     (claimed.path / CHECKPOINT).unlink(missing_ok=True)
@@ -109,22 +108,16 @@ def _fine_tune(
     return record
 
 
-def _thinned(curve: np.ndarray) -> Any:
-    """At most 101 points of a curve (2, N)."""
-    keep = np.unique(np.linspace(0, max(curve.shape[1] - 1, 0), 101).round().astype(int))[: curve.shape[1]]
-    return np.nan_to_num(curve[:, keep]).round(4).tolist()
-
-
 def _trials(
     config: TransferConfig, claimed: Run, iterations: int, run_one: Callable[[TransferConfig], Record]
 ) -> Record | None:
     """The search and the trials, each by `run_one`; returns the record of them together on process 0."""
     single, search = replace(config, trials=1, search=SearchConfig()), None
     if config.search.enabled:
-        search, single = _search_rate(config, single, iterations, run_one)
+        search, single = search_learning_rate(config.search, single, claimed.path, iterations, run_one)
     records = []
     for number in range(config.trials):
-        output = str(config.folder / f"{TRIAL}{number}")
+        output = str(claimed.path / f"{TRIAL}{number}")
         records.append(run_one(replace(single, seed=config.seed + number, output=output)))
     if rank():
         return None
@@ -140,40 +133,3 @@ def _trials(
     record = claimed.finish(first.subject, first.dataset, metrics, details=details)
     print("  ".join(f"{n} {v:.2f} ± {std[n]:.2f}" for n, v in metrics.items()) + f"  ->  {claimed.path / RECORD}")
     return record
-
-
-def _search_rate(
-    config: TransferConfig, single: TransferConfig, iterations: int, run_one: Callable[[TransferConfig], Record]
-) -> tuple[dict[str, Any], TransferConfig]:
-    """Try every rate on the held-out part; returns (the whole grid and the choice, the settings with the choice)."""
-    grid: list[dict[str, Any]] = []
-    data = replace(single.data, held_out=config.search.held_out)
-    for rate in config.search.rates or GRIDS[config.task]:
-        output = str(config.folder / f"search_lr{rate:g}")
-        candidate = replace(with_learning_rate(single, rate, iterations), data=data, output=output, pictures=0)
-        entry: dict[str, Any] = {"rate": rate, "solver": dict(candidate.detectron2["SOLVER"])}
-        try:
-            entry["metrics"] = run_one(candidate).metrics
-        except Diverged as error:
-            entry |= {"metrics": None, "diverged": str(error)}
-        grid.append(entry)
-    finished = [entry for entry in grid if entry["metrics"]]
-    if not finished:
-        raise Diverged(f"every rate of {[e['rate'] for e in grid]} diverged; give lower search.rates")
-    best = max(finished, key=lambda entry: entry["metrics"][config.search.metric])
-    result = {
-        "chosen": best["rate"], "metric": config.search.metric, "held_out": config.search.held_out,
-        "seed": config.seed, "grid": grid,
-    }  # fmt: skip
-    return result, with_learning_rate(single, best["rate"], iterations)
-
-
-def with_learning_rate(config: TransferConfig, rate: float, iterations: int) -> TransferConfig:
-    """The settings of a run of so many iterations with another rate, and the longer warm-up that high ones need."""
-    other = copy.deepcopy(config)
-    solver = other.detectron2.setdefault("SOLVER", {})
-    solver["BASE_LR"] = rate
-    if rate > WARMUP_ABOVE:
-        solver["WARMUP_ITERS"] = min(WARMUP_ITERS, iterations // WARMUP_SHARE)
-        solver["WARMUP_FACTOR"] = WARMUP_FACTOR
-    return other

@@ -1,4 +1,4 @@
-"""PASCAL VOC splits in Detectron2's form, past every fault, so that all of them can be named at once."""
+"""PASCAL VOC splits in Detectron2's form."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -9,7 +9,7 @@ from typing import Any
 
 from runs.errors import UserError
 from runs.files import read_bytes
-from transfer.faults import Faults
+from transfer.faults import read_each
 from transfer.image_files import check_image
 
 # The value of detectron2.structures.BoxMode.XYXY_ABS; importing that takes seconds, and evaluating needs no detector.
@@ -20,28 +20,26 @@ _TRUTH_VALUES = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1}
 
 def read_voc(
     root: Path, name: str, classes: Sequence[str], require_images: bool = True
-) -> tuple[list[dict[str, Any]], Faults]:
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Read a split as Detectron2's loader does (detectron2/data/datasets/pascal_voc.py), difficult objects included.
 
-    The arguments are those of `datasets.read_split`.
+    The arguments are those of `splits.read_split`.
 
     Returns:
         (one dict an image without fault: `file_name`, `image_id`, `height`, `width`, `annotations`; a box is
         `[x0, y0, x1, y1]` in pixels from 0, and each annotation has `difficult` besides Detectron2's keys;
         what is wrong with the others, each with its file)
-
-    Raises:
-        UserError: the split's folder or list is missing or wrong.
     """
     folder, listing = _layout(root, name)
     ids = _listed(listing, folder)
     numbers = {c.strip(): i for i, c in enumerate(classes)}
     if not numbers or len(numbers) < len(classes):
         raise UserError(f"data.classes={list(classes)}: must name classes, each once")
-    faults = Faults(f"{listing}: lists {i!r} twice; remove one" for i, n in Counter(ids).items() if n > 1)
+    faults = [f"{listing}: lists {i!r} twice; remove one" for i, n in Counter(ids).items() if n > 1]
 
     def read(image_id: str) -> dict[str, Any]:
-        file, picture = annotation_file(image_id), _image_file(folder, image_id)
+        file, pictures = annotation_file(image_id), [folder / f"JPEGImages/{image_id}{suffix}" for suffix in SUFFIXES]
+        picture = next((path for path in pictures if path.is_file()), pictures[0])
         for needed in (file, picture) if require_images else (file,):
             if not needed.is_file():
                 raise UserError(f"{needed}: missing, but listed in {listing.name}; restore it or remove it there")
@@ -53,9 +51,7 @@ def read_voc(
     def annotation_file(image_id: str) -> Path:
         return folder / "Annotations" / f"{image_id}.xml"
 
-    found = faults.read(ids, annotation_file, read)
-    faults.check_objects(found, name)
-    return found, faults
+    return read_each(ids, annotation_file, read, faults), faults
 
 
 def voc_splits(root: Path) -> list[str]:
@@ -108,7 +104,7 @@ def _listed(listing: Path, folder: Path) -> list[str]:
         # An id may hold spaces, and some lists name the image with its suffix or its path.
         tokens = line.split()
         texts = dict.fromkeys((line, tokens[0], Path(line.replace("\\", "/")).name))
-        names = [n for text in texts for n in (text, _without_suffix(text))]
+        names = [n for text in texts for n in (text, *(text.removesuffix(s) for s in SUFFIXES if text.endswith(s)))]
         known = next((n for n in names if (folder / "Annotations" / f"{n}.xml").is_file()), None)
         if known != line and tokens[1:] and tokens[-1] in ("-1", "0", "1"):
             raise UserError(
@@ -116,15 +112,6 @@ def _listed(listing: Path, folder: Path) -> list[str]:
             )
         ids.append(known or tokens[0])
     return ids
-
-
-def _without_suffix(name: str) -> str:
-    return next((name.removesuffix(s) for s in SUFFIXES if name.endswith(s)), name)
-
-
-def _image_file(folder: Path, image_id: str) -> Path:
-    names = [folder / "JPEGImages" / f"{image_id}{suffix}" for suffix in SUFFIXES]
-    return next((name for name in names if name.is_file()), names[0])
 
 
 def _annotation(file: Path, classes: dict[str, int]) -> dict[str, Any]:
@@ -177,10 +164,10 @@ def _object(item: ET.Element, width: int, height: int, classes: dict[str, int]) 
 
 
 def _text(element: ET.Element, path: str) -> str:
-    text = element.findtext(path)
-    if text is None:
-        raise ValueError(f"no <{path}>; complete it")
-    return text.strip()
+    found = element.findall(path)
+    if len(found) != 1:
+        raise ValueError(f"{len(found) or 'no'} <{path}> in it; write one")
+    return (found[0].text or "").strip()
 
 
 def _number(text: str, what: str) -> float:

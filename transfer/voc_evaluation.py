@@ -63,7 +63,9 @@ def evaluate_voc(matches: Matches) -> Evaluation:
         true, false = (np.cumsum(verdict == v, dtype=np.float64) for v in (TRUE, FALSE))
         # A class without objects: 0 / 0, as in the definition.
         recall = true / (matches.objects[:, number].sum() or np.nan)
-        curves[name] = np.stack([recall, true / np.maximum(true + false, 1)])
+        points = np.unique(np.linspace(0, max(len(verdict) - 1, 0), 101).round().astype(int))[: len(verdict)]
+        curve = np.stack([recall, true / np.maximum(true + false, 1)])[:, points]
+        curves[name] = np.nan_to_num(curve).round(4).tolist()
     by_threshold = np.array([np.mean(table[:, t]) for t in range(len(THRESHOLDS))])
     metrics = {f"bbox/{k}": float(v) for k, v in _ap_summary(by_threshold).items()}
     per_class = {name: _ap_summary(row) for name, row in zip(classes, table, strict=True)}
@@ -77,10 +79,7 @@ def _ap_summary(row: np.ndarray) -> dict[str, float]:
 def match_voc(detections: Detections, truth: Truth, metric: str = "voc_2007") -> Matches:
     """Give each detection its object at every IoU threshold.
 
-    Args:
-        detections: boxes from 0, as a detector gives them.
-        truth: the split's objects; its image numbers are those of `detections`.
-        metric: `voc_2007`, of eleven points, or `voc_area` (2010 and later).
+    The image numbers of both are the same; `metric` is `voc_2007`, of eleven points, or `voc_area` (2010 and later).
     """
     classes = len(detections.classes)
     # What the text files keep: products with 1000 and 10 of 32-bit numbers are exact in 64 bits, so rounding them is
@@ -123,19 +122,15 @@ def _best_overlaps(group: np.ndarray, box: np.ndarray, truth: Truth, classes: in
     begin = np.concatenate([[0], np.cumsum(count[some])[:-1]])  # first pair of each detection, (M,)
     rows = np.repeat(some, count[some])  # detection of each pair, (P,)
     columns = order[np.arange(len(rows)) - np.repeat(begin, count[some]) + np.repeat(start[some], count[some])]
-    iou = _iou(box[rows].T, truth.box[columns].T)
-    overlap[some] = np.maximum.reduceat(iou, begin)
-    # Of equal overlaps the first object wins, as argmax has it.
-    at_best = np.where(iou == np.repeat(overlap[some], count[some]), np.arange(len(iou)), len(iou))
-    best[some] = columns[np.minimum(np.minimum.reduceat(at_best, begin), len(iou) - 1)]
-    return overlap, best
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of P pairs of boxes (4, P) whose last row and column belong to them."""
+    a, b = box[rows].T, truth.box[columns].T  # (4, P), whose last row and column belong to them
     width = np.maximum(np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]) + 1.0, 0.0)
     height = np.maximum(np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]) + 1.0, 0.0)
     inside = width * height
     # In the order of Detectron2's sum, so that equal overlaps are equal here too.
     union = (a[2] - a[0] + 1.0) * (a[3] - a[1] + 1.0) + (b[2] - b[0] + 1.0) * (b[3] - b[1] + 1.0) - inside
-    return inside / union
+    iou = inside / union
+    overlap[some] = np.maximum.reduceat(iou, begin)
+    # Of equal overlaps the first object wins, as argmax has it.
+    at_best = np.where(iou == np.repeat(overlap[some], count[some]), np.arange(len(iou)), len(iou))
+    best[some] = columns[np.minimum(np.minimum.reduceat(at_best, begin), len(iou) - 1)]
+    return overlap, best

@@ -31,7 +31,7 @@ class BackboneFile:
     Attributes:
         path: the file.
         sha256: of the file.
-        tensors: name -> array.
+        tensors: arrays by name.
         folded: whether the batch norms' statistics are folded into weight and bias, as in Caffe2's files.
         settings: Detectron2's, by dotted names, that it needs: its size, and what is known of its input.
         input: who says what the network expects at its input: the file (`provenance`), its form (`msra`), or only the
@@ -85,19 +85,24 @@ def read_backbone(weights: str | Path) -> BackboneFile | None:
     settings = _architecture(path, tensors)
     subject = _subject(path, contents.sha256, settings, provenance)
     convention = MSRA_INPUT.detectron2() if said == "msra" else provenance.get("input")
-    settings |= _input(path, convention) if convention is not None else {}
+    if convention is not None:
+        try:
+            convention = InputConvention.from_detectron2(convention).detectron2()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"weights={path}: provenance.input is no input convention; {REMEDY}") from error
+        settings |= {
+            "MODEL.RESNETS.STRIDE_IN_1X1": convention["stride_in_1x1"], "INPUT.FORMAT": convention["format"],
+            "MODEL.PIXEL_MEAN": convention["pixel_mean"], "MODEL.PIXEL_STD": convention["pixel_std"],
+        }  # fmt: skip
     return BackboneFile(path, contents.sha256, tensors, folded, settings, said, subject)
 
 
 def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
     """Copy every backbone tensor into the detector (res5 into its region heads), then prove that each one is there.
 
-    The proof compares the detector's tensors with the file's bit for bit, after the copy and through `state_dict`.
-
-    Args:
-        detector: a C4 detector, of which `backbone.*` and `roi_heads.res5.*` are loaded, the extra norm after res5 is
-            not; or one with an FPN, of which `backbone.bottom_up.*` is.
-        file: the backbone.
+    The proof compares the detector's tensors with the file's bit for bit, after the copy and through `state_dict`. Of a
+    C4 detector `backbone.*` and `roi_heads.res5.*` are loaded, without the extra norm after res5; of one with an FPN,
+    `backbone.bottom_up.*`.
 
     Returns:
         Figures for the record: tensors and elements compared, the file's sha256, tensors of the file not used, and who
@@ -179,17 +184,6 @@ def _architecture(path: Path, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     return {
         "MODEL.RESNETS.DEPTH": depth, "MODEL.RESNETS.NUM_GROUPS": groups, "MODEL.RESNETS.WIDTH_PER_GROUP": grouped,
         "MODEL.RESNETS.STEM_OUT_CHANNELS": stem, "MODEL.RESNETS.RES2_OUT_CHANNELS": out,
-    }  # fmt: skip
-
-
-def _input(path: Path, convention: dict[str, Any]) -> dict[str, Any]:
-    try:
-        convention = InputConvention.from_detectron2(convention).detectron2()
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"weights={path}: provenance.input is no input convention; {REMEDY}") from error
-    return {
-        "MODEL.RESNETS.STRIDE_IN_1X1": convention["stride_in_1x1"], "INPUT.FORMAT": convention["format"],
-        "MODEL.PIXEL_MEAN": convention["pixel_mean"], "MODEL.PIXEL_STD": convention["pixel_std"],
     }  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def row(split: Split, arguments: argparse.Namespace) -> Row:
     cfg = build_cfg(config, None, "cpu")
     images = images_with_objects(cfg, split)
     count, rounds = (1, 2) if arguments.quick else (4, 5)
-    mine = iter(build_train_loader(cfg, images, 0, 0))
+    mine = iter(build_train_loader(cfg, split, 0, 0))
     theirs = iter(
         build_detection_train_loader(
             images,

@@ -55,11 +55,16 @@ RECIPES = {
     "\x00": r"recipe\.yaml: not YAML",
     "SEED: 1\nSOLVER:\n  MAX_ITER: 3\n  MAX_ITER: 4": r"recipe\.yaml: not YAML: MAX_ITER is given twice in it, line 4",
     "SOLVER: {{BASE_LR: -0.02}}": r"SOLVER\.BASE_LR=-0\.02: must be a number from 1e-09 to 3\.40",
-    "SOLVER: {{GAMMA: .nan}}": r"SOLVER\.GAMMA=nan: must be a number from -inf to inf",
+    "SOLVER: {{GAMMA: .nan}}": r"SOLVER\.GAMMA=nan: must be a number from 0 to inf",
     "SOLVER: {{BASE_LR: .nan}}": r"SOLVER\.BASE_LR=nan: must be a number from",
     "SOLVER: {{IMS_PER_BATCH: 0}}": r"SOLVER\.IMS_PER_BATCH=0: must be a number from",
     "SOLVER: {{MOMENTUM: 9.0}}": r"SOLVER\.MOMENTUM=9\.0: must be a number from 0 to 1",
     "MODEL: {{ANCHOR_GENERATOR: {{SIZES: [[-32]]}}}}": r"SIZES=\[\[-32\]\]: must be a number from",
+    "MODEL: {{RPN: {{CONV_DIMS: [-3]}}}}": r"CONV_DIMS=\[-3\]: must be a number from -1 to 1e\+09",
+    "INPUT: {{FORMAT: x}}": r"INPUT\.FORMAT=x: is not supported; use RGB or BGR",
+    "MODEL: {{META_ARCHITECTURE: ProposalNetwork}}": r"META_ARCHITECTURE=ProposalNetwork: is not supported",
+    "INPUT: {{MIN_SIZE_TRAIN: []}}": r"INPUT\.MIN_SIZE_TRAIN: is empty",
+    "MODEL: {{KEYPOINT_ON: True}}": r"MODEL\.KEYPOINT_ON=True: is not supported",
     "SOLVER: {{MAX_ITER: 100000000000}}": r"MAX_ITER=100000000000: must be a number from",
 }
 
@@ -120,12 +125,13 @@ def test_wrong_settings_and_files_are_one_line(tiny: Any, tmp_path: Path, genera
         (lambda c: (setattr(c, "weights", "scratch"), setattr(c, "arch", "resnet50_cifar")), "_cifar"),
         (lambda c: c.detectron2.update(SEED=1), r"detectron2\.SEED: use seed="),
         (lambda c: c.detectron2["SOLVER"].update(AMP={"ENABLED": True}), r"AMP\.ENABLED=True: .* precision=bf16"),
-        (lambda c: c.detectron2["TEST"].update(AUG={"ENABLED": True}), r"TEST\.AUG\.ENABLED=True: would do nothing"),
+        (lambda c: c.detectron2["TEST"].update(AUG={"ENABLED": True}), r"TEST\.AUG\.ENABLED=True: is not supported"),
         (
             lambda c: c.detectron2["SOLVER"].update(LR_SCHEDULER_NAME="x"),
             r"cannot build this .* \(Unknown LR scheduler: x",
         ),
         (lambda c: c.detectron2["MODEL"]["ROI_HEADS"].update(NAME="x"), r"cannot build this .* \(No object named 'x'"),
+        (lambda c: c.detectron2["MODEL"].update(MASK_ON=True), r"MASK_ON=True: voc_2007_trainval has no masks"),
     ]
     import copy
 

@@ -12,8 +12,9 @@ from detectron2.data.datasets.pascal_voc import load_voc_instances
 
 from runs.errors import UserError
 from tests.transfer.conftest import CLASSES
-from transfer.check_data import CheckConfig, CheckData, check_split
+from transfer.check_data import CheckConfig, check_split
 from transfer.loading import Batches
+from transfer.settings import DataFolder
 from transfer.splits import find_splits, load_splits
 
 
@@ -224,7 +225,7 @@ def test_the_folder_that_was_meant_is_named(tmp_path: Path) -> None:
 
 
 def faults(root: Path, name: str, **settings: Any) -> list[str]:
-    return check_split(root, name, CheckConfig(CheckData(str(root), CLASSES), **settings))[1]
+    return check_split(root, name, CheckConfig(DataFolder(str(root), CLASSES), **settings))[1]
 
 
 def test_the_check_finds_every_fault_at_once(generated: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from runs.errors import UserError
 from runs.record import read_record
 from runs.signals import INTERRUPTED, Stopped
-from transfer import trials
+from transfer import training, trials
 from transfer.settings import TransferConfig
 from transfer.training import Trainer
 
@@ -169,9 +169,27 @@ def test_out_of_memory_names_what_to_lower(tiny: TransferConfig, monkeypatch: py
     def exhausted(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Trainer, "_check", exhausted)
+    monkeypatch.setattr(training, "_mean_over_processes", exhausted)
     with pytest.raises(UserError, match=r"4 images of up to \d+ x \d+: .*bf16"):
         trials.run(tiny)
+
+
+def test_a_folder_that_is_deleted_ends_the_run_at_the_next_checkpoint(
+    tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after all the training; and no checkpoint is written where it was."""
+    original = Trainer._step
+
+    def delete(self: Trainer, *arguments: Any) -> Any:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_step", delete)
+    tiny.detectron2["SOLVER"] |= {"MAX_ITER": 10_000}
+    tiny.save_seconds = 0.0
+    with pytest.raises(UserError, match=r"run: was deleted or renamed while the run was on"):
+        trials.run(tiny)
+    assert not (Path(tiny.output) / "checkpoint.pth").exists()
 
 
 def test_the_record_is_written_before_the_pictures(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:

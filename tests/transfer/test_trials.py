@@ -1,7 +1,6 @@
 """Trials give mean and deviation; the search chooses without a look at the test split, and says what it tried."""
 
 import statistics
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,8 @@ import pytest
 from runs.errors import UserError
 from runs.record import read_record
 from transfer import trials
-from transfer.settings import SearchConfig, TransferConfig
+from transfer.learning_rate_search import search_learning_rate
+from transfer.settings import TransferConfig
 from transfer.splits import read_splits
 
 
@@ -77,7 +77,7 @@ def test_the_best_held_out_metric_decides(tiny: TransferConfig) -> None:
         seen.append((rate, config.data.held_out))
         return SimpleNamespace(metrics={"bbox/AP": figures[rate]})
 
-    result, chosen = trials._search_rate(tiny, replace(tiny, search=SearchConfig()), 100, run_one)
+    result, chosen = search_learning_rate(tiny.search, tiny, Path(tiny.output), 100, run_one)
     assert result["chosen"] == 0.02 == chosen.detectron2["SOLVER"]["BASE_LR"]
     assert seen == [(0.01, 0.2), (0.02, 0.2), (0.04, 0.2)] and chosen.data.held_out == 0
 
