@@ -17,7 +17,7 @@ from converters.without_dynamo import without_dynamo
 from pretrain.augment import evaluation_transform
 from pretrain.checkpoint import NAME, parse_name
 from pretrain.config import FREE, AugmentConfig, DataConfig, EvaluationConfig
-from pretrain.data import Images, open_splits
+from pretrain.data import Images, fingerprints, open_splits
 from pretrain.loader import NO_IMAGE, Views, load_batches
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
@@ -237,7 +237,7 @@ def evaluate(
     """
     with process_group(config.device) as device:
         train, val = open_splits(config.data)
-        bound = {images.split: images.sampled_fingerprint for images in (train, val)}
+        bound = fingerprints(train, val)
         with claim_run(kind, config.output, asdict(config), (*FREE, *free), bound) as claimed:
             if claimed.done:
                 return next(iter(claimed.done.metrics.values()))

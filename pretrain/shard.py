@@ -49,11 +49,10 @@ class ShardConfig:
 def write_shards(config: ShardConfig) -> None:
     """Write what is missing, check everything, write the index."""
     # Here, so that `--help` and a mistyped key do not wait for OpenCV.
-    from pretrain.data import open_images
+    from pretrain.data import fingerprints, open_images
 
     splits = {split: open_images(config.data, split) for split in config.splits}
-    bound = {split: images.sampled_fingerprint for split, images in splits.items()}
-    with claim_run("shard", config.output, asdict(config), FREE, bound) as run:
+    with claim_run("shard", config.output, asdict(config), FREE, fingerprints(*splits.values())) as run:
         index: dict[str, Any] = {"schema": 1}
         for split, images in splits.items():
             print(images.describe())

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from converters import Backbone
+from pretrain.augment import build_transforms
 from pretrain.augment.fast_views import build_views
 from pretrain.batch_norm import synchronize_norms
 from pretrain.checkpoint import Checkpoints, restore_errors
 from pretrain.collapse.measure_checkpoint import compute_outputs
 from pretrain.collapse.measures import bias_center_cosine
 from pretrain.config import FREE, PretrainConfig
-from pretrain.data import Images, open_training
+from pretrain.data import Images, fingerprints, open_training
 from pretrain.initial_weights import load_initial_weights
-from pretrain.loader import HostToDevice, StepSampler, load_batches
+from pretrain.loader import HostToDevice, StepSampler, Views, load_batches
 from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.metrics import Metrics
 from pretrain.online_evaluation import OnlineEvaluation
@@ -61,7 +62,7 @@ def pretrain(config: PretrainConfig) -> None:
         if not train_set.classes and (config.probe.enabled or config.method.name == "supervised"):
             where = f"data.root={config.data.root} has no classes; put its images into class folders"
             raise UserError(f"{learner}: {where}")
-        bound = {images.split: images.sampled_fingerprint for images in (train_set, val_set) if images}
+        bound = fingerprints(train_set, val_set)
         initial = load_initial_weights(config)
         if initial:
             bound["init"] = initial.source_sha256
@@ -328,9 +329,8 @@ class Trainer:
             return {}
         config, count = self.config, len(self.train_set)
         indices = sorted(random.Random(config.seed).sample(range(count), min(count, CENTER)))
-        z, z2, _, bias = compute_outputs(
-            self.method, config.augment, self.train_set, indices, 256, config.seed, self.device, config.data.skip_broken
-        )
+        views = Views(self.train_set, build_transforms(config.augment, 2), config.seed, config.data.skip_broken)
+        z, z2, _, bias = compute_outputs(self.method, views, indices)
         assert z2 is not None
         return {} if bias is None else {"bias_set_cosine": bias_center_cosine(bias, z, z2)}
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,50 +30,38 @@ def save(
 
     panels = 2 + (p is not None) + bool(by_temperature)
     figure = Figure(figsize=(3.6 * panels, 3.1), layout="constrained", dpi=110)
-    axes = list(figure.subplots(1, panels))
-    _spectrum(axes.pop(0), singular, metrics["std_healthy"])
-    _statistics(axes.pop(0), metrics)
-    if p is not None:
-        _amounts(axes.pop(0), z, p)
-    if by_temperature:
-        _temperatures(axes.pop(0), by_temperature)
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", metadata={"Software": None})
-
-
-def _spectrum(axis: Any, singular: Sequence[float], healthy: float) -> None:
+    spectrum, statistics, *others = figure.subplots(1, panels)
     shown = [max(s, 1e-8) for s in singular]
-    axis.semilogy(range(1, len(shown) + 1), shown, color=BLUE)
-    axis.axhline(healthy, color="#777777", linestyle=":", label="1/√d: spread evenly")
-    axis.set(title="Deviation along each direction", xlabel="direction", ylabel="singular value / √(n − 1)")
-    axis.legend(frameon=False, fontsize=8)
-
-
-def _statistics(axis: Any, metrics: Mapping[str, float]) -> None:
+    spectrum.semilogy(range(1, len(shown) + 1), shown, color=BLUE)
+    spectrum.axhline(metrics["std_healthy"], color="#777777", linestyle=":", label="1/√d: spread evenly")
+    spectrum.set(title="Deviation along each direction", xlabel="direction", ylabel="singular value / √(n − 1)")
+    spectrum.legend(frameon=False, fontsize=8)
     values = {"std·√d": metrics["std"] / metrics["std_healthy"], "spread": metrics["spread"], "m_r": metrics["m_r"],
               "m_o": metrics["m_o"]}  # fmt: skip
-    bars = axis.barh(list(values), list(values.values()), color=[BLUE, BLUE, BLUE, RED])
-    axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
-    axis.set(title="Blue falls to 0, red rises to 1", xlim=(0, 1.25))
-    axis.invert_yaxis()
-
-
-def _amounts(axis: Any, z: Tensor, p: Tensor) -> None:
-    """Figure 5 (a): where a curve crosses zero is the amount."""
-    o_z, o_p = (normalize(t.double(), dim=1).mean(0) for t in (z, p))  # d
-    etas = torch.linspace(-1.5, 1.5, 121, dtype=torch.float64)
-    for name, o_e, o, colour in (("o_p in o_z − o_p", o_z - o_p, o_p, BLUE), ("o_z in o_p − o_z", o_p - o_z, o_z, RED)):
-        curve = cosine_similarity(o_e[None] - etas[:, None].to(o) * o, o[None], dim=1)  # etas
-        axis.plot(etas, curve.cpu(), color=colour, label=name)
-    axis.axhline(0, color="#777777", linewidth=0.8)
-    axis.set(title="Amount of the center: the zero", xlabel="η", ylabel="cosine", ylim=(-1.05, 1.05))
-    axis.legend(frameon=False, fontsize=8, loc="lower left")
-
-
-def _temperatures(axis: Any, by_temperature: Mapping[float, tuple[float, float]]) -> None:
-    """Figure 5 (c)."""
-    taus = list(by_temperature)
-    axis.semilogx(taus, [by_temperature[t][0] for t in taus], "o-", color=GREEN, label="r_e")
-    axis.semilogx(taus, [by_temperature[t][1] for t in taus], "s--", color=RED, label="o_e")
-    axis.set(title="InfoNCE's parts and de-correlation", xlabel="τ", ylabel="cosine", ylim=(-1.05, 1.05))
-    axis.legend(frameon=False, fontsize=8)
+    bars = statistics.barh(list(values), list(values.values()), color=[BLUE, BLUE, BLUE, RED])
+    statistics.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
+    statistics.set(title="Blue falls to 0, red rises to 1", xlim=(0, 1.25))
+    statistics.invert_yaxis()
+    if p is not None:
+        # Figure 5 (a): where a curve crosses zero is the amount.
+        axis = others.pop(0)
+        o_z, o_p = (normalize(t.double(), dim=1).mean(0) for t in (z, p))  # d
+        etas = torch.linspace(-1.5, 1.5, 121, dtype=torch.float64)
+        for name, o_e, o, colour in (
+            ("o_p in o_z − o_p", o_z - o_p, o_p, BLUE), ("o_z in o_p − o_z", o_p - o_z, o_z, RED),
+        ):  # fmt: skip
+            curve = cosine_similarity(o_e[None] - etas[:, None].to(o) * o, o[None], dim=1)  # etas
+            axis.plot(etas, curve.cpu(), color=colour, label=name)
+        axis.axhline(0, color="#777777", linewidth=0.8)
+        axis.set(title="Amount of the center: the zero", xlabel="η", ylabel="cosine", ylim=(-1.05, 1.05))
+        axis.legend(frameon=False, fontsize=8, loc="lower left")
+    if by_temperature:
+        # Figure 5 (c).
+        axis = others.pop(0)
+        for number, (name, line, colour) in enumerate((("r_e", "o-", GREEN), ("o_e", "s--", RED))):
+            cosines = [pair[number] for pair in by_temperature.values()]
+            axis.semilogx(list(by_temperature), cosines, line, color=colour, label=name)
+        axis.set(title="InfoNCE's parts and de-correlation", xlabel="τ", ylabel="cosine", ylim=(-1.05, 1.05))
+        axis.legend(frameon=False, fontsize=8)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})

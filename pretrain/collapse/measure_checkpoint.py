@@ -55,26 +55,10 @@ class Outputs(NamedTuple):
 
 
 @torch.no_grad()
-def compute_outputs(
-    method: Method,
-    augment: AugmentConfig,
-    images: Images,
-    indices: list[int],
-    batch_size: int,
-    seed: int,
-    device: torch.device,
-    skip_broken: bool = False,
-) -> Outputs:
-    """Compute the outputs of some images; the method is in evaluation mode afterwards.
-
-    `seed` is that of the views, `indices` says which images; with `skip_broken` the next whole image stands in for a
-    broken one.
-
-    Raises:
-        BrokenImage: an image cannot be decoded and `skip_broken` is off.
-    """
+def compute_outputs(method: Method, views: Views, indices: list[int], batch_size: int = 256) -> Outputs:
+    """Compute the outputs of the images at `indices`, two views of each; the method stays in evaluation mode."""
     method.eval()
-    views = Views(images, build_transforms(augment, 2), seed, skip_broken)
+    device = next(method.parameters()).device
     keys = [(0, i) for i in indices]
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
     first, second, predicted = [], [], []
@@ -151,7 +135,8 @@ def outputs_to_measure(config: CollapseConfig, evaluation: Evaluation) -> tuple[
     if config.augment.mean or config.augment.std:
         raise UserError("augment.mean, augment.std: the heads see the views of their training; add heads=false")
     method, augment = loaded
-    found = compute_outputs(method, augment, val, indices, config.batch_size, config.seed, evaluation.device)
+    views = Views(val, build_transforms(augment, 2), config.seed, config.data.skip_broken)
+    found = compute_outputs(method, views, indices, config.batch_size)
     return "the heads' output", found
 
 

@@ -4,7 +4,7 @@ from pretrain.config import DataConfig
 from pretrain.data.cifar import open_cifar
 from pretrain.data.folder import open_folder
 from pretrain.data.huggingface import open_arrow, open_parquet
-from pretrain.data.images import Images
+from pretrain.data.images import Images, fingerprints
 from pretrain.data.shards import open_shards
 from pretrain.data.validation_labels import LABEL_FILES
 from runs import plugins
@@ -60,4 +60,4 @@ def _open_val(config: DataConfig, train: Images) -> Images:
     return val
 
 
-__all__ = ["Images", "open_images", "open_splits", "open_training"]
+__all__ = ["Images", "fingerprints", "open_images", "open_splits", "open_training"]

@@ -149,3 +149,8 @@ class Images:
             classes = f"{len(self.classes)} classes, {counted} a class"
         left_out = f"; left out: {self.left_out}" if self.left_out else ""
         return f"{self.name} {self.split}: {len(self)} images, {classes}{left_out}"
+
+
+def fingerprints(*splits: Images | None) -> dict[str, str]:
+    """By split, what binds a run to its images: their `sampled_fingerprint`."""
+    return {images.split: images.sampled_fingerprint for images in splits if images}

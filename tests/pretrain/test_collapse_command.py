@@ -11,11 +11,13 @@ import torch
 import yaml
 
 from converters.resnet_model import build_resnet
+from pretrain.augment import build_transforms
 from pretrain.collapse import CollapseConfig
 from pretrain.collapse.measure_checkpoint import compute_outputs, load_method, table, verdict
 from pretrain.config import AugmentConfig, DataConfig, EvaluationConfig
 from pretrain.data import open_images
 from pretrain.evaluation import load_feature_extractor
+from pretrain.loader import Views
 from pretrain.method.base import TrainingPlan, build_method
 from pretrain.monitor import measure
 from runs.errors import UserError
@@ -53,14 +55,15 @@ def test_heads_come_back_with_their_weights(tmp_path: Path, images: Path, name: 
     loaded = load_method(path, train, CPU)
     assert loaded is not None
     again, augment = loaded
-    z, z2, p, _ = compute_outputs(again, augment, train, list(range(12)), 8, 0, CPU)
+    views = Views(train, build_transforms(augment, 2), 0, False)
+    z, z2, p, _ = compute_outputs(again, views, list(range(12)), 8)
     assert z.shape == z2.shape and len(z) == 12 and not torch.equal(z, z2)
     x = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(again.embed(x), method.backbone()(x))  # type: ignore[operator]
     assert (p is not None) == (name in ("simsiam", "byol"))
     # One seed draws the same views again.
-    assert torch.equal(compute_outputs(again, augment, train, list(range(12)), 8, 0, CPU).z, z)
+    assert torch.equal(compute_outputs(again, views, list(range(12)), 8).z, z)
 
 
 def test_a_variant_keeps_its_name(tmp_path: Path, images: Path) -> None:

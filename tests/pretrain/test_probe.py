@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from converters.resnet_model import build_resnet
+from pretrain.augment import build_transforms
 from pretrain.collapse.measure_checkpoint import compute_outputs, load_method
 from pretrain.config import DataConfig, ProbeConfig
 from pretrain.data import open_images
+from pretrain.loader import Views
 from pretrain.online_evaluation import OnlineProbe
 from runs.errors import UserError
 from runs.settings import check_values
@@ -128,7 +130,7 @@ def test_the_record_has_the_bias_and_the_training_sets_center(whole: Path, image
     loaded = load_method(whole / "checkpoint_0002.pth.tar", train, torch.device("cpu"))
     assert loaded is not None
     method, augment = loaded
-    z, z2, *_ = compute_outputs(method, augment, train, list(range(64)), 64, 0, torch.device("cpu"))
+    z, z2, *_ = compute_outputs(method, Views(train, build_transforms(augment, 2), 0, False), list(range(64)), 64)
     rows = numpy.concatenate([z.numpy(), z2.numpy()]).astype(float)
     o = (rows / numpy.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0)
     b = method.predictor[3].bias.detach().numpy().astype(float)  # type: ignore[index, union-attr]
