@@ -58,10 +58,11 @@ def pretrain(config: PretrainConfig) -> None:
     with process_group(config.device) as device:
         evaluates = bool(config.monitor.knn_every or config.probe.enabled)
         train_set, val_set = open_training(config.data, evaluates)
-        learner = "probe.enabled=true" if config.probe.enabled else "method=supervised"
         if not train_set.classes and (config.probe.enabled or config.method.name == "supervised"):
-            where = f"data.root={config.data.root} has no classes; put its images into class folders"
-            raise UserError(f"{learner}: {where}")
+            learner = "probe.enabled=true" if config.probe.enabled else "method=supervised"
+            raise UserError(
+                f"{learner}: data.root={config.data.root} has no classes; put its images into class folders"
+            )
         bound = fingerprints(train_set, val_set)
         initial = load_initial_weights(config)
         if initial:

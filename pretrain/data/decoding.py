@@ -1,5 +1,7 @@
 """An image whose size is known before its pixels are decoded, so that a crop may be drawn first."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy
 from numpy.typing import NDArray
@@ -31,14 +33,14 @@ def broken_image(name: str, reason: str | Exception | None = None, content: byte
     return BrokenImage(name, f"{reason}, or add data.skip_broken=true to go on without such files")
 
 
+@dataclass
 class Source:
-    """One image, opened by Pillow, which of a file reads the header only.
+    """One image, opened by Pillow, which of a file reads the header only."""
 
-    `content` are the file's bytes; None for an image that is in memory already.
-    """
-
-    def __init__(self, name: str, image: Image.Image, content: bytes | None = None) -> None:
-        self.name, self.image, self.content = name, image, content
+    name: str
+    image: Image.Image
+    content: bytes | None = None
+    """The file's bytes; None for an image that is in memory already."""
 
     def rgb(self) -> Image.Image:
         """Decode by Pillow.

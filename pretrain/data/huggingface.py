@@ -58,22 +58,14 @@ def parquet_file(path: Path) -> File:
 
 
 def arrow_file(path: Path) -> File:
-    """Map a file of Arrow's stream or file format into memory."""
-    from pyarrow import Table, ipc, memory_map
+    """Map a file of Arrow's stream or file format into memory, as one group."""
+    from pyarrow import ipc, memory_map
 
     source = memory_map(str(path))
-    if source.read(6) == b"ARROW1":
-        with ipc.open_file(source) as file:
-            schema, batches = file.schema, [file.get_batch(number) for number in range(file.num_record_batches)]
-    else:
-        source.seek(0)
-        with ipc.open_stream(source) as stream:
-            schema, batches = stream.schema, list(stream)
-
-    def read(_: str, groups: Sequence[int]) -> Any:
-        return Table.from_batches([batches[group] for group in groups], schema)
-
-    return File(schema, [len(batch) for batch in batches], read)
+    open_table = ipc.open_file if source.read(6) == b"ARROW1" else ipc.open_stream
+    source.seek(0)
+    table = open_table(source).read_all()
+    return File(table.schema, [len(table)], lambda *_: table)
 
 
 def open_parquet(config: DataConfig, split: str) -> Images:
@@ -144,7 +136,8 @@ def _open(config: DataConfig, split: str, paths: list[Path], pattern: str) -> Im
     if label and not classes:
         classes = names_of_numbered_classes(labels, paths[0].parent)
 
-    @lru_cache(maxsize=KEPT)
+    # Arrow's columns are views of the mapped file.
+    @lru_cache(maxsize=KEPT if config.layout == "parquet" else None)
     def contents(number: int, group: int) -> Any:
         return files[number].column(f"{image}.bytes", [group])
 
