@@ -166,12 +166,10 @@ class Metrics:
             self._write(max(step, 1), **{"epoch": step / self.plan.steps_per_epoch, name: top1})
             self.restart_clock(step)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values."""
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {name: getattr(self, name) for name in self.STATE} | {"monitor": self.monitor.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         for name, kind in self.STATE.items():
             setattr(self, name, build(kind, state[name], name))
         self.monitor.load_state_dict(state["monitor"])

@@ -113,12 +113,10 @@ class OutputMonitor:
             return f"collapsed at step {self.collapsed_at}"
         return "healthy" if self.updates else "not watched"
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values."""
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {name: getattr(self, name) for name in self.STATE}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         for name, kind in self.STATE.items():
             setattr(self, name, build(kind, state[name], name))
 
@@ -219,14 +217,12 @@ class CollapseMonitor:
             return f"does not learn: the loss stays at {self.constant_loss:.2f}, that of a constant output"
         return self.of_z.verdict
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
         health = asdict(self.health) if self.health else None
         parts = {"of_z": self.of_z.state_dict(), "of_p": self.of_p.state_dict()}
         return {**parts, "flat": self.flat, "steps": self.steps, "health": health}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         self.of_z.load_state_dict(state["of_z"])
         self.of_p.load_state_dict(state["of_p"])
         self.flat, self.steps = build(int, state["flat"], "flat"), build(int, state["steps"], "steps")

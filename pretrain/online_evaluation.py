@@ -67,12 +67,10 @@ class OnlineProbe:
             group["lr"] = self.lr * lr_factor
         self.optimizer.step()
 
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {"classifier": self.classifier.state_dict(), "optimizer": self.optimizer.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         self.classifier.load_state_dict(state["classifier"])
         self.optimizer.load_state_dict(state["optimizer"])
 

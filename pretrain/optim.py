@@ -113,8 +113,7 @@ class Larc(Layerwise):
 
     EPS = 1e-8  # apex's default
 
-    def rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
-        """See the class."""
+    def rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:  # noqa: D102
         sizes, slopes = norms(weights), norms(gradients)  # n
         add_weight_decay_(weights, gradients, decay)
         ratios = self.trust * sizes / (slopes + sizes * decay + self.EPS)  # n
@@ -136,8 +135,7 @@ class Lars(Layerwise):
 
     lr_in_momentum = True
 
-    def rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
-        """See the class."""
+    def rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:  # noqa: D102
         add_weight_decay_(weights, gradients, decay)
         sizes, slopes = norms(weights), norms(gradients)  # n
         ratios = torch.where((sizes > 0) & (slopes > 0), self.trust * sizes / slopes, 1.0)  # n

@@ -114,12 +114,10 @@ class LinearClassifiers(nn.Module):
             row["top1_last"] = top1
         return [top1 for top1, _ in percent]
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """What `state_dict` holds besides the weights."""
+    def get_extra_state(self) -> dict[str, Any]:  # noqa: D102
         return {"optimizer": self.optimizer.state_dict(), "epoch": self.epoch, "table": self.table}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` returned."""
+    def set_extra_state(self, state: dict[str, Any]) -> None:  # noqa: D102
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.table = state["epoch"], state["table"]
 

@@ -139,10 +139,10 @@ def steps_logged(folder: Path) -> int:
 
 
 def newest(folder: Path) -> dict[str, Any]:
-    """The newest checkpoint without the run's duration."""
+    """The newest checkpoint without the run's duration and identity."""
     found = Checkpoints(folder, 1, 0).load_newest()
     assert found is not None
-    del found[1]["resume"]["seconds"]
+    del found[1]["resume"]["seconds"], found[1]["resume"]["run"]
     return found[1]
 
 
