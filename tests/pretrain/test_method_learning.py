@@ -1,5 +1,7 @@
 """Every method learns: its loss falls on views of sixteen fixed images, and falls no more when the method is broken."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,6 +10,7 @@ from torch.nn.functional import normalize
 from pretrain.method.moco import MoCo
 from pretrain.method.simclr import SimCLR
 from pretrain.method.supervised import Supervised
+from runs import plugins
 from tests.pretrain import tiny
 
 STEPS = 30
@@ -21,6 +24,14 @@ def progress(losses: list[float], skip: int = 0) -> float:
 @pytest.mark.parametrize("name", ["simclr", "byol", "swav", "supervised"])
 def test_the_loss_falls(name: str) -> None:
     assert progress(tiny.train(tiny.build(tiny.CONFIGS[name]), tiny.images(), STEPS)) < 0.4
+
+
+@pytest.mark.parametrize("name", ["BarlowTwins", "VICReg"])
+def test_the_loss_of_an_example_falls(root: Path, name: str) -> None:
+    module = plugins.load(root / f"examples/plugin/method/{name.lower()}.py")
+    torch.manual_seed(0)
+    method = getattr(module, name)(getattr(module, f"{name}Config")(dim=32), tiny.plan()).double()
+    assert progress(tiny.train(method, tiny.images(), STEPS)) < 0.4
 
 
 def test_the_loss_of_simsiam_falls_from_0_towards_minus_1() -> None:
