@@ -36,6 +36,8 @@ def main(config: PretrainConfig) -> None:
     plan = TrainingPlan("resnet18x0.25", config.zero_init_residual, config.epochs, 10, IMAGES, CLASSES, 10 * IMAGES)
     torch.manual_seed(0)
     method, copy = build_method(config.method, plan), build_method(config.method, plan)
+    if not any(key.startswith(("encoder.", "encoder_q.")) for key in method.state_dict()):
+        raise UserError(f"method {name}: call the backbone `encoder`, by which a checkpoint of this project is known")
     if not isinstance(method.backbone(), ResNet):
         raise UserError(f"method {name}: backbone() returns no torchvision ResNet; make it with plan.base_encoder()")
     trained = {id(parameter) for group in method.groups() for parameter in group["params"]}
@@ -55,8 +57,6 @@ def main(config: PretrainConfig) -> None:
             f"method {name}: a resumed copy has another loss ({losses[1]} for {losses[0]}); keep all that training "
             "changes in parameters and buffers"
         )
-    if not any(key.startswith(("encoder.", "encoder_q.")) for key in method.state_dict()):
-        raise UserError(f"method {name}: call the backbone `encoder`, by which a checkpoint of this project is known")
     print(f"method {name}: fine; two steps on {plan.arch}, losses finite, a resumed copy has the same")
 
 

@@ -1,11 +1,9 @@
 """Barlow Twins. Zbontar et al.: Self-Supervised Learning via Redundancy Reduction, ICML 2021, Algorithm 1."""
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import nn
-from torchvision.models.resnet import ResNet
 
 from pretrain.collectives import all_reduce
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
@@ -49,6 +47,3 @@ class BarlowTwins(Method):
         on_diagonal = c_diff.diagonal().sum()
         loss = on_diagonal + self.lambd * (c_diff.sum() - on_diagonal)
         return {"loss": loss, "z": z_a, "z2": z_b}
-
-    def backbone(self) -> ResNet:  # noqa: D102
-        return cast(ResNet, self.encoder)

@@ -1,12 +1,10 @@
 """VICReg. Bardes et al.: Variance-Invariance-Covariance Regularization, ICLR 2022, Algorithm 1."""
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss, relu
-from torchvision.models.resnet import ResNet
 
 from pretrain.collectives import all_gather
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
@@ -53,9 +51,6 @@ class VICReg(Method):
             cov_loss = cov_loss + off_diagonal(covariance(z)).pow(2).sum() / z.shape[1]
         loss = config.invariance * sim_loss + config.variance * std_loss + config.covariance * cov_loss
         return {"loss": loss, "z": z_a, "z2": z_b}
-
-    def backbone(self) -> ResNet:  # noqa: D102
-        return cast(ResNet, self.encoder)
 
 
 def covariance(z: Tensor) -> Tensor:
