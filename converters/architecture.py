@@ -156,7 +156,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
     misshapen tensors.
     """
     _refuse_variants(shapes)
-    blocks = [_count(shapes, f"layer{stage}.") for stage in (1, 2, 3, 4)]
+    blocks = [len({n.split(".")[1] for n in shapes if n.startswith(f"layer{stage}.")}) for stage in (1, 2, 3, 4)]
     bottleneck = any(re.fullmatch(r"layer\d\.\d+\.conv3\.weight", name) for name in shapes)
     if len(shapes.get("conv1.weight", ())) == 5:
         raise UserError("conv1.weight: a 3D convolution, of videos or volumes; give a network for images")
@@ -212,11 +212,6 @@ def folded_norm_tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]
 def is_convolution_bias(name: str) -> bool:
     """Whether `name` is the bias of a convolution, which plain ResNet has not."""
     return re.search(r"(conv\d|downsample\.0)\.bias$", name) is not None
-
-
-def _count(shapes: Mapping[str, tuple[int, ...]], stage: str) -> int:
-    """Number of distinct blocks whose tensors begin with `stage`."""
-    return len({name[len(stage) :].split(".")[0] for name in shapes if name.startswith(stage)})
 
 
 def _compare(arch: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -31,12 +31,13 @@ _COMPRESSED: dict[bytes, tuple[str, Callable[[Any], Any]]] = {
     b"BZh": ("bzip2", bz2.BZ2File),
     b"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
 }
-# How a server's pages and messages begin.
-PAGES = (b"<!doctype", b"<html", b"<?xml")
 # What people give by mistake, by its first bytes; capitals do not matter.
 _MISTAKES: dict[bytes, str] = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`",
-    **dict.fromkeys(PAGES, "a web page or a server's message, not a checkpoint; the download failed, fetch it again"),
+    **dict.fromkeys(
+        (b"<!doctype", b"<html", b"<?xml"),
+        "a web page or a server's message, not a checkpoint; the download failed, fetch it again",
+    ),
     b"\x89HDF": "an HDF5 file; export its arrays with numpy.savez",
     b"\x93NUMPY": "a single array; store all arrays in one file with numpy.savez",
     b"\x57\xfb\x80\x8b": "a TensorFlow table; export the variables with numpy.savez, see docs/converters.md",
@@ -189,10 +190,7 @@ def zip_directory(data: bytes) -> list[zipfile.ZipInfo]:
 
 
 def read_zip_entries(data: bytes, entries: list[zipfile.ZipInfo]) -> tuple[dict[str, memoryview], str]:
-    """The entries of PyTorch's archive, which are never compressed, without copying them.
-
-    Returns:
-        (name -> bytes, what their checksums say)
+    """The entries of PyTorch's archive by name, which are never compressed or copied, and what their checksums say.
 
     Raises:
         UserError: entries are compressed, overlap, reach beyond the file, or differ from their CRC-32.

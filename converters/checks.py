@@ -24,15 +24,9 @@ class Check:
 
 
 def check_tensors(arch: Architecture, state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> list[Check]:
-    """Check a complete state dict of `arch` (torchvision's names, source dtypes).
+    """Check a complete state dict of `arch` (torchvision's names, source dtypes); `source` has the names in the file.
 
-    Args:
-        arch: the architecture whose names and shapes the tensors have (see `architecture.recognise`).
-        state_dict: name -> tensor.
-        source: name -> the name in the file, for the messages.
-
-    Returns:
-        All checks in a fixed order; the first that fails is the error to report.
+    Returns all checks in a fixed order; the first that fails is the error to report.
     """
     count = sum(len(shape) == 4 for shape in arch.shapes().values())
     figure = f"{len(state_dict)} = {count} convolutions + {count} x 4 of batch norm, each used once"

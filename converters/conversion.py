@@ -13,7 +13,7 @@ from converters.checks import Check
 from converters.fetching import fetch
 from converters.loading import load_backbone
 from converters.naming_schemes import to_detectron2
-from converters.proof import TOLERANCE, check_detectron2_features, detectron2_obstacle
+from converters.proof import TOLERANCE, check_detectron2_features
 from converters.report import Report
 from converters.tensor_digest import tensor_digest
 from converters.vital_signs import check_vital_signs, read_images
@@ -46,7 +46,9 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
     report = Report(path, backbone, list(backbone.checks))
     stride = backbone.input.stride_in_1x1 and arch.bottleneck
     report.obstacles = {
-        "detectron2": detectron2_obstacle(arch),
+        "detectron2": f"{arch.name} has a 3x3 stem without pooling, Detectron2's a 7x7 one; use the torchvision target"
+        if arch.cifar
+        else "",
         "torchvision": "the stride lies in the 1x1 convolutions, torchvision's in the 3x3; use the detectron2 target"
         if stride
         else "",

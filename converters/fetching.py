@@ -36,10 +36,7 @@ ALLOWED = re.compile(r"https://[^/]+/|http://([^/@]*@)?(127\.0\.0\.1|localhost)(
 
 
 def fetch(source: str | Path) -> Path:
-    """The file for a path or address, downloaded if it is not in the cache.
-
-    Args:
-        source: a path, or an address of one of the kinds above.
+    """The file for a path or an address of one of the kinds above, downloaded if it is not in the cache.
 
     Raises:
         UserError: the address is unknown or not https, the server refuses, the download breaks, or its sha256 is not
@@ -133,11 +130,7 @@ def _cached(url: str, expected: str | None) -> Path:
 
 
 def _checked_sha256(url: str, part: Path, expected: str | None) -> str:
-    """The sha256 of what came.
-
-    Raises:
-        UserError: it is text, or has another sha256 than published.
-    """
+    """The sha256 of what came; UserError where it is text, or has another than published."""
     with open(part, "rb") as begin:
         first = "".join(begin.read(64).decode("utf-8-sig", errors="ignore").split())
     # Text, where it is no pickle of protocol 0.

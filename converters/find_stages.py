@@ -61,9 +61,5 @@ def _res5(model: nn.Module) -> nn.Module:
 
 
 def _same(stages: list[nn.Module], others: list[nn.Module]) -> bool:
-    mine, theirs = _tensors(stages), _tensors(others)
+    mine, theirs = (nn.ModuleList(each).state_dict().values() for each in (stages, others))
     return len(mine) == len(theirs) and all(map(torch.equal, mine, theirs))
-
-
-def _tensors(stages: list[nn.Module]) -> list[torch.Tensor]:
-    return [tensor for stage in stages for tensor in stage.state_dict().values()]

@@ -81,25 +81,12 @@ def prove(checkpoint: str | Path, model: nn.Module, **choice: Any) -> Proof:
     return Proof(Path(checkpoint), backbone.arch, errors, sum(unchanged), len(unchanged))
 
 
-def detectron2_obstacle(arch: Architecture) -> str:
-    """Why Detectron2's ResNet cannot hold `arch`; empty if it can."""
-    if arch.cifar:
-        return f"{arch.name} has a 3x3 stem without pooling, Detectron2's a 7x7 one; use the torchvision target"
-    return ""
-
-
 def check_detectron2_features(
     arch: Architecture, state_dict: dict[str, Tensor], convention: InputConvention
 ) -> list[Check]:
-    """Load `state_dict` into both networks and compare their features, stage by stage.
+    """Load `state_dict` (torchvision's names, float32) into both networks and compare their features, stage by stage.
 
-    Args:
-        arch: an architecture without `detectron2_obstacle`.
-        state_dict: torchvision's names -> float32 tensors.
-        convention: where the source network's bottlenecks have their stride.
-
-    Returns:
-        A check on the names, as Detectron2's own heuristics match them, and one for each stage.
+    Returns a check on the names, as Detectron2's own heuristics match them, and one for each stage.
     """
     renamed = {to_detectron2(name): tensor for name, tensor in state_dict.items()}
     with without_dynamo():
@@ -164,13 +151,13 @@ def _build_c4(arch: Architecture, stride_in_1x1: bool) -> nn.Module:
     return network
 
 
-def proof_images(count: int = 2, height: int = 128, width: int = 160) -> Tensor:
-    """Fixed pictures with smooth regions, edges and texture, normalised: (count, 3, height, width) float32."""
+def proof_images() -> Tensor:
+    """Fixed pictures with smooth regions, edges and texture, normalised: (2, 3, 128, 160) float32."""
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(count, 3, 5, 5, generator=generator)
-    images = nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
-    images[:, :, height // 4 : height // 2, width // 3 : width // 2] = torch.rand(count, 3, 1, 1, generator=generator)
-    images += 0.05 * torch.randn(count, 3, height, width, generator=generator)
+    coarse = torch.rand(2, 3, 5, 5, generator=generator)
+    images = nn.functional.interpolate(coarse, size=(128, 160), mode="bicubic").clamp(0, 1)
+    images[:, :, 32:64, 53:80] = torch.rand(2, 3, 1, 1, generator=generator)
+    images += 0.05 * torch.randn(images.shape, generator=generator)
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     return (images.clamp(0, 1) - mean[:, None, None]) / std[:, None, None]
 

@@ -150,7 +150,7 @@ def _read_zip(data: bytes) -> _Tree:
         except ValueError as error:
             raise UserError(f"no plain arrays ({error}); write them again with numpy.savez") from error
         return _Tree(arrays, "NumPy npz", f"CRC-32 of {len(directory)} parts")
-    tree, names, checksum = torch_files.read_torch_zip(data)
+    tree, names, checksum = torch_files.read_torch_zip(data, directory)
     return _Tree(tree, "torch zip", checksum, names)
 
 

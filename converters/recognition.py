@@ -71,12 +71,7 @@ class Network:
 
 
 def find(contents: Contents, format: str | None = None, prefix: str | None = None) -> Network:
-    """The network of a file.
-
-    Args:
-        contents: the file.
-        format: the table's entry that the user says it has; None recognises it.
-        prefix: the path of the network that the user wants, where there are several.
+    """The network of a file: at the path `prefix` and by the table's entry `format`, where the user says so.
 
     Raises:
         UserError: there is none, `format` or `prefix` does not fit, or several different ones remain.
@@ -134,11 +129,7 @@ def _complete_networks(contents: Contents, entry: Format | None) -> list[Network
 def _network(
     contents: Contents, scheme: Scheme, path: str, mapping: dict[str, str], names: dict[str, str], entry: Format | None
 ) -> Network:  # fmt: skip
-    """The network of these tensors, named by `mapping`.
-
-    Raises:
-        UserError: they are not those of a ResNet that is known.
-    """
+    """The network of the tensors that `mapping` names; UserError where they are not those of a ResNet that is known."""
     tensors: dict[str, Tensor] = {}
     source: dict[str, str] = {}
     counts = []

@@ -219,12 +219,7 @@ _Unpickler: Any = pickle._Unpickler
 
 
 class Interpreter(_Unpickler):
-    """One pickle after another from a file, with stand-ins; `names` collects the classes and functions.
-
-    Args:
-        file: positioned at a pickle.
-        persistent: what a persistent id stands for.
-    """
+    """One pickle after another from a file, with stand-ins, for persistent ids too; `names` collects what is named."""
 
     def __init__(self, file: IO[bytes], persistent: Callable[[Any], Any] = lambda _: None) -> None:
         super().__init__(file, encoding="latin1")  # of texts that Python 2 wrote

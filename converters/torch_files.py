@@ -3,10 +3,11 @@
 import io
 import struct
 from typing import Any
+from zipfile import ZipInfo
 
 import torch
 
-from converters.archives import read_zip_entries, zip_directory
+from converters.archives import read_zip_entries
 from converters.safe_pickle import CALLS, Global, Interpreter, Storage
 from runs.errors import UserError
 
@@ -31,13 +32,12 @@ def _storage(pid: Any, source: dict[str, Any]) -> Storage | None:
     return Storage(str(pid[2]), kind, pid[4], source) if plain and kind else None
 
 
-def read_torch_zip(data: bytes) -> tuple[Any, set[str], str]:
+def read_torch_zip(data: bytes, directory: list[ZipInfo]) -> tuple[Any, set[str], str]:
     """(the object tree, the names in its pickle, what the checksums say) of a zip that torch.save wrote.
 
     Raises:
         UserError: it is damaged, holds code, or is another kind of zip.
     """
-    directory = zip_directory(data)
     names = [entry.filename for entry in directory]
     index = next((name for name in names if name.endswith("/data.pkl") and name.count("/") == 1), None)
     if any(name.endswith(("/constants.pkl", "/archive_format")) or "/code/" in name for name in names):

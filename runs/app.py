@@ -1,6 +1,7 @@
 """How commands start and end: arguments in, one line and exit status 2 for whatever the user can put right."""
 
 import argparse
+import contextlib
 import functools
 import io
 import os
@@ -54,10 +55,7 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
     """Wrap a command's main function: what the user can put right (`user_message`) ends it in one line, status 2.
 
     Any other exception is a defect of the program: its traceback, status 70. A signal by which a cluster ends a run is
-    one line, status 75.
-
-    Args:
-        main: the command; its integer result becomes the exit status.
+    one line, status 75. Else the integer that `main` returns is the status.
     """
 
     @functools.wraps(main)
@@ -77,8 +75,7 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
             with raise_signals():
                 sys.exit(main(*args, **kwargs))
         except Stopped as signal:
-            if _speaks():
-                print(f"stopped by {signal.what}; run the same command again to continue", file=sys.stderr)
+            _say(f"stopped by {signal.what}; run the same command again to continue")
             raise
         except BrokenPipeError:
             # The reader went away (`… | head`): nothing is wrong.
@@ -89,12 +86,10 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
             if message is None:
                 traceback.print_exc()
                 sys.exit(DEFECT)
-            if _speaks():
-                print(f"error: {message}", file=sys.stderr)
+            _say(f"error: {message}")
             sys.exit(2)
         except KeyboardInterrupt:
-            if _speaks():
-                print("interrupted; run the same command again to continue", file=sys.stderr)
+            _say("interrupted; run the same command again to continue")
             sys.exit(130)
 
     return wrapped
@@ -206,12 +201,12 @@ def _explain(error: BaseException, schema: type) -> str | None:
     return text
 
 
-def _speaks() -> bool:
-    # All processes that torchrun starts come to one and the same fault in the settings.
-    try:
-        return launch().rank == 0
-    except UserError:
-        return True
+def _say(line: str) -> None:
+    # All processes that torchrun starts come to one and the same fault in the settings; the first one says it.
+    with contextlib.suppress(UserError):
+        if launch().rank > 0:
+            return
+    print(line, file=sys.stderr)
 
 
 def _follow_parent() -> None:

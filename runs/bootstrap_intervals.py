@@ -38,8 +38,7 @@ def compare(
 ) -> dict[str, Interval]:
     """Mean of the trials now minus mean of the trials before, on the same images drawn for all.
 
-    Returns:
-        By `NAMES`, and under `POOLED` the difference of `pooled_precision`.
+    By `NAMES`, and under `POOLED` the difference of `pooled_precision`.
 
     Raises:
         UserError: they were not all measured on the same images and classes.

@@ -75,15 +75,7 @@ class Matches:
 
 
 def save_matches(path: Path, matches_by_kind: Mapping[str, Matches]) -> str:
-    """Write a compressed `.npz`, atomically.
-
-    Args:
-        path: the file.
-        matches_by_kind: by `bbox` and `segm`, of the same images and classes.
-
-    Returns:
-        The file's SHA-256.
-    """
+    """Write those by `bbox` and `segm`, of the same images and classes, to a compressed `.npz`; returns its SHA-256."""
     arrays: dict[str, Any] = to_arrays(next(iter(matches_by_kind.values())), "", SHARED) | {"format": np.array(FORMAT)}
     for kind, matches in matches_by_kind.items():
         arrays |= to_arrays(matches, f"{kind}_", OWN)
@@ -93,17 +85,10 @@ def save_matches(path: Path, matches_by_kind: Mapping[str, Matches]) -> str:
 
 
 def read_matches(path: Path, sha256: str | None = None) -> dict[str, Matches]:
-    """Read what `save_matches` wrote.
-
-    Args:
-        path: the file.
-        sha256: its SHA-256, where it is known.
-
-    Returns:
-        By `bbox` and `segm`, as far as the file has them.
+    """Read what `save_matches` wrote: by `bbox` and `segm`, as far as the file has them.
 
     Raises:
-        UserError: it is gone, another one, or damaged.
+        UserError: it is gone, damaged, or has another SHA-256 than the one given.
     """
     remedy = "restore it, or run the fine-tuning again"
     if not path.exists():

@@ -84,11 +84,7 @@ def launch() -> Launch:
 def process_group(device: str) -> Iterator["torch.device"]:
     """Join the processes that `torchrun` describes in the environment, if any, and leave them at the end.
 
-    Args:
-        device: `auto`, `cpu` (Gloo) or `cuda` (NCCL, a device a process).
-
-    Yields:
-        The device of this process.
+    Yields the device of this process, by `device`: `auto`, `cpu` (Gloo) or `cuda` (NCCL, a device a process).
 
     Raises:
         UserError: there is no such device.
@@ -226,11 +222,7 @@ def all_arrive(place: str, timeout: timedelta = SAME_LINE) -> bool:
 
 
 def _join(backend: str, here: Launch) -> None:
-    """Meet the other processes, saying after `SILENCE` whom this one waits for.
-
-    Raises:
-        UserError: they did not come, or the first process cannot serve the store.
-    """
+    """Meet the other processes, saying after `SILENCE` whom this one waits for."""
     global _store
     import torch.distributed as dist
 

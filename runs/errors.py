@@ -2,7 +2,6 @@
 
 import errno
 import importlib.util
-import os
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -25,12 +24,7 @@ class UserError(Exception):
 
 
 class BrokenImage(UserError):
-    """An image file that does not decode, or whose values mean nothing certain.
-
-    Args:
-        name: of the file.
-        reason: what is wrong with it, and the remedy.
-    """
+    """An image file `name` that does not decode, or whose values mean nothing certain; `reason` has the remedy."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
@@ -62,27 +56,24 @@ def raise_errors(items: Iterable[Any]) -> Iterator[Any]:
         yield item
 
 
+_REFUSED = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT), "no space left on the device; free some and run the same command again"
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "permission denied; choose another place or change its permissions"
+    ),
+    errno.EFBIG: "larger than a file may become here; raise the limit (ulimit -f) and run it again",
+    errno.ENOENT: "no such file or folder; check the path",
+    errno.ENOTDIR: "not a directory; check the path",
+    errno.EISDIR: "is a directory; check the path",
+}
+
+
 def from_os_error(error: OSError) -> UserError:
-    """Say in one line what the operating system refused, with the file and the remedy.
-
-    Args:
-        error: any `OSError`, e.g. from `open` or `write`.
-
-    Returns:
-        The `UserError` to raise `from error`.
-    """
+    """What the operating system refused, in one line with the file and the remedy; to be raised `from error`."""
     name = error.filename if error.filename is not None else "the file"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"{name}: no space left on the device; free some and run the same command again")
-    if error.errno == errno.EFBIG:
-        return UserError(f"{name}: larger than a file may become here; raise the limit (ulimit -f) and run it again")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"{name}: permission denied; choose another place or change its permissions")
-    if error.errno == errno.ENOENT:
-        return UserError(f"{name}: no such file or folder; check the path")
-    if error.errno in (errno.ENOTDIR, errno.EISDIR):
-        return UserError(f"{name}: {os.strerror(error.errno).lower()}; check the path")
-    return UserError(f"{name}: {error.strerror or error}")
+    return UserError(f"{name}: {_REFUSED.get(error.errno or 0, error.strerror or error)}")
 
 
 def user_message(error: BaseException) -> str | None:

@@ -30,12 +30,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     The data are flushed to the disk before the rename and the folder after it, so a crash at any moment leaves the old
     file or the new one, never a part of either.
 
-    Args:
-        path: the final name; its folder is made if it is missing.
-        mode: `"wb"` or `"w"` (UTF-8).
-
-    Yields:
-        The open temporary file.
+    The folder is made if it is missing; `mode` is `"wb"` or `"w"` (UTF-8).
 
     Raises:
         UserError: the operating system refuses (no space, no permission, a file where a folder is needed).
@@ -69,15 +64,11 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, atomically.
 
-    Args:
-        path: the final name.
-        value: anything `json` takes; NaN and infinities are refused because JSON has none.
-
     Raises:
         UserError: the operating system refuses, see `atomic_write`.
-        ValueError: `value` holds a NaN or an infinity.
+        ValueError: `value` holds a NaN or an infinity, of which JSON has none.
     """
-    text = json.dumps(value, indent=2, sort_keys=False, allow_nan=False)
+    text = json.dumps(value, indent=2, allow_nan=False)
     with atomic_write(path, "w") as file:
         file.write(text + "\n")
 
@@ -193,12 +184,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def checkpoint_name(epoch: int, suffix: str = "") -> str:
-    """Name of the checkpoint behind an epoch, counted from 0 as the official release does: `checkpoint_0099.pth.tar`.
-
-    Args:
-        epoch: the last whole epoch that it holds.
-        suffix: what tells a checkpoint inside an epoch from that of its end.
-    """
+    """`checkpoint_0099.pth.tar`: epochs count from 0 as in the official release; `suffix` tells one inside an epoch."""
     return f"checkpoint_{epoch:04d}{suffix}.pth.tar"
 
 

@@ -15,14 +15,10 @@ DOC_COLUMN = 34
 
 
 def help_text(about: str, package: str, config: str, schema: type, arguments: list[str]) -> str:
-    """Return what a command prints for `--help`.
+    """Return what a command prints for `--help`; see `runs.app.hydra_app` for `package`, `config` and `schema`.
 
-    Args:
-        about: the docstring of its module, which begins "`python -m example …`: what it does".
-        package: holds its configuration files.
-        config: the primary one.
-        schema: types its settings; the literals below the fields are their docs.
-        arguments: of the command line; the defaults are shown as they are behind these choices.
+    `about` is the docstring of its module, "`python -m example …`: what it does". The defaults are shown as they are
+    behind the choices among the `arguments`.
     """
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra

@@ -36,11 +36,7 @@ def folders() -> tuple[Path, ...]:
 
 
 def check_folders() -> None:
-    """Check that the plug-ins are there.
-
-    Raises:
-        UserError: one is not.
-    """
+    """Raise UserError unless all of them are there."""
     for folder in folders():
         if not folder.is_dir():
             raise UserError(f"{VARIABLE}: {folder}: no such folder; correct or remove it")

@@ -72,10 +72,7 @@ class Record:
 
 
 def write_record(folder: str | os.PathLike[str], record: Record) -> Path:
-    """Write `folder/result.json`, atomically: from then on the run is done.
-
-    Returns:
-        The file's path.
+    """Write `folder/result.json`, atomically, and return its path: from then on the run is done.
 
     Raises:
         UserError: a metric is not a finite number (a run with such a result has failed), or the disk refuses.
@@ -91,10 +88,7 @@ def write_record(folder: str | os.PathLike[str], record: Record) -> Path:
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
-    """Read a run record and refuse one that is not exactly what a run wrote.
-
-    Args:
-        path: the `result.json`, or the folder that holds it.
+    """Read a `result.json`, by its path or its folder's, and refuse one that is not exactly what a run wrote.
 
     Raises:
         UserError: absent, no JSON, another schema version, a field missing, unknown or of another type, or changed
@@ -118,14 +112,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
 
 
 def subject_beside(checkpoint: str | os.PathLike[str], sha256: str) -> Subject | None:
-    """The subject of the pre-training that wrote a checkpoint, by the record in its folder.
-
-    Args:
-        checkpoint: the file.
-        sha256: of the file; a record that names another digest is that of another checkpoint.
-
-    Returns:
-        None for a checkpoint without such a record, e.g. anybody else's.
+    """The subject of the pre-training that wrote a checkpoint, by the record beside it; None without one of its sha256.
 
     Raises:
         UserError: there is a record and it is damaged.

@@ -1,7 +1,7 @@
 """Every random generator of a process: seeded, saved and restored together."""
 
 import random
-from typing import Any, cast
+from typing import Any
 
 
 def seed_everything(seed: int) -> None:
@@ -19,16 +19,15 @@ def generator_states() -> dict[str, Any]:
     import numpy
     import torch
 
-    version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = cast(tuple[Any, ...], numpy.random.get_state(legacy=True))
+    array: Any = numpy.random.get_state(legacy=False)
+    array["state"]["key"] = array["state"]["key"].tolist()
     return {
-        "python": {"version": version, "internal": list(internal), "gauss": gauss},
-        "numpy": {"name": str(name), "keys": torch.from_numpy(keys.astype("int64")), "position": int(position),
-                  "has_gauss": int(has_gauss), "cached": float(cached)},
+        "python": random.getstate(),
+        "numpy": array,
         "torch": torch.get_rng_state(),
         # Of this process's own device: a run may go on where that has another number.
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }  # fmt: skip
+    }
 
 
 def set_generator_states(states: dict[str, Any]) -> None:
@@ -36,11 +35,8 @@ def set_generator_states(states: dict[str, Any]) -> None:
     import numpy
     import torch
 
-    python, array = states["python"], states["numpy"]
-    random.setstate((python["version"], tuple(python["internal"]), python["gauss"]))
-    numpy.random.set_state(
-        (array["name"], array["keys"].numpy().astype("uint32"), array["position"], array["has_gauss"], array["cached"])
-    )
+    random.setstate(states["python"])
+    numpy.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"].cpu())
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"].cpu())
