@@ -72,11 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def score_voc(
     detections: Path, root: Path, split: str, classes: list[str] | None = None, metric: str | None = None
 ) -> Evaluation:
-    """VOC AP of a `detections.npz` or a folder of text files; the arguments are those of the command.
-
-    Raises:
-        UserError: anything about the detections or the data set is wrong.
-    """
+    """VOC AP of a `detections.npz` or a folder of text files; the arguments are those of the command."""
     found = None if detections.is_dir() else read_detections(detections)
     classes = classes or (found.classes if found else list(VOC_CLASSES))
     truth = load_splits(str(root), [split], classes, require_images=False)
@@ -132,11 +128,7 @@ def detections_from_rows(rows: Sequence[Sequence[float]], ids: Sequence[str], cl
 
 
 def score_coco(path: Path, annotations: Path) -> Evaluation:
-    """COCO AP and AR of a `detections.npz` or a results JSON (`.gz`) by the split's instances JSON.
-
-    Raises:
-        UserError: anything about the detections or the annotations is wrong.
-    """
+    """COCO AP and AR of a `detections.npz` or a results JSON (`.gz`) by the split's instances JSON."""
     from transfer.coco_evaluation import coco_results, evaluate_coco
 
     if path.suffix in (".pth", ".pt", ".pkl"):

@@ -12,17 +12,10 @@ R = TypeVar("R")
 def read_each(
     entries: Iterable[E], place: Callable[[E], object], reader: Callable[[E], R], faults: list[str]
 ) -> list[R]:
-    """Read each entry, past those that cannot be.
+    """Read each entry, past those that cannot be, of which `faults` takes a line each.
 
-    Args:
-        entries: such as the ids of images.
-        place: of an entry, for the line.
-        reader: reads one; it raises `ValueError` for a fault that its place is to be named with, `UserError` or
-            `OSError` for one that names its file itself.
-        faults: takes a line for each entry that cannot be read.
-
-    Returns:
-        What was read of the entries without fault.
+    The reader raises `ValueError` for a fault that the entry's place is to be named with, `UserError` or `OSError` for
+    one that names its file itself.
     """
     found = []
     for entry in entries:

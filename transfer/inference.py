@@ -27,16 +27,9 @@ def evaluate(
 ) -> tuple[Evaluation, Detections] | None:
     """Every image of a split through the detector, shared out over the processes, and its AP.
 
-    Writes `FILES`.
-
-    Args:
-        cfg: Detectron2's configuration; its OUTPUT_DIR is the run's folder.
-        detector: in any mode; it is in evaluation mode afterwards.
-        split: the images.
-        batches: this process's share of them, by `build_test_loader`.
-
-    Returns:
-        On process 0 the evaluation and what was found, None on the others.
+    `batches` are this process's share of the images, by `build_test_loader`. The first process writes `FILES` into
+    `cfg.OUTPUT_DIR` and returns the evaluation and what was found, the others None. The detector is left in evaluation
+    mode.
     """
     detections = detect(cfg, detector, split, batches)
     if detections is None:

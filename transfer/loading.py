@@ -102,8 +102,7 @@ def build_train_loader(
 ) -> Iterator[list[dict[str, Any]]]:
     """Endless batches for training, from batch number `start` on; making it draws from PyTorch's generator.
 
-    Raises:
-        BrokenImage: an image does not decode.
+    An image that does not decode is raised as `BrokenImage`, by both loaders.
     """
     images = images_with_objects(cfg, split)
     batches = Batches(
@@ -119,11 +118,7 @@ def build_train_loader(
 
 
 def build_test_loader(cfg: Any, split: Split, workers: int) -> Iterator[list[dict[str, Any]]]:
-    """Every image once, one a batch, this process's share of them.
-
-    Raises:
-        BrokenImage: an image does not decode.
-    """
+    """Every image once, one a batch, this process's share of them."""
     draws: list[list[Draw]] = [[(index, 0)] for index in range(rank(), len(split.images), world_size())]
     return _load(Images(split.images, DatasetMapper(cfg, False), None), draws, workers)
 

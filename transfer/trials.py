@@ -34,13 +34,8 @@ FREE = ("data.root", "data.workers", "threads", "device", "save_seconds", "pictu
 def run(config: TransferConfig) -> dict[str, float]:
     """One trial, or a search and trials with consecutive seeds, each in a folder below `output`.
 
-    A run of the same settings that was interrupted is continued, and one that is done is not made again.
-
-    Returns:
-        The metrics in percent, means over the trials.
-
-    Raises:
-        UserError: whatever the user can put right; before training starts where it can be known then.
+    A run of the same settings that was interrupted is continued, and one that is done is not made again. Returned are
+    the metrics in percent, means over the trials.
     """
     with process_group(config.device) as device:
         autocast = set_precision(config.precision, device, config.threads, one_shape=False)

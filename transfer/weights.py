@@ -112,7 +112,6 @@ def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
         UserError: a tensor is missing from the file, has another shape, or differs after loading.
     """
     wanted = _file_to_detector_names(detector)
-    state = detector.state_dict()
     absent = [name for name in wanted if name not in file.tensors]
     # Caffe2's networks have their statistics folded into weight and bias: mean 0 and variance 1 stand for none
     # (detectron2/layers/batch_norm.py, FrozenBatchNorm2d).
@@ -122,15 +121,11 @@ def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
             f"weights={file.path}: lacks {len(lost)} of {len(wanted)} backbone tensors, first {lost[0]}; {REMEDY}"
         )
     wanted = {name: place for name, place in wanted.items() if name not in folded}
-    with torch.no_grad():
-        for name, place in wanted.items():
-            tensor = torch.from_numpy(np.array(file.tensors[name]))
-            if tensor.shape != state[place].shape:
-                raise UserError(
-                    f"weights={file.path}: {name} has shape {tuple(tensor.shape)}, the detector "
-                    f"{tuple(state[place].shape)}; leave MODEL.RESNETS to the file or choose its arch"
-                )
-            state[place].copy_(tensor)
+    tensors = {place: torch.from_numpy(np.array(file.tensors[name])) for name, place in wanted.items()}
+    try:
+        detector.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"weights={file.path}: {error}; leave MODEL.RESNETS to the file, or choose its arch") from error
     return _prove(detector, file, wanted)
 
 
