@@ -32,47 +32,22 @@ def _off(x: Plane) -> Plane:
     return np.abs(x - np.round(x))
 
 
-def _bricks(u: Plane, v: Plane) -> Plane:
-    along = _off(u / 2 + np.round(v) % 2 / 2)
-    return np.minimum(1 - 2 * along, 0.5 - _off(v)) - 0.155
-
-
-def _checks(u: Plane, v: Plane) -> Plane:
-    return np.sin(2 * np.pi * u) * np.sin(2 * np.pi * v) / 8
-
-
-def _crosses(u: Plane, v: Plane) -> Plane:
-    a, b = _off(u), _off(v)
-    return np.maximum(np.minimum(0.13 - a, 0.45 - b), np.minimum(0.45 - a, 0.13 - b))
-
-
-def _dots(u: Plane, v: Plane) -> Plane:
-    return 0.36 - np.hypot(_off(u), _off(v))
-
-
-def _rings(u: Plane, v: Plane) -> Plane:
-    return 0.1 - np.abs(np.hypot(_off(u), _off(v)) - 0.32)
-
-
-def _stripes(u: Plane, v: Plane) -> Plane:
-    return 0.2 - _off(u)
-
-
-def _triangles(u: Plane, v: Plane) -> Plane:
-    height = v - np.round(v) + 0.13
-    return 0.28 + np.minimum(height, -height / 2 - 0.866 * _off(u))
-
-
-def _zigzags(u: Plane, v: Plane) -> Plane:
-    return 0.75 * (0.2 - _off(u + _off(v)))
-
-
 # Signed distance to the edge of a pattern's figures in periods, positive inside, at (u, v) periods. In alphabetical
 # order, which is the order that torchvision's ImageFolder gives to class folders.
 PATTERNS: dict[str, Callable[[Plane, Plane], Plane]] = {
-    "bricks": _bricks, "checks": _checks, "crosses": _crosses, "dots": _dots, "rings": _rings, "stripes": _stripes,
-    "triangles": _triangles, "zigzags": _zigzags,
-}  # fmt: skip
+    "bricks": lambda u, v: np.minimum(1 - 2 * _off(u / 2 + np.round(v) % 2 / 2), 0.5 - _off(v)) - 0.155,
+    "checks": lambda u, v: np.sin(2 * np.pi * u) * np.sin(2 * np.pi * v) / 8,
+    "crosses": lambda u, v: np.maximum(
+        np.minimum(0.13 - _off(u), 0.45 - _off(v)), np.minimum(0.45 - _off(u), 0.13 - _off(v))
+    ),
+    "dots": lambda u, v: 0.36 - np.hypot(_off(u), _off(v)),
+    "rings": lambda u, v: 0.1 - np.abs(np.hypot(_off(u), _off(v)) - 0.32),
+    "stripes": lambda u, v: 0.2 - _off(u),
+    "triangles": lambda u, v: (
+        0.28 + np.minimum(v - np.round(v) + 0.13, -(v - np.round(v) + 0.13) / 2 - 0.866 * _off(u))
+    ),
+    "zigzags": lambda u, v: 0.75 * (0.2 - _off(u + _off(v))),
+}
 CLASSES: tuple[str, ...] = tuple(PATTERNS)
 
 PERIOD = (10.0, 16.0)
