@@ -181,5 +181,7 @@ def run(arguments: argparse.Namespace) -> int:
 def report(arguments: argparse.Namespace) -> int:
     """Write the report of what is there."""
     results, others = read_results(arguments.folders)
-    print(f"report: {write_report(results, Path(arguments.output or arguments.folders[0]), others)}")
+    first = Path(arguments.folders[0])
+    output = Path(arguments.output or (first if first.is_dir() else first.parent))
+    print(f"report: {write_report(results, output, others)}")
     return 0

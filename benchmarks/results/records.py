@@ -25,13 +25,17 @@ def find(places: Iterable[str | os.PathLike[str]]) -> Found:
         UserError: a place does not exist.
     """
     files: dict[Path, None] = {}
+    # Links to folders are followed, each folder once.
+    seen: set[str] = set()
     for place in map(Path, places):
         if place.is_file():
             files[place] = None
         elif place.is_dir():
-            for folder, below, names in os.walk(place):
-                below[:] = sorted(b for b in below if not b.startswith("."))
-                if RECORD in names:
+            for folder, below, names in os.walk(place, followlinks=True):
+                new = (real := os.path.realpath(folder)) not in seen
+                seen.add(real)
+                below[:] = sorted(b for b in below if new and not b.startswith("."))
+                if new and RECORD in names:
                     files[Path(folder) / RECORD] = None
         else:
             raise UserError(f"{place}: no such file or folder; give a result.json or a folder of runs")

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -33,6 +34,7 @@ PLANNED = {"seed": "--trials", "output": "--output", "data.root": "--data", "tas
 # No published number is the mean of more; a mistyped one would plan runs for hours.
 MOST_TRIALS = 1000
 KEY = re.compile(r"[\w./@+~-]+")
+EXPONENT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
 # Values that Hydra reads without quotes.
 PLAIN = re.compile(r"[\w./:@%+-]*")
 # What a reader looks for first in a command.
@@ -176,14 +178,17 @@ class _Expansion:
 
         data = {} if "transfer" in stages else {"data": scale.data.get(table.dataset, table.dataset)}
         shared = merged(scale.stages, scale.datasets.get(table.dataset, {}), method)
-        user = {key: value for stage, key, value in self.overrides if stage in stages}
-        given = {**shared, **own, **merged(*rows), **user}
+        user = flatten({key: value for stage, key, value in self.overrides if stage in stages})
+        given = {key: _number(value) for key, value in {**shared, **flatten(own), **merged(*rows), **user}.items()}
         for key, option in PLANNED.items():
             if key in given:
                 raise UserError(f"{stages[-1]}.{key}: the plan sets it for each run; leave it out (see {option})")
         if changed := {"method", "variant"} & {*shared, *merged(*rows), *user}:
             raise UserError(f"{stages[-1]}.{min(changed)}: is what makes the row; choose rows with --rows")
         settings = {**data, **given}
+        for key, value in settings.items():
+            if not _is_plain(value):
+                raise UserError(f"{stages[-1]}.{key}={value}: must be a number, a text, true, false, null or a list")
         for key in COUNTS:
             if key in settings and (type(settings[key]) is not int or settings[key] < 1):
                 raise UserError(f"{stages[-1]}.{key}={settings[key]}: must be a whole number of at least 1")
@@ -256,8 +261,21 @@ def launcher(gpus: int, nodes: int, digest: str) -> tuple[str, ...]:
     return ("torchrun", "--standalone", f"--nproc_per_node={gpus}") if gpus > 1 else ("python",)
 
 
+def _number(value: Any) -> Any:
+    """A value as Hydra reads it: to YAML 1.1, `1e-3` is a text."""
+    if isinstance(value, list):
+        return [_number(v) for v in value]
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+
+
 def _plain(value: Any) -> str:
-    """A value as Hydra reads it."""
+    """A value as Hydra writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:

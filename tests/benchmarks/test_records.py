@@ -52,6 +52,14 @@ def test_bad_records_are_refused_by_name_and_good_ones_kept(make: SimpleNamespac
         find([tmp_path / "nowhere"])
 
 
+def test_links_to_folders_are_followed_once(make: SimpleNamespace, tmp_path: Path) -> None:
+    write_record(tmp_path / "scratch/run", make.record())
+    (tmp_path / "all").mkdir()
+    for name, target in (("run", "scratch/run"), ("again", "scratch"), ("loop", "all")):
+        (tmp_path / "all" / name).symlink_to(tmp_path / target)
+    assert len(find([tmp_path / "all"])[0]) == 1 and not find([tmp_path])[1]
+
+
 def planned(folder: Path, rows: list[str]) -> RunGraph:
     chosen = [tables.load("table4").select(rows, ["knn200"])]
     return expand(chosen, scales.load("mini"), folder, trials=1)

@@ -88,6 +88,17 @@ def test_the_page_needs_no_other_file(make: SimpleNamespace, tmp_path: Path) -> 
     assert (tmp_path / "tables.csv").read_text().count("table,scale,row") == 1
 
 
+@pytest.mark.parametrize("name", ["report.html", "tables.tex"])
+def test_a_file_of_somebody_elses_is_not_overwritten(make: SimpleNamespace, tmp_path: Path, name: str) -> None:
+    write_record(tmp_path / "a", make.record())
+    report([tmp_path / "a"], tmp_path / "ours")
+    report([tmp_path / "a"], tmp_path / "ours")
+    (tmp_path / name).write_text("theirs")
+    with pytest.raises(UserError, match=f"{name}: is there already and of no report"):
+        report([tmp_path / "a"], tmp_path)
+    assert (tmp_path / name).read_text() == "theirs"
+
+
 def test_equal_records_give_an_equal_page(make: SimpleNamespace, tmp_path: Path) -> None:
     results(make, tmp_path)
     pages = [re.sub(r"Written [^<]*", "", report([tmp_path], tmp_path)) for _ in range(2)]

@@ -17,6 +17,7 @@ from benchmarks.workflow.run import run_plan
 from benchmarks.workflow.run_graph import read_plan
 from benchmarks.workflow.run_status import failures, last_attempts
 from benchmarks.workflow.time_left import expected_durations, run_left
+from runs.errors import UserError
 from runs.signals import INTERRUPTED
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +91,15 @@ def test_sigkill_leaves_no_orphan_and_a_second_start_finishes(
     status = run_plan(read_plan(plan_file))
     assert len(status.done) == 4 and not status.failed
     assert sum(starts(tmp_path, f"n{i}-00000000") for i in range(4)) <= 6  # only what was cut short ran again
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, make: SimpleNamespace) -> None:
+    plan = make.plan_of(tmp_path, [make.knn(tmp_path, "n-00000000", 10.0)])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").touch()
+    with pytest.raises(UserError, match="holds files of something else"):
+        run_plan(plan)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
 def test_a_result_that_is_there_is_not_made_again(tmp_path: Path, make: SimpleNamespace) -> None:

@@ -163,11 +163,20 @@ def test_a_setting_that_a_plan_counts_with_is_a_whole_number(text: str) -> None:
         ("knn.checkpoint=x.pth", "knn.checkpoint: the plan sets it"),
         ("pretrain.data.root=DIR", "see --data"),
         ("pretrain.method=byol", "pretrain.method: is what makes the row; choose rows with --rows"),
+        ("pretrain.note=2024-01-01", "pretrain.note=2024-01-01: must be a number, a text"),
+        ("pretrain.augment.std=[1, .inf]", "must be a number, a text"),
     ],
 )
 def test_a_setting_that_is_not_the_users_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         expand([tables.load("table4")], scales.load("mini"), "outputs/x", overrides=[parse_override(text)])
+
+
+def test_a_number_with_an_exponent_is_the_number_that_the_record_will_hold() -> None:
+    given = [parse_override(text) for text in ("pretrain.optimizer={lr: 1e-3}", "linear.lr=[1e-1, 1]")]
+    plan = expand([tables.load("table4")], scales.load("mini"), "outputs/x", overrides=given)
+    assert {run.settings["optimizer.lr"] for run in plan.runs.values() if run.kind == "pretrain"} == {0.001}
+    assert [0.1, 1] in [run.settings.get("lr") for run in plan.runs.values()]
 
 
 def test_an_absurd_number_of_trials_is_refused() -> None:
