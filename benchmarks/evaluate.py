@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import check_roots, expand, parse_override
 from benchmarks.workflow.run import run_plan
 from benchmarks.workflow.run_graph import RunGraph, Source
-from runs.child_environment import child_environment
 from runs.environment import command_line, describe
 from runs.errors import UserError
 from runs.files import atomic_write, write_json
@@ -134,18 +132,8 @@ def chosen_tables(tasks: Sequence[str]) -> list[tables.Table]:
 
 
 def inspected(address: str) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint's file, fetched first where it is an address, and what `python -m converters inspect` says of it.
-
-    Raises:
-        SystemExit: the converter refuses; it has said why.
-    """
-    command = [sys.executable, "-m", "converters", "inspect", address, "--json"]
-    # Its standard error is the user's: the progress of a download, and the one line that says what is wrong.
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=child_environment())
-    if result.returncode != 0:
-        sys.exit(result.returncode)
-    facts = json.loads(result.stdout)
-    assert isinstance(facts, dict)
+    """A checkpoint's file, fetched first where it is an address, and what `python -m converters inspect` says of it."""
+    facts = json.loads(hub.run_converters("inspect", address, "--json"))
     return Path(facts["file"]), facts
 
 

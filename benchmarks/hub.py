@@ -35,22 +35,24 @@ def check_repository_name(repository: str) -> None:
         raise UserError(f"--push {repository}: not a name of the Hub, OWNER/NAME")
 
 
-def push(card: Path, repository: str, yes: bool) -> None:
-    """Write `hub/` beside a `model_card.md`, print the card and what is in the folder, and with `yes` upload it.
+def run_converters(*arguments: str) -> str:
+    """What `python -m converters` prints; where it refuses, it has said why, and this command ends with its status."""
+    command = [sys.executable, "-m", "converters", *arguments]
+    # Its standard error is the user's: the progress of a download, and the one line that says what is wrong.
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=child_environment())
+    if result.returncode != 0:
+        sys.exit(result.returncode)
+    return result.stdout
 
-    Raises:
-        UserError: see `upload`.
-        SystemExit: the converter refuses the checkpoint; it has said why.
-    """
+
+def push(card: Path, repository: str, yes: bool) -> None:
+    """Write `hub/` beside a `model_card.md`, print the card and what is in the folder, and with `yes` `upload` it."""
     facts = json.loads(card.with_suffix(".json").read_text(encoding="utf-8"))
     folder = card.parent / "hub"
     folder.mkdir(exist_ok=True)
     names = [FILES[target] for target in facts["checkpoint"]["targets"]]
     for target, name in zip(facts["checkpoint"]["targets"], names, strict=True):
-        command = [sys.executable, "-m", "converters", target, facts["checkpoint"]["file"], str(folder / name)]
-        result = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=child_environment())
-        if result.returncode != 0:
-            sys.exit(result.returncode)
+        run_converters(target, facts["checkpoint"]["file"], str(folder / name))
     text = with_metadata(card.read_text(encoding="utf-8"), facts, repository)
     with atomic_write(folder / "README.md", "w") as file:
         file.write(text)

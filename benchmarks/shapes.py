@@ -27,6 +27,7 @@ from benchmarks.shapes_scenes import CLASSES, Rng, Scene, classification_scene, 
 from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.folder import LOCK, wait_for_lock
+from runs.help_text import field_docs
 from runs.progress import Progress
 
 # To be raised whenever the same settings would draw other images, so that an old folder is not taken for a new one.
@@ -43,33 +44,30 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How much to draw. The defaults are those of the mini scale (docs/mini.md).
-
-    Attributes:
-        seed: seed of the whole set, >= 0.
-        images: training images per class (`imagefolder/train`).
-        val_images: validation images per class (`imagefolder/val`).
-        size: height and width of the classification images, pixels.
-        voc07: images of VOC2007 trainval; half are `train`, half `val`.
-        voc07_test: images of VOC2007 test.
-        voc12: images of VOC2012 trainval.
-        coco: images of COCO train2017.
-        coco_val: images of COCO val2017.
-        scene_size: height and width of the detection images, pixels.
-        objects: greatest number of objects in a detection image; the least is 1.
-    """
+    """How much to draw. The defaults are those of the mini scale (docs/mini.md)."""
 
     seed: int = 0
+    """seed of the whole set, >= 0."""
     images: int = 512
+    """training images per class (`imagefolder/train`)."""
     val_images: int = 64
+    """validation images per class (`imagefolder/val`)."""
     size: int = 64
+    """height and width of the classification images, pixels."""
     voc07: int = 128
+    """images of VOC2007 trainval; half are `train`, half `val`."""
     voc07_test: int = 128
+    """images of VOC2007 test."""
     voc12: int = 128
+    """images of VOC2012 trainval."""
     coco: int = 128
+    """images of COCO train2017."""
     coco_val: int = 128
+    """images of COCO val2017."""
     scene_size: int = 128
+    """height and width of the detection images, pixels."""
     objects: int = 5
+    """greatest number of objects in a detection image; the least is 1."""
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "size": 32, "scene_size": 64, "voc07": 2, "voc12": 2}
@@ -190,11 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
     summary = "Generate the data set of the mini scale: textured shapes as ImageFolder, VOC and COCO."
     parser = Parser(prog="python -m benchmarks.shapes", description=summary)
     parser.add_argument("folder", type=Path, metavar="DIR", help="where the data set shall be")
-    help_of = dict(
-        line.strip().split(": ", 1)
-        for line in (Settings.__doc__ or "").split("Attributes:")[1].splitlines()
-        if ": " in line
-    )
+    help_of = field_docs(Settings)
     for item in fields(Settings):
         flag = "--" + item.name.replace("_", "-")
         parser.add_argument(

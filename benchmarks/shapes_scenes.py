@@ -183,13 +183,13 @@ def mask_polygons(fine: Mask) -> list[NDArray[np.float64]]:
     return result
 
 
-def paint(image: Image, surface: Image, alpha: NDArray[np.float32], shadow: float) -> Image:
-    """Lays a surface over an image through `alpha` (size, size), above a soft shadow of strength `shadow`."""
+def paint(image: Image, surface: Image, alpha: NDArray[np.float32]) -> Image:
+    """Lays a surface over an image through `alpha` (size, size), above a soft shadow."""
     size = image.shape[0]
     offset = max(1.0, size / 64)
     move = np.array([[1, 0, offset], [0, 1, 1.5 * offset]], dtype=np.float32)
     soft = cv2.GaussianBlur(cv2.warpAffine(alpha, move, (size, size)), (0, 0), 1.5 * offset)
-    image = image * (1 - shadow * soft[..., None])
+    image = image * (1 - 0.45 * soft[..., None])
     return image + (surface - image) * alpha[..., None]
 
 
@@ -215,7 +215,7 @@ def compose(rng: Rng, size: int, wishes: Sequence[tuple[str, list[NDArray[np.flo
         things.append(Thing(name, mask, parts, float(seen.sum() / FINE**2), share, cut, len(outlines) > 1))
         layers.append((coverage(whole), patchwork(rng, size, name)))
     for alpha, surface in reversed(layers):
-        image = paint(image, surface, alpha, shadow=0.45)
+        image = paint(image, surface, alpha)
     return Scene(apply_lighting(rng, image), things)
 
 

@@ -225,8 +225,7 @@ def final_value_curves(logs: Logs, table: Table, key: str) -> list[Curve]:
 
 def published_values(table: Table | None, key: str) -> list[tuple[str, float]]:
     """The paper's numbers of a quantity of pre-training, by the row's label."""
-    columns = table.columns if table else ()
-    places = [i for i, column in enumerate(columns) if (column.task, column.metric) == ("pretrain", key)]
+    places = [i for i, c in enumerate(table.columns if table else ()) if (c.task, c.metric) == ("pretrain", key)]
     rows = table.rows if table else ()
     return [(row.label, v) for i in places for row in rows if isinstance(v := row.values[i], int | float)]
 

@@ -25,13 +25,6 @@ def format_mean_std(found: Summary, digits: int) -> str:
     return text.replace("-", "−")
 
 
-def format_published(entry: Entry) -> str:
-    """The paper's: `68.1`, a word, or a dash."""
-    if entry.paper is None:
-        return ABSENT
-    return entry.paper if isinstance(entry.paper, str) else f"{entry.paper:.{entry.digits}f}"
-
-
 def format_difference(entry: Entry) -> str:
     """The difference with its sign and a true minus, and whether it lies inside (≈) or outside (≠) the noise."""
     if entry.difference is None:
@@ -59,8 +52,9 @@ def result_grid(result: TableResult, properties: bool = False, notes: bool = Tru
             flag = "≤ untrained" if entry.below_scratch else ""
             value = entry.ours.mean if entry.ours else None
             cells.append(Cell(format_entry(entry, result.trials is None), entry.bold, flag, value, entry.remark))
+            published = f"{entry.paper:.{entry.digits}f}" if isinstance(entry.paper, int | float) else entry.paper
             difference = f" ({format_difference(entry)})" if entry.difference is not None else ""
-            below.append(Cell(format_published(entry) + difference, entry.paper_bold))
+            below.append(Cell((published or ABSENT) + difference, entry.paper_bold))
         known = paper and any(e.paper is not None for e in entries)
         lines.append(Line(row.label, tuple(cells), tuple(below) if known else ()))
     heads = [("", f"{p}, paper" if p == "collapse" and result.verdicts else p) for p in facts]
