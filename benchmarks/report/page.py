@@ -46,9 +46,10 @@ def write_report(results: Sequence[Results], output: Path, others: Found = ({}, 
     ours = (output / PLAN).exists() or (page.is_file() and GENERATOR in page.read_text("utf-8", "replace"))
     if there and not ours:
         raise UserError(f"{output / there[0]}: is there already and of no report; choose another --output")
+    text = _page(results, *others)
     write_tables([table for result in results for table in result.tables], output)
     with atomic_write(page, "w") as file:
-        file.write(_page(results, *others))
+        file.write(text)
     return page
 
 
@@ -71,30 +72,28 @@ def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pa
     drawn = [
         [chart_svg(chart) for chart in charts_of(rows, result.table.curves, result.table)] for result, rows in results
     ]
-    common = [chart_svg(chart) for chart in charts_of(training, ("loss", "std", "knn_top1"))]
-    recall = [chart_svg(chart) for chart in precision_recall(found)]
     return table_formats.render_template(
         "page.html.j2",
         title=title_of([result for result, _ in results]) if results else "Run records",
+        generator=GENERATOR,
         gains=[result.gain for result, _ in results if result.gain],
         papers=list(dict.fromkeys(result.table.paper for result, _ in results)),
         about=list(dict.fromkeys(f"{p.scale} scale: {p.about}" for p in plans)),
-        generator=GENERATOR,
         made=time.strftime("%Y-%m-%d %H:%M"),
-        tables=[(result, result_grid(result, properties=True, notes=False), charts)
-                for (result, _), charts in zip(results, drawn, strict=True)],
-        training=common,
-        recall=recall,
         views=pictures(found, "pretrain", VIEWS),
         detections=pictures(found, "transfer", DETECTIONS),
+        environments=describe_environments([*recorded, *others.values()]),
+        others=unplanned_grid(others),
         costs=cost_grid(found),
         commands=[plan.runs[run].line for plan in plans for run in plan.order()],
         ended=len(recorded),
         total=clock(sum(r.seconds for r in recorded)),
-        environments=describe_environments([*recorded, *others.values()]),
         starts=list(dict.fromkeys(p.command for p in plans if p.command)),
-        others=unplanned_grid(others),
         refused=[*(reason for f in found for reason in f.refused), *refused.values()],
+        tables=[(result, result_grid(result, properties=True, notes=False), charts)
+                for (result, _), charts in zip(results, drawn, strict=True)],
+        training=[chart_svg(chart) for chart in charts_of(training, ("loss", "std", "knn_top1"))],
+        recall=[chart_svg(chart) for chart in precision_recall(found)],
         style=(HERE / "style.css").read_text(encoding="utf-8"),
         script=(HERE / "sort.js").read_text(encoding="utf-8"),
     )  # fmt: skip

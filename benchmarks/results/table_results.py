@@ -101,11 +101,12 @@ def read_results(folders: Sequence[str | Path]) -> tuple[list[Results], Found]:
 def results_of(plan: RunGraph, status: Status | None = None) -> Results:
     """Read a plan's records once and fill its tables; `status` as for `table_results`."""
     records, refused = records_of(plan)
-    rows = {t.name: {r.id: r.label for r in load(t.name).rows} for t in plan.tables}
-    labels = {run: rows[cell.table][cell.row] for run, cell in plan.cell_of().items()}
+    filled = table_results(plan, records, status)
+    rows = {(t.name, row.id): row.label for t in plan.tables for row in load(t.name).rows}
+    labels = {run: rows[cell.table, cell.row] for run, cell in plan.cell_of().items()}
     if plan.checkpoint:
         labels = dict.fromkeys(plan.runs, plan.checkpoint.name)
-    return Results(plan, records, refused, table_results(plan, records, status), labels)
+    return Results(plan, records, refused, filled, labels)
 
 
 def table_results(plan: RunGraph, records: dict[str, Record], status: Status | None = None) -> list[TableResult]:

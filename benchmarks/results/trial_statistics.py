@@ -10,17 +10,13 @@ NORMAL = 1.96
 
 @dataclass(frozen=True)
 class Summary:
-    """Trials of one quantity. `std` (with n - 1) and `half`, half of the mean's 95 % interval, are None for n = 1."""
+    """Trials of one quantity."""
 
     values: tuple[float, ...]
+    n: int
     mean: float
-    std: float | None
-    half: float | None
-
-    @property
-    def n(self) -> int:
-        """Number of trials."""
-        return len(self.values)
+    std: float | None = None  # with n - 1; None for n = 1
+    half: float | None = None  # of the mean's 95 % interval; None for n = 1
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -33,11 +29,11 @@ def summarize(values: Sequence[float]) -> Summary:
         raise ValueError(f"trials must be finite numbers and at least one: {list(values)}")
     n, mean = len(values), math.fsum(values) / len(values)
     if n == 1:
-        return Summary(tuple(values), mean, None, None)
+        return Summary(tuple(values), n, mean)
     from scipy.stats import t
 
     std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return Summary(tuple(values), mean, std, float(t.ppf(0.975, n - 1)) * std / math.sqrt(n))
+    return Summary(tuple(values), n, mean, std, float(t.ppf(0.975, n - 1)) * std / math.sqrt(n))
 
 
 def outside_noise(summary: Summary, published: float, noise: float | None, trials: int = 1) -> bool | None:
