@@ -52,6 +52,8 @@ def store(plan: RunGraph, target: Path) -> dict[Path, int]:
         raise UserError(f"{target}: is no folder; choose another")
     if target.exists() and any(target.iterdir()) and not (target / MARK).is_file():
         raise UserError(f"{target}: was not written by this command, and its files would go; choose another folder")
+    if (target / PLAN).is_file() and (there := read_plan(target).scale) != plan.scale:
+        raise UserError(f"{target}: has the records of the {there} scale, not of {plan.scale}; choose another folder")
     source, copy = Path(plan.output).resolve(), target.resolve()
     if source.is_relative_to(copy) or copy.is_relative_to(source):
         raise UserError(f"{target}: holds the run itself or lies in it; choose another folder")

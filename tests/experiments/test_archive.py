@@ -1,5 +1,6 @@
 """What is kept of a run: enough for the report, nothing of the machine, and what the repository itself keeps."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -74,6 +75,8 @@ def test_what_cannot_be_kept_is_one_line(run: Path) -> None:
         with pytest.raises(UserError, match=r"was not written by|is no folder"):
             store(read_plan("kept"), target)
     assert sorted(run.rglob("*")) == before
+    with pytest.raises(UserError, match="kept: has the records of the mini scale, not of photos"):
+        store(dataclasses.replace(plan, scale="photos"), Path("kept"))
     shutil.rmtree("kept")
     body = json.loads((run / "plan.json").read_text())
     body["command"] = "python -m benchmarks run table4 --data imagenet=/data/imagenet"
