@@ -59,12 +59,8 @@ class Batches(Sampler[list[Draw]]):
     NOTE: with several processes Detectron2 groups within each; here the whole batch is one group which the processes
     share out, so that a seed gives the same batches on any number of devices.
 
-    Args:
-        wide: for each image, whether it is wider than high.
-        size: images in a batch over all processes.
-        seed: of the shuffling, the same in all processes.
-        start: batches to skip, which an interrupted run has used.
-        group: by orientation.
+    `wide` says of each image whether it is wider than high, `size` counts the images of a batch over all processes, and
+    `start` the batches that an interrupted run has used.
     """
 
     def __init__(self, wide: list[bool], size: int, seed: int, start: int = 0, group: bool = True) -> None:

@@ -43,18 +43,10 @@ class Diverged(UserError):
 
 
 class Trainer:
-    """One detector's training.
+    """One detector's training, from its initial weights.
 
-    Args:
-        cfg: Detectron2's configuration, frozen; its OUTPUT_DIR is the run's folder.
-        config: the command's settings.
-        detector: with initial weights, on its device.
-        train: what to train on.
-        test: what to report on.
-        autocast: makes the context in which losses are computed.
-
-    Raises:
-        UserError: Detectron2 cannot build the solver.
+    `cfg.OUTPUT_DIR` is the run's folder, `train` and `test` are what to train on and what to report on, and `autocast`
+    makes the context in which losses are computed. Where Detectron2 cannot build the solver, a `UserError` says why.
     """
 
     def __init__(

@@ -67,13 +67,11 @@ def evaluate_voc(matches: Matches) -> Evaluation:
         curve = np.stack([recall, true / np.maximum(true + false, 1)])[:, points]
         curves[name] = np.nan_to_num(curve).round(4).tolist()
     by_threshold = np.array([np.mean(table[:, t]) for t in range(len(THRESHOLDS))])
-    metrics = {f"bbox/{k}": float(v) for k, v in _ap_summary(by_threshold).items()}
-    per_class = {name: _ap_summary(row) for name, row in zip(classes, table, strict=True)}
-    return Evaluation(metrics, per_class, {"bbox": matches}, curves)
-
-
-def _ap_summary(row: np.ndarray) -> dict[str, float]:
-    return {"AP": float(np.mean(row)), "AP50": float(row[0]), "AP75": float(row[5])}
+    summaries = [
+        {"AP": float(np.mean(row)), "AP50": float(row[0]), "AP75": float(row[5])} for row in (*table, by_threshold)
+    ]
+    metrics = {f"bbox/{name}": value for name, value in summaries.pop().items()}
+    return Evaluation(metrics, dict(zip(classes, summaries, strict=True)), {"bbox": matches}, curves)
 
 
 def match_voc(detections: Detections, truth: Truth, metric: str = "voc_2007") -> Matches:
