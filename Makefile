@@ -29,9 +29,10 @@ results: $(READY) ## all rows of Tables 4 and 5 at mini scale, 40 minutes on two
 	@$(PY) -m experiments.archive outputs/all results/mini
 
 # One thread a worker, as two thread pools on two cores slow each other down; a file's tests in one worker, as they
-# share what the file's fixtures trained.
+# share what the file's fixtures trained. In the order of their names: by their number of tests, as pytest-xdist has it,
+# the files with few and long tests come last, and one worker waits for the other.
 test: lint ## everything that CI checks; a part of it: make test ARGS="tests/converters -k proof"
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --durations=15 $(ARGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=15 $(ARGS)
 
 lint: $(READY) ## formatting, style, types, the import table
 	$(PY) -m ruff format --check .
