@@ -25,3 +25,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder ../shared beside the repository")
     return folder
+
+
+@pytest.fixture
+def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that the test starts are not measured by coverage, which slows Python down by half.
+
+    For tests whose commands run code that others measure.
+    """
+    for name in [name for name in os.environ if name.startswith("COV")]:
+        monkeypatch.delenv(name)

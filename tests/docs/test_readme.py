@@ -19,6 +19,8 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip()
 ]
+# Commands that do nothing cover nothing.
+pytestmark = pytest.mark.usefixtures("untraced")
 HYDRA = ("pretrain", "pretrain.linear", "pretrain.knn", "transfer", "transfer.check_data")
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+# They only import, and are many.
+pytestmark = pytest.mark.usefixtures("untraced")
 CODE = """
 import importlib, sys
 for name in sys.argv[2:]:

@@ -36,6 +36,7 @@ def installed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
 def test_a_table_with_its_method_runs_at_a_scale_of_the_plugin(installed: Run, root: Path) -> None:
     assert "brightness" in installed("pretrain", "--help").stdout
     assert "starlight/table1" in installed("benchmarks", "list").stdout
@@ -61,6 +62,7 @@ def test_a_format_is_recognised(installed: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
 def test_validate_says_what_is_wrong(
     installed: Run, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

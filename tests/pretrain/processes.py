@@ -21,9 +21,11 @@ CONTEXT = multiprocessing.get_context("forkserver")
 # PyTorch imports torch._dynamo with the first optimizer.
 CONTEXT.set_forkserver_preload(
     [
+        "tests.pretrain.untraced",
         "pretrain.trainer",
         "pretrain.linear.evaluation",
         "pretrain.knn.evaluation",
+        "transfer.trials",
         "torch._dynamo",
         "tests.pretrain.processes",
     ]

@@ -1,9 +1,7 @@
 """`compile=true`: the same run, the official names, and one line where there is no compiler."""
 
 import functools
-import multiprocessing
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -19,8 +17,6 @@ from tests.pretrain.processes import lines, newest, run, small, steps_logged
 def without_code(arguments: list[str], log: str) -> None:
     """The command with a backend that traces as the default one does and builds no C++, which would take minutes."""
     torch.compile = functools.partial(torch.compile, backend="aot_eager")
-    # The forked process has those of pytest, which keeps what they are given.
-    sys.stdout = sys.stderr = open(log, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  as long as the process
     processes._main("pretrain", arguments, {}, log)
 
 
@@ -32,7 +28,7 @@ def test_a_compiled_run_killed_and_continued_is_the_plain_run(images: Path, tmp_
     log = tmp_path / "log.txt"
     arguments = (small("simsiam", images, compiled, *more, "compile=true"), str(log))
     for kill in (True, False):
-        process = multiprocessing.get_context("fork").Process(target=without_code, args=arguments)
+        process = processes.CONTEXT.Process(target=without_code, args=arguments)
         process.start()
         while kill and process.is_alive() and steps_logged(compiled) < 4:
             time.sleep(0.003)

@@ -95,7 +95,7 @@ def test_killed_in_two_processes(method: str, whole: Whole, images: Path, tmp_pa
 
 @pytest.mark.slow
 def test_a_process_killed_under_torchrun_ends_the_others_and_resumes(
-    whole: Whole, images: Path, tmp_path: Path
+    whole: Whole, images: Path, tmp_path: Path, untraced: None
 ) -> None:
     folder = tmp_path / "run"
     command = [
