@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.speed import __main__ as speed
 from experiments.speed.page import BEGIN, END, cells, markdown_page
-from experiments.speed.rows import Row, alternate
+from experiments.speed.rows import Result, Row, alternate
 
 
 def row(name: str, times: float, higher: bool = False) -> Row:
@@ -135,22 +136,36 @@ def test_the_table_goes_between_the_marks_of_a_page(tmp_path: Path, root: Path) 
     assert done.returncode == 2 and BEGIN in done.stderr and page.read_text() == "no marks\n"
 
 
-def test_what_is_measured_again_replaces_its_rows_and_leaves_the_others(tmp_path: Path, root: Path) -> None:
-    def commands() -> dict[str, object]:
-        done = run("commands", "--quick", "--output", tmp_path, root=root)
-        assert done.returncode == 0, done.stderr
-        return json.loads((tmp_path / "speed.json").read_text())
+def test_what_is_measured_again_replaces_its_rows_and_leaves_the_others(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, file = ["commands", "--quick", "--output", str(tmp_path)], tmp_path / "speed.json"
+    done = run(*words, root=root)
+    assert done.returncode == 0, done.stderr
+    first = json.loads(file.read_text())
+    names = [r["name"] for r in first["rows"]]
+    assert names
+    # From here on with rows that are given.
+    place = {key: first["environment"][key] for key in ("device", "cpu_capability")}
+    monkeypatch.setattr(speed, "run", lambda name, words: Result([row(name, 3.0) for name in names]))
+    monkeypatch.setattr(speed, "_machine", lambda: place)
+    monkeypatch.setattr(sys, "argv", ["speed", *words])
 
-    first = commands()
+    def commands() -> dict[str, object]:
+        with pytest.raises(SystemExit) as stop:
+            speed.main()
+        assert stop.value.code == 0
+        return json.loads(file.read_text())
+
     kept = asdict(row("knn/cpu", 2.0))
-    (tmp_path / "speed.json").write_text(json.dumps(first | {"rows": [*first["rows"], kept]}))
+    file.write_text(json.dumps(first | {"rows": [*first["rows"], kept]}))
     second = commands()
-    assert [r["name"] for r in second["rows"]] == ["knn/cpu", *(r["name"] for r in first["rows"])]
+    assert [r["name"] for r in second["rows"]] == ["knn/cpu", *names]
     assert second["rows"][0] == kept and second["rows"][1:] != first["rows"]
     # On another machine nothing is kept.
     elsewhere = second | {"environment": second["environment"] | {"processor": "another"}}
-    (tmp_path / "speed.json").write_text(json.dumps(elsewhere))
-    assert [r["name"] for r in commands()["rows"]] == [r["name"] for r in first["rows"]]
+    file.write_text(json.dumps(elsewhere))
+    assert [r["name"] for r in commands()["rows"]] == names
 
 
 def test_a_slope_that_is_too_steep_is_named() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.tables.scale import SCALES
 from tests.converters import layouts
 
 Steps = Callable[[Path, dict[str, str]], list[tuple[str, dict[str, str]]]]
@@ -44,24 +45,34 @@ def gitlab(root: Path, inputs: dict[str, str]) -> list[tuple[str, dict[str, str]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [action, gitlab])
+@pytest.mark.parametrize(("steps", "images"), [(action, None), (gitlab, 32)])
 def test_the_steps_evaluate_and_guard_a_checkpoint(
-    root: Path, console: Path, call: Callable[[list[str], Path], str], tmp_path: Path, steps: Steps
+    root: Path, console: Path, call: Callable[[list[str], Path], str], tmp_path: Path, steps: Steps, images: int | None
 ) -> None:
+    """One of them at the mini scale, as it is by default; the other with a sixteenth of its images."""
+    [scale] = {variables["SCALE"] for _, variables in steps(root, {}) if "SCALE" in variables}
+    assert scale == "mini"
     folder, tools = tmp_path / "folder", tmp_path / "tools"
     folder.mkdir()
     tools.mkdir()
     # What pip is asked for is noted and not done: the wheel is installed already.
     (tools / "python").write_text(f'#!/bin/sh\n[ "$1 $2 $3" = "-m pip install" ] && echo "$4" >> {tools}/installed\n')
     (tools / "python").chmod(0o755)
-    torch.save(layouts.trained("resnet18").state_dict(), folder / "model.pth")
+    torch.save(layouts.trained("resnet18x0.25").state_dict(), folder / "model.pth")
+
+    if images:
+        few = {"images": images, "val-images": 8, "voc07": 2, "voc07-test": 1, "voc12": 2, "coco": 1, "coco-val": 1}
+        body = yaml.safe_load((SCALES / "mini.yaml").read_text(encoding="utf-8"))
+        body["generate"] |= few
+        scale = str(tmp_path / "few.yaml")
+        Path(scale).write_text(yaml.safe_dump(body))
 
     def ci(**more: str) -> int:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV"))}
         path = os.pathsep.join([str(tools), str(console.parent), os.environ["PATH"]])
         kept |= {"PATH": path, "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md")}
         for script, variables in steps(
-            root, {"checkpoint": "model.pth", "tasks": "knn", "options": "--trials 1"} | more
+            root, {"checkpoint": "model.pth", "tasks": "knn", "scale": scale, "options": "--trials 1"} | more
         ):
             # As the runners start it: the first command that fails ends the job.
             status = subprocess.run(

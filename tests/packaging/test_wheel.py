@@ -47,8 +47,9 @@ def test_python_m_notices_a_file_of_the_same_name(console: Path, tmp_path: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["hostile"], indirect=True)
-def test_a_run_starts_its_children_from_the_wheel(console: Path, call: Call, folder: Path) -> None:
-    words = ["table4", "--scale", "mini", "--rows", "scratch", "--columns", "knn200", "--trials", "1"]
+def test_a_run_starts_its_children_from_the_wheel(console: Path, call: Call, folder: Path, root: Path) -> None:
+    scale = root / "examples/notebooks/tiny.yaml"
+    words = ["table4", "--scale", str(scale), "--rows", "scratch", "--columns", "knn200", "--trials", "1"]
     assert "n = 1" in call([str(console), "run", *words], folder)
 
 

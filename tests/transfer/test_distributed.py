@@ -18,7 +18,7 @@ from PIL import Image
 
 from runs.distributed import process_group
 from runs.files import sha256, write_json
-from tests.pretrain.processes import free_port
+from tests.pretrain.processes import free_port, run
 from tests.transfer.conftest import CLASSES, TINY, overrides
 from transfer.detectron2_config import build_cfg
 from transfer.inference import FILES, evaluate
@@ -69,16 +69,11 @@ def write_scenes(root: Path) -> None:
         (voc / f"ImageSets/Main/{split}.txt").write_text("\n".join(map(str, numbers)))
 
 
-def start(processes: int, root: Path, weights: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    line = [
+def arguments(root: Path, weights: Path, output: Path) -> list[str]:
+    return [
         "task=voc07", f"weights={weights}", f"data.root={root}", f"data.classes=[{','.join(CLASSES)}]", "device=cpu",
-        "data.workers=0", "log_every=1", f"output={output}", "pictures=0", "official=true", *overrides(SETTINGS), *more,
+        "data.workers=0", "log_every=1", f"output={output}", "pictures=0", "official=true", *overrides(SETTINGS),
     ]  # fmt: skip
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "transfer", *line],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -87,8 +82,8 @@ def test_two_processes_compute_what_one_does(backbone: Path, tmp_path: Path) -> 
     logs = []
     for processes in (1, 2):
         output = tmp_path / f"out{processes}"
-        done = start(processes, tmp_path, backbone, output)
-        assert done.returncode == 0, done.stderr
+        status, text = run("transfer", arguments(tmp_path, backbone, output), output, processes)
+        assert status == 0, text
         logs.append([json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()])
         assert json.loads((output / "result.json").read_text())["metrics"].keys() == {
             "bbox/AP",
@@ -112,7 +107,9 @@ def test_the_process_that_fails_says_why(backbone: Path, tmp_path: Path) -> None
     first = next(iter(Batches([False] * 8, 4, seed=np.random.randint(2**31))))
     file = tmp_path / f"VOC2007/JPEGImages/{first[1][0]}.jpg"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    done = start(2, tmp_path, backbone, tmp_path / "out")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "transfer"]
+    command = [*torchrun, *arguments(tmp_path, backbone, tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     # The first process may be ended before or after it has opened the log; no step was taken in either case.
     log = tmp_path / "out/metrics.jsonl"
     assert done.returncode != 0 and not (log.exists() and log.read_text())
