@@ -27,6 +27,7 @@ from pretrain.optim import Schedule, build_optimizer
 from runs.distributed import all_gather_object, rank, worker_count, world_size
 from runs.errors import UserError
 from runs.metrics_log import MetricsLog
+from runs.typed import build
 
 STATE = "linear_state.pt"
 IMAGENET_STEPS = 90 * (1281167 // 4096)
@@ -119,7 +120,10 @@ class LinearClassifiers(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:  # noqa: D102
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.table = state["epoch"], state["table"]
+        self.epoch, table = build(int, state["epoch"], "epoch"), build(list[dict[str, float]], state["table"], "table")
+        if [row.keys() for row in table] != [row.keys() for row in self.table]:
+            raise KeyError("table")
+        self.table = table
 
 
 def evaluate_linear(config: LinearConfig) -> float:
@@ -172,7 +176,7 @@ def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers:
             saved = read_tensors(file)
             evaluation.run.check_identity(file, saved["run"])
             classifiers.load_state_dict(saved["classifiers"])
-            broken.update(saved["broken"])
+            broken.update(build(list[str], saved["broken"], "broken"))
     length = sampler.steps_per_epoch
     sampler.steps = range(classifiers.epoch * length, config.epochs * length)
     # Without a random crop an image has the same features in every epoch.
@@ -203,12 +207,8 @@ def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers:
             broken.update(name for names in all_gather_object(broken) for name in names)
             if log and not cached:
                 # Cached features come back in seconds; an epoch through the network does not.
-                state = {
-                    "classifiers": classifiers.state_dict(),
-                    "broken": sorted(broken),
-                    "run": evaluation.run.identity,
-                }
-                write_tensors(file, state)
+                state = {"run": evaluation.run.identity, "broken": sorted(broken)}
+                write_tensors(file, state | {"classifiers": classifiers.state_dict()})
     if log:
         log.close()
     return sorted(broken)

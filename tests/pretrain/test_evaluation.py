@@ -283,6 +283,12 @@ def test_broken_images_are_still_named_after_a_kill_behind_the_last_epoch(images
     other = replace(evaluation, run=claimed(replace(settings, seed=1)))
     with pytest.raises(UserError, match=r"linear_state\.pt: of another run, or .*; delete it to train"):
         train_classifiers(settings, other, classifiers(settings))
+    file = tmp_path / "run" / heads.STATE
+    state = torch.load(file, weights_only=True)
+    state["classifiers"]["_extra_state"]["table"] = [{"lr": 0.1}]
+    torch.save(state, file)
+    with pytest.raises(UserError, match=r"linear_state\.pt: another version's or damaged .*; delete it to train"):
+        train_classifiers(settings, evaluation, classifiers(settings))
 
 
 def arguments(images: Path, folder: Path, checkpoint: str, *more: str) -> list[str]:
