@@ -36,7 +36,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "MODEL.KEYPOINT_ON": ((False,), "leave it out"),
     "MODEL.META_ARCHITECTURE": (("GeneralizedRCNN", "RetinaNet", "FCOS"), "use one that finds boxes of classes"),
     "TEST.AUG.ENABLED": ((False,), "leave it out"),
-    "TEST.EXPECTED_RESULTS": (([],), "leave it out"),
     "CUDNN_BENCHMARK": ((False,), "leave it out"),
 }
 # The least and the largest number of a setting, by the last part of its name; others are at least 0.

@@ -93,7 +93,7 @@ def test_what_detectron2_gives_a_meaning_passes(tmp_path: Path) -> None:
         SOLVER: {CLIP_GRADIENTS: {NORM_TYPE: .inf}}
         INPUT: {MIN_SIZE_TRAIN: [0], MIN_SIZE_TEST: 0}
         MODEL: {BACKBONE: {FREEZE_AT: -1}, SEM_SEG_HEAD: {IGNORE_VALUE: -1}}
-        TEST: {EVAL_PERIOD: -1}
+        TEST: {EVAL_PERIOD: -1, EXPECTED_RESULTS: [[bbox, AP, 42.0, 0.1]]}
         DATASETS: {TEST: [voc_2007_test]}
     """)
     cfg = build_cfg(TransferConfig(task="voc07", weights="scratch", recipe=str(recipe)), None, "cpu")
