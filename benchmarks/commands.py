@@ -107,11 +107,7 @@ def _print_growth(chosen: list[tables.Table], scale: scales.Scale, devices: list
 
 
 def _planned(arguments: argparse.Namespace) -> tuple[RunGraph, scales.Scale, list[tables.Table]]:
-    """The plan that the arguments of `plan` and `run` ask for, with the scale and the tables that they name.
-
-    Raises:
-        UserError: an argument is unknown, or nothing of these tables can be run at the scale.
-    """
+    """The plan that the arguments of `plan` and `run` ask for, with the scale and the tables that they name."""
     scale = scales.load(arguments.scale)
     given = {name: value for name in ("jobs", "gpus", "nodes") if (value := getattr(arguments, name)) is not None}
     chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns, scale.replace, scale.add)

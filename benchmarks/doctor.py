@@ -92,12 +92,7 @@ def _finding(name: str, remedy: str, check: Callable[[], str]) -> Finding:
 
 
 def _run_python(*arguments: str, seconds: float | None = None) -> str:
-    """What a Python process prints, its lines with commas between.
-
-    Raises:
-        UserError: it fails, with the first fault that it names or else the last line of its standard error, or takes
-            longer than `seconds`.
-    """
+    """What a Python process prints, its lines with commas between; a `UserError` if it fails or takes too long."""
     command = [sys.executable, *arguments]
     try:
         result = subprocess.run(

@@ -116,11 +116,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def chosen_tables(tasks: Sequence[str]) -> list[tables.Table]:
-    """The tables with the columns that the tasks fill, and one row, in whose place the checkpoint is put.
-
-    Raises:
-        UserError: a task is unknown, or there is none.
-    """
+    """The tables with the columns that the tasks fill, and one row, in whose place the checkpoint is put."""
     unknown = [task for task in tasks if task not in PLACES]
     if unknown or not tasks:
         raise UserError(f"--tasks {','.join(unknown or tasks)}: choose from {', '.join(PLACES)}")

@@ -24,11 +24,7 @@ FILES = {"torchvision": "model.safetensors", "detectron2": "detectron2.pkl"}
 
 
 def check_repository_name(repository: str) -> None:
-    """Refuse a name before anything is measured for it.
-
-    Raises:
-        UserError: huggingface_hub is not installed, or `repository` is not OWNER/NAME.
-    """
+    """Raise a `UserError` if it is not OWNER/NAME or huggingface_hub is not installed, before anything is measured."""
     if importlib.util.find_spec("huggingface_hub") is None:
         raise UserError('--push needs huggingface_hub: pip install "siamese-transfer[hub]"')
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):

@@ -182,14 +182,11 @@ def choose(
 def _files() -> dict[str, Path]:
     """Every table's file by its name; those of the SimSiam paper come first and need no prefix."""
     found = [p for p in PAPERS.glob("*/*.yaml") if p.name != "paper.yaml"]
-    found.sort(key=lambda p: (p.parent.name != "simsiam", p.parent.name, _natural(p.stem)))
+    # table10 comes behind table9.
+    numbers = {p: [int(digits) for digits in re.findall(r"\d+", p.stem)] for p in found}
+    found.sort(key=lambda p: (p.parent.name != "simsiam", p.parent.name, p.stem.rstrip("0123456789_"), numbers[p], p))
     found += [p for p in plugins.find("papers/*/*.yaml") if p.name != "paper.yaml"]
     return {p.stem if p.parent == PAPERS / "simsiam" else f"{p.parent.name}/{p.stem}": p for p in found}
-
-
-def _natural(text: str) -> list[Any]:
-    """Sort key that puts table10 behind table9."""
-    return [text.rstrip("0123456789_"), [int(digits) for digits in re.findall(r"\d+", text)], text]
 
 
 def names() -> tuple[str, ...]:

@@ -147,11 +147,7 @@ class RunGraph:
         return path
 
     def order(self) -> list[str]:
-        """Ids so that every run comes behind those it needs.
-
-        Raises:
-            ValueError: runs need each other in a cycle.
-        """
+        """Ids so that every run comes behind those it needs; `ValueError` if runs need each other in a cycle."""
         try:
             return list(TopologicalSorter({run.id: run.needs for run in self.runs.values()}).static_order())
         except CycleError as error:
