@@ -17,8 +17,8 @@ from benchmarks.results.table_results import TableResult, full_label, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import check_roots, expand, parse_override
-from benchmarks.workflow.run import run_plan
 from benchmarks.workflow.run_graph import RunGraph, Source
+from benchmarks.workflow.run_plan import run_plan
 from runs.environment import command_line, describe
 from runs.errors import UserError
 from runs.files import atomic_write, write_json

@@ -32,13 +32,13 @@ SECTIONS = {
     "resume": ("Killed and resumed; several processes", False),
     "evaluation": ("Linear evaluation and kNN against the CPU", False),
     "detection": ("A detector's AP against the CPU", False),
-    "steps": ("Speed of SimSiam's training step in every setting", True),
-    "training": ("Speed of whole pre-trainings with their loader", True),
-    "classifiers": ("Speed of linear evaluation and kNN", True),
-    "detectors": ("Speed of Faster R-CNN on VOC and Mask R-CNN on COCO", True),
+    "step_speed": ("Speed of SimSiam's training step in every setting", True),
+    "pretraining_speed": ("Speed of whole pre-trainings with their loader", True),
+    "evaluation_speed": ("Speed of linear evaluation and kNN", True),
+    "finetuning_speed": ("Speed of Faster R-CNN on VOC and Mask R-CNN on COCO", True),
 }
 # Full width only: minutes an iteration on a CPU.
-FULL_SIZE = {"detectors"}
+FULL_SIZE = {"finetuning_speed"}
 # Seconds that a section may take.
 PATIENCE = 420
 

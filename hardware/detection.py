@@ -16,7 +16,7 @@ from runs.distributed import set_precision
 from runs.settings import flatten
 from transfer.detectron2_config import build_cfg
 from transfer.inference import evaluate
-from transfer.loading import build_test_loader
+from transfer.loader import build_test_loader
 from transfer.settings import DataConfig, TransferConfig
 from transfer.splits import prepare_splits
 from transfer.trials import MODEL

@@ -28,7 +28,7 @@ from runs.seeds import generator_states, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals, raise_signals
 from transfer.detections import Detections, Evaluation
 from transfer.inference import evaluate
-from transfer.loading import build_test_loader, build_train_loader
+from transfer.loader import build_test_loader, build_train_loader
 from transfer.model import config_errors
 from transfer.settings import TransferConfig
 from transfer.splits import Split

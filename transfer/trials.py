@@ -19,7 +19,7 @@ from transfer.detectron2_config import build_cfg
 from transfer.draw_detections import draw_sheets
 from transfer.inference import FILES
 from transfer.learning_rate_search import search_learning_rate
-from transfer.loading import images_with_objects
+from transfer.loader import images_with_objects
 from transfer.model import build_detector
 from transfer.settings import SearchConfig, TransferConfig
 from transfer.splits import Split, prepare_splits, read_splits

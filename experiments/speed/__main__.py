@@ -25,14 +25,14 @@ from runs.files import atomic_write, read_json, write_json
 
 SCRIPTS = {
     "views": "two augmented views of an image: the official pipeline, decoding alone",
-    "step": "one training step of SimSiam: the official script's, the rate of matrix products",
-    "libraries": "a training step of SimSiam and its two views: lightly's and solo-learn's",
-    "linear": "twelve learning rates of a linear classifier against one",
+    "official_step": "one training step of SimSiam: the official script's, the rate of matrix products",
+    "lightly_solo_learn": "a training step of SimSiam and its two views: lightly's and solo-learn's",
+    "linear_sweep": "twelve learning rates of a linear classifier against one",
     "knn": "weighted nearest neighbours against the whole table of similarities at once",
-    "loader": "batches for fine-tuning: Detectron2's own loader, decoding alone",
+    "detection_loader": "batches for fine-tuning: Detectron2's own loader, decoding alone",
     "evaluators": "VOC and COCO average precision: Detectron2's and pycocotools'",
     "converters": "conversion of a checkpoint to Detectron2: reading and writing alone",
-    "commands": "start-up of every command: the imports that it cannot do without",
+    "startup": "start-up of every command: the imports that it cannot do without",
 }
 
 
@@ -43,7 +43,7 @@ def main() -> int:
         return _compare(sys.argv[2:])
     if sys.argv[1:2] == ["page"]:
         return _page(sys.argv[2:])
-    names = "\n".join(f"  {name:11} {about}" for name, about in SCRIPTS.items())
+    names = "\n".join(f"  {name:18} {about}" for name, about in SCRIPTS.items())
     parser = Parser(
         prog="python -m experiments.speed",
         formatter_class=argparse.RawDescriptionHelpFormatter,

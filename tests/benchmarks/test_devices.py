@@ -9,8 +9,8 @@ import pytest
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.run import check_devices, job_name, run_plan, sbatch_command, visible_devices
 from benchmarks.workflow.run_graph import Run, RunGraph
+from benchmarks.workflow.run_plan import check_devices, job_name, run_plan, sbatch_command, visible_devices
 from benchmarks.workflow.run_status import last_lines
 from runs.errors import UserError
 from runs.folder import LOG

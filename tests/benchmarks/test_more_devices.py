@@ -9,8 +9,8 @@ import torchvision
 from benchmarks.__main__ import main
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.device_scaling import estimate_scaling
 from benchmarks.workflow.expand import devices_of, expand
+from benchmarks.workflow.more_devices import estimate_scaling
 
 CHOSEN = [tables.load(name).select(["scratch", "simsiam"], None) for name in ("table4", "table5")]
 

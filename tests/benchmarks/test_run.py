@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.results.records import records_of
 from benchmarks.results.table_results import table_results
-from benchmarks.workflow.run import run_plan
 from benchmarks.workflow.run_graph import read_plan
+from benchmarks.workflow.run_plan import run_plan
 from benchmarks.workflow.run_status import failures, last_attempts
 from benchmarks.workflow.time_left import expected_durations, run_left
 from runs.errors import UserError
@@ -23,7 +23,7 @@ from runs.signals import INTERRUPTED
 ROOT = Path(__file__).parents[2]
 WORK = """
 import sys
-from benchmarks.workflow.run import run_plan
+from benchmarks.workflow.run_plan import run_plan
 from benchmarks.workflow.run_graph import read_plan
 from runs.app import cli
 @cli

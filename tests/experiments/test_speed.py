@@ -139,7 +139,7 @@ def test_the_table_goes_between_the_marks_of_a_page(tmp_path: Path, root: Path) 
 def test_what_is_measured_again_replaces_its_rows_and_leaves_the_others(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words, file = ["commands", "--quick", "--output", str(tmp_path)], tmp_path / "speed.json"
+    words, file = ["startup", "--quick", "--output", str(tmp_path)], tmp_path / "speed.json"
     done = run(*words, root=root)
     assert done.returncode == 0, done.stderr
     first = json.loads(file.read_text())

@@ -46,7 +46,7 @@ def test_a_step_asks_the_device_for_no_value(name: str, monkeypatch: pytest.Monk
 
 
 def test_the_timed_step_waits_for_nothing_and_the_official_one_for_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m experiments.speed.step --device cuda`, as far as a machine without a GPU can run it."""
+    """`python -m experiments.speed.official_step --device cuda`, as far as a machine without a GPU can run it."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     images = [torch.empty(4, 3, 32, 32, device=META) for _ in range(2)]
     step = speed_step.our_step("resnet18", images, "meta", "bf16", official=True)
@@ -74,7 +74,7 @@ def test_where_pytorch_can_it_moves_all_weights_in_a_few_kernels(fused: bool, mo
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_the_timed_step_refuses_a_missing_gpu_in_one_line(root: Path) -> None:
-    command = [sys.executable, "-m", "experiments.speed.step", "--device", "cuda"]
+    command = [sys.executable, "-m", "experiments.speed.official_step", "--device", "cuda"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: --device cuda: no CUDA device")
     assert "Traceback" not in done.stderr

@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from benchmarks.workflow.expand import launcher
-from benchmarks.workflow.run import job_name
 from benchmarks.workflow.run_graph import Run, RunGraph
+from benchmarks.workflow.run_plan import job_name
 from runs.folder import LOG
 from runs.record import read_record
 from tests.pretrain.conftest import images as images  # a fixture of that package
@@ -31,7 +31,8 @@ from tests.transfer.conftest import generated as generated
 from tests.transfer.test_distributed import SETTINGS, write_scenes
 
 WORK = (
-    "import sys; from benchmarks.workflow.run_graph import read_plan; from benchmarks.workflow.run import run_plan; "
+    "import sys; from benchmarks.workflow.run_graph import read_plan; "
+    "from benchmarks.workflow.run_plan import run_plan; "
     "sys.exit(len(run_plan(read_plan(sys.argv[1]), 'slurm', retries=int(sys.argv[2])).failed))"
 )
 LIMIT = 60

@@ -22,7 +22,7 @@ from tests.pretrain.processes import free_port, run
 from tests.transfer.conftest import CLASSES, TINY, overrides
 from transfer.detectron2_config import build_cfg
 from transfer.inference import FILES, evaluate
-from transfer.loading import Batches, build_test_loader
+from transfer.loader import Batches, build_test_loader
 from transfer.settings import TransferConfig
 from transfer.splits import prepare_splits
 

@@ -13,7 +13,7 @@ from detectron2.data.datasets.pascal_voc import load_voc_instances
 from runs.errors import UserError
 from tests.transfer.conftest import CLASSES
 from transfer.check_data import CheckConfig, check_split
-from transfer.loading import Batches
+from transfer.loader import Batches
 from transfer.settings import DataFolder
 from transfer.splits import find_splits, load_splits
 

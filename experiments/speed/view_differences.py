@@ -1,6 +1,6 @@
 """How far the fast views are from torchvision's on PIL images, in 8-bit levels, as a Markdown table.
 
-    python -m experiments.speed.equality [--data DIR] [--images N]
+    python -m experiments.speed.view_differences [--data DIR] [--images N]
 
 Operation by operation on crops of 224 pixels with given parameters, then whole views of every recipe with one seed.
 """

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.feature_comparison import DATA, GRADES, PAGE, ROOT, page
+from experiments.comparison_page import DATA, GRADES, PAGE, ROOT, page
 
 FEATURES = yaml.safe_load(DATA.read_text(encoding="utf-8"))
 CELLS = [(f["name"], key, f.get(key)) for f in FEATURES["features"] for key in FEATURES["projects"]]

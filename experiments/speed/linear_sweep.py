@@ -69,7 +69,7 @@ def rows(
         equal = (shared + RATES * one) / (shared + one)
         views = "new views each epoch" if passes == 1 else f"features kept, {EPOCHS} epochs"
         yield Row(
-            f"linear/{label}-{name}{'-bf16' if bf16 else ''}",
+            f"linear_sweep/{label}-{name}{'-bf16' if bf16 else ''}",
             f"{title}, {views}, {'bf16' if bf16 else 'float32'}", "s", False, a, b, PEER, "cpu", least + min(extra),
             "the network, then matrix products at full rate",
             RATES / 1.3, f"12 rates cost {cost:.2f} times one; by their FLOPs {equal:.2f}",

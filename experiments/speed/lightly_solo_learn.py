@@ -23,8 +23,8 @@ from torchvision import models
 
 from experiments.speed.rows import SOLO_LEARN, Row, Skipped, alternate, script
 from experiments.speed.views import by_pillow, by_transform, ours, read_files, recipe
+from hardware.build_steps import default_arithmetic, flops, our_step, wait
 from hardware.peak_rates import decode_rate, multiply_rate
-from hardware.simsiam_steps import default_arithmetic, flops, our_step, wait
 from runs.errors import UserError
 
 Step = Callable[[], Any]
@@ -124,7 +124,7 @@ def rows(name: str, peer: Peer, arguments: argparse.Namespace) -> Iterator[Row]:
     seconds = alternate(mine, theirs, rounds, "cpu")
     place = "VOC 2007 photographs" if arguments.data else "generated scenes of 400 pixels"
     yield Row(
-        f"libraries/{name}-views", f"two SimSiam views of 224 px, {place}, on one core", "images/s", True,
+        f"lightly_solo_learn/{name}-views", f"two SimSiam views of 224 px, {place}, on one core", "images/s", True,
         [len(files) / s for s in seconds[0]], [len(files) / s for s in seconds[1]], title, "cpu", decode_rate(files),
         "decoding alone (Pillow)",
     )  # fmt: skip
@@ -138,7 +138,7 @@ def rows(name: str, peer: Peer, arguments: argparse.Namespace) -> Iterator[Row]:
         step = our_step(arch, images, device, "fp32" if official else "auto", official)
         seconds = alternate(step, build(arch, images, device), rounds, "cpu" if device == "cpu" else "wall")
         yield Row(
-            f"libraries/{name}-{device}{mark}",
+            f"lightly_solo_learn/{name}-{device}{mark}",
             f"SimSiam step, {arch}, {batch} images of {size} px, {device}: {said}",
             "images/s", True, [batch / s for s in seconds[0]], [batch / s for s in seconds[1]], title,
             "cpu" if device == "cpu" else "wall", batch * multiply_rate(device=device) / flops(step),
@@ -150,11 +150,11 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
     """Three rows a library."""
     torch.set_num_threads(1)
     if importlib.util.find_spec("lightly") is None:
-        yield Skipped("libraries/lightly", "lightly is not installed; pip install -e .[peers] brings it")
+        yield Skipped("lightly_solo_learn/lightly", "lightly is not installed; pip install -e .[peers] brings it")
     else:
         yield from rows("lightly", lightly(), arguments)
     if arguments.solo_learn is None:
-        yield Skipped("libraries/solo-learn", f"--solo-learn names no clone of {SOLO_LEARN}")
+        yield Skipped("lightly_solo_learn/solo-learn", f"--solo-learn names no clone of {SOLO_LEARN}")
     else:
         yield from rows("solo-learn", solo_learn(arguments.solo_learn), arguments)
 

@@ -23,7 +23,7 @@ from detectron2.data.samplers import TrainingSampler
 from experiments.speed.rows import Row, Skipped, alternate, script
 from hardware.peak_rates import decode_rate
 from transfer.detectron2_config import build_cfg
-from transfer.loading import build_train_loader, images_with_objects
+from transfer.loader import build_train_loader, images_with_objects
 from transfer.settings import VOC_CLASSES, TransferConfig
 from transfer.splits import Split, load_splits
 
@@ -66,7 +66,8 @@ def row(split: Split, arguments: argparse.Namespace) -> Row:
     done = count * cfg.SOLVER.IMS_PER_BATCH
     files = [Path(image["file_name"]).read_bytes() for image in images[:48]]
     return Row(
-        "loader/train", f"{cfg.SOLVER.IMS_PER_BATCH} images a batch for Faster R-CNN, {split.name}, on one core",
+        "detection_loader/train",
+        f"{cfg.SOLVER.IMS_PER_BATCH} images a batch for Faster R-CNN, {split.name}, on one core",
         "images/s", True, [done / s for s in seconds[0]], [done / s for s in seconds[1]],
         f"Detectron2 {detectron2.__version__}", "cpu", decode_rate(files), "decoding alone (Pillow)",
     )  # fmt: skip

@@ -44,10 +44,10 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
                 times[name].append(spent(words)[1])
         for name, (words, expected) in asked.items():
             if status[name] != expected:
-                yield Skipped(f"commands/{command}-{name}", f"it ended with status {status[name]}, not {expected}")
+                yield Skipped(f"startup/{command}-{name}", f"it ended with status {status[name]}, not {expected}")
                 continue
             yield Row(
-                f"commands/{command}-{name}", f"python {' '.join(words[1:])}", "s", False, times[name], times["peer"],
+                f"startup/{command}-{name}", f"python {' '.join(words[1:])}", "s", False, times[name], times["peer"],
                 f"import {needed}", "cpu", min(times["peer"]), "these imports",
             )  # fmt: skip
 

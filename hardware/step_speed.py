@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from hardware.build_steps import flops, official_step, our_step
 from hardware.peak_rates import best, multiply_rate
 from hardware.section import OFFICIAL, Figure, Options
-from hardware.simsiam_steps import flops, official_step, our_step
 from runs.distributed import set_precision
 
 # setting: (precision, official, compiled)

@@ -14,10 +14,10 @@ from benchmarks.report.table_formats import Grid, Line, plain_cells
 from benchmarks.results.table_results import read_results, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.device_scaling import estimate_scaling
 from benchmarks.workflow.expand import expand, parse_override
-from benchmarks.workflow.run import run_plan
+from benchmarks.workflow.more_devices import estimate_scaling
 from benchmarks.workflow.run_graph import RunGraph
+from benchmarks.workflow.run_plan import run_plan
 from benchmarks.workflow.run_status import status_of
 from benchmarks.workflow.time_left import chains, clock, expected_durations, left
 from runs.environment import command_line

@@ -1,6 +1,6 @@
 """One training step of SimSiam: this project's against the official script's, and the rate of matrix products.
 
-    python -m experiments.speed.step [--official CLONE] [--device cuda]
+    python -m experiments.speed.official_step [--official CLONE] [--device cuda]
 
 Both sides get the same images, already in memory. `--official` is a clone of facebookresearch/simsiam@a7bc177, whose
 builder makes the model and whose loop (main_simsiam.py, `train`) is followed; without it the peer is that loop around
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import torch
 
 from experiments.speed.rows import Row, Skipped, alternate, script
+from hardware.build_steps import flops, official_step, our_step
 from hardware.peak_rates import multiply_rate
 from hardware.section import OFFICIAL
-from hardware.simsiam_steps import flops, official_step, our_step
 from runs.errors import UserError
 
 TITLES = {
@@ -58,7 +58,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
         limit = batch * rates[precision] / work
         done = f"{work / 1e9:.0f} GFLOP a step, {precision} matrix products at {rates[precision] / 1e9:.0f} GFLOP/s"
         yield Row(
-            f"step/{device}-{setting}",
+            f"official_step/{device}-{setting}",
             f"SimSiam step, {arch}, {batch} images of {size} px, {device}: "
             + TITLES[setting],
             "images/s", True, [batch / s for s in ours], [batch / s for s in theirs], name,
@@ -66,7 +66,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
             goal=2.0 if device == "cuda" and setting == "bf16" else GOALS.get(setting), note=done,
         )  # fmt: skip
     if device == "cpu" and not torch.cuda.is_available():
-        yield Skipped("step/cuda", "no CUDA device; run it on a machine that has one: --device cuda")
+        yield Skipped("official_step/cuda", "no CUDA device; run it on a machine that has one: --device cuda")
 
 
 def options(parser: argparse.ArgumentParser) -> None:

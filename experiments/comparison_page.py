@@ -1,4 +1,4 @@
-"""`python -m experiments.feature_comparison`: write docs/comparison.md from features.yaml."""
+"""`python -m experiments.comparison_page`: write docs/comparison.md from features.yaml."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ GRADES = {"full": "yes", "partly": "partly", "none": "no", "other": "–"}
 HEAD = """\
 # Beside other projects
 
-<!-- Generated from docs/features.yaml by `python -m experiments.feature_comparison`; a test keeps it current. -->
+<!-- Generated from docs/features.yaml by `python -m experiments.comparison_page`; a test keeps it current. -->
 
 What this suite has and lacks beside seven projects that its users know, read from their files at the commits below.
 Yes, partly, no; – where a feature is no part of what a project is for. Each cell has its source under the feature's
