@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from converters.architecture import parse
+from converters.architecture import Architecture, parse
 from converters.checks import Check
 from converters.fetching import fetch
 from converters.loading import load_backbone
@@ -26,6 +26,13 @@ SUFFIXES = {"detectron2": (".pkl",), "torchvision": (".safetensors", ".pth", ".p
 # Detectron2 takes a pkl without `__author__` for Caffe2's and renames it (detectron2/checkpoint/
 # detection_checkpoint.py@a59f0563, `_load_file`).
 AUTHOR = "siamese-transfer converters"
+
+
+def detectron2_obstacle(arch: Architecture) -> str:
+    """Say why Detectron2's backbone cannot hold a network; empty where it can."""
+    if not arch.cifar:
+        return ""
+    return f"{arch.name} has a 3x3 stem without pooling, Detectron2's a 7x7 one; use the torchvision target"
 
 
 def inspect(path: str | Path, images: Path | None = None, unchecked: bool = False, **choice: Any) -> Report:
@@ -46,9 +53,7 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
     report = Report(path, backbone, list(backbone.checks))
     stride = backbone.input.stride_in_1x1 and arch.bottleneck
     report.obstacles = {
-        "detectron2": f"{arch.name} has a 3x3 stem without pooling, Detectron2's a 7x7 one; use the torchvision target"
-        if arch.cifar
-        else "",
+        "detectron2": detectron2_obstacle(arch),
         "torchvision": "the stride lies in the 1x1 convolutions, torchvision's in the 3x3; use the detectron2 target"
         if stride
         else "",

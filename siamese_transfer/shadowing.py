@@ -14,9 +14,10 @@ def warning(module: str) -> str:
     """One line on the files that `python -m MODULE` takes for packages of the suite; empty for none."""
     if sys.flags.safe_path or module.partition(".")[0] not in PACKAGES:
         return ""
-    # A package wins over a file of its name: the current folder is a clone.
-    outside = [name for name in PACKAGES if not os.path.isfile(f"{name}/__init__.py")]
-    found = [f"{name}.py" for name in outside if os.path.isfile(f"{name}.py")]
+    if os.path.isfile("siamese_transfer/__init__.py"):  # the current folder is a clone
+        return ""
+    places = (place for name in PACKAGES for place in (f"{name}/__init__.py", f"{name}.py"))
+    found = [place for place in places if os.path.isfile(place)]
     if not found:
         return ""
     return (
@@ -26,4 +27,5 @@ def warning(module: str) -> str:
 
 
 # While Python starts, sys.argv is ["-m", the module's own words…].
-sys.stderr.write(warning(sys.orig_argv[-len(sys.argv)].removeprefix("-m")))
+if sys.stderr and (_line := warning(sys.orig_argv[-len(sys.argv)].removeprefix("-m"))):
+    sys.stderr.write(_line)

@@ -45,11 +45,12 @@ def write_report(results: Sequence[Results], output: Path, others: Found = ({}, 
     there = [name for name in (PAGE, *TABLES) if (output / name).exists()]
     ours = (output / PLAN).exists() or (page.is_file() and GENERATOR in page.read_text("utf-8", "replace"))
     if there and not ours:
-        raise UserError(f"{output / there[0]}: is there already and of no report; choose another --output")
+        raise UserError(f"{output / there[0]}: is there already, and not written by `report`; choose another --output")
     text = _page(results, *others)
-    write_tables([table for result in results for table in result.tables], output)
     with atomic_write(page, "w") as file:
         file.write(text)
+    # Behind the page, whose mark stands for them too.
+    write_tables([table for result in results for table in result.tables], output)
     return page
 
 

@@ -34,7 +34,7 @@ PLANNED = {"seed": "--trials", "output": "--output", "data.root": "--data", "tas
 # No published number is the mean of more; a mistyped one would plan runs for hours.
 MOST_TRIALS = 1000
 KEY = re.compile(r"[\w./@+~-]+")
-EXPONENT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
+EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 # Values that Hydra reads without quotes.
 PLAIN = re.compile(r"[\w./:@%+-]*")
 # What a reader looks for first in a command.
@@ -262,7 +262,7 @@ def launcher(gpus: int, nodes: int, digest: str) -> tuple[str, ...]:
 
 
 def _number(value: Any) -> Any:
-    """A value as Hydra reads it: to YAML 1.1, `1e-3` is a text."""
+    """A value as Hydra reads it: to YAML 1.1, `1e-3` and `1.5e3` are texts."""
     if isinstance(value, list):
         return [_number(v) for v in value]
     return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.workflow.display import Display
-from benchmarks.workflow.run_graph import PLAN, Run, RunGraph
+from benchmarks.workflow.run_graph import KINDS, PLAN, Run, RunGraph
 from benchmarks.workflow.run_status import Status, failures, note_attempt, status_of
 from benchmarks.workflow.time_left import chains, expected_durations
 from runs.app import PARENT
@@ -28,6 +28,7 @@ from runs.signals import raise_signals
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Seconds after which another node's file has to be visible here.
 LATENCY = 60.0
+LOGS = {".log", ".out", ".err"}
 
 
 @dataclass
@@ -53,8 +54,13 @@ def run_plan(plan: RunGraph, executor: str = "local", options: Sequence[str] = (
         Stopped: a signal, behind the end of what still ran.
     """
     devices, output = check_devices(plan, executor, options), Path(plan.output)
-    if output.is_dir() and not (output / PLAN).exists() and any(path.name[0] != "." for path in output.iterdir()):
-        raise UserError(f"--output {output}: holds files of something else; choose another folder")
+    if output.is_dir() and not (output / PLAN).exists():
+        # Runs that were started by hand have left their folders, a scheduler its logs.
+        foreign = [p for p in output.iterdir() if p.name[0] != "." and p.name not in KINDS and p.suffix not in LOGS]
+        if foreign:
+            raise UserError(
+                f"--output {output}: holds files of something else ({foreign[0].name}); choose another"
+            )
     with wait_for_lock(output), raise_signals():
         plan.write()
         status = _loop(plan, executor, options, retries, devices)

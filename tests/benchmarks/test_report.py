@@ -94,7 +94,7 @@ def test_a_file_of_somebody_elses_is_not_overwritten(make: SimpleNamespace, tmp_
     report([tmp_path / "a"], tmp_path / "ours")
     report([tmp_path / "a"], tmp_path / "ours")
     (tmp_path / name).write_text("theirs")
-    with pytest.raises(UserError, match=f"{name}: is there already and of no report"):
+    with pytest.raises(UserError, match=f"{name}: is there already, and not written by"):
         report([tmp_path / "a"], tmp_path)
     assert (tmp_path / name).read_text() == "theirs"
 

@@ -97,9 +97,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, make: SimpleNa
     plan = make.plan_of(tmp_path, [make.knn(tmp_path, "n-00000000", 10.0)])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").touch()
-    with pytest.raises(UserError, match="holds files of something else"):
+    with pytest.raises(UserError, match=r"holds files of something else \(thesis.txt\)"):
         run_plan(plan)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+    # What the commands of `plan --commands` and a scheduler leave is not foreign.
+    (tmp_path / "out" / "thesis.txt").rename(tmp_path / "out" / "slurm-7.out")
+    (tmp_path / "out" / "knn").mkdir()
+    assert run_plan(plan).done
 
 
 def test_a_result_that_is_there_is_not_made_again(tmp_path: Path, make: SimpleNamespace) -> None:

@@ -11,6 +11,7 @@ from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import devices_of, expand, parse_override
 from benchmarks.workflow.time_left import expected_durations
 from converters.architecture import parse
+from converters.conversion import detectron2_obstacle
 from runs.errors import UserError
 
 
@@ -28,7 +29,7 @@ def test_table_5_fine_tunes_networks_that_a_c4_detector_can_hold(scale: str) -> 
     assert archs
     for name in archs:
         arch = parse(name)
-        assert not arch.cifar and arch.bottleneck, name
+        assert not detectron2_obstacle(arch) and arch.bottleneck, name
 
 
 def test_every_run_uses_the_devices_of_its_scale() -> None:
@@ -173,10 +174,10 @@ def test_a_setting_that_is_not_the_users_is_refused(text: str, complaint: str) -
 
 
 def test_a_number_with_an_exponent_is_the_number_that_the_record_will_hold() -> None:
-    given = [parse_override(text) for text in ("pretrain.optimizer={lr: 1e-3}", "linear.lr=[1e-1, 1]")]
+    given = [parse_override(text) for text in ("pretrain.optimizer={lr: 1.5e-3}", "linear.lr=[1e-1, .5e1]")]
     plan = expand([tables.load("table4")], scales.load("mini"), "outputs/x", overrides=given)
-    assert {run.settings["optimizer.lr"] for run in plan.runs.values() if run.kind == "pretrain"} == {0.001}
-    assert [0.1, 1] in [run.settings.get("lr") for run in plan.runs.values()]
+    assert {run.settings["optimizer.lr"] for run in plan.runs.values() if run.kind == "pretrain"} == {0.0015}
+    assert [0.1, 5.0] in [run.settings.get("lr") for run in plan.runs.values()]
 
 
 def test_an_absurd_number_of_trials_is_refused() -> None:
