@@ -24,7 +24,7 @@ class Metrics:
     """The numbers of one run; every process has them, the first one writes them.
 
     Attributes:
-        last: the numbers of the last step that was logged.
+        last: the `loss` of the last step that was logged.
         details: its last further numbers (`monitor.measures_every`).
         accuracies: the last ones in percent: `knn_top1`, `knn_top1_start` before the first step, `online_top1`.
         evaluated: the step that each belongs to.
@@ -91,11 +91,13 @@ class Metrics:
         if step % self.config.log_every == 0 or last:
             self.check_finite(step)
             # This step's own numbers: a mean since the last line would depend on where a run resumed.
-            self.last = {k: mean_over_processes(v) for k, v in output.items() if v.ndim == 0}
+            scalars = {k: mean_over_processes(v) for k, v in output.items() if v.ndim == 0}
+            # A method's other numbers may be NaN, which a resume refuses.
+            self.last = {"loss": scalars["loss"]}
             elapsed = time.time() - self.mark
             rate = (step - self.mark_step) * self.config.batch_size / elapsed
             times = {"images_per_second": rate, "data_wait": self.waited / elapsed}
-            self._write(step, lr=lr, **self.last, **self.last_health(), **times)
+            self._write(step, lr=lr, **scalars, **self.last_health(), **times)
             self.restart_clock(step)
         return collapsed
 
@@ -117,8 +119,7 @@ class Metrics:
 
     def summary(self) -> dict[str, float]:
         """The metrics of the run's record."""
-        loss = {key: value for key, value in self.last.items() if key == "loss"}
-        return loss | self.last_health() | self.details | self.accuracies
+        return self.last | self.last_health() | self.details | self.accuracies
 
     def shown(self) -> dict[str, float]:
         """The numbers beside the progress bar."""
