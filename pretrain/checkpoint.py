@@ -13,6 +13,7 @@ from converters.archives import check_zip
 from converters.tensor_digest import tensor_digest
 from runs.errors import UserError, user_message
 from runs.files import atomic_write, checkpoint_name
+from runs.folder import check_present
 
 NAME = re.compile(r"checkpoint_(\d{4,})(?:_(\d{8}))?\.pth\.tar")
 
@@ -27,10 +28,9 @@ def write_tensors(path: Path, state: dict[str, Any]) -> None:
     """Write what `torch.load(weights_only=True)` reads, whole or not at all.
 
     Raises:
-        UserError: the operating system refuses, or the folder is gone, which is not made anew.
+        UserError: the operating system refuses, or the folder is no longer a run's: deleted, renamed or emptied.
     """
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: was deleted or renamed while the run was on; run it again, output= elsewhere")
+    check_present(path.parent)
     with atomic_write(path) as file:
         torch.save(state, file)
 

@@ -162,7 +162,8 @@ def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers:
         The names of broken images that were left out.
 
     Raises:
-        UserError: a broken image without `data.skip_broken`, or a loss that is not finite.
+        UserError: a broken image without `data.skip_broken`, a loss that is not finite, or a state that is damaged or
+            another run's.
     """
     sampler = StepSampler(len(evaluation.train), config.batch_size, config.seed, rank(), world_size())
     evaluation.print_data_sets()
@@ -172,9 +173,11 @@ def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers:
     broken = set(val.broken)
     file = evaluation.run.path / STATE
     if file.exists():
-        with restore_errors(file, "delete it to train the classifiers from the start"):
-            saved = read_tensors(file)
-            evaluation.run.check_identity(file, saved["run"])
+        again = "delete it to train the classifiers from the start"
+        with restore_errors(file, again):
+            saved = dict(read_tensors(file))
+        evaluation.run.check_identity(file, saved.get("run"))
+        with restore_errors(file, again):
             classifiers.load_state_dict(saved["classifiers"])
             broken.update(build(list[str], saved["broken"], "broken"))
     length = sampler.steps_per_epoch

@@ -141,10 +141,10 @@ def steps_logged(folder: Path) -> int:
 
 
 def newest(folder: Path) -> dict[str, Any]:
-    """The newest checkpoint without the run's duration and identity."""
+    """The newest checkpoint without the run's duration."""
     found = Checkpoints(folder, 1, 0).load_newest()
     assert found is not None
-    del found[1]["resume"]["seconds"], found[1]["resume"]["run"]
+    del found[1]["resume"]["seconds"]
     return found[1]
 
 
@@ -160,7 +160,7 @@ def differences(a: Any, b: Any, name: str = "") -> list[str]:
 
 
 def assert_same_run(resumed: Path, whole: Path) -> None:
-    """Check weights, optimizer, generators, monitor and log of two finished runs bit for bit."""
+    """Check identity, weights, optimizer, generators, monitor and log of two finished runs bit for bit."""
     assert differences(newest(resumed), newest(whole)) == []
     assert lines(resumed) == lines(whole)
     a, b = (json.loads((folder / "result.json").read_text()) for folder in (resumed, whole))

@@ -7,6 +7,7 @@ import torch
 
 from pretrain.checkpoint import Checkpoints, read_tensors, restore_errors
 from runs.errors import UserError
+from runs.folder import CONFIG
 
 
 def test_a_flipped_bit_makes_the_one_before_the_newest(tmp_path: Path) -> None:
@@ -19,8 +20,11 @@ def test_a_flipped_bit_makes_the_one_before_the_newest(tmp_path: Path) -> None:
         "optimizer": {"m": momentum},
         "resume": {"generators": []},
     }
-    with pytest.raises(UserError, match="gone: was deleted or renamed while the run was on; run it again"):
-        Checkpoints(tmp_path / "gone", keep=3, keep_every=0).save(state, 0, None)
+    # The folder has been emptied.
+    with pytest.raises(UserError, match=f"{tmp_path}: was deleted or renamed while the run was on; run it again"):
+        checkpoints.save(state, 0, None)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / CONFIG).touch()
     whole, newest = checkpoints.save(state, 0, None), checkpoints.save(state, 1, None)
     assert checkpoints.load_newest()[0] == newest  # type: ignore[index]
     data = bytearray(newest.read_bytes())

@@ -33,7 +33,7 @@ from pretrain.linear.evaluation import (
 from pretrain.loader import StepSampler
 from pretrain.optim import build_optimizer
 from runs.errors import UserError
-from runs.folder import Run
+from runs.folder import CONFIG, Run
 from tests.pretrain.processes import Command, differences, lines, newest, run, small
 
 CPU = torch.device("cpu")
@@ -277,11 +277,12 @@ def test_broken_images_are_still_named_after_a_kill_behind_the_last_epoch(images
                       output=str(tmp_path / "run"))  # fmt: skip
     network = load_feature_extractor(settings, CPU)
     evaluation = Evaluation(settings, network, *open_splits(layout), CPU, claimed(settings))
+    (tmp_path / "run" / CONFIG).touch()
     for _ in range(2):
         # The first start ends before its record is written; the second has no epoch left.
         assert train_classifiers(settings, evaluation, classifiers(settings)) == [str(bad)]
     other = replace(evaluation, run=claimed(replace(settings, seed=1)))
-    with pytest.raises(UserError, match=r"linear_state\.pt: of another run, or .*; delete it to train"):
+    with pytest.raises(UserError, match=r"linear_state\.pt: of another run, or .*, or choose another output=$"):
         train_classifiers(settings, other, classifiers(settings))
     file = tmp_path / "run" / heads.STATE
     state = torch.load(file, weights_only=True)

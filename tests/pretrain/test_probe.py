@@ -111,6 +111,8 @@ def test_a_run_does_not_notice_it_and_logs_its_accuracy_every_epoch(whole: Path,
     plain = tmp_path / "run"
     assert run("pretrain", small("simsiam", images, plain), plain)[0] == 0
     with_probe, without = newest(whole), newest(plain)
+    # Its settings belong to the run's identity.
+    assert with_probe["resume"].pop("run") != without["resume"].pop("run")
     assert set(with_probe["resume"].pop("probe")) == {"classifier", "optimizer"}
     assert with_probe["resume"]["metrics"]["accuracies"].pop("online_top1") > 0
     assert with_probe["resume"]["metrics"]["evaluated"].pop("online_top1") == 12
