@@ -97,6 +97,14 @@ def read_json(path: str | os.PathLike[str], most: int = 2**26) -> Any:
     Raises:
         UserError: see `read_bytes`; or it is no JSON, or gives a key twice.
     """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise UserError(f"{path}: gives {key} twice; remove one")
+        return found
+
     content = read_bytes(path, most)
     try:
         if Path(path).suffix == ".gz":
@@ -105,17 +113,10 @@ def read_json(path: str | os.PathLike[str], most: int = 2**26) -> Any:
             if len(content) > most:
                 raise ValueError(f"more than {most:,} bytes unpacked")
         # Of bytes it knows the encoding by itself, with a mark at the beginning or without.
-        return json.loads(content, object_pairs_hook=_unique)
+        return json.loads(content, object_pairs_hook=unique)
     except (ValueError, RecursionError, OSError, EOFError, zlib.error) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{path}: not a JSON file ({reason}); write it again with the command that made it") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]} is given twice")
-    return found
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -206,8 +206,7 @@ def _bind_config(run: Run) -> None:
     if file.exists():
         try:
             before = read_yaml(file)
-            # Without a fingerprint it was begun by an earlier release; from this start on it is compared.
-            differing = _differing(before, run.document, run.free | ({"fingerprint"} - set(before)))
+            differing = _differing(before, run.document, run.free)
         except UserError as error:
             raise UserError(f"{error}; delete the folder or choose another output=") from error
         if differing:

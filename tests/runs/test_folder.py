@@ -127,8 +127,7 @@ def test_another_run_is_refused(tmp_path: Path, config: dict, kind: str, said: s
 
 
 def test_the_same_settings_on_other_data_are_another_run(tmp_path: Path) -> None:
-    """Also where the run is done; a folder from before there was a fingerprint takes the first one it is given."""
-    begin(tmp_path / "run")
+    """Also where the run is done, and where its folder names no data."""
     with claim_run("pretrain", tmp_path / "run", CONFIG, fingerprint={"train": "a"}) as run:
         run.finish(SUBJECT, None, {"loss": -0.9})
     said = r"fingerprint\.train: a there, b here"
@@ -139,6 +138,12 @@ def test_the_same_settings_on_other_data_are_another_run(tmp_path: Path) -> None
         pass
     with claim_run("pretrain", tmp_path / "run", CONFIG, fingerprint={"train": "a"}) as run:
         assert run.done and "fingerprint" not in run.done.config
+    begin(tmp_path / "without")
+    with (
+        pytest.raises(UserError, match=r"fingerprint\.train: absent there, a here"),
+        claim_run("pretrain", tmp_path / "without", CONFIG, fingerprint={"train": "a"}),
+    ):
+        pass
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
