@@ -34,6 +34,9 @@ def collapse_callback(
     base = importlib.import_module("pytorch_lightning" if old else "lightning.pytorch").Callback
 
     class CollapseCallback(base):  # type: ignore[misc, valid-type]
+        # The name under which Lightning's checkpoints keep the monitor's state.
+        __qualname__ = "CollapseCallback"
+
         def __init__(self) -> None:
             self.monitor = CollapseMonitor(every, **settings)
             self.outputs: dict[str, Tensor] = {}

@@ -56,7 +56,11 @@ class Outputs(NamedTuple):
 
 @torch.no_grad()
 def compute_outputs(method: Method, views: Views, indices: list[int], batch_size: int = 256) -> Outputs:
-    """Compute the outputs of the images at `indices`, two views of each; the method stays in evaluation mode."""
+    """Compute the outputs of the images at `indices`, two views of each; the method stays in evaluation mode.
+
+    Raises:
+        BrokenImage: an image cannot be decoded and the views have no `skip_broken`.
+    """
     method.eval()
     device = next(method.parameters()).device
     keys = [(0, i) for i in indices]

@@ -64,10 +64,20 @@ def knn_accuracy(
 
     Each of the k nearest training images (cosine similarity s) votes for its class with weight exp(s / temperature).
 
-    `bank` (n, C) and its labels (n,) are the training images, `queries` (m, C) and theirs the test images, of which a
-    a `chunk` is compared at a time: beside both tables, memory grows with chunk * `BANK_ROWS` and `BANK_ROWS` * C, not
-    with n. `split` divides the chunks among the processes, each of which has to call this with all features. Returns
-    top-1 accuracy in percent for every (k, temperature).
+    Args:
+        bank: (n, C) features of the training images, of any length and type.
+        bank_labels: (n,) their classes, from 0.
+        queries: (m, C) features of the test images.
+        query_labels: (m,) their classes.
+        classes: the number of classes.
+        ks: numbers of neighbours to try.
+        temperatures: temperatures to try, above 0.
+        chunk: queries that are compared at a time; beside both tables, memory grows with chunk * `BANK_ROWS` and
+            `BANK_ROWS` * C, not with n.
+        split: divide the chunks among the processes, each of which has to call this with all features.
+
+    Returns:
+        Top-1 accuracy in percent for every (k, temperature).
     """
     chunks = list(zip(queries.split(chunk), query_labels.split(chunk), strict=True))
     correct = torch.zeros(len(ks), len(temperatures), dtype=torch.int64, device=bank.device)

@@ -116,6 +116,7 @@ def test_lightning(collapses: bool, tmp_path: Path, capsys: pytest.CaptureFixtur
 
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(640, 8)), batch_size=32)
     callback = collapse_callback("projection_head", every=2, stop=True)
+    assert callback.state_key == "CollapseCallback", "checkpoints name it so"
     quiet = {
         "logger": False,
         "enable_checkpointing": False,
