@@ -49,16 +49,17 @@ SHARES = (
     "POSITIVE_FRACTION", "IOU_THRESHOLDS", "NMS_THRESH", "NMS_THRESH_TEST", "SCORE_THRESH_TEST", "MOMENTUM",
     "WARMUP_FACTOR",
 )  # fmt: skip
+# -1 stands for none, for no limit, or for Detectron2's own choice.
+NONE = (
+    "FREEZE_AT", "BOUNDARY_THRESH", "IGNORE_VALUE", "EVAL_PERIOD", "CONV_DIMS", "IOU_LABELS", "SEED",
+    "DETECTIONS_PER_IMAGE", "FOCAL_LOSS_ALPHA", "POOLER_SAMPLING_RATIO",
+)  # fmt: skip
 RANGES = {
     **dict.fromkeys(POSITIVE, (ABOVE_ZERO, LARGEST)),
     **dict.fromkeys(SHARES, (0.0, 1.0)),
     # 0: images keep their sizes.
     **dict.fromkeys(("MIN_SIZE_TRAIN", "MIN_SIZE_TEST"), (0.0, LARGEST)),
-    # -1 stands for none, or for as many as before.
-    **dict.fromkeys(
-        ("FREEZE_AT", "BOUNDARY_THRESH", "IGNORE_VALUE", "EVAL_PERIOD", "CONV_DIMS", "IOU_LABELS", "SEED"),
-        (-1.0, LARGEST),
-    ),
+    **dict.fromkeys(NONE, (-1.0, LARGEST)),
     **dict.fromkeys(("PIXEL_MEAN", "ANGLES"), (-LARGEST, LARGEST)),
     # Of a rate that is too high, the losses tell.
     "BASE_LR": (ABOVE_ZERO, float(np.finfo(np.float32).max)),

@@ -57,17 +57,19 @@ def synchronize_in_float32(detector: nn.Module) -> None:
 def config_errors(what: str) -> Iterator[None]:
     """What Detectron2 raises over settings that it cannot use becomes one line that begins with `what`.
 
-    The same errors in code of this project are defects, which keep their tracebacks.
+    The same errors in code of this project, and what a GPU's libraries report, keep their tracebacks.
     """
     try:
         yield
     except (LookupError, ValueError, AssertionError, TypeError, AttributeError, ImportError, ZeroDivisionError,
             RuntimeError) as error:  # fmt: skip
-        frames = list(traceback.walk_tb(error.__traceback__))
-        module = frames[-1][0].f_globals["__name__"]
-        if user_message(error) or not module.startswith(("detectron2.", "fvcore.", "yacs.", "torch.nn.modules.")):
-            raise
+        names = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+        # PyTorch's own layers raise over what their caller gives them.
+        caller = next(name for name in reversed(names) if not name.startswith("torch.nn.modules."))
         reason = " ".join(str(error).strip("'\"").split())
+        by_detectron2 = caller.startswith(("detectron2.", "fvcore.", "yacs."))
+        if user_message(error) or not by_detectron2 or "CUDA error" in reason or "cuDNN" in reason:
+            raise
         raise UserError(f"{what} ({reason or type(error).__name__})") from error
 
 

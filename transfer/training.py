@@ -6,7 +6,6 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from runs.distributed import all_arrive, all_gather_object, rank, worker_count, 
 from runs.environment import peak_memory_mb
 from runs.errors import UserError
 from runs.files import atomic_write, write_json
-from runs.folder import check_present
+from runs.folder import Run, check_present
 from runs.metrics_log import METRICS_LOG, MetricsLog
 from runs.progress import Progress
 from runs.seeds import generator_states, set_generator_states
@@ -45,17 +44,17 @@ class Diverged(UserError):
 class Trainer:
     """One detector's training, from its initial weights.
 
-    `cfg.OUTPUT_DIR` is the run's folder, `train` and `test` are what to train on and what to report on, and `autocast`
-    makes the context in which losses are computed. Where Detectron2 cannot build the solver, a `UserError` says why.
+    `train` and `test` are what to train on and what to report on, `autocast` makes the context in which losses are
+    computed, and `run` is the claimed folder. Where Detectron2 cannot build the solver, a `UserError` says why.
     """
 
     def __init__(
         self, cfg: Any, config: TransferConfig, detector: nn.Module, train: Split, test: Split,
-        autocast: Callable[[], Any],
+        autocast: Callable[[], Any], run: Run,
     ) -> None:  # fmt: skip
         self.cfg, self.config, self.detector, self.autocast = cfg, config, detector, autocast
         self.train_split, self.test_split = train, test
-        self.folder, self.workers = Path(cfg.OUTPUT_DIR), worker_count(config.data.workers, most=8)
+        self.run, self.folder, self.workers = run, run.path, worker_count(config.data.workers, most=8)
         # Of the order of images in training and in precise BN, drawn from the seeded generator as Detectron2's trainer
         # draws them for its two samplers.
         self.seed, self.bn_seed = comm.shared_random_seed(), comm.shared_random_seed()
@@ -210,9 +209,9 @@ class Trainer:
         if rank():
             return
         state = {
-            "iteration": self.iteration, "model": self.detector.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(), "generators": states, "window": self._window,
-            "seconds": self.seconds,
+            "run": self.run.identity, "iteration": self.iteration, "model": self.detector.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(), "generators": states,
+            "window": self._window, "seconds": self.seconds,
         }  # fmt: skip
         check_present(self.folder)
         with atomic_write(self.folder / CHECKPOINT) as file:
@@ -225,13 +224,16 @@ class Trainer:
             return None
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
+            self.run.check_identity(path, state.get("run"))
             self.detector.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             generators: list[dict[str, Any]] = state["generators"]
             if not 0 <= state["iteration"] <= self.cfg.SOLVER.MAX_ITER:
-                raise ValueError("another run's")
-        except (RuntimeError, KeyError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
+                raise ValueError("not an iteration of this run")
+        except (
+            RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError
+        ) as error:  # fmt: skip
             raise UserError(f"{path}: damaged; delete {self.folder}") from error
         if len(generators) != world_size():
             raise UserError(

@@ -74,7 +74,7 @@ def _fine_tune(
     """Train, test and record; returns the record on process 0."""
     seed_everything(config.seed)
     detector, proof = build_detector(cfg, backbone, config.channels_last)
-    trainer = Trainer(cfg, config, detector, train, test, autocast)
+    trainer = Trainer(cfg, config, detector, train, test, autocast, claimed)
     if rank() == 0:
         with atomic_write(claimed.path / "detectron2.yaml", "w") as file:
             file.write(cfg.dump())

@@ -113,19 +113,24 @@ def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
     """
     wanted = _file_to_detector_names(detector)
     absent = [name for name in wanted if name not in file.tensors]
-    # Caffe2's networks have their statistics folded into weight and bias: mean 0 and variance 1 stand for none
-    # (detectron2/layers/batch_norm.py, FrozenBatchNorm2d).
+    # Caffe2's networks have their statistics folded into weight and bias: those of a new norm stay, mean 0 and variance
+    # 1, or 1 - eps where it is frozen (detectron2/layers/batch_norm.py, FrozenBatchNorm2d).
     folded = [name for name in absent if name.endswith(("running_mean", "running_var"))] if file.folded else []
     if lost := [name for name in absent if name not in folded]:
         raise UserError(
             f"weights={file.path}: lacks {len(lost)} of {len(wanted)} backbone tensors, first {lost[0]}; {REMEDY}"
         )
+    state = detector.state_dict()
     wanted = {name: place for name, place in wanted.items() if name not in folded}
-    tensors = {place: torch.from_numpy(np.array(file.tensors[name])) for name, place in wanted.items()}
-    try:
-        detector.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise UserError(f"weights={file.path}: {error}; leave MODEL.RESNETS to the file, or choose its arch") from error
+    # Not by load_state_dict: FrozenBatchNorm2d would replace the statistics that a state lacks, with variance 1.
+    for name, place in wanted.items():
+        tensor = torch.from_numpy(np.array(file.tensors[name]))
+        if tensor.shape != state[place].shape:
+            raise UserError(
+                f"weights={file.path}: {name} has shape {tuple(tensor.shape)}, the detector "
+                f"{tuple(state[place].shape)}; leave MODEL.RESNETS to the file, or choose its arch"
+            )
+        state[place].copy_(tensor)
     return _prove(detector, file, wanted)
 
 

@@ -92,13 +92,16 @@ def test_what_detectron2_gives_a_meaning_passes(tmp_path: Path) -> None:
     recipe.write_text("""
         SOLVER: {CLIP_GRADIENTS: {NORM_TYPE: .inf}}
         INPUT: {MIN_SIZE_TRAIN: [0], MIN_SIZE_TEST: 0}
-        MODEL: {BACKBONE: {FREEZE_AT: -1}, SEM_SEG_HEAD: {IGNORE_VALUE: -1}}
-        TEST: {EVAL_PERIOD: -1, EXPECTED_RESULTS: [[bbox, AP, 42.0, 0.1]]}
+        MODEL: {BACKBONE: {FREEZE_AT: -1}, SEM_SEG_HEAD: {IGNORE_VALUE: -1}, RETINANET: {FOCAL_LOSS_ALPHA: -1.0},
+          ROI_BOX_HEAD: {POOLER_SAMPLING_RATIO: -1}, ROI_MASK_HEAD: {POOLER_SAMPLING_RATIO: -1}}
+        TEST: {EVAL_PERIOD: -1, DETECTIONS_PER_IMAGE: -1, EXPECTED_RESULTS: [[bbox, AP, 42.0, 0.1]]}
         DATASETS: {TEST: [voc_2007_test]}
     """)
     cfg = build_cfg(TransferConfig(task="voc07", weights="scratch", recipe=str(recipe)), None, "cpu")
     assert math.isinf(cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE) and cfg.INPUT.MIN_SIZE_TRAIN == (0,)
     assert (cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, cfg.TEST.EVAL_PERIOD) == (-1, -1, -1)
+    assert (cfg.TEST.DETECTIONS_PER_IMAGE, cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA) == (-1, -1)
+    assert cfg.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO == cfg.MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO == -1
 
 
 @pytest.mark.parametrize("case", WRONG)

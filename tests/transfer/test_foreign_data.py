@@ -215,8 +215,6 @@ RESULTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "ids as texts": (lambda r: [x | {k: str(x[k]) for k in ("image_id", "category_id")} for x in r], 100.0),
     "boxes as shares of the image": (lambda r: [x | {"bbox": [0.1, 0.1, 0.2, 0.5]} for x in r], "boxes do not lie in"),
     "boxes as corners": (lambda r: [x | {"bbox": [20, 15, 40, 30]} for x in r], "boxes do not lie in their images"),
-    "corners within the image": (lambda r: [x | {"bbox": [5, 5, 15, 15]} for x in r], "as x0, y0, x1, y1; write"),
-    "centres": (lambda r: [x | {"bbox": [10, 10, 10, 10]} for x in r], "fit the objects as centre x, centre y, width"),
     "another image": (lambda r: [r[0] | {"image_id": 9}], "its image_id 9 is not in the annotations"),
     "an image as a list": (lambda r: [r[0] | {"image_id": [1]}], r"its image_id is \[1\]; write"),
     "another category": (lambda r: [r[0] | {"category_id": 4}], "its category_id 4 is not in"),
@@ -244,6 +242,24 @@ def test_results_of_strangers(coco: Path, case: str) -> None:
     else:
         metrics = evaluated(coco, change(results))
         assert metrics["segm/AP"] == pytest.approx(100) and metrics.get("bbox/AP") == (expected and pytest.approx(100))
+
+
+@pytest.mark.parametrize(
+    ("box", "reading"),
+    [([5, 5, 15, 15], "x0, y0, x1, y1"), ([10, 10, 10, 10], "centre x, centre y, width, height")],
+)
+def test_boxes_in_another_reading_are_refused(coco: Path, box: list[int], reading: str) -> None:
+    """From five images on."""
+
+    def five(document: Any) -> None:
+        for name, key in (("images", "id"), ("annotations", "image_id")):
+            document[name] = [document[name][0] | {"id": n, key: n} for n in range(1, 6)]
+
+    instances(coco, five)
+    results = [{"image_id": n, "category_id": 3, "score": 0.9, "bbox": box} for n in range(1, 6)]
+    with pytest.raises(UserError, match=f"its boxes fit the objects as {reading}; write x, y, width, height"):
+        evaluated(coco, results)
+    assert evaluated(coco, results[:4])["bbox/AP50"] < 50
 
 
 def found(classes: list[str], category: list[int]) -> Detections:

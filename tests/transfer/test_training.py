@@ -134,7 +134,7 @@ def test_other_images_under_the_same_name_are_another_run(tiny: TransferConfig, 
         trials.run(tiny)
 
 
-def test_a_checkpoint_of_other_processes_or_a_damaged_one_is_refused(tiny: TransferConfig) -> None:
+def test_a_checkpoint_of_other_processes_or_another_run_or_a_damaged_one_is_refused(tiny: TransferConfig) -> None:
     tiny.detectron2["SOLVER"] |= {"MAX_ITER": 10_000}
     tiny.log_every, tiny.save_seconds = 1, 0.0
     file = Path(tiny.output) / "checkpoint.pth"
@@ -146,11 +146,16 @@ def test_a_checkpoint_of_other_processes_or_a_damaged_one_is_refused(tiny: Trans
     torch.save({**state, "generators": state["generators"] * 2}, file)
     with pytest.raises(UserError, match=r"checkpoint\.pth: of 2 processes, not 1"):
         trials.run(tiny)
+    # Version 0.2.0 stated no run, and its generators had another form.
+    for other in ({**state, "run": "0" * 64}, {k: v for k, v in state.items() if k != "run"} | {"generators": [{}]}):
+        torch.save(other, file)
+        with pytest.raises(UserError, match=r"checkpoint\.pth: of another run, or of an earlier version"):
+            trials.run(tiny)
     for iteration in (-1, 10_001, "3"):
         torch.save({**state, "iteration": iteration}, file)
         with pytest.raises(UserError, match=r"checkpoint\.pth: damaged"):
             trials.run(tiny)
-    for content in (b"", b"no archive", b"\x80\x02}."):
+    for content in (b"", b"no archive", b"\x80\x02]."):
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"checkpoint\.pth: damaged"):
             trials.run(tiny)

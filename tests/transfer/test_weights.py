@@ -10,7 +10,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
+from torch import nn
 
 from runs.errors import UserError
 from transfer import model, weights
@@ -53,6 +55,20 @@ def test_agrees_with_detectron2s_own_loader(backbone: Path) -> None:
     mine, theirs = detector.state_dict(), other.state_dict()
     assert mine.keys() == theirs.keys()
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+def test_folded_statistics_divide_by_one(backbone: Path) -> None:
+    """In Detectron2's default norm too, which adds eps to the variance; so does a frozen extra norm."""
+    file = read_backbone(backbone)
+    assert file
+    tensors = {name: array for name, array in file.tensors.items() if "running" not in name}
+    folded = dataclasses.replace(file, tensors=tensors, folded=True)
+    settings = {"MODEL": {"RESNETS": {"NORM": "FrozenBN"}}}
+    detector = build_model(build_cfg(TransferConfig(task="voc07", detectron2=settings, weights="-"), folded, "cpu"))
+    assert load_backbone(detector, folded)["tensors"] == 53 + 53 * 2
+    norms = [module for module in detector.modules() if isinstance(module, FrozenBatchNorm2d)]
+    assert len(norms) == 54 and all(torch.equal(n.running_var + n.eps, torch.ones(n.num_features)) for n in norms)
+    assert not any(norm.running_mean.any() for norm in norms)
 
 
 def test_the_architecture_and_the_input_come_from_the_file(backbone: Path, tmp_path: Path) -> None:
@@ -131,13 +147,15 @@ def objects(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [missing, misshapen, not_a_number, moco_of_simsiam, no_convention, an_empty_convention,
-     no_deviation, a_subject_of_other_types, no_channels, objects],
+    ("change", "named"),
+    [(missing, r"lacks 1 of 265 backbone tensors, first res5\.1\.conv2\.norm\.bias"),
+     (misshapen, r"res3\.0\.conv1\.weight has shape \(3, 3, 1, 1\), the detector \(16, 32, 1, 1\); leave"),
+     *((change, "") for change in (not_a_number, moco_of_simsiam, no_convention, an_empty_convention, no_deviation,
+                                   a_subject_of_other_types, no_channels, objects))],
 )  # fmt: skip
-def test_a_wrong_file_is_refused(backbone: Path, tmp_path: Path, change: Any) -> None:
+def test_a_wrong_file_is_refused(backbone: Path, tmp_path: Path, change: Any, named: str) -> None:
     path = edited(backbone, tmp_path, change)
-    with pytest.raises(UserError, match=r"edited\.pkl"):
+    with pytest.raises(UserError, match=rf"edited\.pkl: .*{named}"):
         load_backbone(*detector_for(path))
 
 
@@ -148,6 +166,18 @@ def test_a_defect_of_ours_is_no_setting_that_detectron2_refuses(
     file = read_backbone(backbone)
     with pytest.raises(KeyError):
         model.build_detector(build_cfg(TransferConfig(task="voc07", weights="-"), file, "cpu"), file, False)
+
+
+def test_a_runtime_error_is_of_the_settings_where_detectron2_is_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of PyTorch's layers; not what a GPU's libraries say, which no setting causes."""
+    with pytest.raises(RuntimeError, match="shapes cannot be"), model.config_errors("recipe="):
+        nn.Linear(2, 3)(torch.zeros(1, 5))
+    monkeypatch.setitem(globals(), "__name__", "detectron2.layers")
+    with pytest.raises(UserError, match=r"recipe= \(.*shapes cannot be"), model.config_errors("recipe="):
+        nn.Linear(2, 3)(torch.zeros(1, 5))
+    for reason in ("CUDA error: device-side assert triggered", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"):
+        with pytest.raises(RuntimeError, match=reason), model.config_errors("recipe="):
+            raise RuntimeError(reason)
 
 
 class Evil:
