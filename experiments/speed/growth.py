@@ -119,7 +119,9 @@ def coco(detections: int) -> Work:
             for i, c, b in zip(image, category, table, strict=True)
         ]
 
-    scenes: list[dict[str, Any]] = [{"height": 600, "width": 600, "annotations": []} for _ in range(images)]
+    scenes: list[dict[str, Any]] = [
+        {"image_id": n, "height": 600, "width": 600, "annotations": []} for n in range(images)
+    ]
     for entry in boxes(images * 3):
         scenes[entry["image_id"]]["annotations"].append(entry)
     results, classes = boxes(detections), [str(c) for c in range(80)]

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from experiments.speed import __main__ as speed
+from experiments.speed.growth import CURVES, Growth, slope, steeper, table
 from experiments.speed.page import BEGIN, END, cells, markdown_page
 from experiments.speed.rows import Result, Row, alternate
 
@@ -170,9 +172,12 @@ def test_what_is_measured_again_replaces_its_rows_and_leaves_the_others(
     assert [r["name"] for r in commands()["rows"]] == names
 
 
-def test_a_slope_that_is_too_steep_is_named() -> None:
-    from experiments.speed.growth import Growth, slope, steeper, table
+@pytest.mark.parametrize(("make", "size"), [(make, sizes[0]) for name, _, sizes, make, _ in CURVES if name != "views"])
+def test_the_work_of_a_curve_can_be_done(make: Callable[[int], Callable[[], object]], size: int) -> None:
+    make(size)()
 
+
+def test_a_slope_that_is_too_steep_is_named() -> None:
     sizes = [100, 200, 400, 800]
     even, square = ([float(n**power) for n in sizes] for power in (1, 2))
     assert slope(sizes, even) == pytest.approx(1) and slope(sizes, square) == pytest.approx(2)
