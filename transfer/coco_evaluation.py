@@ -5,6 +5,7 @@ ultrafast-pycocotools has pycocotools' interface, and its matching in Rust. Its 
 """
 
 import contextlib
+import copy
 import io
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,22 +34,17 @@ class COCOeval(pycocotools_cocoeval.COCOeval):
 
     def __init__(self, cocoGt: Any = None, cocoDt: Any = None, iouType: str = "segm") -> None:
         super().__init__(_convert_index(cocoGt), _convert_index(cocoDt), iouType)
-        self.store_eval_imgs = True  # what pycocotools does anyway
 
     def matches(self) -> Matches:
         """What was matched, without limits of area; at most the last of `params.maxDets` an image and class."""
         params = self.params
         images = {identity: number for number, identity in enumerate(params.imgIds)}
         classes = {identity: number for number, identity in enumerate(params.catIds)}
-        # One entry for each class, area range and image, None where there is nothing.
-        block = len(params.areaRng) * len(images)
-        found = [e for k in range(len(classes)) for e in self.evalImgs[k * block : k * block + len(images)] if e]
-        counts = [len(e["dtScores"]) for e in found]
-        score = np.array([s for e in found for s in e["dtScores"]], np.float64)
+        parts = [self._matches_of(identity, images) for identity in classes]
+        image, score = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        verdict = np.concatenate([part[2] for part in parts], axis=1)  # (10, N)
+        category = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
         order = np.argsort(-score, kind="stable")
-        empty = np.zeros((len(params.iouThrs), 0))
-        right, ignored = (np.concatenate([empty, *(e[k] for e in found)], axis=1) for k in ("dtMatches", "dtIgnore"))
-        verdict = np.where(ignored > 0, IGNORED, np.where(right > 0, TRUE, FALSE)).astype(np.int8)  # (10, N)
         objects = np.zeros((len(images), len(classes)), np.int32)
         for annotation in self.cocoGt.anns.values():
             if annotation["image_id"] in images and annotation["category_id"] in classes:
@@ -57,13 +53,31 @@ class COCOeval(pycocotools_cocoeval.COCOeval):
         return Matches(
             image_ids=tuple(map(str, params.imgIds)),
             classes=tuple(self.cocoGt.cats[identity]["name"] for identity in params.catIds),
-            image=np.repeat([images[e["image_id"]] for e in found], counts).astype(np.int32)[order],
-            category=np.repeat([classes[e["category_id"]] for e in found], counts).astype(np.int16)[order],
+            image=image[order],
+            category=category.astype(np.int16)[order],
             score=score[order],
             verdict=verdict[:, order].T,
             objects=objects,
             metric="coco",
         )
+
+    def _matches_of(self, category: int, images: dict[int, int]) -> tuple[Any, Any, Any]:
+        """A class's detections: number of the image (n,), score (n,) and verdict (10, n).
+
+        pycocotools keeps a dictionary an image, class and area range, gigabytes for COCO: here for one class and range.
+        """
+        one = pycocotools_cocoeval.COCOeval(self.cocoGt, self.cocoDt, self.params.iouType)
+        one.params = copy.copy(self.params)
+        one.params.catIds, one.params.areaRng, one.params.areaRngLbl = [category], self.params.areaRng[:1], ["all"]
+        one.store_eval_imgs = True
+        with contextlib.redirect_stdout(io.StringIO()):
+            one.evaluate()
+        found = [entry for entry in one.evalImgs if entry]
+        empty = np.zeros((len(self.params.iouThrs), 0))
+        right, ignored = (np.concatenate([empty, *(e[k] for e in found)], axis=1) for k in ("dtMatches", "dtIgnore"))
+        verdict = np.where(ignored > 0, IGNORED, np.where(right > 0, TRUE, FALSE)).astype(np.int8)
+        number = np.repeat([images[e["image_id"]] for e in found], [len(e["dtScores"]) for e in found])
+        return number.astype(np.int32), np.array([s for e in found for s in e["dtScores"]], np.float64), verdict
 
     def intervals(self, resamples: int = 1000) -> dict[str, Interval]:
         """AP, AP50 and AP75 in percent with the 95 % interval that the choice of the images leaves them."""
