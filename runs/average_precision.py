@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from runs.detection_matches import FALSE, THRESHOLDS, TRUE, Matches
 
@@ -62,6 +61,8 @@ def _curve_area(
     recalls: NDArray[Any] | None,
 ) -> NDArray[np.float64]:  # fmt: skip
     """AP of one class at one threshold for every resample, (R,). Detections in falling order of score."""
+    from scipy.sparse import csr_matrix  # an eighth of a second, which `--help` does not wait for
+
     hits = np.flatnonzero(verdict == TRUE)
     if not len(hits):
         return np.zeros(weights.shape[1])
