@@ -21,13 +21,13 @@ def parser() -> Parser:
         command.set_defaults(function=_lazy(function))
         return command
 
-    add("list", "commands.list_tables", "list the tables and figures")
+    add("list", "table_commands.list_tables", "list the tables and figures")
 
-    command = add("show", "commands.show", "print a table with the paper's values")
+    command = add("show", "table_commands.show", "print a table with the paper's values")
     command.add_argument("table")
     command.add_argument("--format", choices=("terminal", "markdown"), default="terminal")
 
-    command = add("plan", "commands.plan", "what a run would do: runs, commands, time, disk")
+    command = add("plan", "table_commands.plan", "what a run would do: runs, commands, time, disk")
     _choose(command)
     command.add_argument("--commands", action="store_true", help="print every command")
     command.add_argument(
@@ -40,7 +40,7 @@ def parser() -> Parser:
         "--measured", metavar="FILE", help="hardware.json of `python -m hardware`: times of this machine"
     )
 
-    command = add("run", "commands.run", "run what the tables need, print them, write the report")
+    command = add("run", "table_commands.run", "run what the tables need, print them, write the report")
     _choose(command)
     command.add_argument("--executor", choices=("local", "slurm"), default="local", help="where (default: local)")
     command.add_argument(
@@ -51,7 +51,7 @@ def parser() -> Parser:
     )
     command.epilog = "Options after -- are passed to sbatch, e.g. -- --partition=gpu --mem=64G --time=2-0"
 
-    command = add("report", "commands.report", "one HTML page, and the tables as Markdown, LaTeX and CSV")
+    command = add("report", "table_commands.report", "one HTML page, and the tables as Markdown, LaTeX and CSV")
     command.add_argument(
         "folders", nargs="+", type=_folder, metavar="FOLDER", help="output folders of `run`, or any folders of records"
     )
