@@ -16,8 +16,8 @@ def warning(module: str) -> str:
         return ""
     if os.path.isfile("siamese_transfer/__init__.py"):  # the current folder is a clone
         return ""
-    places = (place for name in PACKAGES for place in (f"{name}/__init__.py", f"{name}.py"))
-    found = [place for place in places if os.path.isfile(place)]
+    found = [f"{name}/" for name in PACKAGES if os.path.isfile(f"{name}/__init__.py")]
+    found += [f"{name}.py" for name in PACKAGES if os.path.isfile(f"{name}.py")]
     if not found:
         return ""
     return (

@@ -25,12 +25,14 @@ except ImportError:
     from pycocotools import coco as pycocotools_coco
     from pycocotools import cocoeval as pycocotools_cocoeval
 
+# Classes whose matches are read at a time.
+BLOCK = 16
 # In the order of `COCOeval.stats`; of small, medium and large objects: s, m, l.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 class COCOeval(pycocotools_cocoeval.COCOeval):
-    """pycocotools' `COCOeval(cocoGt, cocoDt, iouType)`, whose AP also has an interval; `evaluate()` comes first."""
+    """pycocotools' `COCOeval(cocoGt, cocoDt, iouType)`, whose AP also has an interval; `evalImgs` stays empty."""
 
     def __init__(self, cocoGt: Any = None, cocoDt: Any = None, iouType: str = "segm") -> None:
         super().__init__(_convert_index(cocoGt), _convert_index(cocoDt), iouType)
@@ -40,10 +42,10 @@ class COCOeval(pycocotools_cocoeval.COCOeval):
         params = self.params
         images = {identity: number for number, identity in enumerate(params.imgIds)}
         classes = {identity: number for number, identity in enumerate(params.catIds)}
-        parts = [self._matches_of(identity, images) for identity in classes]
-        image, score = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-        verdict = np.concatenate([part[2] for part in parts], axis=1)  # (10, N)
-        category = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
+        # pycocotools keeps a dictionary for each image, class and area range, gigabytes for COCO.
+        blocks = [self._block_matches(params.catIds[n : n + BLOCK], images) for n in range(0, len(classes), BLOCK)]
+        image, category, score = (np.concatenate([block[i] for block in blocks]) for i in range(3))
+        verdict = np.concatenate([block[3] for block in blocks], axis=1)  # (10, N)
         order = np.argsort(-score, kind="stable")
         objects = np.zeros((len(images), len(classes)), np.int32)
         for annotation in self.cocoGt.anns.values():
@@ -54,30 +56,32 @@ class COCOeval(pycocotools_cocoeval.COCOeval):
             image_ids=tuple(map(str, params.imgIds)),
             classes=tuple(self.cocoGt.cats[identity]["name"] for identity in params.catIds),
             image=image[order],
-            category=category.astype(np.int16)[order],
+            category=np.array([classes[identity] for identity in category.tolist()], np.int16)[order],
             score=score[order],
             verdict=verdict[:, order].T,
             objects=objects,
             metric="coco",
         )
 
-    def _matches_of(self, category: int, images: dict[int, int]) -> tuple[Any, Any, Any]:
-        """A class's detections: number of the image (n,), score (n,) and verdict (10, n).
-
-        pycocotools keeps a dictionary an image, class and area range, gigabytes for COCO: here for one class and range.
-        """
-        one = pycocotools_cocoeval.COCOeval(self.cocoGt, self.cocoDt, self.params.iouType)
-        one.params = copy.copy(self.params)
-        one.params.catIds, one.params.areaRng, one.params.areaRngLbl = [category], self.params.areaRng[:1], ["all"]
-        one.store_eval_imgs = True
+    def _block_matches(self, catIds: Sequence[int], images: dict[int, int]) -> tuple[Any, Any, Any, Any]:
+        """Detections of some classes: numbers of the image and class (n,), score (n,) and verdict (10, n)."""
+        block = pycocotools_cocoeval.COCOeval(self.cocoGt, self.cocoDt, self.params.iouType)
+        block.params = copy.copy(self.params)
+        block.params.catIds = list(catIds)
+        block.params.areaRng, block.params.areaRngLbl = self.params.areaRng[:1], ["all"]
+        block.store_eval_imgs = True
         with contextlib.redirect_stdout(io.StringIO()):
-            one.evaluate()
-        found = [entry for entry in one.evalImgs if entry]
+            block.evaluate()
+        found = [entry for entry in block.evalImgs if entry]
+        counts = [len(entry["dtScores"]) for entry in found]
         empty = np.zeros((len(self.params.iouThrs), 0))
         right, ignored = (np.concatenate([empty, *(e[k] for e in found)], axis=1) for k in ("dtMatches", "dtIgnore"))
-        verdict = np.where(ignored > 0, IGNORED, np.where(right > 0, TRUE, FALSE)).astype(np.int8)
-        number = np.repeat([images[e["image_id"]] for e in found], [len(e["dtScores"]) for e in found])
-        return number.astype(np.int32), np.array([s for e in found for s in e["dtScores"]], np.float64), verdict
+        image, category = (np.repeat([e[k] for e in found], counts) for k in ("image_id", "category_id"))
+        return (
+            np.array([images[identity] for identity in image.tolist()], np.int32), category,
+            np.array([s for e in found for s in e["dtScores"]], np.float64),
+            np.where(ignored > 0, IGNORED, np.where(right > 0, TRUE, FALSE)).astype(np.int8),
+        )  # fmt: skip
 
     def intervals(self, resamples: int = 1000) -> dict[str, Interval]:
         """AP, AP50 and AP75 in percent with the 95 % interval that the choice of the images leaves them."""

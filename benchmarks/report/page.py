@@ -49,7 +49,7 @@ def write_report(results: Sequence[Results], output: Path, others: Found = ({}, 
     text = _page(results, *others)
     with atomic_write(page, "w") as file:
         file.write(text)
-    # Behind the page, whose mark stands for them too.
+    # After the page: its mark covers the tables too.
     write_tables([table for result in results for table in result.tables], output)
     return page
 

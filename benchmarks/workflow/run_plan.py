@@ -58,7 +58,9 @@ def run_plan(plan: RunGraph, executor: str = "local", options: Sequence[str] = (
         # Runs that were started by hand have left their folders, a scheduler its logs.
         foreign = [p for p in output.iterdir() if p.name[0] != "." and p.name not in KINDS and p.suffix not in LOGS]
         if foreign:
-            raise UserError(f"--output {output}: holds files of something else ({foreign[0].name}); choose another")
+            raise UserError(
+                f"--output {output}: holds files of something else ({foreign[0].name}); move them or choose another"
+            )
     with wait_for_lock(output), raise_signals():
         plan.write()
         status = _loop(plan, executor, options, retries, devices)

@@ -94,8 +94,10 @@ def _earlier(file: Path, place: dict[str, Any], quick: bool) -> dict[str, Any]:
     try:
         document = read_json(file)
         same = all(document["environment"][k] == place[k] for k in ("processor", "cores", "device", "packages"))
+        # A file of a version whose parts had other names cannot be continued.
+        same &= document["parts"].keys() <= SCRIPTS.keys()
         return document | {"environment": place} if same and document["quick"] == quick else fresh
-    except (UserError, KeyError, TypeError):
+    except (UserError, AttributeError, KeyError, TypeError):
         return fresh
 
 

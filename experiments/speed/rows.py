@@ -29,7 +29,7 @@ class Row:
     """One line of the table.
 
     Args:
-        name: `script/what`, e.g. `views/cpu`; never changes, since `compare` joins two files on it.
+        name: `script/what`, e.g. `views/cpu`; `compare` joins two files on it.
         title: what is measured, with its sizes, in one line.
         unit: of `ours`, `peer` and `limit`: `images/s`, `s`, `ms`, `GB`, …
         higher: more is better (rates); otherwise less is (times, bytes).

@@ -149,9 +149,8 @@ def test_what_is_measured_again_replaces_its_rows_and_leaves_the_others(
     assert names
     # From here on with rows that are given.
     monkeypatch.setattr(speed, "run", lambda name, words: Result([row(name, 3.0) for name in names]))
-    monkeypatch.setattr(
-        speed, "describe", lambda: first["environment"]
-    )  # which this process, with PyTorch, sees otherwise
+    # A process that has imported PyTorch describes itself otherwise.
+    monkeypatch.setattr(speed, "describe", lambda: first["environment"])
     monkeypatch.setattr(speed, "_machine", dict)
     monkeypatch.setattr(sys, "argv", ["speed", *words])
 

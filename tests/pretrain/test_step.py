@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from hardware import simsiam_steps as speed_step
+from hardware import build_steps as speed_step
 from pretrain import augment
 from pretrain.augment import batched_colour
 from pretrain.augment.fast_views import FastViews
