@@ -20,8 +20,7 @@ class CheckConfig:
     """Images of each split to decode, spread evenly; 0 decodes all."""
 
 
-@hydra_app("pretrain", "config_check_data", CheckConfig)
-def main(config: CheckConfig) -> None:
+def check_data(config: CheckConfig) -> None:
     """Print a line a split; the first fault ends it with status 2."""
     # Here, so that `--help` and a mistyped key do not wait for OpenCV.
     from pretrain.data import open_training
@@ -41,6 +40,8 @@ def main(config: CheckConfig) -> None:
         found = f"; {len(broken)} broken, {broken[0]} the first" if broken else ""
         print(f"{images.describe()}; {count} decoded{found}")
 
+
+main = hydra_app("pretrain", "config_check_data", CheckConfig, check_data)
 
 if __name__ == "__main__":
     main()

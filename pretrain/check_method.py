@@ -7,8 +7,7 @@ from runs.errors import UserError
 IMAGES, CLASSES, SIDE = 64, 10, 32
 
 
-@hydra_app("pretrain", "config", PretrainConfig)
-def main(config: PretrainConfig) -> None:
+def check_method(config: PretrainConfig) -> None:
     """Build the method on a small network, take two steps, and compare the second with that of a resumed copy."""
     # Here, so that `--help` and a mistyped key do not wait for PyTorch.
     import torch
@@ -59,6 +58,8 @@ def main(config: PretrainConfig) -> None:
         )
     print(f"method {name}: fine; two steps on {plan.arch}, losses finite, a resumed copy has the same")
 
+
+main = hydra_app("pretrain", "config", PretrainConfig, check_method)
 
 if __name__ == "__main__":
     main()

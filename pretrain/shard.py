@@ -157,7 +157,7 @@ def _encoded_image(images: "Images", index: int) -> tuple[str, bytes]:
     return {"jpeg": "jpg", "tiff": "tif", "mpo": "jpg"}.get(kind, kind), source.content
 
 
-main = hydra_app("pretrain", "config_shard", ShardConfig)(write_shards)
+main = hydra_app("pretrain", "config_shard", ShardConfig, write_shards)
 
 if __name__ == "__main__":
     main()

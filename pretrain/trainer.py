@@ -33,9 +33,9 @@ from pretrain.view_grid import save_view_grid
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
 from runs.files import VIEWS, sha256
-from runs.folder import Run, claim_run
+from runs.folder import RECORD, Run, claim_run
 from runs.progress import Progress
-from runs.record import Dataset, Subject
+from runs.record import Dataset, Subject, read_record
 from runs.seeds import generator_states, seed_everything, set_generator_states
 from runs.signals import Stopped, StopSignals
 from runs.typed import build
@@ -49,8 +49,8 @@ DEADLINE = 300.0
 FREE_TOO = ("checkpoint", "log_every", "tensorboard", "wandb", "on_collapse", "init")
 
 
-def pretrain(config: PretrainConfig) -> None:
-    """Pre-train, or continue, or say that it is done.
+def pretrain(config: PretrainConfig) -> float | None:
+    """Pre-train, continue, or say that it is done; returns the kNN top-1 in percent, where there is one, for sweepers.
 
     Raises:
         Stopped: a signal, behind a checkpoint.
@@ -69,7 +69,7 @@ def pretrain(config: PretrainConfig) -> None:
             bound["init"] = initial.source_sha256
         with claim_run("pretrain", config.output, asdict(config), (*FREE, *FREE_TOO), bound) as run:
             if run.done:
-                return
+                return run.done.metrics.get("knn_top1")
             trainer = Trainer(config, run, device, train_set, val_set, initial)
             trainer.resume()
             with trainer.signals.listen():
@@ -80,6 +80,8 @@ def pretrain(config: PretrainConfig) -> None:
     # Here, where the process group has been left.
     if signalled:
         raise Stopped(f"{trainer.stopped} after step {trainer.step}{', saved' if trainer.step else ''}")
+    # Where several processes ran, the first has written it.
+    return read_record(run.path).metrics.get("knn_top1") if (run.path / RECORD).exists() else None
 
 
 class Trainer:

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import io
 import os
+import pkgutil
 import sys
 import threading
 import time
@@ -95,64 +96,63 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
     return wrapped
 
 
-def hydra_app(package: str, config: str, schema: type[C]) -> Callable[[Callable[[C], Any]], Callable[[], NoReturn]]:
-    """Make a Hydra application whose function gets a validated dataclass.
+def hydra_app(package: str, config: str, schema: type[C], function: Callable[[C], Any] | str) -> Callable[[], NoReturn]:
+    """Make a command of a function that gets its settings, composed by Hydra, as a validated dataclass.
 
     The function runs as Hydra's job, so that `-m` with any launcher works, and what it returns is the job's result, a
-    number for sweepers. An exit status other than 0 is raised, `sys.exit(75)`.
+    number for sweepers. An exit status other than 0 is raised, `sys.exit(75)`. `--help` begins with the docstring of
+    the module that is run.
 
     Args:
         package: the importable package that holds the configuration files.
         config: the primary configuration's name in it, without `.yaml`; its defaults begin with `schema_<config>`.
-        schema: the dataclass that types every key; `check_values` checks it. Its fields' docs are what
-            `--help` prints, behind the first line of the docstring of the function's module.
+        schema: the dataclass that types every key; `check_values` checks it. Its fields' docs are what `--help` prints.
+        function: it, or its name, `package.module.function`: its module is then imported when the settings are right,
+            so that `--help` and a mistyped key do not wait for what it needs.
     """
+    composed = False
 
-    def decorate(main: Callable[[C], Any]) -> Callable[[], NoReturn]:
-        composed = False
+    def job(settings: Any) -> Any:
+        nonlocal composed
+        composed = True
+        try:
+            checked = typed(settings, schema)
+            called = pkgutil.resolve_name(function) if isinstance(function, str) else function
+            return called(checked)
+        except Exception as error:
+            message = _explain(error, schema)
+            if message is None:
+                raise
+            # Hydra would print lines of its own around what a job raises, but lets this pass.
+            raise _PassesHydra(message) from error
 
-        def job(settings: Any) -> Any:
-            nonlocal composed
-            composed = True
-            try:
-                return main(typed(settings, schema))
-            except Exception as error:
-                message = _explain(error, schema)
-                if message is None:
-                    raise
-                # Hydra would print lines of its own around what a job raises, but lets this pass.
-                raise _PassesHydra(message) from error
+    def main() -> None:
+        import hydra
+        from hydra.core.config_store import ConfigStore
 
-        @functools.wraps(main)
-        def start() -> None:
-            import hydra
-            from hydra.core.config_store import ConfigStore
+        # Hydra itself prints several lines and exits with 1; with this it hands us the exception.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        ConfigStore.instance().store(name=f"schema_{config}", node=schema)
+        arguments = read_arguments(sys.argv[1:], schema)
+        if "--version" in arguments:
+            print(f"siamese-transfer {__version__}")
+            return
+        if {"-h", "--help"} & set(arguments):
+            print(help_text(sys.modules["__main__"].__doc__ or "", package, config, schema, arguments))
+            return
+        # Before the user's own, which win; behind the options, which must not stand between two settings.
+        given = [a for a in arguments if ("=" in a and a[0] != "-") or a.startswith("~")]
+        sys.argv[1:] = [*(a for a in arguments if a not in given), *QUIET, *search_path_override(), *given]
+        try:
+            hydra.main(version_base="1.3", config_path=f"pkg://{package}", config_name=config)(job)()
+        except (_PassesHydra, Exception) as error:
+            message = _explain(error, schema)
+            # What Hydra meets while it composes the settings comes from the command line.
+            if message is None and composed:
+                raise
+            raise UserError(message or f"{error}; --help lists the settings and their choices") from error
 
-            # Hydra itself prints several lines and exits with 1; with this it hands us the exception.
-            os.environ["HYDRA_FULL_ERROR"] = "1"
-            ConfigStore.instance().store(name=f"schema_{config}", node=schema)
-            arguments = read_arguments(sys.argv[1:], schema)
-            if "--version" in arguments:
-                print(f"siamese-transfer {__version__}")
-                return
-            if {"-h", "--help"} & set(arguments):
-                print(help_text(sys.modules[main.__module__].__doc__ or "", package, config, schema, arguments))
-                return
-            # Before the user's own, which win; behind the options, which must not stand between two settings.
-            given = [a for a in arguments if ("=" in a and a[0] != "-") or a.startswith("~")]
-            sys.argv[1:] = [*(a for a in arguments if a not in given), *QUIET, *search_path_override(), *given]
-            try:
-                hydra.main(version_base="1.3", config_path=f"pkg://{package}", config_name=config)(job)()
-            except (_PassesHydra, Exception) as error:
-                message = _explain(error, schema)
-                # What Hydra meets while it composes the settings comes from the command line.
-                if message is None and composed:
-                    raise
-                raise UserError(message or f"{error}; --help lists the settings and their choices") from error
-
-        return cli(start)
-
-    return decorate
+    return cli(main)
 
 
 class _PassesHydra(BaseException):

@@ -4,14 +4,15 @@ from runs.app import hydra_app
 from transfer.settings import TransferConfig
 
 
-@hydra_app("transfer", "config", TransferConfig)
-def main(config: TransferConfig) -> float | None:
+def fine_tune(config: TransferConfig) -> float | None:
     """Run the trials that the settings ask for; returns the box AP, for sweepers."""
     # Here, so that a mistyped key is answered before Detectron2's seconds of import.
     from transfer.trials import run
 
     return run(config).get("bbox/AP")
 
+
+main = hydra_app("transfer", "config", TransferConfig, fine_tune)
 
 if __name__ == "__main__":
     main()

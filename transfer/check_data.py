@@ -75,8 +75,7 @@ def decode(file: Path) -> str | None:
     return None
 
 
-@hydra_app("transfer", "check_config", CheckConfig)
-def main(config: CheckConfig) -> None:
+def check_data(config: CheckConfig) -> None:
     """Print a line a split and every fault; exit 1 if there is one."""
     from transfer.splits import find_splits
 
@@ -106,6 +105,8 @@ def main(config: CheckConfig) -> None:
     if faults:
         sys.exit(1)
 
+
+main = hydra_app("transfer", "check_config", CheckConfig, check_data)
 
 if __name__ == "__main__":
     main()

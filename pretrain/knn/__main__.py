@@ -3,15 +3,7 @@
 from pretrain.knn import KnnConfig
 from runs.app import hydra_app
 
-
-@hydra_app("pretrain", "config_knn", KnnConfig)
-def main(config: KnnConfig) -> float:
-    """Classify the validation images by their nearest training images."""
-    # Here, so that `--help` and a mistyped key do not wait for PyTorch.
-    from pretrain.knn.evaluation import evaluate_knn
-
-    return evaluate_knn(config)
-
+main = hydra_app("pretrain", "config_knn", KnnConfig, "pretrain.knn.evaluation.evaluate_knn")
 
 if __name__ == "__main__":
     main()

@@ -43,8 +43,7 @@ class Config:
     images."""
     device: str = choice("auto", "cpu")
 
-@hydra_app("application", "config", Config)
-def main(config: Config) -> float:
+def train(config: Config) -> float:
     if config.data.root == "full":
         raise OSError(28, "No space left on device")
     if config.data.root == "defect":
@@ -53,6 +52,8 @@ def main(config: Config) -> float:
     if config.data.root == "later":
         sys.exit(75)
     return config.optimizer.lr
+
+main = hydra_app("application", "config", Config, train)
 
 if __name__ == "__main__":
     main()
