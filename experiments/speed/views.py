@@ -4,7 +4,7 @@
 
 On one thread, in processor seconds: views a second and core. DIR/VOC2007/JPEGImages holds the photographs; without it
 scenes are generated. `--official` is a clone of facebookresearch/simsiam@a7bc177; without it, its transforms are those
-of this project's reference, which tests/parity holds to its bits.
+of this project's reference, which tests/pretrain/test_method_simsiam.py holds to its bits.
 """
 
 import argparse

@@ -21,7 +21,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 # PyTorch imports torch._dynamo with the first optimizer.
 CONTEXT.set_forkserver_preload(
     [
-        "tests.pretrain.untraced",
+        "tests.pretrain.without_coverage",
         "pretrain.trainer",
         "pretrain.linear.evaluation",
         "pretrain.knn.evaluation",

@@ -99,11 +99,7 @@ def test_training_continued_from_the_weights_alone_is_the_same(name: str) -> Non
     def steps(method, first: int, count: int) -> None:
         optimizer = torch.optim.SGD(method.groups(), 0.05)
         for step in range(first, first + count):
-            optimizer.zero_grad(set_to_none=True)
-            method(tiny.batch(method, x, step))["loss"].backward()
-            method.after_backward(step)
-            optimizer.step()
-            method.after_step(step)
+            tiny.step(method, optimizer, tiny.batch(method, x, step))
 
     x = tiny.images()
     whole = tiny.build(tiny.CONFIGS[name])

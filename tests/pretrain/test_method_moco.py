@@ -1,7 +1,9 @@
-"""MoCo against NumPy (arXiv:1911.05722, equations 1 and 2), its queue, and batch norm in groups of images."""
+"""MoCo against facebookresearch/moco@7397dfe and NumPy (arXiv:1911.05722); batch norm in groups of images."""
 
 import copy
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -9,11 +11,71 @@ import pytest
 import torch
 from torch import nn
 
+from pretrain.method.base import Batch, TrainingPlan, build_method
 from pretrain.method.config import MoCoConfig, SimCLRConfig
 from pretrain.method.moco import MoCo
+from pretrain.optim import build_optimizer
 from runs.errors import UserError
 from runs.settings import check_values
-from tests.pretrain import tiny
+from tests.pretrain import tiny, variants
+from tests.pretrain.parity import case
+
+RELEASE: Any = json.loads((Path(__file__).parent / "parity" / "moco.json").read_text())
+
+
+def as_released() -> Any:
+    """The small case that `parity/record_moco.py` ran through the official code."""
+    torch.manual_seed(case.SEED)
+    config = MoCoConfig(
+        dim=case.DIM, queue=case.QUEUE, momentum=case.MOCO_M, temperature=case.MOCO_T, symmetrized=False
+    )
+    return build_method(config, TrainingPlan("resnet18", False, case.STEPS, 1, case.BATCH, 10))
+
+
+def train(method: Any, steps: int = case.STEPS) -> dict[str, Any]:
+    lr, decay = f"optimizer.lr={case.LR}", f"optimizer.weight_decay={case.DECAY}"
+    config = variants.settings("method=moco", "official=true", lr, decay).optimizer
+    optimizer = build_optimizer(method.groups(), config, case.LR)
+    result: dict[str, Any] = {"losses": [], "queues": []}
+    for step in range(steps):
+        output = tiny.step(method, optimizer, Batch(list(case.images(step)), torch.empty(0), step))
+        result["losses"].append(output["loss"].item())
+        if step == 0:
+            result["gradients"] = case.sums(method, gradients=True)
+        ramp = torch.linspace(-1, 1, case.QUEUE)
+        result["queues"].append([int(method.queue_ptr), *(method.queue * ramp).sum(1)[:4].tolist()])
+    return result
+
+
+def test_one_seed_gives_the_official_initial_weights_and_queue() -> None:
+    method = as_released()
+    case.assert_equal(case.sums(method), RELEASE["initial"])
+    queue = [method.queue.sum().item(), method.queue.abs().sum().item()]
+    assert queue == pytest.approx(RELEASE["initial_queue"], rel=1e-5)
+    assert list(method.state_dict()) == RELEASE["keys"]
+
+
+def test_ten_steps_equal_the_official_ones() -> None:
+    """Losses, gradients, the queue after each step, both encoders and their statistics after the last."""
+    method = as_released().double()
+    mine = train(method)
+    assert mine["losses"] == pytest.approx(RELEASE["losses"], rel=1e-6)
+    case.assert_equal(mine["gradients"], RELEASE["gradients"])
+    for got, expected in zip(mine["queues"], RELEASE["queues"], strict=True):
+        assert got == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    case.assert_equal(case.sums(method), RELEASE["final"])
+    statistics = case.statistics(method)
+    for name, values in RELEASE["statistics"].items():
+        assert statistics[name] == pytest.approx(values, rel=1e-6, abs=1e-6 * values[1]), name
+
+
+def test_another_momentum_is_caught() -> None:
+    """The comparison can fail: it does at the second step, whose keys are the first that a moved encoder makes."""
+    broken = as_released().double()
+    broken.config.momentum = 0.5
+    losses = train(broken, 2)["losses"]
+    assert losses[0] == pytest.approx(RELEASE["losses"][0], rel=1e-6)
+    assert losses[1] != pytest.approx(RELEASE["losses"][1], rel=1e-5)
 
 
 def moco(**settings: object) -> MoCo:

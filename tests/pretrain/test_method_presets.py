@@ -3,26 +3,19 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 from pretrain.augment import build_transforms
 from pretrain.config import PretrainConfig
 from pretrain.method.config import METHODS
 from pretrain.optim import Schedule
+from tests.pretrain.variants import settings
 
 LENGTHS = (100, 200, 400, 800)
 
 
 def recipe(method: str, *more: str) -> PretrainConfig:
     """The settings of `python -m pretrain method=METHOD …`."""
-    ConfigStore.instance().store(name="schema_config", node=PretrainConfig)
-    with initialize_config_module("pretrain", version_base="1.3"):
-        composed = compose("config", [f"method={method}", "data.root=none", *more])
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, PretrainConfig)
-    return config
+    return settings(f"method={method}", *more)
 
 
 def rates(config: PretrainConfig, steps_per_epoch: int = 4) -> list[float]:

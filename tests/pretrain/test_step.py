@@ -35,12 +35,7 @@ def test_a_step_asks_the_device_for_no_value(name: str, monkeypatch: pytest.Monk
     views = [torch.empty(tiny.BATCH, 3, tiny.SIDE, tiny.SIDE, dtype=torch.float64, device=META)] * method.views
     labels = torch.zeros(tiny.BATCH, dtype=torch.long, device=META)
     for step in range(2):
-        output = method(Batch(views, labels, step))
-        optimizer.zero_grad(set_to_none=True)
-        output["loss"].backward()
-        method.after_backward(step)
-        optimizer.step()
-        method.after_step(step)
+        output = tiny.step(method, optimizer, Batch(views, labels, step))
     with pytest.raises(RuntimeError):
         output["loss"].item()
 

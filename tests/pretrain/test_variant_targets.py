@@ -15,7 +15,7 @@ from pretrain.method.base import Method
 from pretrain.method.config import SiameseConfig, SimSiamConfig
 from pretrain.method.siamese.targets import FrozenCopy, MovingAverage
 from pretrain.optim import build_optimizer
-from tests.pretrain import variants
+from tests.pretrain import tiny, variants
 from tests.pretrain.variants import Data, build, small, train
 
 
@@ -252,14 +252,14 @@ def test_the_state_dict_and_the_generator_are_all_that_a_variant_remembers(name:
     for number in range(8):
         if number == 5:
             saved = copy.deepcopy((whole.state_dict(), optimizer.state_dict(), torch.get_rng_state()))
-        variants.step(whole, optimizer, data, number)
+        tiny.step(whole, optimizer, data.batch(number))
     other = build(config, seed=1)
     optimizer = optimize(other)
     other.load_state_dict(saved[0])
     optimizer.load_state_dict(saved[1])
     torch.set_rng_state(saved[2])
     for number in range(5, 8):
-        variants.step(other, optimizer, data, number)
+        tiny.step(other, optimizer, data.batch(number))
     for key, value in whole.state_dict().items():
         assert torch.equal(other.state_dict()[key], value), key
 

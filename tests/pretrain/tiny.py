@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from pretrain.config import OptimizerConfig
-from pretrain.method.base import Batch, Method, TrainingPlan, build_method
+from pretrain.method.base import Batch, Method, Output, TrainingPlan, build_method
 from pretrain.method.config import (
     BYOLConfig,
     MethodConfig,
@@ -58,17 +58,20 @@ def batch(method: Method, x: Tensor, step: int) -> Batch:
     return Batch(views(x, step)[: method.views], torch.arange(len(x)) % CLASSES, step)
 
 
+def step(method: Method, optimizer: torch.optim.Optimizer, given: Batch, bf16: bool = False) -> Output:
+    """One step as the trainer takes it; returns what the method returned."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        output = method(given)
+    optimizer.zero_grad(set_to_none=True)
+    output["loss"].backward()
+    method.after_backward(given.step)
+    optimizer.step()
+    method.after_step(given.step)
+    return output
+
+
 def train(method: Method, x: Tensor, steps: int, lr: float = 0.05, first: int = 0, bf16: bool = False) -> list[float]:
-    """Train as the engine does, on views of the same images; returns the losses."""
+    """Train on views of the same images; returns the losses."""
     optimizer = build_optimizer(method.groups(), OptimizerConfig(lr=lr, weight_decay=0.0), lr)
-    losses = []
-    for step in range(first, first + steps):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            output = method(batch(method, x, step))
-        optimizer.zero_grad(set_to_none=True)
-        output["loss"].backward()
-        method.after_backward(step)
-        optimizer.step()
-        method.after_step(step)
-        losses.append(output["loss"].item())
-    return losses
+    numbers = range(first, first + steps)
+    return [step(method, optimizer, batch(method, x, number), bf16)["loss"].item() for number in numbers]

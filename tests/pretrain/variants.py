@@ -8,7 +8,6 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from pretrain.config import OptimizerConfig, PretrainConfig
 from pretrain.method.base import Batch, Method, TrainingPlan, build_method
@@ -69,19 +68,9 @@ class Data:
         return Batch(views, indices % tiny.CLASSES, step, indices)
 
 
-def step(method: Method, optimizer: torch.optim.Optimizer, data: Data, number: int) -> dict[str, Tensor]:
-    """One step as the engine does it."""
-    output = method(data.batch(number))
-    optimizer.zero_grad(set_to_none=True)
-    output["loss"].backward()
-    method.after_backward(number)
-    optimizer.step()
-    method.after_step(number)
-    return output
-
-
 def train(method: Method, steps: int, lr: float = 0.05, data: Data | None = None, first: int = 0) -> list[float]:
     """Train for some steps; returns the losses."""
     data = data or Data(method.views)
     optimizer = build_optimizer(method.groups(), OptimizerConfig(lr=lr, weight_decay=1e-4), lr)
-    return [step(method, optimizer, data, number)["loss"].item() for number in range(first, first + steps)]
+    numbers = range(first, first + steps)
+    return [tiny.step(method, optimizer, data.batch(number))["loss"].item() for number in numbers]

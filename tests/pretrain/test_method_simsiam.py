@@ -1,4 +1,4 @@
-"""Ours equals facebookresearch/simsiam@a7bc177; `record_simsiam.py` made the figures by running that code."""
+"""SimSiam against facebookresearch/simsiam@a7bc177, whose figures `parity/record_simsiam.py` has recorded."""
 
 import hashlib
 import json
@@ -16,19 +16,19 @@ from pretrain.config import OptimizerConfig, PretrainConfig
 from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.method.config import SimSiamConfig
 from pretrain.optim import Schedule, build_optimizer
-from tests.parity import case
-from tests.pretrain.test_method_presets import recipe
-
-HERE = Path(__file__).parent
+from tests.pretrain import tiny
+from tests.pretrain.parity import case
+from tests.pretrain.variants import settings
 
 
 def figures(name: str) -> Any:
-    return json.loads((HERE / f"{name}.json").read_text())
+    return json.loads((Path(__file__).parent / "parity" / f"{name}.json").read_text())
 
 
-def official(method: str, **optimizer: float) -> PretrainConfig:
-    """The settings of `python -m pretrain official=true`."""
-    return recipe(method, "official=true", *(f"optimizer.{name}={value}" for name, value in optimizer.items()))
+def official(**optimizer: float) -> PretrainConfig:
+    """The settings of `python -m pretrain method=simsiam official=true`."""
+    words = [f"optimizer.{name}={value}" for name, value in optimizer.items()]
+    return settings("method=simsiam", "official=true", *words)
 
 
 def ours(stop_gradient: bool = True) -> Method:
@@ -37,37 +37,27 @@ def ours(stop_gradient: bool = True) -> Method:
     return build_method(SimSiamConfig(dim=case.DIM, hidden=case.HIDDEN, stop_gradient=stop_gradient), plan)
 
 
-def assert_equal(mine: dict[str, list[float]], theirs: dict[str, list[float]], relative: float = 1e-6) -> None:
-    assert mine.keys() == theirs.keys()
-    for name, values in theirs.items():
-        # Sums may cancel to nothing: what counts is the size of what was summed, the second number.
-        assert mine[name] == pytest.approx(values, rel=relative, abs=relative * max(values[1], 1e-12)), name
-
-
 def train(method: Method) -> dict[str, Any]:
     """Ten steps with our optimizer and schedule, an epoch each."""
     method.double()
-    config = official("simsiam", lr=case.LR, momentum=case.MOMENTUM, weight_decay=case.DECAY).optimizer
+    config = official(lr=case.LR, momentum=case.MOMENTUM, weight_decay=case.DECAY).optimizer
     optimizer = build_optimizer(method.groups(), config, case.LR)
     schedule = Schedule(config, 256, 1, case.STEPS)
     result: dict[str, Any] = {"losses": []}
     for step in range(case.STEPS):
         for group in optimizer.param_groups:
             group["lr"] = case.LR if group["fix_lr"] else schedule(step)
-        output = method(Batch(list(case.images(step)), torch.zeros(case.BATCH, dtype=torch.long), step))
-        optimizer.zero_grad()
-        output["loss"].backward()
+        output = tiny.step(method, optimizer, Batch(list(case.images(step)), torch.empty(0), step))
         result["losses"].append(output["loss"].item())
         if step == 0:
             result["z1"] = output["z"][0, :6].tolist()
             result["gradients"] = case.sums(method, gradients=True)
-        optimizer.step()
     return result
 
 
 def test_one_seed_gives_the_official_initial_weights() -> None:
     # Single precision, as drawn: the same numbers, not nearly the same.
-    assert_equal(case.sums(ours()), figures("simsiam")["initial"], relative=1e-6)
+    case.assert_equal(case.sums(ours()), figures("simsiam")["initial"], relative=1e-6)
 
 
 def test_forward_loss_gradients_and_ten_steps_equal_the_official_ones() -> None:
@@ -75,8 +65,8 @@ def test_forward_loss_gradients_and_ten_steps_equal_the_official_ones() -> None:
     mine = train(method)
     assert mine["z1"] == pytest.approx(theirs["first"]["z1"], rel=1e-6)
     assert mine["losses"] == pytest.approx(theirs["losses"], rel=1e-6)
-    assert_equal(mine["gradients"], theirs["first"]["gradients"])
-    assert_equal(case.sums(method), theirs["final"])
+    case.assert_equal(mine["gradients"], theirs["first"]["gradients"])
+    case.assert_equal(case.sums(method), theirs["final"])
     # The release saves no activations of its own: running statistics stand for every layer's.
     mine_statistics = case.statistics(method)
     assert mine_statistics.keys() == theirs["statistics"].keys()
@@ -90,7 +80,7 @@ def test_without_stop_gradient_the_gradients_differ() -> None:
     mine = train(ours(stop_gradient=False))
     assert mine["losses"][0] == pytest.approx(theirs["losses"][0], rel=1e-6)
     with pytest.raises(AssertionError):
-        assert_equal(mine["gradients"], theirs["first"]["gradients"], relative=1e-3)
+        case.assert_equal(mine["gradients"], theirs["first"]["gradients"], relative=1e-3)
 
 
 def test_both_parameter_groups_follow_the_official_schedule() -> None:
@@ -128,7 +118,7 @@ def test_the_augmentation_is_the_official_one_bit_for_bit() -> None:
         if version(package).split("+")[0] != recorded["packages"][package]:
             # Pixels of a resize belong to the library's version.
             pytest.skip(f"recorded with {package} {recorded['packages'][package]}")
-    config = official("simsiam").augment
+    config = official().augment
     assert config.pipeline == "reference"
     views = build_transforms(config, 2)
     for seed, hashes in enumerate(recorded["sha256"]):

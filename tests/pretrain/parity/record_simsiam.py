@@ -1,7 +1,7 @@
 """Run the official SimSiam code on the small case and write its figures beside this file.
 
     git clone https://github.com/facebookresearch/simsiam CLONE && git -C CLONE checkout a7bc177
-    python tests/parity/record_simsiam.py CLONE
+    python tests/pretrain/parity/record_simsiam.py CLONE
 
 Nothing of that repository is stored here but the numbers that it computes.
 """

@@ -1,6 +1,7 @@
 """The small case on which the official code and ours are compared: everything that is not either's own."""
 
 import numpy
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -48,3 +49,12 @@ def statistics(module: nn.Module) -> dict[str, list[float]]:
         for name, value in module.named_buffers()
         if value.is_floating_point()
     }
+
+
+def assert_equal(mine: dict[str, list[float]], theirs: dict[str, list[float]], relative: float = 1e-6) -> None:
+    """Compare what `sums` made of two networks."""
+    assert mine.keys() == theirs.keys()
+    for name, values in theirs.items():
+        # Sums may cancel to nothing: what counts is the size of what was summed, the second number.
+        expected = pytest.approx(values, rel=relative, abs=relative * max(values[1], 1e-12))
+        assert mine[name] == expected, f"{name}: {mine[name]} is not {expected}"

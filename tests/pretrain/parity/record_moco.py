@@ -1,7 +1,7 @@
 """Run the official MoCo code on the small case and write its figures beside this file.
 
     git clone https://github.com/facebookresearch/moco CLONE && git -C CLONE checkout 7397dfe
-    python tests/parity/record_moco.py CLONE
+    python tests/pretrain/parity/record_moco.py CLONE
 
 Nothing of that repository is stored here but the numbers that it computes.
 """
