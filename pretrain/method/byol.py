@@ -30,7 +30,7 @@ class BYOL(Method):
         for p in self.target.parameters():
             p.requires_grad = False
 
-    def forward(self, batch: Batch) -> Output:  # noqa: D102
+    def forward(self, batch: Batch) -> Output:
         g_theta, q_theta, g_xi = self.encoder, self.predictor, self.g_xi
         v_1, v_2 = batch.views  # t(x) and t'(x), N-by-3-by-H-by-W
         z_1, z_2 = g_theta(v_1), g_theta(v_2)  # projections, N-by-d
@@ -45,7 +45,7 @@ class BYOL(Method):
         return cast(Tensor, self.target(v))
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:  # noqa: D102
+    def after_step(self, step: int) -> None:
         tau = self.tau(step)
         for theta, xi in zip(self.encoder.parameters(), self.target.parameters(), strict=True):
             xi.lerp_(theta, 1 - tau)  # tau * xi + (1 - tau) * theta
@@ -54,7 +54,7 @@ class BYOL(Method):
         """Decay rate of the target at a step, counted from 0 (section 3.3)."""
         return 1 - (1 - self.config.momentum) * (math.cos(math.pi * step / self.plan.steps) + 1) / 2
 
-    def predict(self, z: Tensor) -> Tensor:  # noqa: D102
+    def predict(self, z: Tensor) -> Tensor:
         return cast(Tensor, self.predictor(z))
 
 

@@ -51,7 +51,7 @@ class SimCLRConfig(MethodConfig):
     stop_gradient: bool = False
     """Stop the gradient at the keys (the same section)."""
 
-    def check(self) -> None:  # noqa: D102
+    def check(self) -> None:
         if self.stop_gradient and not self.predictor:
             raise UserError("method.stop_gradient=true: needs a predictor; add method.predictor=32")
 

@@ -45,7 +45,7 @@ class MoCo(Method):
         self.monitor_warmup = max(config.queue // keys, plan.steps_per_epoch)
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
 
-    def forward(self, batch: Batch) -> Output:  # noqa: D102
+    def forward(self, batch: Batch) -> Output:
         x1, x2 = batch.views  # x_q and x_k, N-by-3-by-H-by-W
         # NOTE: as released, before the keys; Algorithm 1 has it after the step before, which makes the same keys.
         self.update_key_encoder()
@@ -108,7 +108,7 @@ class MoCo(Method):
         self.queue.index_copy_(1, places, keys.T.to(self.queue.dtype))
         self.queue_ptr.add_(len(keys)).remainder_(self.config.queue)
 
-    def backbone(self) -> ResNet:  # noqa: D102
+    def backbone(self) -> ResNet:
         return self.encoder_q
 
 

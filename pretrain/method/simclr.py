@@ -31,7 +31,7 @@ class SimCLR(Method):
         if config.predictor:
             self.predictor = mlp([config.dim, config.predictor, config.dim], output_bias=True)
 
-    def forward(self, batch: Batch) -> Output:  # noqa: D102
+    def forward(self, batch: Batch) -> Output:
         tau = self.config.temperature
         # Both views in one pass, as released: they share the batch norms' statistics. NOTE: the first augmentation's
         # rows, then the second's; the paper alternates.
@@ -47,7 +47,7 @@ class SimCLR(Method):
         z_1, z_2 = z.chunk(2)  # N-by-d
         return {"loss": loss, "z": z_1, "z2": z_2}
 
-    def predict(self, z: Tensor) -> Tensor | None:  # noqa: D102
+    def predict(self, z: Tensor) -> Tensor | None:
         return cast(Tensor, self.predictor(z)) if self.config.predictor else None
 
 

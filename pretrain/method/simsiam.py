@@ -23,10 +23,11 @@ class SimSiam(Method):
         fc = self.encoder.fc
         # The last bias is useless before the norm, but the release keeps it, without a gradient.
         fc.bias.requires_grad = False
+        # Section 3: two of fc, BN, ReLU, then fc and a BN without scale and offset; the predictor is fc, BN, ReLU, fc.
         self.encoder.fc = mlp([fc.in_features] * config.layers + [config.dim], output_norm="plain", last=fc)
         self.predictor = mlp([config.dim, config.hidden, config.dim], output_bias=True)
 
-    def forward(self, batch: Batch) -> Output:  # noqa: D102
+    def forward(self, batch: Batch) -> Output:
         f, h, D = self.encoder, self.predictor, self.D
         x1, x2 = batch.views  # n-by-3-by-H-by-W
         z1, z2 = f(x1), f(x2)  # projections, n-by-d
@@ -42,10 +43,10 @@ class SimSiam(Method):
         z = normalize(at_least_float32(z), dim=1)  # n-by-d
         return -(p * z).sum(dim=1).mean()
 
-    def predict(self, z: Tensor) -> Tensor:  # noqa: D102
+    def predict(self, z: Tensor) -> Tensor:
         return cast(Tensor, self.predictor(z))
 
-    def groups(self) -> list[Group]:  # noqa: D102
+    def groups(self) -> list[Group]:
         # As released: the frozen bias is listed too, so that the optimizer's state has the official numbering.
         return [
             {"params": list(self.encoder.parameters()), "fix_lr": False},

@@ -18,7 +18,7 @@ class Supervised(Method):
         super().__init__()
         self.encoder = plan.base_encoder(num_classes=plan.classes)
 
-    def forward(self, batch: Batch) -> Output:  # noqa: D102
+    def forward(self, batch: Batch) -> Output:
         (x,) = batch.views  # N-by-3-by-H-by-W
         y = at_least_float32(self.encoder(x))  # logits, N-by-classes
         loss = cross_entropy(y, batch.labels)  # scalar

@@ -41,7 +41,7 @@ class SwAV(Method):
             self.predictor = mlp([config.prototypes, config.predictor, config.prototypes], output_bias=True)
         self.register_buffer("queue", torch.zeros(2, config.queue, config.dim))
 
-    def forward(self, batch: Batch) -> Output:  # noqa: D102
+    def forward(self, batch: Batch) -> Output:
         temp, eps, niters = self.config.temperature, self.config.epsilon, self.config.iterations
         x_t, x_s = batch.views  # B-by-3-by-H-by-W
         # Both views in one pass: they share the batch norms' statistics.
@@ -80,12 +80,12 @@ class SwAV(Method):
         with autocast_off(z):
             return torch.cat([self.prototypes(earlier), scores])
 
-    def after_backward(self, step: int) -> None:  # noqa: D102
+    def after_backward(self, step: int) -> None:
         if step < self.config.freeze_epochs * self.plan.steps_per_epoch:
             # No gradient at all: a zero would still let weight decay and momentum move them.
             self.prototypes.weight.grad = None
 
-    def after_step(self, step: int) -> None:  # noqa: D102
+    def after_step(self, step: int) -> None:
         self.normalize_prototypes()
 
     @torch.no_grad()

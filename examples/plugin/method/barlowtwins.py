@@ -36,7 +36,7 @@ class BarlowTwins(Method):
         self.encoder.fc = mlp([self.encoder.fc.in_features, config.dim, config.dim, config.dim])
         self.bn = nn.BatchNorm1d(config.dim, affine=False)  # over all processes, as the backbone's
 
-    def forward(self, batch: Batch) -> Output:  # noqa: D102
+    def forward(self, batch: Batch) -> Output:
         f = self.encoder
         y_a, y_b = batch.views  # n-by-3-by-H-by-W
         z_a, z_b = f(y_a), f(y_b)  # n-by-D

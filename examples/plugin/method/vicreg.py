@@ -39,7 +39,7 @@ class VICReg(Method):
         self.encoder = plan.base_encoder(num_classes=config.dim)
         self.encoder.fc = mlp([self.encoder.fc.in_features, config.dim, config.dim, config.dim], hidden_bias=True)
 
-    def forward(self, batch: Batch) -> Output:  # noqa: D102
+    def forward(self, batch: Batch) -> Output:
         f, config = self.encoder, self.config
         x_a, x_b = batch.views  # n-by-3-by-H-by-W
         z_a, z_b = at_least_float32(f(x_a)), at_least_float32(f(x_b))  # n-by-D

@@ -66,13 +66,13 @@ class Siamese(Method):
         """The encoder with its projector and what follows it."""
         return nn.Sequential(self.encoder, self.tail)
 
-    def embed(self, x: Tensor) -> Tensor:  # noqa: D102
+    def embed(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.f(x))
 
-    def predict(self, z: Tensor) -> Tensor | None:  # noqa: D102
+    def predict(self, z: Tensor) -> Tensor | None:
         return None if self.config.predictor == "none" else cast(Tensor, self.predictor(z))
 
-    def forward(self, batch: Batch) -> Output:  # noqa: D102
+    def forward(self, batch: Batch) -> Output:
         z = self.outputs(batch)  # n-by-d a view
         phase = self.phase(batch.step)
         if phase != "train":
@@ -141,7 +141,7 @@ class Siamese(Method):
             return "decorrelate"
         return "collapse" if c.collapse_from and epoch >= c.collapse_from else "train"
 
-    def after_step(self, step: int) -> None:  # noqa: D102
+    def after_step(self, step: int) -> None:
         self.target.after_step(self.f, step)
         if isinstance(self.predictor, BoundedLinear):
             self.predictor.tanh_weights()
@@ -150,7 +150,7 @@ class Siamese(Method):
         """What predicts: h, and what undoes it."""
         return [self.predictor, self.inverse] if self.config.arrangement == "inverse" else [self.predictor]
 
-    def groups(self) -> list[Group]:  # noqa: D102
+    def groups(self) -> list[Group]:
         return [
             {"params": list(self.encoder.parameters()), "fix_lr": False},
             {"params": [p for head in self.heads() for p in head.parameters()], "fix_lr": self.config.fix_predictor_lr},

@@ -50,7 +50,7 @@ class MovingAverage(Target):
         self.memory = torch.zeros(images, dim)
 
     @torch.no_grad()
-    def forward(self, z: list[Tensor], batch: Batch) -> list[Tensor]:  # noqa: D102
+    def forward(self, z: list[Tensor], batch: Batch) -> list[Tensor]:
         Z = [unit(v) for v in z]  # n-by-d
         eta = self.memory[batch.indices].to(Z[0])  # n-by-d
         # Every process writes what all saw: the memories stay equal, and any of them can be saved.
@@ -64,10 +64,10 @@ class MovingAverage(Target):
         new = torch.where(eta.any(dim=1, keepdim=True), self.momentum * eta + (1 - self.momentum) * z, z)
         return unit(new)
 
-    def get_extra_state(self) -> Tensor:  # noqa: D102
+    def get_extra_state(self) -> Tensor:
         return self.memory
 
-    def set_extra_state(self, state: Tensor) -> None:  # noqa: D102
+    def set_extra_state(self, state: Tensor) -> None:
         self.memory = state
 
 
@@ -83,7 +83,7 @@ class FrozenCopy(Target):
         self.f, self.steps = copy.deepcopy(f).requires_grad_(False), steps
 
     @torch.no_grad()
-    def forward(self, z: list[Tensor], batch: Batch) -> list[Tensor]:  # noqa: D102
+    def forward(self, z: list[Tensor], batch: Batch) -> list[Tensor]:
         return [self.f(x) for x in batch.views]
 
     def after_step(self, f: nn.Module, step: int) -> None:
