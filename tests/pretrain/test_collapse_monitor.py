@@ -74,13 +74,13 @@ assert not loaded, loaded
 
 @pytest.mark.slow
 def test_the_example_tells_the_two_apart(root: Path) -> None:
-    healthy, collapsed = python(root, "examples/watch_collapse.py").splitlines()
+    healthy, collapsed = python(root, "examples/monitor_collapse.py").splitlines()
     assert healthy.startswith("stop_gradient=True: healthy")
     assert collapsed.startswith("stop_gradient=False: collapsed at step ")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "package"), [("watch_lightly", "lightly"), ("watch_solo_learn", "solo")])
+@pytest.mark.parametrize(("script", "package"), [("monitor_lightly", "lightly"), ("monitor_solo_learn", "solo")])
 def test_the_example_in_another_projects_loop_tells_the_two_apart(root: Path, script: str, package: str) -> None:
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed (the extra `integrations`; solo-learn's clone in PYTHONPATH)")

@@ -1,6 +1,6 @@
 """solo-learn's own SimSiam and trainer with the collapse monitor as a callback; then with a loss without stop-gradient.
 
-solo-learn is no package: `PYTHONPATH=CLONE python examples/watch_solo_learn.py`.
+solo-learn is no package: `PYTHONPATH=CLONE python examples/monitor_solo_learn.py`.
 """
 
 import solo.methods.simsiam
