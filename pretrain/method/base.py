@@ -1,4 +1,4 @@
-"""What a pre-training method is: one small interface between the papers' pseudo-code and the engine."""
+"""What a pre-training method is: one small interface between the papers' pseudo-code and the trainer."""
 
 import importlib
 import sys

@@ -99,7 +99,7 @@ def test_parameter_names_are_the_official_ones() -> None:
 
 
 def test_the_official_linear_script_takes_our_checkpoint() -> None:
-    """The key check of main_lincls.py, for the names that the engine writes."""
+    """The key check of main_lincls.py, for the names that the trainer writes."""
     saved = {f"module.{name}": value for name, value in ours().state_dict().items()}
     inside = "module.encoder."
     backbone = {
