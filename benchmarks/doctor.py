@@ -17,7 +17,7 @@ from benchmarks.workflow.expand import expand
 from benchmarks.workflow.run_status import status_of
 from benchmarks.workflow.time_left import clock, expected_durations, left
 from runs.child_environment import child_environment
-from runs.environment import describe
+from runs.environment import describe_environment
 from runs.errors import UserError
 
 GOOD, ABSENT, BAD = "ok", "--", "BAD"
@@ -75,7 +75,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def check_installation() -> list[Finding]:
     """Python, the packages, and Detectron2 with its compiled or replaced operators."""
-    found = [Finding(GOOD, "Python", f"{describe()['python']} at {sys.executable}")]
+    found = [Finding(GOOD, "Python", f"{describe_environment()['python']} at {sys.executable}")]
     for name, code in PROBES.items():
         found.append(_finding(name, "run `make setup`", partial(_run_python, "-c", code, seconds=PROBE_SECONDS)))
     for name in ("hydra-core", "pycocotools", "fvcore", "matplotlib"):
@@ -113,7 +113,7 @@ def check_machine(place: Path) -> list[Finding]:
 
     while not place.exists():
         place = place.absolute().parent
-    facts, free = describe(), shutil.disk_usage(place).free / 1e9
+    facts, free = describe_environment(), shutil.disk_usage(place).free / 1e9
     memory = psutil.virtual_memory()
     return [
         Finding(GOOD, "processor", f"{facts['processor']}, {facts['cores']} cores"),

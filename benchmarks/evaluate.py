@@ -19,7 +19,7 @@ from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import check_roots, expand, parse_override
 from benchmarks.workflow.run_graph import RunGraph, Source
 from benchmarks.workflow.run_plan import run_plan
-from runs.environment import command_line, describe
+from runs.environment import command_line, describe_environment
 from runs.errors import UserError
 from runs.files import atomic_write, write_json
 
@@ -154,7 +154,7 @@ def write_model_card(
         "checkpoint": {k: facts.get(k) for k in keys}
         | {"address": address if fetched else None,
            "targets": [name for name, target in facts["targets"].items() if target["possible"]]},
-        "results": numbers, "commands": [run.line for run in plan.runs.values()], "environment": describe(),
+        "results": numbers, "commands": [run.line for run in plan.runs.values()], "environment": describe_environment(),
     }  # fmt: skip
     write_json(Path(plan.output) / "model_card.json", card)
     path = Path(plan.output) / "model_card.md"

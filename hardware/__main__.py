@@ -40,7 +40,7 @@ SECTIONS = {
 # Full width only: minutes an iteration on a CPU.
 FULL_SIZE = {"finetuning_speed"}
 # Seconds that a section may take.
-PATIENCE = 420
+TIMEOUT = 420
 
 
 @cli
@@ -117,13 +117,13 @@ def child(name: str, arguments: argparse.Namespace, threads: int) -> dict[str, A
     error = ""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "hardware", *words], capture_output=True, text=True, timeout=PATIENCE,
+            [sys.executable, "-m", "hardware", *words], capture_output=True, text=True, timeout=TIMEOUT,
             env={"OMP_NUM_THREADS": str(threads)} | child_environment(), errors="replace",
         )  # fmt: skip
         if done.returncode:
             error = f"exit status {done.returncode}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}"
     except subprocess.TimeoutExpired:
-        error = f"not done within {PATIENCE} s"
+        error = f"not done within {TIMEOUT} s"
     body: dict[str, Any] = read_json(result) if result.exists() else Section(name, SECTIONS[name][0]).plain()
     if not error and body["verdict"] != "FAILED":
         shutil.rmtree(folder)  # pictures and checkpoints; of a failure they stay, with the logs
@@ -161,8 +161,8 @@ def machine(device: str) -> dict[str, Any]:
         UserError: `cuda` was asked for and there is none.
     """
     code = (
-        "import json, torch; from runs.environment import describe; "
-        "print(json.dumps(describe() | {'device_type': 'cuda' if torch.cuda.is_available() else 'cpu'}))"
+        "import json, torch; from runs.environment import describe_environment; "
+        "print(json.dumps(describe_environment() | {'device_type': 'cuda' if torch.cuda.is_available() else 'cpu'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=child_environment())
     if done.returncode:

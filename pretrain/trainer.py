@@ -37,14 +37,12 @@ from runs.folder import RECORD, Run, claim_run
 from runs.progress import Progress
 from runs.record import Dataset, Subject, read_record
 from runs.seeds import generator_states, seed_everything, set_generator_states
-from runs.signals import Stopped, StopSignals
+from runs.signals import DEADLINE, Stopped, StopSignals
 from runs.typed import build
 
 # Training images whose center the predictor's bias is compared with. Two views of each make a mean of 4096 outputs,
 # whose standard error is a 64th of a residual.
 CENTER = 2048
-# Seconds from a signal to the end of the run, if it cannot save before: what it waits for may never come.
-DEADLINE = 300.0
 # What touches no weight either, besides `FREE`.
 FREE_TOO = ("checkpoint", "log_every", "tensorboard", "wandb", "on_collapse", "init")
 

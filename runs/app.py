@@ -18,7 +18,7 @@ from runs.distributed import launch
 from runs.errors import UserError, user_message
 from runs.help_text import help_text
 from runs.plugins import check_folders, search_path_override
-from runs.settings import read_arguments, typed, unknown_key
+from runs.settings import hydra_arguments, to_dataclass, unknown_key
 from runs.signals import Stopped, raise_signals
 
 PARENT = "RUNS_PARENT_PID"
@@ -116,7 +116,7 @@ def hydra_app(package: str, config: str, schema: type[C], function: Callable[[C]
         nonlocal composed
         composed = True
         try:
-            checked = typed(settings, schema)
+            checked = to_dataclass(settings, schema)
             called = pkgutil.resolve_name(function) if isinstance(function, str) else function
             return called(checked)
         except Exception as error:
@@ -133,7 +133,7 @@ def hydra_app(package: str, config: str, schema: type[C], function: Callable[[C]
         # Hydra itself prints several lines and exits with 1; with this it hands us the exception.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         ConfigStore.instance().store(name=f"schema_{config}", node=schema)
-        arguments = read_arguments(sys.argv[1:], schema)
+        arguments = hydra_arguments(sys.argv[1:], schema)
         if "--version" in arguments:
             print(f"siamese-transfer {__version__}")
             return

@@ -28,14 +28,13 @@ if TYPE_CHECKING:
 
 # The others wait while the first process evaluates and saves; the backends' own limits of 10 and 30 minutes are too
 # short for that on a large data set or a slow disk.
-PATIENCE = timedelta(hours=4)
-# Processes that compute the same reach the same line within an iteration.
-SAME_LINE = timedelta(minutes=2)
+TIMEOUT = timedelta(hours=4)
+# Processes that compute the same thing reach the same place within an iteration.
+ARRIVAL_TIMEOUT = timedelta(minutes=2)
 # Seconds that the process which serves the store gives the others to fail too.
-LAST_TO_FAIL = 10.0
-
+WAIT_FOR_FAILURES = 10.0
 # Seconds after which a process says whom it waits for.
-SILENCE = 10.0
+REPORT_AFTER = 10.0
 
 # The key-value store through which the processes found each other; None for one process.
 _store: Any = None
@@ -209,20 +208,20 @@ def all_gather_object(value: Any) -> list[Any]:
     return gathered
 
 
-def all_arrive(place: str, timeout: timedelta = SAME_LINE) -> bool:
+def all_arrive(place: str) -> bool:
     """Wait for the other processes at the same place, which is named for the first time; return whether they came."""
     if world_size() == 1:
         return True
     _store.set(f"{place}/{rank()}", "")
     try:
-        _store.wait([f"{place}/{number}" for number in range(world_size())], timeout)
+        _store.wait([f"{place}/{number}" for number in range(world_size())], ARRIVAL_TIMEOUT)
     except RuntimeError:
         return False
     return True
 
 
 def _join(backend: str, here: Launch) -> None:
-    """Meet the other processes, saying after `SILENCE` whom this one waits for."""
+    """Meet the other processes, saying after `REPORT_AFTER` whom this one waits for."""
     global _store
     import torch.distributed as dist
 
@@ -233,7 +232,7 @@ def _join(backend: str, here: Launch) -> None:
         _wait(lambda: [] if _answers(address, port) else [0], here, f" to answer at {address}:{port}")
     try:
         _store = dist.TCPStore(  # type: ignore[attr-defined]
-            address, port, here.world_size, serves, PATIENCE, wait_for_workers=False
+            address, port, here.world_size, serves, TIMEOUT, wait_for_workers=False
         )
     except RuntimeError as error:
         raise UserError(
@@ -241,13 +240,13 @@ def _join(backend: str, here: Launch) -> None:
         ) from error
     _store.set(f"joined/{here.rank}", "")
     _wait(lambda: [n for n in range(here.world_size) if not _store.check([f"joined/{n}"])], here, "")
-    dist.init_process_group(backend, store=_store, rank=here.rank, world_size=here.world_size, timeout=PATIENCE)
+    dist.init_process_group(backend, store=_store, rank=here.rank, world_size=here.world_size, timeout=TIMEOUT)
 
 
 def _answers(address: str, port: int) -> bool:
     # PyTorch's own waiting ends with a signal only, and prints stacks.
     try:
-        socket.create_connection((address, port), timeout=SILENCE).close()
+        socket.create_connection((address, port), timeout=REPORT_AFTER).close()
     except OSError:
         return False
     return True
@@ -257,14 +256,14 @@ def _wait(absent: Callable[[], list[int]], here: Launch, what: str) -> None:
     start, told = time.monotonic(), list[int]()
     while missing := absent():
         waited = time.monotonic() - start
-        if waited > PATIENCE.total_seconds():
+        if waited > TIMEOUT.total_seconds():
             raise UserError(f"processes {missing} of {here.world_size} did not start; look at their logs")
-        if waited > SILENCE and missing != told and here.local_rank == 0:
+        if waited > REPORT_AFTER and missing != told and here.local_rank == 0:
             names = ", ".join(map(str, missing[:8])) + (" …" if len(missing) > 8 else "")
             said = f"process {here.rank} of {here.world_size} waits for {names}{what}"
             print(f"{said}; with WORLD_SIZE unset it runs alone", file=sys.stderr)
             told = missing
-        time.sleep(0.05 if waited < SILENCE else 1.0)
+        time.sleep(0.05 if waited < REPORT_AFTER else 1.0)
 
 
 def _fail(error: Exception) -> NoReturn:
@@ -288,7 +287,7 @@ def _fail(error: Exception) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     if rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        end = time.monotonic() + LAST_TO_FAIL
+        end = time.monotonic() + WAIT_FOR_FAILURES
         while _store.add("failures", 0) < world_size() - bool(lost) and time.monotonic() < end:
             time.sleep(0.02)
     os._exit(1 if message is None else 2)

@@ -20,7 +20,7 @@ PACKAGES = (
 BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
-def describe() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Return versions, hardware and the project's commit as plain values.
 
     The devices and the CPU's capability are asked of PyTorch, only where the program has imported it already, so that

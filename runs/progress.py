@@ -29,8 +29,7 @@ class Progress:
     ) -> None:  # fmt: skip
         from tqdm import tqdm
 
-        self.total, self.description, self.done = total, description, initial
-        self._initial, self._started, self._written = initial, time.time(), 0.0
+        self._written = 0.0
         self._file = folder / PROGRESS if folder is not None and not disable else None
         # Without a terminal a bar is noise in a log file: one line a minute is enough to see that the run lives.
         quiet = not sys.stderr.isatty()
@@ -49,7 +48,6 @@ class Progress:
 
     def update(self, n: int = 1, **shown: Any) -> None:
         """Count `n` more units; `shown` are numbers printed behind the bar, e.g. `loss=-0.91`."""
-        self.done += n
         if shown:
             self._bar.set_postfix(
                 {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in shown.items()}, refresh=False
@@ -61,11 +59,11 @@ class Progress:
     def _write_file(self) -> None:
         if self._file is None:
             return
-        self._written = time.time()
-        rate = (self.done - self._initial) / max(self._written - self._started, 1e-9)
+        bar, self._written = self._bar.format_dict, time.time()
+        rate = (bar["n"] - bar["initial"]) / max(bar["elapsed"], 1e-9)
         state = {
-            "description": self.description, "done": self.done, "total": self.total,
-            "seconds_left": (self.total - self.done) / rate if rate > 0 else None, "time": self._written,
+            "description": bar["prefix"], "done": bar["n"], "total": bar["total"],
+            "seconds_left": (bar["total"] - bar["n"]) / rate if rate > 0 else None, "time": self._written,
         }  # fmt: skip
         # A hint for a display, twice a second: replaced whole, not synced to the disk, and never worth a failed run.
         temporary = self._file.with_name(f".{PROGRESS}.{os.getpid()}.partial")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runs.environment import describe
+from runs.environment import describe_environment
 from runs.errors import UserError
 from runs.files import read_json, write_json
 from runs.typed import build
@@ -63,7 +63,7 @@ class Record:
     command: str = ""
     verdict: str = ""
     details: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=describe)
+    environment: dict[str, Any] = field(default_factory=describe_environment)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

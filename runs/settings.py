@@ -73,7 +73,7 @@ FLAGS = {
 }  # fmt: skip
 
 
-def read_arguments(given: list[str], schema: type) -> list[str]:
+def hydra_arguments(given: list[str], schema: type) -> list[str]:
     """Return the command line as Hydra reads it: a path is the rest of its argument, whatever characters it has.
 
     Raises:
@@ -117,7 +117,7 @@ def path_settings(schema: type, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{field.name}"
 
 
-def typed(settings: Any, schema: type[C]) -> C:
+def to_dataclass(settings: Any, schema: type[C]) -> C:
     """Turn composed settings into the dataclass.
 
     Raises:

@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 INTERRUPTED = 75
 # Seconds that an item which is on its way when a signal comes has to arrive. Cut off, a loading process would fail too.
 GRACE = 1.0
-# Seconds that a run has for the end of its step and for saving, which otherwise the scheduler's SIGKILL ends.
+# Seconds from a signal to the end of a run that cannot save before: what it waits for may never come.
 DEADLINE = 300.0
 
 T = TypeVar("T")

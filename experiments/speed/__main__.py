@@ -19,7 +19,7 @@ from experiments.speed.page import html_page, markdown_page, put
 from experiments.speed.regressions import compare, read_rows
 from experiments.speed.rows import Result, Skipped, add_common, common_words, read_result
 from runs.app import Parser, cli
-from runs.environment import command_line, describe
+from runs.environment import command_line, describe_environment
 from runs.errors import UserError
 from runs.files import atomic_write, read_json, write_json
 
@@ -59,7 +59,7 @@ def main() -> int:
     if unknown:
         raise UserError(f"{unknown[0]}: nothing of this name is measured; choose from {', '.join(SCRIPTS)}")
     chosen = [name for name in SCRIPTS if name in arguments.names or not arguments.names]
-    place = describe() | _machine()
+    place = describe_environment() | _machine()
     failed = False
     for name in chosen:
         print(f"== {name}: {SCRIPTS[name]}", flush=True)

@@ -19,7 +19,7 @@ import sys
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
-from runs.settings import typed
+from runs.settings import to_dataclass
 
 def check(package, name, schema, lines):
     ConfigStore.instance().store(name=f"schema_{name}", node=schema)
@@ -28,7 +28,7 @@ def check(package, name, schema, lines):
 
 def composed(name, schema, line):
     try:
-        return typed(compose(name, overrides=line.split()), schema)
+        return to_dataclass(compose(name, overrides=line.split()), schema)
     except Exception as error:
         raise SystemExit(f"{line}: {error}")
 

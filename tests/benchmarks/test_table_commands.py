@@ -15,7 +15,7 @@ from converters.__main__ import parser
 from pretrain.config import PretrainConfig
 from pretrain.knn import KnnConfig
 from pretrain.linear import LinearConfig
-from runs.settings import typed
+from runs.settings import to_dataclass
 from transfer.settings import TransferConfig
 
 APPLICATIONS = {
@@ -62,4 +62,4 @@ def _settings(module: str, arguments: list[str]) -> PretrainConfig | LinearConfi
     package, config, schema = APPLICATIONS[module]
     ConfigStore.instance().store(name=f"schema_{config}", node=schema)
     with initialize_config_module(package, version_base="1.3"):
-        return typed(compose(config, arguments), schema)
+        return to_dataclass(compose(config, arguments), schema)

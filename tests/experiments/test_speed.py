@@ -150,7 +150,7 @@ def test_what_is_measured_again_replaces_its_rows_and_leaves_the_others(
     # From here on with rows that are given.
     monkeypatch.setattr(speed, "run", lambda name, words: Result([row(name, 3.0) for name in names]))
     # A process that has imported PyTorch describes itself otherwise.
-    monkeypatch.setattr(speed, "describe", lambda: first["environment"])
+    monkeypatch.setattr(speed, "describe_environment", lambda: first["environment"])
     monkeypatch.setattr(speed, "_machine", dict)
     monkeypatch.setattr(sys, "argv", ["speed", *words])
 

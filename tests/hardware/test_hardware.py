@@ -79,7 +79,7 @@ def test_verdicts() -> None:
 def test_a_section_that_breaks_leaves_the_others_and_says_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hardware.__main__.PATIENCE", 0.01)
+    monkeypatch.setattr("hardware.__main__.TIMEOUT", 0.01)
     with pytest.raises(SystemExit) as end:
         main(["views", "--device", "cpu", "--output", str(tmp_path / "out")])
     assert end.value.code == 1

@@ -65,7 +65,7 @@ def fail_late(rank: int, port: int, patience: float, log: str) -> None:
     environment = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
-    distributed.LAST_TO_FAIL = patience
+    distributed.WAIT_FOR_FAILURES = patience
     with distributed.process_group("cpu"):
         # Else the first could leave while the second still joins, which is another failure.
         distributed.all_arrive("joined")
@@ -94,7 +94,7 @@ def join(rank: int, port: int, log: str) -> None:
     environment = {"RANK": rank, "WORLD_SIZE": 3, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
-    distributed.SILENCE = 0.5
+    distributed.REPORT_AFTER = 0.5
     with distributed.process_group("cpu"):
         assert distributed.all_gather_object(rank) == [0, 1, 2]
 
@@ -136,7 +136,7 @@ def test_a_failed_process_does_not_wait_for_the_others(
 
     monkeypatch.setattr(distributed, "_store", dist.HashStore())
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "LAST_TO_FAIL", 0.0)
+    monkeypatch.setattr(distributed, "WAIT_FOR_FAILURES", 0.0)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: steps.append("left"))
     monkeypatch.setattr(os, "_exit", ends)
     with pytest.raises(SystemExit), distributed.process_group("cpu"):

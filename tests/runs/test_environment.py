@@ -36,7 +36,7 @@ def test_gpus_are_described(
         tool.write_text(f"#!/bin/sh\n{script}\n{script}\n")
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if script else str(tmp_path))
-    found = environment.describe()
+    found = environment.describe_environment()
     assert found["device"] == "2 x NVIDIA H100 80GB HBM3"
     assert found["gpus"] == [{"name": "NVIDIA H100 80GB HBM3", "memory_gb": 85.0}] * 2
     assert (found["cuda"], found["cudnn"], found["driver"]) == ("12.8", 91002, driver)
@@ -64,5 +64,5 @@ def test_without_pytorch_and_the_files_of_linux(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(environment, "_commit", lambda: None)
     monkeypatch.setattr(environment, "Path", lambda name: SimpleNamespace(read_text=lambda: absent(name)))
-    found = environment.describe()
+    found = environment.describe_environment()
     assert found["device"] == "cpu" and found["bf16"] is None and found["processor"]
