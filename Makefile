@@ -26,7 +26,7 @@ report: $(READY) ## write the demo's report again from its results
 
 results: $(READY) ## all rows of Tables 4 and 5 at mini scale, 40 minutes on two cores; kept in results/mini
 	@$(PY) -m benchmarks run table4 table5 --scale mini --output outputs/all
-	@$(PY) -m experiments.archive outputs/all results/mini
+	@$(PY) -m experiments.keep_results outputs/all results/mini
 
 # One thread a worker, as two thread pools on two cores slow each other down; a file's tests in one worker, as they
 # share what the file's fixtures trained. In the order of their names: by their number of tests, as pytest-xdist has it,

@@ -8,7 +8,6 @@ import concurrent.futures
 import datetime
 import importlib
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -17,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hardware.page import html_page, lines
+from hardware.page import html_page, section_lines
+from hardware.processes import describe_machine
 from hardware.section import Figure, Options, Section
 from runs.app import Parser, cli
 from runs.child_environment import child_environment
@@ -29,7 +29,8 @@ from runs.files import atomic_write, read_json, write_json
 SECTIONS = {
     "methods": ("Every method: losses, gradients and weights against the CPU in float32", False),
     "views": ("The fast views against the CPU, in 8-bit levels", False),
-    "resume": ("Killed and resumed; several processes", False),
+    "resume": ("Killed and resumed", False),
+    "collectives": ("Collectives, DDP and synchronized batch norm", False),
     "evaluation": ("Linear evaluation and kNN against the CPU", False),
     "detection": ("A detector's AP against the CPU", False),
     "step_speed": ("Speed of SimSiam's training step in every setting", True),
@@ -67,8 +68,11 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.only:
         return measure(arguments)
     began = time.time()
-    place = machine(arguments.device)
-    arguments.device = place["device_type"]
+    place = describe_machine()
+    if arguments.device == "cuda" and place["device_type"] == "cpu":
+        raise UserError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
+    arguments.device = place["device_type"] if arguments.device == "auto" else arguments.device
+    place["device_type"] = arguments.device
     arguments.small |= arguments.device == "cpu"
     asked = arguments.sections or SECTIONS.keys() - (FULL_SIZE if arguments.small else set())
     chosen = [name for name in SECTIONS if name in asked]
@@ -92,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             document["plan"] = {k: v for section in document["sections"] for k, v in section["plan"].items()}
             document["seconds"] = round(time.time() - began, 1)
             failed |= body["verdict"] == "FAILED"
-            print("\n".join(lines(body)), flush=True)
+            print("\n".join(section_lines(body)), flush=True)
             # After each section: what was measured stays if the machine goes.
             write_json(arguments.output / "hardware.json", document)
             with atomic_write(arguments.output / "hardware.html", "w") as file:
@@ -124,7 +128,7 @@ def child(name: str, arguments: argparse.Namespace, threads: int) -> dict[str, A
             error = f"exit status {done.returncode}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}"
     except subprocess.TimeoutExpired:
         error = f"not done within {TIMEOUT} s"
-    body: dict[str, Any] = read_json(result) if result.exists() else Section(name, SECTIONS[name][0]).plain()
+    body: dict[str, Any] = read_json(result) if result.exists() else Section(name, SECTIONS[name][0]).as_dict()
     if not error and body["verdict"] != "FAILED":
         shutil.rmtree(folder)  # pictures and checkpoints; of a failure they stay, with the logs
     if error:
@@ -145,34 +149,13 @@ def measure(arguments: argparse.Namespace) -> int:
                 section.figures.append(found)
             else:
                 section.plan[found[0]] = found[1]
-            write_json(folder / "section.json", section.plain())
+            write_json(folder / "section.json", section.as_dict())
     except Exception as error:
         section.error = user_message(error) or f"{type(error).__name__}: {error}"
-        write_json(folder / "section.json", section.plain())
+        write_json(folder / "section.json", section.as_dict())
         raise
-    write_json(folder / "section.json", section.plain())
+    write_json(folder / "section.json", section.as_dict())
     return 0
-
-
-def machine(device: str) -> dict[str, Any]:
-    """The machine's facts, read in a process of its own: this one needs no PyTorch and no context on the GPU.
-
-    Raises:
-        UserError: `cuda` was asked for and there is none.
-    """
-    code = (
-        "import json, torch; from runs.environment import describe_environment; "
-        "print(json.dumps(describe_environment() | {'device_type': 'cuda' if torch.cuda.is_available() else 'cpu'}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=child_environment())
-    if done.returncode:
-        raise UserError(
-            f"PyTorch cannot be used: {(done.stderr.strip().splitlines() or ['no output'])[-1]}; run doctor"
-        )
-    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if device == "cuda" and facts["device_type"] == "cpu":
-        raise UserError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
-    return facts | ({"device_type": device} if device != "auto" else {})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from runs.distributed import set_precision
 from runs.errors import UserError
 
 
-class Siamese(nn.Module):
+class OfficialForward(nn.Module):
     """The official forward pass around this project's layers, where the official code is not at hand."""
 
     def __init__(self, ours: SimSiam) -> None:
@@ -34,7 +34,7 @@ class Siamese(nn.Module):
         return self.predictor(z1), self.predictor(z2), z1.detach(), z2.detach()
 
 
-def build(arch: str, device: str) -> SimSiam:
+def build_simsiam(arch: str, device: str) -> SimSiam:
     """This project's SimSiam, from seed 0."""
     torch.manual_seed(0)
     method = build_method(SimSiamConfig(), TrainingPlan(arch, True, 100, 1000, 256, 1000)).to(device)
@@ -47,7 +47,7 @@ def our_step(
 ) -> Callable[[], Any]:
     """The step of `Trainer.train` (pretrain/trainer.py), with channels last and fused updates unless `official`."""
     layout = torch.contiguous_format if official else torch.channels_last
-    method = build(arch, device).to(memory_format=layout)
+    method = build_simsiam(arch, device).to(memory_format=layout)
     optimizer = build_optimizer(method.groups(), OptimizerConfig(fused=not official), 0.05)
     model: Any = torch.compile(method) if compiled else method
     labels = torch.zeros(len(images[0]), dtype=torch.long, device=device)
@@ -64,7 +64,7 @@ def our_step(
         method.after_backward(0)
         optimizer.step()
         method.after_step(0)
-        wait(device)
+        synchronize(device)
 
     return step
 
@@ -81,14 +81,14 @@ def official_step(arch: str, images: list[Tensor], device: str, folder: Path | N
             raise UserError(f"{folder}: no simsiam/builder.py; --official is a clone of {OFFICIAL}") from error
         model = builder.SimSiam(models.__dict__[arch], 2048, 512).to(device)
     else:
-        model = Siamese(build(arch, device))
+        model = OfficialForward(build_simsiam(arch, device))
     criterion = nn.CosineSimilarity(dim=1)
     groups = [{"params": part.parameters()} for part in (model.encoder, model.predictor)]
     optimizer = torch.optim.SGD(groups, 0.05, momentum=0.9, weight_decay=1e-4)
     model.train()
 
     def step() -> None:
-        default_arithmetic()
+        set_precision("pytorch", torch.device(device))
         x1, x2 = (view.to(device, non_blocking=True) for view in images)
         p1, p2, z1, z2 = model(x1=x1, x2=x2)
         loss = -(criterion(p1, z2).mean() + criterion(p2, z1).mean()) * 0.5
@@ -96,23 +96,18 @@ def official_step(arch: str, images: list[Tensor], device: str, folder: Path | N
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        wait(device)
+        synchronize(device)
 
     return step
 
 
-def default_arithmetic() -> None:
-    """PyTorch's defaults, which the peers leave and our step changes: TF32 in convolutions alone."""
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
-
-
-def wait(device: str) -> None:
+def synchronize(device: str) -> None:
     """Wait for a GPU, so that a step is timed whole."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
-def flops(step: Callable[[], Any]) -> int:
+def count_flops(step: Callable[[], Any]) -> int:
     """Floating-point operations of one step, forward and backward, a multiplication and an addition as two."""
     with FlopCounterMode(display=False) as counter:
         step()

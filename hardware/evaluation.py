@@ -6,14 +6,14 @@ import torch
 from torchvision import models
 
 from hardware.processes import finish, start
-from hardware.sample_images import write_pictures
+from hardware.sample_images import write_image_folder
 from hardware.section import Figure, Options
 from runs.record import read_record
 
 
 def measure(options: Options) -> Iterator[Figure]:
     """Top-1 of one checkpoint on both devices."""
-    data = write_pictures(options.folder / "pictures", 256, 80, 60)
+    data = write_image_folder(options.folder / "pictures", 256, 80, 60)
     torch.manual_seed(0)
     network = models.resnet18()
     with torch.no_grad():  # batch norm statistics as of a trained network

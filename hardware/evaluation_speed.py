@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torchvision import models
 
-from hardware.peak_rates import best
+from hardware.measure_peak_rates import shortest_time
 from hardware.section import IMAGENET, Figure, Options
 from pretrain.linear import LinearConfig
 from pretrain.linear.evaluation import LinearClassifiers
@@ -25,7 +25,7 @@ def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
         network.eval()
         images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), autocast():
-            rates[precision] = batch / best(lambda: network(images), 1.0, options.device)  # noqa: B023
+            rates[precision] = batch / shortest_time(lambda: network(images), 1.0, options.device)  # noqa: B023
         yield Figure(f"features, {precision}", rates[precision], "images/s")
     channels, classes = (512, 10) if options.small else (2048, 1000)
     config = LinearConfig(lr=[0.1 * 2**n for n in range(12)], batch_size=batch * 2)
@@ -40,7 +40,7 @@ def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
         loss.backward()
         classifiers.optimizer.step()
 
-    heads = batch * 2 / best(step, 1.0, options.device)
+    heads = batch * 2 / shortest_time(step, 1.0, options.device)
     yield Figure("step of twelve linear classifiers (LARC)", heads, "images/s")
     if not options.small and "tf32" in rates:
         # 90 epochs of views, each through the network and the classifiers; one pass for kNN.

@@ -1,14 +1,13 @@
 """Fine-tuning by the published recipes: seconds of an iteration, and memory."""
 
-import json
 import statistics
 from collections.abc import Iterator
-from typing import Any
 
 from benchmarks.shapes import Settings, generate
 from hardware.detection import CLASS_LIST
 from hardware.processes import run
 from hardware.section import Figure, Options
+from runs.metrics_log import METRICS_LOG, read_log
 from runs.record import read_record
 
 
@@ -23,8 +22,7 @@ def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
             f"device={options.device}", f"output={folder}", "log_every=1", "pictures=0",
             "detectron2.SOLVER.MAX_ITER=12", "detectron2.SOLVER.STEPS=[10]", "detectron2.TEST.PRECISE_BN.NUM_ITER=1",
         ], options.folder / "log")  # fmt: skip
-        lines: list[dict[str, Any]] = [json.loads(s) for s in (folder / "metrics.jsonl").read_text().splitlines()]
-        steady = [line for line in lines if "time" in line][5:]
+        steady = [line for line in read_log(folder / METRICS_LOG) if "time" in line][5:]
         seconds = statistics.median(line["time"] for line in steady)
         waiting = statistics.median(line["data_time"] for line in steady) / seconds
         memory = read_record(folder / "result.json").peak_memory_mb / 1000

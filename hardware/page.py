@@ -13,7 +13,7 @@ def number(value: float) -> str:
     return f"{value:.1e}"
 
 
-def lines(section: dict[str, Any]) -> list[str]:
+def section_lines(section: dict[str, Any]) -> list[str]:
     """A section's verdict, and a line a figure."""
     found = [f"{section['verdict']:8}{section['title']} ({section['seconds']:.0f} s)"]
     for figure in section["figures"]:

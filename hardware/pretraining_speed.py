@@ -1,11 +1,11 @@
 """Whole pre-trainings with their loader, of JPEG files."""
 
-import json
 from collections.abc import Iterator
 
 from hardware.processes import run
-from hardware.sample_images import write_pictures
+from hardware.sample_images import write_image_folder
 from hardware.section import IMAGENET, Figure, Options
+from runs.metrics_log import METRICS_LOG, read_log
 
 
 def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
@@ -14,7 +14,7 @@ def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
     data, epochs = options.images, 1
     if data is None:
         count, width = (64, 80) if options.small else (10 * batch, 500)
-        data = write_pictures(options.folder / "pictures", count, width, width * 3 // 4)
+        data = write_image_folder(options.folder / "pictures", count, width, width * 3 // 4)
         epochs = 2 if options.small else 4
     cases = {"": epochs} | ({"precision=bf16": epochs} if options.device == "cuda" else {}) | {"official=true": 2}
     for number, (setting, length) in enumerate(cases.items()):
@@ -25,8 +25,7 @@ def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
             "log_every=5", "monitor.knn_every=0", "tensorboard=false", f"checkpoint.every_epochs={length}",
             *[setting] * bool(setting),
         ], options.folder / "runs.log")  # fmt: skip
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        lines = [line for line in lines if "images_per_second" in line]
+        lines = [line for line in read_log(folder / METRICS_LOG) if "images_per_second" in line]
         # The first epoch starts the loading processes and looks for convolutions.
         steady = [line for line in lines if line["epoch"] > 1] or lines[-1:]
         speed = sum(line["images_per_second"] for line in steady) / len(steady)

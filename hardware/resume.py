@@ -1,27 +1,22 @@
-"""A pre-training that is killed and started again, and the collectives of several processes."""
+"""A pre-training that is killed and started again; with several GPUs, a process on each of them against one alone."""
 
-import json
-import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from hardware.processes import finish, kill_when, run, start
-from hardware.sample_images import write_pictures
+from hardware.processes import finish, kill_when_written, run, start
+from hardware.sample_images import write_image_folder
 from hardware.section import Figure, Options
+from runs.metrics_log import METRICS_LOG, read_log
 
 PATTERN = "checkpoint_*.pth.tar"
 
 
 def measure(options: Options) -> Iterator[Figure]:
     """Weights of a killed and resumed run against those of two that nothing interrupted."""
-    data = write_pictures(options.folder / "pictures", 64 if options.small else 512, 80, 60, 512)
+    data = write_image_folder(options.folder / "pictures", 64 if options.small else 512, 80, 60, 512)
     words = [
         "method=simsiam", "data=imagefolder", f"data.root={data}", f"device={options.device}", "augment.size=32",
         "arch=resnet18x0.25" if options.small else "arch=resnet18", f"batch_size={16 if options.small else 64}",
@@ -31,7 +26,7 @@ def measure(options: Options) -> Iterator[Figure]:
     folders = {name: options.folder / name for name in ("whole", "again", "killed")}
     log = options.folder / "resume.log"
     started = {name: start("pretrain", [*words, f"output={folder}"], log) for name, folder in folders.items()}
-    killed = kill_when(started.pop("killed"), folders["killed"], PATTERN)
+    killed = kill_when_written(started.pop("killed"), folders["killed"], PATTERN)
     for process in started.values():
         finish(process, log)
     yield Figure("killed after a checkpoint", float(killed), "", 1.0, least=True)
@@ -44,7 +39,6 @@ def measure(options: Options) -> Iterator[Figure]:
     # A GPU adds up in an order that changes from run to run; a resumed run may differ by what two whole ones do.
     limit = 0.0 if repeat == 0 else 10 * repeat
     yield Figure("resumed against whole", largest(weights["whole"], weights["killed"]), "", limit)
-    yield from collectives(options)
     count = torch.cuda.device_count() if options.device == "cuda" else 1  # the CPU's are tested elsewhere
     if count > 1:
         folder = options.folder / "processes"
@@ -69,38 +63,4 @@ def largest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 def first_loss(folder: Path) -> float:
     """The loss of a run's first step."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return float(next(line["loss"] for line in lines if "loss" in line))
-
-
-def collectives(options: Options) -> Iterator[Figure]:
-    """NCCL (or Gloo) in this process alone: joining, DDP, synchronized batch norm, sums and objects."""
-    backend = "nccl" if options.device == "cuda" else "gloo"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group(backend, rank=0, world_size=1)
-    try:
-        device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
-        total = torch.ones(1000, device=device)
-        dist.all_reduce(total)
-        found: list[Any] = [None]
-        dist.all_gather_object(found, {"rank": 0})
-        torch.manual_seed(0)
-        plain: nn.Module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(4)).to(
-            device
-        )
-        x = torch.randn(4, 3, 8, 8, device=device)
-        expected = plain(x).detach()
-        synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(plain) if options.device == "cuda" else plain
-        model = DistributedDataParallel(synchronized)
-        output = model(x)
-        output.sum().backward()
-        yield Figure(
-            f"{backend}: sum, objects", float(total.sum() == 1000 and found == [{"rank": 0}]), "", 1.0, least=True
-        )
-        difference = float((output.detach() - expected).abs().max())
-        yield Figure(f"{backend}: DDP with synchronized batch norm against plain", difference, "", 1e-3)
-    finally:
-        dist.destroy_process_group()
+    return float(next(line["loss"] for line in read_log(folder / METRICS_LOG) if "loss" in line))

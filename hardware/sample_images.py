@@ -7,7 +7,7 @@ import cv2
 import numpy
 
 
-def write_pictures(folder: Path, count: int, width: int = 500, height: int = 375, unique: int = 256) -> Path:
+def write_image_folder(folder: Path, count: int, width: int = 500, height: int = 375, unique: int = 256) -> Path:
     """Write an ImageFolder of two classes, `train` and `val`, of smooth, textured JPEGs.
 
     Decoding takes as long as a photograph's: about 0.1 MB at 500 x 375 pixels. From `unique` on, files are links to
@@ -37,11 +37,11 @@ def write_pictures(folder: Path, count: int, width: int = 500, height: int = 375
                 os.link(made[number % unique], path)
             else:
                 made.append(path)
-                cv2.imwrite(str(path), picture(chance, width, height, kind), [cv2.IMWRITE_JPEG_QUALITY, 90])
+                cv2.imwrite(str(path), draw_image(chance, width, height, kind), [cv2.IMWRITE_JPEG_QUALITY, 90])
     return folder
 
 
-def picture(chance: numpy.random.Generator, width: int, height: int, kind: int) -> numpy.ndarray:
+def draw_image(chance: numpy.random.Generator, width: int, height: int, kind: int) -> numpy.ndarray:
     """One image (height, width, 3), uint8: a coarse colour field, edges, and grain."""
     coarse = chance.integers(0, 256, (6, 8, 3), dtype=numpy.uint8)
     coarse[..., kind] //= 2

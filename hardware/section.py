@@ -82,7 +82,7 @@ class Section:
         """`passed` or `FAILED`."""
         return "FAILED" if self.error or any(not figure.holds for figure in self.figures) else "passed"
 
-    def plain(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """For the JSON."""
         figures = [asdict(figure) | {"holds": figure.holds} for figure in self.figures]
         return asdict(self) | {"figures": figures, "verdict": self.verdict}

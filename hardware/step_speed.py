@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from hardware.build_steps import flops, official_step, our_step
-from hardware.peak_rates import best, multiply_rate
+from hardware.build_steps import count_flops, official_step, our_step
+from hardware.measure_peak_rates import multiply_rate, shortest_time
 from hardware.section import OFFICIAL, Figure, Options
 from runs.distributed import set_precision
 
@@ -30,7 +30,7 @@ def measure(options: Options) -> Iterator[Figure]:
     settings = ON_CPU if device == "cpu" else SETTINGS
     torch.manual_seed(1)
     few = [torch.randn(2, 3, size, size) for _ in range(2)]
-    work = flops(official_step(arch, few, "cpu", options.official)) / 2  # of an image
+    work = count_flops(official_step(arch, few, "cpu", options.official)) / 2  # of an image
     rates: dict[str, float] = {}
     for name in ("fp32",) if device == "cpu" else ("fp32", "tf32", "bf16"):
         set_precision(name, torch.device(device))
@@ -62,13 +62,13 @@ def measure(options: Options) -> Iterator[Figure]:
 def time_step(step: Callable[[], Any], device: str, batch: int) -> tuple[float, str, int]:
     """Images a second of the fastest step, memory as text, and how often the host waited for the device in a step."""
     if device == "cpu":
-        return batch / best(step, 2.0), "", 0
+        return batch / shortest_time(step, 2.0), "", 0
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
         step()
     waits = count_waits(step)
-    return batch / best(step, 2.0, device), f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB", waits
+    return batch / shortest_time(step, 2.0, device), f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB", waits
 
 
 def count_waits(step: Callable[[], Any]) -> int:

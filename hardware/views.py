@@ -9,7 +9,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from hardware.sample_images import picture
+from hardware.sample_images import draw_image
 from hardware.section import Figure, Options
 from pretrain.augment import build_transforms
 from pretrain.augment.fast_views import FastViews
@@ -40,23 +40,23 @@ def measure(options: Options) -> Iterator[Figure]:
     count, size = (16, 64) if options.small else (32, 224)
     chance = numpy.random.default_rng(0)
     files = [
-        cv2.imencode(".jpg", picture(chance, 320, 240, n % 2), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+        cv2.imencode(".jpg", draw_image(chance, 320, 240, n % 2), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
         for n in range(count)
     ]
     images = Images("generated", "train", [f"{n}.jpg" for n in range(count)], [0] * count, ["all"], files.__getitem__)
     device = torch.device(options.device)
     for name, changes in (ALONE | WHOLE).items():
         recipe = replace(NOTHING, size=size, **changes)
-        here = levels(FastViews(images, recipe, 2, 0, False), torch.device("cpu"), recipe)
-        there = levels(FastViews(images, recipe, 2, 0, False, batched=True), device, recipe)
+        here = eight_bit_levels(FastViews(images, recipe, 2, 0, False), torch.device("cpu"), recipe)
+        there = eight_bit_levels(FastViews(images, recipe, 2, 0, False, batched=True), device, recipe)
         most = MOST_WHOLE if name in WHOLE else MOST
         yield Figure(f"{name}: batches on {options.device} against single images", mean(here, there), "levels", most)
         if name in WHOLE:
-            slow = levels(Views(images, build_transforms(recipe, 2), 0, False), torch.device("cpu"), recipe)
+            slow = eight_bit_levels(Views(images, build_transforms(recipe, 2), 0, False), torch.device("cpu"), recipe)
             yield Figure(f"{name}: fast against reference", mean(here, slow), "levels", 1.0)
 
 
-def levels(views: Views, device: torch.device, recipe: AugmentConfig) -> Tensor:
+def eight_bit_levels(views: Views, device: torch.device, recipe: AugmentConfig) -> Tensor:
     """All views (n, 3, size, size) as 8-bit levels on the CPU."""
     samples = [sample[0] for sample in views.__getitems__([(0, n) for n in range(len(views))])]
     finished = views.finish([torch.stack(tensors) for tensors in zip(*samples, strict=True)], device)

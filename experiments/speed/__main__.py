@@ -5,7 +5,6 @@ A part's rows stand in the results as soon as it is done. Measured again into th
 
 import argparse
 import datetime
-import json
 import os
 import subprocess
 import sys
@@ -15,11 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.speed.page import html_page, markdown_page, put
+from experiments.speed.page import html_page, markdown_page, replace_block
 from experiments.speed.regressions import compare, read_rows
-from experiments.speed.rows import Result, Skipped, add_common, common_words, read_result
+from experiments.speed.rows import Result, Skipped, add_common_arguments, common_words, read_result
+from hardware.processes import describe_machine
 from runs.app import Parser, cli
-from runs.environment import command_line, describe_environment
+from runs.environment import command_line
 from runs.errors import UserError
 from runs.files import atomic_write, read_json, write_json
 
@@ -53,13 +53,13 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure (default: everything)")
     parser.add_argument("--output", type=Path, default=Path("outputs/speed"), metavar="DIR", help="for the results")
-    add_common(parser)
+    add_common_arguments(parser)
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(SCRIPTS))
     if unknown:
         raise UserError(f"{unknown[0]}: nothing of this name is measured; choose from {', '.join(SCRIPTS)}")
     chosen = [name for name in SCRIPTS if name in arguments.names or not arguments.names]
-    place = describe_environment() | _machine()
+    place = describe_machine()
     failed = False
     for name in chosen:
         print(f"== {name}: {SCRIPTS[name]}", flush=True)
@@ -109,16 +109,6 @@ def run(name: str, words: list[str]) -> Result | None:
         return read_result(rows) if done.returncode == 0 else None
 
 
-def _machine() -> dict[str, str]:
-    """The CUDA device and the CPU's capability, asked of a process of its own: this one starts without PyTorch."""
-    code = """if True:
-        import json, torch
-        device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-        print(json.dumps({"device": device, "cpu_capability": torch.backends.cpu.get_cpu_capability()}))"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
-
-
 def _compare(words: list[str]) -> int:
     parser = Parser(prog="python -m experiments.speed compare", description=compare.__doc__)
     parser.add_argument("before", type=Path, metavar="A.json")
@@ -131,14 +121,14 @@ def _compare(words: list[str]) -> int:
 
 
 def _page(words: list[str]) -> int:
-    parser = Parser(prog="python -m experiments.speed page", description=put.__doc__)
+    parser = Parser(prog="python -m experiments.speed page", description=replace_block.__doc__)
     parser.add_argument("result", type=Path, metavar="A.json")
     parser.add_argument(
         "page", type=Path, metavar="PAGE.md", help="with a line for the table's begin and one for its end"
     )
     arguments = parser.parse_args(words)
     read_rows(arguments.result)  # refuses what is no result
-    text = put(arguments.page.read_text(encoding="utf-8"), markdown_page(read_json(arguments.result)))
+    text = replace_block(arguments.page.read_text(encoding="utf-8"), markdown_page(read_json(arguments.result)))
     with atomic_write(arguments.page, "w") as output:
         output.write(text)
     return 0

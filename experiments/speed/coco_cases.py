@@ -58,7 +58,7 @@ def pycocotools_evaluate(file: Path, results: list[dict[str, Any]], kind: str) -
     return evaluation.stats, evaluation.eval["precision"]
 
 
-def enlarge(file: Path, copies: int, output: Path) -> None:
+def repeat_annotations(file: Path, copies: int, output: Path) -> None:
     """The same annotations `copies` times over, with new ids: a split of any size from a small one."""
     document = json.loads(file.read_text())
     images: list[dict[str, Any]] = []

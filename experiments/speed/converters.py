@@ -5,15 +5,14 @@ beside renaming: neither recognises a format nor proves the result.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.speed.rows import Row, Skipped, script
-from hardware.peak_rates import bandwidth
+from experiments.speed.rows import Process, Row, Skipped, run_process, run_script
+from hardware.measure_peak_rates import bandwidth
 
 # In a process of its own: benchmarks import neither torch nor the other parts.
 _WRITE = """
@@ -49,30 +48,27 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
             ["-m", "converters", "detectron2", str(checkpoint), str(Path(folder) / "out.pkl")],
             ["-c", _PEER, str(checkpoint), str(Path(folder) / "peer.pkl")],
         ]
-        figures = [[once(side) for side in sides] for _ in range(1 if arguments.quick else 3)]
+        figures = [[run_python(side) for side in sides] for _ in range(1 if arguments.quick else 3)]
         title, peer = "ResNet-50 to Detectron2, with the proof", "torch.load and pickle.dump alone"
         size = 2 * checkpoint.stat().st_size
-        for what, unit, place, limit, name in (
-            ("time", "s", 0, size / bandwidth(), "reading and writing the bytes in memory"),
-            ("memory", "GB", 1, size / 2e9, "the tensors once"),
+        for what, unit, field, limit, name in (
+            ("time", "s", "seconds", size / bandwidth(), "reading and writing the bytes in memory"),
+            ("memory", "GB", "gigabytes", size / 2e9, "the tensors once"),
         ):
-            ours, theirs = ([figure[side][place] for figure in figures] for side in (0, 1))
+            ours, theirs = ([getattr(figure[side], field) for figure in figures] for side in (0, 1))
             yield Row(
                 f"converters/{what}", title, unit, False, ours, theirs, peer, "cpu", limit=limit, limit_name=name,
                 note="asked are 5 s and 1.5 GB",
             )  # fmt: skip
 
 
-def once(arguments: list[str]) -> tuple[float, float]:
-    """Run Python once and return its processor seconds and peak resident memory in GB."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"{' '.join(arguments[:3])} ended with status {process.returncode}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e9
+def run_python(arguments: list[str]) -> Process:
+    """Run Python once."""
+    done = run_process([sys.executable, *arguments], stderr=None, OMP_NUM_THREADS="1")
+    if done.status:
+        raise SystemExit(f"{' '.join(arguments[:3])} ended with status {done.status}")
+    return done
 
 
 if __name__ == "__main__":
-    script(measure, __doc__ or "")
+    run_script(measure, __doc__ or "")

@@ -7,8 +7,6 @@ not cost time. `--data DIR` holds VOC2007; without it scenes are generated.
 
 import argparse
 import logging
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,14 +18,13 @@ import torch
 from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
 
-from experiments.speed.rows import Row, Skipped, alternate, script
-from hardware.peak_rates import decode_rate
+from benchmarks.shapes import Settings, generate
+from experiments.speed.rows import Row, Skipped, alternate, run_script
+from hardware.measure_peak_rates import decode_rate
 from transfer.detectron2_config import build_cfg
 from transfer.loader import build_train_loader, images_with_objects
 from transfer.settings import VOC_CLASSES, TransferConfig
 from transfer.splits import Split, load_splits
-
-SCENES = ("--images=2", "--val-images=2", "--voc07=48", "--voc07-test=2", "--voc12=2", "--coco=2", "--coco-val=2")
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
@@ -38,8 +35,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
         root, split = arguments.data, "voc_2007_train"
         if root is None:
             root, split = Path(folder) / "generated", "voc_2007_trainval"
-            command = [sys.executable, "-m", "benchmarks.shapes", str(root), *SCENES]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            generate(root, Settings(images=2, val_images=2, voc07=48, voc07_test=2, voc12=2, coco=2, coco_val=2))
         yield row(load_splits(str(root), [split], VOC_CLASSES), arguments)
 
 
@@ -62,7 +58,7 @@ def row(split: Split, arguments: argparse.Namespace) -> Row:
             aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         )
     )
-    seconds = alternate(taking(mine, count), taking(theirs, count), rounds, "cpu")
+    seconds = alternate(take_batches(mine, count), take_batches(theirs, count), rounds, "cpu")
     done = count * cfg.SOLVER.IMS_PER_BATCH
     files = [Path(image["file_name"]).read_bytes() for image in images[:48]]
     return Row(
@@ -73,10 +69,10 @@ def row(split: Split, arguments: argparse.Namespace) -> Row:
     )  # fmt: skip
 
 
-def taking(batches: Iterator[Any], count: int) -> Callable[[], Any]:
+def take_batches(batches: Iterator[Any], count: int) -> Callable[[], Any]:
     """Take so many batches."""
     return lambda: [next(batches) for _ in range(count)]
 
 
 if __name__ == "__main__":
-    script(measure, __doc__ or "")
+    run_script(measure, __doc__ or "")

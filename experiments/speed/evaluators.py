@@ -14,8 +14,6 @@ import gzip
 import importlib
 import importlib.util
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -26,45 +24,45 @@ import detectron2
 import numpy as np
 from detectron2.evaluation import pascal_voc_evaluation as official
 
-from experiments.speed.coco_cases import enlarge, make_results, pycocotools_evaluate
-from experiments.speed.rows import Row, Skipped, alternate, script
+from benchmarks.shapes import Settings, generate
+from experiments.speed.coco_cases import make_results, pycocotools_evaluate, repeat_annotations
+from experiments.speed.rows import Row, Skipped, alternate, run_script
 from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, stable_sort, write_voc
-from hardware.peak_rates import bandwidth, best
+from hardware.measure_peak_rates import bandwidth, shortest_time
 from transfer.coco_annotations import read_coco
 from transfer.coco_evaluation import evaluate_coco
 from transfer.settings import VOC_CLASSES
 from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
 
 Evaluate = Callable[[Path, list[dict[str, Any]], str], list[float]]
-SCENES = ("--images=4", "--val-images=2", "--voc07=2", "--voc07-test=2", "--voc12=2", "--coco=2", "--coco-val=8")
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
     """VOC, COCO boxes, COCO masks."""
     images, detections = (50, 5000) if arguments.quick else (4952, 500_000)
-    yield voc(arguments.data, images, detections)
+    yield voc_row(arguments.data, images, detections)
     with tempfile.TemporaryDirectory() as folder:
         source = arguments.data
         if source is None:
             source = Path(folder) / "generated"
-            subprocess.run([sys.executable, "-m", "benchmarks.shapes", str(source), *SCENES], check=True)
+            generate(source, Settings(images=4, val_images=2, voc07=2, voc07_test=2, voc12=2, coco=2, coco_val=8))
         instances = Path(source) / "coco/annotations/instances_val2017.json"
         count = len(json.loads(instances.read_text())["images"])
         file = Path(folder) / "instances.json"
         copies = 1 if arguments.quick else -(-5000 // count)
-        enlarge(instances, copies, file)
+        repeat_annotations(instances, copies, file)
         results = make_results(file, 3, masks=True)
         for kind in ("bbox", "segm"):
             rounds = 1 if arguments.quick else 3
-            yield coco(file, results, kind, copies * count, rounds, "pycocotools", official_coco)
+            yield coco_row(file, results, kind, copies * count, rounds, "pycocotools", pycocotools_ap)
             if importlib.util.find_spec("faster_coco_eval"):
-                yield coco(file, results, kind, copies * count, rounds, "faster-coco-eval", faster_coco)
+                yield coco_row(file, results, kind, copies * count, rounds, "faster-coco-eval", faster_coco_eval_ap)
             else:
                 name = f"evaluators/coco-{'box' if kind == 'bbox' else 'mask'}-faster-coco-eval"
                 yield Skipped(name, "faster-coco-eval is not installed; pip install -e .[peers] brings it")
 
 
-def voc(data: Path | None, images: int, count: int) -> Row:
+def voc_row(data: Path | None, images: int, count: int) -> Row:
     """VOC 2007 test."""
     rng = np.random.default_rng(0)
     if data is None:
@@ -100,12 +98,12 @@ def voc(data: Path | None, images: int, count: int) -> Row:
     )  # fmt: skip
 
 
-def official_coco(file: Path, results: list[dict[str, Any]], kind: str) -> list[float]:
+def pycocotools_ap(file: Path, results: list[dict[str, Any]], kind: str) -> list[float]:
     """AP, AP50, AP75 by pycocotools, 0 to 1."""
     return [float(value) for value in pycocotools_evaluate(file, results, kind)[0][:3]]
 
 
-def faster_coco(file: Path, results: list[dict[str, Any]], kind: str) -> list[float]:
+def faster_coco_eval_ap(file: Path, results: list[dict[str, Any]], kind: str) -> list[float]:
     """The same by faster-coco-eval, whose matching is in C++."""
     library: Any = importlib.import_module("faster_coco_eval")
     drop = "bbox" if kind == "segm" else "segmentation"
@@ -118,7 +116,7 @@ def faster_coco(file: Path, results: list[dict[str, Any]], kind: str) -> list[fl
     return [float(value) for value in evaluation.stats[:3]]
 
 
-def coco(
+def coco_row(
     file: Path, results: list[dict[str, Any]], kind: str, images: int, rounds: int, package: str, by_peer: Evaluate
 ) -> Row:
     """COCO at the size of val2017."""
@@ -140,10 +138,10 @@ def coco(
     title = f"COCO {what} AP, {len(results)} detections, {images} images"
     return Row(
         f"evaluators/coco-{what}" + ("" if usual else f"-{package}"), title, "s", False, ours, peer,
-        f"{package} {version(package)}", "cpu", best(lambda: json.loads(file.read_text())),
+        f"{package} {version(package)}", "cpu", shortest_time(lambda: json.loads(file.read_text())),
         "parsing the annotations", 3 if usual else None, f"largest difference {worst:.0e} AP",
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    script(measure, __doc__ or "")
+    run_script(measure, __doc__ or "")

@@ -13,7 +13,6 @@ import multiprocessing
 import resource
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ import numpy as np
 import torch
 
 from benchmarks.results.records import find
-from experiments.speed.views import ours, read_files, recipe
+from experiments.speed.rows import seconds
+from experiments.speed.views import fast_views, read_files, read_recipe
 from experiments.speed.voc_cases import make_detections, make_truth
 from pretrain.knn.evaluation import knn_accuracy
 from pretrain.linear import LinearConfig
@@ -74,7 +74,7 @@ def scenes() -> list[bytes]:
 
 def views(images: int) -> Work:
     """Two views of so many images."""
-    return ours(scenes() * (images // 16), recipe("simsiam"))
+    return fast_views(scenes() * (images // 16), read_recipe("simsiam"))
 
 
 def neighbours(bank: int) -> Work:
@@ -153,7 +153,7 @@ CURVES: list[tuple[str, str, list[int], Callable[[int], Work], float]] = [
 ]
 
 
-def point(make: Callable[[int], Work], size: int) -> tuple[float, float]:
+def measure_size(make: Callable[[int], Work], size: int) -> tuple[float, float]:
     """Processor seconds and MB of one size, in a forked process so that its peak is its own."""
     receive, send = multiprocessing.Pipe(duplex=False)
 
@@ -162,10 +162,8 @@ def point(make: Callable[[int], Work], size: int) -> tuple[float, float]:
         # What a size writes goes when it is done.
         with tempfile.TemporaryDirectory() as tempfile.tempdir:
             work = make(size)
-            before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-            work()
-            spent = time.process_time() - start
-            send.send((spent, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6))
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            send.send((seconds(work), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6))
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
@@ -254,11 +252,11 @@ def main() -> int:
     curves = []
     for name, against, sizes, make, expected in CURVES:
         sizes = [max(size // 10, 16) if arguments.quick and name != "views" else size for size in sizes]
-        figures = [min(point(make, size) for _ in range(1 if arguments.quick else 2)) for size in sizes]
-        seconds, megabytes = [f[0] for f in figures], [f[1] for f in figures]
+        figures = [min(measure_size(make, size) for _ in range(1 if arguments.quick else 2)) for size in sizes]
+        times, megabytes = [f[0] for f in figures], [f[1] for f in figures]
         large = [(n, m) for n, m in zip(sizes, megabytes, strict=True) if m > LEAST]
         memory = slope([n for n, _ in large], [m for _, m in large]) if len(large) > 2 else None
-        curves.append(Growth(name, against, sizes, seconds, megabytes, slope(sizes, seconds), expected, memory))
+        curves.append(Growth(name, against, sizes, times, megabytes, slope(sizes, times), expected, memory))
         print(f"{name} against {against}: slope of time {curves[-1].slope:.2f}", flush=True)
     write_json(arguments.output / "growth.json", [asdict(curve) for curve in curves])
     with atomic_write(arguments.output / "growth.md", "w") as output:

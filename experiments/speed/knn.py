@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from experiments.speed.rows import Row, Skipped, alternate, script
-from hardware.peak_rates import multiply_rate
+from experiments.speed.rows import Row, Skipped, alternate, run_script
+from hardware.measure_peak_rates import multiply_rate
 from pretrain.knn.evaluation import knn_accuracy
 
 WIDTH, CLASSES = 2048, 1000
 PEER = "the whole product of similarities, as lightly's knn_predict"
 
 
-def whole(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+def lightly_knn_predict(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     """Predicted classes as lightly/utils/benchmarking/knn.py has them: all similarities, top 200, exp(s / t)."""
     similarity = normalize(queries, dim=1) @ normalize(bank, dim=1).T
     weights, nearest = similarity.topk(k=200, dim=-1)
@@ -31,7 +31,7 @@ def whole(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     return votes.argmax(dim=1)
 
 
-def tables(size: int, queries: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def random_features(size: int, queries: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Bank (size, 2048), its labels, queries (queries, 2048), their labels."""
     generator = torch.Generator().manual_seed(0)
     parts = [
@@ -45,32 +45,34 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
     """Time, then memory."""
     torch.set_num_threads(1)
     size, queries = (2000, 100) if arguments.quick else (100_000, 1000)
-    bank, labels, x, y = tables(size, queries)
+    bank, labels, x, y = random_features(size, queries)
     ours, peer = alternate(
-        lambda: knn_accuracy(bank, labels, x, y, CLASSES, [200], [0.07]), lambda: whole(bank, labels, x),
+        lambda: knn_accuracy(bank, labels, x, y, CLASSES, [200], [0.07]), lambda: lightly_knn_predict(bank, labels, x),
         2 if arguments.quick else 3, "cpu",
     )  # fmt: skip
     title = f"kNN, {queries} queries, bank of {size} x {WIDTH}"
     least = 2 * size * queries * WIDTH / multiply_rate()
     yield Row("knn/time", title, "s", False, ours, peer, PEER, "cpu", least, "the product at full rate")
-    ours, peer = [[peak(side, size, queries) for _ in range(1 if arguments.quick else 2)] for side in ("ours", "peer")]
+    ours, peer = [
+        [peak_memory(side, size, queries) for _ in range(1 if arguments.quick else 2)] for side in ("ours", "peer")
+    ]
     yield Row("knn/memory", f"{title}: memory beside the tables", "GB", False, ours, peer, PEER)
 
 
-def peak(side: str, size: int, queries: int) -> float:
+def peak_memory(side: str, size: int, queries: int) -> float:
     """GB of resident memory that one side adds to its tables."""
     command = [sys.executable, "-m", "experiments.speed.knn", "--peak", side, str(size), str(queries)]
     return max(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout), 1e-3)
 
 
 def print_peak(side: str, size: int, queries: int) -> None:
-    """The child of `peak`."""
-    bank, labels, x, y = tables(size, queries)
+    """The child of `peak_memory`."""
+    bank, labels, x, y = random_features(size, queries)
     before = most_resident()
     if side == "ours":
         knn_accuracy(bank, labels, x, y, CLASSES, [200], [0.07])
     else:
-        whole(bank, labels, x)
+        lightly_knn_predict(bank, labels, x)
     print(most_resident() - before)
 
 
@@ -84,4 +86,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak"]:
         print_peak(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
-        script(measure, __doc__ or "")
+        run_script(measure, __doc__ or "")

@@ -21,10 +21,11 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchvision import models
 
-from experiments.speed.rows import SOLO_LEARN, Row, Skipped, alternate, script
-from experiments.speed.views import by_pillow, by_transform, ours, read_files, recipe
-from hardware.build_steps import default_arithmetic, flops, our_step, wait
-from hardware.peak_rates import decode_rate, multiply_rate
+from experiments.speed.rows import SOLO_LEARN, Row, Skipped, alternate, run_script
+from experiments.speed.views import by_pillow, fast_views, read_files, read_recipe, transformed_views
+from hardware.build_steps import count_flops, our_step, synchronize
+from hardware.measure_peak_rates import decode_rate, multiply_rate
+from runs.distributed import set_precision
 from runs.errors import UserError
 
 Step = Callable[[], Any]
@@ -53,13 +54,13 @@ def lightly() -> Peer:
             return z.detach(), predict(z)
 
         def step() -> None:
-            default_arithmetic()
+            set_precision("pytorch", torch.device(device))
             (z0, p0), (z1, p1) = (forward(view.to(device, non_blocking=True)) for view in images)
             value = 0.5 * (criterion(z0, p1) + criterion(z1, p0))
             value.backward()
             optimizer.step()
             optimizer.zero_grad()
-            wait(device)
+            synchronize(device)
 
         return step
 
@@ -97,12 +98,12 @@ def solo_learn(folder: Path) -> Peer:
         labels = torch.zeros(len(images[0]), dtype=torch.long, device=device)
 
         def step() -> None:
-            default_arithmetic()
+            set_precision("pytorch", torch.device(device))
             value = model.training_step([labels, [view.to(device, non_blocking=True) for view in images], labels], 0)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
-            wait(device)
+            synchronize(device)
 
         return step
 
@@ -120,7 +121,7 @@ def rows(name: str, peer: Peer, arguments: argparse.Namespace) -> Iterator[Row]:
     title, build, view = peer
     count, rounds = (8, 2) if arguments.quick else (96, 5)
     files = read_files(arguments.data, count)
-    mine, theirs = ours(files, recipe("simsiam")), by_transform(files, by_pillow, view)
+    mine, theirs = fast_views(files, read_recipe("simsiam")), transformed_views(files, by_pillow, view)
     seconds = alternate(mine, theirs, rounds, "cpu")
     place = "VOC 2007 photographs" if arguments.data else "generated scenes of 400 pixels"
     yield Row(
@@ -141,7 +142,7 @@ def rows(name: str, peer: Peer, arguments: argparse.Namespace) -> Iterator[Row]:
             f"lightly_solo_learn/{name}-{device}{mark}",
             f"SimSiam step, {arch}, {batch} images of {size} px, {device}: {said}",
             "images/s", True, [batch / s for s in seconds[0]], [batch / s for s in seconds[1]], title,
-            "cpu" if device == "cpu" else "wall", batch * multiply_rate(device=device) / flops(step),
+            "cpu" if device == "cpu" else "wall", batch * multiply_rate(device=device) / count_flops(step),
             "matrix products at full rate", goal=None if official else 1.0,
         )  # fmt: skip
 
@@ -160,4 +161,4 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
 
 
 if __name__ == "__main__":
-    script(measure, __doc__ or "")
+    run_script(measure, __doc__ or "")

@@ -7,10 +7,8 @@ on a whole batch, and both are added by image.
 """
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from statistics import median
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from converters.resnet_model import build_resnet
-from experiments.speed.rows import Row, Skipped, alternate, script
-from hardware.peak_rates import multiply_rate
+from experiments.speed.rows import Row, Skipped, alternate, run_script, seconds
+from hardware.measure_peak_rates import multiply_rate
 from pretrain.config import OptimizerConfig
 from pretrain.evaluation import pooled_features
 from pretrain.linear import LinearConfig
@@ -55,7 +53,7 @@ def rows(
     with FlopCounterMode(display=False) as counter:
         features()
     network_seconds = [seconds(features) * batch / forward for _ in range(rounds)]
-    ours, peer = heads(width, classes, batch, rounds, bf16)
+    ours, peer = time_steps(width, classes, batch, rounds, bf16)
     one = 4 * width * classes  # a classifier's operations an image: the scores and the gradient
     least = batch * one * RATES / multiply_rate(torch.bfloat16 if bf16 else torch.float32)
     title = f"12 learning rates, {arch}, {size} px, {width} x {classes} classifiers, batch {batch}"
@@ -76,7 +74,7 @@ def rows(
         )  # fmt: skip
 
 
-def heads(width: int, classes: int, batch: int, rounds: int, bf16: bool) -> tuple[list[float], list[float]]:
+def time_steps(width: int, classes: int, batch: int, rounds: int, bf16: bool) -> tuple[list[float], list[float]]:
     """Seconds of a step of all classifiers together, and of the reference's single one."""
     features, labels = torch.randn(batch, width), torch.randint(classes, (batch,))
     config = LinearConfig(lr=torch.linspace(0.01, 1.0, RATES).tolist(), precision="bf16" if bf16 else "fp32")
@@ -95,12 +93,5 @@ def heads(width: int, classes: int, batch: int, rounds: int, bf16: bool) -> tupl
     return alternate(lambda: together.step(kept, labels), single, rounds, "cpu")
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Processor seconds of one call."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
 if __name__ == "__main__":
-    script(measure, __doc__ or "")
+    run_script(measure, __doc__ or "")

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import torch
 
-from experiments.speed.rows import Row, Skipped, alternate, script
-from hardware.build_steps import flops, official_step, our_step
-from hardware.peak_rates import multiply_rate
+from experiments.speed.rows import Row, Skipped, alternate, run_script
+from hardware.build_steps import count_flops, official_step, our_step
+from hardware.measure_peak_rates import multiply_rate
 from hardware.section import OFFICIAL
 from runs.errors import UserError
 
@@ -46,7 +46,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
         images = [view.pin_memory() for view in images]
     peer = official_step(arch, images, device, arguments.official)
     name = f"{OFFICIAL}, fp32" if arguments.official else "the official script's loop around the same layers, fp32"
-    work, rates = flops(peer), dict[str, float]()
+    work, rates = count_flops(peer), dict[str, float]()
     settings = {"official": "pytorch", "default": "auto", "bf16": "bf16"}
     if device == "cuda":
         settings["compiled"] = "bf16"
@@ -77,4 +77,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    script(measure, __doc__ or "", options)
+    run_script(measure, __doc__ or "", options)

@@ -1,31 +1,31 @@
 """The result of a speed run as Markdown and as one HTML file."""
 
-import html
 import statistics
 from typing import Any
 
 from experiments.speed.rows import Row
 from runs.errors import UserError
+from runs.notebook_table import html_table
 
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 HEAD = ("what", "ours", "peer", "peer's", "times better (range, rounds)", "asked", "the hardware's limit", "reached")
 
 
-def figure(value: float) -> str:
+def three_digits(value: float) -> str:
     """Three significant digits, without an exponent."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """The columns of `HEAD`."""
-    limit = "" if row.limit is None else f"{figure(row.limit)} {row.unit}, {row.limit_name}"
+    limit = "" if row.limit is None else f"{three_digits(row.limit)} {row.unit}, {row.limit_name}"
     return (
         row.title + (f" ({row.note})" if row.note else ""),
-        f"{figure(statistics.median(row.ours))} {row.unit}",
+        f"{three_digits(statistics.median(row.ours))} {row.unit}",
         row.peer_name,
-        f"{figure(statistics.median(row.peer))} {row.unit}",
+        f"{three_digits(statistics.median(row.peer))} {row.unit}",
         f"{row.ratio:.2f} ({min(row.ratios):.2f} to {max(row.ratios):.2f}, {len(row.ours)})",
-        "" if row.goal is None else f"{figure(row.goal)}: {'reached' if row.ratio >= row.goal else 'missed'}",
+        "" if row.goal is None else f"{three_digits(row.goal)}: {'reached' if row.ratio >= row.goal else 'missed'}",
         limit,
         "" if row.share is None else f"{100 * row.share:.0f} %",
     )
@@ -65,22 +65,17 @@ def markdown_page(document: dict[str, Any]) -> str:
 
 def html_page(document: dict[str, Any]) -> str:
     """The same as one file without anything to load."""
-    rows = [Row(**row) for row in document["rows"]]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in HEAD)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row)) + "</tr>" for row in rows)
-    left = "".join(f"<li>{html.escape(s['name'])}: {html.escape(s['reason'])}</li>" for s in document["skipped"])
-    notes = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts(document))
+    rows = [cells(Row(**row)) for row in document["rows"]]
+    left = [f"Left out: {skipped['name']}: {skipped['reason']}" for skipped in document["skipped"]]
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Speed</title>"
         "<style>body{font:14px/1.5 sans-serif;margin:2rem auto;max-width:90rem;padding:0 1rem}"
         "table{border-collapse:collapse}td,th{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:left}</style>"
-        f"<h1>Speed</h1><ul>{notes}</ul><table><tr>{head}</tr>{body}</table>"
-        + (f"<h2>Left out</h2><ul>{left}</ul>" if left else "")
-        + "</html>\n"
+        f"{html_table('Speed', HEAD, rows, [*facts(document), *left])}</html>\n"
     )
 
 
-def put(text: str, block: str) -> str:
+def replace_block(text: str, block: str) -> str:
     """Put a block between the marks of a page.
 
     Raises:

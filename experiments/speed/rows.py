@@ -7,13 +7,15 @@ the scripts one after the other and puts their rows into one file.
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from hardware.section import OFFICIAL
 from runs.errors import UserError
@@ -113,23 +115,41 @@ def alternate(
 
     With `warm`, both are called once before, untimed.
     """
-    now = time.process_time if clock == "cpu" else time.perf_counter
-
-    def seconds(work: Callable[[], Any]) -> float:
-        start = now()
-        work()
-        return now() - start
-
     if warm:
         ours(), peer()
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):
         for side in (0, 1) if number % 2 == 0 else (1, 0):
-            times[side].append(seconds((ours, peer)[side]))
+            times[side].append(seconds((ours, peer)[side], clock))
     return times
 
 
-def line(row: Row) -> str:
+def seconds(work: Callable[[], Any], clock: Literal["cpu", "wall"] = "cpu") -> float:
+    """Seconds of one call, see `Row.clock`."""
+    now = time.process_time if clock == "cpu" else time.perf_counter
+    start = now()
+    work()
+    return now() - start
+
+
+class Process(NamedTuple):
+    """What a process took: processor seconds, user and system, and its peak resident memory in GB."""
+
+    status: int
+    seconds: float
+    gigabytes: float
+
+
+def run_process(command: list[str], stderr: int | None = subprocess.DEVNULL, **variables: str) -> Process:
+    """Run a command to its end with further environment variables; what it prints is dropped, errors by default too."""
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=stderr, env=os.environ | variables)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return Process(process.returncode, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e9)
+
+
+def format_row(row: Row) -> str:
     """The row as text: medians, the ratio with its range, the share of the limit."""
     low, high = min(row.ratios), max(row.ratios)
     ours, peer = statistics.median(row.ours), statistics.median(row.peer)
@@ -142,7 +162,7 @@ def line(row: Row) -> str:
     return text
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that `python -m experiments.speed` has and hands on to every script, see `common_words`."""
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: does it run at all?")
     parser.add_argument(
@@ -153,22 +173,24 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def common_words(arguments: argparse.Namespace) -> list[str]:
-    """The arguments of `add_common` as words again."""
+    """The arguments of `add_common_arguments` as words again."""
     folders = {"--data": arguments.data, "--official": arguments.official, "--solo-learn": arguments.solo_learn}
     words = [word for name, folder in folders.items() if folder for word in (name, str(folder))]
     return [*(["--quick"] if arguments.quick else []), *words]
 
 
-def script(measure: Measure, description: str, options: Callable[[argparse.ArgumentParser], Any] | None = None) -> None:
+def run_script(
+    measure: Measure, description: str, options: Callable[[argparse.ArgumentParser], Any] | None = None
+) -> None:
     """The command line of a measurement script.
 
     Args:
-        measure: yields rows; gets the parsed arguments, those of `add_common` among them.
+        measure: yields rows; gets the parsed arguments, those of `add_common_arguments` among them.
         description: the script's docstring.
         options: adds arguments of the script's own; each must have a default that works, as they are not passed on.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common(parser)
+    add_common_arguments(parser)
     parser.add_argument("--rows", type=Path, metavar="FILE", help="write the rows as JSON")
     if options:
         options(parser)
@@ -178,7 +200,7 @@ def script(measure: Measure, description: str, options: Callable[[argparse.Argum
         for row in measure(arguments):
             if isinstance(row, Row):
                 result.rows.append(row)
-                print(line(row), flush=True)
+                print(format_row(row), flush=True)
             else:
                 result.skipped.append(row)
                 print(f"{row.name}: skipped, {row.reason}", flush=True)

@@ -5,12 +5,10 @@ time. Processor seconds of the process, user and system.
 """
 
 import argparse
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 
-from experiments.speed.rows import Row, Skipped, script
+from experiments.speed.rows import Row, Skipped, run_process, run_script
 
 # command -> what it needs before it can compose its settings or list its options; a mistake
 COMMANDS = {
@@ -37,11 +35,11 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
         asked = {"help": ([sys.executable, "-m", command, "--help"], 0)}
         asked["mistake"] = ([sys.executable, "-m", command, mistake], 2)
         # Once untimed, which also says whether the part is installed.
-        status = {name: spent(words)[0] for name, (words, _) in asked.items()}
+        status = {name: run_process(words).status for name, (words, _) in asked.items()}
         times: dict[str, list[float]] = {"help": [], "mistake": [], "peer": []}
         for _ in range(1 if arguments.quick else 3):
             for name, words in (*((name, words) for name, (words, _) in asked.items()), ("peer", peer)):
-                times[name].append(spent(words)[1])
+                times[name].append(run_process(words).seconds)
         for name, (words, expected) in asked.items():
             if status[name] != expected:
                 yield Skipped(f"startup/{command}-{name}", f"it ended with status {status[name]}, not {expected}")
@@ -52,14 +50,5 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
             )  # fmt: skip
 
 
-def spent(command: list[str]) -> tuple[int, float]:
-    """Exit status and processor seconds of a process."""
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, usage.ru_utime + usage.ru_stime
-
-
 if __name__ == "__main__":
-    script(measure, __doc__ or "")
+    run_script(measure, __doc__ or "")

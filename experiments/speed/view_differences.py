@@ -15,11 +15,10 @@ import torch
 import torchvision.transforms.functional as F
 from PIL import Image, ImageFilter
 
-from experiments.speed.views import by_pillow, read_files, recipe
+from experiments.speed.views import as_images, by_pillow, read_files, read_recipe
+from hardware.views import eight_bit_levels
 from pretrain.augment import batched_colour, build_transforms, pixels
 from pretrain.augment.fast_views import FastViews
-from pretrain.config import AugmentConfig
-from pretrain.data import Images
 from pretrain.loader import Views
 
 CPU = torch.device("cpu")
@@ -93,19 +92,13 @@ def operations(images: list[Image.Image]) -> None:
 
 def whole(files: list[bytes], name: str) -> None:
     """One row a recipe: two views of each image."""
-    config = recipe(name)
-    images = Images("speed", "train", [""] * len(files), [0] * len(files), ["a"], files.__getitem__)
-    expected = levels(Views(images, build_transforms(config, 2), 0, False), config)
-    found = [levels(FastViews(images, config, 2, 0, False, batched), config) for batched in (False, True)]
+    config = read_recipe(name)
+    images = as_images(files)
+    expected = eight_bit_levels(Views(images, build_transforms(config, 2), 0, False), CPU, config)
+    found = [
+        eight_bit_levels(FastViews(images, config, 2, 0, False, batched), CPU, config) for batched in (False, True)
+    ]
     print(line(f"whole views: {name}", *([gap(a, b) for a, b in zip(side, expected, strict=True)] for side in found)))
-
-
-def levels(views: Views, config: AugmentConfig) -> list[Any]:
-    """Views in 8-bit levels."""
-    samples = [sample[0] for sample in views.__getitems__([(0, i) for i in range(len(views))])]
-    finished = views.finish([torch.stack(tensors) for tensors in zip(*samples, strict=True)], CPU)
-    mean, std = torch.tensor(config.mean)[:, None, None], torch.tensor(config.std)[:, None, None]
-    return [((view * std + mean) * 255).numpy() for batch in finished for view in batch]
 
 
 def main() -> None:

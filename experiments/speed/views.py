@@ -11,8 +11,6 @@ import argparse
 import importlib
 import importlib.util
 import io
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -30,8 +28,9 @@ from torchvision import io as torchvision_io
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from experiments.speed.rows import Row, Skipped, alternate, script
-from hardware.peak_rates import decode_rate
+from benchmarks.shapes import Settings, generate
+from experiments.speed.rows import Row, Skipped, alternate, run_script
+from hardware.measure_peak_rates import decode_rate
 from hardware.section import OFFICIAL
 from pretrain import augment
 from pretrain.augment import build_transforms
@@ -44,7 +43,7 @@ CPU = torch.device("cpu")
 BATCH = 32
 
 
-def recipe(name: str) -> AugmentConfig:
+def read_recipe(name: str) -> AugmentConfig:
     """A recipe of pretrain/augment."""
     settings = yaml.safe_load((Path(augment.__file__).parent / f"{name}.yaml").read_text())
     del settings["defaults"]
@@ -59,18 +58,20 @@ def read_files(data: Path | None, count: int) -> list[bytes]:
             raise SystemExit(f"{data}: no VOC2007/JPEGImages/*.jpg; leave --data out to generate scenes")
         return [path.read_bytes() for path in paths[:: max(1, len(paths) // count)][:count]]
     with tempfile.TemporaryDirectory() as folder:
-        sizes = {"--voc07": count, "--voc07-test": 2, "--voc12": 2, "--coco": 2, "--coco-val": 2, "--images": 2}
-        options = [str(word) for pair in (sizes | {"--val-images": 2, "--scene-size": 400}).items() for word in pair]
-        command = [sys.executable, "-m", "benchmarks.shapes", folder, *options]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        paths = sorted((Path(folder) / "VOC2007" / "JPEGImages").glob("*.jpg"))
+        root, least = Path(folder) / "generated", {"voc07_test": 2, "voc12": 2, "coco": 2, "coco_val": 2}
+        generate(root, Settings(images=2, val_images=2, voc07=count, scene_size=400, **least))
+        paths = sorted((root / "VOC2007" / "JPEGImages").glob("*.jpg"))
         return [path.read_bytes() for path in paths[:count]]
 
 
-def ours(files: list[bytes], config: AugmentConfig, colour: bool = True) -> Callable[[], Any]:
+def as_images(files: list[bytes]) -> Images:
+    """The files as a training split of one class."""
+    return Images("speed", "train", [""] * len(files), [0] * len(files), ["a"], files.__getitem__)
+
+
+def fast_views(files: list[bytes], config: AugmentConfig, colour: bool = True) -> Callable[[], Any]:
     """All files through the fast pipeline; without `colour`, what is left to the processor beside a GPU."""
-    images = Images("speed", "train", [""] * len(files), [0] * len(files), ["a"], files.__getitem__)
-    views = FastViews(images, config, 2, 0, False, batched=not colour)
+    views = FastViews(as_images(files), config, 2, 0, False, batched=not colour)
 
     def work() -> None:
         for first in range(0, len(files), BATCH):
@@ -81,10 +82,9 @@ def ours(files: list[bytes], config: AugmentConfig, colour: bool = True) -> Call
     return work
 
 
-def reference(files: list[bytes], config: AugmentConfig) -> Callable[[], Any]:
+def reference_views(files: list[bytes], config: AugmentConfig) -> Callable[[], Any]:
     """The same through this project's reference pipeline."""
-    images = Images("speed", "train", [""] * len(files), [0] * len(files), ["a"], files.__getitem__)
-    views = Views(images, build_transforms(config, 2), 0, False)
+    views = Views(as_images(files), build_transforms(config, 2), 0, False)
 
     def work() -> None:
         for first in range(0, len(files), BATCH):
@@ -93,7 +93,9 @@ def reference(files: list[bytes], config: AugmentConfig) -> Callable[[], Any]:
     return work
 
 
-def by_transform(files: list[bytes], decode: Callable[[bytes], Any], view: Callable[[Any], Any]) -> Callable[[], Any]:
+def transformed_views(
+    files: list[bytes], decode: Callable[[bytes], Any], view: Callable[[Any], Any]
+) -> Callable[[], Any]:
     """Decode once, transform twice, collate as torch's DataLoader does."""
 
     def two(content: bytes) -> list[Any]:
@@ -107,7 +109,7 @@ def by_transform(files: list[bytes], decode: Callable[[bytes], Any], view: Calla
     return work
 
 
-def each(files: list[bytes], decode: Callable[[bytes], Any]) -> Callable[[], Any]:
+def decode_all(files: list[bytes], decode: Callable[[bytes], Any]) -> Callable[[], Any]:
     """Decode all files."""
     return lambda: [decode(content) for content in files]
 
@@ -128,7 +130,7 @@ def by_opencv(content: bytes) -> Any:
     return cv2.imdecode(numpy.frombuffer(content, numpy.uint8), cv2.IMREAD_COLOR_RGB)
 
 
-def official(folder: Path) -> Callable[[Any], Any]:
+def official_transform(folder: Path) -> Callable[[Any], Any]:
     """The augmentation of main_simsiam.py with the blur of its simsiam/loader.py."""
     path = folder / "simsiam" / "loader.py"
     spec = importlib.util.spec_from_file_location("official_loader", path)
@@ -149,7 +151,7 @@ def official(folder: Path) -> Callable[[Any], Any]:
     )
 
 
-def torchvision_v2() -> Callable[[Any], Any]:
+def torchvision_v2_transform() -> Callable[[Any], Any]:
     """The same views by torchvision's second interface on 8-bit tensors. Its blur and its hue differ from Pillow's."""
     return v2.Compose(
         [
@@ -164,7 +166,7 @@ def torchvision_v2() -> Callable[[Any], Any]:
     )
 
 
-def kornia() -> Callable[[Any], Any]:
+def kornia_transform() -> Callable[[Any], Any]:
     """The same views by Kornia on float tensors, an image at a time, since photographs differ in size."""
     K: Any = importlib.import_module("kornia.augmentation")
     chain = K.AugmentationSequential(
@@ -185,7 +187,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
     count, rounds = (8, 2) if arguments.quick else (96, 5)
     files = read_files(arguments.data, count)
     place = "VOC 2007 photographs" if arguments.data else "generated scenes of 400 pixels"
-    config = recipe("simsiam")
+    config = read_recipe("simsiam")
     limit = decode_rate(files)
     libraries = f"torchvision {version('torchvision')}, Pillow {version('pillow')}"
 
@@ -195,27 +197,31 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
         return Row(name, title, "images/s", True, fast, slow, peer, "cpu", limit, "decoding alone (Pillow)", **more)
 
     if arguments.official:
-        peer, name = by_transform(files, by_pillow, official(arguments.official)), f"{OFFICIAL} ({libraries})"
+        peer, name = (
+            transformed_views(files, by_pillow, official_transform(arguments.official)),
+            f"{OFFICIAL} ({libraries})",
+        )
     else:
-        peer, name = reference(files, config), f"its transforms, {libraries}"
+        peer, name = reference_views(files, config), f"its transforms, {libraries}"
     two = f"two SimSiam views of 224 px, {place}"
-    yield row("views/cpu", f"{two}, on one core", ours(files, config), peer, name, goal=2.5)
+    yield row("views/cpu", f"{two}, on one core", fast_views(files, config), peer, name, goal=2.5)
     yield row(
-        "views/beside-gpu", f"{two}: one core's part when a GPU does the colour", ours(files, config, False), peer,
-        name, goal=4.0,
+        "views/beside-gpu", f"{two}: one core's part when a GPU does the colour", fast_views(files, config, False),
+        peer, name, goal=4.0,
     )  # fmt: skip
     for other in () if arguments.quick else ("simclr", "byol", "swav", "supervised"):
-        mine, theirs = ours(files, recipe(other)), reference(files, recipe(other))
+        mine, theirs = fast_views(files, read_recipe(other)), reference_views(files, read_recipe(other))
         yield row(
             f"views/{other}", f"two views by the recipe {other}, {place}", mine, theirs, f"reference, {libraries}"
         )
     yield row(
-        "views/torchvision-v2", two, ours(files, config), by_transform(files, by_torchvision, torchvision_v2()),
+        "views/torchvision-v2", two, fast_views(files, config),
+        transformed_views(files, by_torchvision, torchvision_v2_transform()),
         f"torchvision {version('torchvision')} v2 on tensors", note="its blur and hue differ from the official ones",
     )  # fmt: skip
     if importlib.util.find_spec("kornia"):
-        chain = by_transform(files, by_torchvision, kornia())
-        yield row("views/kornia", two, ours(files, config), chain, f"Kornia {version('kornia')}")
+        chain = transformed_views(files, by_torchvision, kornia_transform())
+        yield row("views/kornia", two, fast_views(files, config), chain, f"Kornia {version('kornia')}")
     else:
         yield Skipped("views/kornia", "Kornia is not installed; pip install kornia")
     everyone: dict[str, Callable[[bytes], Any]] = {"pillow": by_pillow, "torchvision": by_torchvision}
@@ -225,9 +231,13 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
     for other, decode in everyone.items():
         title = f"decoding alone, {place}, by OpenCV {cv2.__version__}"
         yield row(
-            f"views/decode-{other}", title, each(files, by_opencv), each(files, decode), f"{other} {version(other)}"
+            f"views/decode-{other}",
+            title,
+            decode_all(files, by_opencv),
+            decode_all(files, decode),
+            f"{other} {version(other)}",
         )
 
 
 if __name__ == "__main__":
-    script(measure, __doc__ or "")
+    run_script(measure, __doc__ or "")

@@ -120,7 +120,7 @@ def test_the_page_says_what_was_left_out_and_where_it_was_measured(tmp_path: Pat
 def test_every_script_is_in_the_list(root: Path) -> None:
     done = run("--help", root=root)
     names = [line.split()[0] for line in done.stdout.splitlines() if ": " in line or line.startswith("  ")]
-    scripts = {p.stem for p in (root / "experiments/speed").glob("*.py") if "    script(measure, " in p.read_text()}
+    scripts = {p.stem for p in (root / "experiments/speed").glob("*.py") if "    run_script(measure, " in p.read_text()}
     assert scripts and scripts <= set(names), scripts - set(names)
 
 
@@ -149,9 +149,7 @@ def test_what_is_measured_again_replaces_its_rows_and_leaves_the_others(
     assert names
     # From here on with rows that are given.
     monkeypatch.setattr(speed, "run", lambda name, words: Result([row(name, 3.0) for name in names]))
-    # A process that has imported PyTorch describes itself otherwise.
-    monkeypatch.setattr(speed, "describe_environment", lambda: first["environment"])
-    monkeypatch.setattr(speed, "_machine", dict)
+    monkeypatch.setattr(speed, "describe_machine", lambda: first["environment"])
     monkeypatch.setattr(sys, "argv", ["speed", *words])
 
     def commands() -> dict[str, object]:

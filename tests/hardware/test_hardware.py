@@ -96,7 +96,7 @@ def test_the_page_escapes_what_it_shows() -> None:
         "python": "3",
         "packages": {},
     }
-    section = Section("a", "A", [Figure("<i>", 3.0, limit=2.0)]).plain()
+    section = Section("a", "A", [Figure("<i>", 3.0, limit=2.0)]).as_dict()
     document = {"machine": machine, "sections": [section], "seconds": 1.0, "date": "d", "command": "c"}
     page = html_page(document)
     assert "<b>x</b>" not in page and "<i>" not in page and 'class="bad"' in page

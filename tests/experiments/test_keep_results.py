@@ -14,7 +14,7 @@ from benchmarks.report.table_formats import markdown
 from benchmarks.results.records import find, records_of
 from benchmarks.results.table_results import table_results
 from benchmarks.workflow.run_graph import read_plan
-from experiments.archive import ABSOLUTE, MAX_BYTES, store
+from experiments.keep_results import ABSOLUTE, MAX_BYTES, keep_results
 from runs.errors import UserError
 from runs.files import write_json
 from runs.metrics_log import read_log
@@ -32,7 +32,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_report_can_be_written_again(run: Path) -> None:
     plan, target = read_plan(run), Path("results/mini")
-    written = store(plan, target)
+    written = keep_results(plan, target)
     assert sum(written.values()) < 400_000
     assert {path.suffix for path in written} == {"", ".json", ".jsonl", ".md", ".tex", ".csv"}
     report([run], run)
@@ -42,7 +42,7 @@ def test_the_report_can_be_written_again(run: Path) -> None:
     assert "Training loss" in page and "precision over recall" in page
     # A second copy replaces the first, what has gone included.
     (target / "old.txt").write_text("")
-    assert store(plan, target) == written and not (target / "old.txt").exists()
+    assert keep_results(plan, target) == written and not (target / "old.txt").exists()
 
 
 def test_a_long_log_is_thinned_and_keeps_its_knn(run: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_long_log_is_thinned_and_keeps_its_knn(run: Path) -> None:
         for step in range(10_000):
             more = {"knn_top1": 1.0} if step % 1999 == 0 else {"loss": -0.5, "data_wait": 0.1}
             file.write(json.dumps({"step": step, **more}) + "\n")
-    store(plan, Path("kept"))
+    keep_results(plan, Path("kept"))
     rows = list(read_log(Path("kept") / folder.relative_to(run) / "metrics.jsonl"))
     assert [row["step"] for row in rows if "knn_top1" in row] == [0, 1999, 3998, 5997, 7996, 9995]
     assert 200 <= len(rows) <= 410 and not any("data_wait" in row for row in rows)
@@ -63,26 +63,26 @@ def test_what_cannot_be_kept_is_one_line(run: Path) -> None:
     Path("letters").mkdir()
     Path("letters/to_mother.txt").write_text("dear")
     with pytest.raises(UserError, match="letters: was not written by"):
-        store(plan, Path("letters"))
+        keep_results(plan, Path("letters"))
     with pytest.raises(UserError, match="was not written by"):
-        store(plan, run)
+        keep_results(plan, run)
     with pytest.raises(UserError, match="holds the run itself or lies in it"):
-        store(plan, run / "copy")
+        keep_results(plan, run / "copy")
     # The arguments exchanged: what was kept is a run too, and the run is nothing that keep has written.
-    store(plan, Path("kept"))
+    keep_results(plan, Path("kept"))
     before = sorted(run.rglob("*"))
     for target in (run, run.parent, Path("letters/to_mother.txt")):
         with pytest.raises(UserError, match=r"was not written by|is no folder"):
-            store(read_plan("kept"), target)
+            keep_results(read_plan("kept"), target)
     assert sorted(run.rglob("*")) == before
     with pytest.raises(UserError, match="kept: has the records of the mini scale, not of photos"):
-        store(dataclasses.replace(plan, scale="photos"), Path("kept"))
+        keep_results(dataclasses.replace(plan, scale="photos"), Path("kept"))
     shutil.rmtree("kept")
     body = json.loads((run / "plan.json").read_text())
     body["command"] = "python -m benchmarks run table4 --data imagenet=/data/imagenet"
     write_json(run / "plan.json", body)
     with pytest.raises(UserError, match=r"plan\.json: names /data/imagenet, a path of this machine"):
-        store(read_plan(run), Path("kept"))
+        keep_results(read_plan(run), Path("kept"))
     assert not Path("kept").exists() and not Path(".kept.partial").exists()
 
 

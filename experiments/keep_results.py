@@ -1,4 +1,4 @@
-"""`python -m experiments.archive FOLDER DIR`: what the tables of a run rest on, small enough for this repository.
+"""`python -m experiments.keep_results FOLDER DIR`: what the tables of a run rest on, small enough for this repository.
 
 That is the plan, every run's record and how long its command took, what the curves of pre-training and the gate need,
 and the tables; no checkpoints, detections or pictures. `python -m benchmarks report DIR` writes the report again.
@@ -34,7 +34,7 @@ MAX_BYTES = 8_000_000
 ABSOLUTE = re.compile(r"(?:^|[\s=\[,'\"])((?:/|~/|[A-Za-z]:\\)[^\s/\\]+[/\\][^\s,\]'\"]*)")
 
 
-def store(plan: RunGraph, target: Path) -> dict[Path, int]:
+def keep_results(plan: RunGraph, target: Path) -> dict[Path, int]:
     """Copy what the tables of a run rest on to `target`; what an earlier call has left there goes.
 
     Args:
@@ -127,11 +127,11 @@ def _thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @cli
 def main(argv: list[str] | None = None) -> int:
     """Copy, and say how much."""
-    parser = Parser(prog="python -m experiments.archive", description="copy records and curves, below 8 MB")
+    parser = Parser(prog="python -m experiments.keep_results", description="copy records and curves, below 8 MB")
     parser.add_argument("folder", metavar="FOLDER", help="output folder of `python -m benchmarks run`")
     parser.add_argument("target", type=Path, metavar="DIR", help="e.g. results/mini; an earlier copy there is replaced")
     given = parser.parse_args(argv)
-    written = store(read_plan(given.folder), given.target)
+    written = keep_results(read_plan(given.folder), given.target)
     print(f"{given.target}: {len(written)} files, {sum(written.values()) / 1000:.0f} kB")
     return 0
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 
-def best(work: Callable[[], Any], seconds: float = 0.5, device: str = "cpu") -> float:
+def shortest_time(work: Callable[[], Any], seconds: float = 0.5, device: str = "cpu") -> float:
     """Shortest time of one call among those of `seconds` s, in processor seconds on the CPU, else in wall seconds.
 
     The shortest, since a limit is what nothing else on the machine disturbs. On one thread processor time is wall time.
@@ -36,14 +36,14 @@ def multiply_rate(dtype: torch.dtype = torch.float32, device: str = "cpu") -> fl
     """FLOP/s of a large matrix product, 2 n^3 a product, with the threads that PyTorch has now."""
     n = 8192 if device == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    return 2 * n**3 / best(lambda: a @ b, device=device)
+    return 2 * n**3 / shortest_time(lambda: a @ b, device=device)
 
 
 def bandwidth(device: str = "cpu") -> float:
     """Bytes/s read and written by a copy of 256 MB (more than any cache), with the threads that PyTorch has now."""
     source = torch.zeros(2**26, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / best(lambda: target.copy_(source), device=device)
+    return 2 * source.nbytes / shortest_time(lambda: target.copy_(source), device=device)
 
 
 def decode_rate(files: Sequence[bytes]) -> float:
@@ -53,4 +53,4 @@ def decode_rate(files: Sequence[bytes]) -> float:
         for content in files:
             Image.open(io.BytesIO(content)).convert("RGB")
 
-    return len(files) / best(decode, seconds=2.0)
+    return len(files) / shortest_time(decode, seconds=2.0)
