@@ -1,1 +1,1 @@
-"""What a machine does with this project: every section measures one part of the road and judges it."""
+"""A check of a machine: each section measures one part of the project on it and compares it with a limit."""

@@ -1,6 +1,6 @@
 """`python -m hardware`: does this machine compute what the CPU computes, and how fast is it?
 
-Every section measures one part of the road in a process of its own, so that a failure of one leaves the others.
+Each section measures one part in a process of its own, so that a failure of one does not stop the others.
 """
 
 import argparse
@@ -58,8 +58,12 @@ def main(argv: list[str] | None = None) -> int:
         "--small", action="store_true", help="sizes for a CPU (default there), under 3 minutes on 2 cores"
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="an ImageFolder for the loader (default: generated)")
-    parser.add_argument("--official", type=Path, metavar="CLONE", help="of facebookresearch/simsiam, timed beside")
-    parser.add_argument("--output", type=Path, default=Path("outputs/hardware"), metavar="DIR", help="for the results")
+    parser.add_argument(
+        "--official", type=Path, metavar="CLONE", help="a clone of facebookresearch/simsiam, timed beside ours"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/hardware"), metavar="DIR", help="folder for the results"
+    )
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     unknown = sorted(set(arguments.sections) - set(SECTIONS))

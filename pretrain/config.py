@@ -41,11 +41,11 @@ class DataConfig:
     name: str = MISSING
     """The data set's name, as tables print it."""
     layout: str = choice(MISSING, *LAYOUTS)
-    """How it lies on the disk."""
+    """How it is stored."""
     root: str = path()
     """Its folder."""
     workers: int = number(-1, least=-1)
-    """Processes that load and augment; -1 chooses by the cores at hand. No result depends on it."""
+    """Processes that load and augment; -1 chooses by the number of cores. No result depends on it."""
     cache: bool = False
     """Keep the decoded images in memory."""
     skip_broken: bool = False
@@ -131,7 +131,7 @@ class AugmentConfig:
 
 @dataclass
 class OptimizerConfig:
-    """How weights move."""
+    """How the weights are updated."""
 
     name: str = choice("sgd", "lars", "larc")
     """lars: You et al., arXiv:1708.03888, as SimCLR and BYOL use it; larc: apex's, as SwAV uses it."""
@@ -140,14 +140,14 @@ class OptimizerConfig:
     momentum: float = number(0.9, least=0, most=1)
     weight_decay: float = number(1e-4, least=0)
     exclude_norm_and_bias: bool = False
-    """Spare one-dimensional parameters (biases, norms) weight decay, and LARS and LARC their adaptation too."""
+    """Leave one-dimensional parameters (biases, norms) without weight decay and LARS's or LARC's adaptation."""
     trust: float = number(0.001, least=0)
     """LARS's and LARC's trust coefficient (eta)."""
     warmup_epochs: int = number(0, least=0)
     """Epochs of linear warm-up."""
     warmup_start: float = number(0.0, least=0, most=1)
-    """Learning rate at the start of the warm-up, as a fraction of the peak; of its whole first epoch if set once an
-    `epoch`."""
+    """Learning rate at the start of the warm-up, as a fraction of the peak; with schedule=epoch, that of the
+    whole first epoch."""
     final: float = number(0.0, least=0, most=1)
     """Learning rate at the end of the cosine, as a fraction of the peak."""
     schedule: str = choice("epoch", "step")
@@ -160,7 +160,7 @@ class OptimizerConfig:
 
 @dataclass
 class ProbeConfig:
-    """The linear classifier beside the pre-training."""
+    """The linear classifier that is trained beside the pre-training."""
 
     enabled: bool = False
     """Train one."""
@@ -180,7 +180,7 @@ class CheckpointConfig:
     every_steps: int = number(0, least=0)
     """Steps between checkpoints inside an epoch; 0 for none."""
     keep: int = number(2, least=1)
-    """Newest checkpoints to keep; with two, a damaged newest one costs no run."""
+    """Newest checkpoints to keep; with two, a damaged one does not cost the run."""
     keep_every: int = number(0, least=0)
     """Keep those after every so many epochs as well; 0 for none."""
 

@@ -103,7 +103,7 @@ class Metrics:
 
     def warn(self, collapsed: bool) -> None:
         """Print the verdict, and the numbers that it comes from."""
-        where, numbers = "What is watched", ""
+        where, numbers = "What is monitored", ""
         if collapsed:
             alone = self.monitor.of_z.collapsed_at is None
             bad = self.monitor.prediction if alone else self.monitor.health

@@ -7,7 +7,7 @@ from runs.settings import number
 
 @dataclass
 class MonitorConfig:
-    """What is watched."""
+    """What is monitored."""
 
     every: int = number(10, least=1)
     """Steps between two measurements of the output."""
@@ -17,7 +17,7 @@ class MonitorConfig:
     """A measurement is bad when std * sqrt(d) or `spread`, both 1 for an output spread evenly over the sphere, has
     fallen below this part of its largest value in the run."""
     floor: float = number(0.05, least=0, below=1)
-    """A measurement is bad too when either is below this, also if it never was larger."""
+    """A measurement is also bad when either is below this, even if it never was larger."""
     min_rank: float = number(2.0, least=1)
     """A measurement is bad too when the effective rank is below this: all outputs lie on one line."""
     measures_every: int = number(50, least=0)

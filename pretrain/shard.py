@@ -38,7 +38,7 @@ class ShardConfig:
     images: int = number(1000, least=1)
     """Images a shard: some 100 MB of ImageNet."""
     seed: int = number(0, least=0)
-    """Of the order of the images."""
+    """Seed of the order of the images."""
     output: str = path()
 
     def check(self) -> None:  # noqa: D102

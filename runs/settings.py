@@ -49,20 +49,19 @@ class CommandConfig:
     """Settings of every command that trains or evaluates a network."""
 
     official: bool = False
-    """The official releases' arithmetic, bit for bit, in place of what is equal up to rounding and faster: sets
-    precision and channels_last, and where there are such augment.pipeline and optimizer.fused, of which one that is
-    given stays as given."""
+    """Compute as the official releases do, bit for bit, instead of faster and equal up to rounding: sets precision,
+    channels_last and, where they exist, augment.pipeline and optimizer.fused; one that is given stays as given."""
     seed: int = number(0, least=0)
     output: str = path()
     """The run's folder."""
     device: str = choice("auto", "cpu", "cuda")
     precision: str = choice("auto", "fp32", "pytorch", "tf32", "bf16")
-    """auto: tf32 on a GPU, fp32 on a CPU; pytorch: PyTorch's default, which the releases leave: fp32, on a GPU with
-    TF32 convolutions; tf32: fp32 with TF32 products and convolutions; bf16: mixed precision."""
+    """auto: tf32 on a GPU, fp32 on a CPU; pytorch: PyTorch's default, as in the releases: fp32, with TF32 convolutions
+    on a GPU; tf32: fp32 with TF32 products and convolutions; bf16: mixed precision."""
     channels_last: bool = True
-    """Lay images out with channels last, which convolutions are faster on."""
+    """Store images with channels last, which makes convolutions faster."""
     threads: int = number(0, least=0, most=1024)
-    """PyTorch's threads on the CPU; 0 leaves its choice."""
+    """PyTorch's threads on the CPU; 0 lets PyTorch choose."""
 
 
 # What Hydra itself understands besides `key=value`.

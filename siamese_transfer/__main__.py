@@ -33,7 +33,7 @@ COMMANDS = {
     "pretrain": Command("pretrain", "pre-train a ResNet: method=simsiam data=imagenet data.root=DIR", hydra=True),
     "linear": Command("pretrain.linear", "linear evaluation on frozen features: checkpoint=FILE", hydra=True),
     "knn": Command("pretrain.knn", "weighted kNN on frozen features: checkpoint=FILE", hydra=True),
-    "collapse": Command("pretrain.collapse", "look at a checkpoint's features for collapse", hydra=True),
+    "collapse": Command("pretrain.collapse", "measure whether a checkpoint's features have collapsed", hydra=True),
     "shard": Command("pretrain.shard", "pack images into tar files for fast reading", hydra=True),
     "images": Command("pretrain.check_data", "check an image data set before pre-training: data.root=DIR", hydra=True),
     "inspect": Command("converters", "say what a checkpoint is; writes nothing", ("inspect",)),
@@ -46,11 +46,11 @@ COMMANDS = {
     "plan": Command("benchmarks", "what a run would do: runs, commands, time, disk", ("plan",)),
     "run": Command("benchmarks", "run what tables need and print them: run table4 --scale mini", ("run",)),
     "report": Command("benchmarks", "write one HTML page from results", ("report",)),
-    "evaluate": Command("benchmarks", "any ResNet checkpoint to a row of the tables", ("evaluate",)),
+    "evaluate": Command("benchmarks", "measure any ResNet checkpoint: a row of the tables", ("evaluate",)),
     "gate": Command("benchmarks", "compare results with a baseline: 0 within noise, 1 a drop", ("gate",)),
     "doctor": Command("benchmarks", "check the installation, the devices and the data sets", ("doctor",)),
     "validate": Command("siamese_transfer.validate", "say what is wrong with a plug-in's file, a table or a scale"),
-    "hardware": Command("hardware", "what this machine computes, against the CPU, and how fast"),
+    "hardware": Command("hardware", "check what this machine computes, against the CPU, and how fast"),
     "completion": Command("siamese_transfer.completion", "print shell completion: bash, zsh or fish"),
     "detectron2": Command("siamese_transfer.detectron2", "print the folder from which pip installs Detectron2"),
 }
@@ -94,7 +94,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            f"{NAME} COMMAND --help explains one. Exit status: 0 done, 2 bad input, one line on standard error.",
+            f"{NAME} COMMAND --help explains one. Exit status: 0 done; 2 bad input, one line on stderr says which.",
         ]
     )
 

@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 2 and one line for what is wrong."""
     parser = Parser(prog="python -m siamese_transfer.validate", description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of `pretrain`, for a method, views or data")
+    parser.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="settings of `pretrain` to check a method, views or data with"
+    )
     arguments = parser.parse_args(argv)
     path = arguments.file.absolute()
     if not path.is_file():

@@ -31,7 +31,7 @@ class DataFolder:
 
 @dataclass
 class DataConfig(DataFolder):
-    """Which of them to train on, and which to report on."""
+    """Which images to train on, and which to report on."""
 
     train: list[str] = field(default_factory=list)
     """Names of the training splits, e.g. [voc_2007_train]; empty: the recipe's."""
@@ -49,7 +49,7 @@ class DataConfig(DataFolder):
 
 @dataclass
 class SearchConfig:
-    """Choice of the learning rate, on a part of the training split; the split that is reported on has no say."""
+    """Choice of the learning rate, on a part of the training split; the split that is reported on plays no part."""
 
     enabled: bool = False
     rates: list[float] = number(list, above=0)
@@ -69,7 +69,7 @@ class TransferConfig(CommandConfig):
     weights: str = path()
     """The .pkl of `python -m converters detectron2` (or another in Detectron2's names), or `scratch`."""
     arch: str = "resnet50"
-    """The network of weights=scratch; a file says itself what it holds."""
+    """The network for weights=scratch; a file says which one it holds."""
     recipe: str = path("")
     """Name of a file in transfer/recipes, or path of a Detectron2 YAML; empty: the task's."""
     # The flag lets keys be given that are not in the (empty) default; Detectron2 then checks their names and types.
@@ -80,7 +80,7 @@ class TransferConfig(CommandConfig):
     """Runs with seeds `seed`, `seed + 1`, …; their mean and standard deviation are recorded."""
     search: SearchConfig = field(default_factory=SearchConfig)
     seed: int = number(0, least=0)
-    """Of initial layers, order of images, augmentation and sampling of regions."""
+    """Seed of the new layers, the order of images, augmentation and sampling of regions."""
     output: str = path("")
     """The run's folder; empty: outputs/transfer/<task>_<weights>_seed<seed>."""
     log_every: int = number(20, least=1)

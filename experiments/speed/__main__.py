@@ -1,6 +1,6 @@
 """`python -m experiments.speed [NAME …]`: every part against its peers, in turn; `compare` finds regressions.
 
-A part's rows stand in the results as soon as it is done. Measured again into the same folder, they are replaced.
+A part's rows are in the results as soon as it is done; measuring it again into the same folder replaces them.
 """
 
 import argparse
@@ -52,7 +52,9 @@ def main() -> int:
         "python -m experiments.speed page A.json PAGE.md: put the table into a page",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure (default: everything)")
-    parser.add_argument("--output", type=Path, default=Path("outputs/speed"), metavar="DIR", help="for the results")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/speed"), metavar="DIR", help="folder for the results"
+    )
     add_common_arguments(parser)
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(SCRIPTS))
