@@ -23,7 +23,7 @@ heading. "No" means that the words were found in no file at that commit, or that
 """
 
 
-def page(data: Mapping[str, Any]) -> str:
+def render_page(data: Mapping[str, Any]) -> str:
     """The text of docs/comparison.md.
 
     Args:
@@ -76,4 +76,4 @@ def _anchor(heading: str) -> str:
 
 if __name__ == "__main__":
     with atomic_write(PAGE, "w") as file:
-        file.write(page(yaml.safe_load(DATA.read_text(encoding="utf-8"))))
+        file.write(render_page(yaml.safe_load(DATA.read_text(encoding="utf-8"))))

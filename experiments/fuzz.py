@@ -68,12 +68,12 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
-def network() -> dict[str, torch.Tensor]:
+def few_weights() -> dict[str, torch.Tensor]:
     """A few tensors with a ResNet's names."""
     return {"module.encoder.conv1.weight": torch.ones(4, 3, 7, 7), "module.encoder.bn1.weight": torch.ones(4)}
 
 
-def samples(folder: Path) -> dict[str, tuple[bytes, str, Callable[[Path], Any]]]:
+def sample_files(folder: Path) -> dict[str, tuple[bytes, str, Callable[[Path], Any]]]:
     """A whole file of every kind, what it is made of, and what reads it once it lies in a folder of its own."""
 
     def written(write: Callable[[Path], Any], name: str) -> bytes:
@@ -98,8 +98,8 @@ def samples(folder: Path) -> dict[str, tuple[bytes, str, Callable[[Path], Any]]]
     )  # fmt: skip
     two = np.arange(2)
     matches = Matches(("1", "2"), ("disc",), two, two * 0, 0.9 - 0.4 * two, np.ones((2, 10), np.int8), two[:, None])
-    archive, plain = io.BytesIO(), pickle.dumps({k: v.numpy() for k, v in network().items()}, protocol=4)
-    torch.save({"epoch": 1, "arch": "resnet50", "state_dict": network(), "optimizer": {"lr": 0.1}}, archive)
+    archive, plain = io.BytesIO(), pickle.dumps({k: v.numpy() for k, v in few_weights().items()}, protocol=4)
+    torch.save({"epoch": 1, "arch": "resnet50", "state_dict": few_weights(), "optimizer": {"lr": 0.1}}, archive)
     write_record(folder, RECORD)
     record = (folder / "result.json").read_bytes()
     measured = measure([str(folder)])
@@ -107,7 +107,7 @@ def samples(folder: Path) -> dict[str, tuple[bytes, str, Callable[[Path], Any]]]
     return {
         "torch": (archive.getvalue(), "zip", read_checkpoint),
         "pickle": (plain, "pickle", read_checkpoint),
-        "safetensors": (save_safetensors(network()), "bytes", read_checkpoint),
+        "safetensors": (save_safetensors(few_weights()), "bytes", read_checkpoint),
         "voc": (VOC.encode(), "text", voc),
         "coco": (json.dumps(COCO).encode(), "json", lambda file: read_coco(file, None, True)),
         "record": (record, "record", read_record),
@@ -204,7 +204,7 @@ def _child(read: Callable[[Path], Any], file: Path, pipe: Any) -> None:
         read(file)
     except UserError as error:
         text = str(error)
-        pipe.send("a line that is none" if not text.isprintable() or len(text) > 20000 else "")
+        pipe.send("not one printable line" if not text.isprintable() or len(text) > 20000 else "")
     except BaseException as error:  # whatever it is, it is a fault
         last = traceback.extract_tb(error.__traceback__)[-1]
         pipe.send(f"{type(error).__name__}: {str(error)[:80]!r} at {Path(last.filename).name}:{last.lineno}")
@@ -216,7 +216,7 @@ def fuzz(reader: str, cases: int, seed: int, keep: Path | None = None) -> Counte
     """Faults of one reader by what they are, empty where there is none.
 
     Args:
-        reader: one of `samples`.
+        reader: one of `sample_files`.
         cases: variants.
         seed: of the variants.
         keep: where a file of each fault is left.
@@ -224,7 +224,7 @@ def fuzz(reader: str, cases: int, seed: int, keep: Path | None = None) -> Counte
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "made").mkdir()
-        data, kind, read = samples(Path(place) / "made")[reader]
+        data, kind, read = sample_files(Path(place) / "made")[reader]
         canary = Path(place) / "canary"
         context = multiprocessing.get_context("fork")
         for case in range(cases):
@@ -261,7 +261,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the files of faults there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        known = list(samples(Path(place)))
+        known = list(sample_files(Path(place)))
     if unknown := set(arguments.readers) - set(known):
         parser.error(f"no reader {', '.join(unknown)}; there are {', '.join(known)}")
     total = 0

@@ -1,4 +1,4 @@
-"""How often does the gate cry wolf, and how small a drop does it see? Simulated detectors, the gate's own decision.
+"""How often does the gate report a drop that is none, and how small a drop does it detect? By simulated detectors.
 
     python -m experiments.gate_error_rates --pairs 200 --images 500 --output outputs/gate.json --figure gate.png
 
@@ -35,25 +35,25 @@ RESAMPLES = 200
 
 
 @dataclass(frozen=True)
-class World:
-    """The test images: objects with boxes and difficulties."""
+class ImageSet:
+    """A test set: objects with boxes and difficulties."""
 
     images: int
     image: NDArray[np.int64]
     category: NDArray[np.int64]
     box: NDArray[np.float64]
-    hardness: NDArray[np.float64]
+    difficulty: NDArray[np.float64]
     seed: int
 
 
-def world(images: int, seed: int) -> World:
-    """A test set."""
+def draw_image_set(images: int, seed: int) -> ImageSet:
+    """A test set drawn at random."""
     random = np.random.default_rng(seed)
     objects = int(OBJECTS_PER_IMAGE * images)
     corner = random.uniform(1, SIZE - 120, size=(objects, 2)).round()
     box = np.concatenate([corner, corner + random.uniform(30, 120, size=(objects, 2)).round()], axis=1)
     classes = random.choice(CLASSES, size=objects, p=_frequencies())
-    return World(images, random.integers(images, size=objects), classes, box, random.normal(size=objects), seed)
+    return ImageSet(images, random.integers(images, size=objects), classes, box, random.normal(size=objects), seed)
 
 
 def _frequencies() -> NDArray[np.float64]:
@@ -62,7 +62,7 @@ def _frequencies() -> NDArray[np.float64]:
     return shares / shares.sum()
 
 
-def detector(scene: World, skill: float | NDArray[np.float64], seed: int) -> Matches:
+def simulate_detector(scene: ImageSet, skill: float | NDArray[np.float64], seed: int) -> Matches:
     """What a detector of a given skill, one for all classes or one each, finds; 1 is about 50 AP."""
     objects, false = len(scene.image), FALSE_PER_IMAGE * scene.images
     skills = np.broadcast_to(np.asarray(skill, np.float64), CLASSES)
@@ -71,7 +71,7 @@ def detector(scene: World, skill: float | NDArray[np.float64], seed: int) -> Mat
     def normal(*shape: int) -> NDArray[np.float64]:
         return SHARED**0.5 * fixed.normal(size=shape) + (1 - SHARED) ** 0.5 * random.normal(size=shape)
 
-    quality = skills[scene.category] - 0.5 * scene.hardness + 0.35 * normal(objects)
+    quality = skills[scene.category] - 0.5 * scene.difficulty + 0.35 * normal(objects)
     seen = quality + 0.3 + 0.7 * normal(objects) > 0
     scatter = np.clip(0.13 * np.exp(-0.7 * quality), 0.01, 0.5)[:, None]
     side = (scene.box[:, 2:] - scene.box[:, :2]).repeat(2, axis=1)
@@ -94,17 +94,17 @@ def detector(scene: World, skill: float | NDArray[np.float64], seed: int) -> Mat
     return match_voc(found, truth)
 
 
-def ap_per_skill() -> tuple[float, float]:
+def ap_and_slope() -> tuple[float, float]:
     """AP at skill 1, and AP points a unit of skill there, on a large test set."""
-    scene = world(20_000, 99)
-    low, middle, high = (average_precision(detector(scene, s, 1))[0, 0] for s in (0.9, 1.0, 1.1))
+    scene = draw_image_set(20_000, 99)
+    low, middle, high = (average_precision(simulate_detector(scene, s, 1))[0, 0] for s in (0.9, 1.0, 1.1))
     return float(middle), float((high - low) / 0.2)
 
 
 def trial_std(trials: int = 12) -> float:
     """Standard deviation of the AP of equal trainings on a set of the size of VOC 2007 test."""
-    scene = world(VOC_IMAGES, 98)
-    return float(np.std([average_precision(detector(scene, 1.0, s))[0, 0] for s in range(trials)], ddof=1))
+    scene = draw_image_set(VOC_IMAGES, 98)
+    return float(np.std([average_precision(simulate_detector(scene, 1.0, s))[0, 0] for s in range(trials)], ddof=1))
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Case:
     classes: int = CLASSES
 
 
-def fails(case: Case, pair: int, points: float) -> bool:
+def gate_fails(case: Case, pair: int, points: float) -> bool:
     """Whether the gate fails on one simulated pair.
 
     Args:
@@ -128,11 +128,11 @@ def fails(case: Case, pair: int, points: float) -> bool:
         pair: its number; each has a test set and trainings of its own.
         points: AP points that a unit of skill is worth.
     """
-    scene = world(case.images, pair)
+    scene = draw_image_set(case.images, pair)
     worse = np.ones(CLASSES)
     worse[CLASSES - case.classes :] -= case.drop / points * CLASSES / case.classes
     before, now = (
-        _measured([detector(scene, skill, 1000 * pair + 10 * t + i) for t in range(case.trials)], case.images)
+        _measured([simulate_detector(scene, skill, 1000 * pair + 10 * t + i) for t in range(case.trials)], case.images)
         for i, skill in enumerate((np.ones(CLASSES), worse))
     )
     return any(line.verdict == "fail" for line in compare_runs({"voc07": before}, {"voc07": now}, 0.0, 2.0, RESAMPLES))
@@ -146,7 +146,7 @@ def _measured(trials: list[Matches], images: int) -> Measured:
     return measured
 
 
-def picture(shares: dict[Case, float]) -> bytes:
+def draw_power(shares: dict[Case, float]) -> bytes:
     """The power: the share of pairs that fail over the true drop in AP, a curve a size, as PNG."""
     from matplotlib.figure import Figure
 
@@ -168,7 +168,7 @@ def picture(shares: dict[Case, float]) -> bytes:
     return buffer.getvalue()
 
 
-def counts(path: Path | None) -> dict[Case, list[int]]:
+def read_counts(path: Path | None) -> dict[Case, list[int]]:
     """Pairs done and pairs failed of every case that a file holds."""
     rows = read_json(path) if path and path.exists() else []
     return {Case(**row["case"]): [row["pairs"], row["failed"]] for row in rows}
@@ -186,16 +186,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="keep the counts, and add to those kept")
     parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw the power of all that is kept")
     arguments = parser.parse_args(argv)
-    level, points = ap_per_skill()
+    level, points = ap_and_slope()
     deviation = f"{trial_std():.2f} AP standard deviation of a trial on {VOC_IMAGES} images (published: 0.2)"
     print(f"simulated detector: {level:.1f} AP, {deviation}")
-    found = counts(arguments.output)
+    found = read_counts(arguments.output)
     for case in (
         Case(i, t, d, arguments.classes) for i in arguments.images for t in arguments.trials for d in arguments.drops
     ):
         done = found.setdefault(case, [0, 0])
         while done[0] < arguments.pairs:
-            done[1] += fails(case, done[0], points)
+            done[1] += gate_fails(case, done[0], points)
             done[0] += 1
             if arguments.output and (done[0] % 20 == 0 or done[0] == arguments.pairs):
                 rows = [{"case": asdict(c), "pairs": pairs, "failed": failed} for c, (pairs, failed) in found.items()]
@@ -205,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{told}: fails {100 * done[1] / done[0]:.1f} % of {done[0]} pairs", flush=True)
     if arguments.figure:
         with atomic_write(arguments.figure) as file:
-            file.write(picture({case: failed / pairs for case, (pairs, failed) in found.items() if pairs}))
+            file.write(draw_power({case: failed / pairs for case, (pairs, failed) in found.items() if pairs}))
     return 0
 
 

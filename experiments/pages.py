@@ -46,7 +46,7 @@ METRICS = {
 }  # fmt: skip
 
 
-def filled_page(text: str, folder: Path, beside: Path, scale: str | None = None) -> str:
+def fill_page(text: str, folder: Path, beside: Path, scale: str | None = None) -> str:
     """Return the page with its blocks written anew; draws the pictures that it shows.
 
     Args:
@@ -74,7 +74,7 @@ def filled_page(text: str, folder: Path, beside: Path, scale: str | None = None)
         words, place = _source(text or "", folder, beside)
         plan, results = found[place]
         if kind == "facts":
-            inside = facts(results.records.values()) + "\n"
+            inside = run_facts(results.records.values()) + "\n"
         elif kind == "curves":
             _draw(plan, words[0], inside, beside)
         else:
@@ -85,7 +85,7 @@ def filled_page(text: str, folder: Path, beside: Path, scale: str | None = None)
             if metrics and not ours:
                 grid = pretraining_grid(result, plan, results.records, metrics)
             else:
-                grid = result_grid(measured(result), notes=False, paper=not ours)
+                grid = result_grid(measured_columns(result), notes=False, paper=not ours)
             inside = markdown(grid)
         return f"{begin}{inside}{end}"
 
@@ -98,7 +98,7 @@ def _source(text: str, folder: Path, beside: Path) -> tuple[list[str], Path]:
     return (words[:-2], beside / words[-1]) if "from" in words[-2:-1] else (words, folder)
 
 
-def measured(result: TableResult) -> TableResult:
+def measured_columns(result: TableResult) -> TableResult:
     """The table without the columns of which nothing was measured; whole if nothing was measured at all."""
     kept = [i for i in range(len(result.table.columns)) if any(line[i].ours for line in result.entries)]
     if not kept:
@@ -109,7 +109,7 @@ def measured(result: TableResult) -> TableResult:
     )
 
 
-def facts(records: Iterable[Record]) -> str:
+def run_facts(records: Iterable[Record]) -> str:
     """How much was computed, on what."""
     records = list(records)
     if not records:
@@ -144,10 +144,10 @@ def _draw(plan: RunGraph, name: str, inside: str, beside: Path) -> None:
     if not charts:
         raise UserError(f"{name}: no run of it has curves; run it first (python -m benchmarks run {name})")
     with atomic_write(beside / shown[1]) as file:
-        file.write(png(charts))
+        file.write(draw_charts(charts))
 
 
-def png(charts: Sequence[Chart]) -> bytes:
+def draw_charts(charts: Sequence[Chart]) -> bytes:
     """Charts side by side as a PNG file, with one legend for them all."""
     from matplotlib.figure import Figure
     from PIL import Image
@@ -197,7 +197,7 @@ def pretraining_grid(
         runs = [records[r] for r in pretrainings(plan, result.table.name, row.id) if r in records]
         said = result.verdicts[i] if result.verdicts else None
         verdict = str(said or ABSENT) + (" in p" if any("prediction" in run.verdict for run in runs) else "")
-        cells = [Cell(preset(row))]
+        cells = [Cell(preset_arguments(row))]
         if accuracy is not None:
             cells += plain_cells([row.values[accuracy]])
         if asked:
@@ -214,7 +214,7 @@ def pretraining_grid(
     return Grid(tuple(("", head) for head in heads), tuple(lines), facts=len(heads) - len(metrics))
 
 
-def preset(row: Row) -> str:
+def preset_arguments(row: Row) -> str:
     """The arguments of a command that make the row."""
     settings = row.pretrain
     if "variant" in settings:
@@ -231,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("page", type=Path, metavar="PAGE.md", help="with blocks <!-- table: NAME --> … <!-- end -->")
     parser.add_argument("--scale", help="of the runs, where several `run` have filled the folder (default: its plan)")
     given = parser.parse_args(argv)
-    text = filled_page(read_bytes(given.page).decode("utf-8"), given.folder, given.page.parent, given.scale)
+    text = fill_page(read_bytes(given.page).decode("utf-8"), given.folder, given.page.parent, given.scale)
     with atomic_write(given.page, "w") as file:
         file.write(text)
     print(given.page)

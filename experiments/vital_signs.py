@@ -55,8 +55,8 @@ def foreign_layer4(weights: Weights, partner: Weights) -> None:
     weights.update({name: partner[name] for name in weights if name.startswith("layer4.")})
 
 
-def layer4_drawn_anew(weights: Weights, _: Weights) -> None:
-    """Layer 4's convolutions drawn anew."""
+def reinitialized_layer4(weights: Weights, _: Weights) -> None:
+    """Layer 4's convolutions initialized again."""
     for name in _convolutions(weights):
         if name.startswith("layer4."):
             weights[name] = torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(1)) * 0.05
@@ -78,8 +78,8 @@ def transposed_kernels(weights: Weights, _: Weights) -> None:
     weights.update({name: weights[name].transpose(2, 3).contiguous() for name in _convolutions(weights)})
 
 
-def turned_kernels(weights: Weights, _: Weights) -> None:
-    """Kernels turned by 180 degrees."""
+def rotated_kernels(weights: Weights, _: Weights) -> None:
+    """Kernels rotated by 180 degrees."""
     weights.update({name: weights[name].flip(2, 3) for name in _convolutions(weights)})
 
 
@@ -127,9 +127,9 @@ def exchanged_blocks(weights: Weights, _: Weights) -> None:
 
 Damage = Callable[[Weights, Weights], None]
 DAMAGES: tuple[Damage, ...] = (
-    exchanged_convolutions, shuffled_convolution, foreign_convolution, foreign_layer4, layer4_drawn_anew,
+    exchanged_convolutions, shuffled_convolution, foreign_convolution, foreign_layer4, reinitialized_layer4,
     transposed_channels, one_transposed, means_and_biases, one_mean_and_bias, scales_and_variances, tiny_convolutions,
-    untrained, turned_kernels, transposed_kernels, blue_and_red, exchanged_blocks,
+    untrained, rotated_kernels, transposed_kernels, blue_and_red, exchanged_blocks,
 )  # fmt: skip
 INPUTS: dict[str, Callable[[InputConvention], InputConvention]] = {
     "Input not normalised": lambda _: UNIT_INPUT,
@@ -142,14 +142,14 @@ INPUTS: dict[str, Callable[[InputConvention], InputConvention]] = {
 }
 
 
-def check(backbone: Backbone, weights: Weights, convention: InputConvention) -> Check:
+def check_weights(backbone: Backbone, weights: Weights, convention: InputConvention) -> Check:
     """The vital signs of these weights, read as `convention` says."""
     return check_vital_signs(build_network(backbone.arch, weights, convention), convention)
 
 
-def table(backbones: list[Backbone]) -> tuple[list[str], dict[str, Counter[str]]]:
+def count_outcomes(backbones: list[Backbone]) -> tuple[list[str], dict[str, Counter[str]]]:
     """(the figures of the networks as they are, outcomes by case)."""
-    intact = [check(each, dict(each.state_dict), each.input).figure for each in backbones]
+    intact = [check_weights(each, dict(each.state_dict), each.input).figure for each in backbones]
     found: dict[str, Counter[str]] = {}
 
     def count(case: str, outcome: Check) -> None:
@@ -164,11 +164,11 @@ def table(backbones: list[Backbone]) -> tuple[list[str], dict[str, Counter[str]]
                 weights = dict(backbone.state_dict)
                 with contextlib.suppress(KeyError):  # a shallow network lacks the layer, or there is no partner
                     damage(weights, partner)
-                    count((damage.__doc__ or "").rstrip("."), check(backbone, weights, backbone.input))
+                    count((damage.__doc__ or "").rstrip("."), check_weights(backbone, weights, backbone.input))
             for name, change in INPUTS.items():
                 # A network without bottlenecks has no 1x1 convolution to take the stride.
                 if not name.startswith("Stride") or "layer1.0.conv3.weight" in backbone.state_dict:
-                    count(name, check(backbone, dict(backbone.state_dict), change(backbone.input)))
+                    count(name, check_weights(backbone, dict(backbone.state_dict), change(backbone.input)))
             bar.update()
     return intact, found
 
@@ -180,8 +180,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="networks as they were trained")
     files = parser.parse_args(arguments).checkpoints
     if len(files) < 2:
-        raise UserError("CHECKPOINT: give two at least, one is the other's stranger")
-    intact, found = table([load_backbone(file) for file in files])
+        raise UserError("CHECKPOINT: give at least two; each lends layers to another")
+    intact, found = count_outcomes([load_backbone(file) for file in files])
     print("\n".join(f"- {file.parent.name or file.name}: {figure}" for file, figure in zip(files, intact, strict=True)))
     print("\n| case | refused | doubtful | passed |\n| --- | --- | --- | --- |")
     for case, outcomes in found.items():

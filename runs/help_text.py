@@ -35,9 +35,7 @@ def help_text(about: str, package: str, config: str, schema: type, arguments: li
     width = min(shutil.get_terminal_size((120, 24)).columns, 120)
     lines = [*textwrap.wrap(sentence[:1].upper() + sentence[1:], width), "", f"  {example.strip('`')}", ""]
     if chosen:
-        lines.append(
-            "Choices, each of which sets a group of settings (below, with the choices shown):"
-        )
+        lines.append("Choices, each of which sets a group of settings (below, with the choices shown):")
         for group, name in chosen.items():
             names = ", ".join(
                 option for option in options(group, ObjectType.CONFIG) if not option.startswith("schema_")

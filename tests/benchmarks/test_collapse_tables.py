@@ -16,7 +16,7 @@ from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
 from benchmarks.workflow.run_graph import RunGraph
-from experiments.pages import filled_page
+from experiments.pages import fill_page
 from runs.errors import UserError
 from runs.record import Dataset, Record, Subject, write_record
 from tests.benchmarks.conftest import report
@@ -141,10 +141,10 @@ def test_the_curves_become_a_picture(table: str, row: str, tmp_path: Path) -> No
     finish(p, row, [True] * 3)
     p.write()
     text = f"<!-- curves: collapse/{table} -->\n![a](images/a.png)\n<!-- end -->\n"
-    assert filled_page(text, tmp_path, tmp_path) == text
+    assert fill_page(text, tmp_path, tmp_path) == text
     assert (tmp_path / "images" / "a.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(UserError, match="no run of it has curves"):
-        filled_page(text.replace(f"collapse/{table}", "figure2"), tmp_path, tmp_path)
+        fill_page(text.replace(f"collapse/{table}", "figure2"), tmp_path, tmp_path)
 
 
 def test_the_papers_numbers_are_drawn_with_ours() -> None:

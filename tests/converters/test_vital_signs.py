@@ -49,7 +49,7 @@ def partner() -> Weights:
 
 @pytest.mark.parametrize(
     "damage",
-    [cases.exchanged_convolutions, cases.shuffled_convolution, cases.foreign_convolution, cases.layer4_drawn_anew,
+    [cases.exchanged_convolutions, cases.shuffled_convolution, cases.foreign_convolution, cases.reinitialized_layer4,
      cases.transposed_channels, cases.means_and_biases, cases.scales_and_variances, cases.tiny_convolutions,
      cases.untrained],
 )  # fmt: skip

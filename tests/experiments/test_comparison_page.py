@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.comparison_page import DATA, GRADES, PAGE, ROOT, page
+from experiments.comparison_page import DATA, GRADES, PAGE, ROOT, render_page
 
 FEATURES = yaml.safe_load(DATA.read_text(encoding="utf-8"))
 CELLS = [(f["name"], key, f.get(key)) for f in FEATURES["features"] for key in FEATURES["projects"]]
 
 
 def test_the_page_is_what_the_data_say() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(FEATURES)
+    assert PAGE.read_text(encoding="utf-8") == render_page(FEATURES)
 
 
 @pytest.mark.parametrize(("feature", "key", "cell"), CELLS, ids=[f"{feature}-{key}" for feature, key, _ in CELLS])

@@ -27,7 +27,7 @@ def test_a_fault_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(file: Path) -> None:
         raise KeyError("a reader's own")
 
-    monkeypatch.setattr("experiments.fuzz.samples", lambda folder: {"x": (b"0" * 50, "bytes", broken)})
+    monkeypatch.setattr("experiments.fuzz.sample_files", lambda folder: {"x": (b"0" * 50, "bytes", broken)})
     [(fault, count)] = fuzz("x", cases=2, seed=0).items()
     assert count == 2 and fault.startswith("KeyError")
 
