@@ -171,7 +171,7 @@ def test_the_table_of_the_docs_counts_every_case_once_a_network(
     for seed in range(2):
         torch.save(layouts.tensors(layouts.trained(ARCH, seed)), tmp_path / f"{seed}.pth")
         backbones.append(load_backbone(tmp_path / f"{seed}.pth"))
-    intact, found = cases.table(backbones)
+    intact, found = cases.count_outcomes(backbones)
     assert len(intact) == 2 and len(found) == 2 + len(cases.INPUTS)
     assert all(outcomes.total() == 2 for outcomes in found.values())
     assert not found["One convolution of another network"]["passed"]
