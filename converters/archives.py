@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -17,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from runs.errors import UserError, from_os_error
+from runs.errors import UserError
+from runs.files import read_bytes
 
 # Trained weights shrink by a tenth or two; an expansion beyond this is a bomb, not a checkpoint.
 MAX_EXPANSION = 16
@@ -71,8 +73,6 @@ def check_regular(path: Path) -> None:
         raise UserError(f"{path}: no regular file (a device, pipe or socket); give a checkpoint file")
     if status.st_size == 0:
         raise UserError(f"{path}: the file is empty; fetch or write it again")
-    if not os.access(path, os.R_OK):
-        raise UserError(f"{path}: permission denied; change its permissions")
     if path.suffix == ".distcp":
         raise UserError(f"{path}: one part of a sharded checkpoint of torch.distributed; join it with `{_DCP}`")
 
@@ -83,10 +83,7 @@ def read_with_sha256(path: Path) -> tuple[bytes, str]:
     The file is opened once and read once, so another file under its name, or a change in it, never mixes two contents.
     """
     check_regular(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise from_os_error(error) from error
+    data = read_bytes(path, sys.maxsize)
     return data, hashlib.sha256(data).hexdigest()
 
 
@@ -163,8 +160,8 @@ def _read(source: IO[bytes], limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def zip_directory(data: bytes) -> list[zipfile.ZipInfo]:
-    """The entries of a zip whose directory is sound: unique names, no encryption, sizes that the file can hold.
+def open_zip(data: bytes) -> zipfile.ZipFile:
+    """A zip whose directory is sound: unique names, no encryption, sizes that the file can hold.
 
     Raises:
         UserError: the archive is damaged, its parts disagree, or it claims more than `MAX_EXPANSION` times its size.
@@ -178,7 +175,8 @@ def zip_directory(data: bytes) -> list[zipfile.ZipInfo]:
         raise UserError("damaged archive (an entry occurs twice); fetch or write it again")
     if any(entry.flag_bits & 0x1 for entry in entries):
         raise UserError("an encrypted archive; decrypt it first")
-    if sum(entry.file_size for entry in entries) > MAX_EXPANSION * len(data) + SLACK:
+    packed, unpacked = (sum(getattr(e, size) for e in entries) for size in ("compress_size", "file_size"))
+    if packed > len(data) or unpacked > MAX_EXPANSION * len(data) + SLACK:
         raise UserError("the archive claims to hold more than it can, as bombs do; fetch it again")
     # The end record: a number of entries, the directory's size and its place (APPNOTE.TXT 4.3.16; 0xFFFF… in zip64).
     end = data.rindex(b"PK\x05\x06")
@@ -186,37 +184,4 @@ def zip_directory(data: bytes) -> list[zipfile.ZipInfo]:
     wrong = count not in (len(entries), 0xFFFF) or place not in (archive.start_dir, 0xFFFFFFFF)
     if wrong or (size != 0xFFFFFFFF and not 0 <= end - place - size <= 76):
         raise UserError("damaged archive (its end record disagrees with its directory); fetch or write it again")
-    return entries
-
-
-def read_zip_entries(data: bytes, entries: list[zipfile.ZipInfo]) -> tuple[dict[str, memoryview], str]:
-    """The entries of PyTorch's archive by name, which are never compressed or copied, and what their checksums say.
-
-    Raises:
-        UserError: entries are compressed, overlap, reach beyond the file, or differ from their CRC-32.
-    """
-    found: dict[str, memoryview] = {}
-    view, free = memoryview(data), 0
-    # torch.serialization.set_crc32_options(False) writes zeros.
-    summed = any(entry.CRC for entry in entries)
-    for entry in sorted(entries, key=lambda entry: entry.header_offset):
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise UserError("a PyTorch archive with compressed entries, which PyTorch never writes; save it again")
-        header = data[entry.header_offset : entry.header_offset + 30]
-        name, extra = struct.unpack("<HH", header[26:30]) if header[:4] == b"PK\x03\x04" else (0, 0)
-        begin = entry.header_offset + 30 + name + extra
-        size = entry.file_size
-        same = data[entry.header_offset + 30 : begin - extra] == entry.orig_filename.encode()
-        if not same or entry.header_offset < free or begin + size > len(data) or size != entry.compress_size:
-            raise UserError(f"damaged archive ({entry.filename} is not where the directory says); fetch it again")
-        free = begin + size
-        found[entry.filename] = view[begin:free]
-        if summed and zlib.crc32(found[entry.filename]) != entry.CRC:
-            raise UserError(f"{entry.filename}: differs from its CRC-32; the file is damaged, fetch or write it again")
-    return found, f"CRC-32 of {len(found)} parts" if summed else "no checksum in this file"
-
-
-def check_zip(path: Path) -> None:
-    """Raise UserError unless every part of an archive that torch.save wrote has its CRC-32; OSError as `open` does."""
-    data = path.read_bytes()
-    read_zip_entries(data, zip_directory(data))
+    return archive

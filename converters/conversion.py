@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from converters.architecture import Architecture, parse
+from converters.architecture import Architecture
 from converters.checks import Check
-from converters.fetching import fetch
 from converters.loading import load_backbone
 from converters.naming_schemes import to_detectron2
 from converters.proof import TOLERANCE, check_detectron2_features
@@ -47,10 +46,9 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
     Raises:
         UserError: see `loading.load_backbone`; also where the features differ.
     """
-    path = fetch(path)
     backbone = load_backbone(path, **choice)
-    arch = parse(backbone.arch)
-    report = Report(path, backbone, list(backbone.checks))
+    arch, network = backbone.architecture, backbone.network()
+    report = Report(backbone, list(backbone.checks))
     stride = backbone.input.stride_in_1x1 and arch.bottleneck
     report.obstacles = {
         "detectron2": detectron2_obstacle(arch),
@@ -59,15 +57,15 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
         else "",
     }
     if not report.obstacles["detectron2"]:
-        report.checks += check_detectron2_features(arch, backbone.state_dict, backbone.input)
+        report.checks += check_detectron2_features(network, arch, backbone.input.stride_in_1x1)
     if unchecked:
         report.checks.append(Check("vital signs", True, "not checked, --unchecked"))
     else:
         pictures = read_images(images) if images else None
-        report.checks.append(check_vital_signs(backbone.network(), backbone.input, pictures, backbone.batches))
+        report.checks.append(check_vital_signs(network, backbone.input, pictures, backbone.batches))
     for check in report.checks:
         if not check.passed:
-            raise UserError(f"{path}: {check.name}: {check.figure}; {check.remedy}")
+            raise UserError(f"{backbone.path}: {check.name}: {check.figure}; {check.remedy}")
     return report
 
 
@@ -91,7 +89,7 @@ def convert(path: str | Path, output: str | Path, target: str | None = None, **c
         raise UserError(f"{output}: is the checkpoint itself; choose another name for the output")
     report = inspect(path, **choice)
     if report.obstacles[target]:
-        raise UserError(f"{report.path}: {report.obstacles[target]}")
+        raise UserError(f"{report.backbone.path}: {report.obstacles[target]}")
     state_dict, source = report.backbone.state_dict, provenance(report)
     content: dict[str, Any]
     with atomic_write(output) as file:
@@ -112,12 +110,12 @@ def convert(path: str | Path, output: str | Path, target: str | None = None, **c
 def provenance(report: Report) -> dict[str, Any]:
     """Where the weights come from and what was proved; plain values for the file."""
     backbone = report.backbone
-    subject = subject_beside(report.path, backbone.source_sha256)
+    subject = subject_beside(backbone.path, backbone.source_sha256)
     return {
         **backbone.facts(),
-        "source": report.path.name,
+        "source": backbone.path.name,
         "subject": asdict(subject) if subject else {},
         "digest": tensor_digest(backbone.state_dict),
-        "resnets": parse(backbone.arch).detectron2_settings(backbone.input.stride_in_1x1),
+        "resnets": backbone.architecture.detectron2_settings(backbone.input.stride_in_1x1),
         "proof": {"tolerance": TOLERANCE, "checks": {check.name: check.figure for check in report.checks}},
     }

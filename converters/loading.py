@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from converters.architecture import parse
+from converters.architecture import Architecture, parse
 from converters.checks import Check, check_tensors
 from converters.fetching import fetch
 from converters.naming_schemes import plain_path
@@ -30,7 +30,8 @@ class Backbone:
     """A ResNet without its classifier, read from a file and checked.
 
     Attributes:
-        arch: its name, see `converters.architecture`.
+        path: the file.
+        architecture: see `converters.architecture`; `arch` is its name.
         state_dict: torchvision's names -> float32 tensors, in torchvision's order; 265 for ResNet-50.
         format: the entry of `converters.source_formats` that the file matched.
         source_sha256: of the file.
@@ -40,14 +41,14 @@ class Backbone:
         prefix: the network's path in the file, wrappers left out.
         others: other networks in the file, which `--prefix` reads.
         renamed: torchvision's name -> name in the file.
-        reader, container, entries, checksum: how the file was read, where the tensors were, what is at its top level,
-            what its own checksums say.
+        reader, container, entries: how the file was read, where the tensors were, what is at its top level.
         caveat: what a conversion from this format cannot carry.
         batches: that made the batch norms' statistics (`num_batches_tracked`); 0 where the file does not say.
         checks: all that was verified, with figures.
     """
 
-    arch: str
+    path: Path
+    architecture: Architecture
     state_dict: dict[str, Tensor]
     format: str
     source_sha256: str
@@ -60,10 +61,14 @@ class Backbone:
     reader: str = ""
     container: str = ""
     entries: list[str] = field(default_factory=list)
-    checksum: str = ""
     caveat: str = ""
     batches: int = 0
     checks: list[Check] = field(default_factory=list)
+
+    @property
+    def arch(self) -> str:
+        """The architecture's name."""
+        return self.architecture.name
 
     def facts(self) -> dict[str, Any]:
         """What a report and a converted file's provenance both say, as plain values."""
@@ -149,7 +154,8 @@ def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
     inside = f"{container}/" if container else ""
     convention, assumed = input_convention(contents, network, path, container)
     return Backbone(
-        arch=arch.name,
+        path=path,
+        architecture=arch,
         state_dict=state_dict,
         format=network.format.name,
         source_sha256=contents.sha256,
@@ -166,7 +172,6 @@ def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
         reader=contents.reader,
         container=container,
         entries=contents.entries,
-        checksum=contents.checksum,
         caveat=network.format.caveat,
         batches=network.batches,
         checks=checks,

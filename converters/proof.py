@@ -4,7 +4,7 @@ import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from converters.architecture import Architecture
 from converters.checks import Check
 from converters.find_stages import STAGES, find_stages
-from converters.loading import build_network, load_backbone
+from converters.loading import load_backbone
 from converters.naming_schemes import to_detectron2
-from converters.source_formats import IMAGENET_MEAN, IMAGENET_STD, InputConvention
+from converters.source_formats import IMAGENET_MEAN, IMAGENET_STD
 from converters.without_dynamo import without_dynamo
 from runs.errors import UserError
+
+if TYPE_CHECKING:
+    from torchvision.models.resnet import ResNet
 
 # Largest difference allowed, relative to the largest feature of a stage, in float32 (unit roundoff 6e-8).
 TOLERANCE = 1e-5
@@ -78,23 +81,21 @@ def prove(checkpoint: str | Path, model: nn.Module, **choice: Any) -> Proof:
         for tensor in backbone.state_dict.values()
     ]
     errors = _feature_errors(find_stages(backbone.network()), stages)
-    return Proof(Path(checkpoint), backbone.arch, errors, sum(unchanged), len(unchanged))
+    return Proof(backbone.path, backbone.arch, errors, sum(unchanged), len(unchanged))
 
 
-def check_detectron2_features(
-    arch: Architecture, state_dict: dict[str, Tensor], convention: InputConvention
-) -> list[Check]:
-    """Load `state_dict` (torchvision's names, float32) into both networks and compare their features, stage by stage.
+def check_detectron2_features(network: "ResNet", arch: Architecture, stride_in_1x1: bool = False) -> list[Check]:
+    """Load the tensors of torchvision's network into Detectron2's and compare their features, stage by stage.
 
     Returns a check on the names, as Detectron2's own heuristics match them, and one for each stage.
     """
-    renamed = {to_detectron2(name): tensor for name, tensor in state_dict.items()}
+    state_dict = network.state_dict()
+    renamed = {to_detectron2(name): state_dict[name] for name in arch.shapes()}
     with without_dynamo():
-        source = build_network(arch.name, state_dict, convention)
-        target, matched = _c4_network(arch, renamed, convention.stride_in_1x1)
-        complete = matched == len(state_dict)
-        errors = _feature_errors(find_stages(source), find_stages(target)) if complete else {}
-    figure = f"{matched} of {len(state_dict)} matched by Detectron2: backbone.stem … res4, roi_heads.res5"
+        target, matched = _c4_network(arch, renamed, stride_in_1x1)
+        complete = matched == len(renamed)
+        errors = _feature_errors(find_stages(network), find_stages(target)) if complete else {}
+    figure = f"{matched} of {len(renamed)} matched by Detectron2: backbone.stem … res4, roi_heads.res5"
     checks = [Check("Detectron2 names", complete, figure, "Detectron2 would leave tensors out; report this file")]
     for stage, error in errors.items():
         remedy = "the networks differ; a --format with another stride or layout may be the right one"

@@ -25,9 +25,9 @@ from converters.archives import (
     SHARD,
     SLACK,
     decompress,
+    open_zip,
     read_weight_map,
     read_with_sha256,
-    zip_directory,
 )
 from converters.safe_pickle import OpaqueTensor
 from runs.errors import UserError
@@ -143,15 +143,16 @@ def _read(data: bytes) -> _Tree:
 
 
 def _read_zip(data: bytes) -> _Tree:
-    directory = zip_directory(data)
-    if directory and all(entry.filename.endswith(".npy") for entry in directory):
+    archive = open_zip(data)
+    names = archive.namelist()
+    if names and all(name.endswith(".npy") for name in names):
         try:
             arrays = unpack_arrays(data, most=MAX_EXPANSION * len(data) + SLACK)
         except ValueError as error:
             raise UserError(f"no plain arrays ({error}); write them again with numpy.savez") from error
-        return _Tree(arrays, "NumPy npz", f"CRC-32 of {len(directory)} parts")
-    tree, names, checksum = torch_files.read_torch_zip(data, directory)
-    return _Tree(tree, "torch zip", checksum, names)
+        return _Tree(arrays, "NumPy npz", f"CRC-32 of {len(names)} parts")
+    tree, named, checksum = torch_files.read_torch_zip(archive)
+    return _Tree(tree, "torch zip", checksum, named)
 
 
 def _read_safetensors(data: bytes) -> dict[str, Any]:

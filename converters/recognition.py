@@ -17,7 +17,7 @@ from converters.architecture import Architecture, folded_norm_tensors, is_convol
 from converters.naming_schemes import SCHEMES, Scheme, paths_by_plain_path, plain_path
 from converters.reading import Contents
 from converters.safe_pickle import OpaqueTensor
-from converters.source_formats import FORMATS, PLUGIN_SCHEMES, Format, find_format
+from converters.source_formats import FORMATS, PLUGIN_SCHEMES, Format
 from runs.errors import UserError
 
 # detectron2/layers/batch_norm.py@a59f0563, FrozenBatchNorm2d: folded statistics stand for mean 0 and variance 1 - eps,
@@ -76,7 +76,7 @@ def find(contents: Contents, format: str | None = None, prefix: str | None = Non
     Raises:
         UserError: there is none, `format` or `prefix` does not fit, or several different ones remain.
     """
-    entry = find_format(format) if format else None
+    entry = next((entry for entry in FORMATS if entry.name == format), None)
     if format and entry is None:
         raise UserError(f"--format: unknown format {format!r}; known: {', '.join(entry.name for entry in FORMATS)}")
     if not contents.tensors:

@@ -22,7 +22,6 @@ class Report:
     `obstacles` says for each target why it cannot hold the network, empty where it can.
     """
 
-    path: Path
     backbone: Backbone
     checks: list[Check]
     obstacles: dict[str, str] = field(default_factory=dict)
@@ -35,8 +34,8 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         **backbone.facts(),
         "schema": SCHEMA,
-        "file": str(report.path),
-        "bytes": report.path.stat().st_size,
+        "file": str(backbone.path),
+        "bytes": backbone.path.stat().st_size,
         "reader": backbone.reader,
         "others": list(backbone.others),
         "container": backbone.container,
@@ -61,7 +60,7 @@ def print_table(report: Report) -> None:
     convention = f"{backbone.input.channels}, mean {mean}, std {std}, stride in the {stride} convolution"
     dropped = f": {', '.join(_groups(backbone.dropped))}" if backbone.dropped else ""
     rows = {
-        "file": f"{report.path} ({report.path.stat().st_size / 1e6:.1f} MB, {backbone.reader})",
+        "file": f"{backbone.path} ({backbone.path.stat().st_size / 1e6:.1f} MB, {backbone.reader})",
         "sha256": backbone.source_sha256,
         "format": f"{backbone.format}, under {backbone.prefix or 'the top level'}",
         "network": f"{backbone.arch}, {sum(t.numel() for t in backbone.state_dict.values()) / 1e6:.2f} million values",

@@ -70,8 +70,7 @@ class Format:
         beside: parts of paths that must each be in the file, to tell projects apart.
         schemes: how the network's parts may be named, see `converters.naming_schemes`.
         preferred: whether this network is meant although its path says that it is a copy.
-        input: what the network expects at its input.
-        cifar_padding: of the 3x3 stem in this project's networks.
+        input: what the network expects at its input; its `stem_padding` is of those with a 3x3 stem only.
         caveat: what a conversion cannot carry.
     """
 
@@ -81,7 +80,6 @@ class Format:
     schemes: tuple[str, ...] = ("torchvision",)
     preferred: bool = False
     input: InputConvention = field(default_factory=InputConvention)
-    cifar_padding: int = 1
     caveat: str = ""
 
 
@@ -101,7 +99,7 @@ FORMATS: tuple[Format, ...] = (
         "solo-learn",
         ("state_dict.backbone", "state_dict.encoder"),
         ("state_dict.classifier.", "pytorch-lightning_version."),
-        cifar_padding=2,
+        input=InputConvention(stem_padding=2),
     ),
     Format("lightly", ("state_dict.backbone",), ("projection_head",), schemes=("torchvision", "sequential")),
     Format("simsiam", ("state_dict.encoder",), ("encoder.fc.", "predictor.")),
@@ -145,8 +143,3 @@ _PLUGINS = [plugins.load(path) for path in plugins.find("formats/*.py")]
 FORMATS = (*(entry for module in _PLUGINS for entry in module.FORMATS), *FORMATS)
 # Of names that `converters.naming_schemes` does not know.
 PLUGIN_SCHEMES = tuple(scheme for module in _PLUGINS for scheme in getattr(module, "SCHEMES", ()))
-
-
-def find_format(name: str) -> Format | None:
-    """The entry called `name`, or None."""
-    return next((entry for entry in FORMATS if entry.name == name), None)

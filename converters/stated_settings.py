@@ -86,9 +86,10 @@ def input_convention(contents: Contents, network: Network, path: Path, container
         return own, BY_PRETRAINING
     convention, source = _stated(contents, settings, container)
     if convention is None:
-        entry = network.format
-        convention = replace(entry.input, stem_padding=entry.cifar_padding if network.arch.cifar else 1)
-        source = f"as {entry.name} does" if entry.input != InputConvention() else "assumed, nothing in the file says it"
+        own = network.format.input
+        convention = own if network.arch.cifar else replace(own, stem_padding=1)
+        known = convention != InputConvention()
+        source = f"as {network.format.name} does" if known else "assumed, nothing in the file says it"
     if stride := [key for key, value in settings.items() if _puts_stride_in_1x1(key, value, network.arch)]:
         convention = replace(convention, stride_in_1x1=True)
         source += f"; the stride by {stride[0]}"

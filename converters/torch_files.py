@@ -2,12 +2,11 @@
 
 import io
 import struct
+import zipfile
 from typing import Any
-from zipfile import ZipInfo
 
 import torch
 
-from converters.archives import read_zip_entries
 from converters.safe_pickle import CALLS, Global, Interpreter, Storage
 from runs.errors import UserError
 
@@ -32,13 +31,14 @@ def _storage(pid: Any, source: dict[str, Any]) -> Storage | None:
     return Storage(str(pid[2]), kind, pid[4], source) if plain and kind else None
 
 
-def read_torch_zip(data: bytes, directory: list[ZipInfo]) -> tuple[Any, set[str], str]:
+def read_torch_zip(archive: zipfile.ZipFile) -> tuple[Any, set[str], str]:
     """(the object tree, the names in its pickle, what the checksums say) of a zip that torch.save wrote.
 
     Raises:
-        UserError: it is damaged, holds code, or is another kind of zip.
+        UserError: it holds code, is another kind of zip, or has entries that PyTorch would not write.
+        BadZipFile, ValueError and the like: it is damaged; an entry differs from its CRC-32.
     """
-    names = [entry.filename for entry in directory]
+    names = archive.namelist()
     index = next((name for name in names if name.endswith("/data.pkl") and name.count("/") == 1), None)
     if any(name.endswith(("/constants.pkl", "/archive_format")) or "/code/" in name for name in names):
         kind = "a torch.export archive" if any(name.endswith("/archive_format") for name in names) else "TorchScript"
@@ -47,14 +47,21 @@ def read_torch_zip(data: bytes, directory: list[ZipInfo]) -> tuple[Any, set[str]
         raise UserError(
             f"a zip, but neither PyTorch's nor NumPy's ({', '.join(names[:3]) or 'empty'}); unpack it first"
         )
-    entries, checksum = read_zip_entries(data, directory)
-    if len(entries[index]) > MAX_INDEX:
-        raise UserError(f"{index}: {len(entries[index]):,} bytes, more than any checkpoint's; the file is hostile")
+    if archive.getinfo(index).file_size > MAX_INDEX:
+        raise UserError(f"{index}: larger than any checkpoint's; the file is hostile")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        raise UserError("a PyTorch archive with compressed entries, which PyTorch never writes; save it again")
+    summed = any(entry.CRC for entry in archive.infolist())
+    if not summed:  # torch.serialization.set_crc32_options(False) writes zeros
+        for entry in archive.infolist():
+            del entry.CRC
+    entries = {name: archive.read(name) for name in names}
     root = index.removesuffix("data.pkl")
-    if bytes(entries.get(f"{root}byteorder", b"little")) != b"little":
+    if entries.get(f"{root}byteorder", b"little") != b"little":
         raise UserError("written on a big-endian machine; load and save it there as safetensors")
     storages = {name.removeprefix(f"{root}data/"): part for name, part in entries.items()}
     interpreter = Interpreter(io.BytesIO(entries[index]), lambda pid: _storage(pid, storages))
+    checksum = f"CRC-32 of {len(entries)} parts" if summed else "no checksum in this file"
     return interpreter.load(), interpreter.names, checksum
 
 

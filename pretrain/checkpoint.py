@@ -3,13 +3,13 @@
 import contextlib
 import re
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from converters.archives import check_zip
 from converters.tensor_digest import tensor_digest
 from runs.errors import UserError, user_message
 from runs.files import atomic_write, checkpoint_name
@@ -43,7 +43,9 @@ def read_tensors(path: Path) -> Any:
         OSError: not the file's fault: no permission, a file system that is away.
     """
     try:
-        check_zip(path)
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise UserError(f"{damaged} differs from its CRC-32")
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise

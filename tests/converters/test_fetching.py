@@ -19,7 +19,7 @@ import yaml
 from torchvision.models.resnet import ResNet
 
 from converters import fetching, load_backbone
-from converters.source_formats import find_format
+from converters.source_formats import FORMATS
 from runs.errors import UserError
 from runs.files import sha256
 from tests.converters import layouts
@@ -295,9 +295,10 @@ def test_a_missing_file_is_one_line(server: Server, converters: Callable[..., An
 
 
 def test_the_zoo_is_well_formed() -> None:
+    formats = {entry.name for entry in FORMATS}
     for name, entry in fetching.zoo().items():
         assert set(entry) - {"sha256"} == {"url", "format", "epochs", "top1", "voc0712", "source"}, name
-        assert find_format(entry["format"]) and entry["url"].startswith("https://") and 50 < entry["top1"] < 80
+        assert entry["format"] in formats and entry["url"].startswith("https://") and 50 < entry["top1"] < 80
         assert re.search(r"@[0-9a-f]{8}", entry["source"])
 
 

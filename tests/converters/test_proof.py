@@ -11,8 +11,9 @@ from torchvision.models.resnet import ResNet
 from converters import proof
 from converters.architecture import parse
 from converters.conversion import convert, inspect
+from converters.loading import build_network
 from converters.naming_schemes import to_detectron2
-from converters.source_formats import MSRA_INPUT, InputConvention
+from converters.source_formats import MSRA_INPUT
 from runs.errors import UserError
 from tests.converters import layouts
 
@@ -26,24 +27,21 @@ def figures(checks: list[Any]) -> dict[str, bool]:
 )
 def test_every_architecture_is_proved(arch: str) -> None:
     network = layouts.trained(arch)
-    assert all(
-        figures(proof.check_detectron2_features(parse(arch), layouts.tensors(network), InputConvention())).values()
-    )
+    assert all(figures(proof.check_detectron2_features(network, parse(arch))).values())
 
 
 def test_stride_in_the_wrong_convolution_fails(backbone: ResNet, monkeypatch: pytest.MonkeyPatch) -> None:
     """MSRA's stride: the same tensors, another function. The stem and res2 have no stride and stay equal."""
     build = proof._build_c4
     monkeypatch.setattr(proof, "_build_c4", lambda arch, stride: build(arch, not stride))
-    checks = figures(proof.check_detectron2_features(parse(layouts.ARCH), layouts.tensors(backbone), InputConvention()))
+    checks = figures(proof.check_detectron2_features(backbone, parse(layouts.ARCH)))
     assert checks["features stem"] and checks["features res2"]
     assert not checks["features res3"] and not checks["features res4"] and not checks["features res5"]
 
 
 def test_msra_stride_is_proved_with_its_own_stride(backbone: ResNet) -> None:
-    assert all(
-        figures(proof.check_detectron2_features(parse(layouts.ARCH), layouts.tensors(backbone), MSRA_INPUT)).values()
-    )
+    msra = build_network(layouts.ARCH, layouts.tensors(backbone), MSRA_INPUT)
+    assert all(figures(proof.check_detectron2_features(msra, parse(layouts.ARCH), stride_in_1x1=True)).values())
 
 
 def swapped(name: str) -> str:
@@ -54,7 +52,7 @@ def swapped(name: str) -> str:
 
 def test_two_tensors_of_the_same_shape_swapped(backbone: ResNet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proof, "to_detectron2", swapped)
-    checks = figures(proof.check_detectron2_features(parse(layouts.ARCH), layouts.tensors(backbone), InputConvention()))
+    checks = figures(proof.check_detectron2_features(backbone, parse(layouts.ARCH)))
     assert checks["Detectron2 names"] and checks["features res3"]
     assert not checks["features res4"]
 
@@ -62,7 +60,7 @@ def test_two_tensors_of_the_same_shape_swapped(backbone: ResNet, monkeypatch: py
 def test_a_name_that_detectron2_does_not_match(backbone: ResNet, monkeypatch: pytest.MonkeyPatch) -> None:
     """MoCo's converter on SimSiam's names: Detectron2 warns and trains from random weights; here it fails."""
     monkeypatch.setattr(proof, "to_detectron2", lambda name: to_detectron2(name).replace("res4.0.", "res4.zero."))
-    (names,) = proof.check_detectron2_features(parse(layouts.ARCH), layouts.tensors(backbone), InputConvention())
+    (names,) = proof.check_detectron2_features(backbone, parse(layouts.ARCH))
     assert not names.passed and names.figure.startswith("245 of 265")
 
 

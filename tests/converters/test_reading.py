@@ -299,7 +299,7 @@ def test_a_file_without_checksums_says_so(plain: Path, backbone: ResNet) -> None
         torch.save(layouts.simsiam(backbone), plain)
     finally:
         set_crc32_options(True)
-    assert load_backbone(plain).checksum == "no checksum in this file"
+    assert load_backbone(plain).checks[-1].figure == "no checksum in this file"
 
 
 def test_our_own_digest_is_checked(tmp_path: Path, plain: Path) -> None:
@@ -341,7 +341,7 @@ def test_shards_that_their_index_does_not_describe(tmp_path: Path, backbone: Res
     torch.save(layouts.tensors(backbone), tmp_path / "part-00001-of-00002.bin")
     index = tmp_path / "part.bin.index.json"
     index.write_text(json.dumps({"weight_map": names}))
-    assert "CRC-32" in load_backbone(index).checksum
+    assert "CRC-32" in load_backbone(index).checks[-1].figure
     for wrong in (names | {"ghost": "part-00001-of-00002.bin"}, {n: f for n, f in names.items() if n != "bn1.bias"}):
         index.write_text(json.dumps({"weight_map": wrong}))
         with pytest.raises(
