@@ -9,10 +9,8 @@ import lzma
 import os
 import re
 import stat
-import struct
 import sys
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -158,30 +156,3 @@ def _read(source: IO[bytes], limit: int) -> bytes:
             raise UserError(f"a container expands beyond {MAX_EXPANSION} times its size, as bombs do; nothing was kept")
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def open_zip(data: bytes) -> zipfile.ZipFile:
-    """A zip whose directory is sound: unique names, no encryption, sizes that the file can hold.
-
-    Raises:
-        UserError: the archive is damaged, its parts disagree, or it claims more than `MAX_EXPANSION` times its size.
-    """
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise UserError(f"damaged or truncated archive ({error}); fetch or write it again") from error
-    entries = archive.infolist()
-    if len({entry.filename for entry in entries}) != len(entries):
-        raise UserError("damaged archive (an entry occurs twice); fetch or write it again")
-    if any(entry.flag_bits & 0x1 for entry in entries):
-        raise UserError("an encrypted archive; decrypt it first")
-    packed, unpacked = (sum(getattr(e, size) for e in entries) for size in ("compress_size", "file_size"))
-    if packed > len(data) or unpacked > MAX_EXPANSION * len(data) + SLACK:
-        raise UserError("the archive claims to hold more than it can, as bombs do; fetch it again")
-    # The end record: a number of entries, the directory's size and its place (APPNOTE.TXT 4.3.16; 0xFFFF… in zip64).
-    end = data.rindex(b"PK\x05\x06")
-    count, size, place = struct.unpack("<HII", data[end + 10 : end + 20])
-    wrong = count not in (len(entries), 0xFFFF) or place not in (archive.start_dir, 0xFFFFFFFF)
-    if wrong or (size != 0xFFFFFFFF and not 0 <= end - place - size <= 76):
-        raise UserError("damaged archive (its end record disagrees with its directory); fetch or write it again")
-    return archive

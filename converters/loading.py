@@ -1,6 +1,5 @@
 """From a checkpoint file to a backbone in torchvision's names: recognise the network, rename, check."""
 
-import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from torch import Tensor
 from converters.architecture import Architecture, parse
 from converters.checks import Check, check_tensors
 from converters.fetching import fetch
-from converters.naming_schemes import plain_path
 from converters.reading import Contents, prefix_errors, read
 from converters.recognition import Network, find
 from converters.source_formats import InputConvention
@@ -138,39 +136,33 @@ def load_backbone(
     # Tensors of strangers may be of any kind that torch knows, and torch refuses in many ways.
     foreign = (ArithmeticError, NotImplementedError, RuntimeError, TypeError, ValueError)
     with prefix_errors(path, "its tensors cannot be used ({}); export them as plain float32", foreign):
-        return _assemble(contents, find(contents, format, prefix), path)
+        network = find(contents, format, prefix)
+        return _assemble(contents, network, path)
 
 
 def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
     arch, source = network.arch, network.source
     ordered = {name: network.tensors[name] for name in arch.shapes()}
     state_dict = {name: tensor.float().contiguous() for name, tensor in ordered.items()}
-    checks = [*check_tensors(arch, ordered, source), _check_digest(contents, state_dict)]
+    checks = [*check_tensors(ordered, source), _check_digest(contents, state_dict)]
     for check in checks:
         if not check.passed:
             raise UserError(f"{check.name}: {check.figure}; {check.remedy}")
-    used = {place for place in source.values() if place in contents.tensors}
-    container = "/".join(os.path.commonprefix([place.split("/")[:-1] for place in used]))  # noqa: RUF071
-    inside = f"{container}/" if container else ""
-    convention, assumed = input_convention(contents, network, path, container)
+    convention, assumed = input_convention(contents, network, path)
     return Backbone(
         path=path,
         architecture=arch,
         state_dict=state_dict,
         format=network.format.name,
         source_sha256=contents.sha256,
-        dropped=[
-            plain_path(place[len(inside) :])
-            for place in contents.tensors
-            if place.startswith(inside) and place not in used
-        ],
+        dropped=network.dropped,
         input=convention,
         assumed=assumed,
         prefix=network.path,
         others=network.others,
         renamed={name: source[name] for name in arch.shapes()},
         reader=contents.reader,
-        container=container,
+        container=network.container,
         entries=contents.entries,
         caveat=network.format.caveat,
         batches=network.batches,

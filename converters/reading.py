@@ -6,10 +6,12 @@ NumPy archives, plain pickles (Detectron2, Caffe2, Haiku, torch), msgpack (Flax)
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import struct
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +27,6 @@ from converters.archives import (
     SHARD,
     SLACK,
     decompress,
-    open_zip,
     read_weight_map,
     read_with_sha256,
 )
@@ -85,9 +86,9 @@ def read(path: Path) -> Contents:
     Raises:
         UserError: the file is unreadable, damaged, hostile or of no known kind.
     """
-    data, digest = read_with_sha256(path)
     with prefix_errors(path, "damaged or truncated ({}); fetch or write it again"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the file's bytes are read-only
+        data, digest = read_with_sha256(path)
         inner, containers = decompress(data)
         if path.name.endswith(INDEX):
             digest, tree = _read_shards(path, data)
@@ -116,7 +117,7 @@ def prefix_errors(path: Path, otherwise: str, foreign: tuple[type[Exception], ..
     try:
         yield
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise error if str(error).startswith(f"{path}: ") else UserError(f"{path}: {error}") from error
     except MemoryError as error:
         raise UserError(f"{path}: needs more memory than its size can explain; fetch it again") from error
     except foreign as error:
@@ -143,7 +144,7 @@ def _read(data: bytes) -> _Tree:
 
 
 def _read_zip(data: bytes) -> _Tree:
-    archive = open_zip(data)
+    archive = _open_zip(data)
     names = archive.namelist()
     if names and all(name.endswith(".npy") for name in names):
         try:
@@ -153,6 +154,31 @@ def _read_zip(data: bytes) -> _Tree:
         return _Tree(arrays, "NumPy npz", f"CRC-32 of {len(names)} parts")
     tree, named, checksum = torch_files.read_torch_zip(archive)
     return _Tree(tree, "torch zip", checksum, named)
+
+
+def _open_zip(data: bytes) -> zipfile.ZipFile:
+    """A zip whose directory is sound: unique names, sizes that the file can hold.
+
+    Raises:
+        UserError: the archive is damaged, its parts disagree, or it claims more than `MAX_EXPANSION` times its size.
+    """
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise UserError(f"damaged or truncated archive ({error}); fetch or write it again") from error
+    entries = archive.infolist()
+    if len({entry.filename for entry in entries}) != len(entries):
+        raise UserError("damaged archive (an entry occurs twice); fetch or write it again")
+    packed, unpacked = (sum(getattr(e, size) for e in entries) for size in ("compress_size", "file_size"))
+    if packed > len(data) or unpacked > MAX_EXPANSION * len(data) + SLACK:
+        raise UserError("the archive claims to hold more than it can, as bombs do; fetch it again")
+    # The end record: a number of entries, the directory's size and its place (APPNOTE.TXT 4.3.16; 0xFFFF… in zip64).
+    end = data.rindex(b"PK\x05\x06")
+    count, size, place = struct.unpack("<HII", data[end + 10 : end + 20])
+    wrong = count not in (len(entries), 0xFFFF) or place not in (archive.start_dir, 0xFFFFFFFF)
+    if wrong or (size != 0xFFFFFFFF and not 0 <= end - place - size <= 76):
+        raise UserError("damaged archive (its end record disagrees with its directory); fetch or write it again")
+    return archive
 
 
 def _read_safetensors(data: bytes) -> dict[str, Any]:

@@ -4,9 +4,10 @@ Names and shapes decide what is a network. Its path says whether it is a copy (m
 table of formats adds what tensors cannot say.
 """
 
+import os
 import re
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,8 @@ class Network:
         batches: that made the batch norms' statistics (`num_batches_tracked`); 0 where the file does not say.
         format: the entry of the table that it matches.
         others: other networks in the file.
+        container: where in the file its tensors are, empty for the top level.
+        dropped: names in the container that are not its own.
     """
 
     path: str
@@ -59,6 +62,8 @@ class Network:
     batches: int
     format: Format
     others: list[str] = field(default_factory=list)
+    container: str = ""
+    dropped: list[str] = field(default_factory=list)
 
     @property
     def copy_kind(self) -> str:
@@ -97,11 +102,15 @@ def find(contents: Contents, format: str | None = None, prefix: str | None = Non
             f"holds {len(distinct)} different networks, {_listed(distinct)}, two differ in {differing} tensors; "
             "choose one with --prefix PATH"
         )
-    network = distinct[0]
-    network.others.extend(
-        f"{other.path} ({other.copy_kind or 'another'}, {other.arch.name})" for other in found if other not in chosen
+    used = {place for place in distinct[0].source.values() if place in contents.tensors}
+    container = "/".join(os.path.commonprefix([place.split("/")[:-1] for place in used]))  # noqa: RUF071
+    inside = f"{container}/" if container else ""
+    return replace(
+        distinct[0],
+        others=[f"{o.path} ({o.copy_kind or 'another'}, {o.arch.name})" for o in found if o not in chosen],
+        container=container,
+        dropped=[plain_path(p[len(inside) :]) for p in contents.tensors if p.startswith(inside) and p not in used],
     )
-    return network
 
 
 def _complete_networks(contents: Contents, entry: Format | None) -> list[Network]:

@@ -57,7 +57,7 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
 _DILATIONS = {name for name, (_, reason) in _REFUSED.items() if reason is _DILATED}
 
 
-def input_convention(contents: Contents, network: Network, path: Path, container: str) -> tuple[InputConvention, str]:
+def input_convention(contents: Contents, network: Network, path: Path) -> tuple[InputConvention, str]:
     """What the network expects at its input, and who says so.
 
     Raises:
@@ -84,7 +84,7 @@ def input_convention(contents: Contents, network: Network, path: Path, container
             ) from error
     if own := _of_own_checkpoint(settings):
         return own, BY_PRETRAINING
-    convention, source = _stated(contents, settings, container)
+    convention, source = _stated(contents, settings, network.container)
     if convention is None:
         own = network.format.input
         convention = own if network.arch.cifar else replace(own, stem_padding=1)
