@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             result = conversion.convert(file, arguments.out, arguments.command, **choice)
     if arguments.json:
-        print(json.dumps(report.as_json(result), indent=2))
+        print(json.dumps(report.as_dict(result), indent=2))
     else:
         report.print_table(result)
     return 0

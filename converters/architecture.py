@@ -50,7 +50,7 @@ class Architecture:
 
     @property
     def name(self) -> str:
-        """The name that `parse` reads."""
+        """The name that `parse_arch` reads."""
         wide, two = ("wide_", "_2") if self.bottleneck_width == 2 else ("", "")
         width = "" if self.width == 1 else f"x{self.width:g}"
         return f"{wide}resnet{self.depth}{two}{width}{'_cifar' if self.cifar else ''}"
@@ -128,7 +128,7 @@ class Architecture:
         }
 
 
-def parse(name: str) -> Architecture:
+def parse_arch(name: str) -> Architecture:
     """`"resnet50x0.25"` -> Architecture. Raises UserError for a name outside the grammar above."""
     match = _NAME.fullmatch(name)
     remedy = "use resnet18|34|50|101|152, with xN for a width and _cifar for the 3x3 stem, or wide_resnet50_2"
@@ -149,7 +149,7 @@ def parse(name: str) -> Architecture:
     return arch
 
 
-def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
+def recognise_arch(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
     """The architecture whose tensors are exactly `shapes` (torchvision's names, without `num_batches_tracked`).
 
     Raises UserError with the reason: a stem or block that plain ResNet lacks, or the missing, unexpected or

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from runs.errors import UserError
+
 # What a checkpoint's weights may be; float8 and integers need scales that no plain ResNet has.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -19,6 +21,14 @@ class Check:
     figure: str
     remedy: str = ""
     doubtful: bool = False
+
+
+def require(checks: list[Check]) -> list[Check]:
+    """Return the checks, all of which hold; raises UserError for the first that does not."""
+    for check in checks:
+        if not check.passed:
+            raise UserError(f"{check.name}: {check.figure}; {check.remedy}")
+    return checks
 
 
 def check_tensors(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> list[Check]:

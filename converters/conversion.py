@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from converters.architecture import Architecture
-from converters.checks import Check
+from converters.checks import Check, require
 from converters.loading import load_backbone
 from converters.naming_schemes import to_detectron2
 from converters.proof import TOLERANCE, check_detectron2_features
+from converters.reading import prefix_errors
 from converters.report import Report
 from converters.tensor_digest import tensor_digest
 from converters.vital_signs import check_vital_signs, read_images
@@ -63,9 +64,8 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
     else:
         pictures = read_images(images) if images else None
         report.checks.append(check_vital_signs(network, backbone.input, pictures, backbone.batches))
-    for check in report.checks:
-        if not check.passed:
-            raise UserError(f"{backbone.path}: {check.name}: {check.figure}; {check.remedy}")
+    with prefix_errors(backbone.path):
+        require(report.checks)
     return report
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from converters.architecture import Architecture, parse
-from converters.checks import Check, check_tensors
+from converters.architecture import Architecture, parse_arch
+from converters.checks import Check, check_tensors, require
 from converters.fetching import fetch
-from converters.reading import Contents, prefix_errors, read
-from converters.recognition import Network, find
+from converters.reading import Contents, prefix_errors, read_checkpoint
+from converters.recognition import Network, find_network
 from converters.source_formats import InputConvention
 from converters.stated_settings import input_convention
 from converters.tensor_digest import tensor_digest
@@ -105,10 +105,10 @@ def build_network(arch: str, state_dict: dict[str, Tensor], convention: InputCon
         name: torch.zeros((), dtype=torch.long) for name, _ in network.named_buffers() if name.endswith("tracked")
     }
     network.load_state_dict(state_dict | counts, assign=True)
-    if convention.stride_in_1x1 and parse(arch).bottleneck:
+    if convention.stride_in_1x1 and parse_arch(arch).bottleneck:
         for stage in (network.layer2, network.layer3, network.layer4):
             stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
-    if parse(arch).cifar:
+    if parse_arch(arch).cifar:
         network.conv1.padding = (convention.stem_padding, convention.stem_padding)
     return network.eval()
 
@@ -130,24 +130,22 @@ def load_backbone(
     path = fetch(path)
     if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UserError(f"--sha256 {sha256}: not 64 hexadecimal digits; give the whole sum")
-    contents = read(path)
+    contents = read_checkpoint(path)
     if sha256 and sha256.lower() != contents.sha256:
         raise UserError(f"{path}: sha256 {contents.sha256}, not {sha256.lower()}; fetch the file again")
     # Tensors of strangers may be of any kind that torch knows, and torch refuses in many ways.
     foreign = (ArithmeticError, NotImplementedError, RuntimeError, TypeError, ValueError)
     with prefix_errors(path, "its tensors cannot be used ({}); export them as plain float32", foreign):
-        network = find(contents, format, prefix)
+        network = find_network(contents, format, prefix)
         return _assemble(contents, network, path)
 
 
 def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
     arch, source = network.arch, network.source
     ordered = {name: network.tensors[name] for name in arch.shapes()}
+    checks = require(check_tensors(ordered, source))
     state_dict = {name: tensor.float().contiguous() for name, tensor in ordered.items()}
-    checks = [*check_tensors(ordered, source), _check_digest(contents, state_dict)]
-    for check in checks:
-        if not check.passed:
-            raise UserError(f"{check.name}: {check.figure}; {check.remedy}")
+    checks += require([_check_digest(contents, state_dict)])
     convention, assumed = input_convention(contents, network, path)
     return Backbone(
         path=path,

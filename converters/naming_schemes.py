@@ -76,7 +76,7 @@ def _each(rename: Callable[[str], str | None]) -> Callable[[Iterable[str]], dict
     return lambda names: {name: renamed for name in names if (renamed := rename(name)) is not None}
 
 
-# Also a stem of several convolutions and norms of other kinds, which `architecture.recognise` refuses by name.
+# Also a stem of several convolutions and norms of other kinds, which `architecture.recognise_arch` refuses by name.
 _PARTS = re.compile(r"(conv\d+|stem|bn1|gn1|norm1|layer[1-4]\.\d+)\.")
 
 
@@ -136,7 +136,7 @@ def _renamer(pattern: str, first_stage: int, units: str) -> Callable[[Iterable[s
 
 # transformers src/transformers/models/resnet/modeling_resnet.py@00cbbe53, modeling_flax_resnet.py@0006bb80:
 # `encoder.stages.0.layers.1.layer.2.convolution.weight` is `layer1.1.conv3.weight`.
-huggingface = _renamer(
+from_huggingface = _renamer(
     r"(?:embedder\.embedder|encoder\.stages\.(?P<stage>\d)\.layers\.(?P<block>\d+)\."
     r"(?:(?P<shortcut>shortcut)|layer\.(?:layer_)?(?P<unit>\d)))\.(?:convolution|(?P<norm>normalization))\."
     r"(?P<tensor>\w+)",
@@ -145,7 +145,7 @@ huggingface = _renamer(
 )
 # deepmind-research byol/utils/networks.py@500ffd89, and dm-haiku haiku/_src/nets/resnet.py for the blocks:
 # `res_net50.~.block_group_0.~.block_1.~.conv_2.w` is `layer1.1.conv3.weight`.
-haiku = _renamer(
+from_haiku = _renamer(
     r"res_net\d+\.~\.(?:block_group_(?P<stage>\d)\.~\.block_(?P<block>\d+)\.~\.(?P<shortcut>shortcut_)?|initial_)"
     r"(?:conv|(?P<norm>batchnorm))(?:_(?P<unit>\d))?\.(?:~\.)?(?P<tensor>w|scale|offset|mean|var)(?:_ema\.average)?",
     first_stage=0,
@@ -153,7 +153,7 @@ haiku = _renamer(
 )
 # detectron2/checkpoint/c2_model_loading.py@a59f0563, `convert_basic_c2_names`: `res2_0_branch2a_bn_s` is
 # `layer1.0.bn1.weight`.
-caffe2 = _renamer(
+from_caffe2 = _renamer(
     r"(?:(?:res_)?conv1|res(?P<stage>[2-5])_(?P<block>\d+)_(?:(?P<shortcut>branch1)|branch2(?P<unit>[abc])))_"
     r"(?P<norm>bn_)?(?P<tensor>w|b|s|gamma|beta|rm|running_mean|riv|running_var)",
     first_stage=2,
@@ -179,7 +179,7 @@ def to_detectron2(name: str) -> str:
     return name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
 
 
-def from_positions(names: Iterable[str]) -> dict[str, str]:
+def from_creation_order(names: Iterable[str]) -> dict[str, str]:
     """SimCLR's variables, numbered in the order of their creation, to torchvision's names.
 
     google-research/simclr resnet.py@383d4143: the stem, then each block with its projection first. Names are
@@ -219,10 +219,10 @@ _HUGGINGFACE = rf"{_ROOT}encoder\.stages\.0\.layers\.0\.layer\.(?:layer_)?0\.con
 SCHEMES = (
     Scheme("torchvision", rf"{_ROOT}layer1\.0\.conv1\.", _each(from_torchvision)),
     Scheme("sequential", rf"{_ROOT}\d+\.0\.conv1\.", from_sequential),
-    Scheme("huggingface", rf"{_HUGGINGFACE}weight", huggingface),
-    Scheme("flax", rf"{_HUGGINGFACE}kernel$", huggingface, "HWIO"),
-    Scheme("haiku", rf"{_ROOT}res_net\d+\.~\.block_group_0\.~\.block_0\.~\.conv_0\.w$", haiku, "HWIO"),
-    Scheme("tensorflow", rf"{_ROOT}conv2d\.kernel$", from_positions, "HWIO"),
+    Scheme("huggingface", rf"{_HUGGINGFACE}weight", from_huggingface),
+    Scheme("flax", rf"{_HUGGINGFACE}kernel$", from_huggingface, "HWIO"),
+    Scheme("haiku", rf"{_ROOT}res_net\d+\.~\.block_group_0\.~\.block_0\.~\.conv_0\.w$", from_haiku, "HWIO"),
+    Scheme("tensorflow", rf"{_ROOT}conv2d\.kernel$", from_creation_order, "HWIO"),
     Scheme("detectron2", rf"{_ROOT}(?:backbone\.(?:bottom_up\.)?)?res2\.0\.conv1\.", _each(from_detectron2)),
-    Scheme("caffe2", rf"{_ROOT}res2_0_branch2a_w$", caffe2, folded=True),
+    Scheme("caffe2", rf"{_ROOT}res2_0_branch2a_w$", from_caffe2, folded=True),
 )

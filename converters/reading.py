@@ -12,7 +12,7 @@ import math
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from converters.archives import (
     read_weight_map,
     read_with_sha256,
 )
-from converters.safe_pickle import OpaqueTensor
+from converters.safe_pickle import ObjectTree, OpaqueTensor
 from runs.errors import UserError
 from runs.files import unpack_arrays
 
@@ -44,7 +44,6 @@ MAX_ITEMS = 64
 MAX_TEXT = 200_000
 
 Array = Tensor | np.ndarray[Any, Any] | OpaqueTensor
-NO_CHECKSUM = "no checksum in this format; compare the sha256 with the author's, --sha256 does"
 
 
 @dataclass
@@ -69,24 +68,17 @@ class Contents:
     checksum: str
     provenance: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
+    names: Collection[str] = ()
 
 
-@dataclass
-class _Tree:
-    content: Any
-    kind: str
-    checksum: str = NO_CHECKSUM
-    names: set[str] = field(default_factory=set)
-
-
-def read(path: Path) -> Contents:
+def read_checkpoint(path: Path) -> Contents:
     """Read a checkpoint file.
 
     Raises:
         UserError: the file is unreadable, damaged, hostile or of no known kind.
     """
-    with prefix_errors(path, "damaged or truncated ({}); fetch or write it again"), warnings.catch_warnings():
+    damaged = "damaged or truncated ({}); fetch or write it again"
+    with prefix_errors(path, damaged, (Exception,)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the file's bytes are read-only
         data, digest = read_with_sha256(path)
         inner, containers = decompress(data)
@@ -112,7 +104,7 @@ def read(path: Path) -> Contents:
 
 
 @contextlib.contextmanager
-def prefix_errors(path: Path, otherwise: str, foreign: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+def prefix_errors(path: Path, otherwise: str = "", foreign: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Let errors begin with the file; `otherwise` words those of other libraries, which are of the types `foreign`."""
     try:
         yield
@@ -125,25 +117,23 @@ def prefix_errors(path: Path, otherwise: str, foreign: tuple[type[Exception], ..
         raise UserError(f"{path}: {otherwise.format(reason)}") from error
 
 
-def _read(data: bytes) -> _Tree:
+def _read(data: bytes) -> ObjectTree:
     if data.startswith(b"PK\x03\x04"):
         return _read_zip(data)
     if data[:1] == b"\x80" and torch_files.LEGACY in data[:24]:
-        tree, names = torch_files.read_torch_legacy(data)
-        return _Tree(tree, "torch before 1.6", NO_CHECKSUM, names)
+        return torch_files.read_torch_legacy(data)
     if data[8:9] == b"{":
-        return _Tree(_read_safetensors(data), "safetensors")
+        return ObjectTree(_read_safetensors(data), "safetensors")
     if (data[0] == 0x80 and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")) or data[:1] in (b"(", b"}", b"]", b"c"):
-        tree, names = safe_pickle.load(data)
-        return _Tree(tree, "pickle", NO_CHECKSUM, names)
+        return safe_pickle.load(data)
     if 0x81 <= data[0] <= 0x8F or data[0] in (0xDE, 0xDF):
-        return _Tree(_read_msgpack(data), "msgpack")
+        return ObjectTree(_read_msgpack(data), "msgpack")
     raise UserError(
         "of no known kind; known: PyTorch, safetensors, NumPy .npz, pickle, msgpack, and these in gzip or tar"
     )
 
 
-def _read_zip(data: bytes) -> _Tree:
+def _read_zip(data: bytes) -> ObjectTree:
     archive = _open_zip(data)
     names = archive.namelist()
     if names and all(name.endswith(".npy") for name in names):
@@ -151,9 +141,8 @@ def _read_zip(data: bytes) -> _Tree:
             arrays = unpack_arrays(data, most=MAX_EXPANSION * len(data) + SLACK)
         except ValueError as error:
             raise UserError(f"no plain arrays ({error}); write them again with numpy.savez") from error
-        return _Tree(arrays, "NumPy npz", f"CRC-32 of {len(names)} parts")
-    tree, named, checksum = torch_files.read_torch_zip(archive)
-    return _Tree(tree, "torch zip", checksum, named)
+        return ObjectTree(arrays, "NumPy npz", f"CRC-32 of {len(names)} parts")
+    return torch_files.read_torch_zip(archive)
 
 
 def _open_zip(data: bytes) -> zipfile.ZipFile:
@@ -195,7 +184,7 @@ def _read_safetensors(data: bytes) -> dict[str, Any]:
     return metadata | tree
 
 
-def _read_shards(path: Path, data: bytes) -> tuple[str, _Tree]:
+def _read_shards(path: Path, data: bytes) -> tuple[str, ObjectTree]:
     """Join the files that a Hugging Face index names; the sha256 is of the index and its shards, one after another."""
     stated, digest = read_weight_map(data), hashlib.sha256(data)
     names = sorted(set(stated.values()))
@@ -209,7 +198,7 @@ def _read_shards(path: Path, data: bytes) -> tuple[str, _Tree]:
             raise UserError(f"{min(wrong)}: in {name} or in the index, not in both; fetch all of them again")
         tree |= shard.content
         checksums.add(shard.checksum)
-    return digest.hexdigest(), _Tree(tree, f"{len(names)} shards", ", ".join(sorted(checksums)))
+    return digest.hexdigest(), ObjectTree(tree, f"{len(names)} shards", ", ".join(sorted(checksums)))
 
 
 def _read_msgpack(data: bytes) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converters.architecture import Architecture, folded_norm_tensors, is_convolution_bias, norm_of, recognise
+from converters.architecture import Architecture, folded_norm_tensors, is_convolution_bias, norm_of, recognise_arch
 from converters.naming_schemes import SCHEMES, Scheme, paths_by_plain_path, plain_path
 from converters.reading import Contents
 from converters.safe_pickle import OpaqueTensor
@@ -75,7 +75,7 @@ class Network:
         return ""
 
 
-def find(contents: Contents, format: str | None = None, prefix: str | None = None) -> Network:
+def find_network(contents: Contents, format: str | None = None, prefix: str | None = None) -> Network:
     """The network of a file: at the path `prefix` and by the table's entry `format`, where the user says so.
 
     Raises:
@@ -154,7 +154,7 @@ def _network(
         source[name], tensors[name] = place, _in_torchs_layout(array, scheme)
     if scheme.folded:
         _unfold(tensors, source)
-    arch = recognise({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    arch = recognise_arch({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     format = entry or _format(path, scheme, names, contents)
     return Network(path, scheme, arch, tensors, source, min(counts, default=0), format)
 

@@ -28,7 +28,7 @@ class Report:
     output: Path | None = None
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_dict(report: Report) -> dict[str, Any]:
     """The report as plain values; the schema is documented in docs/converters.md and tested."""
     backbone = report.backbone
     return {

@@ -6,7 +6,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from converters.architecture import Architecture, parse
+from converters.architecture import Architecture, parse_arch
 
 # torchvision's default, replaced by Identity when no classifier is wanted.
 # Building fc anyway keeps the random draws, and so the initial weights, equal to torchvision's for the same seed.
@@ -68,7 +68,7 @@ def build_resnet(arch: str, num_classes: int | None = None, zero_init_residual: 
     Raises UserError for an unknown name.
     """
     network: ResNet = ScaledResNet(
-        parse(arch), DEFAULT_CLASSES if num_classes is None else num_classes, zero_init_residual
+        parse_arch(arch), DEFAULT_CLASSES if num_classes is None else num_classes, zero_init_residual
     )
     if num_classes is None:
         network.fc = nn.Identity()

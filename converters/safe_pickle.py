@@ -11,9 +11,9 @@ import pickle
 import pickletools
 import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,15 @@ _COMMANDS = re.compile(
 NAMED_TUPLES = {
     "_ByolExperimentState": ("online_params", "target_params", "online_state", "target_state", "opt_state"),
 }
+
+
+class ObjectTree(NamedTuple):
+    """What a reader found: nested dictionaries and lists, the file's kind, its checksums, the classes that it names."""
+
+    content: Any
+    kind: str
+    checksum: str = "no checksum in this format; compare the sha256 with the author's, --sha256 does"
+    names: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -302,7 +311,7 @@ def _is_key(key: Any) -> bool:
     return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
 
 
-def load(data: bytes) -> tuple[Any, set[str]]:
-    """(the object tree of a plain pickle, the names in it); see `Interpreter`."""
+def load(data: bytes) -> ObjectTree:
+    """Read a plain pickle; see `Interpreter`."""
     interpreter = Interpreter(io.BytesIO(data))
-    return interpreter.load(), interpreter.names
+    return ObjectTree(interpreter.load(), "pickle", names=interpreter.names)

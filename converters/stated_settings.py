@@ -7,7 +7,7 @@ standardised weights have no tensors of their own. Only settings show it.
 import ast
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ def _check(key: str, value: Any, arch: Architecture) -> None:
             _refuse(key, found[0], "dilated convolutions")
 
 
-def _check_classes(names: set[str]) -> None:
+def _check_classes(names: Iterable[str]) -> None:
     """A pickled network names the classes of its parts."""
     for name in sorted(names):
         if re.search(r"(GELU|SiLU|Mish|LeakyReLU|BlurPool\w*|StdConv\w*|GroupNorm)$", name):

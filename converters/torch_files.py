@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from converters.safe_pickle import CALLS, Global, Interpreter, Storage
+from converters.safe_pickle import CALLS, Global, Interpreter, ObjectTree, Storage
 from runs.errors import UserError
 
 # torch/serialization.py: a pickled 0x1950a86a20f9469cfc6c begins a file of PyTorch before 1.6, behind the
@@ -31,8 +31,8 @@ def _storage(pid: Any, source: dict[str, Any]) -> Storage | None:
     return Storage(str(pid[2]), kind, pid[4], source) if plain and kind else None
 
 
-def read_torch_zip(archive: zipfile.ZipFile) -> tuple[Any, set[str], str]:
-    """(the object tree, the names in its pickle, what the checksums say) of a zip that torch.save wrote.
+def read_torch_zip(archive: zipfile.ZipFile) -> ObjectTree:
+    """Read a zip that torch.save wrote.
 
     Raises:
         UserError: it holds code, is another kind of zip, or has entries that PyTorch would not write.
@@ -62,11 +62,11 @@ def read_torch_zip(archive: zipfile.ZipFile) -> tuple[Any, set[str], str]:
     storages = {name.removeprefix(f"{root}data/"): part for name, part in entries.items()}
     interpreter = Interpreter(io.BytesIO(entries[index]), lambda pid: _storage(pid, storages))
     checksum = f"CRC-32 of {len(entries)} parts" if summed else "no checksum in this file"
-    return interpreter.load(), interpreter.names, checksum
+    return ObjectTree(interpreter.load(), "torch zip", checksum, interpreter.names)
 
 
-def read_torch_legacy(data: bytes) -> tuple[Any, set[str]]:
-    """(the object tree, the names in its pickles) of a file of PyTorch before 1.6.
+def read_torch_legacy(data: bytes) -> ObjectTree:
+    """Read a file of PyTorch before 1.6.
 
     Raises:
         UserError, ValueError and the like: it is damaged.
@@ -93,8 +93,8 @@ def read_torch_legacy(data: bytes) -> tuple[Any, set[str]]:
         # Not aligned in the file, so copied.
         storages[key] = bytearray(data[place + 8 : place + 8 + size])
         place += 8 + size
-    return tree, interpreter.names
+    return ObjectTree(tree, "torch before 1.6", names=interpreter.names)
 
 
 # Tensors in a plain pickle: each storage is a whole file of torch.save (torch/storage.py, `__reduce__`).
-CALLS["torch.storage._load_from_bytes"] = lambda data: read_torch_legacy(bytes(data))[0]
+CALLS["torch.storage._load_from_bytes"] = lambda data: read_torch_legacy(bytes(data)).content

@@ -3,7 +3,7 @@
 import sys
 
 from converters import Backbone, load_backbone
-from converters.architecture import parse
+from converters.architecture import parse_arch
 from converters.source_formats import InputConvention
 from pretrain.config import PretrainConfig
 from runs.distributed import rank
@@ -22,7 +22,7 @@ def load_initial_weights(config: PretrainConfig) -> Backbone | None:
     if not config.init:
         return None
     backbone, plain = load_backbone(config.init).rgb(), InputConvention()
-    if backbone.arch != parse(config.arch).name:
+    if backbone.arch != parse_arch(config.arch).name:
         raise UserError(f"init={config.init}: is a {backbone.arch}; give arch={backbone.arch}, or another file")
     if backbone.input.stride_in_1x1 or backbone.input.stem_padding != plain.stem_padding:
         raise UserError(f"init={config.init}: has its strides or its stem's padding elsewhere; give another file")

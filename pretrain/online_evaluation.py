@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import ResNet
 
-from converters.architecture import parse
+from converters.architecture import parse_arch
 from pretrain.collectives import average_gradients
 from pretrain.config import PretrainConfig, ProbeConfig
 from pretrain.data import Images
@@ -89,7 +89,7 @@ class OnlineEvaluation:
         self.val, self.classes, chance = val, len(train.classes), random.Random(0)
         self.probe: OnlineProbe | None = None
         if config.probe.enabled:
-            channels = parse(config.arch).out_channels
+            channels = parse_arch(config.arch).out_channels
             self.probe = OnlineProbe(config.probe, network, channels, self.classes, config.batch_size, device)
         limits = (config.monitor.knn_bank, config.monitor.knn_queries)
         # The splits are sorted by class, so a part has to be drawn.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode, get_cfg
 
-from converters.architecture import parse
+from converters.architecture import parse_arch
 from runs.distributed import world_size
 from runs.errors import UserError
 from runs.files import read_yaml
@@ -169,7 +169,7 @@ def recipe_path(name: str) -> Path:
 
 
 def _network_settings(arch: str) -> dict[str, Any]:
-    spec = parse(arch)
+    spec = parse_arch(arch)
     if spec.cifar:
         raise UserError(f"arch={arch}: Detectron2's ResNet has no 3x3 stem; leave out _cifar")
     # Where the stride lies is the recipe's to say: no weights ask for either.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from converters.reading import read
+from converters.reading import read_checkpoint
 from converters.safe_pickle import OpaqueTensor
 from converters.source_formats import MSRA_INPUT, InputConvention
 from runs.errors import UserError
@@ -62,7 +62,7 @@ def read_backbone(weights: str | Path) -> BackboneFile | None:
         return None
     path = Path(weights)
     try:
-        contents = read(path)
+        contents = read_checkpoint(path)
     except UserError as error:
         reason = str(error).removeprefix(f"{path}: ").partition("; ")[0]
         raise UserError(f"weights={path}: not a backbone file ({reason}); {REMEDY}") from error

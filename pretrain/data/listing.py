@@ -121,13 +121,13 @@ class Listing:
         )
 
 
-def list_images(place: Path, trees: Iterable[Path] = ()) -> Listing:
+def list_images(place: Path, split_folders: Iterable[Path] = ()) -> Listing:
     """List a folder, zip or tar.
 
     Args:
         place: of the images.
-        trees: the folders of all splits. A link to something in one of them, or to what holds one, would bring in an
-            image for the second time.
+        split_folders: of all splits. A link to something in one of them, or to what holds one, would bring in an image
+            for the second time.
 
     Raises:
         UserError: it cannot be read.
@@ -135,7 +135,7 @@ def list_images(place: Path, trees: Iterable[Path] = ()) -> Listing:
     listing = Listing()
     try:
         if place.is_dir():
-            _list_folder(listing, str(place), "", [os.path.realpath(tree) for tree in (place, *trees)])
+            _list_folder(listing, str(place), "", [os.path.realpath(folder) for folder in (place, *split_folders)])
         else:
             _list_archive(listing, str(place), "")
     except OSError as error:
@@ -150,7 +150,7 @@ def is_system(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM
 
 
-def _list_folder(listing: Listing, folder: str, inside: str, trees: list[str]) -> None:
+def _list_folder(listing: Listing, folder: str, inside: str, split_folders: list[str]) -> None:
     with os.scandir(folder) as found:
         entries = list(found)
     for entry in entries:
@@ -165,7 +165,7 @@ def _list_folder(listing: Listing, folder: str, inside: str, trees: list[str]) -
             is_folder = is_file = False
         if entry.is_symlink() and not is_folder and not is_file:
             listing.left_out["dead links"] += 1
-        elif entry.is_symlink() and _leads_back(os.path.realpath(entry.path), trees):
+        elif entry.is_symlink() and _leads_back(os.path.realpath(entry.path), split_folders):
             listing.left_out["links back into the data"] += 1
         elif is_folder:
             if inside and entry.is_symlink():
@@ -173,7 +173,7 @@ def _list_folder(listing: Listing, folder: str, inside: str, trees: list[str]) -
                 continue
             if not inside:
                 listing.folders.add(unicodedata.normalize("NFC", entry.name))
-            _list_folder(listing, entry.path, f"{path}/", trees)
+            _list_folder(listing, entry.path, f"{path}/", split_folders)
         elif not is_file:
             listing.left_out["pipes, sockets or devices"] += 1
         elif entry.name.lower().endswith(ARCHIVES):
@@ -182,8 +182,8 @@ def _list_folder(listing: Listing, folder: str, inside: str, trees: list[str]) -
             listing.add(ImageFile(path, entry.path))
 
 
-def _leads_back(target: str, trees: list[str]) -> bool:
-    return any(f"{target}/".startswith(f"{tree}/") or f"{tree}/".startswith(f"{target}/") for tree in trees)
+def _leads_back(target: str, split_folders: list[str]) -> bool:
+    return any(f"{target}/".startswith(f"{other}/") or f"{other}/".startswith(f"{target}/") for other in split_folders)
 
 
 def _list_archive(listing: Listing, archive: str, inside: str) -> None:

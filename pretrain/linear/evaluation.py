@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
-from converters.architecture import parse
+from converters.architecture import parse_arch
 from pretrain.augment.fast_views import build_views
 from pretrain.checkpoint import read_tensors, restore_errors, write_tensors
 from pretrain.collectives import all_reduce, average_gradients
@@ -135,7 +135,7 @@ def evaluate_linear(config: LinearConfig) -> float:
         before = evaluation.network.weights_checksum()
         classifiers = LinearClassifiers(
             config,
-            parse(evaluation.network.subject.arch).out_channels,
+            parse_arch(evaluation.network.subject.arch).out_channels,
             len(evaluation.train.classes),
             evaluation.device,
         )

@@ -10,7 +10,7 @@ from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import devices_of, expand, parse_override
 from benchmarks.workflow.time_left import expected_durations
-from converters.architecture import parse
+from converters.architecture import parse_arch
 from converters.conversion import detectron2_obstacle
 from runs.errors import UserError
 
@@ -28,7 +28,7 @@ def test_table_5_fine_tunes_networks_that_a_c4_detector_can_hold(scale: str) -> 
     archs = {run.settings["arch"] for run in plan.runs.values() if "arch" in run.settings}
     assert archs
     for name in archs:
-        arch = parse(name)
+        arch = parse_arch(name)
         assert not detectron2_obstacle(arch) and arch.bottleneck, name
 
 

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from converters.architecture import Architecture, parse, recognise
+from converters.architecture import Architecture, parse_arch, recognise_arch
 from converters.resnet_model import ScaledResNet, build_resnet
 from runs.errors import UserError
 
@@ -21,21 +21,21 @@ def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def test_shapes_are_torchvisions(name: str) -> None:
     with torch.device("meta"):
         expected = shapes_of(getattr(torchvision.models, name)())
-    assert parse(name).shapes() == expected
-    assert list(parse(name).shapes()) == list(expected)
-    assert recognise(expected) == parse(name)
+    assert parse_arch(name).shapes() == expected
+    assert list(parse_arch(name).shapes()) == list(expected)
+    assert recognise_arch(expected) == parse_arch(name)
 
 
 def test_resnet50_has_265_tensors() -> None:
-    shapes = parse("resnet50").shapes()
+    shapes = parse_arch("resnet50").shapes()
     assert len(shapes) == 265
     assert sum(len(shape) == 4 for shape in shapes.values()) == 53
 
 
 @pytest.mark.parametrize("name", [*NAMES, "resnet50x0.25", "resnet50x2", "resnet18_cifar", "resnet34x0.5_cifar"])
 def test_names_round_trip(name: str) -> None:
-    assert parse(name).name == name
-    assert recognise(parse(name).shapes()).name == name
+    assert parse_arch(name).name == name
+    assert recognise_arch(parse_arch(name).shapes()).name == name
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_names_round_trip(name: str) -> None:
 )
 def test_names_that_are_none(name: str) -> None:
     with pytest.raises(UserError, match="arch: "):
-        parse(name)
+        parse_arch(name)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "wide_resnet50_2"])
@@ -73,12 +73,12 @@ def test_scaled_network_at_width_one_is_torchvisions() -> None:
 
 
 def test_quarter_width_scales_every_channel() -> None:
-    full, quarter = parse("resnet50").shapes(), parse("resnet50x0.25").shapes()
+    full, quarter = parse_arch("resnet50").shapes(), parse_arch("resnet50x0.25").shapes()
     for name, shape in quarter.items():
         assert shape[0] * 4 == full[name][0], name
     network = build_resnet("resnet50x0.25")
     assert network(torch.randn(2, 3, 64, 64)).shape == (2, 512)
-    assert parse("resnet50x0.25").out_channels == 512
+    assert parse_arch("resnet50x0.25").out_channels == 512
 
 
 def test_cifar_stem_keeps_the_resolution() -> None:
@@ -94,7 +94,7 @@ def test_zero_init_residual() -> None:
 
 
 def variant(**changes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    return parse("resnet50").shapes() | {name.replace("__", "."): shape for name, shape in changes.items()}
+    return parse_arch("resnet50").shapes() | {name.replace("__", "."): shape for name, shape in changes.items()}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def variant(**changes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
 )
 def test_networks_that_are_refused_with_the_reason(shapes: dict[str, tuple[int, ...]], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        recognise(shapes)
+        recognise_arch(shapes)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50x0.25", "wide_resnet50_2"])
@@ -126,8 +126,8 @@ def test_detectron2_builds_the_network_from_the_settings(name: str) -> None:
     from converters.naming_schemes import to_detectron2
 
     cfg = get_cfg()
-    cfg.MODEL.RESNETS.merge_from_other_cfg(type(cfg)(parse(name).detectron2_settings()))
+    cfg.MODEL.RESNETS.merge_from_other_cfg(type(cfg)(parse_arch(name).detectron2_settings()))
     cfg.MODEL.RESNETS.merge_from_other_cfg(type(cfg)({"OUT_FEATURES": ["res5"], "NORM": "BN"}))
     with torch.device("meta"):
         found = shapes_of(build_resnet_backbone(cfg, ShapeSpec(channels=3)))
-    assert found == {to_detectron2(key): shape for key, shape in parse(name).shapes().items()}
+    assert found == {to_detectron2(key): shape for key, shape in parse_arch(name).shapes().items()}

@@ -25,7 +25,7 @@ from torchvision.models.resnet import ResNet
 from converters import reading, safe_pickle
 from converters.conversion import convert
 from converters.loading import load_backbone
-from converters.reading import flatten, read
+from converters.reading import flatten, read_checkpoint
 from runs.errors import UserError
 from tests.converters import layouts
 
@@ -69,7 +69,7 @@ def test_tar_with_several_files_lists_them(plain: Path, tmp_path: Path) -> None:
     other = tmp_path / "log.txt"
     other.write_text("x")
     with pytest.raises(UserError, match=r"a tar with 2 files \(simsiam\.pth, log\.txt\)"):
-        read(tar(tmp_path / "two.tar", plain, other))
+        read_checkpoint(tar(tmp_path / "two.tar", plain, other))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -151,7 +151,7 @@ def test_reading_imports_nothing_that_a_pickle_names(tmp_path: Path, backbone: R
 def test_torchscript_is_refused(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "script.pt")
     with pytest.raises(UserError, match="TorchScript, which holds code"):
-        read(tmp_path / "script.pt")
+        read_checkpoint(tmp_path / "script.pt")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
 def test_usual_mistakes_have_their_remedy(start: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "file.pth").write_bytes(start)
     with pytest.raises(UserError, match=message):
-        read(tmp_path / "file.pth")
+        read_checkpoint(tmp_path / "file.pth")
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "<i8", "|u1", "|b1"])
@@ -178,7 +178,9 @@ def test_usual_mistakes_have_their_remedy(start: bytes, message: str, tmp_path: 
 def test_arrays_of_every_kind_come_out_as_numpy_makes_them(dtype: str, order: str, protocol: int) -> None:
     """The stand-ins for NumPy's constructors against NumPy's own."""
     array = np.asarray(np.arange(24).reshape(2, 3, 4) % 2, dtype=dtype, order=order)  # type: ignore[call-overload]
-    found = flatten(safe_pickle.load(pickle.dumps({"array": array, "scalar": array[0, 0, 0]}, protocol=protocol))[0])[0]
+    found = flatten(
+        safe_pickle.load(pickle.dumps({"array": array, "scalar": array[0, 0, 0]}, protocol=protocol)).content
+    )[0]
     assert list(found) == ["array"]
     assert found["array"].dtype == array.dtype
     assert np.array_equal(np.asarray(found["array"]), array)
@@ -187,13 +189,13 @@ def test_arrays_of_every_kind_come_out_as_numpy_makes_them(dtype: str, order: st
 def test_an_array_that_claims_more_than_it_holds() -> None:
     data = pickle.dumps({"array": np.zeros(4, np.float32)}, protocol=2).replace(b"K\x04\x85", b"K\x05\x85")
     with pytest.raises(UserError, match=r"shape \(5,\) has 4 values"):
-        flatten(safe_pickle.load(data)[0])
+        flatten(safe_pickle.load(data).content)
 
 
 def test_every_name_is_found_and_none_is_called() -> None:
     for protocol in range(6):
         for value, name in ((argparse.Namespace(), "argparse.Namespace"), (np.float32(1), "numpy.dtype")):
-            assert name in safe_pickle.load(pickle.dumps([value], protocol))[1]
+            assert name in safe_pickle.load(pickle.dumps([value], protocol)).names
         with pytest.raises(UserError, match=r"wants to run subprocess\.Popen"):
             safe_pickle.load(pickle.dumps([subprocess.Popen], protocol))
 
@@ -251,7 +253,7 @@ def test_headers_of_safetensors_are_bounded(kind: str, tmp_path: Path) -> None:
     header = ("{" + ",".join(f'"{name}{n}":{entry}' for n in range(count)) + "}").encode()
     (tmp_path / "file.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(UserError, match="far more than a checkpoint's"):
-        read(tmp_path / "file.safetensors")
+        read_checkpoint(tmp_path / "file.safetensors")
 
 
 def entry(path: Path, ending: str) -> zipfile.ZipInfo:
