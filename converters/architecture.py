@@ -10,6 +10,7 @@ An architecture is written `resnet50`, `resnet18_cifar`, `resnet50x0.25`, `wide_
 Everything here is arithmetic on names and shapes: no torch is imported.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class Architecture:
         """Channels of the last stage: the dimension of the pooled feature."""
         return 8 * self.stem_channels * self.expansion
 
+    @functools.cached_property
     def shapes(self) -> Shapes:
         """Name -> shape of every convolution and batch-norm tensor, in torchvision's names and order.
 
@@ -188,6 +190,11 @@ def recognise_arch(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
     return arch
 
 
+def not_plain(what: str) -> UserError:
+    """The error for a network that has the tensors of a plain ResNet, or some of them, and is none."""
+    return UserError(f"{what}, which plain ResNet cannot represent; use a plain ResNet")
+
+
 def norm_of(convolution: str) -> str:
     """`layer1.0.conv2` -> `layer1.0.bn2`, `layer1.0.downsample.0` -> `layer1.0.downsample.1`."""
     return convolution.replace("conv", "bn") if "conv" in convolution else convolution.replace("sample.0", "sample.1")
@@ -215,7 +222,7 @@ def is_convolution_bias(name: str) -> bool:
 
 
 def _compare(arch: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    expected = arch.shapes()
+    expected = arch.shapes
     missing = [name for name in expected if name not in shapes]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -249,9 +256,7 @@ def _refuse_variants(shapes: Mapping[str, tuple[int, ...]]) -> None:
     for pattern, reason in _VARIANTS.items():
         found = next((name for name in shapes if re.fullmatch(pattern, name)), None)
         if found:
-            raise UserError(
-                f"{found}: the network has {reason}, which plain ResNet cannot represent; use a plain ResNet"
-            )
+            raise not_plain(f"{found}: the network has {reason}")
     biased = next(filter(is_convolution_bias, shapes), None)
     if biased:
         folded = f"{norm_of(biased.removesuffix('.bias'))}.weight" not in shapes

@@ -14,7 +14,7 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from runs.errors import UserError
 from runs.files import read_bytes
@@ -131,21 +131,11 @@ def decompress(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]
 
 
 def _only_member(archive: tarfile.TarFile) -> IO[bytes]:
-    members = []
-    for count, member in enumerate(archive):
-        if count > 1000:
-            raise UserError("a tar of more than 1000 entries is no checkpoint; give the file in it")
-        if member.isfile() and not Path(member.name).name.startswith("."):
-            members.append(member)
-    if {"pickle", "storages", "tensors"} <= {member.name for member in members}:
-        raise UserError("PyTorch's tar format of before 2017; load and save it with PyTorch 1.x first")
+    members = [member for member in archive if member.isfile() and not Path(member.name).name.startswith(".")]
     if len(members) != 1:
         names = ", ".join(member.name for member in members[:4]) or "none"
         raise UserError(f"a tar with {len(members)} files ({names}); unpack it and give the checkpoint")
-    source = archive.extractfile(members[0])
-    if source is None:
-        raise UserError("the tar's entry cannot be read; fetch the file again")
-    return source
+    return cast(IO[bytes], archive.extractfile(members[0]))
 
 
 def _read(source: IO[bytes], limit: int) -> bytes:

@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from converters.reading import Contents
+from converters.tensor_digest import tensor_digest
 from runs.errors import UserError
 
 # What a checkpoint's weights may be; float8 and integers need scales that no plain ResNet has.
@@ -23,12 +27,11 @@ class Check:
     doubtful: bool = False
 
 
-def require(checks: list[Check]) -> list[Check]:
-    """Return the checks, all of which hold; raises UserError for the first that does not."""
+def require(checks: list[Check], file: Path) -> None:
+    """Raise UserError for the first check of a file that does not hold."""
     for check in checks:
         if not check.passed:
-            raise UserError(f"{check.name}: {check.figure}; {check.remedy}")
-    return checks
+            raise UserError(f"{file}: {check.name}: {check.figure}; {check.remedy}")
 
 
 def check_tensors(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> list[Check]:
@@ -51,6 +54,22 @@ def check_tensors(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -
     remedy = "the training diverged or the file is damaged; use an earlier checkpoint"
     checks.append(Check("finite", not broken, figure, remedy))
     return checks if broken else [*checks, *_check_norms(state_dict, source), _check_copies(state_dict, source)]
+
+
+def check_digest(contents: Contents, state_dict: dict[str, Tensor]) -> Check:
+    """The digest that this project writes into its own files, and what the format's own checksums say."""
+    own: dict[str, Any] = state_dict
+    stated: Any = contents.provenance.get("digest")
+    if "resume" in contents.entries:
+        start = "state_dict/"
+        own = {path[len(start) :]: array for path, array in contents.tensors.items() if path.startswith(start)}
+        stated = contents.settings.get("digest")
+    if not isinstance(stated, str):
+        return Check("undamaged", True, contents.checksum)
+    plain = all(isinstance(array, Tensor) for array in own.values())
+    figure = "the tensors against the digest in the file"
+    remedy = "they differ, so the file is damaged; fetch or write it again"
+    return Check("undamaged", plain and tensor_digest(own) == stated, figure, remedy)
 
 
 def _check_norms(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> list[Check]:

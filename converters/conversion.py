@@ -13,7 +13,6 @@ from converters.checks import Check, require
 from converters.loading import load_backbone
 from converters.naming_schemes import to_detectron2
 from converters.proof import TOLERANCE, check_detectron2_features
-from converters.reading import prefix_errors
 from converters.report import Report
 from converters.tensor_digest import tensor_digest
 from converters.vital_signs import check_vital_signs, read_images
@@ -64,8 +63,7 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
     else:
         pictures = read_images(images) if images else None
         report.checks.append(check_vital_signs(network, backbone.input, pictures, backbone.batches))
-    with prefix_errors(backbone.path):
-        require(report.checks)
+    require(report.checks, backbone.path)
     return report
 
 

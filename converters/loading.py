@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from converters.architecture import Architecture, parse_arch
-from converters.checks import Check, check_tensors, require
+from converters.checks import Check, check_digest, check_tensors, require
 from converters.fetching import fetch
-from converters.reading import Contents, prefix_errors, read_checkpoint
-from converters.recognition import Network, find_network
+from converters.reading import prefix_errors, read_checkpoint
+from converters.recognition import find_network
 from converters.source_formats import InputConvention
 from converters.stated_settings import input_convention
-from converters.tensor_digest import tensor_digest
 from converters.without_dynamo import without_dynamo
 from runs.errors import UserError
 
@@ -137,19 +136,16 @@ def load_backbone(
     foreign = (ArithmeticError, NotImplementedError, RuntimeError, TypeError, ValueError)
     with prefix_errors(path, "its tensors cannot be used ({}); export them as plain float32", foreign):
         network = find_network(contents, format, prefix)
-        return _assemble(contents, network, path)
-
-
-def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
-    arch, source = network.arch, network.source
-    ordered = {name: network.tensors[name] for name in arch.shapes()}
-    checks = require(check_tensors(ordered, source))
-    state_dict = {name: tensor.float().contiguous() for name, tensor in ordered.items()}
-    checks += require([_check_digest(contents, state_dict)])
-    convention, assumed = input_convention(contents, network, path)
+        ordered = {name: network.tensors[name] for name in network.arch.shapes}
+        checks = check_tensors(ordered, network.source)
+        require(checks, path)
+        state_dict = {name: tensor.float().contiguous() for name, tensor in ordered.items()}
+        checks.append(check_digest(contents, state_dict))
+        require(checks, path)
+        convention, assumed = input_convention(contents, network, path)
     return Backbone(
         path=path,
-        architecture=arch,
+        architecture=network.arch,
         state_dict=state_dict,
         format=network.format.name,
         source_sha256=contents.sha256,
@@ -158,7 +154,7 @@ def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
         assumed=assumed,
         prefix=network.path,
         others=network.others,
-        renamed={name: source[name] for name in arch.shapes()},
+        renamed={name: network.source[name] for name in ordered},
         reader=contents.reader,
         container=network.container,
         entries=contents.entries,
@@ -166,19 +162,3 @@ def _assemble(contents: Contents, network: Network, path: Path) -> Backbone:
         batches=network.batches,
         checks=checks,
     )
-
-
-def _check_digest(contents: Contents, state_dict: dict[str, Tensor]) -> Check:
-    """The digest that this project writes into its own files, and what the format's own checksums say."""
-    own: dict[str, Any] = state_dict
-    stated: Any = contents.provenance.get("digest")
-    if "resume" in contents.entries:
-        start = "state_dict/"
-        own = {path[len(start) :]: array for path, array in contents.tensors.items() if path.startswith(start)}
-        stated = contents.settings.get("digest")
-    if not isinstance(stated, str):
-        return Check("undamaged", True, contents.checksum)
-    plain = all(isinstance(array, Tensor) for array in own.values())
-    figure = "the tensors against the digest in the file"
-    remedy = "they differ, so the file is damaged; fetch or write it again"
-    return Check("undamaged", plain and tensor_digest(own) == stated, figure, remedy)

@@ -202,7 +202,7 @@ def from_creation_order(names: Iterable[str]) -> dict[str, str]:
 def _in_order_of_creation(count: int) -> list[str]:
     """The convolutions of the depth that has `count`, each block's projection first."""
     for depth in BLOCKS:
-        shapes = Architecture(depth).shapes()
+        shapes = Architecture(depth).shapes
         convolutions = [name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 4]
         # ResNet-34 and -50 have the same blocks, but not the same number of convolutions.
         if len(convolutions) == count:

@@ -72,14 +72,8 @@ def prove(checkpoint: str | Path, model: nn.Module, **choice: Any) -> Proof:
     """
     backbone = load_backbone(checkpoint, **choice)
     stages = [copy.deepcopy(stage).cpu().float().eval() for stage in find_stages(model)]
-    held: dict[tuple[int, ...], list[Tensor]] = {}
-    for stage in stages:
-        for tensor in stage.state_dict().values():
-            held.setdefault(tuple(tensor.shape), []).append(tensor)
-    unchanged = [
-        any(torch.equal(tensor, other) for other in held.get(tuple(tensor.shape), ()))
-        for tensor in backbone.state_dict.values()
-    ]
+    held = [tensor for stage in stages for tensor in stage.state_dict().values()]
+    unchanged = [any(torch.equal(tensor, other) for other in held) for tensor in backbone.state_dict.values()]
     errors = _feature_errors(find_stages(backbone.network()), stages)
     return Proof(backbone.path, backbone.arch, errors, sum(unchanged), len(unchanged))
 
@@ -90,7 +84,7 @@ def check_detectron2_features(network: "ResNet", arch: Architecture, stride_in_1
     Returns a check on the names, as Detectron2's own heuristics match them, and one for each stage.
     """
     state_dict = network.state_dict()
-    renamed = {to_detectron2(name): state_dict[name] for name in arch.shapes()}
+    renamed = {to_detectron2(name): state_dict[name] for name in arch.shapes}
     with without_dynamo():
         target, matched = _c4_network(arch, renamed, stride_in_1x1)
         complete = matched == len(renamed)
@@ -122,7 +116,7 @@ def _c4_network(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1
     matched = align_and_update_state_dicts(network.state_dict(), dict(state_dict), c2_conversion=False)
     missing, unexpected = network.load_state_dict(matched, strict=False, assign=True)
     unset = [name for name in missing if not name.endswith("num_batches_tracked")]
-    return network.eval(), min(len(matched) - len(unexpected), len(arch.shapes()) - len(unset))
+    return network.eval(), min(len(matched) - len(unexpected), len(state_dict) - len(unset))
 
 
 def _build_c4(arch: Architecture, stride_in_1x1: bool) -> nn.Module:

@@ -77,8 +77,7 @@ def read_checkpoint(path: Path) -> Contents:
     Raises:
         UserError: the file is unreadable, damaged, hostile or of no known kind.
     """
-    damaged = "damaged or truncated ({}); fetch or write it again"
-    with prefix_errors(path, damaged, (Exception,)), warnings.catch_warnings():
+    with prefix_errors(path, "damaged or truncated ({}); fetch or write it again"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the file's bytes are read-only
         data, digest = read_with_sha256(path)
         inner, containers = decompress(data)
@@ -104,7 +103,7 @@ def read_checkpoint(path: Path) -> Contents:
 
 
 @contextlib.contextmanager
-def prefix_errors(path: Path, otherwise: str = "", foreign: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def prefix_errors(path: Path, otherwise: str, foreign: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
     """Let errors begin with the file; `otherwise` words those of other libraries, which are of the types `foreign`."""
     try:
         yield

@@ -43,7 +43,6 @@ class Network:
 
     Attributes:
         path: before its own names, wrappers left out: "state_dict.encoder", empty for the top level.
-        scheme: how its parts are named.
         arch: what it is.
         tensors: torchvision's name -> tensor in torch's layout, in the file's type.
         source: torchvision's name -> path in the file, or what a tensor that is not in it was folded into.
@@ -55,7 +54,6 @@ class Network:
     """
 
     path: str
-    scheme: Scheme
     arch: Architecture
     tensors: dict[str, Tensor]
     source: dict[str, str]
@@ -156,7 +154,7 @@ def _network(
         _unfold(tensors, source)
     arch = recognise_arch({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     format = entry or _format(path, scheme, names, contents)
-    return Network(path, scheme, arch, tensors, source, min(counts, default=0), format)
+    return Network(path, arch, tensors, source, min(counts, default=0), format)
 
 
 def _in_torchs_layout(array: Tensor | np.ndarray[Any, Any], scheme: Scheme) -> Tensor:
@@ -237,9 +235,6 @@ def _explain(contents: Contents, near: list[tuple[int, str]], entry: Format | No
     if entry:
         return f"--format {entry.name}: no network with such names; leave it out"
     names = list(contents.tensors)
-    for path, tensor in contents.tensors.items():
-        if isinstance(tensor, OpaqueTensor):
-            return f"{path}: not a plain tensor ({tensor.kind}); join or export it as plain float32"
     for pattern, kind in _OTHER_KINDS.items():
         if any(re.search(pattern, plain_path(name)) for name in names):
             return f"no ResNet in it: {kind}; give a ResNet checkpoint, docs/formats.md says which"

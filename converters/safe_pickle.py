@@ -185,10 +185,6 @@ def _subclass(function: Any, kind: Any, args: Any, *_: Any) -> Any:
     return function(*args)
 
 
-def _opaque(kind: str) -> Callable[..., OpaqueTensor]:
-    return lambda *_: OpaqueTensor(kind)
-
-
 _ARRAYS = ("numpy.ndarray", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 
 
@@ -213,11 +209,11 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch._tensor._rebuild_from_type_v2": _subclass,
-    "torch._utils._rebuild_qtensor": _opaque("quantized"),
-    "torch._utils._rebuild_sparse_tensor": _opaque("sparse"),
-    "torch._utils._rebuild_nested_tensor": _opaque("nested"),
-    "torch._utils._rebuild_wrapper_subclass": _opaque("a wrapper around other tensors"),
-    "torch._utils._rebuild_meta_tensor_no_storage": _opaque("on the meta device, without numbers"),
+    "torch._utils._rebuild_qtensor": lambda *_: OpaqueTensor("quantized"),
+    "torch._utils._rebuild_sparse_tensor": lambda *_: OpaqueTensor("sparse"),
+    "torch._utils._rebuild_nested_tensor": lambda *_: OpaqueTensor("nested"),
+    "torch._utils._rebuild_wrapper_subclass": lambda *_: OpaqueTensor("a wrapper around other tensors"),
+    "torch._utils._rebuild_meta_tensor_no_storage": lambda *_: OpaqueTensor("on the meta device, without numbers"),
     "numpy.core.numeric._frombuffer": _array_from_buffer,
     "numpy._core.numeric._frombuffer": _array_from_buffer,
 }

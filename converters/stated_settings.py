@@ -7,14 +7,14 @@ standardised weights have no tensors of their own. Only settings show it.
 import ast
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from converters.architecture import BLOCKS, Architecture
+from converters.architecture import BLOCKS, Architecture, not_plain
 from converters.reading import Contents, flatten
 from converters.recognition import Network
 from converters.safe_pickle import OpaqueTensor
@@ -26,12 +26,8 @@ from runs.files import read_json
 BESIDE = ("config.json", "preprocessor_config.json")
 # Settings whose value is the name of the network.
 _NAMES = {"arch", "architecture", "model", "model_name", "backbone", "backbone_name", "encoder", "encoder_name", "name"}
-_BLUR, _DILATED, _ACTIVATION, _EPSILON = (
-    "blur pooling, which has no tensors",
-    "dilated convolutions",
-    "another activation than ReLU",
-    "batch norm with another epsilon than 1e-5",
-)
+_BLUR, _DILATED = "blur pooling, which has no tensors", "dilated convolutions"
+_ACTIVATION = "another activation than ReLU"
 # In such a name: what it says that the network computes differently.
 _VARIANTS = {
     r"blur|resnetaa|antialias": _BLUR,
@@ -44,17 +40,21 @@ _DILATED_HEADS = re.compile(r"(?i)(^|[/.])(aspp|aux_classifier)[/.]|classifier[/
 # `Backbone.assumed` of a checkpoint whose pre-training has written its input convention into it.
 BY_PRETRAINING = "written by the pre-training"
 _PLAIN = {None, False, "", "relu", "ReLU", "torch.nn.modules.activation.ReLU"}
-# A setting's name -> which of its values say that the network computes differently, and how.
+# What a setting's name ends with -> which of its values say that the network computes differently, and how. Those with
+# a layer before it are attributes of a pickled network.
 _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("hidden_act", "act_layer"), (lambda value: value not in _PLAIN, _ACTIVATION)),
-    **dict.fromkeys(("aa_layer", "antialias", "blurpool"), (lambda value: value not in _PLAIN, _BLUR)),
-    **dict.fromkeys(("dilation", "dilations"), (lambda value: isinstance(value, tuple) and max(value) > 1, _DILATED)),
-    "replace_stride_with_dilation": (lambda v: any(v) if isinstance(v, tuple) else bool(v), _DILATED),
-    "bn_eps": (lambda value: value is not None and value != 1e-5, _EPSILON),
-    "output_stride": (lambda value: value in (8, 16), _DILATED),
-    "downsample_in_first_stage": (lambda value: value is True, "a stride in its first stage"),
+    r"/(hidden_act|act_layer)": (lambda value: value not in _PLAIN, _ACTIVATION),
+    r"/(aa_layer|antialias|blurpool)": (lambda value: value not in _PLAIN, _BLUR),
+    r"/dilations?": (lambda value: isinstance(value, tuple) and max(value) > 1, _DILATED),
+    r"/replace_stride_with_dilation": (lambda v: any(v) if isinstance(v, tuple) else bool(v), _DILATED),
+    r"/output_stride": (lambda value: value in (8, 16), _DILATED),
+    r"/downsample_in_first_stage": (lambda value: value is True, "a stride in its first stage"),
+    r"/bn_eps|(bn\d|downsample[/.]1)[/.]eps": (lambda v: v is not None and v != 1e-5, "another epsilon than 1e-5"),
+    r"(conv\d|downsample[/.]0)[/.]padding_mode": (lambda value: value != "zeros", "padding other than by zeros"),
 }
-_DILATIONS = {name for name, (_, reason) in _REFUSED.items() if reason is _DILATED}
+_DILATIONS = "|".join(pattern for pattern, (_, reason) in _REFUSED.items() if reason is _DILATED)
+# Parts of a network that a pickle names.
+_CLASSES = re.compile(r"(GELU|SiLU|Mish|LeakyReLU|BlurPool\w*|StdConv\w*|GroupNorm)$")
 
 
 def input_convention(contents: Contents, network: Network, path: Path) -> tuple[InputConvention, str]:
@@ -69,11 +69,10 @@ def input_convention(contents: Contents, network: Network, path: Path) -> tuple[
             settings |= {f"{name}/{key}": value for key, value in flatten(read_json(beside))[1].items()}
     for key, value in settings.items():
         _check(key, value, network.arch)
-    _check_classes(contents.names)
+    if odd := next(filter(_CLASSES.search, sorted(contents.names)), None):
+        raise not_plain(f"the pickled network has a {odd}")
     if head := next(filter(_DILATED_HEADS.search, contents.tensors), None):
-        raise UserError(
-            f"{head}: of a segmentation network, with {_DILATED}, as plain ResNet has none; use a plain ResNet"
-        )
+        raise not_plain(f"{head}: of a segmentation network, with {_DILATED}")
     values = contents.provenance.get("input")
     if values is not None:
         try:
@@ -94,46 +93,32 @@ def input_convention(contents: Contents, network: Network, path: Path) -> tuple[
         convention = replace(convention, stride_in_1x1=True)
         source += f"; the stride by {stride[0]}"
     # It leaves no trace in the tensors: a dilated network has the same statistics on a finer grid.
-    if not any(key.rpartition("/")[2] in _DILATIONS for key in settings):
+    if not any(re.search(f"({_DILATIONS})$", f"/{key}") for key in settings):
         source += "; assumed: no dilation"
     return convention, source
 
 
-def _refuse(key: str, value: Any, reason: str) -> None:
-    raise UserError(f"{key} is {str(value)[:60]}: {reason}, which plain ResNet cannot represent; use a plain ResNet")
-
-
 def _check(key: str, value: Any, arch: Architecture) -> None:
-    last = key.rpartition("/")[2].lower()
-    if re.search(r"(bn\d|downsample[/.]1)[/.]eps$", key):
-        last = "bn_eps"  # of a pickled network
-    if re.search(r"(conv\d|downsample[/.]0)[/.]padding_mode$", key) and value != "zeros":
-        _refuse(key, value, "convolutions that do not pad with zeros")
-    if last in _NAMES and isinstance(value, str) and re.fullmatch(r"[\w./-]{1,60}", value):
+    said = f"{key} is {str(value)[:60]}"
+    for pattern, (differs, reason) in _REFUSED.items():
+        if re.search(f"({pattern})$", f"/{key.lower()}") and differs(value):
+            raise not_plain(f"{said}: {reason}")
+    if not isinstance(value, str):
+        return
+    if key.rpartition("/")[2].lower() in _NAMES and re.fullmatch(r"[\w./-]{1,60}", value):
         name = value.lower()
         for pattern, reason in _VARIANTS.items():
             if re.search(pattern, name):
-                _refuse(key, value, reason)
+                raise not_plain(f"{said}: {reason}")
         depth = re.fullmatch(r"(?:\w+[./])?(?:wide_|tv_)?resnet_?(\d+)(?:[_x.]\S*)?", name)
         if depth and int(depth[1]) in BLOCKS and int(depth[1]) != arch.depth:
             raise UserError(f"{key} says {value}, the tensors are a {arch.name}; the file was put together wrongly")
-    if last in _REFUSED and _REFUSED[last][0](value):
-        _refuse(key, value, _REFUSED[last][1])
-    if isinstance(value, str) and len(value) > 60:
+    if len(value) > 60:
         text = re.sub(r"\s", "", value)  # MMEngine keeps its configuration as text
         if "ConvWS" in text:
-            _refuse(key, "ConvWS", "standardised weights")
+            raise not_plain(f"{key} is ConvWS: standardised weights")
         if (found := re.search(r"dilations=\(([\d,]+)\)", text)) and set(found[1]) - set("1,"):
-            _refuse(key, found[0], "dilated convolutions")
-
-
-def _check_classes(names: Iterable[str]) -> None:
-    """A pickled network names the classes of its parts."""
-    for name in sorted(names):
-        if re.search(r"(GELU|SiLU|Mish|LeakyReLU|BlurPool\w*|StdConv\w*|GroupNorm)$", name):
-            raise UserError(
-                f"the pickled network has a {name}, which plain ResNet cannot represent; use a plain ResNet"
-            )
+            raise not_plain(f"{key} is {found[0][:60]}: {_DILATED}")
 
 
 def _puts_stride_in_1x1(key: str, value: Any, arch: Architecture) -> bool:

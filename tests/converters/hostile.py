@@ -271,7 +271,7 @@ class Generator:
         state_dict["module.encoder.conv1.weight"] = torch.ones(1).expand(50_000, 50_000)
         self.save("bomb", state_dict)
         # The same with every shape as it must be, for a network of 700 thousand million weights.
-        shapes = parse_arch("resnet18x256").shapes()
+        shapes = parse_arch("resnet18x256").shapes
         self.save("bomb", {f"encoder.{name}": torch.ones(1).expand(shape) for name, shape in shapes.items()})
         with zipfile.ZipFile(self.new("bomb"), "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("archive/data.pkl", b"\x80\x02N.")

@@ -21,13 +21,13 @@ def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def test_shapes_are_torchvisions(name: str) -> None:
     with torch.device("meta"):
         expected = shapes_of(getattr(torchvision.models, name)())
-    assert parse_arch(name).shapes() == expected
-    assert list(parse_arch(name).shapes()) == list(expected)
+    assert parse_arch(name).shapes == expected
+    assert list(parse_arch(name).shapes) == list(expected)
     assert recognise_arch(expected) == parse_arch(name)
 
 
 def test_resnet50_has_265_tensors() -> None:
-    shapes = parse_arch("resnet50").shapes()
+    shapes = parse_arch("resnet50").shapes
     assert len(shapes) == 265
     assert sum(len(shape) == 4 for shape in shapes.values()) == 53
 
@@ -35,7 +35,7 @@ def test_resnet50_has_265_tensors() -> None:
 @pytest.mark.parametrize("name", [*NAMES, "resnet50x0.25", "resnet50x2", "resnet18_cifar", "resnet34x0.5_cifar"])
 def test_names_round_trip(name: str) -> None:
     assert parse_arch(name).name == name
-    assert recognise_arch(parse_arch(name).shapes()).name == name
+    assert recognise_arch(parse_arch(name).shapes).name == name
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_scaled_network_at_width_one_is_torchvisions() -> None:
 
 
 def test_quarter_width_scales_every_channel() -> None:
-    full, quarter = parse_arch("resnet50").shapes(), parse_arch("resnet50x0.25").shapes()
+    full, quarter = parse_arch("resnet50").shapes, parse_arch("resnet50x0.25").shapes
     for name, shape in quarter.items():
         assert shape[0] * 4 == full[name][0], name
     network = build_resnet("resnet50x0.25")
@@ -94,7 +94,7 @@ def test_zero_init_residual() -> None:
 
 
 def variant(**changes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    return parse_arch("resnet50").shapes() | {name.replace("__", "."): shape for name, shape in changes.items()}
+    return parse_arch("resnet50").shapes | {name.replace("__", "."): shape for name, shape in changes.items()}
 
 
 @pytest.mark.parametrize(
@@ -130,4 +130,4 @@ def test_detectron2_builds_the_network_from_the_settings(name: str) -> None:
     cfg.MODEL.RESNETS.merge_from_other_cfg(type(cfg)({"OUT_FEATURES": ["res5"], "NORM": "BN"}))
     with torch.device("meta"):
         found = shapes_of(build_resnet_backbone(cfg, ShapeSpec(channels=3)))
-    assert found == {to_detectron2(key): shape for key, shape in parse_arch(name).shapes().items()}
+    assert found == {to_detectron2(key): shape for key, shape in parse_arch(name).shapes.items()}
