@@ -49,9 +49,13 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     r"/replace_stride_with_dilation": (lambda v: any(v) if isinstance(v, tuple) else bool(v), _DILATED),
     r"/output_stride": (lambda value: value in (8, 16), _DILATED),
     r"/downsample_in_first_stage": (lambda value: value is True, "a stride in its first stage"),
-    r"/bn_eps|(bn\d|downsample[/.]1)[/.]eps": (lambda v: v is not None and v != 1e-5, "another epsilon than 1e-5"),
-    r"(conv\d|downsample[/.]0)[/.]padding_mode": (lambda value: value != "zeros", "padding other than by zeros"),
-}
+    r"/bn_eps|(bn\d|downsample[/.]1)[/.]eps": (
+        lambda value: value is not None and value != 1e-5, "batch norm with another epsilon than 1e-5",
+    ),
+    r"(conv\d|downsample[/.]0)[/.]padding_mode": (
+        lambda value: value != "zeros", "convolutions that do not pad with zeros",
+    ),
+}  # fmt: skip
 _DILATIONS = "|".join(pattern for pattern, (_, reason) in _REFUSED.items() if reason is _DILATED)
 # Parts of a network that a pickle names.
 _CLASSES = re.compile(r"(GELU|SiLU|Mish|LeakyReLU|BlurPool\w*|StdConv\w*|GroupNorm)$")
