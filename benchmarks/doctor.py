@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.run_status import status_of
-from benchmarks.workflow.time_left import clock, expected_durations, left
+from benchmarks.workflow.run_status import last_attempts, status_of
+from benchmarks.workflow.time_left import clock, expected_durations, plan_seconds_left
 from runs.child_environment import child_environment
 from runs.environment import describe_environment
 from runs.errors import UserError
@@ -153,7 +153,8 @@ def check_scales(roots: dict[str, str], whole: bool) -> list[Finding]:
         folders = [Path(roots.get("imagenet", "datasets/imagenet")), Path(roots.get("detection", "datasets"))]
         missing = [str(f) for f in folders if not f.is_dir()] if scale.generate is None else []
         plan = expand([tables.load(t) for t in ("table4", "table5")], scale, f"outputs/{name}")
-        time = clock(left(plan, expected_durations(plan)[0], status_of(plan, failed={})))
+        expected = expected_durations(plan, last_attempts(plan)).seconds
+        time = clock(plan_seconds_left(plan, expected, status_of(plan, failed={})))
         words = f"tables 4 and 5: {len(plan.runs)} runs"
         if missing:
             words += f"; needs {' and '.join(missing)} (--data)"

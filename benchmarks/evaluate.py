@@ -17,7 +17,7 @@ from benchmarks.results.table_results import TableResult, full_label, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import check_roots, expand, parse_override
-from benchmarks.workflow.run_graph import RunGraph, Source
+from benchmarks.workflow.plan import Plan, Source
 from benchmarks.workflow.run_plan import run_plan
 from runs.environment import command_line, describe_environment
 from runs.errors import UserError
@@ -39,7 +39,7 @@ class CheckpointResult:
 
     tables: tuple[Grid, ...]
     model_card: Path  # the Markdown file; `model_card.json` beside it has the same as data
-    plan: RunGraph  # the runs, in `plan.output`
+    plan: Plan  # the runs, in `plan.output`
     refused: tuple[str, ...]  # why records cannot be used
     failed: tuple[str, ...]  # runs that failed
 
@@ -139,7 +139,7 @@ def folder_name(file: Path) -> str:
 
 
 def write_model_card(
-    plan: RunGraph, results: list[TableResult], facts: dict[str, Any], file: Path, address: str = ""
+    plan: Plan, results: list[TableResult], facts: dict[str, Any], file: Path, address: str = ""
 ) -> Path:
     """Write `model_card.md` and `model_card.json`; returns the former. `address`: where the file was fetched from."""
     fetched = "://" in address or address.startswith("zoo:")

@@ -16,10 +16,10 @@ from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand, parse_override
 from benchmarks.workflow.more_devices import estimate_scaling
-from benchmarks.workflow.run_graph import RunGraph
+from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_plan import run_plan
-from benchmarks.workflow.run_status import status_of
-from benchmarks.workflow.time_left import chains, clock, expected_durations, left
+from benchmarks.workflow.run_status import last_attempts, status_of
+from benchmarks.workflow.time_left import clock, expected_durations, longest_chains, plan_seconds_left
 from runs.environment import command_line
 from runs.errors import UserError
 
@@ -62,29 +62,31 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def plan(arguments: argparse.Namespace) -> int:
-    """Say what a run would do."""
-    made, scale, chosen = _planned(arguments)
-    expected, measured = expected_durations(made)
+    """Print what a run would do; nothing is written."""
+    scale = _scale(arguments)
+    if arguments.measured:
+        scale = scales.with_measured(scale, Path(arguments.measured))
+    made = _planned(arguments, scale)
+    expected, measured = expected_durations(made, last_attempts(made))
     status = status_of(made, failed={})
     print(f"{made.scale} scale: {made.about}\n")
     table_formats.print_grid(_costs(made, expected, measured, set(status.done)))
     if arguments.commands:
         if any(run.nodes > 1 for run in made.runs.values()):
             print("# with $HEAD: on each of its nodes, behind HEAD=<the name of one of them>")
-        for run in made.order():
+        for run in made.order:
             print(f"# {'done' if run in status.done else clock(expected[run])}")
             print(made.runs[run].line)
         print()
-    print(f"{len(status.waiting)} of {len(made.runs)} runs to do, about {clock(left(made, expected, status))} with "
-          f"{made.jobs} at a time")  # fmt: skip
+    print(f"{len(status.waiting)} of {len(made.runs)} runs to do, about "
+          f"{clock(plan_seconds_left(made, expected, status))} with {made.jobs} at a time")  # fmt: skip
     if chain := _critical_path(made, expected, set(status.waiting)):
-        named = made.names()
-        print(f"critical path, {clock(sum(expected[r] for r in chain))}: " + " -> ".join(named[r] for r in chain))
+        print(f"critical path, {clock(sum(expected[r] for r in chain))}: " + " -> ".join(made.names[r] for r in chain))
     space = sum(made.gigabytes.get(run.task, 0.0) for run in made.runs.values())
     hours = sum(expected[r] * made.runs[r].devices for r in status.waiting) / 3600
     print(f"GPU-hours {hours:.0f}, disk about {space:.1f} GB")
     if arguments.devices:
-        _print_growth(chosen, scale, arguments.devices)
+        _print_growth([table for table, _ in made.planned_tables], scale, arguments.devices)
     if made.seconds_source and len(measured) < len(made.runs):
         print(f"assumed times: {made.seconds_source}")
     for absent in dict.fromkeys(c.absent for c in made.cells if c.absent):
@@ -106,27 +108,28 @@ def _print_growth(chosen: list[tables.Table], scale: scales.Scale, devices: list
     table_formats.print_grid(Grid(heads, tuple(lines), notes=notes, corner="devices"))
 
 
-def _planned(arguments: argparse.Namespace) -> tuple[RunGraph, scales.Scale, list[tables.Table]]:
-    """The plan that the arguments of `plan` and `run` ask for, with the scale and the tables that they name."""
-    scale = scales.load(arguments.scale)
+def _scale(arguments: argparse.Namespace) -> scales.Scale:
+    """The scale that the arguments of `plan` and `run` name, with what they say of its size."""
     given = {name: value for name in ("jobs", "gpus", "nodes") if (value := getattr(arguments, name)) is not None}
+    return dataclasses.replace(scales.load(arguments.scale), **given)
+
+
+def _planned(arguments: argparse.Namespace, scale: scales.Scale) -> Plan:
+    """The plan that the arguments of `plan` and `run` ask for."""
     chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns, scale.replace, scale.add)
-    scale = dataclasses.replace(scale, **given)
-    if measured := vars(arguments).get("measured"):
-        scale = scales.with_measured(scale, Path(measured))
     output = arguments.output or f"outputs/{scale.name}"
     overrides = [parse_override(text) for text in arguments.overrides]
-    plan = expand(chosen, scale, output, dict(arguments.data), overrides, arguments.trials)
-    if not plan.runs:
-        fitting = [name for name in scales.NAMES if expand(chosen, scales.load(name), plan.output).runs]
+    made = expand(chosen, scale, output, dict(arguments.data), overrides, arguments.trials)
+    if not made.runs:
+        fitting = [name for name in scales.NAMES if expand(chosen, scales.load(name), made.output).runs]
         remedy = f"add --scale {' or --scale '.join(fitting)}" if fitting else "choose other rows or tables"
-        reasons = "; ".join(dict.fromkeys(cell.absent for cell in plan.cells))
+        reasons = "; ".join(dict.fromkeys(cell.absent for cell in made.cells))
         raise UserError(f"{', '.join(arguments.tables)}: {reasons}; {remedy}")
-    plan.command = command_line()
-    return plan, scale, chosen
+    made.command = command_line()
+    return made
 
 
-def _costs(plan: RunGraph, expected: dict[str, float], measured: set[str], done: set[str]) -> Grid:
+def _costs(plan: Plan, expected: dict[str, float], measured: set[str], done: set[str]) -> Grid:
     lines = []
     for task in dict.fromkeys(run.task for run in plan.runs.values()):
         runs = [run for run in plan.runs.values() if run.task == task]
@@ -142,9 +145,9 @@ def _costs(plan: RunGraph, expected: dict[str, float], measured: set[str], done:
     return Grid(tuple(("", head) for head in heads), tuple(lines))
 
 
-def _critical_path(plan: RunGraph, expected: dict[str, float], waiting: set[str]) -> list[str]:
+def _critical_path(plan: Plan, expected: dict[str, float], waiting: set[str]) -> list[str]:
     """The longest chain of runs that wait for each other."""
-    lengths = chains(plan, {r: expected[r] for r in waiting})
+    lengths = longest_chains(plan, {r: expected[r] for r in waiting})
     path: list[str] = []
     candidates = waiting
     while candidates:
@@ -155,7 +158,7 @@ def _critical_path(plan: RunGraph, expected: dict[str, float], waiting: set[str]
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the runs, print the tables, write the report. Exit status 1 if a run failed or its record is refused."""
-    made, _, _ = _planned(arguments)
+    made = _planned(arguments, _scale(arguments))
     status = run_plan(made, arguments.executor, arguments.sbatch, arguments.retries)
     results = results_of(made, status)
     console = Console()

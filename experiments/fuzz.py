@@ -29,7 +29,7 @@ from safetensors.torch import save as save_safetensors
 
 from benchmarks.gate import baseline
 from benchmarks.gate.measured import measure
-from benchmarks.workflow.run_graph import read_plan
+from benchmarks.workflow.plan import read_plan
 from converters.reading import read_checkpoint
 from runs.app import Parser
 from runs.detection_matches import Matches, read_matches, save_matches

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.report.page import write_tables
 from benchmarks.results.table_results import results_of
-from benchmarks.workflow.run_graph import PLAN, RunGraph, read_plan
+from benchmarks.workflow.plan import PLAN, Plan, read_plan
 from benchmarks.workflow.run_status import ATTEMPTS, last_attempts
 from runs.app import Parser, cli
 from runs.errors import UserError
@@ -34,7 +34,7 @@ MAX_BYTES = 8_000_000
 ABSOLUTE = re.compile(r"(?:^|[\s=\[,'\"])((?:/|~/|[A-Za-z]:\\)[^\s/\\]+[/\\][^\s,\]'\"]*)")
 
 
-def keep_results(plan: RunGraph, target: Path) -> dict[Path, int]:
+def keep_results(plan: Plan, target: Path) -> dict[Path, int]:
     """Copy what the tables of a run rest on to `target`; what an earlier call has left there goes.
 
     Args:

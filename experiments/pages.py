@@ -27,7 +27,7 @@ from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.tables.table import Row
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.run_graph import RunGraph, read_plan
+from benchmarks.workflow.plan import Plan, read_plan
 from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.files import atomic_write, read_bytes
@@ -127,14 +127,14 @@ def _place(record: Record) -> str:
     return f"{e.get('processor')}, {e.get('cores')} cores, PyTorch {(e.get('packages') or {}).get('torch')}"
 
 
-def _plan(folder: Path, scale: str | None, names: Iterable[str]) -> RunGraph:
+def _plan(folder: Path, scale: str | None, names: Iterable[str]) -> Plan:
     if scale is None:
         return read_plan(folder)
     size = scales.load(scale)
     return expand(tables.choose(list(names), None, None, size.replace, size.add), size, folder)
 
 
-def _draw(plan: RunGraph, name: str, inside: str, beside: Path) -> None:
+def _draw(plan: Plan, name: str, inside: str, beside: Path) -> None:
     shown = PICTURE.search(inside)
     if not shown:
         raise UserError(f"the block of {name} shows no picture; put ![{name}](images/FILE.png) into it")
@@ -176,9 +176,7 @@ def draw_charts(charts: Sequence[Chart]) -> bytes:
     return small.getvalue()
 
 
-def pretraining_grid(
-    result: TableResult, plan: RunGraph, records: Mapping[str, Record], metrics: Sequence[str]
-) -> Grid:
+def pretraining_grid(result: TableResult, plan: Plan, records: Mapping[str, Record], metrics: Sequence[str]) -> Grid:
     """Metrics of a table's pre-trainings: the paper's word and number, our trials, the monitors' verdicts.
 
     Raises:

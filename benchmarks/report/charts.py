@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.results.table_results import Results, pretrainings
 from benchmarks.results.trial_statistics import summarize
 from benchmarks.tables.table import Table
-from benchmarks.workflow.run_graph import RunGraph
+from benchmarks.workflow.plan import Plan
 from runs.errors import UserError
 from runs.metrics_log import METRICS_LOG, read_log
 from runs.palette import PALETTE
@@ -149,7 +149,7 @@ def legend_entries(axes: Sequence[Any]) -> dict[str, Any]:
     return {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
 
 
-def row_logs(plan: RunGraph, table: Table) -> Logs:
+def row_logs(plan: Plan, table: Table) -> Logs:
     """The logs of the pre-trainings behind each row of a table, without quantities that have no meaning for the row."""
     logs = []
     for row in table.rows:
@@ -166,7 +166,7 @@ def pretraining_logs(found: Results, prefix: str) -> Logs:
     return [(prefix + found.labels[run], log) for run in ids if (log := _log(found.plan, run))]
 
 
-def _log(plan: RunGraph, run: str) -> list[dict[str, Any]]:
+def _log(plan: Plan, run: str) -> list[dict[str, Any]]:
     try:
         return list(read_log(plan.folder(run) / METRICS_LOG))
     except UserError:

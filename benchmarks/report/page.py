@@ -13,7 +13,7 @@ from benchmarks.report.result_tables import comma_separated, result_grid
 from benchmarks.report.table_formats import Cell, Grid, Line, plain_cells
 from benchmarks.results.records import Found
 from benchmarks.results.table_results import Results, TableResult, listed
-from benchmarks.workflow.run_graph import PLAN
+from benchmarks.workflow.plan import PLAN
 from benchmarks.workflow.run_status import last_attempts
 from benchmarks.workflow.time_left import clock
 from runs.errors import UserError
@@ -43,8 +43,7 @@ def write_report(results: Sequence[Results], output: Path, others: Found = ({}, 
     """
     page = output / PAGE
     there = [name for name in (PAGE, *TABLES) if (output / name).exists()]
-    ours = (output / PLAN).exists() or (page.is_file() and GENERATOR in page.read_text("utf-8", "replace"))
-    if there and not ours:
+    if there and not (output / PLAN).exists() and not files_of_report(output):
         raise UserError(f"{output / there[0]}: is there already, and not written by `report`; choose another --output")
     text = _page(results, *others)
     with atomic_write(page, "w") as file:
@@ -52,6 +51,12 @@ def write_report(results: Sequence[Results], output: Path, others: Found = ({}, 
     # After the page: its mark covers the tables too.
     write_tables([table for result in results for table in result.tables], output)
     return page
+
+
+def files_of_report(folder: Path) -> tuple[str, ...]:
+    """The names that a report's files have, if a page in the folder bears the mark of `report`; none otherwise."""
+    page = folder / PAGE
+    return (PAGE, *TABLES) if page.is_file() and GENERATOR in page.read_text("utf-8", "replace") else ()
 
 
 def write_tables(tables: Sequence[TableResult], output: Path) -> None:
@@ -86,7 +91,7 @@ def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pa
         environments=describe_environments([*recorded, *others.values()]),
         others=unplanned_grid(others),
         costs=cost_grid(found),
-        commands=[plan.runs[run].line for plan in plans for run in plan.order()],
+        commands=[plan.runs[run].line for plan in plans for run in plan.order],
         ended=len(recorded),
         total=clock(sum(r.seconds for r in recorded)),
         starts=list(dict.fromkeys(p.command for p in plans if p.command)),
@@ -143,8 +148,8 @@ def cost_grid(found: Sequence[Results]) -> Grid:
     """One line a run: how it went, its time, memory and verdict."""
     lines = []
     for results in found:
-        plan, named, attempts = results.plan, results.plan.names(), last_attempts(results.plan)
-        for run in plan.order():
+        plan, named, attempts = results.plan, results.plan.names, last_attempts(results.plan)
+        for run in plan.order:
             attempt, record = attempts.get(run), results.records.get(run)
             took = attempt.seconds if attempt else record.seconds if record else None
             # In `results/`, conversions and data sets have left no file, only how their command ended.

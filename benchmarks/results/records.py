@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.workflow.run_graph import TARGETS, Run, RunGraph
+from benchmarks.workflow.plan import TARGETS, Plan, Run
 from runs.errors import UserError
 from runs.folder import RECORD
 from runs.record import Record, read_record
@@ -65,7 +65,7 @@ def _read(files: Iterable[Path], fault_of: Callable[[Path, Record], str]) -> Fou
     return records, refused
 
 
-def records_of(plan: RunGraph) -> tuple[dict[str, Record], list[str]]:
+def records_of(plan: Plan) -> tuple[dict[str, Record], list[str]]:
     """The records of a plan's finished runs.
 
     A record counts if it is what this run writes: its settings are the plan's, its network is that which the plan gives
@@ -74,7 +74,7 @@ def records_of(plan: RunGraph) -> tuple[dict[str, Record], list[str]]:
     Returns:
         (the records by run id, one line for each that was refused)
     """
-    runs = {plan.target(name): plan.runs[name] for name in plan.order()}
+    runs = {plan.target(name): plan.runs[name] for name in plan.order}
     files = [path for path, run in runs.items() if run.kind not in TARGETS and path.exists()]
     good: dict[str, Record] = {}
     fingerprints: dict[str, str] = {}
@@ -94,7 +94,7 @@ def records_of(plan: RunGraph) -> tuple[dict[str, Record], list[str]]:
     return {runs[path].id: record for path, record in records.items()}, list(refused.values())
 
 
-def _misfit(plan: RunGraph, run: Run, record: Record, records: dict[str, Record]) -> str:
+def _misfit(plan: Plan, run: Run, record: Record, records: dict[str, Record]) -> str:
     """Why a record is not this run's; empty if it is."""
     if record.kind != run.kind:
         return f"is a record of {record.kind}, not of {run.kind}"
@@ -106,7 +106,7 @@ def _misfit(plan: RunGraph, run: Run, record: Record, records: dict[str, Record]
     if run.kind == "pretrain":
         return ""
     sha256 = record.subject.checkpoint_sha256
-    sources = [name for name in plan.with_needs(run.id) if plan.runs[name].kind == "pretrain"]
+    sources = [name for name in plan.with_needs[run.id] if plan.runs[name].kind == "pretrain"]
     expected, whose = sha256, ""
     if sources and sources[0] in records:
         expected = records[sources[0]].subject.checkpoint_sha256

@@ -1,6 +1,5 @@
 """Tables filled with what was measured: a pure function of a plan and the records of its runs."""
 
-import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -10,8 +9,8 @@ from typing import Any
 
 from benchmarks.results.records import Found, find, records_of
 from benchmarks.results.trial_statistics import Summary, clearly_above, outside_noise, summarize
-from benchmarks.tables.table import Column, Row, Table, adapt_columns, load
-from benchmarks.workflow.run_graph import PLAN, Cell, RunGraph, read_plan
+from benchmarks.tables.table import Column, Row, Table
+from benchmarks.workflow.plan import PLAN, Cell, Plan, read_plan
 from benchmarks.workflow.run_status import Status, status_of
 from runs.errors import UserError
 from runs.record import Record
@@ -72,7 +71,7 @@ class TableResult:
 class Results:
     """What has come of a plan."""
 
-    plan: RunGraph
+    plan: Plan
     records: dict[str, Record]  # by run id
     refused: list[str]  # why other records are
     tables: list[TableResult]
@@ -98,39 +97,21 @@ def read_results(folders: Sequence[str | Path]) -> tuple[list[Results], Found]:
     return results, (records, refused)
 
 
-def results_of(plan: RunGraph, status: Status | None = None) -> Results:
+def results_of(plan: Plan, status: Status | None = None) -> Results:
     """Read a plan's records once and fill its tables; `status` as for `table_results`."""
     records, refused = records_of(plan)
     filled = table_results(plan, records, status)
-    rows = {(t.name, row.id): row.label for t in plan.tables for row in load(t.name).rows}
-    labels = {run: rows[cell.table, cell.row] for run, cell in plan.cell_of().items()}
-    if plan.checkpoint:
-        labels = dict.fromkeys(plan.runs, plan.checkpoint.name)
+    rows = {(table.name, row.id): row.label for table, _ in plan.planned_tables for row in table.rows}
+    labels = {run: rows[cell.table, cell.row] for run, cell in plan.first_cell.items()}
     return Results(plan, records, refused, filled, labels)
 
 
-def table_results(plan: RunGraph, records: dict[str, Record], status: Status | None = None) -> list[TableResult]:
+def table_results(plan: Plan, records: dict[str, Record], status: Status | None = None) -> list[TableResult]:
     """Fill all tables of a plan with its records, by run id; `status` of the runs is read anew if None."""
     status = status or status_of(plan)
     results = []
-    for chosen in plan.tables:
-        whole = adapt_columns(load(chosen.name), plan.replace, plan.add)
-        table = whole.select(chosen.rows, chosen.columns)
-        if (len(table.rows), len(table.columns)) != (len(chosen.rows), len(chosen.columns)):
-            raise UserError(
-                f"{plan.output}: its plan has rows or columns that {chosen.name} lacks; write it again with "
-                "`python -m benchmarks run`"
-            )
-        if plan.checkpoint:
-            # In this row stands a checkpoint that the paper does not have, and whose network the row does not describe.
-            name, none = plan.checkpoint.name, (None,) * len(table.columns)
-            rows = [dataclasses.replace(r, label=name, values=none, std=(), properties={}) for r in table.rows]
-            table = dataclasses.replace(table, bold={}, properties=(), rows=tuple(rows))
-        columns = []
-        for place, column in enumerate(table.columns):
-            published = [row.values[whole.columns.index(column)] for row in whole.rows]
-            best = max((value for value in published if isinstance(value, int | float)), default=None)
-            columns.append(_column(plan, table, place, best, records, status))
+    for table, best in plan.planned_tables:
+        columns = [_column(plan, table, place, best[place], records, status) for place in range(len(table.columns))]
         lines = tuple(zip(*columns, strict=True))
         verdicts = tuple(_verdict(plan, table, row, records) for row in table.rows)
         verdicts = verdicts if any(verdicts) else ()
@@ -163,14 +144,14 @@ def _gain_sentence(table: Table, lines: Sequence[Sequence[Entry]]) -> str:
     return f"Pre-training ({row.label}) against {rival}: {listed(parts)}."
 
 
-def pretrainings(plan: RunGraph, table: str, row: str) -> list[str]:
+def pretrainings(plan: Plan, table: str, row: str) -> list[str]:
     """The ids of the pre-trainings behind a row's entries."""
     behind = [run for cell in plan.cells if (cell.table, cell.row) == (table, row) for run in cell.runs]
-    found = dict.fromkeys(name for run in behind for name in plan.with_needs(run) if plan.runs[name].kind == "pretrain")
+    found = dict.fromkeys(name for run in behind for name in plan.with_needs[run] if plan.runs[name].kind == "pretrain")
     return list(found)
 
 
-def _verdict(plan: RunGraph, table: Table, row: Row, records: dict[str, Record]) -> Verdict | None:
+def _verdict(plan: Plan, table: Table, row: Row, records: dict[str, Record]) -> Verdict | None:
     if "collapse" not in table.properties:
         return None
     said = [records[run].verdict for run in pretrainings(plan, table.name, row.id) if run in records]
@@ -192,7 +173,7 @@ def _collapse_remarks(table: Table, verdicts: tuple[Verdict | None, ...]) -> lis
 
 
 def _column(
-    plan: RunGraph, table: Table, place: int, best: float | None, records: dict[str, Record], status: Status
+    plan: Plan, table: Table, place: int, best: float | None, records: dict[str, Record], status: Status
 ) -> list[Entry]:
     """A column's entries, beside the paper's (of which `best` is the highest), each other and the untrained network."""
     column = table.columns[place]

@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.tables.scale import STAGES, Scale
 from benchmarks.tables.table import TASKS, Column, Row, Table, load, names
-from benchmarks.workflow.run_graph import DETECTION, OF_THE_SCALE, Cell, Run, RunGraph, Selection, Source
+from benchmarks.workflow.plan import DETECTION, OF_THE_SCALE, Cell, Plan, Run, Selection, Source
 from runs import plugins
 from runs.errors import UserError
 from runs.files import RANDOM, SCRATCH, checkpoint_name
@@ -49,7 +49,7 @@ def expand(
     overrides: Iterable[tuple[str, str, Any]] = (),
     trials: int | None = None,
     checkpoint: Source | None = None,
-) -> RunGraph:
+) -> Plan:
     """Turn tables into runs; nothing is written.
 
     Args:
@@ -71,7 +71,7 @@ def expand(
     _check_scale(scale, chosen)
     expansion = _Expansion(scale, _relative(Path(output)), roots or {}, list(overrides), trials, checkpoint)
     cells = [expansion.cell(t, row, column) for t in chosen for row in t.rows for column in t.columns]
-    return RunGraph(
+    return Plan(
         output=expansion.output,
         scale=scale.name,
         tables=[Selection(t.name, tuple(r.id for r in t.rows), tuple(c.id for c in t.columns)) for t in chosen],
@@ -214,7 +214,7 @@ class _Expansion:
         digest = hashlib.sha256(portable.encode()).hexdigest()[:8]
         run_id = f"{kind}/{name}-{digest}"
         if run_id not in self.runs:
-            gpus, nodes = devices_of(self.scale, kind, batch_of(self.scale, task, settings))
+            gpus, nodes = gpus_and_nodes(self.scale, kind, batch_of(self.scale, task, settings))
             command = _command(kind, {**settings, **root}, f"{self.output}/{run_id}", gpus, nodes, digest)
             self.runs[run_id] = Run(run_id, kind, task, command, needs, {**settings, **root}, gpus, nodes)
         return self.runs[run_id]
@@ -226,8 +226,8 @@ def batch_of(scale: Scale, task: str, settings: dict[str, Any]) -> int | None:
     return own or scale.batch_sizes.get(settings.get("method", ""), scale.batch_sizes.get(task))
 
 
-def devices_of(scale: Scale, kind: str, batch: int | None) -> tuple[int, int]:
-    """(devices of each node, nodes) of a run: the scale's, or as many as the batch can be shared out to."""
+def gpus_and_nodes(scale: Scale, kind: str, batch: int | None) -> tuple[int, int]:
+    """The devices of each node and the nodes of a run: the scale's, or as many as the batch can be shared out to."""
     if kind in ("data", "convert"):
         return 0, 1
     if batch is None:

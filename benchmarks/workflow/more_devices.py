@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from benchmarks.tables.scale import Scale
 from benchmarks.tables.table import Table
 from benchmarks.workflow.expand import LEAST, batch_of, expand
-from benchmarks.workflow.run_graph import RunGraph
+from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
-from benchmarks.workflow.time_left import assumed, chains, left
+from benchmarks.workflow.time_left import assumed_seconds, longest_chains, plan_seconds_left
 
 NODE = 8
 # ImageNet's training set: 1,281,167 JPEGs of 138 GB.
@@ -40,13 +40,13 @@ def estimate_scaling(tables: Sequence[Table], scale: Scale, counts: Sequence[int
     for count in counts:
         size = dataclasses.replace(scale, gpus=min(count, NODE), nodes=-(-count // NODE))
         plan = expand(tables, size, "outputs/growth")
-        seconds = {run.id: assumed(plan, run) for run in plan.runs.values()}
-        total = left(plan, seconds, Status(waiting=list(plan.runs)), count)
-        chain = chains(plan, seconds)
+        seconds = {run.id: assumed_seconds(plan, run) for run in plan.runs.values()}
+        total = plan_seconds_left(plan, seconds, Status(waiting=list(plan.runs)), count)
+        chain = longest_chains(plan, seconds)
         longest = max(plan.runs.values(), key=lambda run: chain[run.id])
         hours = sum(seconds[run.id] * run.devices for run in plan.runs.values()) / 3600
         held = longest.devices < count
-        limit = f"{plan.names()[longest.id]} on {longest.devices}" if chain[longest.id] > 0.8 * total else "devices"
+        limit = f"{plan.names[longest.id]} on {longest.devices}" if chain[longest.id] > 0.8 * total else "devices"
         limit += ", for its batch" if held and limit != "devices" else ""
         # At the most: every device reads for a pre-training.
         rate = IMAGES * IMAGE_MB / 1000 / scale.seconds["pretrain/epoch"] if "pretrain/epoch" in scale.seconds else 0.0
@@ -66,7 +66,7 @@ def estimate_scaling(tables: Sequence[Table], scale: Scale, counts: Sequence[int
     ]
 
 
-def _too_small_batches(plan: RunGraph, scale: Scale, count: int) -> dict[tuple[int, int], str]:
+def _too_small_batches(plan: Plan, scale: Scale, count: int) -> dict[tuple[int, int], str]:
     """Where the batch rule breaks, by batch and devices: what it would be on all of them, and what is done instead."""
     found: dict[tuple[int, int], dict[str, None]] = {}
     for run in plan.runs.values():

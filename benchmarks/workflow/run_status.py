@@ -3,12 +3,14 @@
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.workflow.run_graph import RunGraph
+from benchmarks.workflow.plan import Plan
 from runs.errors import UserError, from_os_error
-from runs.folder import LOG
+from runs.files import read_json
+from runs.progress import PROGRESS
 from runs.typed import build
 
 # A line an attempt: the run, when it began (seconds since 1970), how many seconds it took, its exit status.
@@ -29,44 +31,72 @@ class Attempt:
             raise ValueError("seconds must be at least 0")
 
 
+@dataclass(frozen=True)
+class ProgressNote:
+    """What a running command says of itself in `progress.json`, see `runs.progress`."""
+
+    description: str = "starts"
+    done: float = 0.0
+    total: float = 0.0
+    seconds_left: float | None = None
+    time: float = 0.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run that goes on."""
+
+    began: float  # seconds since 1970
+    said: ProgressNote = ProgressNote()
+
+
 @dataclass
 class Status:
-    """The runs of a plan by what they do: `running` says when each began, `failed` its exit status."""
+    """The runs of a plan by what they do; of the failed ones their exit status."""
 
     done: list[str] = field(default_factory=list)
-    running: dict[str, float] = field(default_factory=dict)
+    running: dict[str, Running] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
 
 
-def status_of(plan: RunGraph, running: dict[str, float] | None = None, failed: dict[str, int] | None = None) -> Status:
-    """Sort the runs; `running`: with their start, `failed`: with their exit status, by the last attempts if None."""
+def status_of(plan: Plan, began: Mapping[str, float] | None = None, failed: Mapping[str, int] | None = None) -> Status:
+    """Sort the runs.
+
+    Args:
+        plan: the plan.
+        began: of those that run, since when.
+        failed: the exit status of those that failed; by the last attempts if None.
+    """
     if failed is None:
         failed = {run: attempt.status for run, attempt in last_attempts(plan).items()}
-    status = Status(running=running or {})
+    status = Status(
+        running={run: Running(start, read_progress(plan, run, start)) for run, start in (began or {}).items()}
+    )
     status.done = [run for run in plan.runs if run not in status.running and plan.target(run).exists()]
     begun = {*status.done, *status.running}
     # A run that ended well has its result; without it, it has failed whatever its status says.
     status.failed = {run: failed[run] for run in plan.runs if run in failed and run not in begun}
     for run in plan.runs:
         if run not in begun and run not in status.failed:
-            lost = not status.failed.keys().isdisjoint(plan.with_needs(run))
+            lost = not status.failed.keys().isdisjoint(plan.with_needs[run])
             (status.blocked if lost else status.waiting).append(run)
     return status
 
 
-def note_attempt(plan: RunGraph, run: str, started: float, status: int) -> None:
-    """Append an attempt that has just ended; the clock may have been set back meanwhile."""
-    line = json.dumps(vars(Attempt(run, started, max(0.0, time.time() - started), status)))
+def append_attempt(plan: Plan, run: str, started: float, status: int) -> Attempt:
+    """Note an attempt that has just ended; the clock may have been set back meanwhile."""
+    attempt = Attempt(run, started, max(0.0, time.time() - started), status)
     try:
         with open(Path(plan.output) / ATTEMPTS, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(json.dumps(vars(attempt)) + "\n")
     except OSError as error:
         raise from_os_error(error) from error
+    return attempt
 
 
-def last_attempts(plan: RunGraph) -> dict[str, Attempt]:
+def last_attempts(plan: Plan) -> dict[str, Attempt]:
     """The last attempt at every run of the plan that there was; a damaged line is passed over."""
     path, found = Path(plan.output) / ATTEMPTS, {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
@@ -77,28 +107,11 @@ def last_attempts(plan: RunGraph) -> dict[str, Attempt]:
     return found
 
 
-def last_lines(plan: RunGraph, run: str, count: int = 8) -> list[str]:
-    """The end of a run's log, for a person who wants to know why it failed.
-
-    Of several processes the one that failed says why in a line of its own, and torchrun a page about it behind that.
-    """
-    try:
-        text = (plan.folder(run) / LOG).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    # A progress bar rewrites its line with carriage returns: what counts is what stood there last.
-    lines = [line.rstrip().rsplit("\r", 1)[-1] for line in text.split("\n")]
-    begun = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=0)
-    said = max((i for i, line in enumerate(lines) if line.startswith("error: ")), default=0)
-    end = said + 1 if said > begun else len(lines)
-    return [line for line in lines[:end] if line.strip()][-count:]
-
-
-def failures(plan: RunGraph, status: Status) -> list[str]:
-    """The failed runs with the end of their logs and the way to see more."""
-    lines: list[str] = []
-    called = plan.names()
-    for run, code in status.failed.items():
-        lines += [f"failed: {called[run]} (status {code}); its log: {plan.folder(run) / LOG}"]
-        lines += [f"    {line}" for line in last_lines(plan, run)]
-    return lines
+def read_progress(plan: Plan, run: str, started: float) -> ProgressNote:
+    """What a running command has said since `started`; the defaults if nothing that can be read."""
+    path = plan.folder(run) / PROGRESS
+    with contextlib.suppress(UserError):
+        said = build(ProgressNote, read_json(path), str(path))
+        if said.time >= started:
+            return said
+    return ProgressNote()

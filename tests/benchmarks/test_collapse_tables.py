@@ -15,7 +15,7 @@ from benchmarks.results.table_results import table_results
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.run_graph import RunGraph
+from benchmarks.workflow.plan import Plan
 from experiments.pages import fill_page
 from runs.errors import UserError
 from runs.record import Dataset, Record, Subject, write_record
@@ -24,7 +24,7 @@ from tests.benchmarks.conftest import report
 LAB = scales.load("lab")
 
 
-def plan(folder: Path, *names: str) -> RunGraph:
+def plan(folder: Path, *names: str) -> Plan:
     scale = scales.load("lab")
     return expand(tables.choose(list(names), None, None, scale.replace, scale.add), scale, folder)
 
@@ -85,7 +85,7 @@ def test_columns_that_a_scale_cannot_measure_have_stand_ins() -> None:
     assert len(tables.adapt_columns(tables.load("table2"), LAB.replace, LAB.add).columns) == 1
 
 
-def finish(p: RunGraph, row: str, collapsed: list[bool]) -> None:
+def finish(p: Plan, row: str, collapsed: list[bool]) -> None:
     """Write records and logs as the row's pre-trainings would."""
     cell = next(c for c in p.cells if c.row == row)
     for seed, (run, bad) in enumerate(zip(cell.runs, collapsed, strict=True)):

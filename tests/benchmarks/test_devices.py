@@ -8,10 +8,11 @@ import pytest
 
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
+from benchmarks.workflow.display import last_log_lines
+from benchmarks.workflow.executors import devices_to_share, job_name, sbatch_command, visible_devices
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.run_graph import Run, RunGraph
-from benchmarks.workflow.run_plan import check_devices, job_name, run_plan, sbatch_command, visible_devices
-from benchmarks.workflow.run_status import last_lines
+from benchmarks.workflow.plan import Plan, Run
+from benchmarks.workflow.run_plan import run_plan
 from runs.errors import UserError
 from runs.folder import LOG
 
@@ -26,13 +27,13 @@ write_record(sys.argv[1], Record("knn", Subject("a", "b"), Dataset("d", "val", 1
 """
 
 
-def paper(folder: Path, **changes: int) -> RunGraph:
+def paper(folder: Path, **changes: int) -> Plan:
     chosen = [tables.load(name).select(["simsiam"], ["ep100", "voc07"]) for name in ("table4", "table5")]
     return expand(chosen, dataclasses.replace(scales.load("paper"), **changes), folder)
 
 
-def of(folder: Path, *runs: Run, jobs: int = 4) -> RunGraph:
-    return RunGraph(str(folder), "paper", "", [], {run.id: run for run in runs}, [], jobs=jobs)
+def of(folder: Path, *runs: Run, jobs: int = 4) -> Plan:
+    return Plan(str(folder), "paper", "", [], {run.id: run for run in runs}, [], jobs=jobs)
 
 
 def test_no_two_runs_hold_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,19 +55,19 @@ def test_what_cannot_get_its_devices_is_refused_first(tmp_path: Path, monkeypatc
     plan = paper(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(UserError, match="a run takes 8 devices, this machine shows 2; add --gpus 2"):
-        check_devices(plan, "local", [])
+        devices_to_share(plan, "local", [])
     with pytest.raises(UserError, match="-- --mem=64G: options of sbatch; add --executor slurm"):
-        check_devices(plan, "local", ["--mem=64G"])
+        devices_to_share(plan, "local", ["--mem=64G"])
     monkeypatch.delenv("SBATCH_PARTITION", raising=False)
     with pytest.raises(UserError, match=r"--executor slurm: .* add -- --mem=64G"):
-        check_devices(plan, "slurm", [])
-    assert check_devices(plan, "slurm", ["--mem=64G"]) == []
+        devices_to_share(plan, "slurm", [])
+    assert devices_to_share(plan, "slurm", ["--mem=64G"]) == []
     with pytest.raises(UserError, match=r"--nodes 2: one machine starts here; add --executor slurm"):
-        check_devices(paper(tmp_path, nodes=2), "local", [])
+        devices_to_share(paper(tmp_path, nodes=2), "local", [])
     mini = expand([tables.load("table4")], scales.load("mini"), tmp_path)
-    assert check_devices(mini, "local", []) == check_devices(mini, "slurm", []) == []
+    assert devices_to_share(mini, "local", []) == devices_to_share(mini, "slurm", []) == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(8))))
-    assert len(check_devices(plan, "local", [])) == 8
+    assert len(devices_to_share(plan, "local", [])) == 8
 
 
 def test_a_job_asks_for_its_nodes_and_devices(tmp_path: Path) -> None:
@@ -92,6 +93,6 @@ def test_the_reason_is_found_above_what_torchrun_says_of_it(tmp_path: Path) -> N
     report = "\n".join(["Traceback (most recent call last):", *["  frame"] * 30, "ChildFailedError:", "=" * 60])
     first = f"$ torchrun\nerror: of an earlier start\n{report}\n"
     log.write_text(f"{first}$ torchrun\nstep 1\rstep 2\rstep 3\nerror: data.root=x: no such folder\n{report}\n")
-    assert last_lines(plan, run.id, 2) == ["step 3", "error: data.root=x: no such folder"]
+    assert last_log_lines(plan, run.id, 2) == ["step 3", "error: data.root=x: no such folder"]
     log.write_text(f"{first}$ torchrun\nstep 1\nKilled\n")
-    assert last_lines(plan, run.id, 2) == ["step 1", "Killed"]
+    assert last_log_lines(plan, run.id, 2) == ["step 1", "Killed"]

@@ -21,7 +21,7 @@ from benchmarks.evaluate import chosen_tables, folder_name, inspected, write_mod
 from benchmarks.results.table_results import table_results
 from benchmarks.tables import scale as scales
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.run_graph import RunGraph, Source
+from benchmarks.workflow.plan import Plan, Source
 from benchmarks.workflow.run_status import Status
 from converters.resnet_model import build_resnet
 from runs.files import sha256
@@ -56,7 +56,7 @@ def test_plan_and_card(make: SimpleNamespace, tmp_path: Path) -> None:
     ]
 
 
-def evaluated(make: SimpleNamespace, plan: RunGraph, kind: str, value: float) -> Record:
+def evaluated(make: SimpleNamespace, plan: Plan, kind: str, value: float) -> Record:
     """What `evaluate`'s run would write."""
     return make.record(kind, "net", value, subject=Subject("net", "resnet50", None, "x", plan.checkpoint.sha256))
 
@@ -155,7 +155,7 @@ def test_an_https_address_becomes_a_row_and_a_card(
     if shutil.which("openssl") is None:
         pytest.skip("needs openssl")
 
-    def work(plan: RunGraph) -> Status:
+    def work(plan: Plan) -> Status:
         for run in plan.runs.values():
             if run.kind in ("linear", "knn"):
                 write_record(plan.folder(run.id), evaluated(make, plan, run.kind, 61.25))

@@ -11,18 +11,18 @@ from benchmarks.__main__ import main
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand, parse_override
-from benchmarks.workflow.run_graph import RunGraph, Source, read_plan
-from benchmarks.workflow.time_left import chains
+from benchmarks.workflow.plan import Plan, Source, read_plan
+from benchmarks.workflow.time_left import longest_chains
 from runs.errors import UserError
 
 
-def plan(*names: str, scale: str = "mini", rows: list[str] | None = None, overrides: tuple[str, ...] = ()) -> RunGraph:
+def plan(*names: str, scale: str = "mini", rows: list[str] | None = None, overrides: tuple[str, ...] = ()) -> Plan:
     chosen = [tables.load(n).select(rows, None) for n in names]
     parsed = [parse_override(o) for o in overrides]
     return expand(chosen, scales.load(scale), "outputs/x", {}, parsed)
 
 
-def kinds(p: RunGraph) -> dict[str, int]:
+def kinds(p: Plan) -> dict[str, int]:
     return {k: sum(r.task == k for r in p.runs.values()) for k in dict.fromkeys(r.task for r in p.runs.values())}
 
 
@@ -57,7 +57,7 @@ def test_one_fine_tuning_fills_all_its_columns() -> None:
 
 def test_no_two_runs_share_a_name() -> None:
     """Table 4 has two starts of the untrained network; a list of runs without the hashes has to tell them apart."""
-    called = list(plan("table4", "table5").names().values())
+    called = list(plan("table4", "table5").names.values())
     assert len(set(called)) == len(called)
     assert {"linear-scratch-seed0 (scratch)", "linear-scratch-seed0 (scratch_plain)", "linear-moco-10ep-seed0"} <= set(
         called
@@ -90,12 +90,12 @@ def test_ids_do_not_depend_on_the_folder() -> None:
 
 def test_every_run_comes_behind_what_it_needs_and_the_chain_is_the_longest() -> None:
     p = plan("table4", "table5", rows=["simsiam"])
-    place = {r: i for i, r in enumerate(p.order())}
+    place = {r: i for i, r in enumerate(p.order)}
     assert all(place[n] < place[r.id] for r in p.runs.values() for n in r.needs)
     seconds = {
         r.id: {"data": 1.0, "pretrain": 10.0, "convert": 2.0, "coco": 20.0}.get(r.task, 3.0) for r in p.runs.values()
     }
-    assert max(chains(p, seconds).values()) == 1 + 10 + 2 + 20
+    assert max(longest_chains(p, seconds).values()) == 1 + 10 + 2 + 20
 
 
 def test_commands_are_what_a_user_would_type() -> None:

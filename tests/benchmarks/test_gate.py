@@ -14,7 +14,7 @@ from benchmarks.__main__ import main
 from benchmarks.gate.baseline import read, write
 from benchmarks.gate.comparison import compare_runs
 from benchmarks.gate.measured import Measured, measure
-from benchmarks.workflow.run_graph import RunGraph
+from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
 from experiments.gate_error_rates import CLASSES, detector, world
 from runs.average_precision import average_precision, pooled_precision
@@ -123,7 +123,7 @@ def test_a_checkpoint_is_evaluated_first(
     """With stand-ins for the converter and for the runs: the gate reads those records that the evaluation wrote."""
     output, value = tmp_path / "out", [70.0]
 
-    def work(plan: RunGraph) -> Status:
+    def work(plan: Plan) -> Status:
         for run in plan.runs.values():
             if run.kind == "knn":
                 subject = Subject("net", "resnet50x0.25", 20, "net.pth", FACTS["sha256"])

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.__main__ import main
-from benchmarks.workflow.run_graph import RunGraph
+from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
 from converters.resnet_model import build_resnet
 from runs.record import Subject, write_record
@@ -99,7 +99,7 @@ def arch() -> str:
 def evaluated(make: SimpleNamespace, arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The words of an `evaluate` whose runs are stand-ins."""
 
-    def work(plan: RunGraph) -> Status:
+    def work(plan: Plan) -> Status:
         for run in plan.runs.values():
             if run.kind in ("linear", "knn"):
                 subject = Subject("net", arch, None, "x", plan.checkpoint.sha256)

@@ -9,7 +9,7 @@ import torchvision
 from benchmarks.__main__ import main
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import devices_of, expand
+from benchmarks.workflow.expand import expand, gpus_and_nodes
 from benchmarks.workflow.more_devices import estimate_scaling
 
 CHOSEN = [tables.load(name).select(["scratch", "simsiam"], None) for name in ("table4", "table5")]
@@ -26,7 +26,7 @@ def test_a_run_takes_the_devices_that_its_batch_can_be_shared_out_to(
     gpus: int, nodes: int, kind: str, batch: int | None, expected: tuple[int, int]
 ) -> None:
     scale = dataclasses.replace(scales.load("paper"), gpus=gpus, nodes=nodes)
-    assert devices_of(scale, kind, batch) == expected
+    assert gpus_and_nodes(scale, kind, batch) == expected
 
 
 def test_the_work_is_the_same_and_the_longest_chain_bounds_the_time() -> None:
@@ -53,7 +53,7 @@ def test_the_hours_of_linear_runs_fall_by_the_number_of_devices() -> None:
         from benchmarks.workflow.time_left import expected_durations
 
         plan = expand(CHOSEN, scale, "outputs/nowhere")
-        found, _ = expected_durations(plan)
+        found = expected_durations(plan, {}).seconds
         return max(found[run.id] for run in plan.runs.values() if run.kind == "linear")
 
     assert seconds(gpus=1) == pytest.approx(8 * seconds(gpus=8)) == pytest.approx(64 * seconds(gpus=8, nodes=8))

@@ -19,7 +19,7 @@ from benchmarks.results.records import find, records_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.run_graph import Run, RunGraph, Source, read_plan
+from benchmarks.workflow.plan import Plan, Run, Source, read_plan
 from runs.errors import UserError
 from runs.record import Dataset, Record, Subject, write_record
 from tests.benchmarks.conftest import report
@@ -60,7 +60,7 @@ def test_links_to_folders_are_followed_once(make: SimpleNamespace, tmp_path: Pat
     assert len(find([tmp_path / "all"])[0]) == 1 and not find([tmp_path])[1]
 
 
-def planned(folder: Path, rows: list[str]) -> RunGraph:
+def planned(folder: Path, rows: list[str]) -> Plan:
     chosen = [tables.load("table4").select(rows, ["knn200"])]
     return expand(chosen, scales.load("mini"), folder, trials=1)
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.run_graph import RunGraph
+from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.time_left import clock
 from runs.errors import UserError
 from runs.metrics_log import MetricsLog
@@ -19,7 +19,7 @@ from runs.record import write_record
 from tests.benchmarks.conftest import report
 
 
-def results(make: SimpleNamespace, folder: Path) -> RunGraph:
+def results(make: SimpleNamespace, folder: Path) -> Plan:
     """A finished `run` of Tables 4 and 5 with records made by hand."""
     from PIL import Image
 

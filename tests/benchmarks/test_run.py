@@ -13,10 +13,11 @@ import pytest
 
 from benchmarks.results.records import records_of
 from benchmarks.results.table_results import table_results
-from benchmarks.workflow.run_graph import read_plan
+from benchmarks.workflow.display import failure_lines
+from benchmarks.workflow.plan import read_plan
 from benchmarks.workflow.run_plan import run_plan
-from benchmarks.workflow.run_status import failures, last_attempts
-from benchmarks.workflow.time_left import expected_durations, run_left
+from benchmarks.workflow.run_status import last_attempts, status_of
+from benchmarks.workflow.time_left import expected_durations, run_seconds_left
 from runs.errors import UserError
 from runs.signals import INTERRUPTED
 
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 WORK = """
 import sys
 from benchmarks.workflow.run_plan import run_plan
-from benchmarks.workflow.run_graph import read_plan
+from benchmarks.workflow.plan import read_plan
 from runs.app import cli
 @cli
 def main():
@@ -50,7 +51,7 @@ def test_runs_in_order_once_and_a_failure_stops_only_what_needs_it(tmp_path: Pat
     assert sorted(status.done) == ["knn/first-00000000", "knn/second-00000000"]
     assert status.failed == {"knn/bad-00000000": 1}
     assert status.blocked == ["knn/behind-00000000"]
-    assert any("it went wrong on purpose" in line for line in failures(plan, status))
+    assert any("it went wrong on purpose" in line for line in failure_lines(plan, status))
     first_end = (tmp_path / "out/knn/first-00000000/result.json").stat().st_mtime
     assert (tmp_path / "out/knn/second-00000000/starts").stat().st_mtime >= first_end
 
@@ -125,12 +126,13 @@ def test_damaged_notes_of_a_run_do_not_end_the_others(tmp_path: Path, make: Simp
     plan = make.plan_of(tmp_path, [make.knn(tmp_path, "n-00000000", 10.0)])
     (folder := plan.folder("knn/n-00000000")).mkdir(parents=True)
     (folder / "progress.json").write_text(text)
-    assert run_left(plan, "knn/n-00000000", 60.0, time.time()) == pytest.approx(60.0, abs=5)
+    running = status_of(plan, {"knn/n-00000000": time.time()}).running["knn/n-00000000"]
+    assert run_seconds_left(running, 60.0) == pytest.approx(60.0, abs=5)
     # The clock was set back while it ran.
     (tmp_path / "out/runs.jsonl").write_text(
         '{"run": "knn/n-00000000", "started": 9.0, "seconds": -3600.0, "status": 0}'
     )
-    assert expected_durations(plan)[0] == {"knn/n-00000000": 1.0}
+    assert expected_durations(plan, last_attempts(plan)).seconds == {"knn/n-00000000": 1.0}
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.results.table_results import pretrainings
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import devices_of, expand, parse_override
+from benchmarks.workflow.expand import expand, gpus_and_nodes, parse_override
 from benchmarks.workflow.time_left import expected_durations
 from converters.architecture import parse_arch
 from converters.conversion import detectron2_obstacle
@@ -32,7 +32,7 @@ def test_table_5_fine_tunes_networks_that_a_c4_detector_can_hold(scale: str) -> 
         assert not detectron2_obstacle(arch) and arch.bottleneck, name
 
 
-def test_every_run_uses_the_devices_of_its_scale() -> None:
+def test_every_run_uses_the_gpus_and_nodes_its_scale() -> None:
     plan = expand([tables.load("table4"), tables.load("table5")], scales.load("paper"), "outputs/x")
     devices = {(run.kind, run.gpus, run.command[0]) for run in plan.runs.values()}
     assert devices == {
@@ -71,7 +71,7 @@ def test_a_stage_of_a_data_set_that_there_is_not_is_refused(tmp_path: Path) -> N
 def test_every_scale_can_run_something_and_estimates_its_time(scale: str) -> None:
     plan = expand([tables.load(name) for name in tables.names()], scales.load(scale), "outputs/x")
     assert plan.runs
-    assert all(seconds > 0 for seconds in expected_durations(plan)[0].values())
+    assert all(seconds > 0 for seconds in expected_durations(plan, {}).seconds.values())
 
 
 def test_a_scale_runs_the_tasks_that_it_names() -> None:
@@ -187,4 +187,4 @@ def test_an_absurd_number_of_trials_is_refused() -> None:
 
 
 def test_an_absurd_number_of_nodes_takes_no_time() -> None:
-    assert devices_of(dataclasses.replace(scales.load("paper"), gpus=8, nodes=10**12), "linear", 4096) == (8, 16)
+    assert gpus_and_nodes(dataclasses.replace(scales.load("paper"), gpus=8, nodes=10**12), "linear", 4096) == (8, 16)

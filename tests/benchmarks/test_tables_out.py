@@ -16,7 +16,7 @@ from benchmarks.results.trial_statistics import clearly_above, outside_noise, su
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
-from benchmarks.workflow.run_graph import RunGraph
+from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
 
 
@@ -54,7 +54,7 @@ def test_comparisons() -> None:
 
 def filled(make: SimpleNamespace, folder: Path, scratch: list[float], simsiam: list[float]) -> TableResult:
     chosen = [tables.load("table4").select(["scratch", "simsiam"], ["ep100", "ep200"])]
-    plan: RunGraph = expand(chosen, scales.load("mini"), folder)
+    plan: Plan = expand(chosen, scales.load("mini"), folder)
     records = {}
     for cell in plan.cells:
         for run, value in zip(cell.runs, scratch if cell.row == "scratch" else simsiam, strict=False):

@@ -13,7 +13,7 @@ from benchmarks.report.result_tables import result_grid
 from benchmarks.report.table_formats import markdown
 from benchmarks.results.records import find, records_of
 from benchmarks.results.table_results import table_results
-from benchmarks.workflow.run_graph import read_plan
+from benchmarks.workflow.plan import read_plan
 from experiments.keep_results import ABSOLUTE, MAX_BYTES, keep_results
 from runs.errors import UserError
 from runs.files import write_json

@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.workflow.executors import job_name
 from benchmarks.workflow.expand import launcher
-from benchmarks.workflow.run_graph import Run, RunGraph
-from benchmarks.workflow.run_plan import job_name
+from benchmarks.workflow.plan import Plan, Run
 from runs.folder import LOG
 from runs.record import read_record
 from tests.pretrain.conftest import images as images  # a fixture of that package
@@ -31,7 +31,7 @@ from tests.transfer.conftest import generated as generated
 from tests.transfer.test_distributed import SETTINGS, write_scenes
 
 WORK = (
-    "import sys; from benchmarks.workflow.run_graph import read_plan; "
+    "import sys; from benchmarks.workflow.plan import read_plan; "
     "from benchmarks.workflow.run_plan import run_plan; "
     "sys.exit(len(run_plan(read_plan(sys.argv[1]), 'slurm', retries=int(sys.argv[2])).failed))"
 )
@@ -61,7 +61,7 @@ class Job:
         self.folder = output / kind / digest
         command = (*launcher(0, 2, digest), "-m", module, *arguments, f"output={self.folder}")
         run = Run(f"{kind}/{digest}", kind, {"transfer": "voc07"}.get(kind, kind), command, (), {}, nodes=2)
-        plan = RunGraph(str(output), "mini", "", [], {run.id: run}, [], threads=1)
+        plan = Plan(str(output), "mini", "", [], {run.id: run}, [], threads=1)
         self.name, self.log = job_name(plan, run.id), self.folder / LOG
         words = [sys.executable, "-c", WORK, str(plan.write()), str(retries)]
         self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)

@@ -1,14 +1,17 @@
-"""The graph of runs: which commands fill which cells of which tables."""
+"""A plan: the commands to run, what each needs, and which cells of which tables their results fill."""
 
+import json
 import os
 import re
 import shlex
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from benchmarks.tables.table import Table, adapt_columns, load
 from runs.errors import UserError
 from runs.files import read_json, write_json
 from runs.folder import RECORD
@@ -21,6 +24,8 @@ ID = re.compile(r"\w[\w.+-]*/\w[\w.+-]*")
 TARGETS = {"data": "set/manifest.json", "convert": "backbone.pkl"}
 KINDS = (*TARGETS, "pretrain", "linear", "knn", "transfer")
 DETECTION = ("voc07", "voc0712", "coco")
+# Settings that do not change how long a run takes.
+SAME_TIME = ("seed", "weights", "checkpoint", "file", "data.root")
 OF_THE_SCALE = (
     "about", "jobs", "threads", "seconds", "seconds_source", "seconds_devices", "gigabytes", "replace", "add",
 )  # fmt: skip
@@ -49,6 +54,12 @@ class Run:
         """The command for a shell: zsh, unlike bash, refuses a bare `lr=[1.0,10.0]`."""
         return " ".join(map(_quoted, self.command))
 
+    @cached_property
+    def like(self) -> str:
+        """Equal for runs that take the same time: of one task, with settings that differ in seed or weights only."""
+        same = {k: v for k, v in self.settings.items() if k not in SAME_TIME}
+        return f"{self.task} {self.devices} {json.dumps(same, sort_keys=True)}"
+
 
 def _quoted(argument: str) -> str:
     # Hydra's own quotes stand in double ones, which `shlex.quote` would write as five; `$HEAD` is the shell's to fill.
@@ -76,6 +87,13 @@ class Selection:
     columns: tuple[str, ...]
 
 
+class PlannedTable(NamedTuple):
+    """A table to fill."""
+
+    table: Table  # as the scale measures it, with the rows and columns that are filled
+    best: tuple[float | None, ...]  # the highest published number of each column, of all the paper's rows
+
+
 @dataclass(frozen=True)
 class Source:
     """Where an evaluation's weights come from."""
@@ -87,7 +105,7 @@ class Source:
 
 
 @dataclass
-class RunGraph:
+class Plan:
     """Everything that one `run` does; kept as `plan.json` beside the results, so that `report` needs nothing else.
 
     The fields in `OF_THE_SCALE` are the scale's, see `tables.scale.Scale`. `checkpoint` is one that the user
@@ -131,7 +149,8 @@ class RunGraph:
         lost = next((name for name in named if name not in self.runs), None)
         if lost or any(key != run.id for key, run in self.runs.items()):
             raise ValueError(f"it has no run {lost}" if lost else "the id of a run differs from its key")
-        self.order()
+        # Computed now, so that a cycle is found out here.
+        _ = self.order
 
     def folder(self, run: str) -> Path:
         """A run's folder."""
@@ -146,29 +165,30 @@ class RunGraph:
         write_json(path := Path(self.output) / PLAN, asdict(self))
         return path
 
-    def order(self) -> list[str]:
+    @cached_property
+    def order(self) -> tuple[str, ...]:
         """Ids so that every run comes behind those it needs; `ValueError` if runs need each other in a cycle."""
         try:
-            return list(TopologicalSorter({run.id: run.needs for run in self.runs.values()}).static_order())
+            return tuple(TopologicalSorter({run.id: run.needs for run in self.runs.values()}).static_order())
         except CycleError as error:
             raise ValueError("its runs need each other in a cycle") from error
 
-    def with_needs(self, run: str) -> list[str]:
-        """A run and all that it needs, directly or not."""
-        found = [run]
-        for name in found:
-            found += [other for other in self.runs[name].needs if other not in found]
+    @cached_property
+    def with_needs(self) -> dict[str, tuple[str, ...]]:
+        """For every run itself and all that it needs, directly or not."""
+        found: dict[str, tuple[str, ...]] = {}
+        for run in self.order:
+            needed = (name for need in self.runs[run].needs for name in found[need])
+            found[run] = tuple(dict.fromkeys((run, *needed)))
         return found
 
-    def cell_of(self) -> dict[str, Cell]:
+    @cached_property
+    def first_cell(self) -> dict[str, Cell]:
         """For every run the first entry that it serves, directly or through the runs that need it."""
-        found: dict[str, Cell] = {}
-        for cell in self.cells:
-            for run in cell.runs:
-                for name in self.with_needs(run):
-                    found.setdefault(name, cell)
-        return found
+        served = [(name, cell) for cell in self.cells for run in cell.runs for name in self.with_needs[run]]
+        return dict(reversed(served))
 
+    @cached_property
     def names(self) -> dict[str, str]:
         """A name for every run to read: its id without the hash, and its row where two would be called the same."""
         short = {}
@@ -176,13 +196,39 @@ class RunGraph:
             kind, _, rest = run.partition("/")
             rest = rest.rsplit("-", 1)[0]
             short[run] = rest if rest.startswith(f"{kind}-") or kind == "transfer" else f"{kind} {rest}"
-        rows = {run: f"{short[run]} ({cell.row})" for run, cell in self.cell_of().items()}
+        rows = {run: f"{short[run]} ({cell.row})" for run, cell in self.first_cell.items()}
         short |= {run: rows.get(run, run) for run in _runs_of_equal_name(short)}
         # Two runs of one row with equal names differ in settings only: there the id has to do.
         return short | {run: run for run in _runs_of_equal_name(short)}
 
+    @cached_property
+    def planned_tables(self) -> list[PlannedTable]:
+        """Its tables; a checkpoint that the user gave stands in its row without the values of the paper.
 
-def read_plan(path: str | os.PathLike[str]) -> RunGraph:
+        Raises:
+            UserError: a table has changed since: it lacks a row or a column.
+        """
+        found = []
+        for chosen in self.tables:
+            whole = adapt_columns(load(chosen.name), self.replace, self.add)
+            table = whole.select(chosen.rows, chosen.columns)
+            if (len(table.rows), len(table.columns)) != (len(chosen.rows), len(chosen.columns)):
+                raise UserError(
+                    f"{self.output}: its plan has rows or columns that {chosen.name} lacks; write it again with "
+                    "`python -m benchmarks run`"
+                )
+            published = [[row.values[whole.columns.index(column)] for row in whole.rows] for column in table.columns]
+            best = [max((v for v in down if isinstance(v, int | float)), default=None) for down in published]
+            if self.checkpoint:
+                # The paper does not have this checkpoint, and the row does not describe its network.
+                name, none = self.checkpoint.name, (None,) * len(table.columns)
+                rows = [replace(r, label=name, values=none, std=(), properties={}) for r in table.rows]
+                table = replace(table, bold={}, properties=(), rows=tuple(rows))
+            found.append(PlannedTable(table, tuple(best)))
+        return found
+
+
+def read_plan(path: str | os.PathLike[str]) -> Plan:
     """Read a `plan.json`, or the one in a folder.
 
     Raises:
@@ -191,7 +237,7 @@ def read_plan(path: str | os.PathLike[str]) -> RunGraph:
     path = Path(path)
     path = path / PLAN if path.is_dir() else path
     try:
-        plan = build(RunGraph, read_json(path), str(path))
+        plan = build(Plan, read_json(path), str(path))
     except UserError as error:
         raise UserError(f"{error}; write the plan again with `python -m benchmarks run`") from error
     # The folder may have been moved since.
