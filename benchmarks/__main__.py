@@ -67,7 +67,7 @@ def parser() -> Parser:
     _common(command)
 
     command = add(
-        "gate", "gate.command.gate", "compare results with a stored baseline: 0 within, 1 a drop, 2 bad input"
+        "gate", "evaluate.gate_command", "compare results with a stored baseline: 0 within, 1 a drop, 2 bad input"
     )
     command.add_argument("results", nargs="*", metavar="RESULT", help="result.json files or folders of them")
     group = command.add_mutually_exclusive_group(required=True)

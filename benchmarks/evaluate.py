@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import hub
+from benchmarks.gate.command import gate, gate_options
 from benchmarks.report import table_formats
 from benchmarks.report.result_tables import beside_paper
 from benchmarks.report.table_formats import Grid
@@ -113,6 +114,25 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.push:
         hub.push(found.model_card, arguments.push, arguments.yes)
     return 0
+
+
+def gate_command(arguments: argparse.Namespace) -> int:
+    """The command `gate`; with `--checkpoint` it evaluates that one first and compares the records that come of it."""
+    for name in ("tasks", "scale", "data", "output"):
+        if getattr(arguments, name) and not arguments.checkpoint:
+            raise UserError(f"--{name}: is for --checkpoint FILE; give one, or leave it out")
+    options, results = gate_options(arguments), [*arguments.results]
+    if arguments.checkpoint:
+        tasks, scale, output = arguments.tasks or ["knn", "linear"], arguments.scale or "mini", arguments.output
+        found = evaluate(arguments.checkpoint, tasks, scale, dict(arguments.data), output or "outputs/gate")
+        if faults := [*found.refused, *(f"{run} failed; its log is below {found.plan.output}" for run in found.failed)]:
+            raise UserError(f"gate: {faults[0]}")
+        # Its own records, and not others that the folder may hold.
+        results += [str(found.plan.target(run)) for cell in found.plan.cells for run in cell.runs]
+    if not results:
+        raise UserError("gate: give RESULTS (result.json files or folders of them) or --checkpoint FILE")
+    # Of a baseline of several methods and tasks, one checkpoint's evaluation answers its own lines.
+    return gate(results, options, partial=not arguments.results)
 
 
 def chosen_tables(tasks: Sequence[str]) -> list[tables.Table]:

@@ -158,7 +158,8 @@ def _critical_path(plan: Plan, expected: dict[str, float], waiting: set[str]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the runs, print the tables, write the report. Exit status 1 if a run failed or its record is refused."""
-    made = _planned(arguments, _scale(arguments))
+    scale = _scale(arguments)
+    made = _planned(arguments, scale)
     status = run_plan(made, arguments.executor, arguments.sbatch, arguments.retries)
     results = results_of(made, status)
     console = Console()

@@ -27,7 +27,7 @@ import torch
 import yaml
 from safetensors.torch import save as save_safetensors
 
-from benchmarks.gate import baseline
+from benchmarks.gate.baseline import read_baseline, write_baseline
 from benchmarks.gate.measured import measure
 from benchmarks.workflow.plan import read_plan
 from converters.reading import read_checkpoint
@@ -112,7 +112,7 @@ def sample_files(folder: Path) -> dict[str, tuple[bytes, str, Callable[[Path], A
         "coco": (json.dumps(COCO).encode(), "json", lambda file: read_coco(file, None, True)),
         "record": (record, "record", read_record),
         "plan": (results.read_bytes(), "json", read_plan),
-        "baseline": (written(lambda f: baseline.write(f, measured), "b.json"), "json", baseline.read),
+        "baseline": (written(lambda f: write_baseline(f, measured), "b.json"), "json", read_baseline),
         "config": (yaml.safe_dump({"kind": "knn", **CONFIG}, sort_keys=False).encode(), "text", config),
         "detections": (written(detections.save, "d.npz"), "zip", read_detections),
         "matches": (written(lambda f: save_matches(f, {"bbox": matches}), "m.npz"), "zip", read_matches),

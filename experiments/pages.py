@@ -28,6 +28,7 @@ from benchmarks.tables import table as tables
 from benchmarks.tables.table import Row
 from benchmarks.workflow.expand import expand
 from benchmarks.workflow.plan import Plan, read_plan
+from benchmarks.workflow.run_status import status_of
 from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.files import atomic_write, read_bytes
@@ -65,7 +66,7 @@ def fill_page(text: str, folder: Path, beside: Path, scale: str | None = None) -
     for place in {place for *_, place in asked}:
         names = [words[0] for kind, words, at in asked if kind == "table" and at == place]
         plan = _plan(place, scale if place == folder else None, dict.fromkeys(names))
-        found[place] = plan, results_of(plan)
+        found[place] = plan, results_of(plan, status_of(plan))
         if found[place][1].refused:
             raise UserError(found[place][1].refused[0])
 

@@ -36,7 +36,7 @@ class Baseline:
             raise ValueError("it holds no run")
 
 
-def write(path: Path, measured: dict[str, Measured]) -> None:
+def write_baseline(path: Path, measured: dict[str, Measured]) -> None:
     """Store a baseline.
 
     Raises:
@@ -60,8 +60,8 @@ def write(path: Path, measured: dict[str, Measured]) -> None:
     write_json(path, vars(Baseline(SCHEMA, "baseline", measured, sha256(beside) if arrays else None)) | {"runs": runs})
 
 
-def read(path: Path) -> dict[str, Measured]:
-    """Read a baseline.
+def read_baseline(path: Path, noise: float | None = None) -> dict[str, Measured]:
+    """Read a baseline; `noise`: the standard deviation of a trial, in points, instead of the one that it states.
 
     Raises:
         UserError: absent, damaged, empty, of another version, or not a baseline.
@@ -88,4 +88,7 @@ def read(path: Path) -> dict[str, Measured]:
                 m.matches += [from_arrays(arrays, prefix, prefix) for prefix in prefixes]
         except (KeyError, ValueError) as error:
             raise UserError(f"{beside}: damaged ({error}); write the baseline again") from error
+    if noise is not None:
+        for measured in stored.runs.values():
+            measured.override_noise(noise)
     return stored.runs

@@ -5,10 +5,11 @@ import math
 import statistics
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.evaluate import evaluate
-from benchmarks.gate import baseline
+from benchmarks.gate.baseline import read_baseline, write_baseline
 from benchmarks.gate.comparison import DETECT, Comparison, compare_runs
 from benchmarks.gate.measured import Measured, measure
 from benchmarks.report import table_formats
@@ -19,16 +20,27 @@ from runs.files import atomic_write
 MARKS = {"pass": "pass", "fail": "FAIL", "not enough data": "????", "shown": "    "}
 
 
-def gate(arguments: argparse.Namespace) -> int:
-    """The command.
+@dataclass(frozen=True)
+class GateOptions:
+    """What is compared with what, and what is written, as the options of `gate` say."""
 
-    Returns:
-        0 within the noise or the tolerance; 1 for a real drop; 3 where `--detect` was given and the data are too few
-        to see such a drop. Bad input raises `UserError` (2).
+    before: dict[str, Measured]  # the baseline; empty where these results are to become one
+    baseline: Path  # its file, the one to be written if `before` is empty
+    write: bool  # store these results as the baseline
+    update: bool  # print the comparison, and store the baseline with these results in it
+    tolerance: float  # points; drops up to this size pass
+    detect: float | None  # points; a drop of this size has to be seen
+    noise: float | None  # points; the standard deviation of a trial where it is known
+    summary: str | None  # files of the comparison
+    junit: str | None
+
+
+def gate_options(arguments: argparse.Namespace) -> GateOptions:
+    """Check the options, and read the baseline: a damaged one should not be found out after an evaluation.
+
+    Raises:
+        UserError: an option is wrong or does not go with another, or the baseline cannot be read.
     """
-    for name in ("tasks", "scale", "data", "output"):
-        if getattr(arguments, name) and not arguments.checkpoint:
-            raise UserError(f"--{name}: is for --checkpoint FILE; give one, or leave it out")
     if arguments.update_baseline and not arguments.baseline:
         raise UserError("--update-baseline: is for --baseline FILE; --write-baseline stores all of the results")
     for name in ("tolerance", "detect", "noise"):
@@ -39,55 +51,61 @@ def gate(arguments: argparse.Namespace) -> int:
         written = getattr(arguments, name)
         if written and (Path(written).suffix in (".json", ".npz") or written in others):
             raise UserError(f"--{name} {written}: would overwrite a record, a baseline or the other file; name another")
-    # First of all: a baseline that cannot be read should not be found out after an evaluation.
-    before = baseline.read(Path(arguments.baseline)) if arguments.baseline else {}
-    results = [*arguments.results, *(_evaluate_checkpoint(arguments) if arguments.checkpoint else [])]
-    if not results:
-        raise UserError("gate: give RESULTS (result.json files or folders of them) or --checkpoint FILE")
-    measured = measure(results, arguments.noise)
-    if arguments.write_baseline:
-        _write(Path(arguments.write_baseline), {}, measured)
+    before = read_baseline(Path(arguments.baseline), arguments.noise) if arguments.baseline else {}
+    return GateOptions(
+        before, Path(arguments.baseline or arguments.write_baseline), bool(arguments.write_baseline),
+        arguments.update_baseline, arguments.tolerance or 0.0, arguments.detect, arguments.noise, arguments.summary,
+        arguments.junit,
+    )  # fmt: skip
+
+
+def gate(results: Sequence[str | Path], options: GateOptions, partial: bool = False) -> int:
+    """Compare records with a baseline, print the comparison and write the files that the options name.
+
+    Args:
+        results: `result.json` files, or folders of them.
+        options: the options.
+        partial: the results answer a part of the baseline only, and nothing that it lacks.
+
+    Returns:
+        0 within the noise or the tolerance; 1 for a real drop; 3 where `detect` is given and the data are too few to
+        see such a drop.
+
+    Raises:
+        UserError: bad input.
+    """
+    now, before = measure(results, options.noise), options.before
+    if options.write:
+        _store(options.baseline, before, now)
         return 0
-    if arguments.noise is not None:
-        for old in before.values():
-            old.assume_noise(arguments.noise)
-    # Of a baseline of several methods and tasks, one checkpoint's evaluation answers its own lines.
-    compared = before if arguments.results else _asked(before, measured, arguments.update_baseline)
-    detect = DETECT if arguments.detect is None else arguments.detect
-    lines = compare_runs(compared, measured, arguments.tolerance or 0.0, detect) if compared else []
+    if partial:
+        if (lacking := next((key for key in now if key not in before), "")) and not options.update:
+            raise UserError(f"baseline: no number of {lacking}; write it with that run, or choose other --tasks or "
+                            f"checkpoint (there are: {'; '.join(before)})")  # fmt: skip
+        before = {key: before[key] for key in now if key in before}
+    detect = DETECT if options.detect is None else options.detect
+    lines = compare_runs(before, now, options.tolerance, detect) if before else []
     for line in lines:
         print(f"{MARKS[line.verdict]} {sentence(line)}")
-    if arguments.summary:
-        with atomic_write(arguments.summary, "w") as file:
-            file.write(table_formats.markdown(summary_grid(lines)))
-    if arguments.junit:
-        with atomic_write(arguments.junit) as file:
-            file.write(junit(lines))
-    if arguments.update_baseline:
-        _write(Path(arguments.baseline), before, measured)
+    for file, content in ((options.summary, summary(lines)), (options.junit, junit(lines))):
+        if file:
+            with atomic_write(file) as handle:
+                handle.write(content)
+    if options.update:
+        _store(options.baseline, options.before, now)
         return 0
     if any(line.verdict == "fail" for line in lines):
         print("the gate fails: a real drop", file=sys.stderr)
         return 1
-    if arguments.detect is not None and any(line.verdict == "not enough data" for line in lines):
-        print(f"the gate cannot decide: a drop of {arguments.detect:g} points could go undetected", file=sys.stderr)
+    if options.detect is not None and any(line.verdict == "not enough data" for line in lines):
+        print(f"the gate cannot decide: a drop of {options.detect:g} points could go undetected", file=sys.stderr)
         return 3
     return 0
 
 
-def _evaluate_checkpoint(arguments: argparse.Namespace) -> list[str]:
-    """Evaluate the checkpoint; returns the records of it, and not of others that the folder may hold."""
-    output = arguments.output or "outputs/gate"
-    tasks, scale = arguments.tasks or ["knn", "linear"], arguments.scale or "mini"
-    found = evaluate(arguments.checkpoint, tasks, scale, dict(arguments.data), output)
-    if faults := [*found.refused, *(f"{run} failed; its log is below {output}" for run in found.failed)]:
-        raise UserError(f"gate: {faults[0]}")
-    return [str(found.plan.target(run)) for cell in found.plan.cells for run in cell.runs]
-
-
-def _write(path: Path, before: dict[str, Measured], now: dict[str, Measured]) -> None:
+def _store(path: Path, before: dict[str, Measured], now: dict[str, Measured]) -> None:
     """Store a baseline, and say what it changes."""
-    baseline.write(path, {**before, **now})
+    write_baseline(path, {**before, **now})
     beside = f" and {path.with_suffix('.npz')} (keep both)" if any(m.matches for m in (before | now).values()) else ""
     print(f"baseline written: {path}{beside}")
     for key, measured in now.items():
@@ -95,15 +113,6 @@ def _write(path: Path, before: dict[str, Measured], now: dict[str, Measured]) ->
         old = {metric: f"{statistics.fmean(v):.2f} -> " for metric, v in known.items()}
         means = ", ".join(f"{m} {old.get(m, '')}{statistics.fmean(v):.2f}" for m, v in measured.values.items())
         print(f"  {key}: {means} (n = {len(next(iter(measured.values.values())))}, {measured.images} test images)")
-
-
-def _asked(before: dict[str, Measured], measured: dict[str, Measured], extend: bool) -> dict[str, Measured]:
-    """The baseline's part that was measured; what it does not hold may be missing only where it is to be extended."""
-    for key in measured:
-        if key not in before and not extend:
-            raise UserError(f"baseline: no number of {key}; write it with that run, or choose other --tasks or "
-                            f"checkpoint (there are: {'; '.join(before)})")  # fmt: skip
-    return {key: before[key] for key in measured if key in before}
 
 
 def sentence(line: Comparison) -> str:
@@ -123,8 +132,8 @@ def sentence(line: Comparison) -> str:
     return text
 
 
-def summary_grid(lines: list[Comparison]) -> Grid:
-    """All comparisons as a table for a pull request."""
+def summary(lines: list[Comparison]) -> bytes:
+    """All comparisons as a Markdown table for a pull request, UTF-8."""
     failed, unsure = (any(line.verdict == v for line in lines) for v in ("fail", "not enough data"))
     head = "a real drop" if failed else "not enough data to see a small drop" if unsure else "no drop"
     rows = [
@@ -137,7 +146,9 @@ def summary_grid(lines: list[Comparison]) -> Grid:
     ]  # fmt: skip
     heads = ("metric", "baseline", "now", "difference (95 %)", "smallest drop seen", "verdict")
     notes = tuple(dict.fromkeys(f"error of {line.key}: {line.how}" for line in lines))
-    return Grid(tuple(("", h) for h in heads), tuple(rows), f"Regression gate: {head}", notes=notes, corner="run")
+    title = f"Regression gate: {head}"
+    grid = Grid(tuple(("", h) for h in heads), tuple(rows), title, notes=notes, corner="run")
+    return table_formats.markdown(grid).encode()
 
 
 def junit(lines: list[Comparison]) -> bytes:

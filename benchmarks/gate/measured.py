@@ -41,8 +41,8 @@ class Measured:
         if min([self.deviation_images, *self.deviation.values()]) < 0 or set(self.deviation) - set(self.values):
             raise ValueError("deviations that are negative or of no metric")
 
-    def assume_noise(self, noise: float) -> None:
-        """Take `noise` points for the standard deviation of a trial on these test images."""
+    def override_noise(self, noise: float) -> None:
+        """Take `noise` points for the standard deviation of a trial of every metric, in place of a measured one too."""
         self.deviation = dict.fromkeys(self.values, noise)
         self.deviation_measured, self.deviation_images = False, self.images
 
@@ -56,7 +56,7 @@ def trials_key(record: Record) -> str:
     return ", ".join(parts)
 
 
-def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Measured]:
+def measure(places: Iterable[str | Path], noise: float | None = None) -> dict[str, Measured]:
     """Group records of linear, kNN and fine-tuning runs; others have no number to guard.
 
     Args:
@@ -96,7 +96,7 @@ def measure(places: Iterable[str], noise: float | None = None) -> dict[str, Meas
         measured.deviation_images = measured.images
         deviations = {m: summarize(v).std for m, v in measured.values.items()}
         if noise is not None:
-            measured.assume_noise(noise)
+            measured.override_noise(noise)
         elif None not in deviations.values():
             measured.deviation = {m: s for m, s in deviations.items() if s is not None}
             measured.deviation_measured = True

@@ -89,7 +89,8 @@ def read_results(folders: Sequence[str | Path]) -> tuple[list[Results], Found]:
     """
     places = {os.path.abspath(folder): Path(folder) for folder in folders}.values()
     planned = [place for place in places if (place / PLAN).exists()]
-    results = [results_of(read_plan(folder)) for folder in planned]
+    plans = [read_plan(place) for place in planned]
+    results = [results_of(plan, status_of(plan)) for plan in plans]
     records, refused = find(place for place in places if place not in planned)
     if not results and not records:
         reason = next(iter(refused.values()), "no plan.json and no result.json below the given folders")
@@ -97,8 +98,8 @@ def read_results(folders: Sequence[str | Path]) -> tuple[list[Results], Found]:
     return results, (records, refused)
 
 
-def results_of(plan: Plan, status: Status | None = None) -> Results:
-    """Read a plan's records once and fill its tables; `status` as for `table_results`."""
+def results_of(plan: Plan, status: Status) -> Results:
+    """Read a plan's records once and fill its tables; `status`: of its runs."""
     records, refused = records_of(plan)
     filled = table_results(plan, records, status)
     rows = {(table.name, row.id): row.label for table, _ in plan.planned_tables for row in table.rows}
@@ -106,9 +107,8 @@ def results_of(plan: Plan, status: Status | None = None) -> Results:
     return Results(plan, records, refused, filled, labels)
 
 
-def table_results(plan: Plan, records: dict[str, Record], status: Status | None = None) -> list[TableResult]:
-    """Fill all tables of a plan with its records, by run id; `status` of the runs is read anew if None."""
-    status = status or status_of(plan)
+def table_results(plan: Plan, records: dict[str, Record], status: Status) -> list[TableResult]:
+    """Fill all tables of a plan with its records, by run id; `status`: of its runs."""
     results = []
     for table, best in plan.planned_tables:
         columns = [_column(plan, table, place, best[place], records, status) for place in range(len(table.columns))]

@@ -16,6 +16,7 @@ from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
 from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.run_status import status_of
 from experiments.pages import fill_page
 from runs.errors import UserError
 from runs.record import Dataset, Record, Subject, write_record
@@ -108,7 +109,7 @@ def test_the_monitors_verdicts_stand_beside_the_papers(tmp_path: Path) -> None:
         finish(p, row, bad)
     p.write()
     report([tmp_path], tmp_path)
-    [filled] = table_results(p, records_of(p)[0])
+    [filled] = table_results(p, records_of(p)[0], status_of(p))
     assert [str(v) for v in filled.verdicts] == ["× 0/3", "✓ 3/3", "2/3", "None", "None"]
     assert "Mirror SimSiam: collapsed in 2 of 3 runs; the paper has a collapse." in filled.remarks
     text = table_formats.markdown(result_grid(filled, properties=True))
@@ -129,7 +130,7 @@ def test_agreement_is_said_once(tmp_path: Path) -> None:
         p.folder(folder).mkdir(parents=True)
     finish(p, "stop", [False] * 3)
     finish(p, "no_stop", [True] * 3)
-    [filled] = table_results(p, records_of(p)[0])
+    [filled] = table_results(p, records_of(p)[0], status_of(p))
     assert filled.remarks[0].startswith("Who collapses and who does not is as in the paper")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.gate.baseline import read, write
+from benchmarks.gate.baseline import read_baseline, write_baseline
 from benchmarks.gate.comparison import compare_runs
 from benchmarks.gate.measured import Measured, measure
 from benchmarks.workflow.plan import Plan
@@ -185,15 +185,15 @@ def measured(trials: list[Matches]) -> Measured:
 def test_a_baseline_keeps_the_detections(tmp_path: Path) -> None:
     scene = world(60, 1)
     before = {"voc07": measured([detector(scene, 1.0, 1)])}
-    write(tmp_path / "b.json", before)
-    again = read(tmp_path / "b.json")
+    write_baseline(tmp_path / "b.json", before)
+    again = read_baseline(tmp_path / "b.json")
     assert compare_runs(again, before, 0.0, 2.0)[0].difference == 0
     np.testing.assert_array_equal(
         average_precision(again["voc07"].matches[0]), average_precision(before["voc07"].matches[0])
     )
     (tmp_path / "b.npz").unlink()
     with pytest.raises(Exception, match="keep both"):
-        read(tmp_path / "b.json")
+        read_baseline(tmp_path / "b.json")
 
 
 def test_what_the_images_show_is_not_counted_twice() -> None:

@@ -117,8 +117,9 @@ def test_bold_entries_of_table_5_are_the_papers_rule() -> None:
     from benchmarks.results.table_results import table_results
     from benchmarks.tables.scale import load
     from benchmarks.workflow.expand import expand
+    from benchmarks.workflow.run_status import Status
 
-    [filled] = table_results(expand([tables.load("table5")], load("mini"), "nowhere"), {})
+    [filled] = table_results(expand([tables.load("table5")], load("mini"), "nowhere"), {}, Status())
     bold = {(r.id, c.id) for r, line in zip(filled.table.rows, filled.entries, strict=True)
             for c, e in zip(filled.table.columns, line, strict=True) if e.paper_bold}  # fmt: skip
     # VOC 07 AP: 48.5, 48.5 and nothing else within 0.5 (47.0 is not); COCO mask AP: 34.4 and 34.3.

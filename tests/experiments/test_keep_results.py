@@ -14,6 +14,7 @@ from benchmarks.report.table_formats import markdown
 from benchmarks.results.records import find, records_of
 from benchmarks.results.table_results import table_results
 from benchmarks.workflow.plan import read_plan
+from benchmarks.workflow.run_status import status_of
 from experiments.keep_results import ABSOLUTE, MAX_BYTES, keep_results
 from runs.errors import UserError
 from runs.files import write_json
@@ -110,7 +111,8 @@ def test_what_the_repository_keeps(root: Path, tmp_path: Path) -> None:
                 assert not ABSOLUTE.search(value), f"{path}: {value}"
         plan = read_plan(folder)
         tables = "\n".join(
-            markdown(result_grid(table, properties=True)) for table in table_results(plan, records_of(plan)[0])
+            markdown(result_grid(table, properties=True))
+            for table in table_results(plan, records_of(plan)[0], status_of(plan))
         )
         assert (folder / "tables.md").read_text() == tables, f"archive {folder} again"
         assert folder.name in (root / "results" / "README.md").read_text()
