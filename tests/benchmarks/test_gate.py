@@ -16,7 +16,7 @@ from benchmarks.gate.comparison import compare_runs
 from benchmarks.gate.measured import Measured, measure
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
-from experiments.gate_error_rates import CLASSES, detector, world
+from experiments.gate_error_rates import CLASSES, draw_image_set, simulate_detector
 from runs.average_precision import average_precision, pooled_precision
 from runs.bootstrap_intervals import POOLED, compare
 from runs.detection_matches import Matches, to_arrays
@@ -183,8 +183,8 @@ def measured(trials: list[Matches]) -> Measured:
 
 
 def test_a_baseline_keeps_the_detections(tmp_path: Path) -> None:
-    scene = world(60, 1)
-    before = {"voc07": measured([detector(scene, 1.0, 1)])}
+    scene = draw_image_set(60, 1)
+    before = {"voc07": measured([simulate_detector(scene, 1.0, 1)])}
     write_baseline(tmp_path / "b.json", before)
     again = read_baseline(tmp_path / "b.json")
     assert compare_runs(again, before, 0.0, 2.0)[0].difference == 0
@@ -198,7 +198,7 @@ def test_a_baseline_keeps_the_detections(tmp_path: Path) -> None:
 
 def test_what_the_images_show_is_not_counted_twice() -> None:
     """Published 0.2 AP on 4952 images: of its 0.28 for a difference, 0.7 on 500 images explain 0.22."""
-    before, now = (measured([detector(world(500, 1), 1.0, seed)]) for seed in (1, 2))
+    before, now = (measured([simulate_detector(draw_image_set(500, 1), 1.0, seed)]) for seed in (1, 2))
     before.images, before.deviation_images = 500, 4952
     images = compare(before.matches, now.matches)["AP"].error
     (error,) = (line.error for line in compare_runs({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
@@ -214,8 +214,8 @@ def test_what_the_images_show_is_not_counted_twice() -> None:
 
 def test_a_drop_of_all_classes_shows_in_their_common_ranking() -> None:
     """One class's objects are too few to tell; and what the ranking says counts only if the AP has dropped as well."""
-    scene = world(500, 3)
-    before, now = measured([detector(scene, 1.0, 1)]), measured([detector(scene, 0.95, 2)])
+    scene = draw_image_set(500, 3)
+    before, now = measured([simulate_detector(scene, 1.0, 1)]), measured([simulate_detector(scene, 0.95, 2)])
     (line,) = (line for line in compare_runs({"k": before}, {"k": now}, 0.0, 2.0) if line.metric == "bbox/AP")
     assert line.verdict == "fail" and line.pooled is not None and line.how.startswith("paired over test images")
     quantile = 2.4  # of one in two hundred or so
@@ -226,7 +226,7 @@ def test_a_drop_of_all_classes_shows_in_their_common_ranking() -> None:
 
 
 def test_the_common_ranking_of_one_class_is_its_ap() -> None:
-    matches = detector(world(80, 5), 1.0, 1)
+    matches = simulate_detector(draw_image_set(80, 5), 1.0, 1)
     chosen = matches.category == 0
     one = replace(
         matches, classes=("only",), image=matches.image[chosen], category=matches.category[chosen],
@@ -324,10 +324,10 @@ def test_matches_belong_to_their_record(
     make: SimpleNamespace, tmp_path: Path, gate: Callable[..., tuple[int, str]]
 ) -> None:
     """A file that is gone, another run's, or huge when unpacked: bad input, never a comparison by other means."""
-    scene = world(60, 1)
+    scene = draw_image_set(60, 1)
     data = Dataset("VOC", "voc_2007_test", 60, "f")
     for seed, name in enumerate(("one", "two")):
-        file, arrays = tmp_path / name / "matches.npz", to_arrays(detector(scene, 1.0, seed), "")
+        file, arrays = tmp_path / name / "matches.npz", to_arrays(simulate_detector(scene, 1.0, seed), "")
         kept = {f"bbox_{k}": arrays.pop(k) for k in ("image", "category", "score", "verdict")}
         file.parent.mkdir()
         np.savez_compressed(file, format=np.array(1), **arrays, **kept)
