@@ -37,8 +37,8 @@ from runs.errors import UserError
 from runs.folder import claim_run
 from runs.record import Dataset, Record, Subject, _digest, read_record, write_record
 from transfer.coco_annotations import read_coco
-from transfer.detections import Detections, read_detections
-from transfer.voc_annotations import read_voc
+from transfer.detections import Detections
+from transfer.voc_annotations import read_voc_split
 
 SECONDS, BYTES = 10.0, 2 * 2**30
 RLE: dict[str, Any] = {"size": [40, 50], "counts": [100, 20, 1880]}
@@ -85,7 +85,7 @@ def sample_files(folder: Path) -> dict[str, tuple[bytes, str, Callable[[Path], A
             (file.parent / "VOC2007" / kind).mkdir(parents=True)
         (file.parent / "VOC2007/ImageSets/Main/test.txt").write_text("1\n")
         file.rename(file.parent / "VOC2007/Annotations/1.xml")
-        read_voc(file.parent, "voc_2007_test", ["disc"], require_images=False)
+        read_voc_split(file.parent, "voc_2007_test", ["disc"], require_images=False)
 
     def config(file: Path) -> None:
         file.rename(file.with_name("config.yaml"))
@@ -114,7 +114,7 @@ def sample_files(folder: Path) -> dict[str, tuple[bytes, str, Callable[[Path], A
         "plan": (results.read_bytes(), "json", read_plan),
         "baseline": (written(lambda f: write_baseline(f, measured), "b.json"), "json", read_baseline),
         "config": (yaml.safe_dump({"kind": "knn", **CONFIG}, sort_keys=False).encode(), "text", config),
-        "detections": (written(detections.save, "d.npz"), "zip", read_detections),
+        "detections": (written(detections.save, "d.npz"), "zip", Detections.load),
         "matches": (written(lambda f: save_matches(f, {"bbox": matches}), "m.npz"), "zip", read_matches),
     }
 

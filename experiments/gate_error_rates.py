@@ -22,7 +22,7 @@ from runs.average_precision import average_precision
 from runs.detection_matches import Matches
 from runs.files import atomic_write, read_json, write_json
 from transfer.detections import Detections
-from transfer.voc_evaluation import Truth, match_voc
+from transfer.voc_evaluation import SplitTruth, match_voc
 
 CLASSES = 20
 OBJECTS_PER_IMAGE = 2.4  # VOC 2007 test: 12032 objects that are not difficult on 4952 images
@@ -90,7 +90,7 @@ def simulate_detector(scene: ImageSet, skill: float | NDArray[np.float64], seed:
         np.concatenate([scene.category[seen], false_category]), np.concatenate([score, false_score]),
         np.concatenate([box, false_box]), np.full((scene.images, 2), int(SIZE)),
     )  # fmt: skip
-    truth = Truth(scene.image, scene.category, scene.box, np.zeros(objects, bool))
+    truth = SplitTruth(scene.image, scene.category, scene.box, np.zeros(objects, bool))
     return match_voc(found, truth)
 
 

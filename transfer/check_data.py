@@ -49,15 +49,15 @@ def check_split(root: Path, name: str, config: CheckConfig) -> tuple[str, list[s
     Returns:
         (a line of counts, faults with their files, images to decode)
     """
-    from transfer.splits import count_evaluated_objects, read_split
+    from transfer.read_splits import read_split_and_faults
 
-    split, faults = read_split(root, name, config.data.classes, config.masks)
+    split, faults = read_split_and_faults(root, name, config.data.classes, config.masks)
     objects = sum(len(image["annotations"]) for image in split.images)
     if config.official and name in OFFICIAL and (len(split.images), objects) != OFFICIAL[name]:
         faults.append(
             f"{name}: {len(split.images)} images and {objects} objects, officially {OFFICIAL[name]}; complete it"
         )
-    left_out = objects - count_evaluated_objects(split.images)
+    left_out = objects - split.evaluated_objects
     line = f"{name}: {len(split.images)} images, {objects} objects, {left_out} of them "
     line += "crowds" if split.metric == "coco" else "difficult"
     return line, faults, [Path(image["file_name"]) for image in split.images]
@@ -77,7 +77,7 @@ def decode(file: Path) -> str | None:
 
 def check_data(config: CheckConfig) -> None:
     """Print a line a split and every fault; exit 1 if there is one."""
-    from transfer.splits import find_splits
+    from transfer.read_splits import find_splits
 
     root = Path(config.data.root)
     faults: list[str] = []

@@ -7,20 +7,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runs.errors import UserError
 from runs.files import read_json
-from transfer.faults import read_each
+from transfer.box_readings import CORNERS, FEWEST, SIDES, SLACK, XYWH_ABS, better_reading
+from transfer.check_rle import check_rle, coder
 from transfer.image_files import check_image
-from transfer.rle import check_rle, coder
+from transfer.read_past_faults import read_past_faults
 
-# The value of detectron2.structures.BoxMode.XYWH_ABS; importing that takes seconds, and evaluating needs no detector.
-XYWH_ABS = 1
-# Official boxes reach past the edge by rounding, never further than this (pixels).
-SLACK = 1.0
+# Objects whose boxes are compared with their masks or areas.
+SAMPLE = 1000
 
 
-def coco_files(root: Path, name: str) -> tuple[Path, Path]:
-    """`coco_2017_val` -> (`root/coco/annotations/instances_val2017.json`, `root/coco/val2017`), which have to exist."""
+def find_coco_splits(root: Path) -> list[str]:
+    """Names of the splits under `root`."""
+    files = sorted((root / "coco" / "annotations").glob("instances_*[0-9][0-9][0-9][0-9].json"))
+    return [f"coco_{split[-4:]}_{split[:-4]}" for split in (path.stem.removeprefix("instances_") for path in files)]
+
+
+def read_coco_split(
+    root: Path, name: str, require_masks: bool
+) -> tuple[list[dict[str, Any]], dict[Any, str], list[str]]:
+    """Read `coco_2017_val` of `root/coco/annotations/instances_val2017.json` and `root/coco/val2017`: see `read_coco`.
+
+    Raises:
+        UserError: there is no such split.
+    """
     match = re.fullmatch(r"coco_(\d{4})_([\w.+-]+)", name)
     if match is None:
         raise UserError(f"data: {name!r} is no COCO split; name it like coco_2017_train")
@@ -30,13 +43,7 @@ def coco_files(root: Path, name: str) -> tuple[Path, Path]:
     for path in (folder, annotations, images):
         if not path.exists():
             raise UserError(f"{path}: missing; {name} needs it (data.root={root}, Detectron2's layout)")
-    return annotations, images
-
-
-def coco_splits(root: Path) -> list[str]:
-    """Names of the splits under `root`."""
-    files = sorted((root / "coco" / "annotations").glob("instances_*[0-9][0-9][0-9][0-9].json"))
-    return [f"coco_{split[-4:]}_{split[:-4]}" for split in (path.stem.removeprefix("instances_") for path in files)]
+    return read_coco(annotations, images, require_masks)
 
 
 def read_coco(
@@ -73,12 +80,12 @@ def read_coco(
             return f"{file}: {kind} {entry.get('id', '?') if isinstance(entry, dict) else '?'!r}"
 
         def add(entry: Any) -> None:
-            key = identity(entry, "id")
+            key = read_id(entry, "id")
             if key in good:
                 raise ValueError("its id occurs twice; remove one")
             good[key] = read(entry)
 
-        read_each(entries, place, add, faults)
+        read_past_faults(entries, place, add, faults)
         return good
 
     categories = examine("category", parts[1], lambda entry: _text(entry, "name"))
@@ -96,6 +103,7 @@ def read_coco(
     found = examine("annotation", objects, lambda entry: _annotation(entry, images, classes, require_masks))
     for image_id, annotation in found.values():
         images[image_id]["annotations"].append(annotation)
+    faults = faults or [f"{file}: {fault}" for fault in _box_faults(images, list(found.values())[:SAMPLE])]
     return [images[i] for i in sorted(images, key=_order)], {c: categories[c] for c in ordered}, faults
 
 
@@ -116,19 +124,19 @@ def _image(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
             raise ValueError(f"its file {path} is missing; restore it or remove its entry")
         width, height = check_image(path, *((size["width"], size["height"]) if size["width"] else ()))
         size = {"height": height, "width": width}
-    return {"file_name": str(path), "image_id": identity(entry, "id"), **size, "annotations": []}
+    return {"file_name": str(path), "image_id": read_id(entry, "id"), **size, "annotations": []}
 
 
 def _annotation(
     entry: dict[str, Any], images: dict[Any, dict[str, Any]], classes: dict[Any, int], require_masks: bool
 ) -> tuple[Any, dict[str, Any]]:
-    image_id, category = identity(entry, "image_id"), identity(entry, "category_id")
+    image_id, category = read_id(entry, "image_id"), read_id(entry, "category_id")
     if image_id not in images:
         raise ValueError(f"its image {image_id!r} is not in the file; correct or remove it")
     if category not in classes:
         raise ValueError(f"its category {category!r} is not in the file; correct or remove it")
     height, width = images[image_id]["height"], images[image_id]["width"]
-    x, y, w, h = box = numbers(entry.get("bbox"), "its bbox", 4)
+    x, y, w, h = box = check_numbers(entry.get("bbox"), "its bbox", 4)
     # A few official boxes have no width or no height; Detectron2 leaves those out of training by itself.
     inside = x >= -SLACK and y >= -SLACK and x + w <= width + SLACK and y + h <= height + SLACK
     if w < 0 or h < 0 or (width and not inside):
@@ -152,10 +160,34 @@ def _annotation(
     elif require_masks:
         raise ValueError("it has no mask; draw one, or do without masks: detectron2.MODEL.MASK_ON=False")
     if area is None and mask:
-        code = coder.merge(coder.frPyObjects(mask, height, width)) if isinstance(mask, list) else mask
-        area = float(coder.area(code))
+        area = float(coder.area(_code(mask, height, width)))
     annotation["area"] = w * h if area is None else area
     return image_id, annotation
+
+
+def _box_faults(images: dict[Any, dict[str, Any]], objects: list[tuple[Any, dict[str, Any]]]) -> list[str]:
+    """What is wrong with the boxes, if the masks or, without masks, the areas say that they are in another form."""
+    shown = [(images[image_id], annotation) for image_id, annotation in objects if not annotation["iscrowd"]]
+    masked = [(image, annotation) for image, annotation in shown if "segmentation" in annotation]
+    drawn = [coder.toBbox(_code(a["segmentation"], image["height"], image["width"])) for image, a in masked]
+    truth = [
+        {**image, "annotations": [{"bbox": box, "bbox_mode": XYWH_ABS}]}
+        for (image, _), box in zip(masked, drawn, strict=True)
+    ]
+    boxes = np.array([annotation["bbox"] for _, annotation in masked]).reshape(-1, 4)
+    if reading := better_reading(boxes, np.arange(len(boxes)), np.zeros(len(boxes)), truth):
+        return [f"its boxes fit their masks as {reading}; write {SIDES} in pixels of the image file"]
+    rows = [(*annotation["bbox"], annotation["area"]) for _, annotation in shown if "segmentation" not in annotation]
+    x, y, width, height, area = np.array(rows, np.float64).reshape(-1, 5).T
+    sides, corners = (np.isclose(a, area, rtol=0.1).sum() for a in (width * height, (width - x) * (height - y)))
+    if len(rows) >= FEWEST and corners > max(len(rows) / 2, 1.5 * sides):
+        return [f"its boxes fit their areas as {CORNERS}; write {SIDES}"]
+    return []
+
+
+def _code(mask: Any, height: int, width: int) -> Any:
+    """A mask, run-length coded or of polygons, as one run-length code."""
+    return coder.merge(coder.frPyObjects(mask, height, width)) if isinstance(mask, list) else mask
 
 
 def _mask(shape: Any, height: int, width: int) -> Any:
@@ -168,7 +200,7 @@ def _mask(shape: Any, height: int, width: int) -> Any:
     if not isinstance(shape, list) or not all(isinstance(polygon, list) for polygon in shape):
         raise ValueError("its segmentation is neither run-length coded nor a list of polygons [[x, y, x, y, …], …]")
     for polygon in shape:
-        numbers(polygon, "a polygon")
+        check_numbers(polygon, "a polygon")
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon has {len(polygon)} numbers; it needs three points of two, or remove it")
         # pycocotools draws what lies outside too, and takes memory for it.
@@ -177,7 +209,7 @@ def _mask(shape: Any, height: int, width: int) -> Any:
     return shape
 
 
-def identity(entry: Any, key: str) -> Any:
+def read_id(entry: Any, key: str) -> Any:
     """The id of an image, a category or an object: a whole number or a text; a ValueError is raised for any other."""
     value = entry.get(key) if isinstance(entry, dict) else None
     if isinstance(value, float) and value.is_integer():
@@ -187,8 +219,8 @@ def identity(entry: Any, key: str) -> Any:
     return value
 
 
-def _order(identity: Any) -> tuple[bool, Any]:
-    return isinstance(identity, str), identity
+def _order(key: Any) -> tuple[bool, Any]:
+    return isinstance(key, str), key
 
 
 def _text(entry: dict[str, Any], key: str) -> str:
@@ -198,7 +230,7 @@ def _text(entry: dict[str, Any], key: str) -> str:
     return value
 
 
-def numbers(values: Any, what: str, count: int = 0) -> list[float]:
+def check_numbers(values: Any, what: str, count: int = 0) -> list[float]:
     """A list of finite numbers, `count` of them if that is given; a ValueError for anything else names `what` it is."""
     if not isinstance(values, list) or not all(map(is_number, values)) or (count and len(values) != count):
         raise ValueError(f"{what} is not a list of {count or 'finite'} numbers; correct it")

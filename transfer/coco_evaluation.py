@@ -15,8 +15,8 @@ import numpy as np
 
 from runs.bootstrap_intervals import Interval, intervals
 from runs.detection_matches import FALSE, IGNORED, TRUE, Matches
+from transfer.check_rle import coder
 from transfer.detections import Detections, Evaluation
-from transfer.rle import coder
 
 try:
     from ultrafast_pycocotools import coco as pycocotools_coco
@@ -32,7 +32,10 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 
 
 class COCOeval(pycocotools_cocoeval.COCOeval):
-    """pycocotools' `COCOeval(cocoGt, cocoDt, iouType)`, whose AP also has an interval; `evalImgs` stays empty."""
+    """pycocotools' `COCOeval(cocoGt, cocoDt, iouType)`, whose AP also has an interval.
+
+    With ultrafast-pycocotools `evalImgs` stays empty.
+    """
 
     def __init__(self, cocoGt: Any = None, cocoDt: Any = None, iouType: str = "segm") -> None:
         super().__init__(_convert_index(cocoGt), _convert_index(cocoDt), iouType)
@@ -40,11 +43,11 @@ class COCOeval(pycocotools_cocoeval.COCOeval):
     def matches(self) -> Matches:
         """What was matched, without limits of area; at most the last of `params.maxDets` an image and class."""
         params = self.params
-        images = {identity: number for number, identity in enumerate(params.imgIds)}
-        classes = {identity: number for number, identity in enumerate(params.catIds)}
+        images = {image_id: number for number, image_id in enumerate(params.imgIds)}
+        classes = {category_id: number for number, category_id in enumerate(params.catIds)}
         # pycocotools keeps a dictionary for each image, class and area range, gigabytes for COCO.
-        blocks = [self._block_matches(params.catIds[n : n + BLOCK], images) for n in range(0, len(classes), BLOCK)]
-        image, category, score = (np.concatenate([block[i] for block in blocks]) for i in range(3))
+        blocks = [self._block_matches(params.catIds[n : n + BLOCK]) for n in range(0, len(classes), BLOCK)]
+        image_id, category_id, score = (np.concatenate([block[i] for block in blocks]) for i in range(3))
         verdict = np.concatenate([block[3] for block in blocks], axis=1)  # (10, N)
         order = np.argsort(-score, kind="stable")
         objects = np.zeros((len(images), len(classes)), np.int32)
@@ -54,17 +57,17 @@ class COCOeval(pycocotools_cocoeval.COCOeval):
                 objects[place] += not annotation.get("iscrowd", 0)
         return Matches(
             image_ids=tuple(map(str, params.imgIds)),
-            classes=tuple(self.cocoGt.cats[identity]["name"] for identity in params.catIds),
-            image=image[order],
-            category=np.array([classes[identity] for identity in category.tolist()], np.int16)[order],
+            classes=tuple(self.cocoGt.cats[category_id]["name"] for category_id in params.catIds),
+            image=np.array([images[i] for i in image_id[order].tolist()], np.int32),
+            category=np.array([classes[c] for c in category_id[order].tolist()], np.int16),
             score=score[order],
             verdict=verdict[:, order].T,
             objects=objects,
             metric="coco",
         )
 
-    def _block_matches(self, catIds: Sequence[int], images: dict[int, int]) -> tuple[Any, Any, Any, Any]:
-        """Detections of some classes: numbers of the image and class (n,), score (n,) and verdict (10, n)."""
+    def _block_matches(self, catIds: Sequence[int]) -> tuple[Any, Any, Any, Any]:
+        """Detections of some classes: ids of the image and the category (n,), score (n,) and verdict (10, n)."""
         block = pycocotools_cocoeval.COCOeval(self.cocoGt, self.cocoDt, self.params.iouType)
         block.params = copy.copy(self.params)
         block.params.catIds = list(catIds)
@@ -76,12 +79,10 @@ class COCOeval(pycocotools_cocoeval.COCOeval):
         counts = [len(entry["dtScores"]) for entry in found]
         empty = np.zeros((len(self.params.iouThrs), 0))
         right, ignored = (np.concatenate([empty, *(e[k] for e in found)], axis=1) for k in ("dtMatches", "dtIgnore"))
-        image, category = (np.repeat([e[k] for e in found], counts) for k in ("image_id", "category_id"))
-        return (
-            np.array([images[identity] for identity in image.tolist()], np.int32), category,
-            np.array([s for e in found for s in e["dtScores"]], np.float64),
-            np.where(ignored > 0, IGNORED, np.where(right > 0, TRUE, FALSE)).astype(np.int8),
-        )  # fmt: skip
+        image_id, category_id = (np.repeat([e[k] for e in found], counts) for k in ("image_id", "category_id"))
+        score = np.array([s for e in found for s in e["dtScores"]], np.float64)
+        verdict = np.where(ignored > 0, IGNORED, np.where(right > 0, TRUE, FALSE)).astype(np.int8)
+        return image_id, category_id, score, verdict
 
     def intervals(self, resamples: int = 1000) -> dict[str, Interval]:
         """AP, AP50 and AP75 in percent with the 95 % interval that the choice of the images leaves them."""
@@ -99,7 +100,7 @@ def _convert_index(index: Any) -> Any:
     return own
 
 
-def coco_results(detections: Detections) -> list[dict[str, Any]]:
+def to_coco_results(detections: Detections) -> list[dict[str, Any]]:
     """Detections in COCO's results format; images and classes by their numbers, masks run-length coded."""
     corner, extent = detections.box[:, :2], detections.box[:, 2:] - detections.box[:, :2]
     boxes = np.concatenate([corner, extent], axis=1).tolist()

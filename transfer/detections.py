@@ -1,5 +1,6 @@
 """What a detector found, small enough to keep: any metric can be computed again without the network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,25 @@ class Detections:
     sizes: np.ndarray
     masks: list[bytes] | None = None
 
+    @classmethod
+    def load(cls, path: Path) -> "Detections":
+        """Read what `save` wrote; whatever no detector gives is refused, since it may come from anybody."""
+        try:
+            return _checked(unpack_arrays(read_bytes(path, 2**30)))
+        except ValueError as error:
+            raise UserError(f"{path}: not a file of detections ({error}); give the detections.npz of a run") from error
+
+    @classmethod
+    def from_table(
+        cls, rows: Sequence[Sequence[float]], image_ids: Sequence[str], classes: Sequence[str]
+    ) -> "Detections":
+        """From rows of image number, class number, score, x0, y0, x1, y1 in pixels from 0; the sizes are left 0."""
+        table = np.array(rows, np.float64).reshape(-1, 7)
+        return cls(
+            list(image_ids), list(classes), table[:, 0].astype(np.int32), table[:, 1].astype(np.int16),
+            table[:, 2].astype(np.float32), table[:, 3:].astype(np.float32), np.zeros((len(image_ids), 2), np.int32),
+        )  # fmt: skip
+
     def __len__(self) -> int:
         return len(self.score)
 
@@ -68,14 +88,6 @@ class Evaluation(NamedTuple):
     per_class: dict[str, dict[str, float]]
     matches: dict[str, Matches]
     curves: dict[str, list[list[float]]] | None = None
-
-
-def read_detections(path: Path) -> Detections:
-    """Read what `Detections.save` wrote; whatever no detector gives is refused, since it may come from anybody."""
-    try:
-        return _checked(unpack_arrays(read_bytes(path, 2**30)))
-    except ValueError as error:
-        raise UserError(f"{path}: not a file of detections ({error}); give the detections.npz of a run") from error
 
 
 def _checked(arrays: dict[str, np.ndarray]) -> Detections:

@@ -1,5 +1,7 @@
 """From a recipe (a plain Detectron2 YAML), a backbone and the user's own settings to Detectron2's configuration."""
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -14,9 +16,9 @@ from runs.distributed import world_size
 from runs.errors import UserError
 from runs.files import read_yaml
 from runs.settings import flatten
-from transfer.model import config_errors  # and registers the heads that the recipes name
+from transfer.backbone_file import BackboneFile
+from transfer.model import as_user_errors  # and registers the heads that the recipes name
 from transfer.settings import RECIPES, TransferConfig
-from transfer.weights import BackboneFile
 
 FOLDER = Path(__file__).parent / "recipes"
 # Detectron2's settings that are settings of the command.
@@ -76,9 +78,9 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
             network that C4 cannot use.
     """
     cfg = get_cfg()
-    path = recipe_path(config.recipe or RECIPES[config.task])
-    _check_files(path)
-    with config_errors(f"recipe={path}: not a Detectron2 recipe"):
+    path = recipe_path(config)
+    _read_files(path)
+    with as_user_errors(f"recipe={path}: not a Detectron2 recipe"):
         # Detectron2's default loader would run what a tag such as !!python/object/apply names.
         cfg.merge_from_file(str(path), allow_unsafe=False)
     _merge(cfg, _network_settings(config.arch) if backbone is None else backbone.settings, "weights")
@@ -99,6 +101,8 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
         cfg.DATASETS.TRAIN = tuple(config.data.train)
     if config.data.test:
         cfg.DATASETS.TEST = tuple(config.data.test)
+    if not cfg.DATASETS.TRAIN:
+        raise UserError("data.train=[]: the recipe names no split to train on either; name one, data.train=[NAME]")
     if len(cfg.DATASETS.TEST) != 1:
         raise UserError(f"data.test={list(cfg.DATASETS.TEST)}: one split is reported on; name it, data.test=[NAME]")
     if cfg.MODEL.RESNETS.DEPTH < 50:
@@ -111,15 +115,22 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
     return cfg
 
 
-def _check_files(path: Path, above: tuple[Path, ...] = ()) -> None:
-    """Refuse a key that a file gives twice, files based on each other, and addresses: nothing is fetched here."""
+def recipe_fingerprint(config: TransferConfig) -> str:
+    """SHA-256 of what the recipe and the files that it is based on say, in hexadecimal digits; for errors `build_cfg`."""
+    return hashlib.sha256(json.dumps(_read_files(recipe_path(config)), default=str).encode()).hexdigest()
+
+
+def _read_files(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """A recipe and the files that it is based on; refused are keys given twice, circles, and addresses."""
     if path in above:
         raise UserError(f"recipe={path}: is based on itself; correct _BASE_")
-    bases = read_yaml(path).get("_BASE_", [])
+    files = [read_yaml(path)]
+    bases = files[0].get("_BASE_", [])
     for base in bases if isinstance(bases, list) else [bases]:
         if "://" in str(base):
             raise UserError(f"recipe={path}: _BASE_={base} is an address; fetch it first, and name the file")
-        _check_files(path.parent / os.path.expanduser(str(base)), (*above, path))
+        files += _read_files(path.parent / os.path.expanduser(str(base)), (*above, path))
+    return files
 
 
 def _check_numbers(cfg: CfgNode) -> None:
@@ -159,8 +170,9 @@ def _check_shares(cfg: CfgNode) -> None:
         )
 
 
-def recipe_path(name: str) -> Path:
-    """A file of transfer/recipes by its name, or any YAML by its path."""
+def recipe_path(config: TransferConfig) -> Path:
+    """The recipe of the settings: a file of transfer/recipes by its name, or any YAML by its path."""
+    name = config.recipe or RECIPES[config.task]
     for path in (FOLDER / f"{name}.yaml", Path(name)):
         if path.is_file():
             return path
@@ -182,7 +194,7 @@ def _merge(cfg: CfgNode, settings: Mapping[str, Any], field: str) -> None:
     for key, value in settings.items():
         if value == {}:
             continue
-        with config_errors(f"{field}.{key}={value}: Detectron2 has no such setting, or takes no such value"):
+        with as_user_errors(f"{field}.{key}={value}: Detectron2 has no such setting, or takes no such value"):
             # To yacs a whole number is no float.
             cfg.merge_from_list(
                 [key, float(value) if isinstance(known.get(key), float) and type(value) is int else value]

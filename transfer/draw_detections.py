@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from runs.detection_matches import FALSE, TRUE, Matches
 from runs.files import DETECTIONS, atomic_write
 from runs.palette import PALETTE
+from transfer.check_rle import coder
 from transfer.detections import Detections
-from transfer.rle import coder
-from transfer.splits import Split
+from transfer.read_splits import Split
 
 TILE, GAP, THRESHOLD = 288, 12, 0.5
 PAPER, INK = (250, 250, 250), (40, 40, 40)

@@ -17,17 +17,14 @@ from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.files import read_json, write_json
 from runs.printable import printable
-from transfer.coco_annotations import SLACK, identity, is_number, numbers, read_coco
-from transfer.detections import Detections, Evaluation, read_detections
-from transfer.rle import check_rle, coder
+from transfer.box_readings import CORNERS, SIDES, check_boxes
+from transfer.check_rle import check_rle
+from transfer.coco_annotations import check_numbers, is_number, read_coco, read_id
+from transfer.detections import Detections, Evaluation
+from transfer.read_splits import Split, raise_first_fault, read_joined_splits
 from transfer.settings import VOC_CLASSES
-from transfer.splits import load_splits, object_faults, refuse
 from transfer.voc_annotations import read_text
-from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
-
-# What the four numbers of a box mean to one tool or another.
-READINGS = ("x, y, width, height", "x0, y0, x1, y1", "centre x, centre y, width, height", "y, x, height, width",
-            "y0, x0, y1, x1")  # fmt: skip
+from transfer.voc_evaluation import SplitTruth, evaluate_voc
 
 
 def parser() -> Parser:
@@ -77,9 +74,9 @@ def score_voc(
     Raises:
         UserError: the detections or the data set are wrong.
     """
-    found = None if detections.is_dir() else read_detections(detections)
+    found = None if detections.is_dir() else Detections.load(detections)
     classes = classes or (found.classes if found else list(VOC_CLASSES))
-    truth = load_splits(str(root), [split], classes, require_images=False)
+    truth = read_joined_splits(str(root), [split], classes, require_images=False)
     ids = [image["image_id"] for image in truth.images]
     if found is None:
         found = read_voc_detections(detections, ids, classes)
@@ -88,7 +85,8 @@ def score_voc(
     elif [str(i) for i in found.image_ids] != ids:
         raise UserError(f"{detections}: of other images than {split}; name its --split")
     chosen = {"07": "voc_2007", "area": "voc_area"}[metric] if metric else truth.metric
-    return evaluate_voc(match_voc(found, Truth.of(truth.images), chosen))
+    check_boxes(detections, found.box, found.image, found.score, truth.images, CORNERS)
+    return evaluate_voc(found, SplitTruth.from_images(truth.images), chosen)
 
 
 def read_voc_detections(folder: Path, ids: list[str], classes: list[str]) -> Detections:
@@ -119,16 +117,7 @@ def read_voc_detections(folder: Path, ids: list[str], classes: list[str]) -> Det
                 raise UserError(
                     f"{file}:{count}: {line[:60]!r} is not 'image score xmin ymin xmax ymax' of this split"
                 ) from error
-    return detections_from_rows(rows, ids, classes)
-
-
-def detections_from_rows(rows: Sequence[Sequence[float]], ids: Sequence[str], classes: Sequence[str]) -> Detections:
-    """Detections from rows of image number, class number, score and a box from 0."""
-    table = np.array(rows, np.float64).reshape(-1, 7)
-    return Detections(
-        list(ids), list(classes), table[:, 0].astype(np.int32), table[:, 1].astype(np.int16),
-        table[:, 2].astype(np.float32), table[:, 3:].astype(np.float32), np.zeros((len(ids), 2), np.int32),
-    )  # fmt: skip
+    return Detections.from_table(rows, ids, classes)
 
 
 def score_coco(path: Path, annotations: Path) -> Evaluation:
@@ -137,15 +126,15 @@ def score_coco(path: Path, annotations: Path) -> Evaluation:
     Raises:
         UserError: the detections or the annotations are wrong.
     """
-    from transfer.coco_evaluation import coco_results, evaluate_coco
+    from transfer.coco_evaluation import evaluate_coco, to_coco_results
 
     if path.suffix in (".pth", ".pt", ".pkl"):
         raise UserError(
             f"{path}: not a results JSON; Detectron2 writes coco_instances_results.json beside it, mmdetection with "
             "outfile_prefix"
         )
-    found = read_detections(path) if path.suffix == ".npz" else None
-    results = read_json(path, 2**30) if found is None else coco_results(found)
+    found = Detections.load(path) if path.suffix == ".npz" else None
+    results = read_json(path, 2**30) if found is None else to_coco_results(found)
     if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
         raise UserError(f"{path}: not a list of detections {{image_id, category_id, bbox, score}}")
     # Not at the first detection: a masks-only result has no box.
@@ -154,15 +143,16 @@ def score_coco(path: Path, annotations: Path) -> Evaluation:
         raise UserError(f"{path}: neither bbox nor segmentation is there for all detections; write one for all")
     kinds = kinds if results else ["bbox"]
     images, categories, faults = read_coco(annotations, None, "segm" in kinds)
-    classes = list(categories.values())
-    refuse(faults or object_faults(images, annotations))
+    truth = Split(str(annotations), images, list(categories.values()), "coco")
+    raise_first_fault(faults or truth.faults())
     # Some tools write the numbers as texts.
     image_numbers = {str(image["image_id"]): n for n, image in enumerate(images)}
     category_numbers = {str(category): n for n, category in enumerate(categories)}
     if found is not None:
         # Images by id and classes by name: its numbers are those of its own data set.
         image_numbers = {str(n): image_numbers.get(str(i), -1) for n, i in enumerate(found.image_ids)}
-        category_numbers = {str(n): classes.index(c) if c in classes else -1 for n, c in enumerate(found.classes)}
+        places = {name: n for n, name in enumerate(truth.classes)}
+        category_numbers = {str(n): places.get(name, -1) for n, name in enumerate(found.classes)}
     checked = []
     for number, result in enumerate(results):
         try:
@@ -170,35 +160,9 @@ def score_coco(path: Path, annotations: Path) -> Evaluation:
         except ValueError as error:
             raise UserError(f"{path}: detection {number}: {error}") from error
     if "bbox" in kinds:
-        _check_boxes(path, checked, images)
-    return evaluate_coco(checked, images, classes, kinds)
-
-
-def _check_boxes(path: Path, results: list[dict[str, Any]], images: list[dict[str, Any]]) -> None:
-    """Refuse boxes that are not x, y, width, height in pixels: their AP would be low and look like a result."""
-    if not results:
-        return
-    boxes, numbers = np.array([r["bbox"] for r in results], np.float64), np.array([r["image_id"] for r in results])
-    sizes = np.array([[image["width"], image["height"]] for image in images])[numbers]
-    beyond = (boxes[:, :2] + boxes[:, 2:] > sizes + SLACK).any(axis=1) & (sizes > 0).all(axis=1)
-    if (boxes <= 1).all() or beyond.mean() > 0.5:
-        raise UserError(f"{path}: its boxes do not lie in their images; write x, y, width, height in pixels")
-    # Each image's best detection, by every reading of its four numbers.
-    order = np.argsort([-r["score"] for r in results], kind="stable")
-    first = order[np.unique(numbers[order], return_index=True)[1]]
-    a, b, c, d = boxes[first].T
-    readings = np.array(
-        [(a, b, c, d), (a, b, c - a, d - b), (a - c / 2, b - d / 2, c, d), (b, a, d, c), (b, a, d - b, c - a)]
-    ).transpose(2, 0, 1)  # (images, 5, 4)
-    fit = np.zeros(len(READINGS))
-    for read, number in zip(readings, numbers[first], strict=True):
-        truth = np.array([a["bbox"] for a in images[number]["annotations"]], np.float64)
-        if len(truth):
-            read[:, 2:] = np.maximum(read[:, 2:], 0)
-            fit += coder.iou(read, truth, [0] * len(truth)).max(axis=1) / len(first)
-    # Of fewer images, another reading may fit better by chance.
-    if len(first) >= 5 and fit.max() > max(0.5, 1.5 * fit[0]):
-        raise UserError(f"{path}: its boxes fit the objects as {READINGS[fit.argmax()]}; write x, y, width, height")
+        boxes, image, score = (np.array([r[key] for r in checked]) for key in ("bbox", "image_id", "score"))
+        check_boxes(path, boxes, image, score, images, SIDES)
+    return evaluate_coco(checked, images, truth.classes, kinds)
 
 
 def _result(
@@ -208,7 +172,7 @@ def _result(
     """One detection of anybody's, checked, with numbers for its image and class."""
     entry: dict[str, Any] = {}
     for key, table in (("image_id", image_numbers), ("category_id", category_numbers)):
-        entry[key] = table.get(str(identity(result, key)), -1)
+        entry[key] = table.get(str(read_id(result, key)), -1)
         if entry[key] < 0:
             raise ValueError(
                 f"its {key} {result[key]!r} is not in the annotations; give the annotations it was made for"
@@ -217,7 +181,7 @@ def _result(
     if not is_number(entry["score"]):
         raise ValueError(f"its score is {entry['score']!r}; write a finite number")
     if "bbox" in kinds:
-        entry["bbox"] = numbers(result["bbox"], "its bbox", 4)
+        entry["bbox"] = check_numbers(result["bbox"], "its bbox", 4)
         if min(entry["bbox"][2:]) < 0:
             raise ValueError("its bbox has a negative side; COCO's is x, y, width, height")
     if "segm" in kinds:

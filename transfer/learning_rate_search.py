@@ -36,7 +36,7 @@ def search_learning_rate(
     data = replace(config.data, held_out=search.held_out)
     for rate in search.rates or GRIDS[config.task]:
         output = str(folder / f"search_lr{rate:g}")
-        candidate = replace(with_learning_rate(config, rate, iterations), data=data, output=output, pictures=0)
+        candidate = replace(with_rate_and_warmup(config, rate, iterations), data=data, output=output, pictures=0)
         entry: dict[str, Any] = {"rate": rate, "solver": dict(candidate.detectron2["SOLVER"])}
         try:
             entry["metrics"] = run_one(candidate).metrics
@@ -50,10 +50,10 @@ def search_learning_rate(
     result = {
         "chosen": best["rate"], "metric": search.metric, "held_out": search.held_out, "seed": config.seed, "grid": grid,
     }  # fmt: skip
-    return result, with_learning_rate(config, best["rate"], iterations)
+    return result, with_rate_and_warmup(config, best["rate"], iterations)
 
 
-def with_learning_rate(config: TransferConfig, rate: float, iterations: int) -> TransferConfig:
+def with_rate_and_warmup(config: TransferConfig, rate: float, iterations: int) -> TransferConfig:
     """The settings of a run of so many iterations with another rate, and the longer warm-up that high ones need."""
     other = copy.deepcopy(config)
     solver = other.detectron2.setdefault("SOLVER", {})

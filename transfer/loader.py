@@ -1,43 +1,44 @@
 """Batches that depend on the seed and the iteration alone: not on workers, devices, or where a run was stopped."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from detectron2.data import DatasetFromList, DatasetMapper
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runs.distributed import rank, world_size
 from runs.errors import BrokenImage, raise_errors
 from runs.signals import shield_worker
-from transfer.model import config_errors
-from transfer.splits import Split
+from transfer.model import as_user_errors
+from transfer.read_splits import Split
 
-# (index of the image, position in the endless stream of images)
-Draw = tuple[int, int]
+# (index of the image, what seeds its augmentation: the run's seed and the position in the endless stream of images)
+Draw = tuple[int, tuple[int, int] | None]
 
 
-class Images(Dataset[dict[str, Any] | BrokenImage]):
-    """Detectron2's mapper over a split; `draw` names the image and seeds its augmentation."""
+class MappedImages(Dataset[dict[str, Any] | BrokenImage]):
+    """Detectron2's mapper over images; a `Draw` names the image and seeds its augmentation."""
 
-    def __init__(self, images: list[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any], seed: int | None) -> None:
+    def __init__(self, images: list[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any]) -> None:
         # In one block of bytes: each loading process would end with a copy of its own of a million Python objects,
         # because looking at one counts its references and so writes to its page.
-        self.images, self.mapper, self.seed = DatasetFromList(images, serialize=True), mapper, seed
+        self.images, self.mapper = DatasetFromList(images, serialize=True), mapper
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, draw: Draw) -> dict[str, Any] | BrokenImage:
-        index, position = draw
-        if self.seed is not None:
+        index, entropy = draw
+        if entropy is not None:
             # Detectron2's augmentation draws from NumPy's global generator. Seeded per image, the draws do not depend
             # on which worker makes them nor on what was drawn before a restart.
-            np.random.seed(np.random.SeedSequence((self.seed, position)).generate_state(1)[0])
+            np.random.seed(np.random.SeedSequence(entropy).generate_state(1)[0])
         image = self.images[index]
         try:
             mapped: dict[str, Any] = self.mapper(image)
@@ -51,7 +52,7 @@ def collate(batch: list[Any]) -> list[dict[str, Any]] | BrokenImage:
     return next((image for image in batch if isinstance(image, BrokenImage)), batch)
 
 
-class Batches(Sampler[list[Draw]]):
+class GroupedBatchSampler(Sampler[list[Draw]]):
     """Endless batches of images of one orientation, shuffled anew each epoch.
 
     Order and grouping are those of Detectron2's `TrainingSampler` and `AspectRatioGroupedDataset` in one process.
@@ -74,7 +75,7 @@ class Batches(Sampler[list[Draw]]):
         waiting: dict[bool, list[Draw]] = {False: [], True: []}
         for position, index in enumerate(self._shuffled_indices()):
             bucket = waiting[self.group and self.wide[index]]
-            bucket.append((index, position))
+            bucket.append((index, (self.seed, position)))
             if len(bucket) == self.size:
                 yield bucket[:]
                 bucket.clear()
@@ -86,41 +87,67 @@ class Batches(Sampler[list[Draw]]):
             yield from torch.randperm(len(self.wide), generator=generator).tolist()
 
 
+class BatchLoader(DataLoader[Any]):
+    """PyTorch's loader of lists of mapped images; an image that does not decode is raised as `BrokenImage`.
+
+    Attributes:
+        images: what it draws from.
+        batches: their draws, a list a batch.
+    """
+
+    def __init__(self, images: MappedImages, batches: Any, workers: int) -> None:
+        super().__init__(
+            images, batch_sampler=batches, num_workers=workers, collate_fn=collate,
+            worker_init_fn=shield_worker,
+        )  # fmt: skip
+        self.images, self.batches = images, batches
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
+        """Iterate; making the iterator draws from PyTorch's generator."""
+        return raise_errors(super().__iter__())
+
+
+class Loaders(NamedTuple):
+    """Batches to train on and for precise batch norm, both endless; and every image to test on once, one a batch."""
+
+    train: BatchLoader
+    precise_bn: BatchLoader
+    test: BatchLoader
+
+
+def build_loaders(cfg: Any, train: Split, test: Split, workers: int) -> Loaders:
+    """Make all loaders of a run; their seeds are drawn from NumPy's generator, as Detectron2 draws its samplers'.
+
+    Args:
+        cfg: Detectron2's settings.
+        train: what to train on.
+        test: what to report on; each process loads its share.
+        workers: loading processes of each.
+
+    Raises:
+        UserError: Detectron2 cannot read images with these settings.
+    """
+    chosen = images_with_objects(cfg, train)
+    wide = [image["width"] > image["height"] for image in chosen]
+    with as_user_errors("recipe=, detectron2.INPUT…: Detectron2 cannot read images so"):
+        images = MappedImages(chosen, DatasetMapper(cfg, True))
+        test_loader = build_test_loader(cfg, test, workers)
+    samplers = [
+        GroupedBatchSampler(wide, cfg.SOLVER.IMS_PER_BATCH, seed, group=cfg.DATALOADER.ASPECT_RATIO_GROUPING)
+        for seed in (comm.shared_random_seed(), comm.shared_random_seed())
+    ]
+    training, precise_bn = (BatchLoader(images, sampler, workers) for sampler in samplers)
+    return Loaders(training, precise_bn, test_loader)
+
+
+def build_test_loader(cfg: Any, split: Split, workers: int) -> BatchLoader:
+    """Every image once, one a batch, this process's share of them."""
+    draws: list[list[Draw]] = [[(index, None)] for index in range(rank(), len(split.images), world_size())]
+    return BatchLoader(MappedImages(split.images, DatasetMapper(cfg, False)), draws, workers)
+
+
 def images_with_objects(cfg: Any, split: Split) -> list[dict[str, Any]]:
     """The images that are trained on: with a box that is no crowd, as Detectron2 filters them."""
     if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         return split.images
     return list(filter_images_with_only_crowd_annotations(split.images))
-
-
-def build_train_loader(
-    cfg: Any, split: Split, seed: int, workers: int, start: int = 0
-) -> Iterator[list[dict[str, Any]]]:
-    """Endless batches for training, from batch number `start` on; making it draws from PyTorch's generator.
-
-    An image that does not decode is raised as `BrokenImage`, by both loaders.
-    """
-    images = images_with_objects(cfg, split)
-    batches = Batches(
-        [image["width"] > image["height"] for image in images],
-        cfg.SOLVER.IMS_PER_BATCH,
-        seed,
-        start,
-        cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-    )
-    with config_errors("recipe=, detectron2.INPUT…: Detectron2 cannot read images so"):
-        mapper = DatasetMapper(cfg, True)
-    return _load(Images(images, mapper, seed), batches, workers)
-
-
-def build_test_loader(cfg: Any, split: Split, workers: int) -> Iterator[list[dict[str, Any]]]:
-    """Every image once, one a batch, this process's share of them."""
-    draws: list[list[Draw]] = [[(index, 0)] for index in range(rank(), len(split.images), world_size())]
-    return _load(Images(split.images, DatasetMapper(cfg, False), None), draws, workers)
-
-
-def _load(images: Images, batches: Iterable[list[Draw]], workers: int) -> Iterator[list[dict[str, Any]]]:
-    loader = DataLoader(
-        images, batch_sampler=batches, num_workers=workers, collate_fn=collate, worker_init_fn=shield_worker
-    )
-    return raise_errors(iter(loader))

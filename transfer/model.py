@@ -1,10 +1,14 @@
-"""The detector: Detectron2's, with a norm after res5 in the region heads."""
+"""The detector: Detectron2's, with a norm after res5 in the region heads, and a backbone's weights, proved loaded.
+
+`converters.proof` shows that two networks compute the same features; here, a detector's numbers are compared.
+"""
 
 import contextlib
 import traceback
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.layers import NaiveSyncBatchNorm, get_norm
 from detectron2.modeling import build_model
@@ -13,7 +17,7 @@ from torch import Tensor, nn
 
 from runs.distributed import world_size
 from runs.errors import UserError, user_message
-from transfer.weights import BackboneFile, load_backbone
+from transfer.backbone_file import REMEDY, BackboneFile
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -54,7 +58,7 @@ def synchronize_in_float32(detector: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def config_errors(what: str) -> Iterator[None]:
+def as_user_errors(what: str) -> Iterator[None]:
     """What Detectron2 raises over settings that it cannot use becomes one line that begins with `what`.
 
     The same errors in code of this project, and what a GPU's libraries report, keep their tracebacks.
@@ -84,10 +88,84 @@ def build_detector(
     Raises:
         UserError: Detectron2 cannot build it; or see `load_backbone`.
     """
-    with config_errors("recipe=, detectron2.…: Detectron2 cannot build this detector"):
+    with as_user_errors("recipe=, detectron2.…: Detectron2 cannot build this detector"):
         detector = build_model(cfg)
     synchronize_in_float32(detector)
     proof = load_backbone(detector, backbone) if backbone else None
     if channels_last:
         detector.to(memory_format=torch.channels_last)
     return detector, proof
+
+
+def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
+    """Copy every backbone tensor into the detector (res5 into its region heads), then prove that each one is there.
+
+    The proof compares the detector's tensors with the file's bit for bit, after the copy and through `state_dict`. Of a
+    C4 detector `backbone.*` and `roi_heads.res5.*` are loaded, without the extra norm after res5; of one with an FPN,
+    `backbone.bottom_up.*`.
+
+    Returns:
+        Figures for the record: tensors and elements compared, the file's sha256, tensors of the file not used, and who
+        says what the network expects at its input.
+
+    Raises:
+        UserError: a tensor is missing from the file, has another shape, or differs after loading.
+    """
+    wanted = _file_to_detector_names(detector)
+    absent = [name for name in wanted if name not in file.tensors]
+    # Caffe2's networks have their statistics folded into weight and bias: those of a new norm stay, mean 0 and variance
+    # 1, or 1 - eps where it is frozen (detectron2/layers/batch_norm.py, FrozenBatchNorm2d).
+    folded = [name for name in absent if name.endswith(("running_mean", "running_var"))] if file.folded else []
+    if lost := [name for name in absent if name not in folded]:
+        raise UserError(
+            f"weights={file.path}: lacks {len(lost)} of {len(wanted)} backbone tensors, first {lost[0]}; {REMEDY}"
+        )
+    state = detector.state_dict()
+    wanted = {name: place for name, place in wanted.items() if name not in folded}
+    # Not by load_state_dict: FrozenBatchNorm2d would replace the statistics that a state lacks, with variance 1.
+    for name, place in wanted.items():
+        tensor = torch.tensor(file.tensors[name])
+        if tensor.shape != state[place].shape:
+            raise UserError(
+                f"weights={file.path}: {name} has shape {tuple(tensor.shape)}, the detector "
+                f"{tuple(state[place].shape)}; leave MODEL.RESNETS to the file, or choose its arch"
+            )
+        state[place].copy_(tensor)
+    return _prove(detector, file, wanted)
+
+
+def _prove(detector: nn.Module, file: BackboneFile, wanted: dict[str, str]) -> dict[str, Any]:
+    state, elements = detector.state_dict(), 0
+    for name, place in wanted.items():
+        expected = file.tensors[name].astype(np.float32)
+        if not np.array_equal(state[place].cpu().numpy(), expected):
+            raise UserError(
+                f"weights={file.path}: {name} is not in the detector after loading; it holds no plain numbers"
+            )
+        elements += expected.size
+    return {
+        "tensors": len(wanted),
+        "elements": elements,
+        "equal": True,
+        "sha256": file.sha256,
+        "input": file.input,
+        "unused": sorted(n for n in file.tensors if n not in wanted and not n.endswith("num_batches_tracked")),
+    }
+
+
+def _file_to_detector_names(detector: nn.Module) -> dict[str, str]:
+    """Name in the file -> name in the detector, for all that comes from pre-training."""
+    names = {}
+    state = detector.state_dict()
+    # Behind an FPN, whose own layers are new, the network is called bottom_up (detectron2/modeling/backbone/fpn.py).
+    network = "backbone.bottom_up." if any(place.startswith("backbone.bottom_up.") for place in state) else "backbone."
+    for place in state:
+        if place.startswith(network):
+            name = place.removeprefix(network)
+        elif place.startswith("roi_heads.res5.") and not place.startswith("roi_heads.res5.norm."):
+            name = place.removeprefix("roi_heads.")
+        else:
+            continue
+        if not name.endswith("num_batches_tracked"):
+            names[name] = place
+    return names

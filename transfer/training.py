@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from detectron2.solver import build_lr_scheduler, build_optimizer
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from runs.distributed import all_arrive, all_gather_object, rank, worker_count, world_size
+from runs.distributed import all_arrive, all_gather_object, rank, world_size
 from runs.environment import peak_memory_mb
 from runs.errors import UserError
 from runs.files import atomic_write, write_json
@@ -26,11 +25,11 @@ from runs.progress import Progress
 from runs.seeds import generator_states, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals, raise_signals
 from transfer.detections import Detections, Evaluation
-from transfer.inference import evaluate
-from transfer.loader import build_test_loader, build_train_loader
-from transfer.model import config_errors
+from transfer.evaluate_detector import evaluate_detector
+from transfer.loader import Loaders
+from transfer.model import as_user_errors
+from transfer.read_splits import Split
 from transfer.settings import TransferConfig
-from transfer.splits import Split
 
 CHECKPOINT = "checkpoint.pth"
 CANNOT_TRAIN = "recipe=, detectron2.…: Detectron2 cannot train this detector"
@@ -44,21 +43,19 @@ class Diverged(UserError):
 class Trainer:
     """One detector's training, from its initial weights.
 
-    `train` and `test` are what to train on and what to report on, `autocast` makes the context in which losses are
-    computed, and `run` is the claimed folder. Where Detectron2 cannot build the solver, a `UserError` says why.
+    `loaders` give what to train on and what to test on, `test` is the split to report on, `autocast` makes the context
+    in which losses are computed, and `run` is the claimed folder. Where Detectron2 cannot build the solver, a
+    `UserError` says why.
     """
 
     def __init__(
-        self, cfg: Any, config: TransferConfig, detector: nn.Module, train: Split, test: Split,
+        self, cfg: Any, config: TransferConfig, detector: nn.Module, loaders: Loaders, test: Split,
         autocast: Callable[[], Any], run: Run,
     ) -> None:  # fmt: skip
         self.cfg, self.config, self.detector, self.autocast = cfg, config, detector, autocast
-        self.train_split, self.test_split = train, test
-        self.run, self.folder, self.workers = run, run.path, worker_count(config.data.workers, most=8)
-        # Of the order of images in training and in precise BN, drawn from the seeded generator as Detectron2's trainer
-        # draws them for its two samplers.
-        self.seed, self.bn_seed = comm.shared_random_seed(), comm.shared_random_seed()
-        with config_errors("recipe=, detectron2.SOLVER…: Detectron2 cannot build this solver"):
+        self.loaders, self.test_split = loaders, test
+        self.run, self.folder = run, run.path
+        with as_user_errors("recipe=, detectron2.SOLVER…: Detectron2 cannot build this solver"):
             self.optimizer = build_optimizer(cfg, detector)
             self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.model: nn.Module = detector
@@ -82,8 +79,9 @@ class Trainer:
             Stopped: a signal, behind a checkpoint.
         """
         generators = self._restore()
+        self.loaders.train.batches.start = self.iteration
         # Making it draws from PyTorch's generator, so the saved states follow it.
-        loader = build_train_loader(self.cfg, self.train_split, self.seed, self.workers, self.iteration)
+        batches = iter(self.loaders.train)
         if generators is not None:
             set_generator_states(generators)
         log = MetricsLog(self.folder / METRICS_LOG, self.iteration, self.folder) if rank() == 0 else None
@@ -95,9 +93,9 @@ class Trainer:
             Progress(end, "fine-tuning", "it", self.iteration, self.folder, disable=rank() > 0) as bar,
         ):
             start = saved = time.perf_counter()
-            for batch in itertools.islice(self.signals.interruptible(loader), end - self.iteration):
+            for batch in itertools.islice(self.signals.interruptible(batches), end - self.iteration):
                 # What Detectron2 cannot do with its settings, it finds in the first step.
-                with nullcontext() if self.iteration > first else config_errors(CANNOT_TRAIN):
+                with nullcontext() if self.iteration > first else as_user_errors(CANNOT_TRAIN):
                     values = self._step(batch, start)
                 storage.step()
                 self.iteration += 1
@@ -135,7 +133,7 @@ class Trainer:
             raise Stopped(f"{stopped} after iteration {self.iteration}, saved")
 
     def evaluate(self) -> tuple[Evaluation, Detections] | None:
-        """Measure the detector with precise batch norm; returns what `inference.evaluate` does.
+        """Measure the detector with precise batch norm; returns what `evaluate_detector` does.
 
         Raises:
             Stopped: a signal, at once; the next start begins behind the last checkpoint.
@@ -145,8 +143,7 @@ class Trainer:
         with raise_signals():
             self.precise_bn()
             # Without autocast, as Detectron2's own mixed precision: scores of 8 bits would be full of ties.
-            batches = build_test_loader(self.cfg, self.test_split, self.workers)
-            return evaluate(self.cfg, self.detector, self.test_split, batches)
+            return evaluate_detector(self.cfg, self.detector, self.test_split, self.loaders.test)
 
     def _step(self, batch: list[dict[str, Any]], start: float) -> dict[str, float]:
         """One iteration, whose batch is waited for since `start`; returns its losses, learning rate and seconds."""
@@ -199,9 +196,8 @@ class Trainer:
         if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
             return
         count = self.cfg.TEST.PRECISE_BN.NUM_ITER
-        batches = build_train_loader(self.cfg, self.train_split, self.bn_seed, self.workers)
         with EventStorage(), Progress(count, "precise BN", folder=self.folder, disable=rank() > 0) as bar:
-            update_bn_stats(self.model, _counted(batches, bar), count)
+            update_bn_stats(self.model, _counted(self.loaders.precise_bn, bar), count)
 
     def save(self) -> None:
         """Write the checkpoint that `train` continues from."""

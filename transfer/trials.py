@@ -1,30 +1,30 @@
 """From settings to a record: one fine-tuning trial, or several with their mean."""
 
-import dataclasses
 import functools
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 import yaml
 
-from runs.distributed import all_gather_object, process_group, rank, set_precision
+from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count
 from runs.files import SCRATCH, TRIAL, atomic_write, sha256
 from runs.folder import RECORD, Run, claim_run
 from runs.record import Record, Subject
 from runs.seeds import seed_everything
-from transfer.detectron2_config import build_cfg
+from transfer.backbone_file import BackboneFile, read_backbone
+from transfer.detectron2_config import build_cfg, recipe_fingerprint
 from transfer.draw_detections import draw_sheets
-from transfer.inference import FILES
+from transfer.evaluate_detector import FILES
 from transfer.learning_rate_search import search_learning_rate
-from transfer.loader import images_with_objects
+from transfer.loader import build_loaders
 from transfer.model import build_detector
+from transfer.prepare_splits import prepare_splits
+from transfer.read_splits import Split, read_train_and_test
 from transfer.settings import SearchConfig, TransferConfig
-from transfer.splits import Split, prepare_splits, read_splits
 from transfer.training import CHECKPOINT, Trainer
-from transfer.weights import BackboneFile, read_backbone
 
 MODEL = "model_final.pth"
 # They change how fast a run goes, or how it is shown, and not what it computes; of `data.root` the content is compared.
@@ -49,14 +49,13 @@ def _run(
     """Run what the settings ask for; `files` are the weights and the splits, where they have been read."""
     backbone = files[0] if files else read_backbone(config.weights)
     cfg = build_cfg(config, backbone, device.type)
-    splits = files[1] if files else read_splits(config.data, cfg)
+    splits = files[1] if files else read_train_and_test(config.data, cfg)
     train, test = prepare_splits(config.data, cfg, splits)
     cfg.freeze()
-    datasets = train.to_dataset(), test.to_dataset()
-    # The weights are what is in their file, and so are the images.
-    settings = dataclasses.asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
-    images = {"train": datasets[0].fingerprint, "test": datasets[1].fingerprint}
-    with claim_run("transfer", cfg.OUTPUT_DIR, settings, FREE, images) as claimed:
+    # The weights are what is in their file, and so are the images and the recipe.
+    settings = asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
+    bound = {"train": train.dataset.fingerprint, "test": test.dataset.fingerprint, "recipe": recipe_fingerprint(config)}
+    with claim_run("transfer", cfg.OUTPUT_DIR, settings, FREE, bound) as claimed:
         if claimed.done:
             return claimed.done
         if config.trials > 1 or config.search.enabled:
@@ -74,7 +73,8 @@ def _fine_tune(
     """Train, test and record; returns the record on process 0."""
     seed_everything(config.seed)
     detector, proof = build_detector(cfg, backbone, config.channels_last)
-    trainer = Trainer(cfg, config, detector, train, test, autocast, claimed)
+    loaders = build_loaders(cfg, train, test, worker_count(config.data.workers, most=8))
+    trainer = Trainer(cfg, config, detector, loaders, test, autocast, claimed)
     if rank() == 0:
         with atomic_write(claimed.path / "detectron2.yaml", "w") as file:
             file.write(cfg.dump())
@@ -87,14 +87,14 @@ def _fine_tune(
         torch.save({"model": detector.state_dict()}, file)
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()),
-        "train": dataclasses.asdict(train.to_dataset()) | {"used": len(images_with_objects(cfg, train))},
+        "train": asdict(train.dataset) | {"used": len(loaders.train.images)},
         "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3),
         "per_class": evaluation.per_class, "files": {name: sha256(claimed.path / name) for name in FILES},
     }  # fmt: skip
     if evaluation.curves:
         details["curves"] = evaluation.curves
     subject = backbone.subject if backbone else Subject(method=SCRATCH, arch=config.arch)
-    record = claimed.finish(subject, test.to_dataset(), evaluation.metrics, details=details)
+    record = claimed.finish(subject, test.dataset, evaluation.metrics, details=details)
     (claimed.path / CHECKPOINT).unlink(missing_ok=True)
     if config.pictures:
         draw_sheets(claimed.path, test, detections, evaluation.matches["bbox"], config.pictures)

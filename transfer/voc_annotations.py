@@ -9,21 +9,20 @@ from typing import Any
 
 from runs.errors import UserError
 from runs.files import read_bytes
-from transfer.faults import read_each
+from transfer.box_readings import XYXY_ABS
 from transfer.image_files import check_image
+from transfer.read_past_faults import read_past_faults
 
-# The value of detectron2.structures.BoxMode.XYXY_ABS; importing that takes seconds, and evaluating needs no detector.
-XYXY_ABS = 0
 SUFFIXES = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG")
 _TRUTH_VALUES = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1}
 
 
-def read_voc(
+def read_voc_split(
     root: Path, name: str, classes: Sequence[str], require_images: bool = True
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Read a split as Detectron2's loader does (detectron2/data/datasets/pascal_voc.py), difficult objects included.
 
-    The arguments are those of `splits.read_split`.
+    The arguments are those of `read_splits.read_split_and_faults`.
 
     Returns:
         (one dict an image without fault: `file_name`, `image_id`, `height`, `width`, `annotations`; a box is
@@ -51,10 +50,10 @@ def read_voc(
     def annotation_file(image_id: str) -> Path:
         return folder / "Annotations" / f"{image_id}.xml"
 
-    return read_each(ids, annotation_file, read, faults), faults
+    return read_past_faults(ids, annotation_file, read, faults), faults
 
 
-def voc_splits(root: Path) -> list[str]:
+def find_voc_splits(root: Path) -> list[str]:
     """Names of the splits under `root`; lists of one class (`aeroplane_train.txt`) are for classification."""
     folders = sorted(root.glob("VOC[0-9][0-9][0-9][0-9]"))
     lists = [
@@ -63,7 +62,7 @@ def voc_splits(root: Path) -> list[str]:
     return [f"voc_{year}_{path.stem}" for year, path in lists if "_" not in path.stem]
 
 
-def intended_root(root: Path) -> str:
+def suggest_root(root: Path) -> str:
     """Where the folder lies that the user may have meant by `root`; empty if there is no sign of one."""
     if (root / "ImageSets" / "Main").is_dir():
         return f"this is VOC itself: give the folder above, data.root={root.absolute().parent}"
@@ -87,10 +86,10 @@ def _layout(root: Path, name: str) -> tuple[Path, Path]:
     folder = root / f"VOC{match[1]}"
     listing = folder / "ImageSets" / "Main" / f"{match[2]}.txt"
     if not folder.is_dir():
-        remedy = intended_root(root) or f"{name} needs it in Detectron2's layout"
+        remedy = suggest_root(root) or f"{name} needs it in Detectron2's layout"
         raise UserError(f"data.root={root}: has no folder {folder.name}; {remedy}")
     if not listing.is_file():
-        splits = [s.split("_", 2)[2] for s in voc_splits(root) if s.startswith(f"voc_{match[1]}_")]
+        splits = [s.split("_", 2)[2] for s in find_voc_splits(root) if s.startswith(f"voc_{match[1]}_")]
         raise UserError(f"{listing}: no such split; {folder.name} has {', '.join(splits) or 'none'}")
     return folder, listing
 

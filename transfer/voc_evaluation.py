@@ -21,7 +21,7 @@ from transfer.detections import Detections, Evaluation
 
 
 @dataclass
-class Truth:
+class SplitTruth:
     """The objects of a split.
 
     Attributes:
@@ -37,23 +37,24 @@ class Truth:
     difficult: np.ndarray
 
     @classmethod
-    def of(cls, images: Sequence[dict[str, Any]]) -> "Truth":
+    def from_images(cls, images: Sequence[dict[str, Any]]) -> "SplitTruth":
         """From Detectron2's dataset dicts with `difficult` (see `transfer.voc_annotations`)."""
-        return cls.of_rows([
+        return cls.from_table([
             (i, a["category_id"], a["bbox"][0] + 1.0, a["bbox"][1] + 1.0, *a["bbox"][2:], a.get("difficult", 0))
             for i, image in enumerate(images)
             for a in image["annotations"]
         ])  # fmt: skip
 
     @classmethod
-    def of_rows(cls, rows: Sequence[Sequence[float]]) -> "Truth":
-        """From rows of image number, class number, the XML's box, and whether it is difficult."""
+    def from_table(cls, rows: Sequence[Sequence[float]]) -> "SplitTruth":
+        """From rows of image number, class number, xmin, ymin, xmax, ymax as in the XML, and whether difficult."""
         table = np.array(rows, np.float64).reshape(-1, 7)
         return cls(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:6], table[:, 6] > 0)
 
 
-def evaluate_voc(matches: Matches) -> Evaluation:
-    """AP, AP50 and AP75 of a split, from its detections matched by `match_voc`."""
+def evaluate_voc(detections: Detections, truth: SplitTruth, metric: str = "voc_2007") -> Evaluation:
+    """AP, AP50 and AP75 of the detections on a split; the arguments are those of `match_voc`."""
+    matches = match_voc(detections, truth, metric)
     classes = matches.classes
     once = np.ones((len(matches.image_ids), 1))
     table = 100 * np.concatenate([class_precision(matches, number, once) for number in range(len(classes))])  # (K, 10)
@@ -74,7 +75,7 @@ def evaluate_voc(matches: Matches) -> Evaluation:
     return Evaluation(metrics, dict(zip(classes, summaries, strict=True)), {"bbox": matches}, curves)
 
 
-def match_voc(detections: Detections, truth: Truth, metric: str = "voc_2007") -> Matches:
+def match_voc(detections: Detections, truth: SplitTruth, metric: str = "voc_2007") -> Matches:
     """Give each detection its object at every IoU threshold.
 
     The image numbers of both are the same; `metric` is `voc_2007`, of eleven points, or `voc_area` (2010 and later).
@@ -104,7 +105,9 @@ def match_voc(detections: Detections, truth: Truth, metric: str = "voc_2007") ->
     )  # fmt: skip
 
 
-def _best_overlaps(group: np.ndarray, box: np.ndarray, truth: Truth, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _best_overlaps(
+    group: np.ndarray, box: np.ndarray, truth: SplitTruth, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
     """For each detection, the largest IoU with an object of its image and class (-inf without one), and which object.
 
     `group` (N,) is image number * classes + class number, `box` (N, 4).

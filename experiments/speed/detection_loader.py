@@ -22,9 +22,9 @@ from benchmarks.shapes import Settings, generate
 from experiments.speed.rows import Row, Skipped, alternate, run_script
 from hardware.measure_peak_rates import decode_rate
 from transfer.detectron2_config import build_cfg
-from transfer.loader import build_train_loader, images_with_objects
+from transfer.loader import build_loaders, images_with_objects
+from transfer.read_splits import Split, read_joined_splits
 from transfer.settings import VOC_CLASSES, TransferConfig
-from transfer.splits import Split, load_splits
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
@@ -36,7 +36,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
         if root is None:
             root, split = Path(folder) / "generated", "voc_2007_trainval"
             generate(root, Settings(images=2, val_images=2, voc07=48, voc07_test=2, voc12=2, coco=2, coco_val=2))
-        yield row(load_splits(str(root), [split], VOC_CLASSES), arguments)
+        yield row(read_joined_splits(str(root), [split], VOC_CLASSES), arguments)
 
 
 def row(split: Split, arguments: argparse.Namespace) -> Row:
@@ -47,7 +47,7 @@ def row(split: Split, arguments: argparse.Namespace) -> Row:
     cfg = build_cfg(config, None, "cpu")
     images = images_with_objects(cfg, split)
     count, rounds = (1, 2) if arguments.quick else (4, 5)
-    mine = iter(build_train_loader(cfg, split, 0, 0))
+    mine = iter(build_loaders(cfg, split, split, 0).train)
     theirs = iter(
         build_detection_train_loader(
             images,

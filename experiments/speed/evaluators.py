@@ -32,7 +32,7 @@ from hardware.measure_peak_rates import bandwidth, shortest_time
 from transfer.coco_annotations import read_coco
 from transfer.coco_evaluation import evaluate_coco
 from transfer.settings import VOC_CLASSES
-from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
+from transfer.voc_evaluation import SplitTruth, evaluate_voc
 
 Evaluate = Callable[[Path, list[dict[str, Any]], str], list[float]]
 
@@ -77,7 +77,7 @@ def voc_row(data: Path | None, images: int, count: int) -> Row:
             for o in entries[name]["objects"]
         ]
         table = np.array(rows, np.float64)
-        truth = Truth(table[:, 0].astype(int), table[:, 1].astype(int), table[:, 2:6], table[:, 6] > 0)
+        truth = SplitTruth(table[:, 0].astype(int), table[:, 1].astype(int), table[:, 2:6], table[:, 6] > 0)
     found = make_detections(truth, ids, len(VOC_CLASSES), count, rng)
     with tempfile.TemporaryDirectory() as folder, stable_sort():
         write_voc(Path(folder), truth, ids, VOC_CLASSES)
@@ -85,7 +85,7 @@ def voc_row(data: Path | None, images: int, count: int) -> Row:
             official.parse_rec(f"{folder}/Annotations/{image_id}.xml")
         kept: dict[str, dict[str, float]] = {}
         ours, peer = alternate(
-            lambda: kept.update(ours=evaluate_voc(match_voc(found, truth))[0]),
+            lambda: kept.update(ours=evaluate_voc(found, truth)[0]),
             lambda: kept.update(peer=detectron2_evaluate(Path(folder), found, VOC_CLASSES, 2007)),
             1, "cpu", warm=False,
         )  # fmt: skip

@@ -33,7 +33,7 @@ from runs.palette import PALETTE
 from runs.record import Dataset, Record, Subject, write_record
 from transfer.coco_evaluation import evaluate_coco
 from transfer.settings import VOC_CLASSES
-from transfer.voc_evaluation import evaluate_voc, match_voc
+from transfer.voc_evaluation import evaluate_voc
 
 Work = Callable[[], Any]
 BLUE, RED = PALETTE[:2]
@@ -96,7 +96,7 @@ def voc(detections: int) -> Work:
     rng = np.random.default_rng(0)
     truth = make_truth(2000, len(VOC_CLASSES), rng)
     found = make_detections(truth, list(range(2000)), len(VOC_CLASSES), detections, rng)
-    return lambda: evaluate_voc(match_voc(found, truth))
+    return lambda: evaluate_voc(found, truth)
 
 
 def coco(detections: int) -> Work:

@@ -14,7 +14,7 @@ from detectron2.evaluation import pascal_voc_evaluation as official
 from detectron2.structures import Boxes, Instances
 
 from transfer.detections import Detections
-from transfer.voc_evaluation import Truth
+from transfer.voc_evaluation import SplitTruth
 
 OBJECT = (
     "<object><name>{}</name><pose>x</pose><truncated>0</truncated><difficult>{}</difficult><bndbox><xmin>{}</xmin>"
@@ -22,7 +22,7 @@ OBJECT = (
 )
 
 
-def write_voc(folder: Path, truth: Truth, ids: Sequence[str], classes: Sequence[str]) -> None:
+def write_voc(folder: Path, truth: SplitTruth, ids: Sequence[str], classes: Sequence[str]) -> None:
     """The annotations and the list `test` that Detectron2's evaluator reads; no images."""
     for sub in ("Annotations", "ImageSets/Main"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def stable_sort() -> Iterator[None]:
         yield
 
 
-def make_truth(images: int, classes: int, rng: np.random.Generator) -> Truth:
+def make_truth(images: int, classes: int, rng: np.random.Generator) -> SplitTruth:
     """Objects at random; the last class has none at all and the one before it only difficult ones."""
     count = images * 3
     corner = rng.integers(1, 300, (count, 2))
@@ -86,10 +86,12 @@ def make_truth(images: int, classes: int, rng: np.random.Generator) -> Truth:
     difficult = rng.random(count) < 0.15
     difficult[category == classes - 2] = True
     image = np.sort(rng.integers(0, images, count))
-    return Truth(image, category, box, difficult)
+    return SplitTruth(image, category, box, difficult)
 
 
-def make_detections(truth: Truth, ids: Sequence[Any], classes: int, count: int, rng: np.random.Generator) -> Detections:
+def make_detections(
+    truth: SplitTruth, ids: Sequence[Any], classes: int, count: int, rng: np.random.Generator
+) -> Detections:
     """`count` detections: a third random, the rest truth moved by pixels, doubled, mislabelled; scores with many ties.
 
     Class 1 is never found.

@@ -12,7 +12,7 @@ from runs.bootstrap_intervals import compare, draws
 from runs.detection_matches import Matches
 from runs.errors import UserError
 from transfer.detections import Detections
-from transfer.voc_evaluation import Truth, match_voc
+from transfer.voc_evaluation import SplitTruth, match_voc
 
 
 def scene(images: int, classes: int, seed: int, found_per_image: int = 8, skill: float = 4.0) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def match(eleven_points: bool = True, **given: Any) -> Matches:
     found = Detections(
         ids, classes, given["image"], given["category"], given["score"], given["box"], np.zeros((len(ids), 2))
     )
-    truth = Truth(given["truth_image"], given["truth_category"], given["truth_box"], given["difficult"])
+    truth = SplitTruth(given["truth_image"], given["truth_category"], given["truth_box"], given["difficult"])
     return match_voc(found, truth, "voc_2007" if eleven_points else "voc_area")
 
 

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from experiments.speed.coco_cases import make_results, pycocotools_evaluate
 from runs.detection_matches import FALSE, IGNORED, TRUE, Matches
-from transfer import coco_evaluation, rle
+from transfer import check_rle, coco_evaluation
 from transfer.coco_annotations import read_coco
 from transfer.coco_evaluation import METRICS
 from transfer.detections import Evaluation
@@ -139,14 +139,14 @@ def test_pycocotools_serves_where_the_other_is_not_installed(generated: Path, mo
     fast = compare(file, results)
     # As on a machine without it: the modules that name it are imported anew.
     monkeypatch.setitem(sys.modules, "ultrafast_pycocotools", None)
-    for module in (rle, coco_evaluation):
+    for module in (check_rle, coco_evaluation):
         importlib.reload(module)
     try:
-        assert issubclass(coco_evaluation.COCOeval, COCOeval) and rle.coder is coder
+        assert issubclass(coco_evaluation.COCOeval, COCOeval) and check_rle.coder is coder
         assert compare(file, results) == fast
     finally:
         monkeypatch.undo()
-        for module in (rle, coco_evaluation):
+        for module in (check_rle, coco_evaluation):
             importlib.reload(module)
 
 

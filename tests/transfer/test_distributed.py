@@ -21,10 +21,11 @@ from runs.files import sha256, write_json
 from tests.pretrain.processes import free_port, run
 from tests.transfer.conftest import CLASSES, TINY, overrides
 from transfer.detectron2_config import build_cfg
-from transfer.inference import FILES, evaluate
-from transfer.loader import Batches, build_test_loader
+from transfer.evaluate_detector import FILES, evaluate_detector
+from transfer.loader import GroupedBatchSampler, build_test_loader
+from transfer.prepare_splits import prepare_splits
+from transfer.read_splits import read_train_and_test
 from transfer.settings import TransferConfig
-from transfer.splits import prepare_splits
 
 # Where nothing is left to chance and each process has as many regions as the other, the two computations are the same
 # sums: all images of one size with two objects each, every anchor sampled, every anchor's
@@ -104,7 +105,7 @@ def test_the_process_that_fails_says_why(backbone: Path, tmp_path: Path) -> None
     """An image that only the second process decodes: its line is on standard error, once."""
     write_scenes(tmp_path)
     np.random.seed(0)
-    first = next(iter(Batches([False] * 8, 4, seed=np.random.randint(2**31))))
+    first = next(iter(GroupedBatchSampler([False] * 8, 4, seed=np.random.randint(2**31))))
     file = tmp_path / f"VOC2007/JPEGImages/{first[1][0]}.jpg"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "transfer"]
@@ -124,9 +125,9 @@ def infer(rank: int, world: int, port: int, config: TransferConfig) -> None:
     torch.set_num_threads(1)
     with process_group("cpu"):
         cfg = build_cfg(config, None, "cpu")
-        _, split = prepare_splits(config.data, cfg)
+        _, split = prepare_splits(config.data, cfg, read_train_and_test(config.data, cfg))
         torch.manual_seed(0)
-        found = evaluate(cfg, build_model(cfg), split, build_test_loader(cfg, split, workers=0))
+        found = evaluate_detector(cfg, build_model(cfg), split, build_test_loader(cfg, split, workers=0))
         if found:
             evaluation, detections = found
             files = {name: sha256(Path(config.output) / name) for name in FILES}

@@ -9,8 +9,8 @@ from runs.palette import PALETTE
 from tests.transfer.conftest import CLASSES
 from transfer.detections import Detections
 from transfer.draw_detections import best_and_worst, evenly, sheet
-from transfer.splits import Split, load_splits
-from transfer.voc_evaluation import Truth, match_voc
+from transfer.read_splits import Split, read_joined_splits
+from transfer.voc_evaluation import SplitTruth, match_voc
 
 
 def truth_as_detections(split: Split, right: set[int]) -> Detections:
@@ -29,16 +29,16 @@ def truth_as_detections(split: Split, right: set[int]) -> Detections:
 
 
 def test_best_before_worst(generated: Path) -> None:
-    split = load_splits(str(generated), ["voc_2007_test"], CLASSES)
+    split = read_joined_splits(str(generated), ["voc_2007_test"], CLASSES)
     easy = {n for n, i in enumerate(split.images) if not any(a["difficult"] for a in i["annotations"])}
     right = set(sorted(easy)[:2])
-    found = match_voc(truth_as_detections(split, right), Truth.of(split.images))
+    found = match_voc(truth_as_detections(split, right), SplitTruth.from_images(split.images))
     numbers = best_and_worst(found, 4)
     assert set(numbers[:2]) == right and len(set(numbers)) == 4
 
 
 def test_a_sheet_has_the_colours_of_its_classes(generated: Path, tmp_path: Path) -> None:
-    split = load_splits(str(generated), ["voc_2007_test"], CLASSES)
+    split = read_joined_splits(str(generated), ["voc_2007_test"], CLASSES)
     found = truth_as_detections(split, set(range(len(split.images))))
     numbers = evenly(split, 3)
     assert numbers == [0, 4, 7]

@@ -13,7 +13,7 @@ from experiments.speed.coco_cases import make_results
 from runs.record import read_record
 from tests.transfer.conftest import CLASSES
 from transfer import trials
-from transfer.detections import read_detections
+from transfer.detections import Detections
 from transfer.settings import TransferConfig
 
 
@@ -33,7 +33,7 @@ def test_voc_from_a_run_and_from_text_files(tiny: TransferConfig, generated: Pat
     assert measured["metrics"] == pytest.approx(record.metrics, abs=1e-9)
     assert measured["per_class"] == record.details["per_class"]
 
-    found = read_detections(run / "detections.npz")
+    found = Detections.load(run / "detections.npz")
     texts: dict[str, list[str]] = {name: [] for name in CLASSES}
     for image, category, score, box in zip(
         found.image, found.category, found.score, found.box + np.array([1, 1, 0, 0]), strict=True

@@ -21,15 +21,16 @@ from PIL import Image
 from pycocotools import mask as coder
 
 from runs.errors import UserError
+from transfer.check_rle import check_rle
 from transfer.coco_annotations import read_coco
 from transfer.detections import Detections
 from transfer.detectron2_config import build_cfg
 from transfer.evaluate_detections import score_coco, score_voc
 from transfer.image_files import check_image
-from transfer.rle import check_rle
+from transfer.prepare_splits import prepare_splits
+from transfer.read_splits import find_splits, read_joined_splits, read_split_and_faults, read_train_and_test
 from transfer.settings import DataConfig, TransferConfig
-from transfer.splits import find_splits, load_splits, prepare_splits, read_split
-from transfer.voc_annotations import read_voc
+from transfer.voc_annotations import read_voc_split
 
 WIDTH, HEIGHT = 40, 30
 POLYGON = [[5, 5, 15, 5, 15, 15, 5, 15]]
@@ -136,7 +137,7 @@ def test_coco_of_strangers(coco: Path, case: str) -> None:
     file = instances(coco, change)
     start = time.monotonic()
     try:
-        split, faults = read_split(coco, "coco_2017_val", [], require_masks=True)
+        split, faults = read_split_and_faults(coco, "coco_2017_val", [], require_masks=True)
     except UserError as error:
         faults = [str(error)]
     assert time.monotonic() - start < 5
@@ -191,13 +192,13 @@ def test_a_mask_of_pixels_is_trained_as_one(coco: Path) -> None:
     data = DataConfig(root=str(coco), held_out=0.5, seed=2)
     cfg.DATASETS.TRAIN = ("coco_2017_val",)
     instances(coco)
-    prepare_splits(data, cfg)
+    prepare_splits(data, cfg, read_train_and_test(data, cfg))
     assert cfg.INPUT.MASK_FORMAT == "polygon"
     instances(coco, lambda d: d["annotations"][0].update(segmentation=MASK, iscrowd=1))
-    prepare_splits(data, cfg)
+    prepare_splits(data, cfg, read_train_and_test(data, cfg))
     assert cfg.INPUT.MASK_FORMAT == "polygon"
     instances(coco, first(segmentation=MASK))
-    prepare_splits(data, cfg)
+    prepare_splits(data, cfg, read_train_and_test(data, cfg))
     assert cfg.INPUT.MASK_FORMAT == "bitmask"
 
 
@@ -295,7 +296,7 @@ def test_a_test_image_that_is_trained_on_is_named(voc: Path, capfd: pytest.Captu
     (voc / "VOC2007/ImageSets/Main/val.txt").write_text("2\n")
     shutil.copytree(voc / "VOC2007", voc / "VOC2012")
     train, test, val = (
-        load_splits(str(voc), [f"voc_{name}"], ["cat"]) for name in ("2007_val", "2007_test", "2012_val")
+        read_joined_splits(str(voc), [f"voc_{name}"], ["cat"]) for name in ("2007_val", "2007_test", "2012_val")
     )
     cfg = build_cfg(TransferConfig(task="voc07", weights="scratch"), None, "cpu")
     prepare_splits(DataConfig(), cfg, (train, test))
@@ -306,7 +307,7 @@ def test_a_test_image_that_is_trained_on_is_named(voc: Path, capfd: pytest.Captu
             r"warning: .* 1 of its 1 images are trained on, first .*2\.jpg; its AP", capfd.readouterr().err
         )
     (voc / "VOC2012/Annotations/2.xml").write_text(XML.replace("<ymin>2<", "<ymin>3<"))
-    prepare_splits(DataConfig(), cfg, (train, load_splits(str(voc), ["voc_2012_val"], ["cat"])))
+    prepare_splits(DataConfig(), cfg, (train, read_joined_splits(str(voc), ["voc_2012_val"], ["cat"])))
     Image.new("RGB", (WIDTH, HEIGHT), "red").save(voc / "VOC2012/JPEGImages/2.jpg", "PNG")
     prepare_splits(DataConfig(), cfg, (train, val))
     assert not capfd.readouterr().err
@@ -324,15 +325,15 @@ def test_annotations_may_be_as_large_as_cocos(coco: Path) -> None:
     """instances_train2017.json has 470 MB; other JSON files of a run have at most 64."""
     with instances(coco).open("a") as file:
         file.write(" " * 2**26)
-    assert read_split(coco, "coco_2017_val", [], require_masks=True)[1] == []
+    assert read_split_and_faults(coco, "coco_2017_val", [], require_masks=True)[1] == []
 
 
 def test_a_class_or_a_split_that_is_named_twice_is_refused(voc: Path) -> None:
     for classes in ([], ["cat", "dog", "cat"]):
         with pytest.raises(UserError, match=r"data\.classes=.* must name classes, each once"):
-            read_voc(voc, "voc_2007_test", classes)
+            read_voc_split(voc, "voc_2007_test", classes)
     with pytest.raises(UserError, match="names a split twice"):
-        load_splits(str(voc), ["voc_2007_test", "voc_2007_test"], ["cat"])
+        read_joined_splits(str(voc), ["voc_2007_test", "voc_2007_test"], ["cat"])
 
 
 def broken_archive(path: Path, **changes: Any) -> None:
@@ -455,7 +456,7 @@ def test_xml_of_strangers(voc: Path, case: str) -> None:
     content, named = XMLS[case]
     file = voc / "VOC2007/Annotations/1.xml"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    split, faults = read_split(voc, "voc_2007_test", ["cat", "dog"], require_masks=False)
+    split, faults = read_split_and_faults(voc, "voc_2007_test", ["cat", "dog"], require_masks=False)
     if named:
         assert len(faults) == 1 and faults[0].startswith(f"{file}: ")
         assert_matches(named, faults[0])
@@ -483,7 +484,7 @@ def test_lists_of_strangers(voc: Path, case: str) -> None:
     file = voc / "VOC2007/ImageSets/Main/test.txt"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     try:
-        images, faults = read_voc(voc, "voc_2007_test", ["cat"])
+        images, faults = read_voc_split(voc, "voc_2007_test", ["cat"])
     except UserError as error:
         images, faults = [], [str(error)]
     if named:
@@ -499,14 +500,14 @@ def test_images_with_other_suffixes_and_ids_with_spaces(voc: Path, suffix: str) 
     (voc / "VOC2007/Annotations/my cat.xml").write_text(XML)
     (voc / "VOC2007/ImageSets/Main/train-v2.txt").write_text("my cat\n")
     assert find_splits(voc) == ["voc_2007_test", "voc_2007_train-v2"]
-    images, faults = read_voc(voc, "voc_2007_train-v2", ["cat"])
+    images, faults = read_voc_split(voc, "voc_2007_train-v2", ["cat"])
     assert faults == [] and [i["image_id"] for i in images] == ["my cat"]
     assert Path(images[0]["file_name"]).name == f"my cat{suffix}"
 
 
 def test_voc_without_an_object_that_counts_is_refused(voc: Path) -> None:
     (voc / "VOC2007/Annotations/1.xml").write_text(XML.replace("<difficult>0<", "<difficult>1<"))
-    _, faults = read_split(voc, "voc_2007_test", ["cat"], require_masks=False)
+    _, faults = read_split_and_faults(voc, "voc_2007_test", ["cat"], require_masks=False)
     assert faults == ["voc_2007_test: no object counts (all are difficult, crowds, or absent); annotate some"]
     for name in ("light", "traffic_light"):
         (voc / f"{name}.txt").write_text("")

@@ -18,9 +18,10 @@ from converters.resnet_model import build_resnet
 from runs.errors import UserError
 from runs.record import read_record
 from tests.converters import layouts
+from transfer.backbone_file import read_backbone
 from transfer.detectron2_config import build_cfg
+from transfer.model import load_backbone
 from transfer.settings import TransferConfig
-from transfer.weights import load_backbone, read_backbone
 
 LAYOUTS = [layouts.simsiam, layouts.moco, layouts.lightly, layouts.torchvision_flat, layouts.detectron2]
 SMALL = {

@@ -16,9 +16,9 @@ from detectron2.config import get_cfg
 from runs.settings import flatten
 from tests.transfer.conftest import overrides
 from tests.transfer.parity import case
+from transfer.backbone_file import BackboneFile, read_backbone
 from transfer.detectron2_config import build_cfg, recipe_path
 from transfer.settings import TransferConfig
-from transfer.weights import BackboneFile, read_backbone
 
 HERE = Path(__file__).parent / "parity"
 # (task, recipe) -> MoCo's for its own weights, and for MSRA's; the 1x and the 9k recipe are not in MoCo's repository.

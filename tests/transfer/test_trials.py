@@ -12,14 +12,14 @@ from runs.errors import UserError
 from runs.record import read_record
 from transfer import trials
 from transfer.learning_rate_search import search_learning_rate
+from transfer.read_splits import read_train_and_test
 from transfer.settings import TransferConfig
-from transfer.splits import read_splits
 
 
 def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.trials, tiny.seed = 3, 5
-    reader = Mock(side_effect=read_splits)
-    monkeypatch.setattr(trials, "read_splits", reader)
+    reader = Mock(side_effect=read_train_and_test)
+    monkeypatch.setattr(trials, "read_train_and_test", reader)
     metrics = trials.run(tiny)
     assert reader.call_count == 1, "the trials share the images"
     folder = Path(tiny.output)

@@ -11,17 +11,17 @@ import pytest
 from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, stable_sort, write_voc
 from transfer.detections import Detections
 from transfer.settings import VOC_CLASSES
-from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
+from transfer.voc_evaluation import SplitTruth, evaluate_voc, match_voc
 
 
-def compare(folder: Path, truth: Truth, found: Detections, classes: list[str], year: int) -> dict[str, float]:
+def compare(folder: Path, truth: SplitTruth, found: Detections, classes: list[str], year: int) -> dict[str, float]:
     """Against Detectron2's evaluator with a stable sort; `test_only_its_own_sort_makes_detectron2_differ` says why."""
     write_voc(folder, truth, found.image_ids, classes)
     with stable_sort():
         theirs = detectron2_evaluate(folder, found, classes, year)
     table = theirs.pop("table")
     metric = "voc_2007" if year == 2007 else "voc_area"
-    ours, per_class, *_ = evaluate_voc(match_voc(dataclasses.replace(found, classes=classes), truth, metric))
+    ours, per_class, *_ = evaluate_voc(dataclasses.replace(found, classes=classes), truth, metric)
     for row, name in zip(table, classes, strict=True):
         expected = [np.mean(row), row[0], row[5]]
         np.testing.assert_allclose(list(per_class[name].values()), expected, rtol=0, atol=1e-9, err_msg=name)
@@ -38,7 +38,7 @@ def test_equals_detectron2(tmp_path: Path, seed: int, year: int) -> None:
     if year == 2012:
         # Without objects the area is 0 / 0 in Detectron2; the published splits of 2012 have objects of every class.
         kept = truth.category < 3
-        truth = Truth(truth.image[kept], truth.category[kept], truth.box[kept], truth.difficult[kept])
+        truth = SplitTruth(truth.image[kept], truth.category[kept], truth.box[kept], truth.difficult[kept])
     ids = [f"{n:06d}" for n in range(40)]
     found = make_detections(truth, ids, len(classes), 2000, rng)
     metrics = compare(tmp_path, truth, found, classes, year)
@@ -47,14 +47,14 @@ def test_equals_detectron2(tmp_path: Path, seed: int, year: int) -> None:
 
 def test_a_class_without_objects_counts_as_0_by_both_metrics() -> None:
     """A record of a number that is none would be refused, behind all the training."""
-    truth = Truth.of_rows([(0, 0, 1, 1, 10, 10, 0), (1, 1, 1, 1, 10, 10, 0)])
+    truth = SplitTruth.from_table([(0, 0, 1, 1, 10, 10, 0), (1, 1, 1, 1, 10, 10, 0)])
     box = np.array([[0, 0, 10, 10]] * 2, np.float32)
     found = Detections(
         [0, 1], ["a", "b"], np.array([0, 1]), np.array([0, 1]), np.ones(2, np.float32), box, np.zeros((2, 2), np.int32)
     )
     for metric in ("voc_2007", "voc_area"):
         for classes, ap in ((["a", "b"], 100), (["a", "b", "absent"], 200 / 3)):
-            metrics = evaluate_voc(match_voc(dataclasses.replace(found, classes=classes), truth, metric))[0]
+            metrics = evaluate_voc(dataclasses.replace(found, classes=classes), truth, metric)[0]
             assert metrics == {f"bbox/{name}": pytest.approx(ap) for name in ("AP", "AP50", "AP75")}
 
 
@@ -68,7 +68,7 @@ def test_only_its_own_sort_makes_detectron2_differ(tmp_path: Path) -> None:
 
     def both(found: Detections) -> tuple[float, float]:
         theirs = detectron2_evaluate(tmp_path, found, classes, 2007)["bbox/AP75"]
-        return evaluate_voc(match_voc(found, truth))[0]["bbox/AP75"], theirs
+        return evaluate_voc(found, truth)[0]["bbox/AP75"], theirs
 
     distinct = dataclasses.replace(found, score=(rng.permutation(len(found)) / 1000).astype(np.float32))
     ours, theirs = both(distinct)
@@ -105,13 +105,13 @@ def test_no_detections_at_all(tmp_path: Path) -> None:
 
 def test_perfect_detections_are_100() -> None:
     truth = make_truth(30, 3, np.random.default_rng(0))
-    plain = Truth(truth.image, truth.category * 0, truth.box, truth.difficult & False)
+    plain = SplitTruth(truth.image, truth.category * 0, truth.box, truth.difficult & False)
     found = Detections(
         list(range(30)), ["a"], plain.image.astype(np.int32), plain.category.astype(np.int16),
         np.linspace(1, 0.5, len(plain.image), dtype=np.float32), (plain.box - [1, 1, 0, 0]).astype(np.float32),
         np.full((30, 2), 500, np.int32),
     )  # fmt: skip
-    evaluation = evaluate_voc(match_voc(found, plain))
+    evaluation = evaluate_voc(found, plain)
     assert evaluation.metrics == pytest.approx({"bbox/AP": 100, "bbox/AP50": 100, "bbox/AP75": 100})
     assert evaluation.curves is not None and min(evaluation.curves["a"][1]) == 1
 
@@ -127,7 +127,7 @@ def test_equals_detectron2_on_the_test_annotations(tmp_path: Path, shared: Path)
         for o in entry["objects"]
     ]
     table = np.array(rows, np.float64)
-    truth = Truth(table[:, 0].astype(int), table[:, 1].astype(int), table[:, 2:6], table[:, 6] > 0)
+    truth = SplitTruth(table[:, 0].astype(int), table[:, 1].astype(int), table[:, 2:6], table[:, 6] > 0)
     assert len(entries) == 4952 and len(table) == 14976
     found = make_detections(truth, list(entries), 20, 5_000, np.random.default_rng(0))
     compare(tmp_path, truth, found, list(VOC_CLASSES), 2007)

@@ -9,7 +9,7 @@ E = TypeVar("E")
 R = TypeVar("R")
 
 
-def read_each(
+def read_past_faults(
     entries: Iterable[E], place: Callable[[E], object], reader: Callable[[E], R], faults: list[str]
 ) -> list[R]:
     """Read each entry, past those that cannot be, of which `faults` takes a line each.

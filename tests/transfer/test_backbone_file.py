@@ -15,10 +15,11 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from runs.errors import UserError
-from transfer import model, weights
+from transfer import model
+from transfer.backbone_file import read_backbone
 from transfer.detectron2_config import build_cfg
+from transfer.model import load_backbone
 from transfer.settings import TransferConfig
-from transfer.weights import load_backbone, read_backbone
 
 
 def detector_for(path: Path) -> tuple[Any, Any]:
@@ -170,13 +171,13 @@ def test_a_defect_of_ours_is_no_setting_that_detectron2_refuses(
 
 def test_a_runtime_error_is_of_the_settings_where_detectron2_is_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of PyTorch's layers; not what a GPU's libraries say, which no setting causes."""
-    with pytest.raises(RuntimeError, match="shapes cannot be"), model.config_errors("recipe="):
+    with pytest.raises(RuntimeError, match="shapes cannot be"), model.as_user_errors("recipe="):
         nn.Linear(2, 3)(torch.zeros(1, 5))
     monkeypatch.setitem(globals(), "__name__", "detectron2.layers")
-    with pytest.raises(UserError, match=r"recipe= \(.*shapes cannot be"), model.config_errors("recipe="):
+    with pytest.raises(UserError, match=r"recipe= \(.*shapes cannot be"), model.as_user_errors("recipe="):
         nn.Linear(2, 3)(torch.zeros(1, 5))
     for reason in ("CUDA error: device-side assert triggered", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"):
-        with pytest.raises(RuntimeError, match=reason), model.config_errors("recipe="):
+        with pytest.raises(RuntimeError, match=reason), model.as_user_errors("recipe="):
             raise RuntimeError(reason)
 
 
@@ -208,4 +209,4 @@ def test_a_proof_that_cannot_hold_fails(backbone: Path, monkeypatch: pytest.Monk
     with torch.no_grad():
         detector.roi_heads.res5[0].conv1.weight[0, 0] += 1e-7
     with pytest.raises(UserError, match=r"res5\.0\.conv1\.weight"):
-        weights._prove(detector, file, weights._file_to_detector_names(detector))
+        model._prove(detector, file, model._file_to_detector_names(detector))

@@ -13,13 +13,13 @@ from detectron2.data.datasets.pascal_voc import load_voc_instances
 from runs.errors import UserError
 from tests.transfer.conftest import CLASSES
 from transfer.check_data import CheckConfig, check_split
-from transfer.loader import Batches
+from transfer.loader import GroupedBatchSampler
+from transfer.read_splits import find_splits, read_joined_splits
 from transfer.settings import DataFolder
-from transfer.splits import find_splits, load_splits
 
 
 def test_voc_is_read_as_detectron2_reads_it(generated: Path) -> None:
-    split = load_splits(str(generated), ["voc_2007_trainval", "voc_2012_train"], CLASSES)
+    split = read_joined_splits(str(generated), ["voc_2007_trainval", "voc_2012_train"], CLASSES)
     theirs = load_voc_instances(str(generated / "VOC2007"), "trainval", CLASSES)
     theirs += load_voc_instances(str(generated / "VOC2012"), "train", CLASSES)
     for image in split.images:
@@ -29,7 +29,7 @@ def test_voc_is_read_as_detectron2_reads_it(generated: Path) -> None:
 
 
 def test_coco_is_read_as_detectron2_reads_it(generated: Path) -> None:
-    split = load_splits(str(generated), ["coco_2017_train"], [])
+    split = read_joined_splits(str(generated), ["coco_2017_train"], [])
     file, folder = generated / "coco/annotations/instances_train2017.json", generated / "coco/train2017"
     for image in split.images:
         for annotation in image["annotations"]:
@@ -42,21 +42,21 @@ def test_coco_is_read_as_detectron2_reads_it(generated: Path) -> None:
 def test_real_splits_pass(shared: Path) -> None:
     from transfer.settings import VOC_CLASSES
 
-    assert len(load_splits(str(shared / "data"), ["voc_2007_train"], VOC_CLASSES).images) == 700
-    coco = load_splits(str(shared / "data"), ["coco_2017_val"], [])
+    assert len(read_joined_splits(str(shared / "data"), ["voc_2007_train"], VOC_CLASSES).images) == 700
+    coco = read_joined_splits(str(shared / "data"), ["coco_2017_val"], [])
     # COCO's ids have gaps: 1 to 90 for 80 classes.
     assert (len(coco.images), coco.classes[0], coco.classes[79], len(coco.classes)) == (158, "person", "toothbrush", 80)
 
 
 def test_the_fingerprint_sees_every_label(generated: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(generated, tmp_path / "copy")
-    before = load_splits(str(generated), ["voc_2007_test"], CLASSES).fingerprint
-    assert load_splits(str(copy), ["voc_2007_test"], CLASSES).fingerprint == before
+    before = read_joined_splits(str(generated), ["voc_2007_test"], CLASSES).dataset.fingerprint
+    assert read_joined_splits(str(copy), ["voc_2007_test"], CLASSES).dataset.fingerprint == before
     xml = next(p for p in sorted((copy / "VOC2007/Annotations").iterdir()) if is_in_test(copy, p.stem))
     text = xml.read_text()
     name = text.split("<name>")[1].split("<")[0]
     xml.write_text(text.replace(f"<name>{name}<", f"<name>{next(c for c in CLASSES if c != name)}<", 1))
-    assert load_splits(str(copy), ["voc_2007_test"], CLASSES).fingerprint != before
+    assert read_joined_splits(str(copy), ["voc_2007_test"], CLASSES).dataset.fingerprint != before
 
 
 def is_in_test(root: Path, image_id: str) -> bool:
@@ -149,7 +149,7 @@ def test_a_voc_fault_names_its_file(generated: Path, tmp_path: Path, fault: Call
     root = shutil.copytree(generated, tmp_path / "data")
     path = fault(root)
     with pytest.raises(UserError) as caught:
-        load_splits(str(root), ["voc_2007_trainval"], CLASSES)
+        read_joined_splits(str(root), ["voc_2007_trainval"], CLASSES)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -189,15 +189,15 @@ def test_a_coco_fault_names_its_file(generated: Path, tmp_path: Path, fault: Any
     root = shutil.copytree(generated, tmp_path / "data")
     path = edit_coco(root, fault)
     with pytest.raises(UserError) as caught:
-        load_splits(str(root), ["coco_2017_train"], [], require_masks=True)
+        read_joined_splits(str(root), ["coco_2017_train"], [], require_masks=True)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_where_no_masks_are_needed_a_box_counts_without_its_wrong_polygon(generated: Path, tmp_path: Path) -> None:
     root = shutil.copytree(generated, tmp_path / "data")
-    whole = load_splits(str(root), ["coco_2017_train"], []).images
+    whole = read_joined_splits(str(root), ["coco_2017_train"], []).images
     edit_coco(root, odd_polygon)
-    records = load_splits(str(root), ["coco_2017_train"], []).images
+    records = read_joined_splits(str(root), ["coco_2017_train"], []).images
     before, after = ([a for r in rs for a in r["annotations"]] for rs in (whole, records))
     assert [a["bbox"] for a in after] == [a["bbox"] for a in before]
     assert sum("segmentation" in a for a in after) == sum("segmentation" in a for a in before) - 1
@@ -206,18 +206,18 @@ def test_where_no_masks_are_needed_a_box_counts_without_its_wrong_polygon(genera
 def test_missing_roots_are_named(tmp_path: Path) -> None:
     for names in (["voc_2007_train"], ["coco_2017_train"]):
         with pytest.raises(UserError, match="no such folder"):
-            load_splits(str(tmp_path / "none"), names, CLASSES)
+            read_joined_splits(str(tmp_path / "none"), names, CLASSES)
         with pytest.raises(UserError, match=r"VOC2007|coco"):
-            load_splits(str(tmp_path), names, CLASSES)
+            read_joined_splits(str(tmp_path), names, CLASSES)
     with pytest.raises(UserError, match="no VOC split"):
-        load_splits(str(tmp_path), ["imagenet"], CLASSES)
+        read_joined_splits(str(tmp_path), ["imagenet"], CLASSES)
 
 
 def test_the_folder_that_was_meant_is_named(tmp_path: Path) -> None:
     """The kit unpacks to VOCdevkit/VOC2007; its parent and its child are what people give."""
     kit = tmp_path / "VOCdevkit"
     (kit / "VOC2007" / "ImageSets" / "Main").mkdir(parents=True)
-    for look in (find_splits, lambda root: load_splits(str(root), ["voc_2007_train"], CLASSES)):
+    for look in (find_splits, lambda root: read_joined_splits(str(root), ["voc_2007_train"], CLASSES)):
         with pytest.raises(UserError, match=f"did you mean data.root={kit}"):
             look(tmp_path)
         with pytest.raises(UserError, match=f"give the folder above, data.root={kit}"):
@@ -252,13 +252,15 @@ def test_batches_are_detectron2s_in_one_process() -> None:
     wide = [bool(n % 3) for n in range(17)]
     images = [{"index": n, "width": 2 if w else 1, "height": 1 if w else 2} for n, w in enumerate(wide)]
     theirs = iter(AspectRatioGroupedDataset((images[i] for i in TrainingSampler(17, seed=5)), 4))
-    for ours, _ in zip(Batches(wide, 4, seed=5), range(30), strict=False):
+    for ours, _ in zip(GroupedBatchSampler(wide, 4, seed=5), range(30), strict=False):
         assert [index for index, _ in ours] == [image["index"] for image in next(theirs)]
 
 
 @pytest.mark.parametrize("start", [0, 1, 7, 40])
 def test_batches_start_anywhere(start: int) -> None:
     wide = [n % 5 == 0 for n in range(23)]
-    whole = [batch for batch, _ in zip(Batches(wide, 4, seed=1), range(60), strict=False)]
-    part = [batch for batch, _ in zip(Batches(wide, 4, seed=1, start=start), range(60 - start), strict=False)]
+    whole = [batch for batch, _ in zip(GroupedBatchSampler(wide, 4, seed=1), range(60), strict=False)]
+    part = [
+        batch for batch, _ in zip(GroupedBatchSampler(wide, 4, seed=1, start=start), range(60 - start), strict=False)
+    ]
     assert part == whole[start:]

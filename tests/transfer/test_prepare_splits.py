@@ -7,8 +7,8 @@ import pytest
 
 from runs.errors import UserError
 from tests.transfer.conftest import CLASSES
-from transfer.splits import load_splits
-from transfer.subset import balanced, hold_out
+from transfer.prepare_splits import balanced_subset, hold_out
+from transfer.read_splits import read_joined_splits
 
 
 def image(number: int, *categories: int) -> dict[str, object]:
@@ -30,15 +30,15 @@ def names(images: list[dict[str, object]]) -> list[object]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_smaller_subset_is_the_beginning_of_a_larger(seed: int) -> None:
     images = skewed()
-    whole = names(balanced(images, 5, 200, seed))
+    whole = names(balanced_subset(images, 5, 200, seed))
     assert len(set(whole)) == 200
     for count in (1, 7, 50, 199):
-        assert names(balanced(images, 5, count, seed)) == whole[:count]
-    assert names(balanced(images, 5, 200, seed + 10)) != whole
+        assert names(balanced_subset(images, 5, count, seed)) == whole[:count]
+    assert names(balanced_subset(images, 5, 200, seed + 10)) != whole
 
 
 def test_classes_are_as_even_as_the_images_allow() -> None:
-    chosen = balanced(skewed(), 5, 40, 0)
+    chosen = balanced_subset(skewed(), 5, 40, 0)
     shown = [{a["category_id"] for a in i["annotations"]} for i in chosen]  # type: ignore[attr-defined]
     counts = [sum(c in s for s in shown) for c in range(5)]
     # Class 0 comes along with 1, 2 and 3; the rare class 4 must not be left behind.
@@ -47,15 +47,15 @@ def test_classes_are_as_even_as_the_images_allow() -> None:
 
 def test_more_than_there_are_is_refused() -> None:
     with pytest.raises(UserError, match="410 training images show an object"):
-        balanced(skewed(), 5, 411, 0)
+        balanced_subset(skewed(), 5, 411, 0)
 
 
 @pytest.mark.shared
 def test_a_subset_of_the_real_split(shared: Path) -> None:
     from transfer.settings import VOC_CLASSES
 
-    images = load_splits(str(shared / "data"), ["voc_2007_train"], VOC_CLASSES).images
-    chosen = balanced(images, 20, 100, 0)
+    images = read_joined_splits(str(shared / "data"), ["voc_2007_train"], VOC_CLASSES).images
+    chosen = balanced_subset(images, 20, 100, 0)
     shown = [{a["category_id"] for a in i["annotations"]} for i in chosen]
     assert min(sum(c in s for s in shown) for c in range(20)) >= 5
 
@@ -72,5 +72,5 @@ def test_held_out_images_stay_held_out() -> None:
 
 
 def test_subsets_of_generated_data_can_be_trained_on(generated: Path) -> None:
-    split = load_splits(str(generated), ["coco_2017_train"], CLASSES)
-    assert len(balanced(split.images, 8, 5, 0)) == 5
+    split = read_joined_splits(str(generated), ["coco_2017_train"], CLASSES)
+    assert len(balanced_subset(split.images, 8, 5, 0)) == 5

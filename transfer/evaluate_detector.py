@@ -12,17 +12,18 @@ from torch import nn
 from runs.detection_matches import FILE, save_matches
 from runs.distributed import rank, world_size
 from runs.progress import Progress
-from transfer.coco_evaluation import coco_results, evaluate_coco
+from transfer.check_rle import coder
+from transfer.coco_evaluation import evaluate_coco, to_coco_results
 from transfer.detections import Detections, Evaluation
-from transfer.rle import coder
-from transfer.splits import Split
-from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
+from transfer.model import as_user_errors
+from transfer.read_splits import Split
+from transfer.voc_evaluation import SplitTruth, evaluate_voc
 
 # What an evaluation writes.
 FILES = ("detections.npz", FILE)
 
 
-def evaluate(
+def evaluate_detector(
     cfg: Any, detector: nn.Module, split: Split, batches: Iterable[Any]
 ) -> tuple[Evaluation, Detections] | None:
     """Every image of a split through the detector, shared out over the processes, and its AP.
@@ -36,9 +37,9 @@ def evaluate(
         return None
     if split.metric == "coco":
         kinds = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-        evaluation = evaluate_coco(coco_results(detections), split.images, split.classes, kinds)
+        evaluation = evaluate_coco(to_coco_results(detections), split.images, split.classes, kinds)
     else:
-        evaluation = evaluate_voc(match_voc(detections, Truth.of(split.images), split.metric))
+        evaluation = evaluate_voc(detections, SplitTruth.from_images(split.images), split.metric)
     folder = Path(cfg.OUTPUT_DIR)
     detections.save(folder / FILES[0])
     save_matches(folder / FILES[1], evaluation.matches)
@@ -47,12 +48,15 @@ def evaluate(
 
 @torch.no_grad()
 def detect(cfg: Any, detector: nn.Module, split: Split, batches: Iterable[Any]) -> Detections | None:
-    """The detections on process 0, None on the others; the arguments are those of `evaluate`."""
+    """The detections on process 0, None on the others; the arguments are those of `evaluate_detector`."""
     detector.eval()
     rows: list[tuple[int, Any]] = []
     numbers = range(rank(), len(split.images), world_size())
     title = f"testing on {split.name}"
-    with Progress(len(numbers), title, "image", folder=Path(cfg.OUTPUT_DIR), disable=rank() > 0) as bar:
+    with (
+        as_user_errors("recipe=, detectron2.…: Detectron2 cannot test this detector"),
+        Progress(len(numbers), title, "image", folder=Path(cfg.OUTPUT_DIR), disable=rank() > 0) as bar,
+    ):
         for number, batch in zip(numbers, batches, strict=True):
             rows.append((number, _plain(detector(batch)[0]["instances"])))
             bar.update()

@@ -13,9 +13,9 @@ from detectron2.utils import comm
 
 from runs.bootstrap_intervals import Interval, intervals
 from transfer.coco_evaluation import METRICS, COCOeval
-from transfer.evaluate_detections import detections_from_rows
+from transfer.detections import Detections
 from transfer.voc_annotations import read_text
-from transfer.voc_evaluation import Truth, evaluate_voc, match_voc
+from transfer.voc_evaluation import SplitTruth, evaluate_voc
 
 
 class COCOEvaluator(evaluation.COCOEvaluator):
@@ -56,9 +56,10 @@ class PascalVOCDetectionEvaluator(evaluation.PascalVOCDetectionEvaluator):
             if entry["name"] in classes
         ]
         metric = "voc_2007" if self._is_2007 else "voc_area"
-        matches = match_voc(detections_from_rows(rows, ids, self._class_names), Truth.of_rows(objects), metric)
-        metrics = {name.removeprefix("bbox/"): value for name, value in evaluate_voc(matches)[0].items()}
-        return {"bbox": metrics | _ends(intervals(matches))}
+        found = Detections.from_table(rows, ids, self._class_names)
+        evaluation = evaluate_voc(found, SplitTruth.from_table(objects), metric)
+        metrics = {name.removeprefix("bbox/"): value for name, value in evaluation.metrics.items()}
+        return {"bbox": metrics | _ends(intervals(evaluation.matches["bbox"]))}
 
 
 def _ends(found: dict[str, Interval]) -> dict[str, float]:

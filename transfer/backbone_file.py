@@ -1,7 +1,4 @@
-"""A backbone file: read safely, with what it says of its network and its images; loaded into a detector, and proved.
-
-`converters.proof` shows that two networks compute the same features; here, a detector's numbers are compared.
-"""
+"""A backbone's file, read safely: its tensors, and what it says of its network and of the images that this expects."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
+from converters.architecture import BASIC_DEPTHS, BLOCKS, Architecture
 from converters.reading import read_checkpoint
 from converters.safe_pickle import OpaqueTensor
 from converters.source_formats import MSRA_INPUT, InputConvention
@@ -19,8 +16,8 @@ from runs.files import SCRATCH
 from runs.record import Subject
 from runs.typed import build
 
-# Blocks in res4 -> depth, for bottleneck networks (He et al., "Deep Residual Learning", Table 1).
-_DEPTHS = {6: 50, 23: 101, 36: 152}
+# Blocks in res4 -> depth, for bottleneck networks.
+_DEPTHS = {blocks[2]: depth for depth, blocks in BLOCKS.items() if depth not in BASIC_DEPTHS}
 REMEDY = "make it with python -m converters detectron2 CHECKPOINT OUT.pkl"
 
 
@@ -97,80 +94,6 @@ def read_backbone(weights: str | Path) -> BackboneFile | None:
     return BackboneFile(path, contents.sha256, tensors, folded, settings, said, subject)
 
 
-def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
-    """Copy every backbone tensor into the detector (res5 into its region heads), then prove that each one is there.
-
-    The proof compares the detector's tensors with the file's bit for bit, after the copy and through `state_dict`. Of a
-    C4 detector `backbone.*` and `roi_heads.res5.*` are loaded, without the extra norm after res5; of one with an FPN,
-    `backbone.bottom_up.*`.
-
-    Returns:
-        Figures for the record: tensors and elements compared, the file's sha256, tensors of the file not used, and who
-        says what the network expects at its input.
-
-    Raises:
-        UserError: a tensor is missing from the file, has another shape, or differs after loading.
-    """
-    wanted = _file_to_detector_names(detector)
-    absent = [name for name in wanted if name not in file.tensors]
-    # Caffe2's networks have their statistics folded into weight and bias: those of a new norm stay, mean 0 and variance
-    # 1, or 1 - eps where it is frozen (detectron2/layers/batch_norm.py, FrozenBatchNorm2d).
-    folded = [name for name in absent if name.endswith(("running_mean", "running_var"))] if file.folded else []
-    if lost := [name for name in absent if name not in folded]:
-        raise UserError(
-            f"weights={file.path}: lacks {len(lost)} of {len(wanted)} backbone tensors, first {lost[0]}; {REMEDY}"
-        )
-    state = detector.state_dict()
-    wanted = {name: place for name, place in wanted.items() if name not in folded}
-    # Not by load_state_dict: FrozenBatchNorm2d would replace the statistics that a state lacks, with variance 1.
-    for name, place in wanted.items():
-        tensor = torch.from_numpy(np.array(file.tensors[name]))
-        if tensor.shape != state[place].shape:
-            raise UserError(
-                f"weights={file.path}: {name} has shape {tuple(tensor.shape)}, the detector "
-                f"{tuple(state[place].shape)}; leave MODEL.RESNETS to the file, or choose its arch"
-            )
-        state[place].copy_(tensor)
-    return _prove(detector, file, wanted)
-
-
-def _prove(detector: nn.Module, file: BackboneFile, wanted: dict[str, str]) -> dict[str, Any]:
-    state, elements = detector.state_dict(), 0
-    for name, place in wanted.items():
-        expected = file.tensors[name].astype(np.float32)
-        if not np.array_equal(state[place].cpu().numpy(), expected):
-            raise UserError(
-                f"weights={file.path}: {name} is not in the detector after loading; it holds no plain numbers"
-            )
-        elements += expected.size
-    return {
-        "tensors": len(wanted),
-        "elements": elements,
-        "equal": True,
-        "sha256": file.sha256,
-        "input": file.input,
-        "unused": sorted(n for n in file.tensors if n not in wanted and not n.endswith("num_batches_tracked")),
-    }
-
-
-def _file_to_detector_names(detector: nn.Module) -> dict[str, str]:
-    """Name in the file -> name in the detector, for all that comes from pre-training."""
-    names = {}
-    state = detector.state_dict()
-    # Behind an FPN, whose own layers are new, the network is called bottom_up (detectron2/modeling/backbone/fpn.py).
-    network = "backbone.bottom_up." if any(place.startswith("backbone.bottom_up.") for place in state) else "backbone."
-    for place in state:
-        if place.startswith(network):
-            name = place.removeprefix(network)
-        elif place.startswith("roi_heads.res5.") and not place.startswith("roi_heads.res5.norm."):
-            name = place.removeprefix("roi_heads.")
-        else:
-            continue
-        if not name.endswith("num_batches_tracked"):
-            names[name] = place
-    return names
-
-
 def _architecture(path: Path, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     try:
         stem, inner = (tensors[f"{name}.weight"].shape[0] for name in ("stem.conv1", "res2.0.conv1"))
@@ -188,18 +111,17 @@ def _architecture(path: Path, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _subject(path: Path, sha256: str, settings: dict[str, Any], provenance: dict[str, Any]) -> Subject:
-    known = provenance.get("subject")
-    known = known if isinstance(known, dict) else {}
-    width = settings["MODEL.RESNETS.STEM_OUT_CHANNELS"] / 64
-    arch = f"resnet{settings['MODEL.RESNETS.DEPTH']}" + (f"x{width:g}" if width != 1 else "")
+    arch = Architecture(settings["MODEL.RESNETS.DEPTH"], settings["MODEL.RESNETS.STEM_OUT_CHANNELS"] / 64)
     said = {
         # Of a stranger's checkpoint the file's name is all that is known.
         "method": str(provenance.get("source", path.name)).split(".")[0],
         "checkpoint": provenance.get("source", str(path)),
         "checkpoint_sha256": provenance.get("sha256", sha256),
     }
-    said |= {name: value for name, value in known.items() if value is not None}
-    said["arch"] = provenance.get("arch", arch)
+    known = provenance.get("subject")
+    if isinstance(known, dict):
+        said |= {name: value for name, value in known.items() if value is not None}
+    said["arch"] = provenance.get("arch", arch.name)
     return build(Subject, said, f"weights={path}: provenance.subject")
 
 

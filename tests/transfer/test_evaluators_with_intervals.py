@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from experiments.speed.coco_cases import make_results
 from experiments.speed.voc_cases import make_detections, make_truth, write_voc
-from transfer import evaluators
+from transfer import evaluators_with_intervals
 from transfer.coco_evaluation import COCOeval as OurCOCOeval
 
 
@@ -53,7 +53,7 @@ def test_voc_is_detectron2s(tmp_path: Path, year: int) -> None:
     evaluation.pascal_voc_evaluation.parse_rec.cache_clear()
     inputs = [(image_id, found.box[m], found.score[m], found.category[m]) for image_id, m in rows]
     theirs = told(evaluation.PascalVOCDetectionEvaluator(name), inputs)["bbox"]
-    ours = told(evaluators.PascalVOCDetectionEvaluator(name), inputs)["bbox"]
+    ours = told(evaluators_with_intervals.PascalVOCDetectionEvaluator(name), inputs)["bbox"]
     assert {key: ours[key] for key in theirs} == pytest.approx(theirs, abs=1e-9) and 1 < theirs["AP50"] < 95
     check_ends(ours)
 
@@ -73,7 +73,7 @@ def test_coco_is_detectron2s_and_pycocotools(generated: Path, tmp_path: Path) ->
         labels = [categories.index(r["category_id"]) for r in mine]
         inputs.append((image["id"], boxes, [r["score"] for r in mine], labels))
     theirs = told(evaluation.COCOEvaluator("coco_drop_in"), inputs)["bbox"]
-    ours = told(evaluators.COCOEvaluator("coco_drop_in"), inputs)["bbox"]
+    ours = told(evaluators_with_intervals.COCOEvaluator("coco_drop_in"), inputs)["bbox"]
     np.testing.assert_equal({key: ours[key] for key in theirs}, theirs)
     assert 1 < ours["AP"] < ours["AR100"] < 100
     check_ends(ours)

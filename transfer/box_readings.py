@@ -1,0 +1,99 @@
+"""What the four numbers of a box mean: boxes in another form than the expected one are told by how they fit."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runs.errors import UserError
+from transfer.check_rle import coder
+
+# The values of detectron2.structures.BoxMode; importing that takes seconds, and evaluating needs no detector.
+XYXY_ABS, XYWH_ABS = 0, 1
+SIDES, CORNERS = "x, y, width, height", "x0, y0, x1, y1"
+# Official boxes reach past the edge by rounding, never further than this (pixels).
+SLACK = 1.0
+# Of fewer images, another reading may fit better by chance.
+FEWEST = 5
+
+
+def check_boxes(
+    path: Path, boxes: np.ndarray, image: np.ndarray, score: np.ndarray, images: Sequence[Mapping[str, Any]],
+    expected: str,
+) -> None:  # fmt: skip
+    """Refuse boxes of detections in another form or scale than expected: their AP would be low and look like a result.
+
+    The arguments are those of `better_reading`, and the file that the message names.
+
+    Raises:
+        UserError: most boxes reach beyond their images, all lie within the first pixel, or `better_reading` finds one.
+    """
+    if not len(boxes):
+        return
+    sizes = np.array([[entry["width"], entry["height"]] for entry in images])[image]
+    x, y, width, height = _readings(boxes)[expected].T
+    beyond = (np.stack([x + width, y + height], axis=1) > sizes + SLACK).any(axis=1) & (sizes > 0).all(axis=1)
+    if (boxes <= 1).all() or beyond.mean() > 0.5:
+        raise UserError(f"{path}: its boxes do not lie in their images; write {expected} in pixels")
+    if reading := better_reading(boxes, image, score, images, expected):
+        raise UserError(f"{path}: its boxes fit the objects as {reading}; write {expected} in pixels of the image file")
+
+
+def better_reading(
+    boxes: np.ndarray, image: np.ndarray, score: np.ndarray, images: Sequence[Mapping[str, Any]], expected: str = SIDES
+) -> str | None:
+    """How boxes fit the objects far better than as expected: a mean IoU above 0.5 and 1.5 times the expected one's.
+
+    Compared are the best box of each image and the object next to it.
+
+    Args:
+        boxes: (N, 4) the numbers as they were given.
+        image: (N,) index of each box's image.
+        score: (N,) of each box.
+        images: Detectron2's dataset dicts; a width and a height of 0 are unknown.
+        expected: what the numbers should be, `SIDES` or `CORNERS`.
+
+    Returns:
+        The reading in words; None where there is none, or of fewer than `FEWEST` images.
+    """
+    order = np.argsort(-score, kind="stable")
+    first = order[np.unique(image[order], return_index=True)[1]]
+    if len(first) < FEWEST:
+        return None
+    readings = _readings(boxes)
+    names, candidates = list(readings), [reading[first] for reading in readings.values()]
+    # Scaled by one factor, to one size, or to one longest side: how far, the furthest boxes and objects say.
+    sizes = np.maximum([[entry["width"], entry["height"]] for entry in images], 1)
+    truth = [_object_boxes(entry) for entry in images]
+    objects, owner = np.concatenate(truth), np.repeat(np.arange(len(truth)), [len(t) for t in truth])
+    end, object_end = (b[:, :2] + b[:, 2:] for b in (readings[expected], objects))
+    for unit in (np.ones_like(sizes), sizes, sizes.max(axis=1, keepdims=True) * [1, 1]):  # (images, 2)
+        factor = np.maximum(end.max(axis=0), 1e-9) / (object_end / unit[owner]).max(axis=0)
+        names.append(f"{expected} in pixels of resized images")
+        candidates.append(readings[expected][first] * np.tile(unit[image[first]] / factor, 2))
+    fit = np.zeros(len(names))
+    for boxes_of_image, number in zip(np.stack(candidates, axis=1), image[first], strict=True):
+        if len(truth[number]):
+            boxes_of_image[:, 2:] = np.maximum(boxes_of_image[:, 2:], 0)
+            fit += coder.iou(boxes_of_image, truth[number], [0] * len(truth[number])).max(axis=1) / len(first)
+    return names[fit.argmax()] if fit.max() > max(0.5, 1.5 * fit[names.index(expected)]) else None
+
+
+def _readings(boxes: np.ndarray) -> dict[str, np.ndarray]:
+    """x, y, width, height (N, 4), by what the numbers may mean to one tool or another."""
+    a, b, c, d = np.asarray(boxes, np.float64).T
+    readings = {
+        SIDES: (a, b, c, d), CORNERS: (a, b, c - a, d - b),
+        "centre x, centre y, width, height": (a - c / 2, b - d / 2, c, d),
+        "y, x, height, width": (b, a, d, c), "y0, x0, y1, x1": (b, a, d - b, c - a),
+    }  # fmt: skip
+    return {name: np.stack(columns, axis=1) for name, columns in readings.items()}
+
+
+def _object_boxes(image: Mapping[str, Any]) -> np.ndarray:
+    """x, y, width, height of an image's objects, (G, 4)."""
+    boxes = np.array([a["bbox"] for a in image["annotations"]], np.float64).reshape(-1, 4)
+    if image["annotations"] and image["annotations"][0]["bbox_mode"] == XYXY_ABS:
+        boxes[:, 2:] -= boxes[:, :2]
+    return boxes
