@@ -78,7 +78,7 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
             network that C4 cannot use.
     """
     cfg = get_cfg()
-    path = recipe_path(config)
+    path = recipe_path(config.recipe or RECIPES[config.task])
     _read_files(path)
     with as_user_errors(f"recipe={path}: not a Detectron2 recipe"):
         # Detectron2's default loader would run what a tag such as !!python/object/apply names.
@@ -116,8 +116,9 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
 
 
 def recipe_fingerprint(config: TransferConfig) -> str:
-    """SHA-256 of what the recipe and the files that it is based on say, in hexadecimal digits; for errors `build_cfg`."""
-    return hashlib.sha256(json.dumps(_read_files(recipe_path(config)), default=str).encode()).hexdigest()
+    """SHA-256 of what the recipe and the files it is based on say, comments aside, in hexadecimal digits."""
+    files = _read_files(recipe_path(config.recipe or RECIPES[config.task]))
+    return hashlib.sha256(json.dumps(files, default=str).encode()).hexdigest()
 
 
 def _read_files(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
@@ -170,9 +171,8 @@ def _check_shares(cfg: CfgNode) -> None:
         )
 
 
-def recipe_path(config: TransferConfig) -> Path:
-    """The recipe of the settings: a file of transfer/recipes by its name, or any YAML by its path."""
-    name = config.recipe or RECIPES[config.task]
+def recipe_path(name: str) -> Path:
+    """A file of transfer/recipes by its name, or any YAML by its path."""
     for path in (FOLDER / f"{name}.yaml", Path(name)):
         if path.is_file():
             return path

@@ -4,6 +4,7 @@ Training, `transfer.check_data` and `transfer.evaluate_detections` read through 
 for all three.
 """
 
+import contextlib
 import copy
 import json
 import re
@@ -245,17 +246,35 @@ def test_results_of_strangers(coco: Path, case: str) -> None:
         assert metrics["segm/AP"] == pytest.approx(100) and metrics.get("bbox/AP") == (expected and pytest.approx(100))
 
 
+def five(document: Any, **changes: Any) -> None:
+    """Five images with an object each."""
+    for name, key in (("images", "id"), ("annotations", "image_id")):
+        document[name] = [document[name][0] | {"id": n, key: n} for n in range(1, 6)]
+    document["annotations"] = [annotation | changes for annotation in document["annotations"]]
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_corners_in_place_of_sides_are_a_fault_of_the_annotations(coco: Path, masks: bool) -> None:
+    """Inside their images, so that only the masks, or the areas, say so."""
+    shape = {} if masks else {"segmentation": []}
+    file = instances(coco, lambda document: five(document, **shape))
+    assert read_coco(file, None, require_masks=masks)[2] == []
+    file = instances(coco, lambda document: five(document, bbox=[5, 5, 15, 15], **shape))
+    [fault] = read_coco(file, None, require_masks=masks)[2]
+    reading = f"fit their {'masks' if masks else 'areas'} as x0, y0, x1, y1; write x, y, width, height"
+    assert fault.startswith(f"{file}: its boxes {reading}")
+
+
 @pytest.mark.parametrize(
     ("box", "reading"),
-    [([5, 5, 15, 15], "x0, y0, x1, y1"), ([10, 10, 10, 10], "centre x, centre y, width, height")],
+    [
+        ([5, 5, 15, 15], "x0, y0, x1, y1"),
+        ([10, 10, 10, 10], "centre x, centre y, width, height"),
+        ([2, 3, 4, 6], "x, y, width, height in pixels of resized images"),
+    ],
 )
 def test_boxes_in_another_reading_are_refused(coco: Path, box: list[int], reading: str) -> None:
     """From five images on."""
-
-    def five(document: Any) -> None:
-        for name, key in (("images", "id"), ("annotations", "image_id")):
-            document[name] = [document[name][0] | {"id": n, key: n} for n in range(1, 6)]
-
     instances(coco, five)
     results = [{"image_id": n, "category_id": 3, "score": 0.9, "bbox": box} for n in range(1, 6)]
     with pytest.raises(UserError, match=f"its boxes fit the objects as {reading}; write x, y, width, height"):
@@ -536,6 +555,17 @@ def test_classes_whose_names_end_alike(voc: Path) -> None:
         (voc / "det_test_light.txt").write_text(line)
         with pytest.raises(UserError, match=r"det_test_light\.txt:1: .* is not 'image score"):
             evaluated_voc(voc, voc, "light,traffic_light")
+
+
+def test_voc_boxes_of_resized_images_are_refused(voc: Path) -> None:
+    names = [str(number) for number in range(1, 6)]
+    for name in names:
+        (voc / f"VOC2007/Annotations/{name}.xml").write_text(XML)
+    (voc / "VOC2007/ImageSets/Main/test.txt").write_text("\n".join(names))
+    for box, reading in (("1 2 40 20", ""), ("1 1 20 10", "x0, y0, x1, y1 in pixels of resized images")):
+        (voc / "cat.txt").write_text("\n".join(f"{name} 0.9 {box}" for name in names))
+        with pytest.raises(UserError, match=reading) if reading else contextlib.nullcontext():
+            assert evaluated_voc(voc, voc, "cat")["bbox/AP"] == pytest.approx(100)
 
 
 def photograph(path: Path, orientation: int) -> Path:

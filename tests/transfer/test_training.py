@@ -13,11 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from detectron2.modeling import GeneralizedRCNN, build_model
 
 from runs.errors import UserError
 from runs.record import read_record
 from runs.signals import INTERRUPTED, Stopped
+from tests.transfer.conftest import CLASSES
 from transfer import training, trials
+from transfer.detectron2_config import build_cfg, recipe_path
+from transfer.evaluate_detector import detect
+from transfer.read_splits import Split
 from transfer.settings import TransferConfig
 from transfer.training import Trainer
 
@@ -121,9 +126,12 @@ def test_a_signal_ends_the_measuring_and_the_next_start_makes_it(
     assert trials.run(tiny) == read_record(tiny.output).metrics and log(Path(tiny.output)) == lines
 
 
-def test_other_images_under_the_same_name_are_another_run(tiny: TransferConfig, tmp_path: Path) -> None:
+def test_other_images_and_another_recipe_of_the_same_name_are_another_run(tiny: TransferConfig, tmp_path: Path) -> None:
     """Whatever the path is: the data set may move, but not change."""
     tiny.detectron2["SOLVER"] |= {"MAX_ITER": 2, "STEPS": [1]}
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"_BASE_: {recipe_path('voc07_R50_C4_9k')}")
+    tiny.recipe = str(recipe)
     metrics = trials.run(tiny)
     moved = shutil.copytree(tiny.data.root, tmp_path / "moved")
     tiny.data.root = str(moved)
@@ -131,6 +139,9 @@ def test_other_images_under_the_same_name_are_another_run(tiny: TransferConfig, 
     listing = moved / "VOC2007/ImageSets/Main/test.txt"
     listing.write_text("\n".join(listing.read_text().split()[:-1]))
     with pytest.raises(UserError, match=r"belongs to another run \(fingerprint\.test: "):
+        trials.run(tiny)
+    recipe.write_text(f"{recipe.read_text()}\nSOLVER: {{GAMMA: 0.2}}")
+    with pytest.raises(UserError, match=r"fingerprint\.recipe: "):
         trials.run(tiny)
 
 
@@ -168,6 +179,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny: TransferConfig) -> None:
     saved = json.loads((Path(tiny.output) / "not_finite.json").read_text())
     assert len(saved["image_ids"]) == 4 and saved["iteration"] >= 1
     assert not (Path(tiny.output) / "result.json").exists()
+
+
+def test_a_setting_that_fails_in_testing_is_one_line(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that fails in building or in the first step."""
+    tiny.weights, tiny.arch = "scratch", "resnet50x0.125"
+    cfg = build_cfg(tiny, None, "cpu")
+    image = {"image": torch.zeros(3, 96, 96, dtype=torch.uint8), "height": 96, "width": 96}
+    monkeypatch.setattr(GeneralizedRCNN, "_postprocess", None)
+    with pytest.raises(UserError, match=r"cannot test this detector \('NoneType' object is not callable\)"):
+        detect(cfg, build_model(cfg), Split("one", [image], CLASSES, "voc_2007"), [[image]])
 
 
 def test_out_of_memory_names_what_to_lower(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
