@@ -101,8 +101,6 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
         cfg.DATASETS.TRAIN = tuple(config.data.train)
     if config.data.test:
         cfg.DATASETS.TEST = tuple(config.data.test)
-    if not cfg.DATASETS.TRAIN:
-        raise UserError("data.train=[]: the recipe names no split to train on either; name one, data.train=[NAME]")
     if len(cfg.DATASETS.TEST) != 1:
         raise UserError(f"data.test={list(cfg.DATASETS.TEST)}: one split is reported on; name it, data.test=[NAME]")
     if cfg.MODEL.RESNETS.DEPTH < 50:

@@ -114,6 +114,8 @@ def read_joined_splits(
 ) -> Split:
     """Read splits and put them behind one another; the arguments are those of `read_split_and_faults`."""
     _require_folder(Path(root))
+    if not names:
+        raise UserError("data.train=[]: the recipe names no split to train on; name one, data.train=[NAME]")
     if len(set(names)) < len(names):
         raise UserError(f"data: {', '.join(names)}: names a split twice; its images would count twice")
     splits: list[Split] = []

@@ -351,6 +351,8 @@ def test_a_class_or_a_split_that_is_named_twice_is_refused(voc: Path) -> None:
     for classes in ([], ["cat", "dog", "cat"]):
         with pytest.raises(UserError, match=r"data\.classes=.* must name classes, each once"):
             read_voc_split(voc, "voc_2007_test", classes)
+    with pytest.raises(UserError, match=r"data\.train=\[\]: the recipe names no split"):
+        read_joined_splits(str(voc), [], ["cat"])
     with pytest.raises(UserError, match="names a split twice"):
         read_joined_splits(str(voc), ["voc_2007_test", "voc_2007_test"], ["cat"])
 
