@@ -94,7 +94,7 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
     for key, (values, remedy) in UNSUPPORTED.items():
         if known[key] not in values:
             raise UserError(f"detectron2.{key}={known[key]}: is not supported; {remedy}")
-    # The backbone is loaded and proved by transfer.weights; Detectron2 would only warn about what it could not match.
+    # The backbone is loaded and proved by transfer.model; Detectron2 would only warn about what it could not match.
     cfg.MODEL.WEIGHTS = "" if backbone is None else str(backbone.path)
     cfg.MODEL.DEVICE, cfg.SEED, cfg.VIS_PERIOD = device, config.seed, 0
     if config.data.train:
