@@ -18,7 +18,7 @@ from runs.distributed import launch
 from runs.errors import UserError, user_message
 from runs.help_text import help_text
 from runs.plugins import check_folders, search_path_override
-from runs.settings import hydra_arguments, to_dataclass, unknown_key
+from runs.settings import explain_error, hydra_arguments, to_dataclass
 from runs.signals import Stopped, raise_signals
 
 PARENT = "RUNS_PARENT_PID"
@@ -120,7 +120,7 @@ def hydra_app(package: str, config: str, schema: type[C], function: Callable[[C]
             called = pkgutil.resolve_name(function) if isinstance(function, str) else function
             return called(checked)
         except Exception as error:
-            message = _explain(error, schema)
+            message = explain_error(error, schema)
             if message is None:
                 raise
             # Hydra would print lines of its own around what a job raises, but lets this pass.
@@ -145,8 +145,10 @@ def hydra_app(package: str, config: str, schema: type[C], function: Callable[[C]
         sys.argv[1:] = [*(a for a in arguments if a not in given), *QUIET, *search_path_override(), *given]
         try:
             hydra.main(version_base="1.3", config_path=f"pkg://{package}", config_name=config)(job)()
-        except (_PassesHydra, Exception) as error:
-            message = _explain(error, schema)
+        except _PassesHydra as error:
+            raise UserError(str(error)) from error
+        except Exception as error:
+            message = explain_error(error, schema)
             # What Hydra meets while it composes the settings comes from the command line.
             if message is None and composed:
                 raise
@@ -157,48 +159,6 @@ def hydra_app(package: str, config: str, schema: type[C], function: Callable[[C]
 
 class _PassesHydra(BaseException):
     """A `UserError` on its way through Hydra."""
-
-
-def _explain(error: BaseException, schema: type) -> str | None:
-    """One line that names the key and the remedy, from Hydra's and OmegaConf's many; None for anything else."""
-    from hydra.errors import HydraException, MissingConfigException
-    from omegaconf.errors import OmegaConfBaseException
-
-    if isinstance(error, _PassesHydra):
-        return str(error)
-    if not isinstance(error, HydraException | OmegaConfBaseException):
-        return user_message(error)
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    for link in chain:
-        if isinstance(link, MissingConfigException) and link.missing_cfg_file and link.options:
-            group, _, name = link.missing_cfg_file.rpartition("/")
-            return f"{group}={name}: choose one of {', '.join(o for o in link.options if not o.startswith('schema_'))}"
-        key = getattr(link, "full_key", None)
-        if not key:
-            continue
-        kind = type(link).__name__
-        text = str(getattr(link, "msg", None) or link).splitlines()[0]
-        if kind in ("ConfigAttributeError", "ConfigKeyError"):
-            return unknown_key(key, schema)
-        if kind == "MissingMandatoryValue" or "mandatory value" in text.lower():
-            return f"{key}: is required; add {key}=… to the command"
-        removed = [argument for argument in sys.argv if argument.startswith("~")]
-        if kind == "InterpolationKeyError" and removed:
-            return f"{removed[0]}: other settings need it; leave {removed[0]} out"
-        if "is not a ListConfig" in text:
-            return f"{key}: is a list; write {key}=[…]"
-        if "is not a subclass of" in text:
-            return f"{key}: is a group of settings; give those in it, {key}.…=…; --help lists them"
-        return f"{key}: {text}"
-    text = " ".join(str(error).split())
-    if text.startswith("LexerNoViableAlt"):
-        name, _, value = text.split()[1].partition("=")
-        return f"{name}={value}: has a character that must be quoted; write '{name}=\"{value}\"', or correct it"
-    return text
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Settings as dataclasses: marks for their fields, the command line that fills them, and what is checked in them."""
+"""Settings as dataclasses: marks for their fields, the command line that fills them, their checks, their errors."""
 
 import dataclasses
 import difflib
@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from runs.errors import UserError
+from runs.errors import UserError, user_message
 
 MISSING = "???"  # OmegaConf's mark of a setting that has to be given
 C = TypeVar("C")
@@ -135,7 +135,7 @@ def to_dataclass(settings: Any, schema: type[C]) -> C:
     given, known = flatten(OmegaConf.to_container(settings)), flatten(dataclasses.asdict(config))
     for key in given:
         if key not in known and not any(k.startswith(key + ".") for k in known):
-            raise UserError(unknown_key(key, schema))
+            raise UserError(_unknown_key(key, schema))
     check_values(config)
     return typing.cast(C, config)
 
@@ -185,7 +185,47 @@ def flatten(config: Any, prefix: str = "", most: int = 10_000) -> dict[str, Any]
     return flat
 
 
-def unknown_key(key: str, schema: type) -> str:
+def explain_error(error: Exception, schema: type) -> str | None:
+    """One line that names the key and the remedy, from Hydra's and OmegaConf's many; None for anything else."""
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return user_message(error)
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for link in chain:
+        if isinstance(link, MissingConfigException) and link.missing_cfg_file and link.options:
+            group, _, name = link.missing_cfg_file.rpartition("/")
+            return f"{group}={name}: choose one of {', '.join(o for o in link.options if not o.startswith('schema_'))}"
+        key = getattr(link, "full_key", None)
+        if not key:
+            continue
+        kind = type(link).__name__
+        text = str(getattr(link, "msg", None) or link).splitlines()[0]
+        if kind in ("ConfigAttributeError", "ConfigKeyError"):
+            return _unknown_key(key, schema)
+        if kind == "MissingMandatoryValue" or "mandatory value" in text.lower():
+            return f"{key}: is required; add {key}=… to the command"
+        removed = [argument for argument in sys.argv if argument.startswith("~")]
+        if kind == "InterpolationKeyError" and removed:
+            return f"{removed[0]}: other settings need it; leave {removed[0]} out"
+        if "is not a ListConfig" in text:
+            return f"{key}: is a list; write {key}=[…]"
+        if "is not a subclass of" in text:
+            return f"{key}: is a group of settings; give those in it, {key}.…=…; --help lists them"
+        return f"{key}: {text}"
+    text = " ".join(str(error).split())
+    if text.startswith("LexerNoViableAlt"):
+        name, _, value = text.split()[1].partition("=")
+        return f"{name}={value}: has a character that must be quoted; write '{name}=\"{value}\"', or correct it"
+    return text
+
+
+def _unknown_key(key: str, schema: type) -> str:
     """One line for a key that the settings do not have, with the nearest that they have."""
     from omegaconf import OmegaConf
 
