@@ -64,7 +64,7 @@ class Matches:
                 raise ValueError("a number in it is out of range")
 
     def select_images(self, chosen: Sequence[int]) -> "Matches":
-        """The same for some of the images only, by index."""
+        """The same for some of the images, each once, by index and in the order given."""
         place = np.full(len(self.image_ids), -1)
         place[np.asarray(chosen)] = np.arange(len(chosen))
         kept = place[self.image] >= 0
