@@ -23,11 +23,11 @@ def parser() -> Parser:
 
     add("list", "table_commands.list_tables", "list the tables and figures")
 
-    command = add("show", "table_commands.show", "print a table with the paper's values")
+    command = add("show", "table_commands.print_table", "print a table with the paper's values")
     command.add_argument("table")
     command.add_argument("--format", choices=("terminal", "markdown"), default="terminal")
 
-    command = add("plan", "table_commands.plan", "what a run would do: runs, commands, time, disk")
+    command = add("plan", "table_commands.print_plan", "what a run would do: runs, commands, time, disk")
     _choose(command)
     command.add_argument("--commands", action="store_true", help="print every command")
     command.add_argument(
@@ -57,7 +57,9 @@ def parser() -> Parser:
     )
     command.add_argument("--output", type=_folder, metavar="DIR", help="where to write (default: the first folder)")
 
-    command = add("evaluate", "evaluate.command", "measure any ResNet checkpoint: a row of the tables and a model card")
+    command = add(
+        "evaluate", "evaluate.evaluate_command", "measure any ResNet checkpoint: a row of the tables and a model card"
+    )
     command.add_argument("file", metavar="FILE_OR_URL")
     command.add_argument("--tasks", type=_names, default=["linear", "knn"], help="of linear, knn, voc07, voc0712, coco")
     command.add_argument(

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks import hub
 from benchmarks.gate.command import gate, gate_options
 from benchmarks.report import table_formats
-from benchmarks.report.result_tables import beside_paper
+from benchmarks.report.result_tables import checkpoint_grid
 from benchmarks.report.table_formats import Grid
 from benchmarks.results.table_results import TableResult, full_label, results_of
 from benchmarks.tables import scale as scales
@@ -76,12 +76,12 @@ def evaluate(
     """
     # Before anything is fetched.
     size, roots, parsed = scales.load(scale), data or {}, [parse_override(text) for text in overrides]
-    chosen = chosen_tables(tasks)
+    chosen = tables_of_tasks(tasks)
     check_roots(roots, size)
     for name, folder in roots.items():
         if not Path(folder).is_dir():
             raise UserError(f"--data {name}={folder}: no such folder")
-    file, facts = inspected(checkpoint)
+    file, facts = inspect_checkpoint(checkpoint)
     print(f"{file}: {facts['format']}, {facts['arch']}, proved", file=sys.stderr)
     source = Source(folder_name(file), str(file), (), facts["sha256"])
     output = output or f"outputs/evaluate/{source.name}-{source.sha256[:8]}-{size.name}"
@@ -90,14 +90,14 @@ def evaluate(
     status = run_plan(plan)
     results = results_of(plan, status)
     card = write_model_card(plan, results.tables, facts, file, checkpoint)
-    tables = tuple(beside_paper(result, file.name[:40]) for result in results.tables)
+    tables = tuple(checkpoint_grid(result, file.name[:40]) for result in results.tables)
     return CheckpointResult(tables, card, plan, tuple(results.refused), tuple(status.failed))
 
 
-def command(arguments: argparse.Namespace) -> int:
+def evaluate_command(arguments: argparse.Namespace) -> int:
     """The command. Exit status 1 if a run failed."""
     if arguments.push:
-        hub.check_repository_name(arguments.push)
+        hub.check_push(arguments.push)
     elif arguments.yes:
         raise UserError("--yes: is for --push OWNER/NAME; give it, or leave --yes out")
     given = vars(arguments)
@@ -135,7 +135,7 @@ def gate_command(arguments: argparse.Namespace) -> int:
     return gate(results, options, partial=not arguments.results)
 
 
-def chosen_tables(tasks: Sequence[str]) -> list[tables.Table]:
+def tables_of_tasks(tasks: Sequence[str]) -> list[tables.Table]:
     """The tables with the columns that the tasks fill, and one row, in whose place the checkpoint is put."""
     unknown = [task for task in tasks if task not in PLACES]
     if unknown or not tasks:
@@ -147,7 +147,7 @@ def chosen_tables(tasks: Sequence[str]) -> list[tables.Table]:
     return chosen
 
 
-def inspected(address: str) -> tuple[Path, dict[str, Any]]:
+def inspect_checkpoint(address: str) -> tuple[Path, dict[str, Any]]:
     """A checkpoint's file, fetched first where it is an address, and what `python -m converters inspect` says of it."""
     facts = json.loads(hub.run_converters("inspect", address, "--json"))
     return Path(facts["file"]), facts
@@ -178,7 +178,7 @@ def write_model_card(
     }  # fmt: skip
     write_json(Path(plan.output) / "model_card.json", card)
     path = Path(plan.output) / "model_card.md"
-    tables = [table_formats.markdown(beside_paper(result, file.name)) for result in results]
+    tables = [table_formats.markdown(checkpoint_grid(result, file.name)) for result in results]
     with atomic_write(path, "w") as handle:
         handle.write(table_formats.render_template(
             "model_card.md.j2", **card, name=file.name, about=f"{plan.about} {OTHERS}", tables=tables

@@ -23,7 +23,7 @@ TASKS = {
 FILES = {"torchvision": "model.safetensors", "detectron2": "detectron2.pkl"}
 
 
-def check_repository_name(repository: str) -> None:
+def check_push(repository: str) -> None:
     """Raise a `UserError` if it is not OWNER/NAME or huggingface_hub is not installed, before anything is measured."""
     if importlib.util.find_spec("huggingface_hub") is None:
         raise UserError('--push needs huggingface_hub: pip install "siamese-transfer[hub]"')

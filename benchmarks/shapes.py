@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.shapes_layouts import jpeg, write_coco, write_voc
+from benchmarks.shapes_layouts import write_coco, write_jpeg, write_voc
 from benchmarks.shapes_scenes import CLASSES, Rng, Scene, classification_scene, detection_scene
 from runs.app import Parser, cli
 from runs.errors import UserError
@@ -177,7 +177,7 @@ def _draw(folder: Path, s: Settings) -> None:
             for index, rng in enumerate(generators(split)):
                 # The class follows from the index, not from the count, so that a larger set contains the smaller.
                 name = CLASSES[index % len(CLASSES)]
-                jpeg(folder / split / name / f"{index:06d}.jpg", classification_scene(rng, s.size, name).image)
+                write_jpeg(folder / split / name / f"{index:06d}.jpg", classification_scene(rng, s.size, name).image)
         write_voc(folder / "VOC2007", scenes("VOC2007"))
         write_voc(folder / "VOC2012", scenes("VOC2012"))
         write_coco(folder / "coco", scenes("coco", crowds=0.15))

@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from benchmarks.shapes_scenes import CLASSES, Mask, Scene, Thing
 
 
-def jpeg(path: Path, image: NDArray[np.uint8]) -> None:
+def write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
     """Write an RGB image, (height, width, 3) uint8, as JPEG."""
     Pillow.fromarray(image).save(path, quality=92)
 
@@ -37,7 +37,7 @@ def write_voc(folder: Path, splits: Mapping[str, tuple[int, Iterable[Scene]]]) -
     for split, (code, scenes) in splits.items():
         for index, scene in enumerate(scenes):
             name = f"{'' if year == '2007' else f'{year}_'}{code * 100000 + index:06d}"
-            jpeg(folder / "JPEGImages" / f"{name}.jpg", scene.image)
+            write_jpeg(folder / "JPEGImages" / f"{name}.jpg", scene.image)
             tree = _annotation(folder.name, f"{name}.jpg", scene)
             ElementTree.indent(tree, "\t")
             tree.write(folder / "Annotations" / f"{name}.xml", encoding="utf-8")
@@ -100,7 +100,7 @@ def write_coco(folder: Path, splits: Mapping[str, tuple[int, Iterable[Scene]]]) 
         for index, scene in enumerate(scenes):
             image_id = code * 100000 + index
             name = f"{image_id:012d}.jpg"
-            jpeg(folder / split / name, scene.image)
+            write_jpeg(folder / split / name, scene.image)
             height, width, _ = scene.image.shape
             images.append({"id": image_id, "file_name": name, "width": width, "height": height, "license": 1})
             for number, thing in enumerate(scene.things):

@@ -134,7 +134,7 @@ class Scene:
     things: list[Thing] = field(default_factory=list)
 
 
-def outline(rng: Rng, side: float, centre: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+def smooth_outline(rng: Rng, side: float, centre: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     """A random smooth outline, (48, 2) points, the longer side of its box `side` long and its middle at `centre`."""
     angle = np.linspace(0, 2 * math.pi, 48, endpoint=False)
     waves = [rng.uniform(0, 0.12) * np.cos(n * angle + rng.uniform(0, 2 * math.pi)) for n in (2, 3, 4)]
@@ -193,7 +193,7 @@ def paint(image: Image, surface: Image, alpha: NDArray[np.float32]) -> Image:
     return image + (surface - image) * alpha[..., None]
 
 
-def compose(rng: Rng, size: int, wishes: Sequence[tuple[str, list[NDArray[np.float64]]]], visible: float) -> Scene:
+def paint_scene(rng: Rng, size: int, wishes: Sequence[tuple[str, list[NDArray[np.float64]]]], visible: float) -> Scene:
     """Paints the wished things, the first in front, over a ground without a pattern.
 
     A thing of which less than `visible` (a share of its whole outline) would show is left out.
@@ -227,7 +227,7 @@ def _area(points: NDArray[np.float64]) -> float:
 def classification_scene(rng: Rng, size: int, name: str) -> Scene:
     """An image for classification: one large thing of class `name`, near the middle, whole or nearly so."""
     side, centre = size * rng.uniform(0.9, 1.1), size * rng.uniform(0.4, 0.6, 2)
-    return compose(rng, size, [(name, [outline(rng, side, centre)])], visible=0)
+    return paint_scene(rng, size, [(name, [smooth_outline(rng, side, centre)])], visible=0)
 
 
 def detection_scene(rng: Rng, size: int, count: tuple[int, int] = (1, 5), crowds: float = 0.0) -> Scene:
@@ -238,9 +238,11 @@ def detection_scene(rng: Rng, size: int, count: tuple[int, int] = (1, 5), crowds
     wishes = []
     for _ in range(rng.integers(count[0], count[1] + 1)):
         side = size * math.exp(rng.uniform(math.log(0.24), math.log(0.7)))
-        wishes.append((CLASSES[rng.integers(len(CLASSES))], [outline(rng, side, size * rng.uniform(0.1, 0.9, 2))]))
+        wishes.append(
+            (CLASSES[rng.integers(len(CLASSES))], [smooth_outline(rng, side, size * rng.uniform(0.1, 0.9, 2))])
+        )
     if rng.uniform() < crowds:
         name, middle = CLASSES[rng.integers(len(CLASSES))], size * rng.uniform(0.25, 0.75, 2)
         spots = middle + size * rng.uniform(-0.2, 0.2, (rng.integers(8, 15), 2))
-        wishes.append((name, [outline(rng, size * 0.12, spot) for spot in spots]))
-    return compose(rng, size, wishes, visible=0.3)
+        wishes.append((name, [smooth_outline(rng, size * 0.12, spot) for spot in spots]))
+    return paint_scene(rng, size, wishes, visible=0.3)

@@ -15,11 +15,11 @@ from benchmarks.results.table_results import read_results, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand, parse_override
-from benchmarks.workflow.more_devices import estimate_scaling
+from benchmarks.workflow.more_devices import simulate_devices
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_plan import run_plan
 from benchmarks.workflow.run_status import last_attempts, status_of
-from benchmarks.workflow.time_left import clock, expected_durations, longest_chains, plan_seconds_left
+from benchmarks.workflow.time_left import chain_seconds, clock, expected_durations, plan_seconds_left
 from runs.environment import command_line
 from runs.errors import UserError
 
@@ -49,7 +49,7 @@ def _missing(table: tables.Table) -> str:
     return f"{len(rows)} of {len(table.rows)} rows need {rows[0].missing}" if rows else ""
 
 
-def show(arguments: argparse.Namespace) -> int:
+def print_table(arguments: argparse.Namespace) -> int:
     """A table as published."""
     table = tables.load(arguments.table)
     source = ", ".join(filter(None, (table.paper.title, table.paper.authors, table.paper.source)))
@@ -61,41 +61,41 @@ def show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def plan(arguments: argparse.Namespace) -> int:
+def print_plan(arguments: argparse.Namespace) -> int:
     """Print what a run would do; nothing is written."""
     scale = _scale(arguments)
     if arguments.measured:
         scale = scales.with_measured(scale, Path(arguments.measured))
-    made = _planned(arguments, scale)
-    expected, measured = expected_durations(made, last_attempts(made))
-    status = status_of(made, failed={})
-    print(f"{made.scale} scale: {made.about}\n")
-    table_formats.print_grid(_costs(made, expected, measured, set(status.done)))
+    plan = _planned(arguments, scale)
+    expected, measured = expected_durations(plan, last_attempts(plan))
+    status = status_of(plan, failed={})
+    print(f"{plan.scale} scale: {plan.about}\n")
+    table_formats.print_grid(_costs(plan, expected, measured, set(status.done)))
     if arguments.commands:
-        if any(run.nodes > 1 for run in made.runs.values()):
+        if any(run.nodes > 1 for run in plan.runs.values()):
             print("# with $HEAD: on each of its nodes, behind HEAD=<the name of one of them>")
-        for run in made.order:
+        for run in plan.order:
             print(f"# {'done' if run in status.done else clock(expected[run])}")
-            print(made.runs[run].line)
+            print(plan.runs[run].line)
         print()
-    print(f"{len(status.waiting)} of {len(made.runs)} runs to do, about "
-          f"{clock(plan_seconds_left(made, expected, status))} with {made.jobs} at a time")  # fmt: skip
-    if chain := _critical_path(made, expected, set(status.waiting)):
-        print(f"critical path, {clock(sum(expected[r] for r in chain))}: " + " -> ".join(made.names[r] for r in chain))
-    space = sum(made.gigabytes.get(run.task, 0.0) for run in made.runs.values())
-    hours = sum(expected[r] * made.runs[r].devices for r in status.waiting) / 3600
+    print(f"{len(status.waiting)} of {len(plan.runs)} runs to do, about "
+          f"{clock(plan_seconds_left(plan, expected, status))} with {plan.jobs} at a time")  # fmt: skip
+    if chain := _critical_path(plan, expected, set(status.waiting)):
+        print(f"critical path, {clock(sum(expected[r] for r in chain))}: " + " -> ".join(plan.names[r] for r in chain))
+    space = sum(plan.gigabytes.get(run.task, 0.0) for run in plan.runs.values())
+    hours = sum(expected[r] * plan.runs[r].devices for r in status.waiting) / 3600
     print(f"GPU-hours {hours:.0f}, disk about {space:.1f} GB")
     if arguments.devices:
-        _print_growth([table for table, _ in made.planned_tables], scale, arguments.devices)
-    if made.seconds_source and len(measured) < len(made.runs):
-        print(f"assumed times: {made.seconds_source}")
-    for absent in dict.fromkeys(c.absent for c in made.cells if c.absent):
-        print(f"{sum(c.absent == absent for c in made.cells)} entries are not planned: {absent}")
+        _print_growth([table for table, _ in plan.planned_tables], scale, arguments.devices)
+    if plan.seconds_source and len(measured) < len(plan.runs):
+        print(f"assumed times: {plan.seconds_source}")
+    for absent in dict.fromkeys(c.absent for c in plan.cells if c.absent):
+        print(f"{sum(c.absent == absent for c in plan.cells)} entries are not planned: {absent}")
     return 0
 
 
 def _print_growth(chosen: list[tables.Table], scale: scales.Scale, devices: list[int]) -> None:
-    points, assumptions = estimate_scaling(chosen, scale, devices)
+    points, assumptions = simulate_devices(chosen, scale, devices)
     lines = [
         Line(
             f"{p.devices}",
@@ -119,14 +119,14 @@ def _planned(arguments: argparse.Namespace, scale: scales.Scale) -> Plan:
     chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns, scale.replace, scale.add)
     output = arguments.output or f"outputs/{scale.name}"
     overrides = [parse_override(text) for text in arguments.overrides]
-    made = expand(chosen, scale, output, dict(arguments.data), overrides, arguments.trials)
-    if not made.runs:
-        fitting = [name for name in scales.NAMES if expand(chosen, scales.load(name), made.output).runs]
+    plan = expand(chosen, scale, output, dict(arguments.data), overrides, arguments.trials)
+    if not plan.runs:
+        fitting = [name for name in scales.NAMES if expand(chosen, scales.load(name), plan.output).runs]
         remedy = f"add --scale {' or --scale '.join(fitting)}" if fitting else "choose other rows or tables"
-        reasons = "; ".join(dict.fromkeys(cell.absent for cell in made.cells))
+        reasons = "; ".join(dict.fromkeys(cell.absent for cell in plan.cells))
         raise UserError(f"{', '.join(arguments.tables)}: {reasons}; {remedy}")
-    made.command = command_line()
-    return made
+    plan.command = command_line()
+    return plan
 
 
 def _costs(plan: Plan, expected: dict[str, float], measured: set[str], done: set[str]) -> Grid:
@@ -147,7 +147,7 @@ def _costs(plan: Plan, expected: dict[str, float], measured: set[str], done: set
 
 def _critical_path(plan: Plan, expected: dict[str, float], waiting: set[str]) -> list[str]:
     """The longest chain of runs that wait for each other."""
-    lengths = longest_chains(plan, {r: expected[r] for r in waiting})
+    lengths = chain_seconds(plan, {r: expected[r] for r in waiting})
     path: list[str] = []
     candidates = waiting
     while candidates:
@@ -159,18 +159,18 @@ def _critical_path(plan: Plan, expected: dict[str, float], waiting: set[str]) ->
 def run(arguments: argparse.Namespace) -> int:
     """Do the runs, print the tables, write the report. Exit status 1 if a run failed or its record is refused."""
     scale = _scale(arguments)
-    made = _planned(arguments, scale)
-    status = run_plan(made, arguments.executor, arguments.sbatch, arguments.retries)
-    results = results_of(made, status)
+    plan = _planned(arguments, scale)
+    status = run_plan(plan, arguments.executor, arguments.sbatch, arguments.retries)
+    results = results_of(plan, status)
     console = Console()
     for result in results.tables:
         table_formats.print_grid(result_grid(result), console)
         if result.gain:
             console.print(f"{result.gain}\n", highlight=False, markup=False)
-    print(f"report: {write_report([results], Path(made.output))}")
+    print(f"report: {write_report([results], Path(plan.output))}")
     if status.failed:
         print(
-            f"{len(status.failed)} of {len(made.runs)} runs failed; run the same command again to try them again",
+            f"{len(status.failed)} of {len(plan.runs)} runs failed; run the same command again to try them again",
             file=sys.stderr,
         )
     for reason in results.refused:

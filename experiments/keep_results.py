@@ -46,14 +46,22 @@ def keep_results(plan: Plan, target: Path) -> dict[Path, int]:
 
     Raises:
         UserError: a record is refused, there is none, something names a path of this machine, it is too much, or
-            `target` holds something else.
+            `target` holds something else, or what was kept of other runs.
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UserError(f"{target}: is no folder; choose another")
     if target.exists() and any(target.iterdir()) and not (target / MARK).is_file():
         raise UserError(f"{target}: was not written by this command, and its files would go; choose another folder")
-    if (target / PLAN).is_file() and (there := read_plan(target).scale) != plan.scale:
-        raise UserError(f"{target}: has the records of the {there} scale, not of {plan.scale}; choose another folder")
+    if (target / PLAN).is_file():
+        there = read_plan(target)
+        if there.scale != plan.scale:
+            raise UserError(
+                f"{target}: has the records of the {there.scale} scale, not of {plan.scale}; choose another folder"
+            )
+        if lost := there.runs.keys() - plan.runs.keys():
+            raise UserError(
+                f"{target}: has {len(lost)} runs that {plan.output} has not, e.g. {min(lost)}; choose another folder"
+            )
     source, copy = Path(plan.output).resolve(), target.resolve()
     if source.is_relative_to(copy) or copy.is_relative_to(source):
         raise UserError(f"{target}: holds the run itself or lies in it; choose another folder")

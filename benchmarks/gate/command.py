@@ -87,7 +87,7 @@ def gate(results: Sequence[str | Path], options: GateOptions, partial: bool = Fa
     lines = compare_runs(before, now, options.tolerance, detect) if before else []
     for line in lines:
         print(f"{MARKS[line.verdict]} {sentence(line)}")
-    for file, content in ((options.summary, summary(lines)), (options.junit, junit(lines))):
+    for file, content in ((options.summary, summary_markdown(lines)), (options.junit, junit_xml(lines))):
         if file:
             with atomic_write(file) as handle:
                 handle.write(content)
@@ -132,7 +132,7 @@ def sentence(line: Comparison) -> str:
     return text
 
 
-def summary(lines: list[Comparison]) -> bytes:
+def summary_markdown(lines: list[Comparison]) -> bytes:
     """All comparisons as a Markdown table for a pull request, UTF-8."""
     failed, unsure = (any(line.verdict == v for line in lines) for v in ("fail", "not enough data"))
     head = "a real drop" if failed else "not enough data to see a small drop" if unsure else "no drop"
@@ -151,7 +151,7 @@ def summary(lines: list[Comparison]) -> bytes:
     return table_formats.markdown(grid).encode()
 
 
-def junit(lines: list[Comparison]) -> bytes:
+def junit_xml(lines: list[Comparison]) -> bytes:
     """JUnit XML, a test case a deciding number; what cannot be decided counts as skipped."""
     cases = [line for line in lines if line.verdict != "shown"]
     suite = ET.Element(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.results.records import find
+from benchmarks.results.records import find_records
 from benchmarks.results.table_results import DECISIVE
 from benchmarks.results.trial_statistics import summarize
 from runs.detection_matches import FILE, Matches, read_matches
@@ -67,7 +67,7 @@ def measure(places: Iterable[str | Path], noise: float | None = None) -> dict[st
         UserError: a record is refused, two are of different data under one name, or there is none.
     """
     found: dict[str, Measured] = {}
-    records, refused = find(places)
+    records, refused = find_records(places)
     if refused:
         first, *others = refused.values()
         raise UserError(first + (f" (and {len(others)} more)" if others else ""))

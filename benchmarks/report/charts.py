@@ -163,7 +163,7 @@ def row_logs(plan: Plan, table: Table) -> Logs:
 def pretraining_logs(found: Results, prefix: str) -> Logs:
     """The logs of all pre-trainings of a plan, each under the prefix and the label of the first row that it serves."""
     ids = [run.id for run in found.plan.runs.values() if run.kind == "pretrain"]
-    return [(prefix + found.labels[run], log) for run in ids if (log := _log(found.plan, run))]
+    return [(prefix + found.plan.row_labels[run], log) for run in ids if (log := _log(found.plan, run))]
 
 
 def _log(plan: Plan, run: str) -> list[dict[str, Any]]:
@@ -247,12 +247,12 @@ def _points(log: list[dict[str, Any]], key: str) -> tuple[list[float], list[floa
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
-def precision_recall(found: Sequence[Results]) -> list[Chart]:
+def precision_recall_charts(found: Sequence[Results]) -> list[Chart]:
     """Precision over recall at IoU .50, averaged over the classes, a chart a task."""
     by_task: dict[str, list[Curve]] = {}
     numbers: dict[str, int] = {}
     for results in found:
-        named = results.labels
+        named = results.plan.row_labels
         for run in results.plan.runs.values():
             record = results.records.get(run.id)
             if run.kind == "transfer" and record and (mean := _mean_precision(record.details.get("curves"))):

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.report import table_formats
-from benchmarks.report.charts import TASKS, chart_svg, charts_of, precision_recall, pretraining_logs, row_logs
-from benchmarks.report.result_tables import comma_separated, result_grid
+from benchmarks.report.charts import TASKS, chart_svg, charts_of, precision_recall_charts, pretraining_logs, row_logs
+from benchmarks.report.result_tables import result_grid, results_csv
 from benchmarks.report.table_formats import Cell, Grid, Line, plain_cells
 from benchmarks.results.records import Found
-from benchmarks.results.table_results import Results, TableResult, listed
+from benchmarks.results.table_results import Results, TableResult, join_with_and
 from benchmarks.workflow.plan import PLAN
 from benchmarks.workflow.run_status import last_attempts
 from benchmarks.workflow.time_left import clock
@@ -30,10 +30,11 @@ MOST = 8
 WIDTH = 1400
 # The largest picture that a run draws, in bytes and pixels.
 BYTES, PIXELS = 2**24, 40_000_000
+NOTHING = Found({}, {})
 DRIVERS = {"GPU driver": "driver", "CUDA": "cuda", "cuDNN": "cudnn"}
 
 
-def write_report(results: Sequence[Results], output: Path, others: Found = ({}, {})) -> Path:
+def write_report(results: Sequence[Results], output: Path, others: Found = NOTHING) -> Path:
     """Write `report.html`, `tables.md`, `tables.tex` and `tables.csv` into a folder; returns the page's path.
 
     `others` are records without a plan, which are listed below the tables, and why some are refused.
@@ -64,7 +65,7 @@ def write_tables(tables: Sequence[TableResult], output: Path) -> None:
     grids = [result_grid(table, properties=True) for table in tables]
     markdown = "\n".join(map(table_formats.markdown, grids))
     latex = "\n".join(table_formats.render_template("table.tex.j2", grid=grid) for grid in grids)
-    for name, text in zip(TABLES, (markdown, latex, comma_separated(tables)), strict=True):
+    for name, text in zip(TABLES, (markdown, latex, results_csv(tables)), strict=True):
         with atomic_write(output / name, "w") as file:
             file.write(text)
 
@@ -80,7 +81,7 @@ def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pa
     ]
     return table_formats.render_template(
         "page.html.j2",
-        title=title_of([result for result, _ in results]) if results else "Run records",
+        title=report_title([result for result, _ in results]) if results else "Run records",
         generator=GENERATOR,
         gains=[result.gain for result, _ in results if result.gain],
         papers=list(dict.fromkeys(result.table.paper for result, _ in results)),
@@ -90,7 +91,7 @@ def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pa
         detections=pictures(found, "transfer", DETECTIONS),
         environments=describe_environments([*recorded, *others.values()]),
         others=unplanned_grid(others),
-        costs=cost_grid(found),
+        costs=run_grid(found),
         commands=[plan.runs[run].line for plan in plans for run in plan.order],
         ended=len(recorded),
         total=clock(sum(r.seconds for r in recorded)),
@@ -99,18 +100,18 @@ def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pa
         tables=[(result, result_grid(result, properties=True, notes=False), charts)
                 for (result, _), charts in zip(results, drawn, strict=True)],
         training=[chart_svg(chart) for chart in charts_of(training, ("loss", "std", "knn_top1"))],
-        recall=[chart_svg(chart) for chart in precision_recall(found)],
+        recall=[chart_svg(chart) for chart in precision_recall_charts(found)],
         style=(HERE / "style.css").read_text(encoding="utf-8"),
         script=(HERE / "sort.js").read_text(encoding="utf-8"),
     )  # fmt: skip
 
 
-def title_of(results: Sequence[TableResult]) -> str:
+def report_title(results: Sequence[TableResult]) -> str:
     """`Tables 4 and 5, measured`."""
     labels = list(dict.fromkeys(r.table.label for r in results))
     if len(labels) > 1 and all(label.startswith("Table ") for label in labels):
         labels = ["Tables " + labels[0].removeprefix("Table "), *(label.removeprefix("Table ") for label in labels[1:])]
-    return f"{listed(labels)}, measured"
+    return f"{join_with_and(labels)}, measured"
 
 
 def pictures(results: Sequence[Results], kind: str, file: str) -> list[dict[str, str]]:
@@ -118,7 +119,7 @@ def pictures(results: Sequence[Results], kind: str, file: str) -> list[dict[str,
     found: dict[str, str] = {}
     for one in results:
         for run in one.plan.runs.values():
-            title = ", ".join(filter(None, (one.labels.get(run.id), TASKS.get(run.task))))
+            title = ", ".join(filter(None, (one.plan.row_labels.get(run.id), TASKS.get(run.task))))
             if run.kind == kind and title not in found and (source := data_uri(one.plan.folder(run.id) / file)):
                 found[title] = source
     # Methods that see the same views share one picture.
@@ -144,7 +145,7 @@ def data_uri(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def cost_grid(found: Sequence[Results]) -> Grid:
+def run_grid(found: Sequence[Results]) -> Grid:
     """One line a run: how it went, its time, memory and verdict."""
     lines = []
     for results in found:

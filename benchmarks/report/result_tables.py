@@ -68,7 +68,7 @@ def result_grid(result: TableResult, properties: bool = False, notes: bool = Tru
     )  # fmt: skip
 
 
-def beside_paper(result: TableResult, name: str) -> Grid:
+def checkpoint_grid(result: TableResult, name: str) -> Grid:
     """A checkpoint's line above the paper's rows."""
     table = result.table
     whole = tables.load(table.name).select(None, [c.id for c in table.columns])
@@ -78,7 +78,7 @@ def beside_paper(result: TableResult, name: str) -> Grid:
     return Grid(heads, (ours, *theirs), f"{table.label}: {table.title}", f"{table.quantity}, {result.scale} scale")
 
 
-def comma_separated(results: Sequence[TableResult]) -> str:
+def results_csv(results: Sequence[TableResult]) -> str:
     """One line an entry: table, row, column, paper, n, mean, std, half of the 95 % interval, the trials."""
     out = io.StringIO()
     writer = csv.writer(out)

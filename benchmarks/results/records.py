@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.workflow.plan import TARGETS, Plan, Run
 from runs.errors import UserError
@@ -14,11 +15,16 @@ from runs.settings import flatten
 
 # Settings that name a file or a folder, which may have been moved, or what a record does not hold.
 PLACES = ("data.root", "checkpoint", "weights", "file", "output")
-# Records by the file that holds them, and why other files were refused.
-Found = tuple[dict[Path, Record], dict[Path, str]]
 
 
-def find(places: Iterable[str | os.PathLike[str]]) -> Found:
+class Found(NamedTuple):
+    """What there is in some folders, by the file."""
+
+    records: dict[Path, Record]
+    refused: dict[Path, str]  # why a file is no record that counts
+
+
+def find_records(places: Iterable[str | os.PathLike[str]]) -> Found:
     """Read every `result.json` in or below the given files and folders.
 
     Raises:
@@ -62,7 +68,7 @@ def _read(files: Iterable[Path], fault_of: Callable[[Path, Record], str]) -> Fou
             refused[path] = str(error)
         else:
             records[path] = record
-    return records, refused
+    return Found(records, refused)
 
 
 def records_of(plan: Plan) -> tuple[dict[str, Record], list[str]]:

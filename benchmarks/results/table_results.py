@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results.records import Found, find, records_of
+from benchmarks.results.records import Found, find_records, records_of
 from benchmarks.results.trial_statistics import Summary, clearly_above, outside_noise, summarize
 from benchmarks.tables.table import Column, Row, Table
 from benchmarks.workflow.plan import PLAN, Cell, Plan, read_plan
@@ -75,14 +75,13 @@ class Results:
     records: dict[str, Record]  # by run id
     refused: list[str]  # why other records are
     tables: list[TableResult]
-    labels: dict[str, str]  # of every run, the table row that it serves, the first one if there are several
 
 
 def read_results(folders: Sequence[str | Path]) -> tuple[list[Results], Found]:
     """Read outputs of `run`, which have a plan, and any other folders or files of records.
 
     Returns:
-        (the plans with their tables filled, the records without a plan)
+        (the plans with their tables filled, what there is without a plan)
 
     Raises:
         UserError: a place does not exist, or there is nothing in any.
@@ -91,20 +90,17 @@ def read_results(folders: Sequence[str | Path]) -> tuple[list[Results], Found]:
     planned = [place for place in places if (place / PLAN).exists()]
     plans = [read_plan(place) for place in planned]
     results = [results_of(plan, status_of(plan)) for plan in plans]
-    records, refused = find(place for place in places if place not in planned)
-    if not results and not records:
-        reason = next(iter(refused.values()), "no plan.json and no result.json below the given folders")
+    others = find_records(place for place in places if place not in planned)
+    if not results and not others.records:
+        reason = next(iter(others.refused.values()), "no plan.json and no result.json below the given folders")
         raise UserError(f"nothing to report: {reason}")
-    return results, (records, refused)
+    return results, others
 
 
 def results_of(plan: Plan, status: Status) -> Results:
     """Read a plan's records once and fill its tables; `status`: of its runs."""
     records, refused = records_of(plan)
-    filled = table_results(plan, records, status)
-    rows = {(table.name, row.id): row.label for table, _ in plan.planned_tables for row in table.rows}
-    labels = {run: rows[cell.table, cell.row] for run, cell in plan.first_cell.items()}
-    return Results(plan, records, refused, filled, labels)
+    return Results(plan, records, refused, table_results(plan, records, status))
 
 
 def table_results(plan: Plan, records: dict[str, Record], status: Status) -> list[TableResult]:
@@ -141,7 +137,7 @@ def _gain_sentence(table: Table, lines: Sequence[Sequence[Entry]]) -> str:
     if row is None or not parts:
         return ""
     rival = "the untrained network" if sum(r.untrained for r, _ in rows) == 1 else "the best untrained network"
-    return f"Pre-training ({row.label}) against {rival}: {listed(parts)}."
+    return f"Pre-training ({row.label}) against {rival}: {join_with_and(parts)}."
 
 
 def pretrainings(plan: Plan, table: str, row: str) -> list[str]:
@@ -247,7 +243,7 @@ def _remarks(table: Table, entries: Sequence[Sequence[Entry]], scale: str) -> li
     remarks += [f"{reason[0].upper()}{reason[1:]}: {_listed_columns(absent[reason])}." for reason in sorted(absent)]
     found = [e for line in entries for e in line if e.ours]
     if few := sorted({e.ours.n for e in found if e.ours and e.ours.n < 5}):
-        counts = listed([str(n) for n in few])
+        counts = join_with_and([str(n) for n in few])
         remarks.append(
             f"n < 5: entries of {counts} trial{'s' if few != [1] else ''} only; their standard deviation is uncertain "
             "or unknown."
@@ -272,11 +268,11 @@ def _listed_columns(columns: list[Column]) -> str:
     groups: dict[str, list[str]] = {}
     for column in columns:
         groups.setdefault(column.group, []).append(column.label)
-    return listed(
+    return join_with_and(
         [f"{group} ({', '.join(labels)})" if group else ", ".join(labels) for group, labels in groups.items()]
     )
 
 
-def listed(items: list[str]) -> str:
+def join_with_and(items: list[str]) -> str:
     """`a, b and c`."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

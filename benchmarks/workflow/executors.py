@@ -103,7 +103,7 @@ def start_run(plan: Plan, run: Run, executor: str, options: Sequence[str], devic
     return Started(process, time.time(), devices)
 
 
-def exit_status(plan: Plan, run: str, over: Started, executor: str) -> int:
+def checked_exit_status(plan: Plan, run: str, over: Started, executor: str) -> int:
     """The exit status of a run that has ended; 1 also where it ended well without leaving its result."""
     status, target = over.process.returncode, plan.target(run)
     deadline = time.time() + (LATENCY if executor == "slurm" else 0.0)

@@ -8,7 +8,7 @@ from benchmarks.tables.table import Table
 from benchmarks.workflow.expand import LEAST, batch_of, expand
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
-from benchmarks.workflow.time_left import assumed_seconds, longest_chains, plan_seconds_left
+from benchmarks.workflow.time_left import assumed_seconds, chain_seconds, plan_seconds_left
 
 NODE = 8
 # ImageNet's training set: 1,281,167 JPEGs of 138 GB.
@@ -29,7 +29,7 @@ class Point:
     limit: str
 
 
-def estimate_scaling(tables: Sequence[Table], scale: Scale, counts: Sequence[int]) -> tuple[list[Point], list[str]]:
+def simulate_devices(tables: Sequence[Table], scale: Scale, counts: Sequence[int]) -> tuple[list[Point], list[str]]:
     """Play the plan through on several numbers of devices.
 
     Returns:
@@ -42,7 +42,7 @@ def estimate_scaling(tables: Sequence[Table], scale: Scale, counts: Sequence[int
         plan = expand(tables, size, "outputs/growth")
         seconds = {run.id: assumed_seconds(plan, run) for run in plan.runs.values()}
         total = plan_seconds_left(plan, seconds, Status(waiting=list(plan.runs)), count)
-        chain = longest_chains(plan, seconds)
+        chain = chain_seconds(plan, seconds)
         longest = max(plan.runs.values(), key=lambda run: chain[run.id])
         hours = sum(seconds[run.id] * run.devices for run in plan.runs.values()) / 3600
         held = longest.devices < count

@@ -202,6 +202,12 @@ class Plan:
         return short | {run: run for run in _runs_of_equal_name(short)}
 
     @cached_property
+    def row_labels(self) -> dict[str, str]:
+        """For every run the label of the table row that it serves, the first one if there are several."""
+        labels = {(table.name, row.id): row.label for table, _ in self.planned_tables for row in table.rows}
+        return {run: labels[cell.table, cell.row] for run, cell in self.first_cell.items()}
+
+    @cached_property
     def planned_tables(self) -> list[PlannedTable]:
         """Its tables; a checkpoint that the user gave stands in its row without the values of the paper.
 

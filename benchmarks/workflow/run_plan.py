@@ -11,10 +11,10 @@ from pathlib import Path
 
 from benchmarks.report.page import files_of_report
 from benchmarks.workflow.display import Display, failure_lines
-from benchmarks.workflow.executors import Started, devices_to_share, exit_status, start_run, stop_runs
+from benchmarks.workflow.executors import Started, checked_exit_status, devices_to_share, start_run, stop_runs
 from benchmarks.workflow.plan import KINDS, PLAN, Plan
 from benchmarks.workflow.run_status import Running, Status, append_attempt, last_attempts, status_of
-from benchmarks.workflow.time_left import expected_durations, longest_chains
+from benchmarks.workflow.time_left import chain_seconds, expected_durations
 from runs.errors import UserError
 from runs.folder import wait_for_lock
 from runs.signals import raise_signals
@@ -63,7 +63,7 @@ def _work_off(plan: Plan, executor: str, options: Sequence[str], retries: int, f
                 status = status_of(plan, {run: s.began for run, s in started.items()}, failed)
                 # What has ended tells how fast this machine is.
                 expected = expected_durations(plan, attempts).seconds
-                chain, done = longest_chains(plan, expected), set(status.done)
+                chain, done = chain_seconds(plan, expected), set(status.done)
                 ready = [run for run in status.waiting if done.issuperset(plan.runs[run].needs)]
                 for name in sorted(ready, key=lambda run: -chain[run])[: plan.jobs - len(started)]:
                     run = plan.runs[name]
@@ -82,7 +82,7 @@ def _work_off(plan: Plan, executor: str, options: Sequence[str], retries: int, f
                     over = started.pop(name)
                     free += over.devices
                     tries[name] += 1
-                    code = exit_status(plan, name, over, executor)
+                    code = checked_exit_status(plan, name, over, executor)
                     attempts[name] = append_attempt(plan, name, over.began, code)
                     if code and tries[name] > retries:
                         failed[name] = code

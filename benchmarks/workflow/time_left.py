@@ -54,7 +54,7 @@ def plan_seconds_left(plan: Plan, seconds: Mapping[str, float], status: Status, 
     capacity = max(plan.jobs, 1) if devices is None else devices
     width = {run.id: 1 if devices is None else run.devices for run in plan.runs.values()}
     waiting = set(status.waiting)
-    priority = longest_chains(plan, seconds)
+    priority = chain_seconds(plan, seconds)
     blocked = {r: sum(n in waiting or n in status.running for n in plan.runs[r].needs) for r in waiting}
     ready = [(-priority[r], r) for r in plan.runs if r in waiting and blocked[r] == 0]
     busy = [(run_seconds_left(running, seconds[run]), run) for run, running in status.running.items()]
@@ -74,7 +74,7 @@ def plan_seconds_left(plan: Plan, seconds: Mapping[str, float], status: Status, 
     return now
 
 
-def longest_chains(plan: Plan, seconds: Mapping[str, float]) -> dict[str, float]:
+def chain_seconds(plan: Plan, seconds: Mapping[str, float]) -> dict[str, float]:
     """For every run the seconds from its start to the end of the longest chain of runs behind it."""
     longest: dict[str, float] = dict.fromkeys(plan.runs, 0.0)
     for name in reversed(plan.order):

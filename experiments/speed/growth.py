@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.results.records import find
+from benchmarks.results.records import find_records
 from experiments.speed.rows import seconds
 from experiments.speed.views import fast_views, read_files, read_recipe
 from experiments.speed.voc_cases import make_detections, make_truth
@@ -138,7 +138,7 @@ def records(count: int) -> Work:
             config={"seed": number}, seconds=1.0, peak_memory_mb=1.0, command="made up", details={},
         )  # fmt: skip
         write_record(folder / str(number), record)
-    return lambda: find([folder])
+    return lambda: find_records([folder])
 
 
 # name, what grows, sizes, work of a size, the slope that it should have at most

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.evaluate import chosen_tables, folder_name, inspected, write_model_card
+from benchmarks.evaluate import folder_name, inspect_checkpoint, tables_of_tasks, write_model_card
 from benchmarks.results.table_results import table_results
 from benchmarks.tables import scale as scales
 from benchmarks.workflow.expand import expand
@@ -40,7 +40,7 @@ FACTS = {
 
 def test_plan_and_card(make: SimpleNamespace, tmp_path: Path) -> None:
     file = tmp_path / "my net.v2.pth"
-    chosen, source = chosen_tables(["linear", "knn", "voc07", "coco"]), Source("my", str(file), (), FACTS["sha256"])
+    chosen, source = tables_of_tasks(["linear", "knn", "voc07", "coco"]), Source("my", str(file), (), FACTS["sha256"])
     plan = expand(chosen, scales.load("mini"), tmp_path / "out", checkpoint=source)
     assert sorted(r.task for r in plan.runs.values()) == ["coco", "convert", "data", "knn", "linear", *3 * ["voc07"]]
     linear = next(r for r in plan.runs.values() if r.kind == "linear")
@@ -125,7 +125,7 @@ def test_an_address_is_fetched_proved_and_refused_for_what_it_lacks(
     # The same name elsewhere is another file.
     torch.save({k: v for k, v in whole.items() if not k.startswith("layer3.2.bn2.")}, site / "b" / "net.pth")
     with served(site) as address:
-        file, facts = inspected(f"{address}/a/net.pth")
+        file, facts = inspect_checkpoint(f"{address}/a/net.pth")
         assert (file.name, facts["arch"], facts["tensors"]) == ("net.pth", "resnet50x0.25", 265)
         assert file.is_relative_to(tmp_path / "cache") and facts["sha256"] == sha256(site / "a" / "net.pth")
         capfd.readouterr()

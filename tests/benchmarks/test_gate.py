@@ -130,7 +130,7 @@ def test_a_checkpoint_is_evaluated_first(
                 write_record(plan.folder(run.id), make.record("knn", value=value[0], subject=subject))
         return Status()
 
-    monkeypatch.setattr("benchmarks.evaluate.inspected", lambda address: (Path(address), FACTS))
+    monkeypatch.setattr("benchmarks.evaluate.inspect_checkpoint", lambda address: (Path(address), FACTS))
     monkeypatch.setattr("benchmarks.evaluate.run_plan", work)
     write_record(output / "knn" / "of-another-checkpoint", make.record("knn", "net", 10.0))
     base, common = tmp_path / "base.json", ("--checkpoint", "net.pth", "--tasks", "knn", "--output", output)

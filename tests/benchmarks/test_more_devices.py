@@ -10,7 +10,7 @@ from benchmarks.__main__ import main
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand, gpus_and_nodes
-from benchmarks.workflow.more_devices import estimate_scaling
+from benchmarks.workflow.more_devices import simulate_devices
 
 CHOSEN = [tables.load(name).select(["scratch", "simsiam"], None) for name in ("table4", "table5")]
 
@@ -30,7 +30,7 @@ def test_a_run_takes_the_devices_that_its_batch_can_be_shared_out_to(
 
 
 def test_the_work_is_the_same_and_the_longest_chain_bounds_the_time() -> None:
-    points, assumed = estimate_scaling(CHOSEN, scales.load("paper"), [1, 8, 64, 512])
+    points, assumed = simulate_devices(CHOSEN, scales.load("paper"), [1, 8, 64, 512])
     one, eight, *_, most = points
     # Alone on a device, the runs come one after the other; eight are eight times as fast.
     assert one.seconds / 3600 == pytest.approx(one.gpu_hours, rel=0.01)

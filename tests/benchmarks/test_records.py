@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.gate.measured import measure
 from benchmarks.report.page import data_uri
-from benchmarks.results.records import find, records_of
+from benchmarks.results.records import find_records, records_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand import expand
@@ -37,7 +37,7 @@ def test_bad_records_are_refused_by_name_and_good_ones_kept(make: SimpleNamespac
     (tmp_path / "half/result.json").write_text(whole[: len(whole) // 2])
     shutil.copytree(tmp_path / "good", tmp_path / "twin")
 
-    records, refused = find([tmp_path])
+    records, refused = find_records([tmp_path])
     assert {p.parent.name for p in records} == {"copied", "good"}
     reasons = {p.parent.name: r for p, r in refused.items()}
     assert set(reasons) == {"edited", "old", "half", "twin"}
@@ -49,7 +49,7 @@ def test_bad_records_are_refused_by_name_and_good_ones_kept(make: SimpleNamespac
     with pytest.raises(UserError, match=r"and 3 more"):
         measure([str(tmp_path)])
     with pytest.raises(UserError, match="no such file or folder"):
-        find([tmp_path / "nowhere"])
+        find_records([tmp_path / "nowhere"])
 
 
 def test_links_to_folders_are_followed_once(make: SimpleNamespace, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_links_to_folders_are_followed_once(make: SimpleNamespace, tmp_path: Pat
     (tmp_path / "all").mkdir()
     for name, target in (("run", "scratch/run"), ("again", "scratch"), ("loop", "all")):
         (tmp_path / "all" / name).symlink_to(tmp_path / target)
-    assert len(find([tmp_path / "all"])[0]) == 1 and not find([tmp_path])[1]
+    assert len(find_records([tmp_path / "all"])[0]) == 1 and not find_records([tmp_path])[1]
 
 
 def planned(folder: Path, rows: list[str]) -> Plan:
@@ -136,7 +136,7 @@ def test_a_field_of_another_type_is_refused_though_it_is_signed(
     path = write_record(tmp_path / "a", make.record())
     write_record(tmp_path / "b", make.record(value=1.0))
     signed(path, change)
-    records, refused = find([tmp_path])
+    records, refused = find_records([tmp_path])
     assert len(records) == 1 and next(iter(change)) in refused[path], refused
     assert "Refused" in report([tmp_path], tmp_path)
 
@@ -155,7 +155,7 @@ def test_a_pipe_and_a_huge_file_are_no_records(tmp_path: Path, make: SimpleNames
         file.truncate(2**33)
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "result.json").write_text("[" * 100_000)
-    refused = " ".join(find([tmp_path])[1].values())
+    refused = " ".join(find_records([tmp_path])[1].values())
     assert all(words in refused for words in ("not an ordinary file", "more than the", "nested too deeply"))
 
 

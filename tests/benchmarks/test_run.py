@@ -19,7 +19,9 @@ from benchmarks.workflow.run_plan import run_plan
 from benchmarks.workflow.run_status import last_attempts, status_of
 from benchmarks.workflow.time_left import expected_durations, run_seconds_left
 from runs.errors import UserError
+from runs.record import write_record
 from runs.signals import INTERRUPTED
+from tests.benchmarks.conftest import report
 
 ROOT = Path(__file__).parents[2]
 WORK = """
@@ -101,9 +103,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, make: SimpleNa
     with pytest.raises(UserError, match=r"holds files of something else \(thesis.txt\)"):
         run_plan(plan)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
-    # What the commands of `plan --commands` and a scheduler leave is not foreign.
+    # What the commands of `plan --commands`, `report` and a scheduler leave is not foreign; a page of another's is.
     (tmp_path / "out" / "thesis.txt").rename(tmp_path / "out" / "slurm-7.out")
-    (tmp_path / "out" / "knn").mkdir()
+    (tmp_path / "out" / "report.html").write_text("theirs")
+    with pytest.raises(UserError, match=r"holds files of something else \(report.html\)"):
+        run_plan(plan)
+    (tmp_path / "out" / "report.html").unlink()
+    write_record(tmp_path / "out" / "knn" / "by-hand", make.record())
+    report([tmp_path / "out"], tmp_path / "out")
     assert run_plan(plan).done
 
 

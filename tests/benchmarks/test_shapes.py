@@ -32,7 +32,7 @@ from benchmarks.shapes_scenes import (
     detection_scene,
     fine_mask,
     mask_polygons,
-    outline,
+    smooth_outline,
 )
 from converters.resnet_model import build_resnet
 from runs.errors import UserError
@@ -202,7 +202,7 @@ def test_run_lengths_are_cocos(fill: int) -> None:
 
 def test_an_outline_has_the_side_and_the_middle_that_were_asked_for() -> None:
     for seed in range(20):
-        rows, columns = np.nonzero(fine_mask([outline(np.random.default_rng(seed), 64, (64, 60))], 128))
+        rows, columns = np.nonzero(fine_mask([smooth_outline(np.random.default_rng(seed), 64, (64, 60))], 128))
         spans = np.array([[columns.min(), columns.max() + 1], [rows.min(), rows.max() + 1]]) / 4
         assert np.diff(spans).max() == pytest.approx(64, abs=0.5)
         np.testing.assert_allclose(spans.mean(axis=1), [64, 60], atol=0.5)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.report import table_formats
-from benchmarks.report.result_tables import comma_separated, format_difference, format_entry, result_grid
+from benchmarks.report.result_tables import format_difference, format_entry, result_grid, results_csv
 from benchmarks.results.table_results import TableResult, table_results
 from benchmarks.results.trial_statistics import clearly_above, outside_noise, summarize
 from benchmarks.tables import scale as scales
@@ -102,9 +102,7 @@ def test_markdown_latex_and_csv_hold_the_same_numbers(make: SimpleNamespace, tmp
     assert "| SimSiam | – | 51.2 ± 1.0 |" in text and "| SimSiam, paper | 68.1 | 70.0 (−18.8) |" in text
     text = table_formats.render_template("table.tex.j2", grid=result_grid(table))
     assert r"51.2 $\pm$ 1.0 (70.0 ($-$18.8))" in text and r"\bottomrule" in text
-    [line] = [
-        r for r in csv.DictReader(io.StringIO(comma_separated([table]))) if r["row"] == "simsiam" and r["n"] != "0"
-    ]
+    [line] = [r for r in csv.DictReader(io.StringIO(results_csv([table]))) if r["row"] == "simsiam" and r["n"] != "0"]
     assert [float(x) for x in line["trials"].split()] == [50.0, 51.5, 52.0] and float(line["paper"]) == 70.0
     with_text = io.StringIO()
     table_formats.print_grid(result_grid(table), Console(file=with_text, width=80))

@@ -11,8 +11,11 @@ import pytest
 
 from benchmarks.report.result_tables import result_grid
 from benchmarks.report.table_formats import markdown
-from benchmarks.results.records import find, records_of
+from benchmarks.results.records import find_records, records_of
 from benchmarks.results.table_results import table_results
+from benchmarks.tables import scale as scales
+from benchmarks.tables import table as tables
+from benchmarks.workflow.expand import expand
 from benchmarks.workflow.plan import read_plan
 from benchmarks.workflow.run_status import status_of
 from experiments.keep_results import ABSOLUTE, MAX_BYTES, keep_results
@@ -78,6 +81,10 @@ def test_what_cannot_be_kept_is_one_line(run: Path) -> None:
     assert sorted(run.rglob("*")) == before
     with pytest.raises(UserError, match="kept: has the records of the mini scale, not of photos"):
         keep_results(dataclasses.replace(plan, scale="photos"), Path("kept"))
+    # Other runs at the same scale.
+    scratch = expand([tables.load("table4").select(["scratch"], None)], scales.load("mini"), run)
+    with pytest.raises(UserError, match=r"kept: has \d+ runs that outputs/demo has not, e\.g\. convert/"):
+        keep_results(scratch, Path("kept"))
     shutil.rmtree("kept")
     body = json.loads((run / "plan.json").read_text())
     body["command"] = "python -m benchmarks run table4 --data imagenet=/data/imagenet"
@@ -103,7 +110,7 @@ def test_what_the_repository_keeps(root: Path, tmp_path: Path) -> None:
     kept = sorted(path.parent for path in (root / "results").glob("*/plan.json"))
     assert kept, "results/ holds no run"
     for folder in kept:
-        records, refused = find([folder])
+        records, refused = find_records([folder])
         assert records and not refused
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MAX_BYTES
         for path in folder.rglob("*.json"):
