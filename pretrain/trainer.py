@@ -18,7 +18,7 @@ from converters import Backbone
 from pretrain.augment import build_transforms
 from pretrain.augment.fast_views import build_views
 from pretrain.batch_norm import synchronize_norms
-from pretrain.checkpoint import Checkpoints, restore_errors
+from pretrain.checkpoint import Checkpoints
 from pretrain.collapse.measure_checkpoint import compute_outputs
 from pretrain.collapse.measures import bias_center_cosine
 from pretrain.config import FREE, PretrainConfig
@@ -38,6 +38,7 @@ from runs.progress import Progress
 from runs.record import Dataset, Subject, read_record
 from runs.seeds import generator_states, seed_everything, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals
+from runs.tensor_files import restore_errors
 from runs.typed import build
 
 # Training images whose center the predictor's bias is compared with. Two views of each make a mean of 4096 outputs,

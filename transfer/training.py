@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -18,12 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 from runs.distributed import all_arrive, all_gather_object, rank, world_size
 from runs.environment import peak_memory_mb
 from runs.errors import UserError
-from runs.files import atomic_write, write_json
-from runs.folder import Run, check_present
+from runs.files import write_json
+from runs.folder import Run
 from runs.metrics_log import METRICS_LOG, MetricsLog
 from runs.progress import Progress
 from runs.seeds import generator_states, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals, raise_signals
+from runs.tensor_files import read_tensors, restore_errors, write_tensors
 from transfer.detections import Detections, Evaluation
 from transfer.evaluate_detector import evaluate_detector
 from transfer.loader import Loaders
@@ -204,33 +204,28 @@ class Trainer:
         states = all_gather_object(generator_states())
         if rank():
             return
-        state = {
+        write_tensors(self.folder / CHECKPOINT, {
             "run": self.run.identity, "iteration": self.iteration, "model": self.detector.state_dict(),
             "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(), "generators": states,
             "window": self._window, "seconds": self.seconds,
-        }  # fmt: skip
-        check_present(self.folder)
-        with atomic_write(self.folder / CHECKPOINT) as file:
-            torch.save(state, file)
+        })  # fmt: skip
 
     def _restore(self) -> dict[str, Any] | None:
         """Load the folder's checkpoint; returns this process's generator states, None without a checkpoint."""
         path = self.folder / CHECKPOINT
         if not path.exists():
             return None
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            self.run.check_identity(path, state.get("run"))
+        remedy = f"delete {self.folder}"
+        with restore_errors(path, remedy):
+            state = dict(read_tensors(path))
+        self.run.check_identity(path, state.get("run"))
+        with restore_errors(path, remedy):
             self.detector.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             generators: list[dict[str, Any]] = state["generators"]
             if not 0 <= state["iteration"] <= self.cfg.SOLVER.MAX_ITER:
                 raise ValueError("not an iteration of this run")
-        except (
-            RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError
-        ) as error:  # fmt: skip
-            raise UserError(f"{path}: damaged; delete {self.folder}") from error
         if len(generators) != world_size():
             raise UserError(
                 f"{path}: of {len(generators)} processes, not {world_size()}; start as many, or choose another output="

@@ -14,6 +14,7 @@ from runs.files import SCRATCH, TRIAL, atomic_write, sha256
 from runs.folder import RECORD, Run, claim_run
 from runs.record import Record, Subject
 from runs.seeds import seed_everything
+from runs.tensor_files import write_tensors
 from transfer.backbone_file import BackboneFile, read_backbone
 from transfer.detectron2_config import build_cfg, recipe_fingerprint
 from transfer.draw_detections import draw_sheets
@@ -83,8 +84,7 @@ def _fine_tune(
     if found is None:
         return None
     evaluation, detections = found
-    with atomic_write(claimed.path / MODEL) as file:
-        torch.save({"model": detector.state_dict()}, file)
+    write_tensors(claimed.path / MODEL, {"model": detector.state_dict()})
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()),
         "train": asdict(train.dataset) | {"used": len(loaders.train.images)},

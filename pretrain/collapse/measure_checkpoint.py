@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pretrain import monitor
 from pretrain.augment import build_transforms
-from pretrain.checkpoint import Checkpoints, restore_errors
+from pretrain.checkpoint import Checkpoints
 from pretrain.collapse import CollapseConfig, figure, measures
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
@@ -24,6 +24,7 @@ from pretrain.method.config import METHODS
 from runs.errors import UserError
 from runs.files import RANDOM
 from runs.folder import CONFIG
+from runs.tensor_files import restore_errors
 
 # What each number says: name, value of a healthy output, of a collapsed one, in words.
 MEANING = {

@@ -16,7 +16,6 @@ from torch.nn.functional import cross_entropy, linear
 
 from converters.architecture import parse_arch
 from pretrain.augment.fast_views import build_views
-from pretrain.checkpoint import read_tensors, restore_errors, write_tensors
 from pretrain.collectives import all_reduce, average_gradients
 from pretrain.config import OptimizerConfig
 from pretrain.data import Images
@@ -27,6 +26,7 @@ from pretrain.optim import Schedule, build_optimizer
 from runs.distributed import all_gather_object, rank, worker_count, world_size
 from runs.errors import UserError
 from runs.metrics_log import MetricsLog
+from runs.tensor_files import read_tensors, restore_errors, write_tensors
 from runs.typed import build
 
 STATE = "linear_state.pt"

@@ -1,0 +1,23 @@
+"""A file of tensors that is damaged is one line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from runs.errors import UserError
+from runs.tensor_files import read_tensors, restore_errors
+
+
+def test_what_no_state_can_be_made_of_is_said_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "state.pt"
+    for content in ({}, {"steps": "six"}, [1], None):
+        torch.save(content, file)
+        said = r"state\.pt: another version's or damaged \(\w+Error .*\); delete it"
+        with pytest.raises(UserError, match=said), restore_errors(file, "delete it"):
+            range(read_tensors(file)["steps"])
+    file.write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"state\.pt is damaged .*; delete it"), restore_errors(file, "delete it"):
+        read_tensors(file)
+    with pytest.raises(torch.OutOfMemoryError), restore_errors(file, "delete it"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
