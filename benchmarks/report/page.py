@@ -13,16 +13,13 @@ from benchmarks.report.result_tables import result_grid, results_csv
 from benchmarks.report.table_formats import Cell, Grid, Line, plain_cells
 from benchmarks.results.records import Found
 from benchmarks.results.table_results import Results, TableResult, join_with_and
-from benchmarks.workflow.plan import PLAN
+from benchmarks.workflow.plan import GENERATOR, PAGE, PLAN, TABLES, files_of_report
 from benchmarks.workflow.run_status import last_attempts
 from benchmarks.workflow.time_left import clock
 from runs.errors import UserError
 from runs.files import DETECTIONS, VIEWS, atomic_write, read_bytes
 from runs.record import Record
 
-PAGE, TABLES = "report.html", ("tables.md", "tables.tex", "tables.csv")
-# The page's own mark: nothing else is overwritten.
-GENERATOR = "siamese-transfer report"
 HERE = Path(__file__).parent
 # More methods than this in one chart cannot be told apart.
 MOST = 8
@@ -52,12 +49,6 @@ def write_report(results: Sequence[Results], output: Path, others: Found = NOTHI
     # After the page: its mark covers the tables too.
     write_tables([table for result in results for table in result.tables], output)
     return page
-
-
-def files_of_report(folder: Path) -> tuple[str, ...]:
-    """The names that a report's files have, if a page in the folder bears the mark of `report`; none otherwise."""
-    page = folder / PAGE
-    return (PAGE, *TABLES) if page.is_file() and GENERATOR in page.read_text("utf-8", "replace") else ()
 
 
 def write_tables(tables: Sequence[TableResult], output: Path) -> None:

@@ -43,9 +43,9 @@ class Display:
             self._shown.add(run)
         rows = []
         for run, running in status.running.items():
-            said, elapsed = running.said, time.time() - running.began
-            share = said.done / said.total if said.total else elapsed / (elapsed + left[run])
-            rows.append(f"  {share:4.0%}  {clock(left[run]):>7} left  {names[run]}: {said.description}")
+            elapsed = time.time() - running.began
+            share = running.done / running.total if running.total else elapsed / (elapsed + left[run])
+            rows.append(f"  {share:4.0%}  {clock(left[run]):>7} left  {names[run]}: {running.description}")
         self.live.update(escape("\n".join([summary, *rows])))
         if not self._console.is_terminal and time.time() - self._summary_at > SUMMARY_EVERY:
             self._summary_at = time.time()

@@ -17,7 +17,10 @@ from runs.files import read_json, write_json
 from runs.folder import RECORD
 from runs.typed import build
 
+# What lies in an output folder besides the runs: the plan, and the report with the mark that tells it from others' files.
 PLAN = "plan.json"
+PAGE, TABLES = "report.html", ("tables.md", "tables.tex", "tables.csv")
+GENERATOR = "siamese-transfer report"
 # Two names with a slash between them: an id becomes a folder below the output, and never one elsewhere.
 ID = re.compile(r"\w[\w.+-]*/\w[\w.+-]*")
 # The file that a finished run has written, relative to its folder.
@@ -249,6 +252,12 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     # The folder may have been moved since.
     plan.output = str(path.parent)
     return plan
+
+
+def files_of_report(folder: Path) -> tuple[str, ...]:
+    """The names that a report's files have, if a page in the folder bears the mark of `report`; none otherwise."""
+    page = folder / PAGE
+    return (PAGE, *TABLES) if page.is_file() and GENERATOR in page.read_text("utf-8", "replace") else ()
 
 
 def _runs_of_equal_name(named: dict[str, str]) -> list[str]:

@@ -9,10 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report.page import files_of_report
 from benchmarks.workflow.display import Display, failure_lines
 from benchmarks.workflow.executors import Started, checked_exit_status, devices_to_share, start_run, stop_runs
-from benchmarks.workflow.plan import KINDS, PLAN, Plan
+from benchmarks.workflow.plan import KINDS, PLAN, Plan, files_of_report
 from benchmarks.workflow.run_status import Running, Status, append_attempt, last_attempts, status_of
 from benchmarks.workflow.time_left import chain_seconds, expected_durations
 from runs.errors import UserError

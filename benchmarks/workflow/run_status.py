@@ -4,7 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.workflow.plan import Plan
@@ -32,22 +32,15 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class ProgressNote:
-    """What a running command says of itself in `progress.json`, see `runs.progress`."""
+class Running:
+    """A run that goes on, and what it says of itself in `progress.json`, see `runs.progress`."""
 
+    began: float = 0.0  # seconds since 1970, as `time`
     description: str = "starts"
     done: float = 0.0
     total: float = 0.0
     seconds_left: float | None = None
     time: float = 0.0
-
-
-@dataclass(frozen=True)
-class Running:
-    """A run that goes on."""
-
-    began: float  # seconds since 1970
-    said: ProgressNote = ProgressNote()
 
 
 @dataclass
@@ -71,9 +64,7 @@ def status_of(plan: Plan, began: Mapping[str, float] | None = None, failed: Mapp
     """
     if failed is None:
         failed = {run: attempt.status for run, attempt in last_attempts(plan).items()}
-    status = Status(
-        running={run: Running(start, read_progress(plan, run, start)) for run, start in (began or {}).items()}
-    )
+    status = Status(running={run: read_progress(plan, run, start) for run, start in (began or {}).items()})
     status.done = [run for run in plan.runs if run not in status.running and plan.target(run).exists()]
     begun = {*status.done, *status.running}
     # A run that ended well has its result; without it, it has failed whatever its status says.
@@ -107,11 +98,11 @@ def last_attempts(plan: Plan) -> dict[str, Attempt]:
     return found
 
 
-def read_progress(plan: Plan, run: str, started: float) -> ProgressNote:
-    """What a running command has said since `started`; the defaults if nothing that can be read."""
+def read_progress(plan: Plan, run: str, began: float) -> Running:
+    """What a run has said since it `began`; the defaults if nothing that can be read."""
     path = plan.folder(run) / PROGRESS
     with contextlib.suppress(UserError):
-        said = build(ProgressNote, read_json(path), str(path))
-        if said.time >= started:
-            return said
-    return ProgressNote()
+        said = build(Running, read_json(path), str(path))
+        if said.time >= began:
+            return replace(said, began=began)
+    return Running(began)

@@ -86,7 +86,7 @@ def chain_seconds(plan: Plan, seconds: Mapping[str, float]) -> dict[str, float]:
 
 def run_seconds_left(running: Running, expected: float) -> float:
     """Seconds that a run still needs, from its own progress where that says more than the expected seconds."""
-    return max(expected - (time.time() - running.began), running.said.seconds_left or 0.0, 1.0)
+    return max(expected - (time.time() - running.began), running.seconds_left or 0.0, 1.0)
 
 
 def clock(seconds: float) -> str:
