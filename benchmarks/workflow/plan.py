@@ -17,7 +17,7 @@ from runs.files import read_json, write_json
 from runs.folder import RECORD
 from runs.typed import build
 
-# What lies in an output folder besides the runs: the plan, and the report with the mark that tells it from others' files.
+# An output folder holds these besides the runs: the plan, and the report, by whose mark we know that it is ours.
 PLAN = "plan.json"
 PAGE, TABLES = "report.html", ("tables.md", "tables.tex", "tables.csv")
 GENERATOR = "siamese-transfer report"
