@@ -33,8 +33,6 @@ _NAME = re.compile(
     r"(?P<wide>wide_)?resnet(?P<depth>18|34|50|101|152)(_2)?(x(?P<width>\d+(\.\d+)?))?(?P<cifar>_cifar)?"
 )
 
-Shapes = dict[str, tuple[int, ...]]
-
 
 @dataclass(frozen=True)
 class Architecture:
@@ -82,13 +80,13 @@ class Architecture:
         return 8 * self.stem_channels * self.expansion
 
     @functools.cached_property
-    def shapes(self) -> Shapes:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every convolution and batch-norm tensor, in torchvision's names and order.
 
         265 tensors for depth 50: 53 convolutions and 53 batch norms of four tensors each.
         """
         stem = self.stem_channels
-        shapes: Shapes = {}
+        shapes: dict[str, tuple[int, ...]] = {}
 
         def unit(conv: str, norm: str, out: int, into: int, kernel: int) -> None:
             shapes[f"{conv}.weight"] = (out, into, kernel, kernel)

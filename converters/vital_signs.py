@@ -128,7 +128,7 @@ def compare_statistics(network: nn.Module, inputs: Tensor) -> tuple[list[NormFit
             norms[module] = name, pointwise  # a norm follows its convolution
     generator = torch.Generator().manual_seed(0)
 
-    def compare(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+    def compare(norm: nn.BatchNorm2d, inputs: tuple[Tensor], _: Tensor) -> Tensor:
         variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
         own = _distance(mean, variance, norm.running_mean, norm.running_var)
         order = [torch.randperm(len(mean), generator=generator) for _ in range(8)]
@@ -136,18 +136,16 @@ def compare_statistics(network: nn.Module, inputs: Tensor) -> tuple[list[NormFit
         share = (own.mean() / any_.mean().clamp_min(0.05)).item()
         name, pointwise = norms[norm]
         found.append(NormFit(name, own.median().item(), share, pointwise))
+        # In place of its output by the running statistics.
+        return nn.functional.batch_norm(inputs[0], None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
 
-    handles = [norm.register_forward_pre_hook(compare) for norm in norms]
-    for norm in norms:
-        norm.training, norm.track_running_stats = True, False
+    handles = [norm.register_forward_hook(compare) for norm in norms]
     try:
         with torch.inference_mode():
             return found, network(inputs)
     finally:
         for handle in handles:
             handle.remove()
-        for norm in norms:
-            norm.training, norm.track_running_stats = False, True
 
 
 def compare_alternatives(network: Any, inputs: Tensor) -> list[_Sign]:
