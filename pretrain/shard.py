@@ -147,7 +147,7 @@ def _pack(images: "Images", chosen: list[int], start: int, skip_broken: bool) ->
 
 def _encoded_image(images: "Images", index: int) -> tuple[str, bytes]:
     """Extension and bytes of an image file; an image without a file becomes a PNG, which loses nothing."""
-    source = images.source(index)
+    source = images.open_lazily(index)
     source.rgb()  # all of it decodes
     if source.content is None:
         output = io.BytesIO()

@@ -18,7 +18,7 @@ from pretrain.augment import batched_colour, build_transforms, pixels
 from pretrain.augment.pixels import Pixels, planes, resize
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
-from pretrain.data.decoding import Source
+from pretrain.data.decoding import LazyImage
 from pretrain.loader import Key, Views
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
@@ -129,7 +129,7 @@ class FastViews(Views):
 
     def sample(self, place: int, key: Key) -> list[Tensor]:
         """Draw, decode, crop, resize; colour too unless `batched`."""
-        source = self.images.source(place)
+        source = self.images.open_lazily(place)
         self.seed_generators(key)
         parameters = [sampler(source.image) for sampler in self.samplers]
         crops = self._crops(source, parameters)
@@ -148,7 +148,7 @@ class FastViews(Views):
         drawn = tensors[count:] if self.batched else [None] * count
         return [batched_colour.colour(*views) for views in zip(crops, drawn, self.recipes, strict=True)]
 
-    def _crops(self, source: Source, parameters: list[ViewParameters]) -> list[Pixels]:
+    def _crops(self, source: LazyImage, parameters: list[ViewParameters]) -> list[Pixels]:
         spare = min(min(drawn.box[2:]) / recipe.size for drawn, recipe in zip(parameters, self.recipes, strict=True))
         scale = source.reduction(spare / MARGIN)
         image = source.pixels() if scale == 1 else source.reduced(scale)

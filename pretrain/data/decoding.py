@@ -34,7 +34,7 @@ def broken_image(name: str, reason: str | Exception | None = None, content: byte
 
 
 @dataclass
-class Source:
+class LazyImage:
     """One image, opened by Pillow, which of a file reads the header only."""
 
     name: str

@@ -70,8 +70,8 @@ def _list_split(root: Path, split: str) -> tuple[Path, Listing]:
         places = {name: place for name in SPLITS if (place := _place(root, name))}
         with os.scandir(root) as found:
             # Of a million images none costs a question to the file system.
-            entries = [entry for entry in found if not entry.is_file(follow_symlinks=False)]
-        folders = {entry.name for entry in entries if Path(entry).is_dir() and not is_system(entry.name)}
+            entries = [Path(entry) for entry in found if not entry.is_file(follow_symlinks=False)]
+        folders = {entry.name for entry in entries if entry.is_dir() and not is_system(entry.name)}
         if split in places:
             if len(places) == len(SPLITS) and samefile(*places.values()):
                 raise UserError(f"data.root={root}: train and val are one folder; give val images of its own")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pretrain.data.decoding import DAMAGE, Source, broken_image
+from pretrain.data.decoding import DAMAGE, LazyImage, broken_image
 from runs.errors import BrokenImage, UserError, from_os_error
 
 
@@ -59,10 +59,10 @@ class Images:
             BrokenImage: it cannot be decoded.
             UserError: the file cannot be read at all.
         """
-        source = self.source(index)
+        source = self.open_lazily(index)
         return source.image if source.content is None else source.rgb()
 
-    def source(self, index: int) -> Source:
+    def open_lazily(self, index: int) -> LazyImage:
         """Open an image without decoding it.
 
         Raises:
@@ -71,9 +71,9 @@ class Images:
         """
         content = self.content(index)
         if isinstance(content, Image.Image):
-            return Source(self.names[index], content)
+            return LazyImage(self.names[index], content)
         try:
-            return Source(self.names[index], Image.open(io.BytesIO(content)), content)
+            return LazyImage(self.names[index], Image.open(io.BytesIO(content)), content)
         except DAMAGE as error:
             raise broken_image(self.names[index], error, content) from error
 

@@ -1,6 +1,7 @@
 """Each check fails for the fault that it is there for, and names the tensor as the file calls it."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,10 @@ def integers(network: ResNet) -> None:
     network.layer1[0].conv1.weight = nn.Parameter(network.layer1[0].conv1.weight.data.int(), requires_grad=False)
 
 
+def complex_numbers(network: ResNet) -> None:
+    network.layer1[0].conv1.weight = nn.Parameter(network.layer1[0].conv1.weight.data.cfloat())
+
+
 def copied(network: ResNet) -> None:
     network.layer3[4].conv2.weight.data = network.layer3[3].conv2.weight.data.clone()
 
@@ -71,6 +76,7 @@ def huge(network: ResNet) -> None:
         (reset, r"trained: 53 of 53 batch norms .*folded into scale and bias, or were reset"),
         (partly, r"trained: 10 of 53 batch norms .*part of the backbone is randomly initialised"),
         (integers, r"dtypes: state_dict/module\.encoder\.layer1\.0\.conv1\.weight is int32"),
+        (complex_numbers, r"dtypes: state_dict/module\.encoder\.layer1\.0\.conv1\.weight is complex64"),
         (copied, r"distinct: 1 convolutions that are copies .*layer3\.4\.conv2\.weight of .*layer3\.3\.conv2\.weight"),
         (constant, r"distinct: .*layer3\.4\.conv2\.weight has one single value"),
         (huge, r"finite: "),
@@ -81,7 +87,8 @@ def test_fault(break_it: Callable[[ResNet], None], message: str, tmp_path: Path,
     network = copy.deepcopy(backbone)
     break_it(network)
     path = layouts.Layout("simsiam", layouts.simsiam).write(tmp_path, network)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message), warnings.catch_warnings():
+        warnings.simplefilter("error")  # one would be a second line on standard error
         load_backbone(path)
 
 

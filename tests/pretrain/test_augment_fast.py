@@ -22,7 +22,7 @@ from pretrain.augment import batched_colour, pixels
 from pretrain.augment.fast_views import FastViews, ParameterSampler, build_views, colour
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
-from pretrain.data.decoding import Source
+from pretrain.data.decoding import LazyImage
 from pretrain.loader import StepSampler, Views, load_batches
 from runs.errors import BrokenImage, UserError
 from runs.settings import check_values
@@ -305,9 +305,9 @@ def test_other_files_decode_as_with_pillow(tmp_path: Path) -> None:
     ]  # fmt: skip
     images = images_of(files)
     for index in range(len(files)):
-        assert numpy.array_equal(images.source(index).pixels(), numpy.array(images.open(index))), index
+        assert numpy.array_equal(images.open_lazily(index).pixels(), numpy.array(images.open(index))), index
     images.cache(False)
-    assert numpy.array_equal(images.source(0).pixels(), numpy.array(images.open(0)))
+    assert numpy.array_equal(images.open_lazily(0).pixels(), numpy.array(images.open(0)))
 
 
 def test_broken_files_are_found_as_by_the_reference() -> None:
@@ -330,8 +330,8 @@ def test_broken_files_are_found_as_by_the_reference() -> None:
 def test_large_files_are_decoded_at_a_reduced_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     config = recipe("supervised", size=32, crop_scale=[0.5, 1.0])
     images = images_of([jpeg(picture(i, 400, 300)) for i in range(8)])
-    views, scales, reduced = FastViews(images, config, 1, 0, False), list[int](), Source.reduced
-    monkeypatch.setattr(Source, "reduced", lambda source, scale: scales.append(scale) or reduced(source, scale))  # type: ignore[func-returns-value]
+    views, scales, reduced = FastViews(images, config, 1, 0, False), list[int](), LazyImage.reduced
+    monkeypatch.setattr(LazyImage, "reduced", lambda source, scale: scales.append(scale) or reduced(source, scale))  # type: ignore[func-returns-value]
     keys = [(0, i) for i in range(8)]
     gap = levels(batch(Views(images, augment.build_transforms(config, 1), 0, False), keys), config)
     gap = (gap - levels(batch(views, keys), config)).abs()

@@ -183,7 +183,9 @@ def store(values: Any, file: Path, **how: Any) -> Any:
     Image.fromarray(values).save(file, **how)
     name, label = [str(file)], [0]
     images = Images("test", "train", name, label, ["x"], lambda i: file.read_bytes())
-    assert numpy.array_equal(numpy.asarray(images.open(0)), images.source(0).pixels()), "both pipelines see the same"
+    assert numpy.array_equal(numpy.asarray(images.open(0)), images.open_lazily(0).pixels()), (
+        "both pipelines see the same"
+    )
     return numpy.asarray(images.open(0))
 
 
