@@ -48,23 +48,20 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
     """
     backbone = load_backbone(path, **choice)
     arch, network = backbone.architecture, backbone.network()
-    report = Report(backbone, list(backbone.checks))
-    stride = backbone.input.stride_in_1x1 and arch.bottleneck
-    report.obstacles = {
-        "detectron2": detectron2_obstacle(arch),
-        "torchvision": "the stride lies in the 1x1 convolutions, torchvision's in the 3x3; use the detectron2 target"
-        if stride
-        else "",
-    }
-    if not report.obstacles["detectron2"]:
-        report.checks += check_detectron2_features(network, arch, backbone.input.stride_in_1x1)
+    checks, obstacles = list(backbone.checks), {"detectron2": detectron2_obstacle(arch), "torchvision": ""}
+    if backbone.input.stride_in_1x1 and arch.bottleneck:
+        obstacles["torchvision"] = (
+            "the stride lies in the 1x1 convolutions, torchvision's in the 3x3; use the detectron2 target"
+        )
+    if not obstacles["detectron2"]:
+        checks += check_detectron2_features(network, arch, backbone.input.stride_in_1x1)
     if unchecked:
-        report.checks.append(Check("vital signs", True, "not checked, --unchecked"))
+        checks.append(Check("vital signs", True, "not checked, --unchecked"))
     else:
         pictures = read_images(images) if images else None
-        report.checks.append(check_vital_signs(network, backbone.input, pictures, backbone.batches))
-    require(report.checks, backbone.path)
-    return report
+        checks.append(check_vital_signs(network, backbone.input, pictures, backbone.batches))
+    require(checks, backbone.path)
+    return Report(backbone, checks, obstacles)
 
 
 def convert(path: str | Path, output: str | Path, target: str | None = None, **choice: Any) -> Report:

@@ -1,14 +1,14 @@
 """From a checkpoint file to a backbone in torchvision's names: recognise the network, rename, check."""
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from converters.architecture import Architecture, parse_arch
+from converters.architecture import Architecture
 from converters.checks import Check, check_digest, check_tensors, require
 from converters.fetching import fetch
 from converters.reading import prefix_errors, read_checkpoint
@@ -51,16 +51,16 @@ class Backbone:
     source_sha256: str
     dropped: list[str]
     input: InputConvention
-    assumed: str = ""
-    prefix: str = ""
-    others: list[str] = field(default_factory=list)
-    renamed: dict[str, str] = field(default_factory=dict)
-    reader: str = ""
-    container: str = ""
-    entries: list[str] = field(default_factory=list)
-    caveat: str = ""
-    batches: int = 0
-    checks: list[Check] = field(default_factory=list)
+    assumed: str
+    prefix: str
+    others: list[str]
+    renamed: dict[str, str]
+    reader: str
+    container: str
+    entries: list[str]
+    caveat: str
+    batches: int
+    checks: list[Check]
 
     @property
     def arch(self) -> str:
@@ -104,10 +104,10 @@ def build_network(arch: str, state_dict: dict[str, Tensor], convention: InputCon
         name: torch.zeros((), dtype=torch.long) for name, _ in network.named_buffers() if name.endswith("tracked")
     }
     network.load_state_dict(state_dict | counts, assign=True)
-    if convention.stride_in_1x1 and parse_arch(arch).bottleneck:
+    if convention.stride_in_1x1 and network.layer1[0].conv1.kernel_size == (1, 1):
         for stage in (network.layer2, network.layer3, network.layer4):
             stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
-    if parse_arch(arch).cifar:
+    if network.conv1.kernel_size == (3, 3):
         network.conv1.padding = (convention.stem_padding, convention.stem_padding)
     return network.eval()
 

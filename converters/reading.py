@@ -13,7 +13,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,9 @@ class Contents:
     reader: str
     sha256: str
     checksum: str
-    provenance: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    names: Collection[str] = ()
+    provenance: dict[str, Any]
+    settings: dict[str, Any]
+    names: Collection[str]
 
 
 def read_checkpoint(path: Path) -> Contents:

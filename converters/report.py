@@ -4,7 +4,7 @@ import re
 import shutil
 import sys
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class Report:
 
     backbone: Backbone
     checks: list[Check]
-    obstacles: dict[str, str] = field(default_factory=dict)
+    obstacles: dict[str, str]
     output: Path | None = None
 
 
