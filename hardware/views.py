@@ -12,10 +12,9 @@ from torch import Tensor
 from hardware.sample_images import draw_image
 from hardware.section import Figure, Options
 from pretrain.augment import build_transforms
-from pretrain.augment.fast_views import FastViews
+from pretrain.augment.views import FastViews, Views
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
-from pretrain.loader import Views
 
 NOTHING = AugmentConfig("nothing", jitter_p=0.0, gray_p=0.0, blur_p=0.0, solarize_p=0.0, flip_p=0.0)
 ALONE: dict[str, dict[str, Any]] = {
@@ -47,12 +46,14 @@ def measure(options: Options) -> Iterator[Figure]:
     device = torch.device(options.device)
     for name, changes in (ALONE | WHOLE).items():
         recipe = replace(NOTHING, size=size, **changes)
-        here = eight_bit_levels(FastViews(images, recipe, 2, 0, False), torch.device("cpu"), recipe)
-        there = eight_bit_levels(FastViews(images, recipe, 2, 0, False, batched=True), device, recipe)
+        here = eight_bit_levels(FastViews(images, recipe.for_views(2), 0, False), torch.device("cpu"), recipe)
+        there = eight_bit_levels(FastViews(images, recipe.for_views(2), 0, False, batched=True), device, recipe)
         most = MOST_WHOLE if name in WHOLE else MOST
         yield Figure(f"{name}: batches on {options.device} against single images", mean(here, there), "levels", most)
         if name in WHOLE:
-            slow = eight_bit_levels(Views(images, build_transforms(recipe, 2), 0, False), torch.device("cpu"), recipe)
+            slow = eight_bit_levels(
+                Views(images, build_transforms(recipe.for_views(2)), 0, False), torch.device("cpu"), recipe
+            )
             yield Figure(f"{name}: fast against reference", mean(here, slow), "levels", 1.0)
 
 

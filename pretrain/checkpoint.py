@@ -3,12 +3,14 @@
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from converters.tensor_digest import tensor_digest
+from runs.distributed import all_gather_object, rank, world_size
 from runs.errors import UserError
 from runs.files import checkpoint_name
-from runs.tensor_files import read_tensors, write_tensors
+from runs.folder import Run
+from runs.tensor_files import read_tensors, restore_errors, write_tensors
 
 NAME = re.compile(r"checkpoint_(\d{4,})(?:_(\d{8}))?\.pth\.tar")
 
@@ -17,6 +19,29 @@ def parse_name(path: Path) -> tuple[int, int | None]:
     """Epoch, counted from 0, and steps done (None at the epoch's end) of a checkpoint, by its name."""
     epoch, step = NAME.fullmatch(path.name).groups()  # type: ignore[union-attr]
     return int(epoch), int(step) if step else None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Load one checkpoint of ours, whole.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    state = read_tensors(path)
+    entries = {"epoch", "arch", "state_dict", "optimizer", "resume"}
+    whole = isinstance(state, dict) and set(state) >= entries and isinstance(state["resume"], dict)
+    if not whole or "generators" not in state["resume"]:
+        raise UserError(f"{path} is damaged (entries are missing)")
+    if "digest" in state and state["digest"] != tensor_digest(state["state_dict"]):
+        raise UserError(f"{path} is damaged (its tensors differ from its digest)")
+    return state
+
+
+class Resumable(Protocol):
+    """What goes on from a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what the checkpoint holds."""
 
 
 class Checkpoints:
@@ -61,7 +86,7 @@ class Checkpoints:
         paths = self.paths()
         for number, path in enumerate(paths):
             try:
-                state = self.load(path)
+                state = load_checkpoint(path)
             except UserError as error:
                 print(f"WARNING: {error}; falling back to the checkpoint before it", file=sys.stderr)
                 continue
@@ -74,13 +99,25 @@ class Checkpoints:
             )
         return None
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Load one checkpoint; raises `UserError` where it is damaged."""
-        state = read_tensors(path)
-        entries = {"epoch", "arch", "state_dict", "optimizer", "resume"}
-        whole = isinstance(state, dict) and set(state) >= entries and isinstance(state["resume"], dict)
-        if not whole or "generators" not in state["resume"]:
-            raise UserError(f"{path} is damaged (entries are missing)")
-        if "digest" in state and state["digest"] != tensor_digest(state["state_dict"]):
-            raise UserError(f"{path} is damaged (its tensors differ from its digest)")
-        return state
+    def resume(self, run: Run, training: Resumable) -> Path | None:
+        """Load the newest whole checkpoint, if there is one, into `training`; every process has to call it.
+
+        Raises:
+            UserError: there are checkpoints and none is whole, or another run or number of processes wrote it.
+        """
+        # Every process reads the same file; the first one chooses it.
+        found = self.load_newest() if rank() == 0 else None
+        path = all_gather_object(found[0] if found else None)[0]
+        if path is None:
+            return None
+        state = found[1] if found else load_checkpoint(path)
+        run.check_identity(path, state["resume"].get("run"))
+        written_by = len(state["resume"]["generators"])
+        if written_by != world_size():
+            raise UserError(
+                f"{path}: written by {written_by} processes; continue with as many (torchrun --nproc_per_node)"
+            )
+        again = f"finish the run with the version that began it, or delete {path.parent} to start again"
+        with restore_errors(path, again):
+            training.load_state_dict(state)
+        return path

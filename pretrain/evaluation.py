@@ -15,10 +15,11 @@ from torch import Tensor
 from converters import load_backbone
 from converters.without_dynamo import without_dynamo
 from pretrain.augment import evaluation_transform
+from pretrain.augment.views import NO_IMAGE, Views
 from pretrain.checkpoint import NAME, parse_name
 from pretrain.config import FREE, AugmentConfig, DataConfig, EvaluationConfig
 from pretrain.data import Images, fingerprints, open_splits
-from pretrain.loader import NO_IMAGE, Views, load_batches
+from pretrain.loader import load_batches
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
 from runs.files import RANDOM, read_yaml

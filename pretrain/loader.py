@@ -1,75 +1,20 @@
 """From images to batches that depend on (seed, epoch, index) alone: not on workers, processes or restarts."""
 
-import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
-import numpy
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 
-from pretrain.augment import Transform
-from pretrain.data import Images
-from runs.errors import NO_SHARED_MEMORY, BrokenImage, UserError, raise_errors
+from pretrain.augment.views import Key, Views
+from pretrain.method.base import Batch
+from runs.distributed import worker_count
+from runs.errors import NO_SHARED_MEMORY, UserError, raise_errors
 from runs.signals import shield_worker
-
-Key = tuple[int, int]
-NO_IMAGE = "data.root: not one image can be read; check the files"
-
-
-class Views(Dataset[Any]):
-    """Augmented views of images, addressed by (epoch, index), by one of `transforms` each.
-
-    With `skip_broken` a broken image is replaced by the next whole one instead of failing.
-    """
-
-    def __init__(self, images: Images, transforms: Sequence[Transform], seed: int, skip_broken: bool) -> None:
-        self.images, self.transforms, self.seed, self.skip_broken = images, transforms, seed, skip_broken
-
-    def __getitems__(self, keys: list[Key]) -> list[Any]:
-        """Return a batch's samples; the process's own random generators are left as they were."""
-        python, state = random.getstate(), torch.get_rng_state()
-        try:
-            return [self[key] for key in keys]
-        finally:
-            random.setstate(python)
-            torch.set_rng_state(state)
-
-    def __getitem__(self, key: Key) -> Any:
-        _, index = key
-        broken: list[str] = []
-        for step in range(len(self.images)):
-            place = (index + step) % len(self.images)
-            try:
-                return self.sample(place, key), self.images.labels[place], broken, index
-            except UserError as error:
-                if not self.skip_broken or not isinstance(error, BrokenImage):
-                    return error
-                broken.append(error.name)
-        return UserError(NO_IMAGE)
-
-    def sample(self, place: int, key: Key) -> list[Tensor]:
-        """Return the views of the image at `place`, drawn for `key`."""
-        image = self.images.open(place)
-        self.seed_generators(key)
-        return [transform(image) for transform in self.transforms]
-
-    def seed_generators(self, key: Key) -> None:
-        """Seed torch's and Python's generator: the releases' transforms draw from both."""
-        words = numpy.random.SeedSequence((self.seed, *key)).generate_state(2, numpy.uint64).tolist()
-        random.seed(words[0])
-        torch.default_generator.manual_seed(words[1] % 2**63)
-
-    def finish(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
-        """Turn a batch of samples into (N, 3, H, W) float views on a device."""
-        return [tensor.to(device, non_blocking=True) for tensor in tensors]
-
-    def __len__(self) -> int:
-        return len(self.images)
 
 
 @dataclass
@@ -171,19 +116,37 @@ def load_batches(views: Views, batches: Iterable[list[Key]], workers: int, pin: 
     return raise_errors(loader)
 
 
-class HostToDevice:
-    """Copies the loader's batches from host memory to the computing device, and finishes their views there.
+class DeviceLoader:
+    """The batches of a sampler's steps on the computing device, with finished views.
 
-    On a GPU both happen in a stream of their own. The processor is ahead of the device by about a step, so the copy
-    (pinned memory) and the colour of the fast pipeline run while the device computes the step before.
+    On a GPU copying and finishing happen in a stream of their own. The processor is ahead of the device by about a
+    step, so the copy (pinned memory) and the colour of the fast pipeline run while the device computes the step before.
+
+    Args:
+        views: of the images.
+        sampler: whose `steps` say which batches.
+        workers: loading processes, see `worker_count`.
+        device: where the views go.
+        channels_last: their memory layout.
+        broken: to this set the names of broken images are added.
     """
 
-    def __init__(self, views: Views, device: torch.device, channels_last: bool) -> None:
-        self.views, self.device = views, device
+    def __init__(
+        self, views: Views, sampler: StepSampler, workers: int, device: torch.device, channels_last: bool,
+        broken: set[str],
+    ) -> None:  # fmt: skip
+        self.views, self.sampler, self.workers, self.device, self.broken = views, sampler, workers, device, broken
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def __call__(self, tensors: list[Tensor], labels: Tensor) -> tuple[list[Tensor], Tensor]:
+    def __iter__(self) -> Iterator[Batch]:
+        loaded = load_batches(self.views, self.sampler, worker_count(self.workers), self.device.type == "cuda")
+        for step, batch in zip(self.sampler.steps, loaded, strict=False):
+            views, labels = self.to_device(batch.views, batch.labels)
+            self.broken.update(name for names in batch.broken for name in names)
+            yield Batch(views, labels, step, batch.indices)
+
+    def to_device(self, tensors: list[Tensor], labels: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return (N, 3, H, W) float views and labels (N,) on the device, ready for its current stream."""
         side: Any = torch.cuda.stream(self.stream) if self.stream else nullcontext()
         # Also where the caller computes under mixed precision: a bf16 blur would be another.

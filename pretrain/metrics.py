@@ -2,9 +2,10 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from pretrain.online_evaluation import OnlineEvaluation
 from runs.errors import UserError
 from runs.metrics_log import MetricsLog
 from runs.typed import build
+
+T = TypeVar("T")
 
 
 class Metrics:
@@ -58,6 +61,14 @@ class Metrics:
     def restart_clock(self, step: int) -> None:
         """Measure time from here on; what lies between, evaluating and saving, does not count."""
         self.waited, self.mark, self.mark_step = 0.0, time.time(), step
+
+    def time_waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield the batches; the time that each one is waited for is added up."""
+        before = time.time()
+        for batch in batches:
+            self.waited += time.time() - before
+            yield batch
+            before = time.time()
 
     def update(self, step: int, output: dict[str, Tensor], lr: float) -> bool:
         """Take a step into account that has been done: `step` counts it, `output` is what the method returned.

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import ResNet
 
-from converters.architecture import parse_arch
 from pretrain.collectives import average_gradients
 from pretrain.config import PretrainConfig, ProbeConfig
 from pretrain.data import Images
@@ -25,16 +24,17 @@ from pretrain.knn.evaluation import knn_accuracy
 class OnlineProbe:
     """A linear classifier of the pooled features that a pre-training step computes anyway, of all its views.
 
-    The features, C = `channels`, are what the `fc` of `network`, the backbone, is given. `batch_size` is that of all
-    processes together.
+    The features are what the `fc` of `network`, the backbone, is given. `batch_size` is that of all processes together.
 
     NOTE: it starts at zero, where solo-learn draws: the problem is convex, and the run's own draws stay as they are.
     """
 
     def __init__(
-        self, config: ProbeConfig, network: ResNet, channels: int, classes: int, batch_size: int, device: torch.device
+        self, config: ProbeConfig, network: ResNet, classes: int, batch_size: int, device: torch.device
     ) -> None:
         self.network = network
+        # What `layer4` puts out.
+        channels = network.inplanes
         self.classifier = nn.Linear(channels, classes, device="meta").to_empty(device=device)
         for parameter in self.classifier.parameters():
             nn.init.zeros_(parameter)
@@ -89,8 +89,7 @@ class OnlineEvaluation:
         self.val, self.classes, chance = val, len(train.classes), random.Random(0)
         self.probe: OnlineProbe | None = None
         if config.probe.enabled:
-            channels = parse_arch(config.arch).out_channels
-            self.probe = OnlineProbe(config.probe, network, channels, self.classes, config.batch_size, device)
+            self.probe = OnlineProbe(config.probe, network, self.classes, config.batch_size, device)
         limits = (config.monitor.knn_bank, config.monitor.knn_queries)
         # The splits are sorted by class, so a part has to be drawn.
         self.parts = [

@@ -1,11 +1,9 @@
 """The training loop: one process or many, stopped and continued anywhere, bit for bit."""
 
 import os
-import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,22 +13,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from converters import Backbone
-from pretrain.augment import build_transforms
-from pretrain.augment.fast_views import build_views
+from pretrain.augment.views import build_views
 from pretrain.batch_norm import synchronize_norms
 from pretrain.checkpoint import Checkpoints
-from pretrain.collapse.measure_checkpoint import compute_outputs
-from pretrain.collapse.measures import bias_center_cosine
+from pretrain.collapse.measure_checkpoint import training_set_bias_cosine
 from pretrain.config import FREE, PretrainConfig
 from pretrain.data import Images, fingerprints, open_training
 from pretrain.initial_weights import load_initial_weights
-from pretrain.loader import HostToDevice, StepSampler, Views, load_batches
-from pretrain.method.base import Batch, Method, TrainingPlan, build_method
+from pretrain.loader import DeviceLoader, StepSampler
+from pretrain.method.base import Method, TrainingPlan, build_method
 from pretrain.metrics import Metrics
 from pretrain.online_evaluation import OnlineEvaluation
 from pretrain.optim import Schedule, build_optimizer
 from pretrain.view_grid import save_view_grid
-from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
+from runs.distributed import all_gather_object, process_group, rank, set_precision, world_size
 from runs.errors import UserError
 from runs.files import VIEWS, sha256
 from runs.folder import RECORD, Run, claim_run
@@ -38,12 +34,8 @@ from runs.progress import Progress
 from runs.record import Dataset, Subject, read_record
 from runs.seeds import generator_states, seed_everything, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals
-from runs.tensor_files import restore_errors
 from runs.typed import build
 
-# Training images whose center the predictor's bias is compared with. Two views of each make a mean of 4096 outputs,
-# whose standard error is a 64th of a residual.
-CENTER = 2048
 # What touches no weight either, besides `FREE`.
 FREE_TOO = ("checkpoint", "log_every", "tensorboard", "wandb", "on_collapse", "init")
 
@@ -70,7 +62,6 @@ def pretrain(config: PretrainConfig) -> float | None:
             if run.done:
                 return run.done.metrics.get("knn_top1")
             trainer = Trainer(config, run, device, train_set, val_set, initial)
-            trainer.resume()
             with trainer.signals.listen():
                 trainer.train()
                 signalled = trainer.stopped.startswith("SIG")
@@ -84,9 +75,12 @@ def pretrain(config: PretrainConfig) -> float | None:
 
 
 class Trainer:
-    """One run in one process: without `val_set` nothing is evaluated, without `initial` weights they are drawn.
+    """One run in one process, from its newest checkpoint on, where there is one.
+
+    Without `val_set` nothing is evaluated, without `initial` weights they are drawn.
 
     Attributes:
+        checkpoint: the newest one; None before the first, and in all processes but the first None until a resume.
         step: steps done.
         stopped: why the run ends before its last step: a signal's name, `collapse`, or nothing.
     """
@@ -99,9 +93,9 @@ class Trainer:
         self.autocast = set_precision(config.precision, device, config.threads)
         self.train_set, self.val_set = train_set, val_set
         skip_broken, count = config.data.skip_broken, len(train_set)
-        self.broken: set[str] = set()
+        broken: set[str] = set()
         if config.data.cache:
-            self.broken = {name for split in (train_set, val_set) if split for name in split.cache(skip_broken)}
+            broken = {name for split in (train_set, val_set) if split for name in split.cache(skip_broken)}
         self.sampler = StepSampler(count, config.batch_size, config.seed, rank(), world_size())
         if config.batch_size // world_size() < 2:
             raise UserError(
@@ -121,8 +115,8 @@ class Trainer:
             synchronize_norms(self.method, device)
         self.schedule = Schedule(config.optimizer, config.batch_size, self.steps_per_epoch, config.epochs)
         self.optimizer = build_optimizer(self.method.groups(), config.optimizer, self.schedule.peak)
-        self.views = build_views(train_set, config.augment, self.method.views, config.seed, skip_broken, device)
-        self.host_to_device = HostToDevice(self.views, device, config.channels_last)
+        views = build_views(train_set, config.augment.for_views(self.method.views), config.seed, skip_broken, device)
+        self.loader = DeviceLoader(views, self.sampler, config.data.workers, device, config.channels_last, broken)
         self.model: nn.Module = self.method
         if world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -133,9 +127,10 @@ class Trainer:
         online = OnlineEvaluation(config, self.method.backbone(), train_set, val_set, device) if val_set else None
         self.probe = online.probe if online else None
         self.metrics = Metrics(config, self.plan, self.method, online)
-        self.checkpoints = Checkpoints(Path(config.output), config.checkpoint.keep, config.checkpoint.keep_every)
         self.signals = StopSignals(DEADLINE)
         self.step, self.seconds, self.stopped = 0, 0.0, ""
+        self.checkpoints = Checkpoints(run.path, config.checkpoint.keep, config.checkpoint.keep_every)
+        self.checkpoint = self.checkpoints.resume(run, self)
 
     def train(self) -> None:
         """Train to the last step, to a signal, or to a collapse with `on_collapse=stop`."""
@@ -148,7 +143,8 @@ class Trainer:
         with Progress(self.plan.steps, title, "step", self.step, Path(config.output), disable=rank() > 0) as bar:
             metrics.evaluate(self.step, bool(self.stopped))
             method.train()
-            for batch in self.batches():
+            self.sampler.steps = range(self.step, self.step if self.stopped else self.plan.steps)
+            for batch in metrics.time_waiting(self.signals.interruptible(self.loader)):
                 lr, peak = self.schedule(self.step), self.schedule.peak
                 for group in optimizer.param_groups:
                     group["lr"] = peak if group.get("fix_lr") else lr
@@ -186,23 +182,12 @@ class Trainer:
         if metrics.log:
             metrics.log.close()
 
-    def batches(self) -> Iterator[Batch]:
-        """Yield the batches from the present step to the last one, each on the device."""
-        before = time.time()
-        self.sampler.steps = steps = range(self.step, self.step if self.stopped else self.plan.steps)
-        workers = worker_count(self.config.data.workers)
-        loaded = load_batches(self.views, self.sampler, workers, self.device.type == "cuda")
-        for step, batch in zip(steps, self.signals.interruptible(loaded), strict=False):
-            views, labels = self.host_to_device(batch.views, batch.labels)
-            self.metrics.waited += time.time() - before
-            self.broken.update(name for names in batch.broken for name in names)
-            yield Batch(views, labels, step, batch.indices)
-            before = time.time()
-
     def print_plan(self) -> None:
         """Say what will be done, and draw some of the views."""
         val = self.val_set.describe() if self.val_set else "no validation images: neither kNN nor a probe"
         world, plan, config = world_size(), self.plan, self.config
+        if self.checkpoint:
+            print(f"continuing after step {self.step} of {plan.steps} from {self.checkpoint.name}")
         images = f"{world} x {config.batch_size // world}" if world > 1 else str(config.batch_size)
         print(
             f"{self.train_set.describe()}\n{val}\n"
@@ -213,9 +198,9 @@ class Trainer:
         if filled > max(plan.steps / 2, plan.steps_per_epoch):
             late = f"the queue is full of keys only after {filled} of {plan.steps} steps"
             print(f"NOTE: {late}; give a smaller method.queue or more epochs", file=sys.stderr)
-        if self.broken:
-            print(f"{len(self.broken)} broken images are left out: {', '.join(sorted(self.broken)[:3])} …")
-        save_view_grid(self.views, config.augment, Path(config.output) / VIEWS)
+        if broken := self.loader.broken:
+            print(f"{len(broken)} broken images are left out: {', '.join(sorted(broken)[:3])} …")
+        save_view_grid(self.loader.views, config.augment, self.run.path / VIEWS)
 
     def agreed_signal(self) -> str:
         """The signal that ends the run before its last step; all processes agree on it."""
@@ -233,37 +218,14 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint; every process has to call it."""
-        self.metrics.check_finite(self.step)
-        self.broken = {name for names in all_gather_object(self.broken) for name in names}
         state = self.state_dict()
+        self.metrics.check_finite(self.step)
         if rank() == 0:
             epoch, inside = divmod(self.step, self.steps_per_epoch)
-            self.checkpoints.save(state, epoch if inside else epoch - 1, self.step if inside else None)
-        self.metrics.restart_clock(self.step)
-
-    def resume(self) -> None:
-        """Load the newest whole checkpoint, if there is one.
-
-        Raises:
-            UserError: there are checkpoints and none is whole, or another run or number of processes wrote it.
-        """
-        # Every process reads the same file; the first one chooses it.
-        found = self.checkpoints.load_newest() if rank() == 0 else None
-        path = all_gather_object(found[0] if found else None)[0]
-        if path is None:
-            return
-        state = found[1] if found else self.checkpoints.load(path)
-        self.run.check_identity(path, state["resume"].get("run"))
-        written_by = len(state["resume"]["generators"])
-        if written_by != world_size():
-            raise UserError(
-                f"{path}: written by {written_by} processes; continue with as many (torchrun --nproc_per_node)"
+            self.checkpoint = self.checkpoints.save(
+                state, epoch if inside else epoch - 1, self.step if inside else None
             )
-        again = f"finish the run with the version that began it, or delete {path.parent} to start again"
-        with restore_errors(path, again):
-            self.load_state_dict(state)
-        if rank() == 0:
-            print(f"continuing after step {self.step} of {self.plan.steps} from {path.name}")
+        self.metrics.restart_clock(self.step)
 
     def state_dict(self) -> dict[str, Any]:
         """The official release's entries, and `resume` with what else an exact resume needs.
@@ -271,9 +233,11 @@ class Trainer:
         Every process has to call it. All of it loads with `torch.load(weights_only=True)`.
         """
         epoch, inside = divmod(self.step, self.steps_per_epoch)
+        generators, broken = zip(*all_gather_object((generator_states(), self.loader.broken)), strict=True)
+        self.loader.broken = set().union(*broken)
         resume = {
-            "run": self.run.identity, "step": self.step, "seconds": self.seconds, "broken": sorted(self.broken),
-            "generators": all_gather_object(generator_states()), "metrics": self.metrics.state_dict(),
+            "run": self.run.identity, "step": self.step, "seconds": self.seconds, "broken": sorted(self.loader.broken),
+            "generators": list(generators), "metrics": self.metrics.state_dict(),
         }  # fmt: skip
         if self.probe:
             resume["probe"] = self.probe.state_dict()
@@ -298,7 +262,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         set_generator_states(resume["generators"][rank()])
         self.step, self.seconds = int(resume["step"]), build(float, resume["seconds"], "seconds")
-        self.broken = set(build(list[str], resume["broken"], "broken"))
+        self.loader.broken = set(build(list[str], resume["broken"], "broken"))
         self.metrics.load_state_dict(resume["metrics"])
         if self.probe:
             self.probe.load_state_dict(resume["probe"])
@@ -307,7 +271,12 @@ class Trainer:
 
     def record(self) -> None:
         """Write `result.json`, after which the run is done, and print the verdict; for the first process."""
-        config, metrics, path = self.config, self.metrics, self.checkpoints.paths()[0]
+        config, metrics, path = self.config, self.metrics, self.checkpoint
+        assert path is not None
+        found = metrics.summary()
+        if "bias_center_cosine" in found:
+            skip_broken = config.data.skip_broken
+            found |= training_set_bias_cosine(self.method, self.train_set, config.augment, config.seed, skip_broken)
         epochs = self.step // self.steps_per_epoch
         init = {}
         if source := self.initial:
@@ -317,24 +286,18 @@ class Trainer:
         self.run.finish(
             Subject(config.variant or config.method.name, config.arch, epochs, path.name, sha256(path)),
             Dataset(self.train_set.name, "train", len(self.train_set), self.train_set.fingerprint),
-            metrics.summary() | self.training_set_bias_cosine(),
+            found,
             verdict=verdict,
-            details={"steps": self.step, "broken_images": sorted(self.broken), "processes": world_size(), **init},
+            details={
+                "steps": self.step,
+                "broken_images": sorted(self.loader.broken),
+                "processes": world_size(),
+                **init,
+            },
             seconds=self.seconds,
         )
         knn = f"; kNN {metrics.accuracies['knn_top1']:.1f} %" if "knn_top1" in metrics.accuracies else ""
         print(f"{verdict}{knn} -> {path}")
-
-    def training_set_bias_cosine(self) -> dict[str, float]:
-        """The last bias against the center of the training set, where training compared it with that of a batch."""
-        if "bias_center_cosine" not in self.metrics.details:
-            return {}
-        config, count = self.config, len(self.train_set)
-        indices = sorted(random.Random(config.seed).sample(range(count), min(count, CENTER)))
-        views = Views(self.train_set, build_transforms(config.augment, 2), config.seed, config.data.skip_broken)
-        z, z2, _, bias = compute_outputs(self.method, views, indices)
-        assert z2 is not None
-        return {} if bias is None else {"bias_set_cosine": bias_center_cosine(bias, z, z2)}
 
 
 def check_compiler() -> None:

@@ -8,8 +8,8 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from pretrain.augment import denormalize
+from pretrain.augment.views import Views
 from pretrain.config import AugmentConfig
-from pretrain.loader import Views
 from runs.errors import UserError
 from runs.files import atomic_write
 

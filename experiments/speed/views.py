@@ -34,10 +34,10 @@ from hardware.measure_peak_rates import decode_rate
 from hardware.section import OFFICIAL
 from pretrain import augment
 from pretrain.augment import build_transforms
-from pretrain.augment.fast_views import FastViews
+from pretrain.augment.views import FastViews, Views
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
-from pretrain.loader import Views, collate
+from pretrain.loader import collate
 
 CPU = torch.device("cpu")
 BATCH = 32
@@ -71,7 +71,7 @@ def as_images(files: list[bytes]) -> Images:
 
 def fast_views(files: list[bytes], config: AugmentConfig, colour: bool = True) -> Callable[[], Any]:
     """All files through the fast pipeline; without `colour`, what is left to the processor beside a GPU."""
-    views = FastViews(as_images(files), config, 2, 0, False, batched=not colour)
+    views = FastViews(as_images(files), config.for_views(2), 0, False, batched=not colour)
 
     def work() -> None:
         for first in range(0, len(files), BATCH):
@@ -84,7 +84,7 @@ def fast_views(files: list[bytes], config: AugmentConfig, colour: bool = True) -
 
 def reference_views(files: list[bytes], config: AugmentConfig) -> Callable[[], Any]:
     """The same through this project's reference pipeline."""
-    views = Views(as_images(files), build_transforms(config, 2), 0, False)
+    views = Views(as_images(files), build_transforms(config.for_views(2)), 0, False)
 
     def work() -> None:
         for first in range(0, len(files), BATCH):

@@ -1,8 +1,8 @@
 """The view recipes, as data: each YAML file in this folder is one, and becomes torchvision transforms here.
 
 The path through PIL is the reference: the same transforms in the same order as the official releases, so that one seed
-gives the same bits. The fast path draws the same parameters (`fast_views`) and computes the same pixels up to
-rounding, on the CPU (`pixels`) or on batches on any device (`batched_colour`).
+gives the same bits. The fast path draws the same parameters (`view_parameters`) and computes the same pixels up to
+rounding, on the CPU (`opencv_operations`) or on batches on any device (`batched_colour`).
 """
 
 import random
@@ -23,9 +23,9 @@ with without_dynamo():
 Transform = Callable[[Image.Image], Tensor]
 
 
-def build_transforms(config: AugmentConfig, views: int) -> list[Transform]:
+def build_transforms(recipes: list[AugmentConfig]) -> list[Transform]:
     """Build a transform for each view, from a PIL RGB image to a (3, size, size) float tensor, normalized."""
-    return [_view(recipe) for recipe in config.for_views(views)]
+    return [_view(recipe) for recipe in recipes]
 
 
 def evaluation_transform(config: AugmentConfig) -> Transform:

@@ -1,4 +1,4 @@
-"""The colour of a view on whole batches of tensors, on any device: the arithmetic of `pixels` in float32.
+"""The colour of a view on whole batches of tensors, on any device: the arithmetic of `opencv_operations` in float32.
 
 Values stay 0 to 255 and are cut or rounded after every operation as Pillow does it. The groups of images that an
 operation meets are formed on the CPU from what was drawn, so a GPU is never waited for.
@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pretrain.augment.pixels import extended_box, hue_steps
+from pretrain.augment.opencv_operations import extended_box, hue_steps
 from pretrain.config import AugmentConfig
 
 # Pillow's fixed-point ITU-R 601 luminance (src/libImaging/Convert.c, L24); whole numbers below 2^24, exact in float32.
@@ -31,22 +31,22 @@ def blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
-    """See `pixels`."""
+    """See `opencv_operations`."""
     return (x * factor).clamp_(0, 255).trunc_()
 
 
 def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """See `pixels`."""
+    """See `opencv_operations`."""
     return blend(x, (luminance(x).mean(dim=(2, 3), keepdim=True) + 0.5).floor_(), factor)
 
 
 def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
-    """See `pixels`."""
+    """See `opencv_operations`."""
     return blend(x, luminance(x), factor)
 
 
 def adjust_hue(x: Tensor, steps: Tensor) -> Tensor:
-    """See `pixels`; `steps` (n, 1, 1, 1) are 255ths of the circle, `pixels.hue_steps` of the factor."""
+    """See `opencv_operations`; `steps` (n, 1, 1, 1) are 255ths of the circle, its `hue_steps` of the factor."""
     r, g, b = x.unbind(dim=1)  # each n-by-H-by-W
     value, low = x.amax(dim=1), x.amin(dim=1)
     chroma = value - low
@@ -66,7 +66,7 @@ def adjust_hue(x: Tensor, steps: Tensor) -> Tensor:
 
 
 def solarize(x: Tensor) -> Tensor:
-    """See `pixels`."""
+    """See `opencv_operations`."""
     return torch.where(x < 128, x, 255 - x)
 
 
@@ -76,7 +76,7 @@ def blur(x: Tensor, matrices: Tensor) -> Tensor:
 
 
 def blur_matrices(sigmas: Tensor, size: int, kernel: int, device: torch.device) -> Tensor:
-    """The blur of `pixels` as (n, size, size) matrices, borders included, on `device`.
+    """The blur of `opencv_operations` as (n, size, size) matrices, borders included, on `device`.
 
     From sigmas (n,) on the CPU; `kernel` is the side of the Gaussian's kernel, 0 for Pillow's three boxes.
     """
@@ -130,7 +130,7 @@ def normalize(pixels: Tensor, config: AugmentConfig) -> Tensor:
     return view
 
 
-def colour(crops: Tensor, drawn: Tensor | None, config: AugmentConfig) -> Tensor:
+def colour_and_normalize(crops: Tensor, drawn: Tensor | None, config: AugmentConfig) -> Tensor:
     """Return normalized views (N, 3, S, S) float32 of crops (N, 3, S, S) uint8, on the device of those.
 
     `drawn` are (N, 12) `ViewParameters.vector`s on the CPU; None for crops that have their colour.

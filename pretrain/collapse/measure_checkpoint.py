@@ -13,12 +13,13 @@ from torch import Tensor
 
 from pretrain import monitor
 from pretrain.augment import build_transforms
-from pretrain.checkpoint import Checkpoints
+from pretrain.augment.views import Views
+from pretrain.checkpoint import load_checkpoint
 from pretrain.collapse import CollapseConfig, figure, measures
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.evaluation import Evaluation, Result, evaluate, settings_beside
-from pretrain.loader import Views, load_batches
+from pretrain.loader import load_batches
 from pretrain.method.base import Method, TrainingPlan, build_method
 from pretrain.method.config import METHODS
 from runs.errors import UserError
@@ -26,6 +27,9 @@ from runs.files import RANDOM
 from runs.folder import CONFIG
 from runs.tensor_files import restore_errors
 
+# Images whose center a predictor's bias is compared with. Two views of each make a mean of 4096 outputs, whose standard
+# error is a 64th of a residual.
+CENTER = 2048
 # What each number says: name, value of a healthy output, of a collapsed one, in words.
 MEANING = {
     "std": ("1/√d", "0", "standard deviation of a channel of the normalized output"),
@@ -77,6 +81,20 @@ def compute_outputs(method: Method, views: Views, indices: list[int], batch_size
     return Outputs(z, torch.cat(second), p, measures.last_bias(method, z.shape[1]))
 
 
+def training_set_bias_cosine(
+    method: Method, images: Images, augment: AugmentConfig, seed: int, skip_broken: bool
+) -> dict[str, float]:
+    """`bias_set_cosine`, that of the predictor's last bias and the center of `CENTER` images, two views of each.
+
+    Nothing for a method without such a bias. The images are drawn by `seed`.
+    """
+    indices = sorted(random.Random(seed).sample(range(len(images)), min(len(images), CENTER)))
+    views = Views(images, build_transforms(augment.for_views(2)), seed, skip_broken)
+    z, z2, _, bias = compute_outputs(method, views, indices)
+    assert z2 is not None
+    return {} if bias is None else {"bias_set_cosine": measures.bias_center_cosine(bias, z, z2)}
+
+
 def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[Method, AugmentConfig] | None:
     """Load a checkpoint that `python -m pretrain` wrote, with its heads, and the views that it was trained on.
 
@@ -98,7 +116,7 @@ def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[
             max(len(train) // settings["batch_size"], 1), settings["batch_size"], len(train.classes), len(train),
         )  # fmt: skip
         method = build_method(METHODS[settings["method"]["name"]](**settings["method"]), plan)
-    state = Checkpoints(checkpoint.parent, 1, 0).load(checkpoint)["state_dict"]
+    state = load_checkpoint(checkpoint)["state_dict"]
     try:
         method.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
     except RuntimeError as error:
@@ -140,7 +158,7 @@ def outputs_to_measure(config: CollapseConfig, evaluation: Evaluation) -> tuple[
     if config.augment.mean or config.augment.std:
         raise UserError("augment.mean, augment.std: the heads see the views of their training; add heads=false")
     method, augment = loaded
-    views = Views(val, build_transforms(augment, 2), config.seed, config.data.skip_broken)
+    views = Views(val, build_transforms(augment.for_views(2)), config.seed, config.data.skip_broken)
     found = compute_outputs(method, views, indices, config.batch_size)
     return "the heads' output", found
 

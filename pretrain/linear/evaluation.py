@@ -14,16 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
-from converters.architecture import parse_arch
-from pretrain.augment.fast_views import build_views
+from pretrain.augment.views import build_views
 from pretrain.collectives import all_reduce, average_gradients
 from pretrain.config import OptimizerConfig
 from pretrain.data import Images
 from pretrain.evaluation import Evaluation, Features, Result, evaluate
 from pretrain.linear import LinearConfig
-from pretrain.loader import HostToDevice, StepSampler, load_batches
+from pretrain.loader import DeviceLoader, StepSampler
 from pretrain.optim import Schedule, build_optimizer
-from runs.distributed import all_gather_object, rank, worker_count, world_size
+from runs.distributed import all_gather_object, rank, world_size
 from runs.errors import UserError
 from runs.metrics_log import MetricsLog
 from runs.tensor_files import read_tensors, restore_errors, write_tensors
@@ -133,12 +132,8 @@ def evaluate_linear(config: LinearConfig) -> float:
         if config.data.cache:
             evaluation.train.cache(config.data.skip_broken)
         before = evaluation.network.weights_checksum()
-        classifiers = LinearClassifiers(
-            config,
-            parse_arch(evaluation.network.subject.arch).out_channels,
-            len(evaluation.train.classes),
-            evaluation.device,
-        )
+        channels = evaluation.network.network.inplanes  # what `layer4` puts out
+        classifiers = LinearClassifiers(config, channels, len(evaluation.train.classes), evaluation.device)
         broken = train_classifiers(config, evaluation, classifiers)
         if evaluation.network.weights_checksum() != before:
             raise AssertionError("the frozen network changed during linear evaluation")
@@ -230,14 +225,11 @@ def cached_batches(features: Features, images: Images, sampler: StepSampler) -> 
 def augmented_batches(config: LinearConfig, evaluation: Evaluation, sampler: StepSampler, broken: set[str]) -> Batches:
     """Batches of features of views that are drawn anew; the names of broken images are added to `broken`."""
     network, device = evaluation.network, evaluation.device
-    views = build_views(evaluation.train, network.augment, 1, config.seed, config.data.skip_broken, device)
-    host_to_device = HostToDevice(views, device, config.channels_last)
-    for batch in load_batches(views, sampler, worker_count(config.data.workers), device.type == "cuda"):
-        images, labels = host_to_device(batch.views, batch.labels)
-        broken.update(name for names in batch.broken for name in names)
+    views = build_views(evaluation.train, [network.augment], config.seed, config.data.skip_broken, device)
+    for batch in DeviceLoader(views, sampler, config.data.workers, device, config.channels_last, broken):
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            features = network(images[0]).float()
-        yield features, labels
+            features = network(batch.views[0]).float()
+        yield features, batch.labels
 
 
 def few_steps(config: LinearConfig, images: int) -> str:

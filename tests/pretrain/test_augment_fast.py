@@ -16,14 +16,16 @@ from PIL import Image, ImageFilter
 from scipy.stats import ks_2samp
 from torch import Tensor
 
-import pretrain.augment.fast_views
+import pretrain.augment.views
 from pretrain import augment
-from pretrain.augment import batched_colour, pixels
-from pretrain.augment.fast_views import FastViews, ParameterSampler, build_views, colour
+from pretrain.augment import batched_colour
+from pretrain.augment import opencv_operations as opencv
+from pretrain.augment.view_parameters import ParameterSampler
+from pretrain.augment.views import FastViews, Views, apply_colour, build_views
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.data.decoding import LazyImage
-from pretrain.loader import StepSampler, Views, load_batches
+from pretrain.loader import StepSampler, load_batches
 from runs.errors import BrokenImage, UserError
 from runs.settings import check_values
 from tests.pretrain.processes import lines, run, small
@@ -88,29 +90,29 @@ def difference(a: Array, b: Array) -> tuple[float, float]:
 Case = tuple[tuple[float, ...], Callable[..., Any], Callable[..., Any], Callable[..., Any], float, float]
 FACTORS = (0.0, 0.2, 0.6, 0.93, 1.0, 1.37, 1.8)
 CASES: dict[str, Case] = {
-    "brightness": (FACTORS, F.adjust_brightness, pixels.adjust_brightness, batched_colour.adjust_brightness, 0, 0),
-    "contrast": (FACTORS, F.adjust_contrast, pixels.adjust_contrast, batched_colour.adjust_contrast, 1, 0.05),
-    "saturation": (FACTORS, F.adjust_saturation, pixels.adjust_saturation, batched_colour.adjust_saturation, 1, 0.01),
+    "brightness": (FACTORS, F.adjust_brightness, opencv.adjust_brightness, batched_colour.adjust_brightness, 0, 0),
+    "contrast": (FACTORS, F.adjust_contrast, opencv.adjust_contrast, batched_colour.adjust_contrast, 1, 0.05),
+    "saturation": (FACTORS, F.adjust_saturation, opencv.adjust_saturation, batched_colour.adjust_saturation, 1, 0.01),
     "hue": (
-        (-0.2, -0.1, -0.003, 0.0, 0.05, 0.1, 0.2), F.adjust_hue, pixels.adjust_hue,
-        lambda x, f: batched_colour.adjust_hue(x, torch.full_like(f, pixels.hue_steps(float(f[0])))), 6, 0.02,
+        (-0.2, -0.1, -0.003, 0.0, 0.05, 0.1, 0.2), F.adjust_hue, opencv.adjust_hue,
+        lambda x, f: batched_colour.adjust_hue(x, torch.full_like(f, opencv.hue_steps(float(f[0])))), 6, 0.02,
     ),
     "solarize": (
-        (0.0,), lambda i, _: F.solarize(i, 128), lambda x, _: pixels.solarize(x),
+        (0.0,), lambda i, _: F.solarize(i, 128), lambda x, _: opencv.solarize(x),
         lambda x, _: batched_colour.solarize(x),
         0, 0,
     ),
     "gray": (
-        (0.0,), lambda i, _: F.to_grayscale(i, 3), lambda x, _: numpy.stack([pixels.luminance(x)] * 3, axis=2),
+        (0.0,), lambda i, _: F.to_grayscale(i, 3), lambda x, _: numpy.stack([opencv.luminance(x)] * 3, axis=2),
         lambda x, _: batched_colour.luminance(x).expand_as(x), 1, 0.002,
     ),
     "box blur": (
-        (0.1, 0.35, 0.8, 1.23, 1.7, 2.0), lambda i, s: i.filter(ImageFilter.GaussianBlur(s)), pixels.box_blur,
+        (0.1, 0.35, 0.8, 1.23, 1.7, 2.0), lambda i, s: i.filter(ImageFilter.GaussianBlur(s)), opencv.box_blur,
         lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), x.shape[-1], 0, CPU)), 3, 0.9,
     ),
     "kernel blur": (
         (0.1, 0.35, 0.8, 1.23, 2.0), lambda i, s: F.gaussian_blur(i, 23, [s, s]),
-        lambda x, s: pixels.kernel_blur(x, s, 23),
+        lambda x, s: opencv.kernel_blur(x, s, 23),
         lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), x.shape[-1], 23, CPU)), 1, 0.02,
     ),
 }  # fmt: skip
@@ -136,7 +138,7 @@ def test_resizing_equals_pillows(interpolation: str) -> None:
     for box in ((0, 0, 120, 90), (10, 5, 101, 77), (30, 30, 64, 50), (7, 9, 39, 41)):
         crop = picture(0).crop(box)
         expected = numpy.array(crop.resize((32, 32), getattr(Image.Resampling, interpolation.upper())))
-        largest, mean = difference(pixels.resize(numpy.array(crop), 32, interpolation), expected)
+        largest, mean = difference(opencv.resize(numpy.array(crop), 32, interpolation), expected)
         assert largest <= 1 and mean <= 0.06
 
 
@@ -146,8 +148,8 @@ def test_one_seed_gives_the_references_views(files: Images, name: str, on_device
     config = recipe(name, size=48, eval_resize=0)
     keys = [(1, i) for i in range(len(files))]
     reference, fast = (
-        Views(files, augment.build_transforms(config, 2), 7, False),
-        FastViews(files, config, 2, 7, False, on_device),
+        Views(files, augment.build_transforms(config.for_views(2)), 7, False),
+        FastViews(files, config.for_views(2), 7, False, on_device),
     )
     expected, found = levels(batch(reference, keys), config), levels(batch(fast, keys), config)
     gap = (expected - found).abs()
@@ -162,7 +164,10 @@ def test_one_seed_gives_the_references_views(files: Images, name: str, on_device
 @pytest.mark.parametrize("name", NAMES)
 def test_it_draws_from_both_generators_exactly_what_the_reference_draws(files: Images, name: str) -> None:
     config = recipe(name, size=16)
-    reference, fast = Views(files, augment.build_transforms(config, 2), 3, False), FastViews(files, config, 2, 3, False)
+    reference, fast = (
+        Views(files, augment.build_transforms(config.for_views(2)), 3, False),
+        FastViews(files, config.for_views(2), 3, False),
+    )
     for index in range(12):
         left = []
         for views in (reference, fast):
@@ -201,7 +206,7 @@ def crop_numbers(box: tuple[int, int, int, int]) -> dict[str, float]:
 def test_drawn_parameters_follow_the_references_distributions(spied: dict[str, list[float]]) -> None:
     """Other seeds than the reference's: nothing agrees because it is the same draw."""
     config, image = recipe("simsiam", size=8), picture(0, 60, 40)
-    (view,) = augment.build_transforms(config, 1)
+    (view,) = augment.build_transforms(config.for_views(1))
     for seed in range(600):
         random.seed(seed)
         torch.manual_seed(seed)
@@ -242,14 +247,19 @@ def statistics(views: Tensor) -> dict[str, list[float]]:
 
 def test_statistics_of_pixels_are_the_references_on_other_seeds(files: Images) -> None:
     config = recipe("simsiam", size=48)
-    reference, fast = Views(files, augment.build_transforms(config, 2), 0, False), FastViews(files, config, 2, 1, False)
+    reference, fast = (
+        Views(files, augment.build_transforms(config.for_views(2)), 0, False),
+        FastViews(files, config.for_views(2), 1, False),
+    )
     keys = [(epoch, i) for epoch in range(10) for i in range(len(files))]
     found, expected = levels(batch(fast, keys), config), levels(batch(reference, keys), config)
     for name, values in statistics(found).items():
         assert ks_2samp(values, statistics(expected)[name]).pvalue > 1e-3, name
     # It can fail: without a blur the sharpness differs, without jitter the colour.
     for name, change in (("sharpness", {"blur_p": 0.0}), ("colour", {"gray_p": 0.0})):
-        other = statistics(levels(batch(FastViews(files, replace(config, **change), 2, 1, False), keys), config))
+        other = statistics(
+            levels(batch(FastViews(files, replace(config, **change).for_views(2), 1, False), keys), config)
+        )
         assert ks_2samp(other[name], statistics(expected)[name]).pvalue < 1e-3, name
 
 
@@ -261,18 +271,20 @@ def without_antialias(image: Array, size: int, _: str) -> Array:
 WRONG: dict[str, tuple[str, Any]] = {
     "no antialias": ("resize", without_antialias),
     "jitter in a fixed order": (
-        "colour", lambda x, d, c: colour(x, replace(d, jitter=tuple(sorted(d.jitter))), c),
+        "apply_colour", lambda x, d, c: apply_colour(x, replace(d, jitter=tuple(sorted(d.jitter))), c),
     ),
-    "channels exchanged": ("planes", lambda x: pixels.planes(x).flip(0)),
-    "blur twice as wide": ("colour", lambda x, d, c: colour(x, replace(d, sigma=d.sigma and 2 * d.sigma), c)),
-    "flip first, then crop": ("colour", lambda x, d, c: colour(x, replace(d, flip=not d.flip), c)),
+    "channels exchanged": ("planes", lambda x: opencv.planes(x).flip(0)),
+    "blur twice as wide": (
+        "apply_colour", lambda x, d, c: apply_colour(x, replace(d, sigma=d.sigma and 2 * d.sigma), c),
+    ),
+    "flip first, then crop": ("apply_colour", lambda x, d, c: apply_colour(x, replace(d, flip=not d.flip), c)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_variant_is_found(files: Images, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place, wrong = WRONG[name]
-    monkeypatch.setattr(pretrain.augment.fast_views, place, wrong)
+    monkeypatch.setattr(pretrain.augment.views, place, wrong)
     with pytest.raises(AssertionError):
         test_one_seed_gives_the_references_views(files, "simsiam", False)
 
@@ -280,7 +292,7 @@ def test_a_wrong_variant_is_found(files: Images, name: str, monkeypatch: pytest.
 @pytest.mark.parametrize("on_device", [False, True])
 def test_batches_do_not_depend_on_workers_or_company(files: Images, on_device: bool) -> None:
     config = recipe("simsiam", size=32)
-    views = FastViews(files, config, 2, 5, False, on_device)
+    views = FastViews(files, config.for_views(2), 5, False, on_device)
     sampler = StepSampler(len(files), 8, 5, steps=range(len(files) // 8))
     alone, apart = list(load_batches(views, sampler, 0)), list(load_batches(views, sampler, 2))
     for one, two in zip(alone, apart, strict=True):
@@ -315,11 +327,11 @@ def test_broken_files_are_found_as_by_the_reference() -> None:
     images = images_of([whole, whole[: len(whole) // 2], b"no image", whole[:40], whole])
     config = recipe("simsiam", size=16)
     for index in (1, 2, 3):
-        error = FastViews(images, config, 2, 0, False)[0, index]
+        error = FastViews(images, config.for_views(2), 0, False)[0, index]
         assert isinstance(error, BrokenImage) and error.name == f"{index}.jpg"
     views, reference = (
-        FastViews(images, config, 2, 0, True),
-        Views(images, augment.build_transforms(config, 2), 0, True),
+        FastViews(images, config.for_views(2), 0, True),
+        Views(images, augment.build_transforms(config.for_views(2)), 0, True),
     )
     assert views[0, 1][2] == reference[0, 1][2] == ["1.jpg", "2.jpg", "3.jpg"]
     expected = levels([v[None] for v in reference[0, 1][0]], config)
@@ -330,10 +342,10 @@ def test_broken_files_are_found_as_by_the_reference() -> None:
 def test_large_files_are_decoded_at_a_reduced_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     config = recipe("supervised", size=32, crop_scale=[0.5, 1.0])
     images = images_of([jpeg(picture(i, 400, 300)) for i in range(8)])
-    views, scales, reduced = FastViews(images, config, 1, 0, False), list[int](), LazyImage.reduced
+    views, scales, reduced = FastViews(images, config.for_views(1), 0, False), list[int](), LazyImage.reduced
     monkeypatch.setattr(LazyImage, "reduced", lambda source, scale: scales.append(scale) or reduced(source, scale))  # type: ignore[func-returns-value]
     keys = [(0, i) for i in range(8)]
-    gap = levels(batch(Views(images, augment.build_transforms(config, 1), 0, False), keys), config)
+    gap = levels(batch(Views(images, augment.build_transforms(config.for_views(1)), 0, False), keys), config)
     gap = (gap - levels(batch(views, keys), config)).abs()
     assert len(scales) == 8 and set(scales) <= {2, 4}
     assert gap.mean() < 1 and gap.max() < 40
@@ -341,10 +353,10 @@ def test_large_files_are_decoded_at_a_reduced_scale(monkeypatch: pytest.MonkeyPa
 
 def test_the_setting_selects_the_pipeline(files: Images) -> None:
     config = recipe("simsiam", pipeline="fast")
-    assert type(build_views(files, config, 2, 0, False)) is FastViews
-    assert build_views(files, config, 2, 0, False, "cuda").batched  # type: ignore[attr-defined]
-    assert type(build_views(files, replace(config, pipeline="reference"), 2, 0, False)) is Views
-    assert type(build_views(files, recipe("none", pipeline="fast"), 1, 0, False)) is Views
+    assert type(build_views(files, config.for_views(2), 0, False)) is FastViews
+    assert build_views(files, config.for_views(2), 0, False, "cuda").batched  # type: ignore[attr-defined]
+    assert type(build_views(files, replace(config, pipeline="reference").for_views(2), 0, False)) is Views
+    assert type(build_views(files, recipe("none", pipeline="fast").for_views(1), 0, False)) is Views
     assert [r.solarize_p for r in recipe("byol").for_views(2)] == [0.0, 0.2]
     with pytest.raises(UserError, match="choose one of fast, reference"):
         check_values(recipe("simsiam", pipeline="quick"))
@@ -370,7 +382,9 @@ def test_on_photographs(shared: Path) -> None:
     paths = sorted((shared / "data" / "VOC2007" / "JPEGImages").glob("*.jpg"))[::60]
     images, config = images_of([path.read_bytes() for path in paths]), recipe("simsiam")
     keys = [(0, i) for i in range(len(paths))]
-    expected = levels(batch(Views(images, augment.build_transforms(config, 2), 0, False), keys), config)
+    expected = levels(batch(Views(images, augment.build_transforms(config.for_views(2)), 0, False), keys), config)
     for on_device in (False, True):
-        gap = (expected - levels(batch(FastViews(images, config, 2, 0, False, on_device), keys), config)).abs()
+        gap = (
+            expected - levels(batch(FastViews(images, config.for_views(2), 0, False, on_device), keys), config)
+        ).abs()
         assert gap.mean() < 0.2 and gap.flatten(1).mean(dim=1).max() < 0.8 and (gap > 3.5).float().mean() < 5e-4

@@ -12,12 +12,12 @@ import yaml
 
 from converters.resnet_model import build_resnet
 from pretrain.augment import build_transforms
+from pretrain.augment.views import Views
 from pretrain.collapse import CollapseConfig
 from pretrain.collapse.measure_checkpoint import compute_outputs, load_method, table, verdict
 from pretrain.config import AugmentConfig, DataConfig, EvaluationConfig
 from pretrain.data import open_images
 from pretrain.evaluation import load_feature_extractor
-from pretrain.loader import Views
 from pretrain.method.base import TrainingPlan, build_method
 from pretrain.monitor import measure
 from runs.errors import UserError
@@ -55,7 +55,7 @@ def test_heads_come_back_with_their_weights(tmp_path: Path, images: Path, name: 
     loaded = load_method(path, train, CPU)
     assert loaded is not None
     again, augment = loaded
-    views = Views(train, build_transforms(augment, 2), 0, False)
+    views = Views(train, build_transforms(augment.for_views(2)), 0, False)
     z, z2, p, _ = compute_outputs(again, views, list(range(12)), 8)
     assert z.shape == z2.shape and len(z) == 12 and not torch.equal(z, z2)
     x = torch.randn(3, 3, 16, 16)

@@ -20,9 +20,10 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder
 
 from pretrain.augment import build_transforms
+from pretrain.augment.views import Views
 from pretrain.config import AugmentConfig, DataConfig
 from pretrain.data import Images, open_images, open_splits
-from pretrain.loader import HostBatch, StepSampler, Views, load_batches
+from pretrain.loader import HostBatch, StepSampler, load_batches
 from runs.errors import BrokenImage, UserError
 from runs.settings import check_values
 
@@ -37,7 +38,7 @@ def batches(root: Path, workers: int, rank: int = 0, world: int = 1, position: i
     """The batches of two epochs, the first from a position on."""
     images = open_images(tree(root), "train")
     sampler = StepSampler(len(images), 16, seed, rank, world, range(4 + position, 12))
-    return list(load_batches(Views(images, build_transforms(RECIPE, 2), seed, False), sampler, workers))
+    return list(load_batches(Views(images, build_transforms(RECIPE.for_views(2)), seed, False), sampler, workers))
 
 
 def same(a: list[Any], b: list[Any]) -> bool:
@@ -230,10 +231,10 @@ def test_a_broken_image_s_place_is_taken_by_the_next_whole_one(cached: bool, ima
         with pytest.raises(BrokenImage, match=r"003\.png"):
             found.cache(skip_broken=False)
         assert found.cache(skip_broken=True) == [str(bad)]
-    views = Views(found, build_transforms(RECIPE, 2), 0, skip_broken=True)
+    views = Views(found, build_transforms(RECIPE.for_views(2)), 0, skip_broken=True)
     sample = views[0, 3]
     assert sample[2] == [str(bad)] and sample[1] == 0
-    assert isinstance(Views(found, build_transforms(RECIPE, 2), 0, skip_broken=False)[0, 3], BrokenImage)
+    assert isinstance(Views(found, build_transforms(RECIPE.for_views(2)), 0, skip_broken=False)[0, 3], BrokenImage)
 
 
 def make_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> numpy.ndarray:
@@ -395,7 +396,7 @@ def test_parquet_in_loading_processes_and_a_broken_image_in_it(images: Path, tmp
         found.open(33)
     epochs = []
     for workers in (0, 2):
-        views = Views(found, build_transforms(RECIPE, 2), 0, skip_broken=True)
+        views = Views(found, build_transforms(RECIPE.for_views(2)), 0, skip_broken=True)
         epochs.append(list(load_batches(views, StepSampler(len(found), 16, 0, steps=range(4)), workers)))
     assert same(*epochs)
     assert {name for batch in epochs[1] for names in batch.broken for name in names} == {bad}

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from pretrain.augment.fast_views import FastViews, build_views
+from pretrain.augment.views import FastViews, build_views
 from pretrain.config import AugmentConfig, DataConfig
 from pretrain.data import open_images
 from pretrain.evaluation import extract_features
@@ -206,7 +206,7 @@ def test_too_little_shared_memory_is_one_line(images: Path, monkeypatch: pytest.
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     data = DataConfig("test", "folder", str(images), workers=1)
     train, recipe = open_images(data, "train"), AugmentConfig(name="test", size=16)
-    views = build_views(train, recipe, 2, 0, False)
+    views = build_views(train, recipe.for_views(2), 0, False)
     with pytest.raises(UserError, match=r"^/dev/shm is too small for the batches of the loading processes"):
         next(load_batches(views, StepSampler(len(train), 16, 0, steps=range(4)), 1))
     with pytest.raises(UserError, match="docker run --shm-size 8g"):

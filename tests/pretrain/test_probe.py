@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from converters.resnet_model import build_resnet
 from pretrain.augment import build_transforms
+from pretrain.augment.views import Views
 from pretrain.collapse.measure_checkpoint import compute_outputs, load_method
 from pretrain.config import DataConfig, ProbeConfig
 from pretrain.data import open_images
-from pretrain.loader import Views
 from pretrain.online_evaluation import OnlineProbe
 from runs.errors import UserError
 from runs.settings import check_values
@@ -35,7 +35,7 @@ ON = ("probe.enabled=true", "probe.lr=2.0")
 
 def probe(classes: int = 4, batch: int = 256, **changes: float) -> OnlineProbe:
     network = build_resnet("resnet18x0.125_cifar", num_classes=8)
-    return OnlineProbe(ProbeConfig(True, **changes), network, 64, classes, batch, torch.device("cpu"))  # type: ignore[arg-type]
+    return OnlineProbe(ProbeConfig(True, **changes), network, classes, batch, torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def test_a_step_is_a_plain_loop_of_softmax_regression() -> None:
@@ -132,7 +132,9 @@ def test_the_record_has_the_bias_and_the_training_sets_center(whole: Path, image
     loaded = load_method(whole / "checkpoint_0002.pth.tar", train, torch.device("cpu"))
     assert loaded is not None
     method, augment = loaded
-    z, z2, *_ = compute_outputs(method, Views(train, build_transforms(augment, 2), 0, False), list(range(64)), 64)
+    z, z2, *_ = compute_outputs(
+        method, Views(train, build_transforms(augment.for_views(2)), 0, False), list(range(64)), 64
+    )
     rows = numpy.concatenate([z.numpy(), z2.numpy()]).astype(float)
     o = (rows / numpy.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0)
     b = method.predictor[3].bias.detach().numpy().astype(float)  # type: ignore[index, union-attr]

@@ -14,10 +14,10 @@ from PIL import Image
 from hardware import build_steps as speed_step
 from pretrain import augment
 from pretrain.augment import batched_colour
-from pretrain.augment.fast_views import FastViews
+from pretrain.augment.views import FastViews, Views
 from pretrain.config import AugmentConfig, OptimizerConfig
 from pretrain.data import Images
-from pretrain.loader import HostToDevice, Views
+from pretrain.loader import DeviceLoader, StepSampler
 from pretrain.method.base import Batch
 from pretrain.optim import build_optimizer
 from tests.pretrain import tiny
@@ -83,13 +83,17 @@ def test_colouring_asks_the_device_for_no_value(name: str) -> None:
     # One image with everything, one with nothing.
     drawn = torch.tensor([[2.0, 0, 1, 3, 1.2, 0.7, 1.1, 0.05, 1, 1.5, 1, 1], [-1.0] * 4 + [0.0] * 8])
     crops = torch.empty(2, 3, 32, 32, dtype=torch.uint8, device=META)
-    assert batched_colour.colour(crops, drawn, recipe).shape == (2, 3, 32, 32)
+    assert batched_colour.colour_and_normalize(crops, drawn, recipe).shape == (2, 3, 32, 32)
+
+
+def loader(views: Views, device: str, channels_last: bool) -> DeviceLoader:
+    return DeviceLoader(views, StepSampler(1, 1, 0), 0, torch.device(device), channels_last, set())
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_copy_changes_the_layout_alone(channels_last: bool) -> None:
     views = Views(Images("", "train", [], [], [], lambda _: b""), (), 0, False)
-    to_device = HostToDevice(views, torch.device("cpu"), channels_last)
+    to_device = loader(views, "cpu", channels_last).to_device
     before = [torch.randn(2, 3, 8, 8) for _ in range(2)]
     after, labels = to_device(before, torch.arange(2))
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -100,9 +104,11 @@ def test_a_copy_changes_the_layout_alone(channels_last: bool) -> None:
 def test_views_are_the_same_under_mixed_precision() -> None:
     config = AugmentConfig(name="test", size=32, blur_p=1.0)
     image = Image.fromarray(numpy.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=numpy.uint8))
-    views = FastViews(Images("", "train", [""], [0], ["a"], lambda _: image), config, 2, 0, False, batched=True)
+    views = FastViews(
+        Images("", "train", [""], [0], ["a"], lambda _: image), config.for_views(2), 0, False, batched=True
+    )
     tensors = [tensor[None] for tensor in views[0, 0][0]]
-    to_device = HostToDevice(views, torch.device("cpu"), False)
+    to_device = loader(views, "cpu", False).to_device
     plain, _ = to_device(tensors, torch.zeros(1))
     with torch.autocast("cpu", torch.bfloat16):
         mixed, _ = to_device(tensors, torch.zeros(1))
@@ -114,7 +120,7 @@ def test_on_a_gpu_copies_are_complete_when_they_are_used() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     views = Views(Images("", "train", [], [], [], lambda _: b""), (), 0, False)
-    to_device = HostToDevice(views, torch.device("cuda"), True)
+    to_device = loader(views, "cuda", True).to_device
     for number in range(20):
         before = [torch.full((64, 3, 224, 224), float(number)).pin_memory()]
         (after,), _ = to_device(before, torch.zeros(64, dtype=torch.long))
