@@ -10,12 +10,12 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from pretrain.collapse import measures
 from pretrain.collectives import all_gather, all_reduce, mean_over_processes
 from pretrain.config import PretrainConfig
 from pretrain.method.base import Method, TrainingPlan
-from pretrain.monitor import CollapseMonitor, measure
+from pretrain.monitor import CollapseMonitor
 from pretrain.online_evaluation import OnlineEvaluation
+from pretrain.output_measures import last_bias, measure_batch, measure_health
 from runs.errors import UserError
 from runs.metrics_log import MetricsLog
 from runs.typed import build
@@ -86,7 +86,7 @@ class Metrics:
         if step % self.config.monitor.every == 0 and outputs:
             self.check_finite(step)
             # All processes see all outputs and come to one verdict.
-            z, p = (measure(all_gather(outputs[k])) if k in outputs else None for k in ("z", "p"))
+            z, p = (measure_health(all_gather(outputs[k])) if k in outputs else None for k in ("z", "p"))
             assert z is not None
             collapsed = self.monitor.add_health(step, z, p)
             stuck = self.monitor.add_loss(mean_over_processes(output["loss"]))
@@ -95,8 +95,8 @@ class Metrics:
         every = self.config.monitor.measures_every
         if every and (step % every == 0 or last) and outputs:
             self.check_finite(step)
-            bias = measures.last_bias(self.method, outputs["z"].shape[1])
-            found = measures.measure_batch(**{k: all_gather(v) for k, v in outputs.items()}, bias=bias)
+            bias = last_bias(self.method, outputs["z"].shape[1])
+            found = measure_batch(**{k: all_gather(v) for k, v in outputs.items()}, bias=bias)
             self.details = {k: v for k, v in found.items() if isinstance(v, float)}
             self._write(step, **found)
         if step % self.config.log_every == 0 or last:

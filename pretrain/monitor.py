@@ -1,72 +1,17 @@
-"""Is the network learning or collapsing? Numbers of the normalized output, and a verdict in words."""
+"""Is the network learning or collapsing? A verdict in words from the numbers of its outputs."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from pretrain.monitor_config import MonitorConfig
+from pretrain.output_measures import Health, measure_health
 from runs.settings import check_values
 from runs.typed import build
 
-# Outputs whose pairs are compared: 130,000 pairs are enough for a median, and more would only cost time.
-PAIRS = 512
 # A loss within this fraction of a constant output's, for so many epochs and updates, is stuck there.
 FLAT, FLAT_EPOCHS, FLAT_UPDATES = 0.01, 2, 10
-
-
-@dataclass(frozen=True)
-class Health:
-    """The numbers of one batch of outputs."""
-
-    std: float
-    """Standard deviation of the L2-normalized output over the images, averaged over channels (SimSiam, figure 2)."""
-    std_healthy: float
-    """1 / sqrt(d): its value for an isotropic output."""
-    m_o: float
-    """Length of the mean of the normalized outputs (Zhang et al., ICLR 2022, section 3.1); 1 when collapsed."""
-    m_r: float
-    """Mean length of what remains of them; 0 when collapsed."""
-    covariance: float
-    """Mean squared off-diagonal covariance of the normalized output times sqrt(d); 0 decorrelated, 1 all the same."""
-    effective_rank: float
-    """exp of the entropy of the centred output's normalized singular values (Roy, Vetterli, EUSIPCO 2007); 1 to d."""
-    spread: float
-    """sqrt(1 - median cosine of two images' outputs): 1 healthy, 0 collapsed.
-
-    With the mean for the median it would be std * sqrt(d). The std misses a collapse after a batch norm, which centres
-    the batch: a few images, others in each batch, then oppose all the rest and hold the std of n images above
-    2 / sqrt(n d). The median passes over them.
-    """
-
-
-@torch.no_grad()
-def measure(z: Tensor) -> Health:
-    """Measure a batch of outputs z (n, d), n at least 2."""
-    z = normalize(z.detach().double(), dim=1)  # n-by-d
-    n, d = z.shape
-    o = z.mean(dim=0)  # d
-    r = z - o  # n-by-d
-    # The smaller Gram matrix has the same eigenvalues, and the sums of squares of the covariance follow from it.
-    gram = r @ r.T if n < d else r.T @ r  # min(n, d) squared
-    variances = r.square().sum(0) / (n - 1)  # d
-    off_diagonal = (gram.square().sum() / (n - 1) ** 2 - variances.square().sum()).clamp(min=0)
-    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
-    # Nothing but rounding is left of an output that is constant: its rank is 1, not the rounding's.
-    share = singular[singular > 1e-6] / singular[singular > 1e-6].sum()
-    some = z[:PAIRS]
-    cosines = (some @ some.T)[~torch.eye(len(some), dtype=torch.bool, device=z.device)]  # pairs
-    return Health(
-        std=variances.sqrt().mean().item(),
-        std_healthy=d**-0.5,
-        m_o=o.norm().item(),
-        m_r=r.norm(dim=1).mean().item(),
-        covariance=(off_diagonal * d**2 / max(d * (d - 1), 1)).item(),
-        effective_rank=torch.exp(-(share * share.log()).sum()).item() if len(share) else 1.0,
-        spread=(1 - cosines.median()).clamp(0, 1).sqrt().item(),
-    )
 
 
 class OutputMonitor:
@@ -180,7 +125,7 @@ class CollapseMonitor:
                 raise ValueError(f"outputs must be (n, d) with n at least 2, not {tuple(outputs.shape)}")
         self.steps += 1
         if self.steps % self.every == 0:
-            self.add_health(self.steps, measure(z), None if p is None else measure(p))
+            self.add_health(self.steps, measure_health(z), None if p is None else measure_health(p))
         return self.verdict
 
     def add_health(self, step: int, output: Health, prediction: Health | None) -> bool:

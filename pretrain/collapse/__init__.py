@@ -1,7 +1,8 @@
 """Why does it not collapse? `python -m pretrain.collapse` measures a checkpoint's outputs; docs/collapse.md reads them.
 
-`measures.py` has the numbers, which training logs too, `measure_checkpoint.py` the outputs of a checkpoint with its
-heads, and `figure.py` the picture. The experiments are `method=siamese` and `pretrain/variants.yaml`.
+`measure_checkpoint.py` has the outputs of a checkpoint with its heads, `draw_measures.py` the picture. The numbers,
+which training logs too, are in `pretrain/output_measures.py`. The experiments are `method=siamese` and
+`pretrain/variants.yaml`.
 """
 
 from dataclasses import dataclass

@@ -11,17 +11,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pretrain import monitor
 from pretrain.augment import build_transforms
 from pretrain.augment.views import Views
 from pretrain.checkpoint import load_checkpoint
-from pretrain.collapse import CollapseConfig, figure, measures
+from pretrain.collapse import CollapseConfig
+from pretrain.collapse.draw_measures import draw_measures
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.evaluation import Evaluation, Result, evaluate, settings_beside
 from pretrain.loader import load_batches
 from pretrain.method.base import Method, TrainingPlan, build_method
 from pretrain.method.config import METHODS
+from pretrain.output_measures import (
+    TEMPERATURE,
+    Health,
+    bias_center_cosine,
+    decorrelation_cosines,
+    last_bias,
+    measure_heads,
+    measure_health,
+    spectrum,
+)
 from runs.errors import UserError
 from runs.files import RANDOM
 from runs.folder import CONFIG
@@ -78,7 +88,7 @@ def compute_outputs(method: Method, views: Views, indices: list[int], batch_size
         p = method.predict(z)  # n-by-d
         predicted += [] if p is None else [p.float()]
     z, p = torch.cat(first), torch.cat(predicted) if predicted else None
-    return Outputs(z, torch.cat(second), p, measures.last_bias(method, z.shape[1]))
+    return Outputs(z, torch.cat(second), p, last_bias(method, z.shape[1]))
 
 
 def training_set_bias_cosine(
@@ -92,7 +102,7 @@ def training_set_bias_cosine(
     views = Views(images, build_transforms(augment.for_views(2)), seed, skip_broken)
     z, z2, _, bias = compute_outputs(method, views, indices)
     assert z2 is not None
-    return {} if bias is None else {"bias_set_cosine": measures.bias_center_cosine(bias, z, z2)}
+    return {} if bias is None else {"bias_set_cosine": bias_center_cosine(bias, z, z2)}
 
 
 def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[Method, AugmentConfig] | None:
@@ -127,7 +137,7 @@ def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[
     return method.to(device), augment
 
 
-def verdict(health: monitor.Health, threshold: float) -> str:
+def verdict(health: Health, threshold: float) -> str:
     """`collapsed` or `not collapsed`, and by which number."""
     for name, value in (("std·√d", health.std / health.std_healthy), ("spread", health.spread)):
         if value < threshold:
@@ -137,7 +147,7 @@ def verdict(health: monitor.Health, threshold: float) -> str:
     return "not collapsed"
 
 
-def table(metrics: dict[str, float]) -> str:
+def explained_metrics(metrics: dict[str, float]) -> str:
     """The numbers as lines to read, each with what a healthy and a collapsed output have."""
     lines = [f"{'':20}{'value':>9}  {'healthy':>8}  {'collapsed':>9}  what it is"]
     for name, (healthy, collapsed, words) in MEANING.items():
@@ -169,22 +179,21 @@ def evaluate_collapse(config: CollapseConfig) -> float:
     def measure(evaluation: Evaluation) -> Result:
         evaluation.print_data_sets()
         what, (z, z2, p, bias) = outputs_to_measure(config, evaluation)
-        health = monitor.measure(z)
-        spectrum = measures.spectrum(z)
-        metrics = {**asdict(health), **measures.measure_heads(z, p, bias, spectrum)}
-        by_temperature = measures.decorrelation_cosines(z, z2) if z2 is not None else {}
+        health = measure_health(z)
+        singular = spectrum(z)
+        metrics = {**asdict(health), **measure_heads(z, p, bias, singular)}
+        by_temperature = decorrelation_cosines(z, z2) if z2 is not None else {}
         if by_temperature:
-            metrics["r_e_cosine"], metrics["o_e_cosine"] = by_temperature[measures.TEMPERATURE]
-        singular = spectrum.tolist()
+            metrics["r_e_cosine"], metrics["o_e_cosine"] = by_temperature[TEMPERATURE]
         said = verdict(health, config.threshold)
         picture = evaluation.run.path / "collapse.png"
-        figure.save(picture, metrics, singular, z, p, by_temperature)
-        print(f"{what}, {len(z)} images, d = {z.shape[1]}\n{table(metrics)}")
+        draw_measures(picture, metrics, singular.tolist(), z, p, by_temperature)
+        print(f"{what}, {len(z)} images, d = {z.shape[1]}\n{explained_metrics(metrics)}")
         details = {
             "output": what,
             "images": len(z),
             "dim": z.shape[1],
-            "singular_values": [float(f"{s:.5g}") for s in singular],
+            "singular_values": [float(f"{s:.5g}") for s in singular.tolist()],
             "decorrelation_cosines": [{"temperature": t, "r_e": r, "o_e": o} for t, (r, o) in by_temperature.items()],
         }
         return Result(metrics, details, f"{said}; picture {picture}", said)

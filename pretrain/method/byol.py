@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pretrain.keep_float32 import at_least_float32
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import BYOLConfig
 from pretrain.mlp import mlp
-from pretrain.precision import at_least_float32
 
 
 class BYOL(Method):

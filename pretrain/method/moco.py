@@ -7,9 +7,9 @@ from torchvision.models.resnet import ResNet
 
 from pretrain.batch_norm import split_norms
 from pretrain.collectives import all_gather
+from pretrain.keep_float32 import at_least_float32, autocast_off
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MoCoConfig
-from pretrain.precision import at_least_float32, autocast_off
 from runs.distributed import rank, world_size
 from runs.errors import UserError
 

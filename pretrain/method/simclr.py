@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from pretrain.collectives import all_gather
+from pretrain.keep_float32 import at_least_float32, autocast_off
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SimCLRConfig
 from pretrain.mlp import mlp
-from pretrain.precision import at_least_float32, autocast_off
 from runs.distributed import rank
 
 

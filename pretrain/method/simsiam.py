@@ -5,10 +5,10 @@ from typing import cast
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pretrain.keep_float32 import at_least_float32
 from pretrain.method.base import Batch, Group, Method, Output, TrainingPlan
 from pretrain.method.config import SimSiamConfig
 from pretrain.mlp import mlp
-from pretrain.precision import at_least_float32
 
 
 class SimSiam(Method):

@@ -3,9 +3,9 @@
 import torch
 from torch.nn.functional import cross_entropy
 
+from pretrain.keep_float32 import at_least_float32
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SupervisedConfig
-from pretrain.precision import at_least_float32
 
 
 class Supervised(Method):

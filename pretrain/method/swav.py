@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
 from pretrain.collectives import all_gather, all_reduce
+from pretrain.keep_float32 import at_least_float32, autocast_off
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SwAVConfig
 from pretrain.mlp import mlp
-from pretrain.precision import at_least_float32, autocast_off
 from runs.distributed import rank, world_size
 from runs.errors import UserError
 

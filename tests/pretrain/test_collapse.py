@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pretrain.method.config import METHODS
-from pretrain.monitor import OutputMonitor, measure
+from pretrain.monitor import OutputMonitor
 from pretrain.monitor_config import MonitorConfig
+from pretrain.output_measures import measure_health
 from tests.pretrain.processes import lines, newest, run, small
 
 
@@ -21,7 +22,7 @@ def gaussian(n: int, d: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize(("n", "d"), [(256, 32), (64, 512)])
 def test_the_numbers_of_an_isotropic_output(n: int, d: int) -> None:
-    health = measure(gaussian(n, d))
+    health = measure_health(gaussian(n, d))
     assert health.std == pytest.approx(d**-0.5, rel=0.05) and health.std_healthy == d**-0.5
     assert health.m_o == pytest.approx(n**-0.5, rel=0.3)
     assert health.m_r == pytest.approx(1, abs=0.02)
@@ -40,7 +41,7 @@ def test_the_numbers_against_plain_numpy() -> None:
     singular = numpy.linalg.svd(z - mean, compute_uv=False)
     share = singular / singular.sum()
     cosines = numpy.sort([z[i] @ z[j] for i in range(40) for j in range(40) if i != j])
-    health = measure(raw)
+    health = measure_health(raw)
     assert health.std == pytest.approx(z.std(0, ddof=1).mean(), rel=1e-6)
     assert health.m_o == pytest.approx(numpy.linalg.norm(mean), rel=1e-6)
     assert health.m_r == pytest.approx(numpy.linalg.norm(z - mean, axis=1).mean(), rel=1e-6)
@@ -74,8 +75,8 @@ HEALTHY = gaussian(64, 128)
 )
 def test_collapsed_or_not(z: Tensor, collapsed: bool) -> None:
     monitor = OutputMonitor(MonitorConfig(patience=3))
-    assert not monitor.update(5, measure(HEALTHY))
-    turned = [monitor.update(step, measure(z)) for step in (10, 20, 30, 40)]
+    assert not monitor.update(5, measure_health(HEALTHY))
+    turned = [monitor.update(step, measure_health(z)) for step in (10, 20, 30, 40)]
     assert turned == [False, False, collapsed, False]
     assert monitor.verdict == ("collapsed at step 10" if collapsed else "healthy")
 
@@ -83,12 +84,12 @@ def test_collapsed_or_not(z: Tensor, collapsed: bool) -> None:
 def test_outputs_that_start_close_together_and_part_are_healthy() -> None:
     monitor = OutputMonitor(MonitorConfig(patience=3))
     for step, part in enumerate((0.1, 0.11, 0.12, 0.15, 0.3, 0.6, 1.0)):
-        monitor.update(step, measure(gaussian(1, 128, 5) + part * HEALTHY))
+        monitor.update(step, measure_health(gaussian(1, 128, 5) + part * HEALTHY))
         assert monitor.verdict == "healthy"
 
 
 def test_one_good_look_ends_a_streak_and_a_resume_keeps_it() -> None:
-    good, bad = measure(HEALTHY), measure(torch.ones(64, 128))
+    good, bad = measure_health(HEALTHY), measure_health(torch.ones(64, 128))
     monitor = OutputMonitor(MonitorConfig(patience=3))
     assert monitor.verdict == "not watched"
     assert not any(monitor.update(step, health) for step, health in enumerate([bad, bad, good, bad, bad]))

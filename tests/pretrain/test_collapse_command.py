@@ -14,12 +14,12 @@ from converters.resnet_model import build_resnet
 from pretrain.augment import build_transforms
 from pretrain.augment.views import Views
 from pretrain.collapse import CollapseConfig
-from pretrain.collapse.measure_checkpoint import compute_outputs, load_method, table, verdict
+from pretrain.collapse.measure_checkpoint import compute_outputs, explained_metrics, load_method, verdict
 from pretrain.config import AugmentConfig, DataConfig, EvaluationConfig
 from pretrain.data import open_images
 from pretrain.evaluation import load_feature_extractor
 from pretrain.method.base import TrainingPlan, build_method
-from pretrain.monitor import measure
+from pretrain.output_measures import measure_health
 from runs.errors import UserError
 from runs.settings import check_values
 from tests.pretrain.tiny import CONFIGS
@@ -110,13 +110,13 @@ def test_the_verdict_follows_the_numbers() -> None:
     torch.manual_seed(0)
     spread, constant = torch.randn(64, 16), torch.randn(1, 16) + 1e-3 * torch.randn(64, 16)
     line = torch.randn(64, 1) * torch.randn(1, 16)
-    assert verdict(measure(spread), 0.2) == "not collapsed"
-    assert verdict(measure(constant), 0.2).startswith("collapsed: std")
-    assert verdict(measure(line), 0.2).startswith("collapsed: the effective rank")
+    assert verdict(measure_health(spread), 0.2) == "not collapsed"
+    assert verdict(measure_health(constant), 0.2).startswith("collapsed: std")
+    assert verdict(measure_health(line), 0.2).startswith("collapsed: the effective rank")
 
 
 def test_the_table_says_what_is_healthy() -> None:
-    lines = table({"std": 0.25, "std_healthy": 0.25, "m_o": 0.1}).splitlines()
+    lines = explained_metrics({"std": 0.25, "std_healthy": 0.25, "m_o": 0.1}).splitlines()
     assert [line.split()[:2] for line in lines[1:]] == [["std", "0.25"], ["m_o", "0.1"]]
     assert lines[1].split()[2] == "0.25"
 

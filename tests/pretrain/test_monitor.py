@@ -4,8 +4,9 @@ import numpy
 import pytest
 import torch
 
-from pretrain.monitor import CollapseMonitor, Health, OutputMonitor, measure
+from pretrain.monitor import CollapseMonitor, OutputMonitor
 from pretrain.monitor_config import MonitorConfig
+from pretrain.output_measures import Health, measure_health
 
 
 def by_numpy(z: numpy.ndarray) -> dict[str, float]:
@@ -29,14 +30,14 @@ def by_numpy(z: numpy.ndarray) -> dict[str, float]:
 def test_every_number_equals_numpys(shape: tuple[int, int]) -> None:
     chance = numpy.random.default_rng(0)
     z = chance.normal(size=shape) @ chance.normal(size=(shape[1], shape[1])) + chance.normal(size=shape[1])
-    health = measure(torch.tensor(z))
+    health = measure_health(torch.tensor(z))
     for name, value in by_numpy(z).items():
         assert getattr(health, name) == pytest.approx(value, rel=1e-6), name
 
 
 def test_an_even_spread_is_healthy_in_every_number() -> None:
     torch.manual_seed(0)
-    health = measure(torch.randn(4000, 16))
+    health = measure_health(torch.randn(4000, 16))
     assert health.std == pytest.approx(health.std_healthy, rel=0.02)
     assert health.m_o < 0.05 and health.m_r > 0.99
     assert health.covariance < 0.01 and health.effective_rank > 15.9
@@ -44,13 +45,13 @@ def test_an_even_spread_is_healthy_in_every_number() -> None:
 
 def test_a_constant_output_is_collapsed_in_every_number() -> None:
     torch.manual_seed(0)
-    health = measure(torch.randn(1, 16) + 1e-5 * torch.randn(100, 16))
+    health = measure_health(torch.randn(1, 16) + 1e-5 * torch.randn(100, 16))
     assert health.std < 1e-4 and health.m_o > 0.9999 and health.m_r < 1e-3
 
 
 def test_an_output_on_a_line_has_rank_1() -> None:
     torch.manual_seed(0)
-    health = measure(torch.randn(100, 1) * torch.randn(1, 16))
+    health = measure_health(torch.randn(100, 1) * torch.randn(1, 16))
     assert health.effective_rank == pytest.approx(1, abs=1e-3) and health.covariance > 0.5
 
 

@@ -12,14 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.collapse.measures import decorrelation_gradient
-from pretrain.method.siamese import losses
-from pretrain.method.siamese.losses import (
-    GradientComponents,
-    component_loss,
-    decorrelation_loss,
-    inverse_predictor_losses,
-)
+from pretrain.method.siamese import gradient_components, losses
+from pretrain.method.siamese.gradient_components import GradientComponents, component_loss
+from pretrain.method.siamese.losses import decorrelation_loss, inverse_predictor_output
+from pretrain.output_measures import negative_decorrelation_gradient
 from tests.pretrain import variants
 
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -62,7 +58,7 @@ def test_equation_3_squared_distance_and_cosine() -> None:
 
 def test_the_dummy_term_has_no_gradient_and_its_parts_cancel() -> None:
     z = rows(0)
-    parts = losses.self_components(z)
+    parts = gradient_components.self_components(z)
     zero = negative_gradient(lambda x: component_loss(x, parts), z)
     assert zero.abs().max() < 1e-12
     center = negative_gradient(lambda x: component_loss(x, parts, ["r_e"]), z)
@@ -76,7 +72,7 @@ def test_the_dummy_term_has_no_gradient_and_its_parts_cancel() -> None:
 
 def test_equation_4_simsiam_is_basic_plus_center_plus_residual() -> None:
     p_a, p_b, z_b = rows(0), rows(1), rows(2, offset=-0.3)
-    parts = losses.simsiam_components(p_b, z_b)
+    parts = gradient_components.simsiam_components(p_b, z_b)
     Z_b, P_b = unit(z_b.numpy()), unit(p_b.numpy())
     o_e = Z_b.mean(0) - P_b.mean(0)
     want = {"basic": P_b, "o_e": o_e[None], "r_e": Z_b - P_b - o_e}
@@ -119,7 +115,7 @@ def test_simsiams_whole_gradient_is_the_sum_of_its_parts(remove: list[str]) -> N
 
 def test_equation_6_infonce() -> None:
     z_a, z_b, tau = rows(0), rows(1), 0.2
-    parts = losses.infonce_components(z_a, z_b, tau)
+    parts = gradient_components.infonce_components(z_a, z_b, tau)
     # Equation 5 as it stands, differentiated by autograd with the targets held constant.
     A, B = normalize(z_a, dim=1), normalize(z_b, dim=1)
 
@@ -142,7 +138,7 @@ def test_equation_6_infonce() -> None:
 def test_triplet() -> None:
     z_a, z_b, z_n = rows(0), rows(1), rows(2)
     a, b, n = (unit(z.numpy()) for z in (z_a, z_b, z_n))
-    parts = losses.triplet_components(z_b, z_n)
+    parts = gradient_components.triplet_components(z_b, z_n)
     o = b.mean(0)
     A = normalize(z_a, dim=1)
     for remove, want in (([], b - n), (["r_e"], b - o), (["o_e"], b - (n - o)), (["o_e", "r_e"], b)):
@@ -154,7 +150,7 @@ def test_triplet() -> None:
 def test_a_negative_is_another_image_and_every_other_one_in_turn() -> None:
     torch.manual_seed(0)
     z = torch.arange(6.0)[:, None]
-    drawn = torch.cat([losses.random_negatives(z) for _ in range(200)], dim=1)  # 6-by-200
+    drawn = torch.cat([gradient_components.random_negatives(z) for _ in range(200)], dim=1)  # 6-by-200
     assert (drawn != z).all()
     assert all(set(row.tolist()) == set(range(6)) - {i} for i, row in enumerate(drawn))
 
@@ -218,7 +214,7 @@ def test_decorrelation_is_algorithm_5() -> None:
     unit_rows = normalize(z, dim=1)
     # The closed form of the measures, on Z.
     got = negative_gradient(decorrelation_loss, unit_rows) / N
-    torch.testing.assert_close(got, decorrelation_gradient(z), **EXACT)
+    torch.testing.assert_close(got, negative_decorrelation_gradient(z), **EXACT)
 
 
 def test_behind_a_batch_norm_a_collapsed_output_is_the_most_correlated() -> None:
@@ -354,5 +350,5 @@ def test_inverse_predictor_is_algorithm_4() -> None:
     assert output["loss"].item() == pytest.approx(loss.item(), abs=1e-12)
     for got, w in zip(ours, method.parameters(), strict=True):
         torch.testing.assert_close(got, w.grad, **EXACT)
-    parts = inverse_predictor_losses(h, h_inv, [z_a, z_b], losses.negative_cosine)
+    parts = inverse_predictor_output(h, h_inv, [z_a, z_b], losses.negative_cosine)
     assert parts["loss"].item() == pytest.approx(sum(parts[k].item() for k in ("predict", "invert", "encode")))

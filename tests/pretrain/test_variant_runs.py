@@ -11,8 +11,7 @@ import torch
 import yaml
 
 from pretrain.method.config import SiameseConfig
-from pretrain.variants import table
-from pretrain.variants import variants as presets
+from pretrain.variants import markdown_table, read_variants
 from runs.errors import UserError
 from runs.settings import check_values
 from tests.pretrain import variants
@@ -63,7 +62,7 @@ def test_what_the_measures_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", variants.NAMES)
 def test_a_preset_is_short_and_says_what_it_is(name: str) -> None:
-    entry = presets()[name]
+    entry = read_variants()[name]
     assert len(yaml.safe_dump(entry).splitlines()) <= 15
     assert "Chen, He, CVPR 2021, " in entry["source"] or "Zhang et al., ICLR 2022, " in entry["source"]
     # A sentence.
@@ -75,8 +74,8 @@ def test_a_preset_is_short_and_says_what_it_is(name: str) -> None:
 
 def test_the_page_is_the_presets_own_table(root: Path) -> None:
     page = (root / "docs" / "variants.md").read_text()
-    assert page.endswith("\n\n" + table())
-    assert table().count("\n| `") == len(variants.NAMES)
+    assert page.endswith("\n\n" + markdown_table())
+    assert markdown_table().count("\n| `") == len(variants.NAMES)
     # Every part that the page offers is a setting.
     for name in ("projector_bn", "tail", "predictor", "arrangement", "target", "similarity", "symmetry", "remove"):
         assert f"`{name}`" in page and hasattr(SiameseConfig(), name)

@@ -13,10 +13,10 @@ from pretrain.config import OptimizerConfig, PretrainConfig
 from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.method.config import MethodConfig
 from pretrain.optim import build_optimizer
-from pretrain.variants import variants
+from pretrain.variants import read_variants
 from tests.pretrain import tiny
 
-NAMES = sorted(variants())
+NAMES = sorted(read_variants())
 SMALL: dict[str, dict[str, Any]] = {
     "siamese": {"dim": 32, "hidden": 8},
     "simclr": {"dim": 16, "predictor": 4},

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from pretrain.collectives import all_reduce
+from pretrain.keep_float32 import at_least_float32, autocast_off
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MethodConfig
 from pretrain.mlp import mlp
-from pretrain.precision import at_least_float32, autocast_off
 from runs.distributed import world_size
 from runs.settings import number
 

@@ -7,7 +7,8 @@ SimSiam Avoid Collapse Without Negative Samples?, ICLR 2022 ("the second").
 | --- | --- | --- |
 | `heads.py` | what f ends in, and what h is | `projector_bn`, `output_affine`, `tail`, `predictor`, `predictor_bn` |
 | `targets.py` | what a view is compared with: the latest output, a mean, a memory, a cache | `target` |
-| `losses.py` | by which similarity, and which part of its gradient is left | `similarity`, `remove` |
+| `losses.py` | by which similarity | `similarity` |
+| `gradient_components.py` | which part of its gradient is left | `remove` |
 | this one | which views are compared, and on which side h stands | `symmetry`, `arrangement` |
 """
 
@@ -20,8 +21,16 @@ from torch import Tensor, nn
 from pretrain.method.base import Batch, Group, Method, Output, TrainingPlan
 from pretrain.method.config import SiameseConfig
 from pretrain.method.siamese import losses
+from pretrain.method.siamese.gradient_components import (
+    component_loss,
+    infonce_components,
+    random_negatives,
+    self_components,
+    simsiam_components,
+    triplet_components,
+)
 from pretrain.method.siamese.heads import BoundedLinear, build_output_norm, build_predictor, build_projector
-from pretrain.method.siamese.targets import FrozenCopy, MeanOfViews, MovingAverage, Target
+from pretrain.method.siamese.targets import FrozenCopy, MeanOfOtherViews, MovingAverage, Target
 
 PAIRS = {
     "symmetric": ((0, 1), (1, 0)),  # the first paper, equation 4
@@ -48,7 +57,7 @@ class Siamese(Method):
             self.inverse = build_predictor(c.predictor, c.dim, c.hidden, c.predictor_bn)
         self.target = {
             "latest": lambda: Target(c.stop_gradient),
-            "mean": MeanOfViews,
+            "mean": MeanOfOtherViews,
             "moving_average": lambda: MovingAverage(plan.images, c.dim, c.momentum),
             "cached": lambda: FrozenCopy(self.f, c.alternate or plan.steps_per_epoch),
         }[c.target]()
@@ -82,7 +91,7 @@ class Siamese(Method):
             return {"loss": loss + idle, "z": z[0], "z2": z[1]}
         t = self.target(z, batch)  # n-by-d a view
         if self.config.arrangement == "inverse":
-            return losses.inverse_predictor_losses(self.predictor, self.inverse, z, self.D)
+            return losses.inverse_predictor_output(self.predictor, self.inverse, z, self.D)
         p = self.predictions(z)  # n-by-d by view
         loss = torch.stack([self.compare(z, t, p, a, b) for a, b in self.pairs]).mean()
         output = {"loss": loss, "z": z[0], "z2": z[1]}
@@ -114,10 +123,10 @@ class Siamese(Method):
         """The loss of one pair of views, a scalar, from outputs z, targets t and predictions p by view."""
         c = self.config
         if c.similarity == "triplet":
-            negatives = losses.random_negatives(t[b])
-            return losses.component_loss(z[a], losses.triplet_components(t[b], negatives), c.remove)
+            negatives = random_negatives(t[b])
+            return component_loss(z[a], triplet_components(t[b], negatives), c.remove)
         if c.similarity == "self":
-            return losses.component_loss(z[a], losses.self_components(z[a]), c.remove)
+            return component_loss(z[a], self_components(z[a]), c.remove)
         if c.arrangement == "mirror":
             # The second paper, algorithm 2: one view's output learns the other's prediction, and h too.
             x, y = z[a], p[b]  # n-by-d
@@ -130,9 +139,9 @@ class Siamese(Method):
         if not c.remove:
             return self.D(x, y)
         if c.similarity == "infonce":
-            return losses.component_loss(x, losses.infonce_components(x, y, c.temperature), c.remove)
+            return component_loss(x, infonce_components(x, y, c.temperature), c.remove)
         # NOTE: h learns by what is left of the gradient, as f does; the paper's section 3.3 does not say.
-        return losses.component_loss(x, losses.simsiam_components(p[b], y), c.remove)
+        return component_loss(x, simsiam_components(p[b], y), c.remove)
 
     def phase(self, step: int) -> str:
         """`train`, `collapse` or `decorrelate`, by the step (the second paper, figure 5 b)."""

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from pretrain.keep_float32 import at_least_float32
 from pretrain.mlp import mlp
-from pretrain.precision import at_least_float32
 
 
 def build_projector(fc: nn.Linear, layers: int, norms: str, affine: bool) -> nn.Sequential:

@@ -25,7 +25,7 @@ class Target(nn.Module):
         """A step, counted from 0, of the network f is done."""
 
 
-class MeanOfViews(Target):
+class MeanOfOtherViews(Target):
     """The mean output of all views but the first, for the first (the second paper, appendix A.3)."""
 
     def forward(self, z: list[Tensor], batch: Batch) -> list[Tensor]:

@@ -1,10 +1,12 @@
-"""Numbers of an output: which parts of a gradient keep it from collapsing. docs/collapse.md reads them.
+"""Numbers of a batch of outputs: how far they are from a collapse, and which parts of a gradient keep them from it.
 
-The paper, throughout: Zhang et al., How Does SimSiam Avoid Collapse Without Negative Samples?, ICLR 2022. Capital
-letters are L2-normalized rows, o is their mean over the batch (section 3.1), r what remains of a row without it.
+docs/collapse.md reads them. The paper, throughout: Zhang et al., How Does SimSiam Avoid Collapse Without Negative
+Samples?, ICLR 2022. Capital letters are L2-normalized rows, o is their mean over the batch (section 3.1), r what
+remains of a row without it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,60 @@ TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0)
 TEMPERATURE = 0.1
 # Singular values that are logged in training: the largest ones tell a collapse, and a line of the log stays short.
 LOGGED = 32
+# Outputs whose pairs are compared: 130,000 pairs are enough for a median, and more would only cost time.
+PAIRS = 512
+
+
+@dataclass(frozen=True)
+class Health:
+    """The numbers of one batch of outputs."""
+
+    std: float
+    """Standard deviation of the L2-normalized output over the images, averaged over channels (SimSiam, figure 2)."""
+    std_healthy: float
+    """1 / sqrt(d): its value for an isotropic output."""
+    m_o: float
+    """Length of the mean of the normalized outputs (section 3.1); 1 when collapsed."""
+    m_r: float
+    """Mean length of what remains of them; 0 when collapsed."""
+    covariance: float
+    """Mean squared off-diagonal covariance of the normalized output times sqrt(d); 0 decorrelated, 1 all the same."""
+    effective_rank: float
+    """exp of the entropy of the centred output's normalized singular values (Roy, Vetterli, EUSIPCO 2007); 1 to d."""
+    spread: float
+    """sqrt(1 - median cosine of two images' outputs): 1 healthy, 0 collapsed.
+
+    With the mean for the median it would be std * sqrt(d). The std misses a collapse after a batch norm, which centres
+    the batch: a few images, others in each batch, then oppose all the rest and hold the std of n images above
+    2 / sqrt(n d). The median passes over them.
+    """
+
+
+@torch.no_grad()
+def measure_health(z: Tensor) -> Health:
+    """Measure a batch of outputs z (n, d), n at least 2."""
+    z = normalize(z.detach().double(), dim=1)  # n-by-d
+    n, d = z.shape
+    o = z.mean(dim=0)  # d
+    r = z - o  # n-by-d
+    # The smaller Gram matrix has the same eigenvalues, and the sums of squares of the covariance follow from it.
+    gram = r @ r.T if n < d else r.T @ r  # min(n, d) squared
+    variances = r.square().sum(0) / (n - 1)  # d
+    off_diagonal = (gram.square().sum() / (n - 1) ** 2 - variances.square().sum()).clamp(min=0)
+    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    # Nothing but rounding is left of an output that is constant: its rank is 1, not the rounding's.
+    share = singular[singular > 1e-6] / singular[singular > 1e-6].sum()
+    some = z[:PAIRS]
+    cosines = (some @ some.T)[~torch.eye(len(some), dtype=torch.bool, device=z.device)]  # pairs
+    return Health(
+        std=variances.sqrt().mean().item(),
+        std_healthy=d**-0.5,
+        m_o=o.norm().item(),
+        m_r=r.norm(dim=1).mean().item(),
+        covariance=(off_diagonal * d**2 / max(d * (d - 1), 1)).item(),
+        effective_rank=torch.exp(-(share * share.log()).sum()).item() if len(share) else 1.0,
+        spread=(1 - cosines.median()).clamp(0, 1).sqrt().item(),
+    )
 
 
 @torch.no_grad()
@@ -31,7 +87,7 @@ def measure_heads(
 
     Returns:
         `top_share`: share of the largest singular value's square in their sum, 1 for outputs on a line.
-        `p_std`, `p_m_o`: as `std` and `m_o` of `pretrain.monitor.measure`, of the prediction.
+        `p_std`, `p_m_o`: as `std` and `m_o` of `Health`, of the prediction.
         `eta_p`: the amount of o_p in o_e = o_z - o_p, SimSiam's extra center gradient on P (figure 5 a, -0.5 there):
         the factor for which o_e - eta o_p is orthogonal to o_p. Negative: it pushes the center away.
         `eta_z`: the amount of o_z in o_p - o_z, Mirror SimSiam's on Z (the same figure, 0.2 there). Positive: it feeds
@@ -76,7 +132,7 @@ def spectrum(z: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(gram).flip(0).clamp(min=0).div(max(len(r) - 1, 1)).sqrt()
 
 
-def decorrelation_gradient(z: Tensor) -> Tensor:
+def negative_decorrelation_gradient(z: Tensor) -> Tensor:
     """The negative gradient of the de-correlation loss (algorithm 5: squared off-diagonal covariances over d) on Z.
 
     From (n, d) to (n, d) float64, by the closed form -4 / (d (n - 1)) R C, with R the centred rows and C the covariance
@@ -103,7 +159,7 @@ def decorrelation_cosines(
     (figure 5 c).
     """
     a, b = normalize(z_a.double(), dim=1), normalize(z_b.double(), dim=1)  # n-by-d
-    target = decorrelation_gradient(a)  # n-by-d
+    target = negative_decorrelation_gradient(a)  # n-by-d
     others = torch.cat([b, a])  # 2n-by-d
     o = others.mean(dim=0)  # d
     itself = torch.cat([torch.zeros(len(a), len(a)), torch.eye(len(a))], dim=1).bool().to(a.device)  # n-by-2n

@@ -13,7 +13,7 @@ from runs.palette import PALETTE
 BLUE, RED, GREEN = PALETTE[:3]
 
 
-def save(
+def draw_measures(
     path: Path,
     metrics: Mapping[str, float],
     singular: Sequence[float],
@@ -23,8 +23,8 @@ def save(
 ) -> None:
     """Draw the numbers of outputs z (n, d) and predictions p (n, d) to the PNG `path`.
 
-    `metrics` are those of `monitor.measure`, `singular` those of `measures.spectrum`; `by_temperature` of
-    `measures.decorrelation_cosines` may be empty. Figure 5 (a) needs p.
+    `metrics` are those of `measure_health` and `measure_heads`, `singular` those of `spectrum`; `by_temperature` of
+    `decorrelation_cosines` may be empty. Figure 5 (a) needs p.
     """
     from matplotlib.figure import Figure
 
