@@ -11,9 +11,9 @@ from typing import Any
 
 from benchmarks import hub
 from benchmarks.gate.command import gate, gate_options
+from benchmarks.grid import Grid
 from benchmarks.report import table_formats
 from benchmarks.report.result_tables import checkpoint_grid
-from benchmarks.report.table_formats import Grid
 from benchmarks.results.table_results import TableResult, full_label, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables

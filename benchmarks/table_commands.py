@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.grid import Grid, Line, plain_cells
 from benchmarks.report import table_formats
 from benchmarks.report.page import write_report
 from benchmarks.report.result_tables import result_grid
-from benchmarks.report.table_formats import Grid, Line, plain_cells
 from benchmarks.results.table_results import read_results, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables

@@ -17,10 +17,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.grid import ABSENT, Cell, Grid, Line, plain_cells
 from benchmarks.report.charts import Chart, charts_of, draw_chart, legend_entries, row_logs
 from benchmarks.report.page import describe_environments
 from benchmarks.report.result_tables import format_mean_std, result_grid
-from benchmarks.report.table_formats import ABSENT, Cell, Grid, Line, markdown, plain_cells
+from benchmarks.report.table_formats import markdown
 from benchmarks.results.table_results import TableResult, pretrainings, results_of
 from benchmarks.results.trial_statistics import summarize
 from benchmarks.tables import scale as scales

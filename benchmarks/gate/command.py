@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks.gate.baseline import read_baseline, write_baseline
 from benchmarks.gate.comparison import DETECT, Comparison, compare_runs
 from benchmarks.gate.measured import Measured, measure
+from benchmarks.grid import Cell, Grid, Line, plain_cells
 from benchmarks.report import table_formats
-from benchmarks.report.table_formats import Cell, Grid, plain_cells
 from runs.errors import UserError
 from runs.files import atomic_write
 
@@ -137,7 +137,7 @@ def summary_markdown(lines: list[Comparison]) -> bytes:
     failed, unsure = (any(line.verdict == v for line in lines) for v in ("fail", "not enough data"))
     head = "a real drop" if failed else "not enough data to see a small drop" if unsure else "no drop"
     rows = [
-        table_formats.Line(line.key, (
+        Line(line.key, (
             *plain_cells([line.metric, f"{line.before:.2f}", f"{line.now:.2f}",
                     f"{line.difference:+.2f} ± {1.96 * line.error:.2f}", f"{line.smallest:.1f}"]),
             Cell("" if line.verdict == "shown" else line.verdict, bold=line.verdict == "fail"),

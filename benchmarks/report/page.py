@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.grid import Cell, Grid, Line, plain_cells
 from benchmarks.report import table_formats
 from benchmarks.report.charts import TASKS, chart_svg, charts_of, precision_recall_charts, pretraining_logs, row_logs
 from benchmarks.report.result_tables import result_grid, results_csv
-from benchmarks.report.table_formats import Cell, Grid, Line, plain_cells
 from benchmarks.results.records import Found
 from benchmarks.results.table_results import Results, TableResult, join_with_and
 from benchmarks.workflow.plan import GENERATOR, PAGE, PLAN, TABLES, files_of_report

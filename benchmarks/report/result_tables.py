@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from benchmarks.report.table_formats import ABSENT, Cell, Grid, Line, plain_cells
+from benchmarks.grid import ABSENT, Cell, Grid, Line, plain_cells
 from benchmarks.results.table_results import Entry, TableResult
 from benchmarks.results.trial_statistics import Summary
 from benchmarks.tables import table as tables

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.table_formats import ABSENT, Grid, Line, plain_cells
+from benchmarks.grid import ABSENT, Grid, Line, plain_cells
 from runs import plugins
 from runs.errors import UserError
 from runs.files import read_yaml
