@@ -8,7 +8,7 @@ not cost time. `--data DIR` holds VOC2007; without it scenes are generated.
 import argparse
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
 
 from benchmarks.shapes import Settings, generate
+from benchmarks.shapes_scenes import CLASSES
 from experiments.speed.rows import Row, Skipped, alternate, run_script
 from hardware.measure_peak_rates import decode_rate
 from transfer.detectron2_config import build_cfg
@@ -33,10 +34,11 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
         root, split = arguments.data, "voc_2007_train"
+        classes: Sequence[str] = VOC_CLASSES
         if root is None:
-            root, split = Path(folder) / "generated", "voc_2007_trainval"
+            root, split, classes = Path(folder) / "generated", "voc_2007_trainval", CLASSES
             generate(root, Settings(images=2, val_images=2, voc07=48, voc07_test=2, voc12=2, coco=2, coco_val=2))
-        yield row(read_joined_splits(str(root), [split], VOC_CLASSES), arguments)
+        yield row(read_joined_splits(str(root), [split], classes), arguments)
 
 
 def row(split: Split, arguments: argparse.Namespace) -> Row:
