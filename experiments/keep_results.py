@@ -49,7 +49,7 @@ def keep_results(plan: Plan, target: Path) -> dict[Path, int]:
             `target` holds something else, or what was kept of other runs.
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise UserError(f"{target}: is no folder; choose another")
+        raise UserError(f"{target}: is not a folder; choose another")
     if target.exists() and any(target.iterdir()) and not (target / MARK).is_file():
         raise UserError(f"{target}: was not written by this command, and its files would go; choose another folder")
     if (target / PLAN).is_file():

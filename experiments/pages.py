@@ -49,7 +49,7 @@ METRICS = {
 
 
 def fill_page(text: str, folder: Path, beside: Path, scale: str | None = None) -> str:
-    """Return the page with its blocks written anew; draws the pictures that it shows.
+    """Return the page with its blocks rewritten; draws the pictures that it shows.
 
     Args:
         text: the page.
@@ -225,7 +225,7 @@ def preset_arguments(row: Row) -> str:
 
 @cli
 def main(argv: list[str] | None = None) -> int:
-    """Write a page's generated parts anew."""
+    """Rewrite a page's generated parts."""
     parser = Parser(prog="python -m experiments.pages", description="write the generated parts of a Markdown page")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of `python -m benchmarks run`")
     parser.add_argument("page", type=Path, metavar="PAGE.md", help="with blocks <!-- table: NAME --> … <!-- end -->")

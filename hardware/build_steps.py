@@ -22,7 +22,7 @@ from runs.errors import UserError
 
 
 class OfficialForward(nn.Module):
-    """The official forward pass around this project's layers, where the official code is not at hand."""
+    """The official forward pass around this project's layers, where there is no clone of the official code."""
 
     def __init__(self, ours: SimSiam) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def official_step(arch: str, images: list[Tensor], device: str, folder: Path | N
     if folder:
         sys.path.insert(0, str(folder))
         try:
-            # The clone is no dependency of this project.
+            # The clone is not a dependency of this project.
             builder = importlib.import_module("simsiam.builder")
         except ImportError as error:
             raise UserError(f"{folder}: no simsiam/builder.py; --official is a clone of {OFFICIAL}") from error

@@ -1,4 +1,4 @@
-"""Generated photographs: as many bytes and pixels as a data set's, where none is at hand."""
+"""Generated photographs, with as many bytes and pixels as a data set's."""
 
 import os
 from pathlib import Path

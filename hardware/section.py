@@ -51,7 +51,7 @@ class Figure:
 
     @property
     def holds(self) -> bool:
-        """Whether the value keeps its limit; a value that is no number never does."""
+        """Whether the value keeps its limit; NaN never does."""
         if self.limit is None:
             return True
         return self.value >= self.limit if self.least else self.value <= self.limit
@@ -59,7 +59,7 @@ class Figure:
 
 @dataclass
 class Section:
-    """A section's outcome, as it stands in the JSON.
+    """A section's outcome, as it is in the JSON.
 
     Attributes:
         name: of the section.

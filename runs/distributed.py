@@ -53,7 +53,7 @@ def launch() -> Launch:
     """Read torchrun's variables; a process without a `WORLD_SIZE` above 1 is alone, whatever else is set.
 
     Raises:
-        UserError: one of several processes lacks a variable, or has one that is no number.
+        UserError: one of several processes lacks a variable, or has one that is not a number.
     """
 
     def number(name: str, default: str) -> int:
@@ -136,7 +136,7 @@ def set_precision(
 
     NOTE: `fp32` turns TF32 off everywhere, as on the GPUs of the papers. The releases leave PyTorch's default,
     `pytorch`, which on newer GPUs allows it in convolutions.
-    A CPU without bf16 instructions computes in `bf16` all the same, at 0.02 to 0.4 of its speed in fp32, which is said.
+    A CPU without bf16 instructions still computes in `bf16`, at 0.02 to 0.4 of its speed in fp32, with a warning.
 
     Args:
         name: `fp32`, `pytorch` (float32 with TF32 convolutions), `tf32` (with TF32 products too), `bf16` (mixed
@@ -158,7 +158,7 @@ def set_precision(
             file=sys.stderr,
         )
     if name == "tf32" and device.type == "cpu":
-        raise UserError("precision=tf32: the CPU has none; use fp32 or bf16, or device=cuda")
+        raise UserError("precision=tf32: a CPU has no TF32; use fp32 or bf16, or device=cuda")
     if threads:
         torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = one_shape

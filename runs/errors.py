@@ -31,7 +31,7 @@ class BrokenImage(UserError):
         self.name, self.reason = name, reason
 
     def __reduce__(self) -> tuple[type["BrokenImage"], tuple[str, str]]:
-        # Out of a loading process it comes pickled, and made anew from its message alone it would say it twice.
+        # A loading process returns it pickled; rebuilt from its message alone, it would name the file twice.
         return type(self), (self.name, self.reason)
 
 

@@ -66,7 +66,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
     Raises:
         UserError: the operating system refuses, see `atomic_write`.
-        ValueError: `value` holds a NaN or an infinity, of which JSON has none.
+        ValueError: `value` holds a NaN or an infinity, which JSON cannot hold.
     """
     text = json.dumps(value, indent=2, allow_nan=False)
     with atomic_write(path, "w") as file:
@@ -112,7 +112,7 @@ def read_json(path: str | os.PathLike[str], most: int = 2**26) -> Any:
                 content = file.read(most + 1)
             if len(content) > most:
                 raise ValueError(f"more than {most:,} bytes unpacked")
-        # Of bytes it knows the encoding by itself, with a mark at the beginning or without.
+        # Given bytes, it detects the encoding, with or without a byte-order mark.
         return json.loads(content, object_pairs_hook=unique)
     except (ValueError, RecursionError, OSError, EOFError, zlib.error) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
@@ -163,9 +163,9 @@ def unpack_arrays(content: bytes, most: int = 2**30) -> dict[str, Any]:
             found = {name: arrays[name] for name in arrays}
         for name, array in found.items():
             if not isinstance(array, np.ndarray):
-                raise ValueError(f"{name} is no array")
+                raise ValueError(f"{name} is not an array")
             if array.dtype.kind == "U":
-                array.tolist()  # refuses what is no character
+                array.tolist()  # refuses what is not a character
         return found
     except Exception as error:  # zipfile, zlib and NumPy raise whatever they meet
         raise ValueError(str(error)) from error

@@ -104,7 +104,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         raise UserError(f"{path}: schema version {body['schema']}, this program reads {SCHEMA}; {remedy}")
     try:
         intact = body.pop("digest", None) == _digest(body)
-    except ValueError:  # a number that is none: no record is written with it
+    except ValueError:  # NaN or an infinity: no record is written with it
         intact = False
     if not intact:
         raise UserError(f"{path}: changed after it was written (its digest differs); {remedy}")

@@ -146,7 +146,7 @@ def check_values(config: Any, prefix: str = "") -> None:
     Behind its fields, a dataclass with a method `check` checks what they have to do with each other.
 
     Raises:
-        UserError: a value is none of its field's choices, a number is outside its field's range or not finite, or a
+        UserError: a value is not among its field's choices, a number is outside its field's range or not finite, or a
             whole one has more than 63 bits, of which no generator and no tensor can be made.
     """
     for field in dataclasses.fields(config):

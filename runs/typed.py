@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from runs.errors import UserError
 
 T = TypeVar("T")
-_NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a finite number"}
+_NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a finite number"}
 
 
 def build(kind: type[T], value: Any, where: str) -> T:

@@ -93,7 +93,7 @@ def _table_or_scale(path: Path) -> int:
     from benchmarks.tables import scale, table
 
     if path.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{path}: lies in no folder method, data, augment or formats, and is no table or scale (.yaml)")
+        raise UserError(f"{path}: not in a folder method, data, augment or formats, and not a table or scale (.yaml)")
     if "columns" in read_yaml(path):
         found = table.load(str(path))
         print(f"table {path.stem}: fine; {len(found.rows)} rows, {len(found.columns)} columns: {found.title}")

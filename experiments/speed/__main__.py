@@ -129,7 +129,7 @@ def _page(words: list[str]) -> int:
         "page", type=Path, metavar="PAGE.md", help="with a line for the table's begin and one for its end"
     )
     arguments = parser.parse_args(words)
-    read_rows(arguments.result)  # refuses what is no result
+    read_rows(arguments.result)  # refuses what is not a result
     text = replace_block(arguments.page.read_text(encoding="utf-8"), markdown_page(read_json(arguments.result)))
     with atomic_write(arguments.page, "w") as output:
         output.write(text)

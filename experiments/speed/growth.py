@@ -187,7 +187,7 @@ def plot(curves: list[Growth], file: Path) -> None:
     for curve, time_panel, memory_panel in zip(curves, rows[0], rows[1], strict=True):
         _panel(time_panel, curve.sizes, curve.seconds, curve.expected, curve.slope, BLUE)
         time_panel.set_title(curve.name)
-        # What the inputs hide in noise and page size is no curve.
+        # Below that, noise and the page size would be drawn.
         shown = [(n, m) for n, m in zip(curve.sizes, curve.megabytes, strict=True) if m > LEAST]
         if shown:
             sizes, megabytes = [n for n, _ in shown], [m for _, m in shown]

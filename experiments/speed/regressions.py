@@ -37,7 +37,7 @@ def compare(before: Path, after: Path, tolerance: float) -> tuple[list[str], boo
         (a line a row; whether any fell)
 
     Raises:
-        UserError: a file is no result, or the two have no row in common.
+        UserError: a file is not a result, or the two have no row in common.
     """
     old, new = read_rows(before), read_rows(after)
     common = [name for name in old if name in new]

@@ -21,7 +21,7 @@ from hardware.section import OFFICIAL
 from runs.errors import UserError
 from runs.files import write_json
 
-# Clones that stand beside the installed peers, which they are no packages of.
+# A peer that is a clone and not an installed package.
 SOLO_LEARN = "vturrisi/solo-learn@9187ea3"
 Measure = Callable[[argparse.Namespace], Iterable["Row | Skipped"]]
 

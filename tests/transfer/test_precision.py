@@ -48,6 +48,6 @@ def test_trains_as_fp32_does(tiny: TransferConfig, tmp_path: Path, exact: list[d
 
 def test_tf32_is_refused_where_there_is_none(tiny: TransferConfig) -> None:
     tiny.precision = "tf32"
-    with pytest.raises(UserError, match="precision=tf32: the CPU has none"):
+    with pytest.raises(UserError, match="precision=tf32: a CPU has no TF32"):
         trials.run(tiny)
     assert not Path(tiny.output).exists()
