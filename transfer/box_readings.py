@@ -16,6 +16,8 @@ SIDES, CORNERS = "x, y, width, height", "x0, y0, x1, y1"
 SLACK = 1.0
 # Of fewer images, another reading may fit better by chance.
 FEWEST = 5
+# The share of boxes that end further in, of two that are compared. Not all: some detectors' boxes leave their images.
+OUTER = 0.9
 
 
 def check_boxes(
@@ -63,15 +65,16 @@ def better_reading(
         return None
     readings = _readings(boxes)
     names, candidates = list(readings), [reading[first] for reading in readings.values()]
-    # Scaled by one factor, to one size, or to one longest side: how far, the furthest boxes and objects say.
+    # Resized by one factor, to one size, or to one longer or shorter side: how far, the outer boxes and objects say.
     sizes = np.maximum([[entry["width"], entry["height"]] for entry in images], 1)
     truth = [_object_boxes(entry) for entry in images]
     objects, owner = np.concatenate(truth), np.repeat(np.arange(len(truth)), [len(t) for t in truth])
     end, object_end = (b[:, :2] + b[:, 2:] for b in (readings[expected], objects))
-    for unit in (np.ones_like(sizes), sizes, sizes.max(axis=1, keepdims=True) * [1, 1]):  # (images, 2)
-        factor = np.maximum(end.max(axis=0), 1e-9) / (object_end / unit[owner]).max(axis=0)
+    sides = [np.ones_like(sizes), sizes, *(np.stack([side, side], axis=1) for side in (sizes.max(1), sizes.min(1)))]
+    for side in sides:  # (images, 2)
+        factor = np.quantile(end, OUTER, axis=0) / np.quantile(object_end / side[owner], OUTER, axis=0)
         names.append(f"{expected} in pixels of resized images")
-        candidates.append(readings[expected][first] * np.tile(unit[image[first]] / factor, 2))
+        candidates.append(readings[expected][first] * np.tile(side[image[first]] / np.maximum(factor, 1e-9), 2))
     fit = np.zeros(len(names))
     for boxes_of_image, number in zip(np.stack(candidates, axis=1), image[first], strict=True):
         if len(truth[number]):

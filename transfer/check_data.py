@@ -3,17 +3,15 @@
 import concurrent.futures
 import os
 import sys
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
 from runs.app import hydra_app
+from runs.errors import UserError
 from runs.printable import printable
 from runs.progress import Progress
 from runs.settings import number
-from transfer.image_files import FORMATS
+from transfer.image_files import open_image
 from transfer.settings import DataFolder
 
 # Images and objects of the official splits, difficult ones and crowds included: counted in the VOC 2007 annotations;
@@ -63,15 +61,13 @@ def check_split(root: Path, name: str, config: CheckConfig) -> tuple[str, list[s
     return line, faults, [Path(image["file_name"]) for image in split.images]
 
 
-def decode(file: Path) -> str | None:
+def decoding_fault(file: Path) -> str | None:
     """Decode every pixel; returns what is wrong, None if nothing is."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(file, formats=FORMATS) as image:
-                image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"{file}: does not decode ({' '.join(str(error).split())}); restore it"
+        with open_image(file) as image:
+            image.convert("RGB")
+    except UserError as error:
+        return str(error)
     return None
 
 
@@ -93,7 +89,7 @@ def check_data(config: CheckConfig) -> None:
         concurrent.futures.ProcessPoolExecutor(config.workers or os.cpu_count() or 1) as pool,
         Progress(len(decoded), "decoding", unit="image") as bar,
     ):
-        for fault in pool.map(decode, decoded, chunksize=64):
+        for fault in pool.map(decoding_fault, decoded, chunksize=64):
             faults += [fault] if fault else []
             bar.update()
     faults = list(dict.fromkeys(faults))

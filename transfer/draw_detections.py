@@ -23,17 +23,17 @@ PAPER, INK = (250, 250, 250), (40, 40, 40)
 
 def draw_sheets(folder: Path, split: Split, detections: Detections, matches: Matches, count: int) -> None:
     """Draw `detections.png`, images at even distances, and `best_and_worst.png`, of `count` images each."""
-    sheet(folder / DETECTIONS, split, detections, evenly(split, count))
-    sheet(folder / "best_and_worst.png", split, detections, best_and_worst(matches, count))
+    draw_sheet(folder / DETECTIONS, split, detections, evenly_spaced_images(split, count))
+    draw_sheet(folder / "best_and_worst.png", split, detections, best_and_worst_images(matches, count))
 
 
-def evenly(split: Split, count: int) -> list[int]:
+def evenly_spaced_images(split: Split, count: int) -> list[int]:
     """Numbers of `count` images at even distances."""
     places = np.linspace(0, len(split.images) - 1, min(count, len(split.images)))
     return sorted({int(n) for n in places.round()})
 
 
-def best_and_worst(matches: Matches, count: int) -> list[int]:
+def best_and_worst_images(matches: Matches, count: int) -> list[int]:
     """Numbers of the images that the detector did best on, then of those that it did worst on, half of `count` each.
 
     By the F-measure at IoU .5 of detections with a score of at least `THRESHOLD`. Images without objects are left out.
@@ -50,7 +50,7 @@ def best_and_worst(matches: Matches, count: int) -> list[int]:
     return best + worst[: count // 2]
 
 
-def sheet(path: Path, split: Split, detections: Detections, numbers: Sequence[int]) -> None:
+def draw_sheet(path: Path, split: Split, detections: Detections, numbers: Sequence[int]) -> None:
     """Draw some of a split's images as a PNG: truth dashed in white, detections in their class's colour.
 
     Those with a score below `THRESHOLD` are left out, but for the best one of an image without others.

@@ -1,6 +1,8 @@
-"""What the first bytes of an image file say, before any work is done on it."""
+"""Image files, opened safely; and what their first bytes say, before any work is done on them."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -14,6 +16,24 @@ NARROWEST = 1000
 ORIENTATION = 0x0112  # EXIF; from 5 on the image is shown with its sides exchanged
 
 
+@contextlib.contextmanager
+def open_image(file: Path) -> Iterator[Image.Image]:
+    """Open an image file, which is decoded when its pixels are used.
+
+    Raises:
+        UserError: it is no image, too large, or damaged, also where the block decodes it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=FORMATS) as image:
+                yield image
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{file}: more pixels than Pillow decodes ({error}); scale it down") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{file}: not a readable image ({error}); restore it") from error
+
+
 def check_image(file: Path, width: int | None = None, height: int | None = None) -> tuple[int, int]:
     """Check that a file is an image that training can use, of the annotated size; nothing is decoded.
 
@@ -23,15 +43,8 @@ def check_image(file: Path, width: int | None = None, height: int | None = None)
     Raises:
         UserError: it is no image, too large, too narrow, of more than 8 bits a channel, or of another size.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(file, formats=FORMATS) as opened:
-                mode, stored, orientation = opened.mode, opened.size, _orientation(opened)
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{file}: more pixels than Pillow decodes ({error}); scale it down") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{file}: not a readable image ({type(error).__name__}); restore it") from error
+    with open_image(file) as opened:
+        mode, stored, orientation = opened.mode, opened.size, _orientation(opened)
     if mode.startswith("I") or mode == "F":
         raise UserError(
             f"{file}: has more than 8 bits a channel, which would be clipped to white; convert it to 8 bits"

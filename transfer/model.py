@@ -49,7 +49,7 @@ class Float32SyncBatchNorm(NaiveSyncBatchNorm):
         return output.to(input.dtype)
 
 
-def synchronize_in_float32(detector: nn.Module) -> None:
+def use_float32_statistics(detector: nn.Module) -> None:
     """Give every batch norm over processes float32 statistics; parameters, buffers and names stay."""
     for module in detector.modules() if world_size() > 1 else ():
         if isinstance(module, NaiveSyncBatchNorm):
@@ -83,21 +83,21 @@ def build_detector(
     """Build the detector that a configuration describes, with the backbone's weights, or random ones without.
 
     Returns:
-        (the detector on `cfg.MODEL.DEVICE`, what `load_backbone` says of its weights)
+        (the detector on `cfg.MODEL.DEVICE`, what `load_and_prove` says of its weights)
 
     Raises:
-        UserError: Detectron2 cannot build it; or see `load_backbone`.
+        UserError: Detectron2 cannot build it; or see `load_and_prove`.
     """
     with as_user_errors("recipe=, detectron2.…: Detectron2 cannot build this detector"):
         detector = build_model(cfg)
-    synchronize_in_float32(detector)
-    proof = load_backbone(detector, backbone) if backbone else None
+    use_float32_statistics(detector)
+    proof = load_and_prove(detector, backbone) if backbone else None
     if channels_last:
         detector.to(memory_format=torch.channels_last)
     return detector, proof
 
 
-def load_backbone(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
+def load_and_prove(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
     """Copy every backbone tensor into the detector (res5 into its region heads), then prove that each one is there.
 
     The proof compares the detector's tensors with the file's bit for bit, after the copy and through `state_dict`. Of a

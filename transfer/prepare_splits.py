@@ -95,15 +95,15 @@ def hold_out(images: Images, part: float, seed: int) -> tuple[Images, Images]:
 def _warn_of_overlap(train: Split, test: Split) -> None:
     """Say that images are reported on which are trained on: the same file, or a copy with its name and objects."""
     files, copies = {image["file_name"] for image in train.images}, defaultdict(list)
-    for image, label in zip(train.images, train.labels, strict=True):
+    for image, key in zip(train.images, train.image_keys, strict=True):
         if image["annotations"]:
-            copies[label].append(image["file_name"])
+            copies[key].append(image["file_name"])
     # Frames of two videos may have one name and one box of the whole frame each: only equal bytes make a copy.
     both = [
         image["file_name"]
-        for image, label in zip(test.images, test.labels, strict=True)
+        for image, key in zip(test.images, test.image_keys, strict=True)
         if image["file_name"] in files
-        or any(filecmp.cmp(image["file_name"], other, shallow=False) for other in copies.get(label, ()))
+        or any(filecmp.cmp(image["file_name"], other, shallow=False) for other in copies.get(key, ()))
     ]
     if both and rank() == 0:
         print(

@@ -38,12 +38,12 @@ class Split:
 
     @functools.cached_property
     def dataset(self) -> Dataset:
-        """What a record says of it; the fingerprint is the SHA-256 of classes and `labels`, in hexadecimal digits."""
-        digest = hashlib.sha256("".join([json.dumps(self.classes), *self.labels]).encode()).hexdigest()
+        """What a record says of it; the fingerprint is the SHA-256 of classes and `image_keys`, in hexadecimal."""
+        digest = hashlib.sha256("".join([json.dumps(self.classes), *self.image_keys]).encode()).hexdigest()
         return Dataset("COCO" if self.metric == "coco" else "VOC", self.name, len(self.images), digest)
 
     @functools.cached_property
-    def labels(self) -> list[str]:
+    def image_keys(self) -> list[str]:
         """For each image, a text of its file's name, its size, its boxes and their classes."""
         texts = []
         for image in self.images:

@@ -115,7 +115,7 @@ def _listed(listing: Path, folder: Path) -> list[str]:
 
 def _annotation(file: Path, classes: dict[str, int]) -> dict[str, Any]:
     root = _parse(file)
-    width, height = (_whole(_text(root, f"size/{side}"), side) for side in ("width", "height"))
+    width, height = (_whole(root, f"size/{side}") for side in ("width", "height"))
     objects = [_object(item, width, height, classes) for item in root.iterfind("object")]
     return {"height": height, "width": width, "annotations": objects}
 
@@ -146,7 +146,7 @@ def _object(item: ET.Element, width: int, height: int, classes: dict[str, int]) 
             f"unknown class {name!r} (the classes are {', '.join(classes)}); correct it or set data.classes"
         )
     # 1-based and inclusive: a box of (1, W) covers the whole width, which is (0, W) in continuous coordinates.
-    x0, y0, x1, y1 = (_number(_text(item, f"bndbox/{side}"), side) for side in ("xmin", "ymin", "xmax", "ymax"))
+    x0, y0, x1, y1 = (_number(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
     if not (1 <= x0 <= x1 <= width and 1 <= y0 <= y1 <= height):
         remedy = "VOC counts pixels from 1: add 1 to all coordinates" if min(x0, y0) == 0 else "correct it"
         box = f"({x0:g}, {y0:g}, {x1:g}, {y1:g})"
@@ -169,16 +169,17 @@ def _text(element: ET.Element, path: str) -> str:
     return (found[0].text or "").strip()
 
 
-def _number(text: str, what: str) -> float:
+def _number(element: ET.Element, path: str) -> float:
+    text = _text(element, path)
     try:
         # To Python 1_0 is ten.
         return float(text.replace("_", " "))
     except ValueError as error:
-        raise ValueError(f"<{what}> is {text[:40]!r}; write a number") from error
+        raise ValueError(f"<{path}> is {text[:40]!r}; write a number") from error
 
 
-def _whole(text: str, what: str) -> int:
-    number = _number(text, what)
+def _whole(element: ET.Element, path: str) -> int:
+    number = _number(element, path)
     if not 0 < number < 1e6 or number % 1:
-        raise ValueError(f"<{what}> is {text[:40]!r}; write a whole number of pixels")
+        raise ValueError(f"<{path}> is {number:g}; write a whole number of pixels")
     return int(number)

@@ -182,7 +182,7 @@ def test_statistics_of_bfloat16_features_are_those_of_float32(monkeypatch: pytes
     mean, var = exact.mean((0, 2, 3)), exact.var((0, 2, 3), correction=0)
     expected = (exact - mean.view(1, 4, 1, 1)) / (var.view(1, 4, 1, 1) + 1e-5).sqrt()
     names = list(detector.state_dict())
-    ours.synchronize_in_float32(detector)
+    ours.use_float32_statistics(detector)
     found = detector(features)
     assert found.dtype == torch.bfloat16 and list(detector.state_dict()) == names
     torch.testing.assert_close(found.double(), expected, rtol=0.01, atol=0.02)
