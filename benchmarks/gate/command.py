@@ -24,10 +24,9 @@ MARKS = {"pass": "pass", "fail": "FAIL", "not enough data": "????", "shown": "  
 class GateOptions:
     """What is compared with what, and what is written, as the options of `gate` say."""
 
-    before: dict[str, Measured]  # the baseline; empty where these results are to become one
-    baseline: Path  # its file, the one to be written if `before` is empty
-    write: bool  # store these results as the baseline
-    update: bool  # print the comparison, and store the baseline with these results in it
+    baseline: Path  # the file
+    before: dict[str, Measured] | None  # what it holds; None where these results are to become the baseline
+    update: bool  # store the baseline with these results in it
     tolerance: float  # points; drops up to this size pass
     detect: float | None  # points; a drop of this size has to be seen
     noise: float | None  # points; the standard deviation of a trial where it is known
@@ -51,12 +50,10 @@ def gate_options(arguments: argparse.Namespace) -> GateOptions:
         written = getattr(arguments, name)
         if written and (Path(written).suffix in (".json", ".npz") or written in others):
             raise UserError(f"--{name} {written}: would overwrite a record, a baseline or the other file; name another")
-    before = read_baseline(Path(arguments.baseline), arguments.noise) if arguments.baseline else {}
-    return GateOptions(
-        before, Path(arguments.baseline or arguments.write_baseline), bool(arguments.write_baseline),
-        arguments.update_baseline, arguments.tolerance or 0.0, arguments.detect, arguments.noise, arguments.summary,
-        arguments.junit,
-    )  # fmt: skip
+    path = Path(arguments.baseline or arguments.write_baseline)
+    before = read_baseline(path, arguments.noise) if arguments.baseline else None
+    given = {name: getattr(arguments, name) for name in ("detect", "noise", "summary", "junit")}
+    return GateOptions(path, before, arguments.update_baseline, arguments.tolerance or 0.0, **given)
 
 
 def gate(results: Sequence[str | Path], options: GateOptions, partial: bool = False) -> int:
@@ -75,16 +72,17 @@ def gate(results: Sequence[str | Path], options: GateOptions, partial: bool = Fa
         UserError: bad input.
     """
     now, before = measure(results, options.noise), options.before
-    if options.write:
-        _store(options.baseline, before, now)
+    if before is None:
+        _store(options.baseline, {}, now)
         return 0
+    compared = before
     if partial:
         if (lacking := next((key for key in now if key not in before), "")) and not options.update:
             raise UserError(f"baseline: no number of {lacking}; write it with that run, or choose other --tasks or "
                             f"checkpoint (there are: {'; '.join(before)})")  # fmt: skip
-        before = {key: before[key] for key in now if key in before}
+        compared = {key: before[key] for key in now if key in before}
     detect = DETECT if options.detect is None else options.detect
-    lines = compare_runs(before, now, options.tolerance, detect) if before else []
+    lines = compare_runs(compared, now, options.tolerance, detect) if compared else []
     for line in lines:
         print(f"{MARKS[line.verdict]} {sentence(line)}")
     for file, content in ((options.summary, summary_markdown(lines)), (options.junit, junit_xml(lines))):
@@ -92,7 +90,7 @@ def gate(results: Sequence[str | Path], options: GateOptions, partial: bool = Fa
             with atomic_write(file) as handle:
                 handle.write(content)
     if options.update:
-        _store(options.baseline, options.before, now)
+        _store(options.baseline, before, now)
         return 0
     if any(line.verdict == "fail" for line in lines):
         print("the gate fails: a real drop", file=sys.stderr)

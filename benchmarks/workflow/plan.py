@@ -186,7 +186,7 @@ class Plan:
         return found
 
     @cached_property
-    def first_cell(self) -> dict[str, Cell]:
+    def first_cell_by_run(self) -> dict[str, Cell]:
         """For every run the first entry that it serves, directly or through the runs that need it."""
         served = [(name, cell) for cell in self.cells for run in cell.runs for name in self.with_needs[run]]
         return dict(reversed(served))
@@ -199,7 +199,7 @@ class Plan:
             kind, _, rest = run.partition("/")
             rest = rest.rsplit("-", 1)[0]
             short[run] = rest if rest.startswith(f"{kind}-") or kind == "transfer" else f"{kind} {rest}"
-        rows = {run: f"{short[run]} ({cell.row})" for run, cell in self.first_cell.items()}
+        rows = {run: f"{short[run]} ({cell.row})" for run, cell in self.first_cell_by_run.items()}
         short |= {run: rows.get(run, run) for run in _runs_of_equal_name(short)}
         # Two runs of one row with equal names differ in settings only: there the id has to do.
         return short | {run: run for run in _runs_of_equal_name(short)}
@@ -208,7 +208,7 @@ class Plan:
     def row_labels(self) -> dict[str, str]:
         """For every run the label of the table row that it serves, the first one if there are several."""
         labels = {(table.name, row.id): row.label for table, _ in self.planned_tables for row in table.rows}
-        return {run: labels[cell.table, cell.row] for run, cell in self.first_cell.items()}
+        return {run: labels[cell.table, cell.row] for run, cell in self.first_cell_by_run.items()}
 
     @cached_property
     def planned_tables(self) -> list[PlannedTable]:
