@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runs import plugins
+from runs.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's normalisation of images in [0, 1], RGB
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,15 +44,17 @@ class InputConvention:
         }
 
     @classmethod
-    def from_detectron2(cls, values: dict[str, Any]) -> "InputConvention":
-        """Read what `detectron2()` wrote; raises KeyError, TypeError or ValueError for anything else."""
-        mean, std = (tuple(float(value) / 255 for value in values[key]) for key in ("pixel_mean", "pixel_std"))
-        padding = int(values.get("stem_padding", 1))
-        if len(mean) != 3 or len(std) != 3 or values["format"] not in ("RGB", "BGR") or padding not in range(4):
-            raise ValueError("input convention")
-        if not (all(map(math.isfinite, (*mean, *std))) and min(std) > 0):
-            raise ValueError("mean and deviation")
-        return cls(values["format"], mean, std, bool(values["stride_in_1x1"]), padding)
+    def from_detectron2(cls, values: Any, where: str) -> "InputConvention":
+        """Read what `detectron2()` wrote, and `where` it stands; raises UserError for anything else."""
+        try:
+            mean, std = (tuple(float(value) / 255 for value in values[key]) for key in ("pixel_mean", "pixel_std"))
+            channels, padding = values["format"], int(values.get("stem_padding", 1))
+            sound = channels in ("RGB", "BGR") and padding in range(4) and all(map(math.isfinite, (*mean, *std)))
+            if sound and len(mean) == 3 and len(std) == 3 and min(std) > 0:
+                return cls(channels, mean, std, bool(values["stride_in_1x1"]), padding)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+            pass
+        raise UserError(f"{where}: not an input convention of this project; convert the original again, or without it")
 
 
 # He et al.'s Caffe models: BGR, 0..255 with the mean subtracted and no division.

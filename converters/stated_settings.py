@@ -79,12 +79,7 @@ def input_convention(contents: Contents, network: Network, path: Path) -> tuple[
         raise not_plain(f"{head}: of a segmentation network, with {_DILATED}")
     values = contents.provenance.get("input")
     if values is not None:
-        try:
-            return InputConvention.from_detectron2(values), "written by the conversion"
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                "provenance.input: not an input convention of this project; convert the original again"
-            ) from error
+        return InputConvention.from_detectron2(values, "provenance.input"), "written by the conversion"
     if own := _of_own_checkpoint(settings):
         return own, BY_PRETRAINING
     convention, source = _stated(contents, settings, network.container)
@@ -174,7 +169,4 @@ def _stated(contents: Contents, settings: Mapping[str, Any], container: str) -> 
         # Detectron2's models with the Caffe input are MSRA's, with the stride in the 1x1.
         "stride_in_1x1": caffe and MSRA_INPUT.stride_in_1x1,
     }
-    try:
-        return InputConvention.from_detectron2(values), f"as {source} says"
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{source}: no mean and deviation of images; export the weights without it") from error
+    return InputConvention.from_detectron2(values, source), f"as {source} says"

@@ -83,10 +83,7 @@ def read_backbone(weights: str | Path) -> BackboneFile | None:
     subject = _subject(path, contents.sha256, settings, provenance)
     convention = MSRA_INPUT.detectron2() if said == "msra" else provenance.get("input")
     if convention is not None:
-        try:
-            convention = InputConvention.from_detectron2(convention).detectron2()
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"weights={path}: provenance.input is no input convention; {REMEDY}") from error
+        convention = InputConvention.from_detectron2(convention, f"weights={path}: provenance.input").detectron2()
         settings |= {
             "MODEL.RESNETS.STRIDE_IN_1X1": convention["stride_in_1x1"], "INPUT.FORMAT": convention["format"],
             "MODEL.PIXEL_MEAN": convention["pixel_mean"], "MODEL.PIXEL_STD": convention["pixel_std"],

@@ -97,6 +97,19 @@ def test_input_convention_in_detectron2_terms() -> None:
     assert UNIT_INPUT.detectron2()["pixel_mean"] == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"format": "GRB"}, {"pixel_mean": [0.0, 0.0]}, {"pixel_std": [1.0, 0.0, 1.0]}, {"pixel_mean": [10**400] * 3},
+        {"pixel_std": [1.0, float("nan"), 1.0]}, {"pixel_mean": "RGB"}, {"stem_padding": 4}, {"format": []},
+    ],
+)  # fmt: skip
+def test_what_is_no_input_convention(wrong: dict[str, Any]) -> None:
+    assert InputConvention.from_detectron2(UNIT_INPUT.detectron2(), "file") == UNIT_INPUT
+    with pytest.raises(UserError, match="file: not an input convention"):
+        InputConvention.from_detectron2(UNIT_INPUT.detectron2() | wrong, "file")
+
+
 def save(path: Path, content: Any) -> Path:
     torch.save(content, path)
     return path
