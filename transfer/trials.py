@@ -40,17 +40,16 @@ def run(config: TransferConfig) -> dict[str, float]:
     """
     with process_group(config.device) as device:
         autocast = set_precision(config.precision, device, config.threads, one_shape=False)
-        return _run(config, device, autocast).metrics
+        return _run(config, device, autocast, read_backbone(config.weights)).metrics
 
 
 def _run(
-    config: TransferConfig, device: torch.device, autocast: Callable[[], Any],
-    files: tuple[BackboneFile | None, tuple[Split, Split]] | None = None,
+    config: TransferConfig, device: torch.device, autocast: Callable[[], Any], backbone: BackboneFile | None,
+    splits: tuple[Split, Split] | None = None,
 ) -> Record:  # fmt: skip
-    """Run what the settings ask for; `files` are the weights and the splits, where they have been read."""
-    backbone = files[0] if files else read_backbone(config.weights)
+    """Run what the settings ask for, on the splits where they have been read."""
     cfg = build_cfg(config, backbone, device.type)
-    splits = files[1] if files else read_train_and_test(config.data, cfg)
+    splits = splits or read_train_and_test(config.data, cfg)
     train, test = prepare_splits(config.data, cfg, splits)
     cfg.freeze()
     # The weights are what is in their file, and so are the images and the recipe.
@@ -60,7 +59,7 @@ def _run(
         if claimed.done:
             return claimed.done
         if config.trials > 1 or config.search.enabled:
-            run_one = functools.partial(_run, device=device, autocast=autocast, files=(backbone, splits))
+            run_one = functools.partial(_run, device=device, autocast=autocast, backbone=backbone, splits=splits)
             record = _trials(config, claimed, cfg.SOLVER.MAX_ITER, run_one)
         else:
             record = _fine_tune(config, cfg, backbone, train, test, autocast, claimed)
