@@ -11,7 +11,7 @@ import numpy as np
 
 from runs.errors import UserError
 from runs.files import read_json
-from transfer.box_readings import CORNERS, FEWEST, SIDES, SLACK, XYWH_ABS, better_reading
+from transfer.box_formats import CORNERS, FEWEST, SIDES, SLACK, XYWH_ABS, find_better_format
 from transfer.check_rle import check_rle, coder
 from transfer.image_files import check_image
 from transfer.read_past_faults import read_past_faults
@@ -166,7 +166,7 @@ def _annotation(
 
 
 def _box_faults(images: dict[Any, dict[str, Any]], objects: list[tuple[Any, dict[str, Any]]]) -> list[str]:
-    """What is wrong with the boxes, if the masks or, without masks, the areas say that they are in another form."""
+    """A fault if the masks, or without masks the areas, fit the boxes in another format."""
     shown = [(images[image_id], annotation) for image_id, annotation in objects if not annotation["iscrowd"]]
     masked = [(image, annotation) for image, annotation in shown if "segmentation" in annotation]
     drawn = [coder.toBbox(_code(a["segmentation"], image["height"], image["width"])) for image, a in masked]
@@ -175,8 +175,8 @@ def _box_faults(images: dict[Any, dict[str, Any]], objects: list[tuple[Any, dict
         for (image, _), box in zip(masked, drawn, strict=True)
     ]
     boxes = np.array([annotation["bbox"] for _, annotation in masked]).reshape(-1, 4)
-    if reading := better_reading(boxes, np.arange(len(boxes)), np.zeros(len(boxes)), truth):
-        return [f"its boxes fit their masks as {reading}; write {SIDES} in pixels of the image file"]
+    if found := find_better_format(boxes, np.arange(len(boxes)), np.zeros(len(boxes)), truth):
+        return [f"its boxes fit their masks as {found}; write {SIDES} in pixels of the image file"]
     rows = [(*annotation["bbox"], annotation["area"]) for _, annotation in shown if "segmentation" not in annotation]
     x, y, width, height, area = np.array(rows, np.float64).reshape(-1, 5).T
     sides, corners = (np.isclose(a, area, rtol=0.1).sum() for a in (width * height, (width - x) * (height - y)))

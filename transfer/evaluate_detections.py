@@ -17,7 +17,7 @@ from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.files import read_json, write_json
 from runs.printable import printable
-from transfer.box_readings import CORNERS, SIDES, check_boxes
+from transfer.box_formats import CORNERS, SIDES, check_box_format
 from transfer.check_rle import check_rle
 from transfer.coco_annotations import check_numbers, is_number, read_coco, read_id
 from transfer.detections import Detections, Evaluation
@@ -85,7 +85,7 @@ def score_voc(
     elif [str(i) for i in found.image_ids] != ids:
         raise UserError(f"{detections}: of other images than {split}; name its --split")
     chosen = {"07": "voc_2007", "area": "voc_area"}[metric] if metric else truth.metric
-    check_boxes(detections, found.box, found.image, found.score, truth.images, CORNERS)
+    check_box_format(detections, found.box, found.image, found.score, truth.images, CORNERS)
     return evaluate_voc(found, SplitTruth.from_images(truth.images), chosen)
 
 
@@ -161,7 +161,7 @@ def score_coco(path: Path, annotations: Path) -> Evaluation:
             raise UserError(f"{path}: detection {number}: {error}") from error
     if "bbox" in kinds:
         boxes, image, score = (np.array([r[key] for r in checked]) for key in ("bbox", "image_id", "score"))
-        check_boxes(path, boxes, image, score, images, SIDES)
+        check_box_format(path, boxes, image, score, images, SIDES)
     return evaluate_coco(checked, images, truth.classes, kinds)
 
 

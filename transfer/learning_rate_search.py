@@ -8,7 +8,7 @@ from typing import Any
 
 from runs.record import Record
 from transfer.settings import SearchConfig, TransferConfig
-from transfer.training import Diverged
+from transfer.trainer import Diverged
 
 # The SimSiam paper searches "for each individual method" and publishes neither grid nor values. These span what is
 # known: MoCo's 0.02 and the 0.1 that VISSL chose for SimCLR and SwAV on VOC

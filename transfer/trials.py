@@ -25,7 +25,7 @@ from transfer.model import build_detector
 from transfer.prepare_splits import prepare_splits
 from transfer.read_splits import Split, read_train_and_test
 from transfer.settings import SearchConfig, TransferConfig
-from transfer.training import CHECKPOINT, Trainer
+from transfer.trainer import CHECKPOINT, Trainer
 
 MODEL = "model_final.pth"
 # They change how fast a run goes, or how it is shown, and not what it computes; of `data.root` the content is compared.

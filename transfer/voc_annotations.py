@@ -9,7 +9,7 @@ from typing import Any
 
 from runs.errors import UserError
 from runs.files import read_bytes
-from transfer.box_readings import XYXY_ABS
+from transfer.box_formats import XYXY_ABS
 from transfer.image_files import check_image
 from transfer.read_past_faults import read_past_faults
 

@@ -19,12 +19,12 @@ from runs.errors import UserError
 from runs.record import read_record
 from runs.signals import INTERRUPTED, Stopped
 from tests.transfer.conftest import CLASSES
-from transfer import training, trials
+from transfer import trainer, trials
 from transfer.detectron2_config import build_cfg, recipe_path
 from transfer.evaluate_detector import detect
 from transfer.read_splits import Split
 from transfer.settings import TransferConfig
-from transfer.training import Trainer
+from transfer.trainer import Trainer
 
 ITERATIONS = 12
 
@@ -195,7 +195,7 @@ def test_out_of_memory_names_what_to_lower(tiny: TransferConfig, monkeypatch: py
     def exhausted(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training, "_mean_over_processes", exhausted)
+    monkeypatch.setattr(trainer, "_mean_over_processes", exhausted)
     with pytest.raises(UserError, match=r"4 images of up to \d+ x \d+: .*bf16"):
         trials.run(tiny)
 

@@ -1,4 +1,4 @@
-"""What the four numbers of a box mean: boxes in another form than the expected one are told by how they fit."""
+"""The formats of boxes: detections and annotations in another one than expected are told by how their boxes fit."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,67 +14,67 @@ XYXY_ABS, XYWH_ABS = 0, 1
 SIDES, CORNERS = "x, y, width, height", "x0, y0, x1, y1"
 # Official boxes reach past the edge by rounding, never further than this (pixels).
 SLACK = 1.0
-# Of fewer images, another reading may fit better by chance.
+# With fewer images, another format may fit better by chance.
 FEWEST = 5
-# The share of boxes that end further in, of two that are compared. Not all: some detectors' boxes leave their images.
+# The quantile of the boxes' far edges that says how large images are; not the largest, as boxes may leave their images.
 OUTER = 0.9
 
 
-def check_boxes(
+def check_box_format(
     path: Path, boxes: np.ndarray, image: np.ndarray, score: np.ndarray, images: Sequence[Mapping[str, Any]],
     expected: str,
 ) -> None:  # fmt: skip
-    """Refuse boxes of detections in another form or scale than expected: their AP would be low and look like a result.
+    """Refuse detections whose boxes have another format or scale: their AP would be low and look like a result.
 
-    The arguments are those of `better_reading`, and the file that the message names.
+    The arguments are those of `find_better_format`, and the file that the message names.
 
     Raises:
-        UserError: most boxes reach beyond their images, all lie within the first pixel, or `better_reading` finds one.
+        UserError: most boxes reach beyond their images, all lie within the first pixel, or another format fits better.
     """
     if not len(boxes):
         return
     sizes = np.array([[entry["width"], entry["height"]] for entry in images])[image]
-    x, y, width, height = _readings(boxes)[expected].T
+    x, y, width, height = _in_every_format(boxes)[expected].T
     beyond = (np.stack([x + width, y + height], axis=1) > sizes + SLACK).any(axis=1) & (sizes > 0).all(axis=1)
     if (boxes <= 1).all() or beyond.mean() > 0.5:
         raise UserError(f"{path}: its boxes do not lie in their images; write {expected} in pixels")
-    if reading := better_reading(boxes, image, score, images, expected):
-        raise UserError(f"{path}: its boxes fit the objects as {reading}; write {expected} in pixels of the image file")
+    if found := find_better_format(boxes, image, score, images, expected):
+        raise UserError(f"{path}: its boxes fit the objects as {found}; write {expected} in pixels of the image file")
 
 
-def better_reading(
+def find_better_format(
     boxes: np.ndarray, image: np.ndarray, score: np.ndarray, images: Sequence[Mapping[str, Any]], expected: str = SIDES
 ) -> str | None:
-    """How boxes fit the objects far better than as expected: a mean IoU above 0.5 and 1.5 times the expected one's.
+    """The format as which boxes fit the objects far better: with a mean IoU above 0.5 and 1.5 times the expected one's.
 
-    Compared are the best box of each image and the object next to it.
+    The best box of each image is compared with the object that it overlaps most.
 
     Args:
         boxes: (N, 4) the numbers as they were given.
         image: (N,) index of each box's image.
         score: (N,) of each box.
         images: Detectron2's dataset dicts; a width and a height of 0 are unknown.
-        expected: what the numbers should be, `SIDES` or `CORNERS`.
+        expected: the format that they should have, `SIDES` or `CORNERS`.
 
     Returns:
-        The reading in words; None where there is none, or of fewer than `FEWEST` images.
+        The format in words; None where there is none, or of fewer than `FEWEST` images.
     """
     order = np.argsort(-score, kind="stable")
     first = order[np.unique(image[order], return_index=True)[1]]
     if len(first) < FEWEST:
         return None
-    readings = _readings(boxes)
-    names, candidates = list(readings), [reading[first] for reading in readings.values()]
-    # Resized by one factor, to one size, or to one longer or shorter side: how far, the outer boxes and objects say.
+    formats = _in_every_format(boxes)
+    names, candidates = list(formats), [b[first] for b in formats.values()]
+    # Images resized by one factor, to one size, to one longer side or to one shorter side.
     sizes = np.maximum([[entry["width"], entry["height"]] for entry in images], 1)
     truth = [_object_boxes(entry) for entry in images]
     objects, owner = np.concatenate(truth), np.repeat(np.arange(len(truth)), [len(t) for t in truth])
-    end, object_end = (b[:, :2] + b[:, 2:] for b in (readings[expected], objects))
+    end, object_end = (b[:, :2] + b[:, 2:] for b in (formats[expected], objects))
     sides = [np.ones_like(sizes), sizes, *(np.stack([side, side], axis=1) for side in (sizes.max(1), sizes.min(1)))]
     for side in sides:  # (images, 2)
         factor = np.quantile(end, OUTER, axis=0) / np.quantile(object_end / side[owner], OUTER, axis=0)
         names.append(f"{expected} in pixels of resized images")
-        candidates.append(readings[expected][first] * np.tile(side[image[first]] / np.maximum(factor, 1e-9), 2))
+        candidates.append(formats[expected][first] * np.tile(side[image[first]] / np.maximum(factor, 1e-9), 2))
     fit = np.zeros(len(names))
     for boxes_of_image, number in zip(np.stack(candidates, axis=1), image[first], strict=True):
         if len(truth[number]):
@@ -83,15 +83,15 @@ def better_reading(
     return names[fit.argmax()] if fit.max() > max(0.5, 1.5 * fit[names.index(expected)]) else None
 
 
-def _readings(boxes: np.ndarray) -> dict[str, np.ndarray]:
-    """x, y, width, height (N, 4), by what the numbers may mean to one tool or another."""
+def _in_every_format(boxes: np.ndarray) -> dict[str, np.ndarray]:
+    """x, y, width, height (N, 4), by the format that the numbers may have."""
     a, b, c, d = np.asarray(boxes, np.float64).T
-    readings = {
+    formats = {
         SIDES: (a, b, c, d), CORNERS: (a, b, c - a, d - b),
         "centre x, centre y, width, height": (a - c / 2, b - d / 2, c, d),
         "y, x, height, width": (b, a, d, c), "y0, x0, y1, x1": (b, a, d - b, c - a),
     }  # fmt: skip
-    return {name: np.stack(columns, axis=1) for name, columns in readings.items()}
+    return {name: np.stack(columns, axis=1) for name, columns in formats.items()}
 
 
 def _object_boxes(image: Mapping[str, Any]) -> np.ndarray:
