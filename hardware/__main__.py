@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         raise UserError(f"{unknown[0]}: no such section; choose from {', '.join(SECTIONS)}")
     if arguments.only:
-        return measure(arguments)
+        return measure_section(arguments)
     began = time.time()
     place = describe_machine()
     if arguments.device == "cuda" and place["device_type"] == "cpu":
@@ -92,9 +92,9 @@ def main(argv: list[str] | None = None) -> int:
     beside = 4 if cores >= 8 else 1
     with concurrent.futures.ThreadPoolExecutor(beside) as pool:
         # Sections that share the cores without dividing them wait for each other's threads: ten times as slow.
-        runs = [pool.submit(child, name, arguments, cores // beside) for name in together]
+        runs = [pool.submit(run_section, name, arguments, cores // beside) for name in together]
         done = (run.result() for run in concurrent.futures.as_completed(runs))
-        alone = (child(name, arguments, cores) for name in chosen if name not in together)
+        alone = (run_section(name, arguments, cores) for name in chosen if name not in together)
         for body in itertools.chain(done, alone):
             document["sections"].append(body)
             document["plan"] = {k: v for section in document["sections"] for k, v in section["plan"].items()}
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     return int(failed)
 
 
-def child(name: str, arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
+def run_section(name: str, arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
     """Measure a section in a process of its own on some threads; whatever happens to it, there is an outcome."""
     folder, began = arguments.output / name, time.time()
     result = folder / "section.json"
@@ -140,7 +140,7 @@ def child(name: str, arguments: argparse.Namespace, threads: int) -> dict[str, A
     return body | {"seconds": round(time.time() - began, 1)}
 
 
-def measure(arguments: argparse.Namespace) -> int:
+def measure_section(arguments: argparse.Namespace) -> int:
     """Measure one section here; its outcome is written after every figure."""
     name = arguments.only
     folder = arguments.output / name

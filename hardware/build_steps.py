@@ -42,6 +42,12 @@ def build_simsiam(arch: str, device: str) -> SimSiam:
     return method.train()
 
 
+def random_views(batch: int, size: int, device: str) -> list[Tensor]:
+    """Two views (batch, 3, size, size) of noise in the host's memory, pinned for a GPU."""
+    views = [torch.randn(batch, 3, size, size) for _ in range(2)]
+    return [view.pin_memory() for view in views] if device == "cuda" else views
+
+
 def our_step(
     arch: str, images: list[Tensor], device: str, precision: str, official: bool = False, compiled: bool = False
 ) -> Callable[[], Any]:

@@ -1,6 +1,8 @@
-"""What a section finds: figures with limits, and what it was asked for."""
+"""What a section finds: figures with limits, and what it was asked for.
 
-from collections.abc import Callable, Iterator
+A section is a module with a generator `measure(options)`: it yields figures, and for the plan pairs (task, seconds).
+"""
+
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +88,3 @@ class Section:
         """For the JSON."""
         figures = [asdict(figure) | {"holds": figure.holds} for figure in self.figures]
         return asdict(self) | {"figures": figures, "verdict": self.verdict}
-
-
-# A section yields figures; what it yields as (task, seconds) is for the plan.
-Measure = Callable[[Options], Iterator[Figure | tuple[str, float]]]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hardware.build_steps import count_flops, official_step, our_step
+from hardware.build_steps import count_flops, official_step, our_step, random_views
 from hardware.measure_peak_rates import multiply_rate, shortest_time
 from hardware.section import OFFICIAL, Figure, Options
 from runs.distributed import set_precision
@@ -29,7 +29,7 @@ def measure(options: Options) -> Iterator[Figure]:
     batches = (8,) if options.small else (256, 512)
     settings = ON_CPU if device == "cpu" else SETTINGS
     torch.manual_seed(1)
-    few = [torch.randn(2, 3, size, size) for _ in range(2)]
+    few = random_views(2, size, "cpu")
     work = count_flops(official_step(arch, few, "cpu", options.official)) / 2  # of an image
     rates: dict[str, float] = {}
     for name in ("fp32",) if device == "cpu" else ("fp32", "tf32", "bf16"):
@@ -37,9 +37,7 @@ def measure(options: Options) -> Iterator[Figure]:
         rates[name] = multiply_rate(torch.bfloat16 if name == "bf16" else torch.float32, device)
         yield Figure(f"matrix products in {name}", rates[name] / 1e12, "TFLOP/s")
     for batch in batches:
-        images = [torch.randn(batch, 3, size, size) for _ in range(2)]
-        if device == "cuda":
-            images = [view.pin_memory() for view in images]
+        images = random_views(batch, size, device)
         peer, memory, _ = time_step(official_step(arch, images, device, options.official), device, batch)
         name = f"{OFFICIAL}'s step" if options.official else "the official loop around our layers"
         yield Figure(f"batch {batch}, {name}", peer, "images/s", note=memory)

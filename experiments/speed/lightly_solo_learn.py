@@ -23,7 +23,7 @@ from torchvision import models
 
 from experiments.speed.rows import SOLO_LEARN, Row, Skipped, alternate, run_script
 from experiments.speed.views import by_pillow, fast_views, read_files, read_recipe, transformed_views
-from hardware.build_steps import count_flops, our_step, synchronize
+from hardware.build_steps import count_flops, our_step, random_views, synchronize
 from hardware.measure_peak_rates import decode_rate, multiply_rate
 from runs.distributed import set_precision
 from runs.errors import UserError
@@ -133,7 +133,7 @@ def rows(name: str, peer: Peer, arguments: argparse.Namespace) -> Iterator[Row]:
     arch, batch, size, rounds = ("resnet18", 4, 64, 2) if arguments.quick else ("resnet50", 8, 96, 3)
     if device == "cuda" and not arguments.quick:
         batch, size, rounds = 256, 224, 10
-    images = [torch.randn(batch, 3, size, size) for _ in range(2)]
+    images = random_views(batch, size, device)
     # solo-learn turns its own to channels-last, as our defaults do; lightly leaves that to its user.
     for official, said, mark in ((False, "default settings", ""), (True, "official=true", "-official")):
         step = our_step(arch, images, device, "fp32" if official else "auto", official)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 
 from experiments.speed.rows import Row, Skipped, alternate, run_script
-from hardware.build_steps import count_flops, official_step, our_step
+from hardware.build_steps import count_flops, official_step, our_step, random_views
 from hardware.measure_peak_rates import multiply_rate
 from hardware.section import OFFICIAL
 from runs.errors import UserError
@@ -41,9 +41,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row | Skipped]:
         batch, rounds = (16, 3) if arguments.quick else (512, 20)
     batch = arguments.batch or batch
     torch.manual_seed(1)
-    images = [torch.randn(batch, 3, size, size) for _ in range(2)]
-    if device == "cuda":
-        images = [view.pin_memory() for view in images]
+    images = random_views(batch, size, device)
     peer = official_step(arch, images, device, arguments.official)
     name = f"{OFFICIAL}, fp32" if arguments.official else "the official script's loop around the same layers, fp32"
     work, rates = count_flops(peer), dict[str, float]()
