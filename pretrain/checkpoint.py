@@ -15,7 +15,7 @@ from runs.tensor_files import read_tensors, restore_errors, write_tensors
 NAME = re.compile(r"checkpoint_(\d{4,})(?:_(\d{8}))?\.pth\.tar")
 
 
-def parse_name(path: Path) -> tuple[int, int | None]:
+def epoch_and_step(path: Path) -> tuple[int, int | None]:
     """Epoch, counted from 0, and steps done (None at the epoch's end) of a checkpoint, by its name."""
     epoch, step = NAME.fullmatch(path.name).groups()  # type: ignore[union-attr]
     return int(epoch), int(step) if step else None
@@ -58,7 +58,7 @@ class Checkpoints:
         """All checkpoints, newest first."""
 
         def position(path: Path) -> tuple[int, int]:
-            epoch, step = parse_name(path)
+            epoch, step = epoch_and_step(path)
             # Inside an epoch comes before its end.
             return epoch, sys.maxsize if step is None else step
 
@@ -70,7 +70,7 @@ class Checkpoints:
         path = self.folder / checkpoint_name(epoch, suffix)
         write_tensors(path, state | {"digest": tensor_digest(state["state_dict"])})
         for old in self.paths()[self.keep :]:
-            number, inside = parse_name(old)
+            number, inside = epoch_and_step(old)
             if inside is not None or not self.keep_every or (number + 1) % self.keep_every:
                 old.unlink(missing_ok=True)
         return path

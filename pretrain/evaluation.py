@@ -16,7 +16,7 @@ from converters import load_backbone
 from converters.without_dynamo import without_dynamo
 from pretrain.augment import evaluation_transform
 from pretrain.augment.views import NO_IMAGE, Views
-from pretrain.checkpoint import NAME, parse_name
+from pretrain.checkpoint import NAME, epoch_and_step
 from pretrain.config import FREE, AugmentConfig, DataConfig, EvaluationConfig
 from pretrain.data import Images, fingerprints, open_splits
 from pretrain.loader import load_batches
@@ -86,7 +86,7 @@ def load_feature_extractor(config: EvaluationConfig, device: torch.device) -> Fe
         network, mean, std, said = backbone.network(), [*backbone.input.mean], [*backbone.input.std], backbone.assumed
         method, epochs = backbone.format, None
         if ours := settings_beside(Path(checkpoint)):
-            epoch, inside = parse_name(Path(checkpoint))
+            epoch, inside = epoch_and_step(Path(checkpoint))
             method, epochs = ours.get("variant") or ours["method"]["name"], epoch + (inside is None)
         subject = Subject(method, backbone.arch, epochs, Path(checkpoint).name, backbone.source_sha256)
     augment = config.augment

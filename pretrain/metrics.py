@@ -132,7 +132,7 @@ class Metrics:
         """The metrics of the run's record."""
         return self.last | self.last_health() | self.details | self.accuracies
 
-    def shown(self) -> dict[str, float]:
+    def progress_bar_values(self) -> dict[str, float]:
         """The numbers beside the progress bar."""
         found = {"loss": self.last.get("loss"), "kNN": self.accuracies.get("knn_top1")}
         return {name: value for name, value in found.items() if value is not None}

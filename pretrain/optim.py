@@ -40,10 +40,8 @@ class Schedule:
         return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def split_groups(groups: Iterable[dict[str, Any]], exclude: bool) -> list[dict[str, Any]]:
-    """Give biases and norms groups of their own without weight decay and adaptation, if `exclude`."""
-    if not exclude:
-        return list(groups)
+def separate_norms_and_biases(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give biases and norms groups of their own, without weight decay and adaptation."""
     split: list[dict[str, Any]] = []
     for group in groups:
         matrices = [p for p in group["params"] if p.ndim > 1]
@@ -53,7 +51,7 @@ def split_groups(groups: Iterable[dict[str, Any]], exclude: bool) -> list[dict[s
     return split
 
 
-class Layerwise(torch.optim.SGD):
+class LayerwiseSGD(torch.optim.SGD):
     """SGD after a rule that rescales each layer's gradient by the ratio of two norms, all layers in a few kernels.
 
     A parameter group with `adapt: False` is plain SGD; `trust` is the trust coefficient (eta).
@@ -94,7 +92,7 @@ class Layerwise(torch.optim.SGD):
         return None
 
 
-def norms(tensors: list[Tensor]) -> Tensor:
+def l2_norms(tensors: list[Tensor]) -> Tensor:
     """The L2 norms of n tensors, (n,)."""
     return torch.stack(torch._foreach_norm(tensors))
 
@@ -105,7 +103,7 @@ def add_weight_decay_(weights: list[Tensor], gradients: list[Tensor], decay: flo
         torch._foreach_add_(gradients, torch._foreach_mul(weights, decay))
 
 
-class Larc(Layerwise):
+class Larc(LayerwiseSGD):
     """NVIDIA/apex@2ec84eb apex/parallel/LARC.py with `clip=False`, as SwAV and SimSiam's main_lincls.py use it.
 
     Gradient plus decay, times trust * |p| / (|g| + wd * |p| + 1e-8), where |g| is the norm without the decay.
@@ -114,7 +112,7 @@ class Larc(Layerwise):
     EPS = 1e-8  # apex's default
 
     def rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:  # noqa: D102
-        sizes, slopes = norms(weights), norms(gradients)  # n
+        sizes, slopes = l2_norms(weights), l2_norms(gradients)  # n
         add_weight_decay_(weights, gradients, decay)
         ratios = self.trust * sizes / (slopes + sizes * decay + self.EPS)  # n
         # apex leaves a gradient alone, without decay, where either norm is 0, e.g. of a bias that starts there: a
@@ -123,7 +121,7 @@ class Larc(Layerwise):
         torch._foreach_mul_(gradients, list(ratios.unbind()))
 
 
-class Lars(Layerwise):
+class Lars(LayerwiseSGD):
     """You et al., arXiv:1708.03888, as google-research/simclr@383d414 lars_optimizer.py (classic momentum) has it.
 
     Gradient plus decay g, times trust * |p| / |g|, or times 1 where either norm is 0; the learning rate enters before
@@ -137,14 +135,15 @@ class Lars(Layerwise):
 
     def rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:  # noqa: D102
         add_weight_decay_(weights, gradients, decay)
-        sizes, slopes = norms(weights), norms(gradients)  # n
+        sizes, slopes = l2_norms(weights), l2_norms(gradients)  # n
         ratios = torch.where((sizes > 0) & (slopes > 0), self.trust * sizes / slopes, 1.0)  # n
         torch._foreach_mul_(gradients, list(ratios.unbind()))
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig, lr: float) -> torch.optim.Optimizer:
     """Build the optimizer over a method's parameter groups at the learning rate `lr`."""
-    groups = split_groups(groups, config.exclude_norm_and_bias)
+    if config.exclude_norm_and_bias:
+        groups = separate_norms_and_biases(groups)
     settings: dict[str, Any] = {"lr": lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
     # None, not False, which would also keep PyTorch from moving all of a GPU's weights in a few kernels (foreach).
     settings["fused"] = config.fused or None

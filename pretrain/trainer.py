@@ -162,7 +162,7 @@ class Trainer:
                 self.step += 1
 
                 collapsed = metrics.update(self.step, output, lr)
-                bar.update(1, **metrics.shown())
+                bar.update(1, **metrics.progress_bar_values())
                 self.seconds = time.time() - started
                 self.stopped = "collapse" if collapsed and config.on_collapse == "stop" else self.agreed_signal()
                 # A signal does not wait for the evaluation; the next start does it.

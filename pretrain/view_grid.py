@@ -27,7 +27,7 @@ def save_view_grid(views: Views, config: AugmentConfig, path: Path, images: int 
     for i, sample in zip(chosen, views.__getitems__([(0, i) for i in chosen]), strict=True):
         # A sample that names broken images shows another image in their place.
         if not isinstance(sample, UserError) and not sample[2]:
-            finished = views.finish([tensor[None] for tensor in sample[0]], torch.device("cpu"))
+            finished = views.finish_batch([tensor[None] for tensor in sample[0]], torch.device("cpu"))
             samples.append((views.images.open(i), [view[0] for view in finished]))
     if not samples:
         return

@@ -41,11 +41,11 @@ OPERATIONS: dict[str, tuple[tuple[float, ...], Operation, Operation, Callable[[A
         lambda x, _: batched_colour.luminance(x).expand_as(x),
     ),
     "blur, Pillow's": (
-        SIGMAS, lambda i, s: i.filter(ImageFilter.GaussianBlur(s)), opencv.box_blur,
+        SIGMAS, lambda i, s: i.filter(ImageFilter.GaussianBlur(s)), opencv.pillow_gaussian_blur,
         lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), SIZE, 0, CPU)),
     ),
     "blur, torchvision's": (
-        SIGMAS, lambda i, s: F.gaussian_blur(i, 23, [s, s]), lambda x, s: opencv.kernel_blur(x, s, 23),
+        SIGMAS, lambda i, s: F.gaussian_blur(i, 23, [s, s]), lambda x, s: opencv.torchvision_gaussian_blur(x, s, 23),
         lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), SIZE, 23, CPU)),
     ),
     "solarize": (

@@ -77,7 +77,7 @@ def fast_views(files: list[bytes], config: AugmentConfig, colour: bool = True) -
         for first in range(0, len(files), BATCH):
             batch: Any = collate(views.__getitems__([(0, i) for i in range(len(files))[first : first + BATCH]]))
             if colour:
-                views.finish(batch[0], CPU)
+                views.finish_batch(batch[0], CPU)
 
     return work
 

@@ -83,7 +83,7 @@ def solarize(image: Pixels) -> Pixels:
     return _look_up(image, numpy.where(LEVELS < 128, LEVELS, 255 - LEVELS))
 
 
-def box_blur(image: Pixels, sigma: float) -> Pixels:
+def pillow_gaussian_blur(image: Pixels, sigma: float) -> Pixels:
     """Pillow's GaussianBlur: three box filters, borders repeated. At most 3 levels, 0.2.
 
     Pillow rounds after each of six passes and this after three. A true Gaussian differs by up to 22 levels at borders.
@@ -110,7 +110,7 @@ def extended_box(sigma: float) -> NDArray[numpy.float32]:
     return numpy.array([edge, *[inside] * (2 * whole + 1), edge], numpy.float32)
 
 
-def kernel_blur(image: Pixels, sigma: float, kernel: int) -> Pixels:
+def torchvision_gaussian_blur(image: Pixels, sigma: float, kernel: int) -> Pixels:
     """torchvision's gaussian_blur: a Gaussian cut off at `kernel` pixels, borders mirrored. At most 1 level, 0.002."""
     # What is more than five sigma away weighs less than 1e-6.
     side = min(kernel, 2 * int(5 * sigma + 1) + 1)
@@ -119,7 +119,7 @@ def kernel_blur(image: Pixels, sigma: float, kernel: int) -> Pixels:
     return cv2.convertScaleAbs(blurred, dst=image)  # type: ignore[return-value]
 
 
-def planes(image: Pixels) -> torch.Tensor:
+def channels_first(image: Pixels) -> torch.Tensor:
     """(H, W, 3) to (3, H, W) uint8."""
     out = numpy.empty((3, *image.shape[:2]), numpy.uint8)
     cv2.split(image, list(out))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pretrain.augment import Transform, batched_colour, build_transforms, opencv_operations
-from pretrain.augment.opencv_operations import Pixels, planes, resize
+from pretrain.augment.opencv_operations import Pixels, channels_first, resize
 from pretrain.augment.view_parameters import ParameterSampler, ViewParameters
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
@@ -73,7 +73,7 @@ class Views(Dataset[Any]):
         random.seed(words[0])
         torch.default_generator.manual_seed(words[1] % 2**63)
 
-    def finish(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    def finish_batch(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
         """Turn a batch of samples into (N, 3, H, W) float views on a device."""
         return [tensor.to(device, non_blocking=True) for tensor in tensors]
 
@@ -91,9 +91,9 @@ def apply_colour(image: Pixels, drawn: ViewParameters, config: AugmentConfig) ->
             cv2.cvtColor(opencv_operations.luminance(image), cv2.COLOR_GRAY2RGB, dst=image)
         elif name == "blur" and drawn.sigma is not None:
             if kernel := config.kernel_side:
-                image = opencv_operations.kernel_blur(image, drawn.sigma, kernel)
+                image = opencv_operations.torchvision_gaussian_blur(image, drawn.sigma, kernel)
             else:
-                image = opencv_operations.box_blur(image, drawn.sigma)
+                image = opencv_operations.pillow_gaussian_blur(image, drawn.sigma)
         elif name == "solarize" and drawn.solarize:
             image = opencv_operations.solarize(image)
         elif name == "flip" and drawn.flip:
@@ -102,10 +102,10 @@ def apply_colour(image: Pixels, drawn: ViewParameters, config: AugmentConfig) ->
 
 
 class FastViews(Views):
-    """Like `Views`, but a sample's views are 8-bit pixels (3, size, size), which `finish` turns into floats in batches.
+    """Like `Views`, but a sample's views are 8-bit pixels (3, size, size), of which `finish_batch` makes floats.
 
-    `batched` leaves the colour to `finish`, for a device that is better at it than the loading processes: samples are
-    then crops, followed by as many vectors of what was drawn.
+    `batched` leaves the colour to `finish_batch`, for a device that is better at it than the loading processes: samples
+    are then crops, followed by as many vectors of what was drawn.
     """
 
     def __init__(
@@ -122,11 +122,11 @@ class FastViews(Views):
         parameters = [sampler(source.image) for sampler in self.samplers]
         crops = self._crops(source, parameters)
         if self.batched:
-            return [*map(planes, crops), *(drawn.vector() for drawn in parameters)]
+            return [*map(channels_first, crops), *(drawn.vector() for drawn in parameters)]
         triples = zip(crops, parameters, self.recipes, strict=True)
-        return [planes(apply_colour(crop, drawn, recipe)) for crop, drawn, recipe in triples]
+        return [channels_first(apply_colour(crop, drawn, recipe)) for crop, drawn, recipe in triples]
 
-    def finish(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    def finish_batch(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
         """Turn a batch of samples into normalized views on a device, (N, 3, size, size) float32 each.
 
         `tensors` are one (N, 3, size, size) uint8 a view; then, if `batched`, one (N, 12) a view, on the CPU.

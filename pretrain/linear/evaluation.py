@@ -162,7 +162,7 @@ def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers:
     """
     sampler = StepSampler(len(evaluation.train), config.batch_size, config.seed, rank(), world_size())
     evaluation.print_data_sets()
-    if rank() == 0 and (few := few_steps(config, len(evaluation.train))):
+    if rank() == 0 and (few := few_steps_note(config, len(evaluation.train))):
         print(few, file=sys.stderr)
     val = evaluation.features(evaluation.val)
     broken = set(val.broken)
@@ -232,7 +232,7 @@ def augmented_batches(config: LinearConfig, evaluation: Evaluation, sampler: Ste
         yield features, batch.labels
 
 
-def few_steps(config: LinearConfig, images: int) -> str:
+def few_steps_note(config: LinearConfig, images: int) -> str:
     """A line for a recipe whose small steps do not arrive with so few training images; empty for any other."""
     steps = config.epochs * (images // config.batch_size)
     if config.optimizer == "sgd" or steps >= FEW_STEPS:

@@ -54,13 +54,13 @@ class MoCo(Method):
         chance = torch.Generator().manual_seed(batch.step)
         q1 = self.f_q(x1)  # queries: N-by-C
         k2 = self.f_k(x2, chance)  # keys: N-by-C
-        loss, keys = self.contrast(q1, k2), k2  # scalar
+        loss, keys = self.contrastive_loss(q1, k2), k2  # scalar
         if self.config.symmetrized:
             # NOTE: Algorithm 1 ends here. The release's colab notebook (facebookresearch/moco@f736491) is the authors'
             # only symmetrized code: one momentum update, both losses against the same queue, then 2N keys enter it.
             q2 = self.f_q(x2)  # queries: N-by-C
             k1 = self.f_k(x1, chance)  # keys: N-by-C
-            loss, keys = loss + self.contrast(q2, k1), torch.cat([k1, k2])  # scalar, 2N-by-C
+            loss, keys = loss + self.contrastive_loss(q2, k1), torch.cat([k1, k2])  # scalar, 2N-by-C
             if self.config.reduction == "mean":
                 loss = loss / 2
         self.enqueue(keys)
@@ -81,7 +81,7 @@ class MoCo(Method):
         k = all_gather(normalize(at_least_float32(k), dim=1))  # every process's keys, shuffled
         return k[order.argsort().chunk(world_size())[rank()]]  # N-by-C, in the order of x
 
-    def contrast(self, q: Tensor, k: Tensor) -> Tensor:
+    def contrastive_loss(self, q: Tensor, k: Tensor) -> Tensor:
         """InfoNCE (equation 1) of queries and their keys, both (N, C): scalar."""
         t = self.config.temperature
         with autocast_off(q):

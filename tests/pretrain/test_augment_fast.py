@@ -78,7 +78,7 @@ def levels(views: list[Tensor], config: AugmentConfig) -> Tensor:
 
 def batch(views: Views, keys: list[tuple[int, int]]) -> list[Tensor]:
     samples = [sample[0] for sample in views.__getitems__(keys)]
-    return views.finish([torch.stack(tensors) for tensors in zip(*samples, strict=True)], CPU)
+    return views.finish_batch([torch.stack(tensors) for tensors in zip(*samples, strict=True)], CPU)
 
 
 def difference(a: Array, b: Array) -> tuple[float, float]:
@@ -107,12 +107,13 @@ CASES: dict[str, Case] = {
         lambda x, _: batched_colour.luminance(x).expand_as(x), 1, 0.002,
     ),
     "box blur": (
-        (0.1, 0.35, 0.8, 1.23, 1.7, 2.0), lambda i, s: i.filter(ImageFilter.GaussianBlur(s)), opencv.box_blur,
+        (0.1, 0.35, 0.8, 1.23, 1.7, 2.0), lambda i, s: i.filter(ImageFilter.GaussianBlur(s)),
+        opencv.pillow_gaussian_blur,
         lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), x.shape[-1], 0, CPU)), 3, 0.9,
     ),
     "kernel blur": (
         (0.1, 0.35, 0.8, 1.23, 2.0), lambda i, s: F.gaussian_blur(i, 23, [s, s]),
-        lambda x, s: opencv.kernel_blur(x, s, 23),
+        lambda x, s: opencv.torchvision_gaussian_blur(x, s, 23),
         lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), x.shape[-1], 23, CPU)), 1, 0.02,
     ),
 }  # fmt: skip
@@ -273,7 +274,7 @@ WRONG: dict[str, tuple[str, Any]] = {
     "jitter in a fixed order": (
         "apply_colour", lambda x, d, c: apply_colour(x, replace(d, jitter=tuple(sorted(d.jitter))), c),
     ),
-    "channels exchanged": ("planes", lambda x: opencv.planes(x).flip(0)),
+    "channels exchanged": ("channels_first", lambda x: opencv.channels_first(x).flip(0)),
     "blur twice as wide": (
         "apply_colour", lambda x, d, c: apply_colour(x, replace(d, sigma=d.sigma and 2 * d.sigma), c),
     ),
@@ -335,7 +336,7 @@ def test_broken_files_are_found_as_by_the_reference() -> None:
     )
     assert views[0, 1][2] == reference[0, 1][2] == ["1.jpg", "2.jpg", "3.jpg"]
     expected = levels([v[None] for v in reference[0, 1][0]], config)
-    found = levels(views.finish([v[None] for v in views[0, 1][0]], CPU), config)
+    found = levels(views.finish_batch([v[None] for v in views[0, 1][0]], CPU), config)
     assert (expected - found).abs().mean() < 0.3
 
 

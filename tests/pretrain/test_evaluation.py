@@ -27,7 +27,7 @@ from pretrain.linear.evaluation import (
     LinearClassifiers,
     augmented_batches,
     cached_batches,
-    few_steps,
+    few_steps_note,
     train_classifiers,
 )
 from pretrain.loader import StepSampler
@@ -342,9 +342,9 @@ def test_a_checkpoint_is_evaluated_with_its_own_weights_and_input(images: Path, 
 
 def test_a_recipe_for_more_images_is_named() -> None:
     config = LinearConfig(checkpoint="x", output="x")
-    said = few_steps(config, 12800)
+    said = few_steps_note(config, 12800)
     assert said.startswith("NOTE: 270 steps are few for optimizer=larc, whose recipe has 28080 on ImageNet; for 12800")
-    assert not few_steps(config, 1281167) and not few_steps(replace(config, optimizer="sgd"), 12800)
+    assert not few_steps_note(config, 1281167) and not few_steps_note(replace(config, optimizer="sgd"), 12800)
 
 
 VIEW = AugmentConfig(name="none", size=32, crop_scale=[], mean=[], std=[])
