@@ -43,8 +43,8 @@ class Metrics:
     ) -> None:
         self.config, self.plan, self.method, self.online = config, plan, method, online
         self.monitor = CollapseMonitor(
-            config=config.monitor, warmup_steps=method.monitor_warmup, constant_loss=method.constant_loss,
-            steps_per_epoch=plan.steps_per_epoch,
+            warmup_steps=method.monitor_warmup, constant_loss=method.constant_loss,
+            steps_per_epoch=plan.steps_per_epoch, **asdict(config.monitor),
         )  # fmt: skip
         self.last, self.details = dict[str, float](), dict[str, float]()
         self.accuracies, self.evaluated = dict[str, float](), dict[str, int]()

@@ -83,8 +83,7 @@ class CollapseMonitor:
         warmup_steps: steps before which no numbers are bad.
         constant_loss: the loss of a constant output, where that is a trap; None elsewhere.
         steps_per_epoch: of the run.
-        config: all settings, in place of `every` and `settings`.
-        settings: `patience`, `threshold`, `floor` and `min_rank` of `MonitorConfig`.
+        settings: others of `MonitorConfig`, of which `patience`, `threshold`, `floor` and `min_rank` count here.
 
     Attributes:
         health: the last numbers of z, None before the first; `prediction` those of p.
@@ -93,17 +92,16 @@ class CollapseMonitor:
 
     def __init__(
         self, every: int = 50, warmup_steps: int = 0, constant_loss: float | None = None, steps_per_epoch: int = 1,
-        config: MonitorConfig | None = None, **settings: Any,
+        **settings: Any,
     ) -> None:  # fmt: skip
-        if config is None:
-            config = MonitorConfig(every=every, **settings)
-            check_values(config)
+        config = MonitorConfig(every=every, **settings)
+        check_values(config)
         self.of_z, self.of_p = OutputMonitor(config, warmup_steps), OutputMonitor(config, warmup_steps)
-        self.every, self.steps = config.every, 0
+        self.every, self.steps = every, 0
         self.health: Health | None = None
         self.prediction: Health | None = None
         self.constant_loss = constant_loss
-        self.stays = max(FLAT_UPDATES, -(-FLAT_EPOCHS * steps_per_epoch // config.every))
+        self.stays = max(FLAT_UPDATES, -(-FLAT_EPOCHS * steps_per_epoch // every))
         self.flat = 0
 
     def update(self, z: Tensor, p: Tensor | None = None) -> str:
