@@ -97,9 +97,8 @@ class BatchLoader(DataLoader[Any]):
 
     def __init__(self, images: MappedImages, batches: Any, workers: int) -> None:
         super().__init__(
-            images, batch_sampler=batches, num_workers=workers, collate_fn=collate,
-            worker_init_fn=shield_worker,
-        )  # fmt: skip
+            images, batch_sampler=batches, num_workers=workers, collate_fn=collate, worker_init_fn=shield_worker
+        )
         self.images, self.batches = images, batches
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
