@@ -55,7 +55,7 @@ def check_split(root: Path, name: str, config: CheckConfig) -> tuple[str, list[s
         faults.append(
             f"{name}: {len(split.images)} images and {objects} objects, officially {OFFICIAL[name]}; complete it"
         )
-    left_out = objects - split.evaluated_objects
+    left_out = objects - split.evaluated_object_count
     line = f"{name}: {len(split.images)} images, {objects} objects, {left_out} of them "
     line += "crowds" if split.metric == "coco" else "difficult"
     return line, faults, [Path(image["file_name"]) for image in split.images]

@@ -29,7 +29,7 @@ def prepare_splits(data: DataConfig, cfg: Any, splits: tuple[Split, Split]) -> t
         part = f"{data.held_out:g} held out, seed {data.seed}"
         train, test = _with_images(train, images, f"without {part}"), _with_images(train, held, part)
     for field, split in (("train", train), ("test", test)):
-        if not split.evaluated_objects:
+        if not split.evaluated_object_count:
             raise UserError(f"data.{field}={split.name}: no object counts; choose another share or split")
     if data.images:
         chosen = balanced_subset(train.images, len(train.classes), data.images, data.seed)

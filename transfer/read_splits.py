@@ -53,14 +53,14 @@ class Split:
         return texts
 
     @functools.cached_property
-    def evaluated_objects(self) -> int:
+    def evaluated_object_count(self) -> int:
         """Number of objects that an evaluation counts: neither difficult nor crowds."""
         objects = (annotation for image in self.images for annotation in image["annotations"])
         return sum(not (a.get("difficult") or a.get("iscrowd")) for a in objects)
 
     def faults(self) -> list[str]:
         """What is wrong with all objects together, where each of them is without fault."""
-        if not self.evaluated_objects:
+        if not self.evaluated_object_count:
             return [f"{self.name}: no object counts (all are difficult, crowds, or absent); annotate some"]
         if all(max(annotation["bbox"]) <= 1 for image in self.images for annotation in image["annotations"]):
             return [f"{self.name}: all boxes lie within the first pixel, as fractions of the image would; write pixels"]
