@@ -16,9 +16,9 @@ HEAD = """\
 
 <!-- Generated from docs/features.yaml by `python -m experiments.comparison_page`; a test keeps it current. -->
 
-What this suite has and lacks beside seven projects that its users know, read from their files at the commits below.
-Yes, partly, no; – where a feature is no part of what a project is for. Each cell has its source under the feature's
-heading. "No" means that the words were found in no file at that commit, or that the file says so.
+What this suite has and what it lacks, compared with seven projects that its users know, as of the commits below. A dash
+marks a feature outside a project's purpose. The source of each cell is under the feature's heading. "No" means that the
+words were found in no file at that commit, or that the file says so.
 
 """
 
