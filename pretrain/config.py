@@ -245,7 +245,7 @@ class EvaluationConfig(CommandConfig):
 
 # Settings that touch no result: a run may be continued with others. What `data.skip_broken` leaves out is recorded, and
 # a run that a broken image has ended must be able to go on.
-FREE = ("data.workers", "data.cache", "data.root", "data.skip_broken", "threads", "device")
+MAY_DIFFER = ("data.workers", "data.cache", "data.root", "data.skip_broken", "threads", "device")
 
 if _plugins := plugins.find("method/*.py"):
     # Here, as it needs PyTorch: without plug-ins, `--help` and a mistyped key do not wait for it.

@@ -17,7 +17,7 @@ from converters.without_dynamo import without_dynamo
 from pretrain.augment import evaluation_transform
 from pretrain.augment.views import NO_IMAGE, Views
 from pretrain.checkpoint import NAME, epoch_and_step
-from pretrain.config import FREE, AugmentConfig, DataConfig, EvaluationConfig
+from pretrain.config import MAY_DIFFER, AugmentConfig, DataConfig, EvaluationConfig
 from pretrain.data import Images, fingerprints, open_splits
 from pretrain.loader import load_batches
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
@@ -230,16 +230,17 @@ class Result:
 
 
 def evaluate(
-    kind: str, config: EvaluationConfig, measure: Callable[[Evaluation], Result], free: tuple[str, ...] = ()
+    kind: str, config: EvaluationConfig, measure: Callable[[Evaluation], Result], may_differ: tuple[str, ...] = ()
 ) -> float:
     """Measure and record, or say that it is done; returns the first metric, what a sweeper of Hydra's optimizes.
 
-    Every process calls `measure`; `kind` is the record's, `free` names settings besides `FREE` that touch no result.
+    Every process calls `measure`; `kind` is the record's, `may_differ` names settings that touch no result besides
+    `MAY_DIFFER`.
     """
     with process_group(config.device) as device:
         train, val = open_splits(config.data)
         bound = fingerprints(train, val)
-        with claim_run(kind, config.output, asdict(config), (*FREE, *free), bound) as claimed:
+        with claim_run(kind, config.output, asdict(config), (*MAY_DIFFER, *may_differ), bound) as claimed:
             if claimed.done:
                 return next(iter(claimed.done.metrics.values()))
             set_precision(config.precision, device, config.threads)

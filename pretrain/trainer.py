@@ -17,7 +17,7 @@ from pretrain.augment.views import build_views
 from pretrain.batch_norm import synchronize_norms
 from pretrain.checkpoint import Checkpoints
 from pretrain.collapse.measure_checkpoint import training_set_bias_cosine
-from pretrain.config import FREE, PretrainConfig
+from pretrain.config import MAY_DIFFER, PretrainConfig
 from pretrain.data import Images, fingerprints, open_training
 from pretrain.initial_weights import load_initial_weights
 from pretrain.loader import DeviceLoader, StepSampler
@@ -36,8 +36,8 @@ from runs.seeds import generator_states, seed_everything, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals
 from runs.typed import build
 
-# What touches no weight either, besides `FREE`.
-FREE_TOO = ("checkpoint", "log_every", "tensorboard", "wandb", "on_collapse", "init")
+# What touches no weight, besides `MAY_DIFFER`.
+PRETRAIN_MAY_DIFFER = ("checkpoint", "log_every", "tensorboard", "wandb", "on_collapse", "init")
 
 
 def pretrain(config: PretrainConfig) -> float | None:
@@ -58,7 +58,7 @@ def pretrain(config: PretrainConfig) -> float | None:
         initial = load_initial_weights(config)
         if initial:
             bound["init"] = initial.source_sha256
-        with claim_run("pretrain", config.output, asdict(config), (*FREE, *FREE_TOO), bound) as run:
+        with claim_run("pretrain", config.output, asdict(config), (*MAY_DIFFER, *PRETRAIN_MAY_DIFFER), bound) as run:
             if run.done:
                 return run.done.metrics.get("knn_top1")
             trainer = Trainer(config, run, device, train_set, val_set, initial)

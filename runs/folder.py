@@ -38,14 +38,15 @@ class Run:
     """
 
     def __init__(
-        self, kind: str, path: Path, config: dict[str, Any], free: Iterable[str], fingerprint: dict[str, str] | None
-    ) -> None:
-        self.kind, self.path, self.free = kind, path, frozenset(free) | {"output"}
+        self, kind: str, path: Path, config: dict[str, Any], may_differ: Iterable[str],
+        fingerprint: dict[str, str] | None,
+    ) -> None:  # fmt: skip
+        self.kind, self.path, self.may_differ = kind, path, {*may_differ, "output"}
         self.config: dict[str, Any] = {
             k: without_credentials(v) if isinstance(v, str) else v for k, v in config.items()
         }
         self.document = {"kind": kind, **self.config} | ({"fingerprint": fingerprint} if fingerprint else {})
-        bound = json.dumps(_bound(self.document, self.free), sort_keys=True, default=str)
+        bound = json.dumps(self._bound(self.document), sort_keys=True, default=str)
         self.identity = hashlib.sha256(bound.encode()).hexdigest()
         self.done: Record | None = None
         self._started = time.monotonic()
@@ -60,6 +61,16 @@ class Run:
             raise UserError(
                 f"{path}: of another run, or of an earlier version; move it away, or choose another output="
             )
+
+    def differences(self, document: dict[str, Any]) -> list[str]:
+        """What an earlier start's kind, settings and fingerprint have otherwise, in a few words each."""
+        old, new = self._bound(document), self._bound(self.document)
+        pairs = [(k, old.get(k, "absent"), new.get(k, "absent")) for k in {**old, **new}]
+        return [f"{k:.60}: {there!s:.60} there, {here!s:.60} here" for k, there, here in pairs if there != here]
+
+    def _bound(self, document: dict[str, Any]) -> dict[str, Any]:
+        flat = flatten(document)
+        return {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in self.may_differ)}
 
     def finish(
         self, subject: Subject, dataset: Dataset | None, metrics: dict[str, float], *, verdict: str = "",
@@ -90,7 +101,7 @@ def check_present(folder: Path) -> None:
 
 @contextlib.contextmanager
 def claim_run(
-    kind: str, output: str | os.PathLike[str], config: dict[str, Any], free: Iterable[str] = (),
+    kind: str, output: str | os.PathLike[str], config: dict[str, Any], may_differ: Iterable[str] = (),
     fingerprint: dict[str, str] | None = None,
 ) -> Iterator[Run]:  # fmt: skip
     """Hold an output folder for one run: locked while the block runs, and tied to the configuration that made it.
@@ -103,8 +114,8 @@ def claim_run(
         kind: one of `runs.record.KINDS`, or another command's name where it writes no record.
         output: the folder; made if it is missing.
         config: the resolved configuration, plain values only, with its `seed`.
-        free: dotted keys that may differ between two starts of one run because they do not touch its result; `output`
-            is one in any case.
+        may_differ: dotted keys that two starts of one run may have otherwise, because they do not touch its result;
+            `output` is one in any case.
         fingerprint: of the data, by split: a folder of the same settings with other data belongs to another run.
 
     Yields:
@@ -113,7 +124,7 @@ def claim_run(
     Raises:
         UserError: the folder belongs to another run, holds a damaged record, or cannot be made or written.
     """
-    run = Run(kind, Path(output), config, free, fingerprint)
+    run = Run(kind, Path(output), config, may_differ, fingerprint)
     if rank() > 0:
         run.done = all_gather_object(None)[0]
         yield run
@@ -205,8 +216,7 @@ def _bind_config(run: Run) -> None:
     file = run.path / CONFIG
     if file.exists():
         try:
-            before = read_yaml(file)
-            differing = _differing(before, run.document, run.free)
+            differing = run.differences(read_yaml(file))
         except UserError as error:
             raise UserError(f"{error}; delete the folder or choose another output=") from error
         if differing:
@@ -221,20 +231,10 @@ def _bind_config(run: Run) -> None:
 def _own_record(run: Run) -> Record:
     """The folder's record, which has to be of this run."""
     record = read_record(run.path)
-    if differing := _differing({"kind": record.kind, **record.config}, {"kind": run.kind, **run.config}, run.free):
+    data = {"fingerprint": run.document["fingerprint"]} if "fingerprint" in run.document else {}
+    if differing := run.differences({"kind": record.kind, **record.config, **data}):
         raise UserError(
             f"{run.path / RECORD}: of another run than {CONFIG} beside it ({differing[0]}); delete it, or choose "
             "another output="
         )
     return record
-
-
-def _differing(before: Any, now: Any, free: frozenset[str]) -> list[str]:
-    old, new = _bound(before, free), _bound(now, free)
-    pairs = [(k, old.get(k, "absent"), new.get(k, "absent")) for k in {**old, **new}]
-    return [f"{k:.60}: {there!s:.60} there, {here!s:.60} here" for k, there, here in pairs if there != here]
-
-
-def _bound(document: Any, free: frozenset[str]) -> dict[str, Any]:
-    flat = flatten(document)
-    return {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in free)}

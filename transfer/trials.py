@@ -29,7 +29,7 @@ from transfer.trainer import CHECKPOINT, Trainer
 
 MODEL = "model_final.pth"
 # They change how fast a run goes, or how it is shown, and not what it computes; of `data.root` the content is compared.
-FREE = ("data.root", "data.workers", "threads", "device", "save_seconds", "pictures")
+MAY_DIFFER = ("data.root", "data.workers", "threads", "device", "save_seconds", "pictures")
 
 
 def run(config: TransferConfig) -> dict[str, float]:
@@ -55,7 +55,7 @@ def _run(
     # The weights are what is in their file, and so are the images and the recipe.
     settings = asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
     bound = {"train": train.dataset.fingerprint, "test": test.dataset.fingerprint, "recipe": recipe_fingerprint(config)}
-    with claim_run("transfer", cfg.OUTPUT_DIR, settings, FREE, bound) as claimed:
+    with claim_run("transfer", cfg.OUTPUT_DIR, settings, MAY_DIFFER, bound) as claimed:
         if claimed.done:
             return claimed.done
         if config.trials > 1 or config.search.enabled:

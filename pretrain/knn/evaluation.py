@@ -45,7 +45,7 @@ def evaluate_knn(config: KnnConfig) -> float:
         )
 
     # Neither touches a result: they only divide the work.
-    return evaluate("knn", config, measure, free=("batch_size", "chunk"))
+    return evaluate("knn", config, measure, may_differ=("batch_size", "chunk"))
 
 
 @torch.no_grad()

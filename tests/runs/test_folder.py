@@ -32,13 +32,13 @@ def test_the_same_settings_come_back_to_the_same_folder_until_it_is_done(
     with claim_run("pretrain", tmp_path / "run", CONFIG) as run:
         assert run.done is None
     others = {**CONFIG, "output": "elsewhere", "workers": 8}
-    with claim_run("pretrain", tmp_path / "run", others, free=["workers"]) as run:
+    with claim_run("pretrain", tmp_path / "run", others, may_differ=["workers"]) as run:
         assert run.done is None
         record = run.finish(SUBJECT, None, {"loss": -0.9}, verdict="healthy", details={"steps": 7})
     assert (record.kind, record.seed, record.config) == ("pretrain", 3, others)
     assert 0 <= record.seconds < 60 and record.peak_memory_mb > 1 and record.command == command_line()
     assert record == read_record(tmp_path / "run")
-    with claim_run("pretrain", tmp_path / "run", CONFIG, free=["workers"]) as run:
+    with claim_run("pretrain", tmp_path / "run", CONFIG, may_differ=["workers"]) as run:
         assert run.done == record
     assert capsys.readouterr().out == f"{tmp_path / 'run' / RECORD}: done already\n"
 
