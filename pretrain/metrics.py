@@ -17,7 +17,7 @@ from pretrain.monitor import CollapseMonitor
 from pretrain.online_evaluation import OnlineEvaluation
 from pretrain.output_measures import last_bias, measure_batch, measure_health
 from runs.errors import UserError
-from runs.metrics_log import MetricsLog
+from runs.metrics_log import METRICS_LOG, MetricsLog
 from runs.typed import build
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Metrics:
         """Open the log after `step`; for the first process only."""
         config, output = self.config, Path(self.config.output)
         events = output / "tensorboard" if config.tensorboard else None
-        self.log = MetricsLog(output / "metrics.jsonl", step, events, asdict(config) if config.wandb else None)
+        self.log = MetricsLog(output / METRICS_LOG, step, events, asdict(config) if config.wandb else None)
 
     def restart_clock(self, step: int) -> None:
         """Measure time from here on; what lies between, evaluating and saving, does not count."""

@@ -37,12 +37,12 @@ def _block(matches: Matches, weights: NDArray[Any]) -> NDArray[np.float64]:
     for number in range(len(matches.classes)):
         positives = _positives(matches, number, weights)
         counted[:, 0] += (positives > 0) if matches.metric == "coco" else 1
-        table += class_precision(matches, number, weights)
+        table += class_average_precision(matches, number, weights)
     table *= 100 / np.maximum(counted, 1)
     return np.stack([table.mean(axis=1), table[:, 0], table[:, 5]], axis=1)
 
 
-def class_precision(matches: Matches, number: int, weights: NDArray[Any]) -> NDArray[np.float64]:
+def class_average_precision(matches: Matches, number: int, weights: NDArray[Any]) -> NDArray[np.float64]:
     """AP of one class at every IoU threshold, 0 to 1, (R, 10); `weights` as above. Without an object it is 0."""
     mine = np.flatnonzero(matches.category == number)
     image, positives = matches.image[mine], _positives(matches, number, weights)
@@ -97,7 +97,7 @@ def _curve_area(
     return area
 
 
-def pooled_precision(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
+def pooled_average_precision(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
     """AP in percent of the detections of all classes ranked together, area under the curve, (R,); `weights` as above.
 
     Dave et al., arXiv:2102.01066 (AP-pool). The mean over classes gives a class of few objects, whose

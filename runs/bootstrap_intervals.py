@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runs.average_precision import average_precision, pooled_precision
+from runs.average_precision import average_precision, pooled_average_precision
 from runs.detection_matches import Matches
 from runs.errors import UserError
 
@@ -15,7 +15,7 @@ NAMES = ("AP", "AP50", "AP75")
 POOLED = "pooled AP"
 
 
-def draws(images: int, resamples: int, seed: int = 0) -> NDArray[np.float32]:
+def resample_counts(images: int, resamples: int, seed: int = 0) -> NDArray[np.float32]:
     """How often each image is drawn, (images, resamples); the draws of one seed are the same for all detectors."""
     random = np.random.default_rng(seed)
     counts = random.multinomial(images, np.full(images, 1 / images), size=resamples).T
@@ -38,7 +38,7 @@ def compare(
 ) -> dict[str, Interval]:
     """Mean of the trials now minus mean of the trials before, on the same images drawn for all.
 
-    By `NAMES`, and under `POOLED` the difference of `pooled_precision`.
+    By `NAMES`, and under `POOLED` the difference of `pooled_average_precision`.
 
     Raises:
         UserError: they were not all measured on the same images and classes.
@@ -47,7 +47,7 @@ def compare(
     for other in (*before, *now):
         if other.classes != first.classes or sorted(other.image_ids) != sorted(first.image_ids):
             raise UserError("the runs were measured on different images or classes; a paired comparison needs the same")
-    weights = draws(len(first.image_ids), resamples, seed)
+    weights = resample_counts(len(first.image_ids), resamples, seed)
     value, samples = np.zeros(4), np.zeros((resamples, 4))
     for trials, sign in ((now, 1.0), (before, -1.0)):
         for trial in trials:
@@ -59,12 +59,12 @@ def compare(
 
 def intervals(matches: Matches, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
     """AP, AP50 and AP75 of one detector, by `NAMES`."""
-    weights = draws(len(matches.image_ids), resamples, seed)
+    weights = resample_counts(len(matches.image_ids), resamples, seed)
     return _intervals(average_precision(matches)[0], average_precision(matches, weights))
 
 
 def _with_pooled(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
-    return np.column_stack([average_precision(matches, weights), pooled_precision(matches, weights)])
+    return np.column_stack([average_precision(matches, weights), pooled_average_precision(matches, weights)])
 
 
 def _aligned(matches: Matches, image_ids: tuple[str, ...]) -> Matches:

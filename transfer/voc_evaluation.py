@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runs.average_precision import class_precision
+from runs.average_precision import class_average_precision
 from runs.detection_matches import FALSE, IGNORED, THRESHOLDS, TRUE, Matches
 from transfer.detections import Detections, Evaluation
 
@@ -57,7 +57,9 @@ def evaluate_voc(detections: Detections, truth: SplitTruth, metric: str = "voc_2
     matches = match_voc(detections, truth, metric)
     classes = matches.classes
     once = np.ones((len(matches.image_ids), 1))
-    table = 100 * np.concatenate([class_precision(matches, number, once) for number in range(len(classes))])  # (K, 10)
+    table = 100 * np.concatenate(
+        [class_average_precision(matches, number, once) for number in range(len(classes))]
+    )  # (K, 10)
     curves = {}
     for number, name in enumerate(classes):
         verdict = matches.verdict[matches.category == number, 0]

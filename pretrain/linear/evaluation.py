@@ -24,7 +24,7 @@ from pretrain.loader import DeviceLoader, StepSampler
 from pretrain.optim import Schedule, build_optimizer
 from runs.distributed import all_gather_object, rank, world_size
 from runs.errors import UserError
-from runs.metrics_log import MetricsLog
+from runs.metrics_log import METRICS_LOG, MetricsLog
 from runs.tensor_files import read_tensors, restore_errors, write_tensors
 from runs.typed import build
 
@@ -185,7 +185,7 @@ def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers:
         batches = cached_batches(features, evaluation.train, sampler)
     else:
         batches = augmented_batches(config, evaluation, sampler, broken)
-    log = MetricsLog(evaluation.run.path / "metrics.jsonl", classifiers.epoch) if rank() == 0 else None
+    log = MetricsLog(evaluation.run.path / METRICS_LOG, classifiers.epoch) if rank() == 0 else None
     with evaluation.progress(config.epochs * length, "linear", "step", classifiers.epoch * length) as bar:
         while classifiers.epoch < config.epochs:
             losses = []

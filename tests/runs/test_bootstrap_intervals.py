@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runs.average_precision import average_precision
-from runs.bootstrap_intervals import compare, draws
+from runs.bootstrap_intervals import compare, resample_counts
 from runs.detection_matches import Matches
 from runs.errors import UserError
 from transfer.detections import Detections
@@ -49,7 +49,7 @@ def match(eleven_points: bool = True, **given: Any) -> Matches:
 
 
 def resampled(matches: Matches, resamples: int) -> np.ndarray:
-    return average_precision(matches, draws(len(matches.image_ids), resamples))
+    return average_precision(matches, resample_counts(len(matches.image_ids), resamples))
 
 
 def detectron2_ap(given: dict[str, Any], folder: Path, eleven: bool) -> np.ndarray:
@@ -103,7 +103,7 @@ def test_a_weighted_image_is_an_image_repeated(eleven: bool) -> None:
         np.random.default_rng(0).permutation(np.linspace(0.05, 0.95, len(given["score"]))).astype(np.float32)
     )
     matches = match(**given, eleven_points=eleven)
-    weights = draws(30, 1, seed=7)
+    weights = resample_counts(30, 1, seed=7)
     repeated = [i for i, count in enumerate(weights[:, 0]) for _ in range(int(count))]
     rows = [np.flatnonzero(matches.image == i) for i in repeated]
     order = np.argsort(-np.concatenate([matches.score[r] for r in rows]), kind="stable")
