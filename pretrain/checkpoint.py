@@ -64,10 +64,10 @@ class Checkpoints:
 
         return sorted((p for p in self.folder.iterdir() if NAME.fullmatch(p.name)), key=position, reverse=True)
 
-    def save(self, state: dict[str, Any], epoch: int, step: int | None) -> Path:
-        """Write a checkpoint, of the end of `epoch` or of `step` inside it, and delete those no longer kept."""
+    def save(self, state: dict[str, Any], step: int | None = None) -> Path:
+        """Write a checkpoint, of the end of the state's `epoch` or of `step` inside it; delete those no longer kept."""
         suffix = "" if step is None else f"_{step:08d}"
-        path = self.folder / checkpoint_name(epoch, suffix)
+        path = self.folder / checkpoint_name(state["epoch"] - 1, suffix)
         write_tensors(path, state | {"digest": tensor_digest(state["state_dict"])})
         for old in self.paths()[self.keep :]:
             number, inside = epoch_and_step(old)

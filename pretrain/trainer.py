@@ -221,10 +221,8 @@ class Trainer:
         state = self.state_dict()
         self.metrics.check_finite(self.step)
         if rank() == 0:
-            epoch, inside = divmod(self.step, self.steps_per_epoch)
-            self.checkpoint = self.checkpoints.save(
-                state, epoch if inside else epoch - 1, self.step if inside else None
-            )
+            inside = self.step % self.steps_per_epoch
+            self.checkpoint = self.checkpoints.save(state, self.step if inside else None)
         self.metrics.restart_clock(self.step)
 
     def state_dict(self) -> dict[str, Any]:

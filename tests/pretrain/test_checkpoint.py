@@ -22,10 +22,10 @@ def test_a_flipped_bit_makes_the_one_before_the_newest(tmp_path: Path) -> None:
     }
     # The folder has been emptied.
     with pytest.raises(UserError, match=f"{tmp_path}: was deleted or renamed while the run was on; run it again"):
-        checkpoints.save(state, 0, None)
+        checkpoints.save(state)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / CONFIG).touch()
-    whole, newest = checkpoints.save(state, 0, None), checkpoints.save(state, 1, None)
+    whole, newest = checkpoints.save(state), checkpoints.save(state | {"epoch": 2})
     assert checkpoints.load_newest()[0] == newest  # type: ignore[index]
     data = bytearray(newest.read_bytes())
     data[data.index(momentum.numpy().tobytes()) + 100] ^= 1
