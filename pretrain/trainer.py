@@ -276,22 +276,18 @@ class Trainer:
             skip_broken = config.data.skip_broken
             found |= training_set_bias_cosine(self.method, self.train_set, config.augment, config.seed, skip_broken)
         epochs = self.step // self.steps_per_epoch
-        init = {}
+        broken = sorted(self.loader.broken)
+        details: dict[str, Any] = {"steps": self.step, "broken_images": broken, "processes": world_size()}
         if source := self.initial:
-            words = {"sha256": source.source_sha256, "format": source.format}
-            init = {"init": words | {"mean": list(source.input.mean), "std": list(source.input.std)}}
+            mean, std = list(source.input.mean), list(source.input.std)
+            details["init"] = {"sha256": source.source_sha256, "format": source.format, "mean": mean, "std": std}
         verdict = metrics.monitor.verdict + (", stopped there" if self.stopped == "collapse" else "")
         self.run.finish(
             Subject(config.variant or config.method.name, config.arch, epochs, path.name, sha256(path)),
             Dataset(self.train_set.name, "train", len(self.train_set), self.train_set.fingerprint),
             found,
             verdict=verdict,
-            details={
-                "steps": self.step,
-                "broken_images": sorted(self.loader.broken),
-                "processes": world_size(),
-                **init,
-            },
+            details=details,
             seconds=self.seconds,
         )
         knn = f"; kNN {metrics.accuracies['knn_top1']:.1f} %" if "knn_top1" in metrics.accuracies else ""
