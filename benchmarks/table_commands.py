@@ -19,7 +19,7 @@ from benchmarks.workflow.more_devices import simulate_devices
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_plan import run_plan
 from benchmarks.workflow.run_status import last_attempts, status_of
-from benchmarks.workflow.time_left import chain_seconds, clock, expected_durations, plan_seconds_left
+from benchmarks.workflow.time_left import clock, critical_path, expected_durations, plan_seconds_left
 from runs.environment import command_line
 from runs.errors import UserError
 
@@ -80,7 +80,7 @@ def print_plan(arguments: argparse.Namespace) -> int:
         print()
     print(f"{len(status.waiting)} of {len(plan.runs)} runs to do, about "
           f"{clock(plan_seconds_left(plan, expected, status))} with {plan.jobs} at a time")  # fmt: skip
-    if chain := _critical_path(plan, expected, set(status.waiting)):
+    if chain := critical_path(plan, expected, set(status.waiting)):
         print(f"critical path, {clock(sum(expected[r] for r in chain))}: " + " -> ".join(plan.names[r] for r in chain))
     space = sum(plan.gigabytes.get(run.task, 0.0) for run in plan.runs.values())
     hours = sum(expected[r] * plan.runs[r].devices for r in status.waiting) / 3600
@@ -143,17 +143,6 @@ def _costs(plan: Plan, expected: dict[str, float], measured: set[str], done: set
         ])))  # fmt: skip
     heads = ("runs", "done", "each", "GPU-hours", "GB", "time is")
     return Grid(tuple(("", head) for head in heads), tuple(lines))
-
-
-def _critical_path(plan: Plan, expected: dict[str, float], waiting: set[str]) -> list[str]:
-    """The longest chain of runs that wait for each other."""
-    lengths = chain_seconds(plan, {r: expected[r] for r in waiting})
-    path: list[str] = []
-    candidates = waiting
-    while candidates:
-        path.append(max(sorted(candidates), key=lambda r: lengths[r]))
-        candidates = {r for r in waiting if path[-1] in plan.runs[r].needs}
-    return path
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -84,6 +84,17 @@ def chain_seconds(plan: Plan, seconds: Mapping[str, float]) -> dict[str, float]:
     return longest
 
 
+def critical_path(plan: Plan, seconds: Mapping[str, float], waiting: set[str]) -> list[str]:
+    """The longest chain of waiting runs that need each other, the first one first."""
+    lengths = chain_seconds(plan, {r: seconds[r] for r in waiting})
+    path: list[str] = []
+    candidates = waiting
+    while candidates:
+        path.append(max(sorted(candidates), key=lambda r: lengths[r]))
+        candidates = {r for r in waiting if path[-1] in plan.runs[r].needs}
+    return path
+
+
 def run_seconds_left(running: Running, expected: float) -> float:
     """Seconds that a run still needs, from its own progress where that says more than the expected seconds."""
     return max(expected - (time.time() - running.began), running.seconds_left or 0.0, 1.0)
