@@ -3,7 +3,7 @@
 import re
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from converters.tensor_digest import tensor_digest
 from runs.distributed import all_gather_object, rank, world_size
@@ -11,6 +11,9 @@ from runs.errors import UserError
 from runs.files import checkpoint_name
 from runs.folder import Run
 from runs.tensor_files import read_tensors, restore_errors, write_tensors
+
+if TYPE_CHECKING:  # half a second
+    from torch.distributed.checkpoint.stateful import Stateful
 
 NAME = re.compile(r"checkpoint_(\d{4,})(?:_(\d{8}))?\.pth\.tar")
 
@@ -35,13 +38,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if "digest" in state and state["digest"] != tensor_digest(state["state_dict"]):
         raise UserError(f"{path} is damaged (its tensors differ from its digest)")
     return state
-
-
-class Resumable(Protocol):
-    """What goes on from a checkpoint."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what the checkpoint holds."""
 
 
 class Checkpoints:
@@ -99,7 +95,7 @@ class Checkpoints:
             )
         return None
 
-    def resume(self, run: Run, training: Resumable) -> Path | None:
+    def resume(self, run: Run, training: "Stateful") -> Path | None:
         """Load the newest whole checkpoint, if there is one, into `training`; every process has to call it.
 
         Raises:

@@ -80,7 +80,7 @@ class Trainer:
     Without `val_set` nothing is evaluated, without `initial` weights they are drawn.
 
     Attributes:
-        checkpoint: the newest one; None before the first, and in all processes but the first None until a resume.
+        checkpoint: the newest, None before the first; processes but the first know only the one that they resumed from.
         step: steps done.
         stopped: why the run ends before its last step: a signal's name, `collapse`, or nothing.
     """
