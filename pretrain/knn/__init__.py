@@ -18,7 +18,7 @@ class KnnConfig(EvaluationConfig):
     batch_size: int = number(256, least=1)
     """Images at a time through the network."""
     chunk: int = number(1024, least=1)
-    """Queries compared at a time; see `knn_accuracy` for the memory."""
+    """Queries compared at a time; docs/speed.md says how much memory that takes."""
 
     def check(self) -> None:  # noqa: D102
         for name in ("k", "temperature"):
