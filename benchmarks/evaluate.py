@@ -174,7 +174,8 @@ def write_model_card(
         "checkpoint": {k: facts.get(k) for k in keys}
         | {"address": address if fetched else None,
            "targets": [name for name, target in facts["targets"].items() if target["possible"]]},
-        "results": numbers, "commands": [run.line for run in plan.runs.values()], "environment": describe_environment(),
+        "results": numbers, "commands": [run.shell_command for run in plan.runs.values()],
+        "environment": describe_environment(),
     }  # fmt: skip
     write_json(Path(plan.output) / "model_card.json", card)
     path = Path(plan.output) / "model_card.md"

@@ -65,7 +65,7 @@ def print_plan(arguments: argparse.Namespace) -> int:
     """Print what a run would do; nothing is written."""
     scale = _scale(arguments)
     if arguments.measured:
-        scale = scales.with_measured(scale, Path(arguments.measured))
+        scale = scales.with_measured_times(scale, Path(arguments.measured))
     plan = _planned(arguments, scale)
     expected, measured = expected_durations(plan, last_attempts(plan))
     status = status_of(plan, failed={})
@@ -76,7 +76,7 @@ def print_plan(arguments: argparse.Namespace) -> int:
             print("# with $HEAD: on each of its nodes, behind HEAD=<the name of one of them>")
         for run in plan.order:
             print(f"# {'done' if run in status.done else clock(expected[run])}")
-            print(plan.runs[run].line)
+            print(plan.runs[run].shell_command)
         print()
     print(f"{len(status.waiting)} of {len(plan.runs)} runs to do, about "
           f"{clock(plan_seconds_left(plan, expected, status))} with {plan.jobs} at a time")  # fmt: skip

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.grid import ABSENT, Cell, Grid, Line, plain_cells
-from benchmarks.report.charts import Chart, charts_of, draw_chart, legend_entries, row_logs
+from benchmarks.report.charts import Chart, draw_chart, legend_entries, quantity_charts, row_logs
 from benchmarks.report.page import describe_environments
 from benchmarks.report.result_tables import format_mean_std, result_grid
 from benchmarks.report.table_formats import markdown
@@ -142,7 +142,7 @@ def _draw(plan: Plan, name: str, inside: str, beside: Path) -> None:
         raise UserError(f"the block of {name} shows no picture; put ![{name}](images/FILE.png) into it")
     # As published, not as the scale measures it, where the paper's accuracy stands beside another quantity.
     table = tables.load(name)
-    charts = charts_of(row_logs(plan, table), table.curves, table)
+    charts = quantity_charts(row_logs(plan, table), table.curves, table)
     if not charts:
         raise UserError(f"{name}: no run of it has curves; run it first (python -m benchmarks run {name})")
     with atomic_write(beside / shown[1]) as file:

@@ -173,7 +173,7 @@ def _log(plan: Plan, run: str) -> list[dict[str, Any]]:
         return []
 
 
-def charts_of(logs: Logs, quantities: Iterable[str], table: Table | None = None) -> list[Chart]:
+def quantity_charts(logs: Logs, quantities: Iterable[str], table: Table | None = None) -> list[Chart]:
     """A chart of each quantity that the logs have; `table`: whose published numbers are drawn with it."""
     drawn = (_chart(logs, key, table) for key in quantities)
     return [chart for chart in drawn if chart.curves]

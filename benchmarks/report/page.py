@@ -9,7 +9,14 @@ from pathlib import Path
 
 from benchmarks.grid import Cell, Grid, Line, plain_cells
 from benchmarks.report import table_formats
-from benchmarks.report.charts import TASKS, chart_svg, charts_of, precision_recall_charts, pretraining_logs, row_logs
+from benchmarks.report.charts import (
+    TASKS,
+    chart_svg,
+    precision_recall_charts,
+    pretraining_logs,
+    quantity_charts,
+    row_logs,
+)
 from benchmarks.report.result_tables import result_grid, results_csv
 from benchmarks.results.records import Found
 from benchmarks.results.table_results import Results, TableResult, join_with_and
@@ -68,7 +75,8 @@ def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pa
     training = training if len({label for label, _ in training}) <= MOST else []
     results = [(result, row_logs(f.plan, result.table)) for f in found for result in f.tables]
     drawn = [
-        [chart_svg(chart) for chart in charts_of(rows, result.table.curves, result.table)] for result, rows in results
+        [chart_svg(chart) for chart in quantity_charts(rows, result.table.curves, result.table)]
+        for result, rows in results
     ]
     return table_formats.render_template(
         "page.html.j2",
@@ -78,19 +86,19 @@ def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pa
         papers=list(dict.fromkeys(result.table.paper for result, _ in results)),
         about=list(dict.fromkeys(f"{p.scale} scale: {p.about}" for p in plans)),
         made=time.strftime("%Y-%m-%d %H:%M"),
-        views=pictures(found, "pretrain", VIEWS),
-        detections=pictures(found, "transfer", DETECTIONS),
+        views=run_pictures(found, "pretrain", VIEWS),
+        detections=run_pictures(found, "transfer", DETECTIONS),
         environments=describe_environments([*recorded, *others.values()]),
         others=unplanned_grid(others),
         costs=run_grid(found),
-        commands=[plan.runs[run].line for plan in plans for run in plan.order],
+        commands=[plan.runs[run].shell_command for plan in plans for run in plan.order],
         ended=len(recorded),
         total=clock(sum(r.seconds for r in recorded)),
         starts=list(dict.fromkeys(p.command for p in plans if p.command)),
         refused=[*(reason for f in found for reason in f.refused), *refused.values()],
         tables=[(result, result_grid(result, properties=True, notes=False), charts)
                 for (result, _), charts in zip(results, drawn, strict=True)],
-        training=[chart_svg(chart) for chart in charts_of(training, ("loss", "std", "knn_top1"))],
+        training=[chart_svg(chart) for chart in quantity_charts(training, ("loss", "std", "knn_top1"))],
         recall=[chart_svg(chart) for chart in precision_recall_charts(found)],
         style=(HERE / "style.css").read_text(encoding="utf-8"),
         script=(HERE / "sort.js").read_text(encoding="utf-8"),
@@ -105,7 +113,7 @@ def report_title(results: Sequence[TableResult]) -> str:
     return f"{join_with_and(labels)}, measured"
 
 
-def pictures(results: Sequence[Results], kind: str, file: str) -> list[dict[str, str]]:
+def run_pictures(results: Sequence[Results], kind: str, file: str) -> list[dict[str, str]]:
     """The picture that each run of a kind has written, as data for `<img>`; one trial of each is enough."""
     found: dict[str, str] = {}
     for one in results:

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.results.records import Found, find_records, records_of
 from benchmarks.results.trial_statistics import Summary, clearly_above, outside_noise, summarize
 from benchmarks.tables.table import Column, Row, Table
-from benchmarks.workflow.plan import PLAN, Cell, Plan, read_plan
+from benchmarks.workflow.plan import PLAN, Plan, PlannedCell, read_plan
 from benchmarks.workflow.run_status import Status, status_of
 from runs.errors import UserError
 from runs.record import Record
@@ -203,7 +203,7 @@ def _column(
     return entries
 
 
-def _remark(cell: Cell, column: Column, records: dict[str, Record], status: Status) -> str:
+def _remark(cell: PlannedCell, column: Column, records: dict[str, Record], status: Status) -> str:
     """Why trials of an entry are missing; empty if none is."""
     done = [records[run].metrics for run in cell.runs if run in records]
     if lacking := sum(column.metric not in metrics for metrics in done):

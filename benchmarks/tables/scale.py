@@ -80,7 +80,7 @@ def load(name: str) -> Scale:
     return scale
 
 
-def with_measured(scale: Scale, path: Path) -> Scale:
+def with_measured_times(scale: Scale, path: Path) -> Scale:
     """The scale with the times that `python -m hardware` measured on one device.
 
     Raises:

@@ -91,7 +91,7 @@ def start_run(plan: Plan, run: Run, executor: str, options: Sequence[str], devic
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / LOG, "ab") as log:
-            log.write(f"$ {run.line}\n".encode())
+            log.write(f"$ {run.shell_command}\n".encode())
             log.flush()
             # In a session of its own: an interrupt at the terminal reaches it once, through `stop_runs`.
             process = subprocess.Popen(

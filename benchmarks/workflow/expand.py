@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.tables.scale import STAGES, Scale
 from benchmarks.tables.table import TASKS, Column, Row, Table, load, names
-from benchmarks.workflow.plan import DETECTION, OF_THE_SCALE, Cell, Plan, Run, Selection, Source
+from benchmarks.workflow.plan import DETECTION, OF_THE_SCALE, Plan, PlannedCell, Run, Selection, Source
 from runs import plugins
 from runs.errors import UserError
 from runs.files import RANDOM, SCRATCH, checkpoint_name
@@ -94,7 +94,7 @@ class _Expansion:
     checkpoint: Source | None
     runs: dict[str, Run] = field(default_factory=dict)
 
-    def cell(self, table: Table, row: Row, column: Column) -> Cell:
+    def cell(self, table: Table, row: Row, column: Column) -> PlannedCell:
         """An entry with the runs of its trials, which are added, or why there are none."""
         absent = ""
         count = self.scale.trials.get(column.task, self.scale.trials.get(column.vary, column.trials))
@@ -113,7 +113,7 @@ class _Expansion:
         if not absent and count > MOST_TRIALS:
             raise UserError(f"{table.name}, column {column.id}: {count} trials; at most {MOST_TRIALS}")
         runs = tuple(self._trial(table, row, column, seed).id for seed in range(0 if absent else count))
-        return Cell(table.name, row.id, column.id, runs, absent)
+        return PlannedCell(table.name, row.id, column.id, runs, absent)
 
     def _epochs(self, row: Row, column: Column) -> int | None:
         epochs = row.epochs or column.epochs
@@ -314,7 +314,7 @@ def parse_override(text: str) -> tuple[str, str, Any]:
         raise UserError(f"--set {text}: the value cannot be read: {error}") from error
 
 
-def parse_root(text: str) -> tuple[str, str]:
+def parse_data_root(text: str) -> tuple[str, str]:
     """Read `--data NAME=DIR`; a `UserError` if it is not of that form."""
     name, _, folder = text.partition("=")
     if not folder:

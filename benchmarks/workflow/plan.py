@@ -53,12 +53,12 @@ class Run:
         return self.nodes * self.gpus
 
     @property
-    def line(self) -> str:
+    def shell_command(self) -> str:
         """The command for a shell: zsh, unlike bash, refuses a bare `lr=[1.0,10.0]`."""
         return " ".join(map(_quoted, self.command))
 
     @cached_property
-    def like(self) -> str:
+    def duration_key(self) -> str:
         """Equal for runs that take the same time: of one task, with settings that differ in seed or weights only."""
         same = {k: v for k, v in self.settings.items() if k not in SAME_TIME}
         return f"{self.task} {self.devices} {json.dumps(same, sort_keys=True)}"
@@ -71,7 +71,7 @@ def _quoted(argument: str) -> str:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedCell:
     """One entry of a table: the runs whose `metric` is averaged, or why there are none."""
 
     table: str
@@ -120,7 +120,7 @@ class Plan:
     about: str
     tables: list[Selection]
     runs: dict[str, Run]
-    cells: list[Cell]
+    cells: list[PlannedCell]
     jobs: int = 1
     threads: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -186,7 +186,7 @@ class Plan:
         return found
 
     @cached_property
-    def first_cell_by_run(self) -> dict[str, Cell]:
+    def first_cell_by_run(self) -> dict[str, PlannedCell]:
         """For every run the first entry that it serves, directly or through the runs that need it."""
         served = [(name, cell) for cell in self.cells for run in cell.runs for name in self.with_needs[run]]
         return dict(reversed(served))

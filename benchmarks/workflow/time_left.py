@@ -29,12 +29,12 @@ def expected_durations(plan: Plan, attempts: Mapping[str, Attempt]) -> Expected:
     took, thought = 0.0, 0.0
     for run, attempt in attempts.items():
         if attempt.status == 0:
-            found.setdefault(plan.runs[run].like, []).append(attempt.seconds)
+            found.setdefault(plan.runs[run].duration_key, []).append(attempt.seconds)
             took, thought = took + attempt.seconds, thought + assumed_seconds(plan, plan.runs[run])
     pace = took / thought if thought else 1.0
     means = {like: statistics.fmean(seconds) for like, seconds in found.items()}
-    seconds = {run.id: means.get(run.like, pace * assumed_seconds(plan, run)) for run in plan.runs.values()}
-    return Expected(seconds, {run.id for run in plan.runs.values() if run.like in means})
+    seconds = {run.id: means.get(run.duration_key, pace * assumed_seconds(plan, run)) for run in plan.runs.values()}
+    return Expected(seconds, {run.id for run in plan.runs.values() if run.duration_key in means})
 
 
 def assumed_seconds(plan: Plan, run: Run) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.report.page import write_report
 from benchmarks.results.table_results import read_results
-from benchmarks.workflow.plan import Cell, Plan, Run, Selection
+from benchmarks.workflow.plan import Plan, PlannedCell, Run, Selection
 from runs.record import Dataset, Record, Subject
 
 # What a run's command does here: wait, then write the record that the test wants, as the real commands do. One that is
@@ -61,7 +61,7 @@ def knn(plan_folder: Path, name: str, value: float, seconds: float = 0.1, needs:
 def plan_of(plan_folder: Path, runs: list[Run], jobs: int = 2) -> Plan:
     """A plan for Table 4's kNN column in which every run is a trial of the row `simsiam`."""
     table = Selection("table4", ("simsiam",), ("knn200",))
-    cell = Cell("table4", "simsiam", "knn200", tuple(r.id for r in runs))
+    cell = PlannedCell("table4", "simsiam", "knn200", tuple(r.id for r in runs))
     return Plan(
         str(plan_folder / "out"), "mini", "a test", [table], {r.id: r for r in runs}, [cell], jobs=jobs, threads=1,
         seconds={"knn": 1.0},

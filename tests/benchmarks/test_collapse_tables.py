@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.report import table_formats
-from benchmarks.report.charts import charts_of, final_value_curves, mean_curves, published_values, row_logs
+from benchmarks.report.charts import final_value_curves, mean_curves, published_values, quantity_charts, row_logs
 from benchmarks.report.result_tables import result_grid
 from benchmarks.results.records import records_of
 from benchmarks.results.table_results import table_results
@@ -201,7 +201,7 @@ def test_a_row_draws_only_the_curves_that_are_its_own(tmp_path: Path) -> None:
     assert [line.label for line in mean_curves(logs, "eta_p")] == ["SimSiam"]
     assert [line.label for line in mean_curves(logs, "eta_z")] == ["Mirror SimSiam"]
     # One row has one colour in all charts.
-    assert {c.curves[0].label: c.curves[0].number for c in charts_of(logs, ("eta_p", "eta_z"))} == {
+    assert {c.curves[0].label: c.curves[0].number for c in quantity_charts(logs, ("eta_p", "eta_z"))} == {
         "SimSiam": 0,
         "Mirror SimSiam": 1,
     }

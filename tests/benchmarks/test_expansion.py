@@ -110,17 +110,17 @@ def test_commands_are_what_a_user_would_type() -> None:
     assert all(r.command[0] == "python" for r in single.runs.values())
     # A shell takes every line apart into the words that are run, and finds no pattern of file names in it.
     for run in single.runs.values():
-        assert tuple(shlex.split(run.line)) == run.command and " lr=[" not in run.line
+        assert tuple(shlex.split(run.shell_command)) == run.command and " lr=[" not in run.shell_command
     linear = plan("table4", rows=["simsiam"])
-    assert any("'lr=[1.0,10.0,30.0]'" in run.line for run in linear.runs.values())
+    assert any("'lr=[1.0,10.0,30.0]'" in run.shell_command for run in linear.runs.values())
     odd = expand(
         [tables.load("table4").select(["simsiam"], ["ep200"])], scales.load("small"), "outputs/x",
         checkpoint=Source("net", "runs/epoch=9-step=100 (it's).ckpt"),
     )  # fmt: skip
     (run,) = odd.runs.values()
     assert OverridesParser.create().parse_override(run.command[3]).value() == "runs/epoch=9-step=100 (it's).ckpt"
-    assert tuple(shlex.split(run.line)) == run.command
-    assert dataclasses.replace(run, command=("python", "a='b=c'")).line == "python \"a='b=c'\""
+    assert tuple(shlex.split(run.shell_command)) == run.command
+    assert dataclasses.replace(run, command=("python", "a='b=c'")).shell_command == "python \"a='b=c'\""
 
 
 def test_what_cannot_run_says_why() -> None:
