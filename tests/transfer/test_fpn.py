@@ -72,7 +72,7 @@ def test_torchvisions_detector_computes_the_checkpoints_features(files: tuple[Pa
     checkpoint, _ = files
     body = build_resnet(layouts.ARCH)
     detector = FasterRCNN(_resnet_fpn_extractor(body, trainable_layers=5), num_classes=21)
-    detector.backbone.body.load_state_dict(converters.load_and_prove(checkpoint).state_dict, strict=False)
+    detector.backbone.body.load_state_dict(converters.load_backbone(checkpoint).state_dict, strict=False)
     assert converters.prove(checkpoint, detector)
     nn.init.normal_(detector.backbone.body.layer4[2].conv1.weight)
     assert not converters.prove(checkpoint, detector)
