@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.collectives import all_reduce
+from pretrain.keep_float32 import at_least_float32
 from runs.distributed import world_size
 
 
@@ -53,7 +54,7 @@ class SyncBatchNorm(_BatchNorm):
         shape = [1, -1] + [1] * (input.dim() - 2)
         count = input.numel() // input.shape[1] * world_size()
         # Statistics of bf16 inputs are float32 and the output is bf16 again, as PyTorch's.
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        x = at_least_float32(input)
         mean = all_reduce(x.sum(axes)) / count  # C
         centred = x - mean.view(shape)
         variance = all_reduce(centred.square().sum(axes)) / count  # C

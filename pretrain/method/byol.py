@@ -6,9 +6,8 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from pretrain.keep_float32 import at_least_float32
+from pretrain.keep_float32 import l2_normalize
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import BYOLConfig
 from pretrain.mlp import mlp
@@ -63,5 +62,5 @@ def regression(q: Tensor, z: Tensor) -> Tensor:
 
     It is 2 - 2 cos, of which Algorithm 1 leaves out the constant 2.
     """
-    q, z = normalize(at_least_float32(q), dim=1), normalize(at_least_float32(z), dim=1)  # N-by-d
+    q, z = l2_normalize(q), l2_normalize(z)  # N-by-d
     return (q - z).square().sum(dim=1).mean()

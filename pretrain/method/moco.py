@@ -7,7 +7,7 @@ from torchvision.models.resnet import ResNet
 
 from pretrain.batch_norm import split_norms
 from pretrain.collectives import all_gather
-from pretrain.keep_float32 import at_least_float32, autocast_off
+from pretrain.keep_float32 import autocast_off, l2_normalize
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MoCoConfig
 from runs.distributed import rank, world_size
@@ -68,17 +68,17 @@ class MoCo(Method):
 
     def f_q(self, x: Tensor) -> Tensor:
         """Normalized queries (N, C) of images (N, 3, H, W)."""
-        return normalize(at_least_float32(self.encoder_q(x)), dim=1)
+        return l2_normalize(self.encoder_q(x))
 
     @torch.no_grad()
     def f_k(self, x: Tensor, chance: torch.Generator) -> Tensor:
         """Normalized keys (N, C) of images (N, 3, H, W), without a gradient; batch norm sees them in another order."""
         if not self.config.shuffle:
-            return normalize(at_least_float32(self.encoder_k(x)), dim=1)
+            return l2_normalize(self.encoder_k(x))
         x = all_gather(x)  # every process's images
         order = torch.randperm(len(x), generator=chance).to(x.device)
         k = self.encoder_k(x[order.chunk(world_size())[rank()]])  # N-by-C
-        k = all_gather(normalize(at_least_float32(k), dim=1))  # every process's keys, shuffled
+        k = all_gather(l2_normalize(k))  # every process's keys, shuffled
         return k[order.argsort().chunk(world_size())[rank()]]  # N-by-C, in the order of x
 
     def contrastive_loss(self, q: Tensor, k: Tensor) -> Tensor:

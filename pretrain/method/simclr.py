@@ -7,10 +7,10 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 
 from pretrain.collectives import all_gather
-from pretrain.keep_float32 import at_least_float32, autocast_off
+from pretrain.keep_float32 import autocast_off, l2_normalize
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SimCLRConfig
 from pretrain.mlp import mlp
@@ -57,8 +57,8 @@ def nt_xent(z: Tensor, tau: float, keys: Tensor | None = None) -> Tensor:
     From this process's projections z (2n, d), the n first views, then the n second ones, to the mean over its rows, a
     scalar. They are compared with the keys (2n, d), in the same order; with themselves by default.
     """
-    z = normalize(at_least_float32(z), dim=1)  # 2n-by-d
-    keys = z if keys is None else normalize(at_least_float32(keys), dim=1)  # 2n-by-d
+    z = l2_normalize(z)  # 2n-by-d
+    keys = z if keys is None else l2_normalize(keys)  # 2n-by-d
     with autocast_off(z):
         s = z @ all_gather(keys).T / tau  # s_ik / tau, pairwise similarity: 2n-by-2N, N = n * processes
     row = torch.arange(len(z), device=z.device)  # 2n

@@ -3,9 +3,8 @@
 from typing import cast
 
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from pretrain.keep_float32 import at_least_float32
+from pretrain.keep_float32 import l2_normalize
 from pretrain.method.base import Batch, Group, Method, Output, TrainingPlan
 from pretrain.method.config import SimSiamConfig
 from pretrain.mlp import mlp
@@ -39,8 +38,8 @@ class SimSiam(Method):
         """Negative cosine similarity of (n, d) and (n, d), averaged to a scalar."""
         if self.config.stop_gradient:
             z = z.detach()  # n-by-d
-        p = normalize(at_least_float32(p), dim=1)  # n-by-d
-        z = normalize(at_least_float32(z), dim=1)  # n-by-d
+        p = l2_normalize(p)  # n-by-d
+        z = l2_normalize(z)  # n-by-d
         return -(p * z).sum(dim=1).mean()
 
     def predict(self, z: Tensor) -> Tensor:

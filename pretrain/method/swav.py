@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
 from pretrain.collectives import all_gather, all_reduce
-from pretrain.keep_float32 import at_least_float32, autocast_off
+from pretrain.keep_float32 import autocast_off, l2_normalize
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SwAVConfig
 from pretrain.mlp import mlp
@@ -46,7 +46,7 @@ class SwAV(Method):
         x_t, x_s = batch.views  # B-by-3-by-H-by-W
         # Both views in one pass: they share the batch norms' statistics.
         z = self.encoder(torch.cat([x_t, x_s]))  # embeddings, 2B-by-D
-        z = normalize(at_least_float32(z), dim=1)  # 2B-by-D
+        z = l2_normalize(z)  # 2B-by-D
         with autocast_off(z):
             scores = self.prototypes(z)  # prototype scores, 2B-by-K
         (z_t, z_s), (scores_t, scores_s) = z.chunk(2), scores.chunk(2)  # B-by-D, B-by-K

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from pretrain.collectives import all_gather, all_reduce
-from pretrain.keep_float32 import autocast_off
-from pretrain.method.siamese.losses import unit
+from pretrain.keep_float32 import autocast_off, l2_normalize
 from runs.distributed import world_size
 
 
@@ -36,7 +35,7 @@ class GradientComponents(NamedTuple):
 @torch.no_grad()
 def simsiam_components(p_b: Tensor, z_b: Tensor) -> GradientComponents:
     """SimSiam's negative gradient on P_a, Z_b = P_b + G_e (equation 4): o_e = o_z - o_p; p_b and z_b are (n, d)."""
-    P_b, Z_b = unit(p_b), unit(z_b)  # n-by-d
+    P_b, Z_b = l2_normalize(p_b), l2_normalize(z_b)  # n-by-d
     G_e = Z_b - P_b  # n-by-d
     o_e = center_vector(G_e)  # 1-by-d
     return GradientComponents(P_b, o_e, G_e - o_e)
@@ -45,7 +44,7 @@ def simsiam_components(p_b: Tensor, z_b: Tensor) -> GradientComponents:
 @torch.no_grad()
 def triplet_components(z_b: Tensor, z_n: Tensor) -> GradientComponents:
     """The triplet loss's negative gradient on Z_a, Z_b - Z_n (section 3.2): o_e = -o_z; z_b and z_n are (n, d)."""
-    Z_b, G_e = unit(z_b), -unit(z_n)  # n-by-d
+    Z_b, G_e = l2_normalize(z_b), -l2_normalize(z_n)  # n-by-d
     o_e = -center_vector(Z_b)  # 1-by-d
     return GradientComponents(Z_b, o_e, G_e - o_e)
 
@@ -57,7 +56,7 @@ def infonce_components(z_a: Tensor, z_b: Tensor, temperature: float) -> Gradient
     z_a and z_b are (n, d); the negatives are the rows of all processes. NOTE: the paper leaves the factor 1 / tau to
     the learning rate; with it the parts sum to equation 5's gradient.
     """
-    Z_a, Z_b = unit(z_a), unit(z_b)  # n-by-d
+    Z_a, Z_b = l2_normalize(z_a), l2_normalize(z_b)  # n-by-d
     Z = all_gather(Z_b)  # N-by-d
     with autocast_off(Z):
         weights = (Z_a @ Z.T / temperature).softmax(dim=1)  # lambda, n-by-N
@@ -69,7 +68,7 @@ def infonce_components(z_a: Tensor, z_b: Tensor, temperature: float) -> Gradient
 @torch.no_grad()
 def self_components(z_a: Tensor) -> GradientComponents:
     """The dummy term Z_a = o_z + r_a of the squared distance's negative gradient (equation 3, figure 4)."""
-    Z_a = unit(z_a)  # n-by-d
+    Z_a = l2_normalize(z_a)  # n-by-d
     o_z = center_vector(Z_a)  # 1-by-d
     return GradientComponents(torch.zeros_like(Z_a), o_z, Z_a - o_z)
 
@@ -85,4 +84,4 @@ def random_negatives(z: Tensor) -> Tensor:
 def component_loss(x: Tensor, parts: GradientComponents, remove: Collection[str] = ()) -> Tensor:
     """The loss -X . sg(basic + o_e + r_e) without the parts to remove, a scalar; x (n, d) is normalized here."""
     target = sum(part for name, part in parts._asdict().items() if name not in remove)  # n-by-d
-    return -(unit(x) * target).sum(dim=1).mean()
+    return -(l2_normalize(x) * target).sum(dim=1).mean()

@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from pretrain.keep_float32 import at_least_float32
+from pretrain.keep_float32 import l2_normalize
 from pretrain.mlp import mlp
 
 
@@ -56,7 +55,7 @@ class L2(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Scale the rows of (n, d) to unit length."""
-        return normalize(at_least_float32(z), dim=1)
+        return l2_normalize(z)
 
 
 class Bias(nn.Module):

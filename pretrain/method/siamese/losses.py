@@ -4,23 +4,18 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, log_softmax, normalize
+from torch.nn.functional import cross_entropy, log_softmax
 
 from pretrain.collectives import all_gather
-from pretrain.keep_float32 import at_least_float32, autocast_off
+from pretrain.keep_float32 import at_least_float32, autocast_off, l2_normalize
 from runs.distributed import rank
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
 
-def unit(z: Tensor) -> Tensor:
-    """Z = z / |z|, row by row, (n, d)."""
-    return normalize(at_least_float32(z), dim=1)
-
-
 def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
     """Negative cosine similarity of (n, d) and (n, d), a scalar of -1 to 1 (the first paper, equation 1)."""
-    return -(unit(p) * unit(z)).sum(dim=1).mean()
+    return -(l2_normalize(p) * l2_normalize(z)).sum(dim=1).mean()
 
 
 def soft_cross_entropy(p: Tensor, z: Tensor) -> Tensor:
@@ -40,7 +35,7 @@ def squared_distance(p: Tensor, z: Tensor) -> Tensor:
 
 def infonce(p: Tensor, z: Tensor, temperature: float) -> Tensor:
     """InfoNCE (the second paper, equation 5); the negatives are the targets of all processes' other images."""
-    p, z = unit(p), unit(z)  # n-by-d
+    p, z = l2_normalize(p), l2_normalize(z)  # n-by-d
     with autocast_off(p):
         s = p @ all_gather(z).T / temperature  # n-by-N
     return cross_entropy(s, rank() * len(p) + torch.arange(len(p), device=p.device))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.collectives import all_gather
+from pretrain.keep_float32 import l2_normalize
 from pretrain.method.base import Batch
-from pretrain.method.siamese.losses import unit
 
 
 class Target(nn.Module):
@@ -51,7 +51,7 @@ class MovingAverage(Target):
 
     @torch.no_grad()
     def forward(self, z: list[Tensor], batch: Batch) -> list[Tensor]:
-        Z = [unit(v) for v in z]  # n-by-d
+        Z = [l2_normalize(v) for v in z]  # n-by-d
         eta = self.memory[batch.indices].to(Z[0])  # n-by-d
         # Every process writes what all saw: the memories stay equal, and any of them can be saved.
         where = all_gather(batch.indices.to(Z[0].device))  # N
@@ -62,7 +62,7 @@ class MovingAverage(Target):
     def moved(self, eta: Tensor, z: Tensor) -> Tensor:
         """The memory's next vectors, (n, d), from the present ones and new outputs; a vector of zeros is yet unset."""
         new = torch.where(eta.any(dim=1, keepdim=True), self.momentum * eta + (1 - self.momentum) * z, z)
-        return unit(new)
+        return l2_normalize(new)
 
     def get_extra_state(self) -> Tensor:
         return self.memory
