@@ -65,7 +65,6 @@ def open_folder(config: DataConfig, split: str) -> Images:
 
 def _list_split(root: Path, split: str) -> tuple[Path, Listing]:
     """Where a split lies and what it holds; the root itself where nothing there is named like a split."""
-    listing, places = Listing(), dict[str, Path]()
     if root.is_dir():
         places = {name: place for name in SPLITS if (place := _place(root, name))}
         with os.scandir(root) as found:
@@ -80,8 +79,7 @@ def _list_split(root: Path, split: str) -> tuple[Path, Listing]:
             if split == "train" and (others := folders - set(NAMES)):
                 listing.left_out["folders beside it"] = len(others)
             return places[split], listing
-        if not places:
-            listing = list_images(root)
+        listing = Listing() if places else list_images(root)
     else:
         listing = list_images(root)
         if len(listing.folders) == 1 and not listing.folders & set(NAMES):
