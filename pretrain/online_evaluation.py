@@ -45,12 +45,9 @@ class OnlineProbe:
         network.fc.register_forward_pre_hook(self._keep)
 
     def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        # Detached: the backbone learns nothing of the labels.
-        self.features.append(inputs[0].detach())
-
-    def begin(self) -> None:
-        """A training step begins: what the network has seen until now does not belong to it."""
-        self.features.clear()
+        if self.network.training:
+            # Detached: the backbone learns nothing of the labels.
+            self.features.append(inputs[0].detach())
 
     def update(self, labels: Tensor, lr_factor: float) -> None:
         """Take a step on the features of the training step that ends, whose labels (N,) are this process's.
@@ -58,7 +55,7 @@ class OnlineProbe:
         `lr_factor` is the encoder's learning rate over its largest.
         """
         features = torch.cat(self.features).float()  # views * N-by-C, view after view
-        self.begin()
+        self.features.clear()
         self.optimizer.zero_grad()
         with torch.enable_grad():
             cross_entropy(self.classifier(features), labels.repeat(len(features) // len(labels))).backward()

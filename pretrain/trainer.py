@@ -21,7 +21,7 @@ from pretrain.config import MAY_DIFFER, PretrainConfig
 from pretrain.data import Images, fingerprints, open_training
 from pretrain.initial_weights import load_initial_weights
 from pretrain.loader import DeviceLoader, StepSampler
-from pretrain.method.base import Method, TrainingPlan, build_method
+from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.metrics import Metrics
 from pretrain.online_evaluation import OnlineEvaluation
 from pretrain.optim import Schedule, build_optimizer
@@ -35,9 +35,6 @@ from runs.record import Dataset, Subject, read_record
 from runs.seeds import generator_states, seed_everything, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals
 from runs.typed import build
-
-# What touches no weight, besides `MAY_DIFFER`.
-PRETRAIN_MAY_DIFFER = ("checkpoint", "log_every", "tensorboard", "wandb", "on_collapse", "init")
 
 
 def pretrain(config: PretrainConfig) -> float | None:
@@ -58,7 +55,9 @@ def pretrain(config: PretrainConfig) -> float | None:
         initial = load_initial_weights(config)
         if initial:
             bound["init"] = initial.source_sha256
-        with claim_run("pretrain", config.output, asdict(config), (*MAY_DIFFER, *PRETRAIN_MAY_DIFFER), bound) as run:
+        # What touches no weight, besides what no evaluation depends on either.
+        free = (*MAY_DIFFER, "checkpoint", "log_every", "tensorboard", "wandb", "on_collapse", "init")
+        with claim_run("pretrain", config.output, asdict(config), free, bound) as run:
             if run.done:
                 return run.done.metrics.get("knn_top1")
             trainer = Trainer(config, run, device, train_set, val_set, initial)
@@ -132,9 +131,26 @@ class Trainer:
         self.checkpoints = Checkpoints(run.path, config.checkpoint.keep, config.checkpoint.keep_every)
         self.checkpoint = self.checkpoints.resume(run, self)
 
+    def train_step(self, batch: Batch) -> tuple[dict[str, Tensor], float]:
+        """Take the next step; returns what the method returned and the encoder's learning rate."""
+        method, optimizer, lr, peak = self.method, self.optimizer, self.schedule(self.step), self.schedule.peak
+        for group in optimizer.param_groups:
+            group["lr"] = peak if group.get("fix_lr") else lr
+        with self.autocast():
+            output: dict[str, Tensor] = self.model(batch)
+        optimizer.zero_grad(set_to_none=True)
+        output["loss"].backward()
+        method.after_backward(self.step)
+        optimizer.step()
+        method.after_step(self.step)
+        if self.probe:
+            self.probe.update(batch.labels, lr / peak)
+        self.step += 1
+        return output, lr
+
     def train(self) -> None:
         """Train to the last step, to a signal, or to a collapse with `on_collapse=stop`."""
-        config, method, optimizer, metrics = self.config, self.method, self.optimizer, self.metrics
+        config, metrics = self.config, self.metrics
         if rank() == 0:
             self.print_plan()
             metrics.open_log(self.step)
@@ -142,25 +158,10 @@ class Trainer:
         title = f"{config.method.name} {config.arch}"
         with Progress(self.plan.steps, title, "step", self.step, Path(config.output), disable=rank() > 0) as bar:
             metrics.evaluate(self.step, bool(self.stopped))
-            method.train()
+            self.method.train()
             self.sampler.steps = range(self.step, self.step if self.stopped else self.plan.steps)
             for batch in metrics.time_waiting(self.signals.interruptible(self.loader)):
-                lr, peak = self.schedule(self.step), self.schedule.peak
-                for group in optimizer.param_groups:
-                    group["lr"] = peak if group.get("fix_lr") else lr
-                if self.probe:
-                    self.probe.begin()
-                with self.autocast():
-                    output: dict[str, Tensor] = self.model(batch)
-                optimizer.zero_grad(set_to_none=True)
-                output["loss"].backward()
-                method.after_backward(self.step)
-                optimizer.step()
-                method.after_step(self.step)
-                if self.probe:
-                    self.probe.update(batch.labels, lr / peak)
-                self.step += 1
-
+                output, lr = self.train_step(batch)
                 collapsed = metrics.update(self.step, output, lr)
                 bar.update(1, **metrics.progress_bar_values())
                 self.seconds = time.time() - started

@@ -84,6 +84,7 @@ class Method(nn.Module):
     """The loss of a constant output, where it is a trap that the monitor would not see; None elsewhere."""
 
     encoder: ResNet
+    predictor: nn.Module
 
     def backbone(self) -> ResNet:
         """The ResNet whose pooled features are evaluated; its `fc` may hold the projector."""
@@ -104,8 +105,8 @@ class Method(nn.Module):
         return cast(Tensor, self.backbone()(x))
 
     def predict(self, z: Tensor) -> Tensor | None:
-        """Predictions p (n, d) from outputs z (n, d); None for a method without a predictor on them."""
-        return None
+        """Predictions p (n, d) from outputs z (n, d), by `predictor`; None for a method without one."""
+        return cast(Tensor, self.predictor(z)) if hasattr(self, "predictor") else None
 
     def groups(self) -> list[Group]:
         """Parameter groups for the optimizer; `fix_lr: True` keeps a group's learning rate at its start value."""

@@ -53,9 +53,6 @@ class BYOL(Method):
         """Decay rate of the target at a step, counted from 0 (section 3.3)."""
         return 1 - (1 - self.config.momentum) * (math.cos(math.pi * step / self.plan.steps) + 1) / 2
 
-    def predict(self, z: Tensor) -> Tensor:
-        return cast(Tensor, self.predictor(z))
-
 
 def regression(q: Tensor, z: Tensor) -> Tensor:
     """Squared distance of the normalized (N, d) and (N, d), averaged to a scalar (equation 2).

@@ -3,8 +3,6 @@
 arXiv:2002.05709.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -46,9 +44,6 @@ class SimCLR(Method):
             loss = 2 * loss  # the mean over 2N rows, as a sum of two means over N
         z_1, z_2 = z.chunk(2)  # N-by-d
         return {"loss": loss, "z": z_1, "z2": z_2}
-
-    def predict(self, z: Tensor) -> Tensor | None:
-        return cast(Tensor, self.predictor(z)) if self.config.predictor else None
 
 
 def nt_xent(z: Tensor, tau: float, keys: Tensor | None = None) -> Tensor:

@@ -1,7 +1,5 @@
 """SimSiam. Chen, He: Exploring Simple Siamese Representation Learning, CVPR 2021, Algorithm 1."""
 
-from typing import cast
-
 from torch import Tensor
 
 from pretrain.keep_float32 import l2_normalize
@@ -41,9 +39,6 @@ class SimSiam(Method):
         p = l2_normalize(p)  # n-by-d
         z = l2_normalize(z)  # n-by-d
         return -(p * z).sum(dim=1).mean()
-
-    def predict(self, z: Tensor) -> Tensor:
-        return cast(Tensor, self.predictor(z))
 
     def groups(self) -> list[Group]:
         # As released: the frozen bias is listed too, so that the optimizer's state has the official numbering.

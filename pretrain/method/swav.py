@@ -80,6 +80,9 @@ class SwAV(Method):
         with autocast_off(z):
             return torch.cat([self.prototypes(earlier), scores])
 
+    def predict(self, z: Tensor) -> None:
+        return None  # the predictor stands behind the prototypes
+
     def after_backward(self, step: int) -> None:
         if step < self.config.freeze_epochs * self.plan.steps_per_epoch:
             # No gradient at all: a zero would still let weight decay and momentum move them.

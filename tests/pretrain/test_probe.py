@@ -46,7 +46,6 @@ def test_a_step_is_a_plain_loop_of_softmax_regression() -> None:
     for share in (1.0, 0.5, 0.25):
         views = [chance.normal(size=(6, 64)).astype(numpy.float32) for _ in range(2)]
         labels = chance.integers(0, 4, 6)
-        ours.begin()
         for view in views:
             ours.network.fc(torch.from_numpy(view))
         ours.update(torch.from_numpy(labels), share)
@@ -65,12 +64,10 @@ def test_it_learns_and_the_network_gets_no_gradient() -> None:
     images, labels = torch.randn(32, 3, 8, 8), torch.arange(32) % 4
     images += 2 * labels[:, None, None, None] * torch.tensor([1.0, -1.0, 0.5])[:, None, None]
     for _ in range(60):
-        ours.begin()
         ours.network(images)
         ours.update(labels, 1.0)
     assert all(parameter.grad is None for parameter in ours.network.parameters())
     with torch.no_grad():
-        ours.begin()
         ours.network(images)
         assert (ours.classifier(ours.features[0]).argmax(1) == labels).float().mean() > 0.9
 
@@ -80,14 +77,15 @@ def test_features_are_those_before_the_projector_and_of_this_step_alone() -> Non
     seen: list[Tensor] = []
     ours.network.avgpool.register_forward_hook(lambda *given: seen.append(given[2].flatten(1)))
     ours.network.fc = nn.Identity()  # a module put in later has no hook: the probe is made when the network is whole
-    ours.begin()
     ours.network(torch.randn(2, 3, 8, 8))
     assert not ours.features
     other = probe()
     other.network.avgpool.register_forward_hook(lambda *given: seen.append(given[2].flatten(1)))
     other.network(torch.randn(2, 3, 8, 8))
-    other.begin()
-    other.network(torch.randn(2, 3, 8, 8))
+    other.update(torch.arange(2), 1.0)
+    other.network.eval()(torch.randn(2, 3, 8, 8))
+    assert not other.features
+    other.network.train()(torch.randn(2, 3, 8, 8))
     assert len(other.features) == 1 and torch.equal(other.features[0], seen[-1].detach())
     assert not other.features[0].requires_grad
 
