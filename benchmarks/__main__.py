@@ -131,7 +131,7 @@ def _common(command: argparse.ArgumentParser) -> None:
 
 def _data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--data", action="append", default=[], metavar="NAME=DIR", type=_lazy("workflow.expand.parse_data_root"),
+        "--data", action="append", default=[], metavar="NAME=DIR", type=_lazy("workflow.expand_tables.parse_data_root"),
         help="where a data set is, for scales without data of their own: imagenet, cifar10, …, and detection for the "
         "folder of VOC2007, VOC2012 and coco (default: datasets/NAME, and datasets for detection)",
     )  # fmt: skip

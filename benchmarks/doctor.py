@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import expand
+from benchmarks.workflow.expand_tables import expand
 from benchmarks.workflow.run_status import last_attempts, status_of
 from benchmarks.workflow.time_left import clock, expected_durations, plan_seconds_left
 from runs.child_environment import child_environment

@@ -17,7 +17,7 @@ from benchmarks.report.result_tables import checkpoint_grid
 from benchmarks.results.table_results import TableResult, full_label, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import check_roots, expand, parse_override
+from benchmarks.workflow.expand_tables import check_roots, expand, parse_override
 from benchmarks.workflow.plan import Plan, Source
 from benchmarks.workflow.run_plan import run_plan
 from runs.environment import command_line, describe_environment

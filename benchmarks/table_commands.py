@@ -14,11 +14,11 @@ from benchmarks.report.result_tables import result_grid
 from benchmarks.results.table_results import read_results, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import expand, parse_override
-from benchmarks.workflow.more_devices import simulate_devices
+from benchmarks.workflow.expand_tables import expand, parse_override
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_plan import run_plan
 from benchmarks.workflow.run_status import last_attempts, status_of
+from benchmarks.workflow.simulate_devices import simulate_devices
 from benchmarks.workflow.time_left import clock, critical_path, expected_durations, plan_seconds_left
 from runs.environment import command_line
 from runs.errors import UserError

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from converters.checkpoint_layouts import InputConvention as InputConvention
     from converters.conversion import convert as convert
     from converters.conversion import inspect as inspect
     from converters.loading import Backbone as Backbone
@@ -15,11 +16,10 @@ if TYPE_CHECKING:
     from converters.proof import Proof as Proof
     from converters.proof import prove as prove
     from converters.report import Report as Report
-    from converters.source_formats import InputConvention as InputConvention
 
 _PLACES = {
     "Backbone": "loading",
-    "InputConvention": "source_formats",
+    "InputConvention": "checkpoint_layouts",
     "Proof": "proof",
     "Report": "report",
     "convert": "conversion",

@@ -50,9 +50,9 @@ def main(argv: list[str] | None = None) -> int:
             voc = "" if entry["voc0712"] is None else f", VOC 07+12 AP {entry['voc0712']}"
             print(f"zoo:{name:22} {entry['format']:12} linear top-1 {entry['top1']}{voc}; {entry['source']}")
         return 0
-    from converters.archives import check_regular
     from converters.fetching import fetch
     from converters.memory_limit import limited_memory
+    from converters.untrusted_files import check_regular
 
     file = fetch(arguments.file)
     check_regular(file)  # before torch is imported: a mistyped name is answered at once

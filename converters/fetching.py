@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 from filelock import FileLock
 
-from converters.archives import INDEX, read_weight_map
+from converters.untrusted_files import INDEX, read_weight_map
 from runs.errors import UserError
 from runs.files import atomic_write, read_json, read_yaml, sha256, write_json
 from runs.printable import without_credentials

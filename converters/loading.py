@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from converters.architecture import Architecture
+from converters.checkpoint_layouts import InputConvention
 from converters.checks import Check, check_digest, check_tensors, require
 from converters.fetching import fetch
 from converters.reading import prefix_errors, read_checkpoint
 from converters.recognition import find_network
-from converters.source_formats import InputConvention
 from converters.stated_settings import input_convention
 from converters.without_dynamo import without_dynamo
 from runs.errors import UserError
@@ -30,7 +30,7 @@ class Backbone:
         path: the file.
         architecture: see `converters.architecture`; `arch` is its name.
         state_dict: torchvision's names -> float32 tensors, in torchvision's order; 265 for ResNet-50.
-        format: the entry of `converters.source_formats` that the file matched.
+        format: the entry of `converters.checkpoint_layouts` that the file matched.
         source_sha256: of the file.
         dropped: names in the file's container that are not in `state_dict`.
         input: what the network expects at its input.
@@ -119,7 +119,7 @@ def load_backbone(
 
     Args:
         path: the checkpoint file, or an address (`https://`, `hf://`, `zoo:`, see `converters.fetching`).
-        format: name of an entry of `converters.source_formats.FORMATS`; None recognises it.
+        format: name of an entry of `converters.checkpoint_layouts.FORMATS`; None recognises it.
         prefix: the network's path in the file, where it holds several.
         sha256: what the file's must be.
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from converters.architecture import Architecture
+from converters.checkpoint_layouts import IMAGENET_MEAN, IMAGENET_STD
 from converters.checks import Check
 from converters.loading import load_backbone
 from converters.naming_schemes import to_detectron2
-from converters.source_formats import IMAGENET_MEAN, IMAGENET_STD
 from converters.without_dynamo import without_dynamo
 from runs.errors import UserError
 

@@ -21,7 +21,8 @@ import numpy as np
 from torch import Tensor
 
 from converters import safe_pickle, torch_files
-from converters.archives import (
+from converters.safe_pickle import ObjectTree, OpaqueTensor
+from converters.untrusted_files import (
     INDEX,
     MAX_EXPANSION,
     SHARD,
@@ -30,7 +31,6 @@ from converters.archives import (
     read_weight_map,
     read_with_sha256,
 )
-from converters.safe_pickle import ObjectTree, OpaqueTensor
 from runs.errors import UserError
 from runs.files import unpack_arrays
 

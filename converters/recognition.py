@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from converters.architecture import Architecture, folded_norm_tensors, is_convolution_bias, norm_of, recognise_arch
+from converters.checkpoint_layouts import FORMATS, PLUGIN_SCHEMES, Format
 from converters.naming_schemes import SCHEMES, Scheme, paths_by_plain_path, plain_path
 from converters.reading import Contents
 from converters.safe_pickle import OpaqueTensor
-from converters.source_formats import FORMATS, PLUGIN_SCHEMES, Format
 from runs.errors import UserError
 
 # detectron2/layers/batch_norm.py@a59f0563, FrozenBatchNorm2d: folded statistics stand for mean 0 and variance 1 - eps,

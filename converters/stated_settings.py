@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from converters.architecture import BLOCKS, Architecture, not_plain
+from converters.checkpoint_layouts import IMAGENET_MEAN, MSRA_INPUT, InputConvention
 from converters.reading import Contents, flatten
 from converters.recognition import Network
 from converters.safe_pickle import OpaqueTensor
-from converters.source_formats import IMAGENET_MEAN, MSRA_INPUT, InputConvention
 from runs.errors import UserError
 from runs.files import read_json
 

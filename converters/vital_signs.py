@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from converters.checkpoint_layouts import IMAGENET_MEAN, MSRA_INPUT, UNIT_INPUT, InputConvention
 from converters.checks import Check
-from converters.source_formats import IMAGENET_MEAN, MSRA_INPUT, UNIT_INPUT, InputConvention
 from runs.errors import UserError
 
 # From where on a figure is doubted, and refused; calibrated in docs/converters.md on networks trained here.

@@ -27,7 +27,7 @@ from benchmarks.results.trial_statistics import summarize
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.tables.table import Row
-from benchmarks.workflow.expand import expand
+from benchmarks.workflow.expand_tables import expand
 from benchmarks.workflow.plan import Plan, read_plan
 from benchmarks.workflow.run_status import status_of
 from runs.app import Parser, cli

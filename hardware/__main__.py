@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware.page import html_page, section_lines
-from hardware.processes import describe_machine
+from hardware.run_commands import describe_machine
 from hardware.section import Figure, Options, Section
 from runs.app import Parser, cli
 from runs.child_environment import child_environment

@@ -10,17 +10,17 @@ from detectron2.modeling import build_model
 from benchmarks.shapes import Settings, generate
 from benchmarks.shapes_scenes import CLASSES
 from benchmarks.tables import scale as scales
-from hardware.processes import run
+from hardware.run_commands import run
 from hardware.section import Figure, Options
 from runs.distributed import set_precision
 from runs.settings import flatten
 from transfer.detectron2_config import build_cfg
 from transfer.evaluate_detector import evaluate_detector
+from transfer.fine_tune import MODEL
 from transfer.loader import build_test_loader
-from transfer.prepare_splits import prepare_splits
 from transfer.read_splits import read_train_and_test
 from transfer.settings import DataConfig, TransferConfig
-from transfer.trials import MODEL
+from transfer.subsets import prepare_splits
 
 CLASS_LIST = "data.classes=[" + ",".join(CLASSES) + "]"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torchvision import models
 
-from hardware.processes import finish, start
+from hardware.run_commands import finish, start
 from hardware.sample_images import write_image_folder
 from hardware.section import Figure, Options
 from runs.record import read_record

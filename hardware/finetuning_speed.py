@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from benchmarks.shapes import Settings, generate
 from hardware.detection import CLASS_LIST
-from hardware.processes import run
+from hardware.run_commands import run
 from hardware.section import Figure, Options
 from runs.metrics_log import METRICS_LOG, read_log
 from runs.record import read_record

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from hardware.processes import run
+from hardware.run_commands import run
 from hardware.sample_images import write_image_folder
 from hardware.section import IMAGENET, Figure, Options
 from runs.metrics_log import METRICS_LOG, read_log

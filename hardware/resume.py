@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hardware.processes import finish, kill_when_written, run, start
+from hardware.run_commands import finish, kill_when_written, run, start
 from hardware.sample_images import write_image_folder
 from hardware.section import Figure, Options
 from runs.metrics_log import METRICS_LOG, read_log

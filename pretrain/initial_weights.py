@@ -4,7 +4,7 @@ import sys
 
 from converters import Backbone, load_backbone
 from converters.architecture import parse_arch
-from converters.source_formats import InputConvention
+from converters.checkpoint_layouts import InputConvention
 from pretrain.config import PretrainConfig
 from runs.distributed import rank
 from runs.errors import UserError

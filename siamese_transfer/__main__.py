@@ -49,7 +49,9 @@ COMMANDS = {
     "evaluate": Command("benchmarks", "measure any ResNet checkpoint: a row of the tables", ("evaluate",)),
     "gate": Command("benchmarks", "compare results with a baseline: 0 within noise, 1 a drop", ("gate",)),
     "doctor": Command("benchmarks", "check the installation, the devices and the data sets", ("doctor",)),
-    "validate": Command("siamese_transfer.validate", "say what is wrong with a plug-in's file, a table or a scale"),
+    "validate": Command(
+        "siamese_transfer.validate_plugin", "say what is wrong with a plug-in's file, a table or a scale"
+    ),
     "hardware": Command("hardware", "check what this machine computes, against the CPU, and how fast"),
     "completion": Command("siamese_transfer.completion", "print shell completion: bash, zsh or fish"),
     "detectron2": Command("siamese_transfer.detectron2", "print the folder from which pip installs Detectron2"),

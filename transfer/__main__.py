@@ -7,7 +7,7 @@ from transfer.settings import TransferConfig
 def fine_tune(config: TransferConfig) -> float | None:
     """Run the trials that the settings ask for; returns the box AP, for sweepers."""
     # Here, so that a mistyped key is answered before Detectron2's seconds of import.
-    from transfer.trials import run
+    from transfer.fine_tune import run
 
     return run(config).get("bbox/AP")
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from converters.architecture import BASIC_DEPTHS, BLOCKS, Architecture
+from converters.checkpoint_layouts import MSRA_INPUT, InputConvention
 from converters.reading import read_checkpoint
 from converters.safe_pickle import OpaqueTensor
-from converters.source_formats import MSRA_INPUT, InputConvention
 from runs.errors import UserError
 from runs.files import SCRATCH
 from runs.record import Subject

@@ -10,8 +10,8 @@ from typing import Any
 from runs.errors import UserError
 from runs.files import read_bytes
 from transfer.box_formats import XYXY_ABS
+from transfer.collect_faults import read_past_faults
 from transfer.image_files import check_image
-from transfer.read_past_faults import read_past_faults
 
 SUFFIXES = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG")
 _TRUTH_VALUES = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1}

@@ -17,7 +17,7 @@ from typing import Any
 from experiments.speed.page import html_page, markdown_page, replace_block
 from experiments.speed.regressions import compare, read_rows
 from experiments.speed.rows import Result, Skipped, add_common_arguments, common_words, read_result
-from hardware.processes import describe_machine
+from hardware.run_commands import describe_machine
 from runs.app import Parser, cli
 from runs.environment import command_line
 from runs.errors import UserError

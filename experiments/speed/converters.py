@@ -17,7 +17,7 @@ from hardware.measure_peak_rates import bandwidth
 # In a process of its own: benchmarks import neither torch nor the other parts.
 _WRITE = """
 import sys, torch
-from converters.source_formats import InputConvention
+from converters.checkpoint_layouts import InputConvention
 from converters.resnet_model import build_resnet
 from converters.vital_signs import normalised, pictures
 network = build_resnet("resnet50").train()

@@ -14,7 +14,7 @@ from benchmarks.results.records import records_of
 from benchmarks.results.table_results import table_results
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import expand
+from benchmarks.workflow.expand_tables import expand
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import status_of
 from experiments.pages import fill_page

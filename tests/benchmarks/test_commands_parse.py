@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import expand
+from benchmarks.workflow.expand_tables import expand
 
 ROOT = Path(__file__).parents[2]
 # Hydra composes the settings of several commands in one process, which saves the imports of each.

@@ -20,7 +20,7 @@ from benchmarks.__main__ import main
 from benchmarks.evaluate import folder_name, inspect_checkpoint, tables_of_tasks, write_model_card
 from benchmarks.results.table_results import table_results
 from benchmarks.tables import scale as scales
-from benchmarks.workflow.expand import expand
+from benchmarks.workflow.expand_tables import expand
 from benchmarks.workflow.plan import Plan, Source
 from benchmarks.workflow.run_status import Status
 from converters.resnet_model import build_resnet

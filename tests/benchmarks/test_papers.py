@@ -116,7 +116,7 @@ def test_a_wrong_file_is_refused_by_field(tmp_path: Path, text: str, complaint: 
 def test_bold_entries_of_table_5_are_the_papers_rule() -> None:
     from benchmarks.results.table_results import table_results
     from benchmarks.tables.scale import load
-    from benchmarks.workflow.expand import expand
+    from benchmarks.workflow.expand_tables import expand
     from benchmarks.workflow.run_status import Status
 
     [filled] = table_results(expand([tables.load("table5")], load("mini"), "nowhere"), {}, Status())

@@ -18,7 +18,7 @@ from benchmarks.report.page import data_uri
 from benchmarks.results.records import find_records, records_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import expand
+from benchmarks.workflow.expand_tables import expand
 from benchmarks.workflow.plan import Plan, Run, Source, read_plan
 from runs.errors import UserError
 from runs.record import Dataset, Record, Subject, write_record

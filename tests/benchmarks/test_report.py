@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import expand
+from benchmarks.workflow.expand_tables import expand
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.time_left import clock
 from runs.errors import UserError

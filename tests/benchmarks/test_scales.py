@@ -8,7 +8,7 @@ import pytest
 from benchmarks.results.table_results import pretrainings
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import expand, gpus_and_nodes, parse_override
+from benchmarks.workflow.expand_tables import expand, gpus_and_nodes, parse_override
 from benchmarks.workflow.time_left import expected_durations
 from converters.architecture import parse_arch
 from converters.conversion import detectron2_obstacle

@@ -15,7 +15,7 @@ from benchmarks.results.table_results import TableResult, table_results
 from benchmarks.results.trial_statistics import clearly_above, outside_noise, summarize
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import expand
+from benchmarks.workflow.expand_tables import expand
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
 

@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
+from converters.checkpoint_layouts import InputConvention
 from converters.resnet_model import build_resnet
-from converters.source_formats import InputConvention
 from converters.vital_signs import normalised, pictures
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from torchvision.models.resnet import ResNet
 
-from converters.source_formats import FORMATS, InputConvention
+from converters.checkpoint_layouts import FORMATS, InputConvention
 from tests.converters import layouts
 from tests.converters.layouts import LAYOUTS, Layout
 

@@ -19,7 +19,7 @@ import yaml
 from torchvision.models.resnet import ResNet
 
 from converters import fetching, load_backbone
-from converters.source_formats import FORMATS
+from converters.checkpoint_layouts import FORMATS
 from runs.errors import UserError
 from runs.files import sha256
 from tests.converters import layouts

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torchvision.models.resnet import ResNet
 
+from converters.checkpoint_layouts import FORMATS, MSRA_INPUT, UNIT_INPUT, InputConvention
 from converters.conversion import convert
 from converters.loading import load_backbone
 from converters.resnet_model import build_resnet
-from converters.source_formats import FORMATS, MSRA_INPUT, UNIT_INPUT, InputConvention
 from runs.errors import UserError
 from tests.converters import layouts
 from tests.converters.layouts import LAYOUTS, Layout

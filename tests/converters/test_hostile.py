@@ -78,7 +78,7 @@ def test_a_file_of_another_user(tmp_path: Path, tmp_path_factory: pytest.TempPat
     path.chmod(0o600)
     code = f"""
 import os, pathlib
-from converters.archives import check_regular
+from converters.untrusted_files import check_regular
 from runs.app import cli
 os.seteuid(65534)
 cli(lambda: check_regular(pathlib.Path({str(path)!r})))()

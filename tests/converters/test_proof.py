@@ -10,10 +10,10 @@ from torchvision.models.resnet import ResNet
 
 from converters import proof
 from converters.architecture import parse_arch
+from converters.checkpoint_layouts import MSRA_INPUT
 from converters.conversion import convert, inspect
 from converters.loading import build_network
 from converters.naming_schemes import to_detectron2
-from converters.source_formats import MSRA_INPUT
 from runs.errors import UserError
 from tests.converters import layouts
 

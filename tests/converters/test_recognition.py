@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 from torchvision.transforms import Compose, Normalize, RandomCrop
 
+from converters.checkpoint_layouts import MSRA_INPUT, InputConvention
 from converters.loading import Backbone, build_network, load_backbone
-from converters.source_formats import MSRA_INPUT, InputConvention
 from runs.errors import UserError
 from tests.converters import layouts
 from tests.converters.layouts import children, lightning, mlp, module, momentum, trained

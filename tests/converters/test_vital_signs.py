@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from converters import vital_signs
+from converters.checkpoint_layouts import IMAGENET_MEAN, IMAGENET_STD, MSRA_INPUT, UNIT_INPUT, InputConvention
 from converters.loading import build_network, load_backbone
-from converters.source_formats import IMAGENET_MEAN, IMAGENET_STD, MSRA_INPUT, UNIT_INPUT, InputConvention
 from converters.vital_signs import check_vital_signs, pictures
-from experiments import vital_signs as cases
-from experiments.vital_signs import Damage, Weights
+from experiments import vital_signs_error_rates as cases
+from experiments.vital_signs_error_rates import Damage, Weights
 from tests.converters import layouts
 
 ARCH = "resnet50x0.25"

@@ -15,7 +15,7 @@ from benchmarks.results.records import find_records, records_of
 from benchmarks.results.table_results import table_results
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import expand
+from benchmarks.workflow.expand_tables import expand
 from benchmarks.workflow.plan import read_plan
 from benchmarks.workflow.run_status import status_of
 from experiments.keep_results import ABSOLUTE, MAX_BYTES, keep_results

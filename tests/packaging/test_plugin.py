@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from siamese_transfer import validate
+from siamese_transfer import validate_plugin
 from tests.converters import layouts
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -75,7 +75,7 @@ def test_validate_says_what_is_wrong(
         "scales/dusk.yaml",
     ):
         with pytest.raises(SystemExit) as done:
-            validate.main([str(plugin / name)])
+            validate_plugin.main([str(plugin / name)])
         assert not done.value.code and ": fine" in capsys.readouterr().out
     (tmp_path / "method").mkdir()
     recipe, method = ((plugin / f"method/brightness{s}").read_text() for s in (".yaml", ".py"))
@@ -85,7 +85,7 @@ def test_validate_says_what_is_wrong(
     ):
         (tmp_path / "method/mine.yaml").write_text(recipe.replace("brightness", "mine").replace(old, new))
         (tmp_path / "method/mine.py").write_text(method.replace("brightness", "mine").replace("Brightness", "Mine"))
-        done = installed("siamese_transfer.validate", tmp_path / "method/mine.yaml")
+        done = installed("siamese_transfer.validate_plugin", tmp_path / "method/mine.yaml")
         assert done.returncode == 2 and complaint in done.stderr, done.stderr
     (tmp_path / "method/mine.yaml").write_text(recipe.replace("brightness", "mine"))
     for old, new, complaint in (
@@ -95,12 +95,12 @@ def test_validate_says_what_is_wrong(
     ):
         changed = method.replace("brightness", "mine").replace("Brightness", "Mine").replace(old, new)
         (tmp_path / "method/mine.py").write_text(changed)
-        done = installed("siamese_transfer.validate", tmp_path / "method/mine.yaml")
+        done = installed("siamese_transfer.validate_plugin", tmp_path / "method/mine.yaml")
         assert done.returncode == 2 and complaint in done.stderr and done.stderr.count("\n") == 1, done.stderr
     table = (plugin / "papers/starlight/table1.yaml").read_text()
     (tmp_path / "t.yaml").write_text(table.replace("task: knn", "task: cnn"))
     with pytest.raises(SystemExit) as done:
-        validate.main([str(tmp_path / "t.yaml")])
+        validate_plugin.main([str(tmp_path / "t.yaml")])
     assert done.value.code == 2 and "task 'cnn' is none of" in capsys.readouterr().err
     done = installed("pretrain", "--help", SIAMESE_TRANSFER_PATH=str(tmp_path / "gone"))
     assert done.returncode == 2 and "no such folder" in done.stderr and done.stderr.count("\n") == 1
@@ -111,7 +111,7 @@ def test_the_examples_are_methods(root: Path, method: str) -> None:
     file = root / f"examples/plugin/method/{method}.py"
     assert len(file.read_text().splitlines()) < 120
     done = subprocess.run(
-        [sys.executable, "-m", "siamese_transfer.validate", str(file), "method.dim=32"],
+        [sys.executable, "-m", "siamese_transfer.validate_plugin", str(file), "method.dim=32"],
         cwd=root,
         capture_output=True,
         text=True,

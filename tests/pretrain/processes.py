@@ -25,7 +25,7 @@ CONTEXT.set_forkserver_preload(
         "pretrain.trainer",
         "pretrain.linear.evaluation",
         "pretrain.knn.evaluation",
-        "transfer.trials",
+        "transfer.fine_tune",
         "torch._dynamo",
         "tests.pretrain.processes",
     ]

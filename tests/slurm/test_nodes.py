@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from benchmarks.workflow.executors import job_name
-from benchmarks.workflow.expand import launcher
+from benchmarks.workflow.expand_tables import launcher
 from benchmarks.workflow.plan import Plan, Run
 from runs.folder import LOG
 from runs.record import read_record

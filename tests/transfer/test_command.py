@@ -114,7 +114,7 @@ def test_a_wrong_command_line_is_one_line(command: Command, case: str) -> None:
 
 def test_wrong_settings_and_files_are_one_line(tiny: Any, tmp_path: Path, generated: Path) -> None:
     from runs.errors import UserError
-    from transfer import trials
+    from transfer import fine_tune
 
     cases: list[tuple[Callable[[Any], None], str]] = [
         (lambda c: c.detectron2["SOLVER"].update(MAXITER=3), r"detectron2\.SOLVER\.MAXITER"),
@@ -143,7 +143,7 @@ def test_wrong_settings_and_files_are_one_line(tiny: Any, tmp_path: Path, genera
         config.output = str(tmp_path / "never")
         change(config)
         with pytest.raises(UserError, match=named):
-            trials.run(config)
+            fine_tune.run(config)
         assert not (tmp_path / "never").exists()
 
 

@@ -23,9 +23,9 @@ from tests.transfer.conftest import CLASSES, TINY, overrides
 from transfer.detectron2_config import build_cfg
 from transfer.evaluate_detector import FILES, evaluate_detector
 from transfer.loader import GroupedBatchSampler, build_test_loader
-from transfer.prepare_splits import prepare_splits
 from transfer.read_splits import read_train_and_test
 from transfer.settings import TransferConfig
+from transfer.subsets import prepare_splits
 
 # Where nothing is left to chance and each process has as many regions as the other, the two computations are the same
 # sums: all images of one size with two objects each, every anchor sampled, every anchor's

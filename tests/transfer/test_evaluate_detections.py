@@ -12,7 +12,7 @@ import pytest
 from experiments.speed.coco_cases import make_results
 from runs.record import read_record
 from tests.transfer.conftest import CLASSES
-from transfer import trials
+from transfer import fine_tune
 from transfer.detections import Detections
 from transfer.settings import TransferConfig
 
@@ -24,7 +24,7 @@ def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_voc_from_a_run_and_from_text_files(tiny: TransferConfig, generated: Path, tmp_path: Path) -> None:
     # Class-agnostic garbage from an untrained detector is enough: it must be the same garbage.
-    trials.run(tiny)
+    fine_tune.run(tiny)
     run, common = Path(tiny.output), ["--root", generated, "--classes", ",".join(CLASSES)]
     done = evaluate("voc", run / "detections.npz", *common, "--output", tmp_path / "a.json")
     assert done.returncode == 0, done.stderr

@@ -28,9 +28,9 @@ from transfer.detections import Detections
 from transfer.detectron2_config import build_cfg
 from transfer.evaluate_detections import score_coco, score_voc
 from transfer.image_files import check_image
-from transfer.prepare_splits import prepare_splits
 from transfer.read_splits import find_splits, read_joined_splits, read_split_and_faults, read_train_and_test
 from transfer.settings import DataConfig, TransferConfig
+from transfer.subsets import prepare_splits
 from transfer.voc_annotations import read_voc_split
 
 WIDTH, HEIGHT = 40, 30

@@ -2,8 +2,8 @@
 
 import re
 
+from converters.checkpoint_layouts import Format
 from converters.naming_schemes import Scheme, from_torchvision
-from converters.source_formats import Format
 
 
 def _names(names):

@@ -22,9 +22,9 @@ from transfer.evaluate_detector import FILES
 from transfer.learning_rate_search import search_learning_rate
 from transfer.loader import build_loaders
 from transfer.model import build_detector
-from transfer.prepare_splits import prepare_splits
 from transfer.read_splits import Split, read_train_and_test
 from transfer.settings import SearchConfig, TransferConfig
+from transfer.subsets import prepare_splits
 from transfer.trainer import CHECKPOINT, Trainer
 
 MODEL = "model_final.pth"

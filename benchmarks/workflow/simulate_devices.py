@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from benchmarks.tables.scale import Scale
 from benchmarks.tables.table import Table
-from benchmarks.workflow.expand import LEAST, batch_of, expand
+from benchmarks.workflow.expand_tables import LEAST, batch_of, expand
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
 from benchmarks.workflow.time_left import assumed_seconds, chain_seconds, plan_seconds_left

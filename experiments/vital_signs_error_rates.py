@@ -1,4 +1,4 @@
-"""`python -m experiments.vital_signs CHECKPOINT…`: which wrong networks the vital signs of `converters` find.
+"""`python -m experiments.vital_signs_error_rates CHECKPOINT…`: which wrong networks the vital signs find.
 
 Each checkpoint holds a ResNet as it was trained. It is checked as it is, then damaged in every way of `DAMAGES` and
 under every wrong convention of `INPUTS`; the table of docs/converters.md counts what was refused, doubted and passed. A
@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from converters.checkpoint_layouts import UNIT_INPUT, InputConvention
 from converters.checks import Check
 from converters.loading import Backbone, build_network, load_backbone
-from converters.source_formats import UNIT_INPUT, InputConvention
 from converters.vital_signs import check_vital_signs
 from runs.app import Parser, cli
 from runs.errors import UserError
@@ -176,7 +176,7 @@ def count_outcomes(backbones: list[Backbone]) -> tuple[list[str], dict[str, Coun
 @cli
 def main(arguments: list[str] | None = None) -> int:
     """Print the table as Markdown."""
-    parser = Parser(prog="python -m experiments.vital_signs", description=__doc__)
+    parser = Parser(prog="python -m experiments.vital_signs_error_rates", description=__doc__)
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="networks as they were trained")
     files = parser.parse_args(arguments).checkpoints
     if len(files) < 2:

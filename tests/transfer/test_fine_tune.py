@@ -10,7 +10,7 @@ import pytest
 
 from runs.errors import UserError
 from runs.record import read_record
-from transfer import trials
+from transfer import fine_tune
 from transfer.learning_rate_search import search_learning_rate
 from transfer.read_splits import read_train_and_test
 from transfer.settings import TransferConfig
@@ -19,8 +19,8 @@ from transfer.settings import TransferConfig
 def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.trials, tiny.seed = 3, 5
     reader = Mock(side_effect=read_train_and_test)
-    monkeypatch.setattr(trials, "read_train_and_test", reader)
-    metrics = trials.run(tiny)
+    monkeypatch.setattr(fine_tune, "read_train_and_test", reader)
+    metrics = fine_tune.run(tiny)
     assert reader.call_count == 1, "the trials share the images"
     folder = Path(tiny.output)
     single = [read_record(folder / f"trial{n}") for n in range(3)]
@@ -32,8 +32,8 @@ def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> 
     assert [t["seed"] for t in record.details["trials"]] == [5, 6, 7]
 
     # Done means done: nothing is computed again.
-    monkeypatch.setattr(trials, "_fine_tune", lambda *_: pytest.fail("ran again"))
-    assert trials.run(tiny) == metrics
+    monkeypatch.setattr(fine_tune, "_fine_tune", lambda *_: pytest.fail("ran again"))
+    assert fine_tune.run(tiny) == metrics
 
     # Another file under the same name is another run.
     other = Path(tiny.output).parent / "other.pkl"
@@ -43,7 +43,7 @@ def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> 
         folder.joinpath("config.yaml").read_text().replace(record.config["weights"], tiny.weights)
     )
     with pytest.raises(UserError, match=r"belongs to another run .*weights_sha256"):
-        trials.run(tiny)
+        fine_tune.run(tiny)
 
 
 def test_the_search_chooses_on_held_out_training_images(tiny: TransferConfig) -> None:
@@ -51,7 +51,7 @@ def test_the_search_chooses_on_held_out_training_images(tiny: TransferConfig) ->
     tiny.trials = 2
     # An untrained detector scores 0 everywhere; the choice is tested on figures that are set here.
     scores = {"0.01": 10.0, "0.1": 20.0}
-    trials.run(tiny)
+    fine_tune.run(tiny)
     record = read_record(tiny.output)
     search = record.details["search"]
     assert [entry["rate"] for entry in search["grid"]] == [0.01, 1e30, 0.1]
@@ -85,4 +85,4 @@ def test_the_best_held_out_metric_decides(tiny: TransferConfig) -> None:
 def test_when_every_rate_diverges_the_grid_is_named(tiny: TransferConfig) -> None:
     tiny.search.enabled, tiny.search.rates = True, [1e30, 1e32]
     with pytest.raises(UserError, match=r"1e\+30.*search\.rates"):
-        trials.run(tiny)
+        fine_tune.run(tiny)

@@ -20,7 +20,7 @@ from runs.files import read_yaml
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 2 and one line for what is wrong."""
-    parser = Parser(prog="python -m siamese_transfer.validate", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m siamese_transfer.validate_plugin", description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="settings of `pretrain` to check a method, views or data with"
@@ -72,13 +72,13 @@ def _pretrain(path: Path, module: str, *words: str, stdout: int | None = None) -
 
 
 def _formats(path: Path) -> int:
+    from converters.checkpoint_layouts import Format
     from converters.naming_schemes import SCHEMES, Scheme
-    from converters.source_formats import Format
 
     module = plugins.load(path)
     entries, schemes = getattr(module, "FORMATS", ()), getattr(module, "SCHEMES", ())
     if not entries or not all(isinstance(entry, Format) for entry in entries):
-        raise UserError(f"{path}: FORMATS must be a tuple of converters.source_formats.Format")
+        raise UserError(f"{path}: FORMATS must be a tuple of converters.checkpoint_layouts.Format")
     if not all(isinstance(scheme, Scheme) for scheme in schemes):
         raise UserError(f"{path}: SCHEMES must be a tuple of converters.naming_schemes.Scheme")
     known = {scheme.name for scheme in (*SCHEMES, *schemes)}

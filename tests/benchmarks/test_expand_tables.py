@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from benchmarks.__main__ import main
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import expand, parse_override
+from benchmarks.workflow.expand_tables import expand, parse_override
 from benchmarks.workflow.plan import Plan, Source, read_plan
 from benchmarks.workflow.time_left import chain_seconds
 from runs.errors import UserError

@@ -9,8 +9,8 @@ import torchvision
 from benchmarks.__main__ import main
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand import expand, gpus_and_nodes
-from benchmarks.workflow.more_devices import simulate_devices
+from benchmarks.workflow.expand_tables import expand, gpus_and_nodes
+from benchmarks.workflow.simulate_devices import simulate_devices
 
 CHOSEN = [tables.load(name).select(["scratch", "simsiam"], None) for name in ("table4", "table5")]
 

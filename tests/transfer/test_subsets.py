@@ -7,8 +7,8 @@ import pytest
 
 from runs.errors import UserError
 from tests.transfer.conftest import CLASSES
-from transfer.prepare_splits import balanced_subset, hold_out
 from transfer.read_splits import read_joined_splits
+from transfer.subsets import balanced_subset, hold_out
 
 
 def image(number: int, *categories: int) -> dict[str, object]:
