@@ -18,6 +18,8 @@ SLACK = 1.0
 FEWEST = 5
 # The quantile of the boxes' far edges that says how large images are; not the largest, as boxes may leave their images.
 OUTER = 0.9
+# The share of boxes that may reach beyond images in which all lie: not every detector cuts them off at the edge.
+STRAY = 0.05
 
 
 def check_box_format(
@@ -33,10 +35,7 @@ def check_box_format(
     """
     if not len(boxes):
         return
-    sizes = np.array([[entry["width"], entry["height"]] for entry in images])[image]
-    x, y, width, height = _in_every_format(boxes)[expected].T
-    beyond = (np.stack([x + width, y + height], axis=1) > sizes + SLACK).any(axis=1) & (sizes > 0).all(axis=1)
-    if (boxes <= 1).all() or beyond.mean() > 0.5:
+    if (boxes <= 1).all() or _share_beyond(_in_every_format(boxes)[expected], _limits(images)[image]) > 0.5:
         raise UserError(f"{path}: its boxes do not lie in their images; write {expected} in pixels")
     if found := find_better_format(boxes, image, score, images, expected):
         raise UserError(f"{path}: its boxes fit the objects as {found}; write {expected} in pixels of the image file")
@@ -47,7 +46,9 @@ def find_better_format(
 ) -> str | None:
     """The format as which boxes fit the objects far better: with a mean IoU above 0.5 and 1.5 times the expected one's.
 
-    The best box of each image is compared with the object that it overlaps most.
+    The best box of each image is compared with the object that it overlaps most. A poor detector's boxes may fit better
+    in another format by chance. But a detector looks for objects inside its images: in its own format its boxes lie in
+    these, and those of larger images reach beyond them.
 
     Args:
         boxes: (N, 4) the numbers as they were given.
@@ -80,7 +81,26 @@ def find_better_format(
         if len(truth[number]):
             boxes_of_image[:, 2:] = np.maximum(boxes_of_image[:, 2:], 0)
             fit += coder.iou(boxes_of_image, truth[number], [0] * len(truth[number])).max(axis=1) / len(first)
-    return names[fit.argmax()] if fit.max() > max(0.5, 1.5 * fit[names.index(expected)]) else None
+    best, given = int(fit.argmax()), names.index(expected)
+    if fit[best] <= max(0.5, 1.5 * fit[given]):
+        return None
+    limits = _limits(images)[image[first]]
+    as_best, as_given = candidates[best], candidates[given]
+    if best < len(formats):
+        plausible = _share_beyond(as_best, limits) <= STRAY
+    else:
+        plausible = as_best[:, 2:].sum() > as_given[:, 2:].sum() or _share_beyond(as_given, limits) > STRAY
+    return names[best] if plausible else None
+
+
+def _limits(images: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """How far boxes may reach in each image, (N, 2); without an end where its size is unknown."""
+    return np.array([[image["width"] or np.inf, image["height"] or np.inf] for image in images]) + SLACK
+
+
+def _share_beyond(boxes: np.ndarray, limits: np.ndarray) -> float:
+    """The share of boxes (N, 4), x, y, width, height, whose far edges lie beyond `limits` (N, 2)."""
+    return float((boxes[:, :2] + boxes[:, 2:] > limits).any(axis=1).mean())
 
 
 def _in_every_format(boxes: np.ndarray) -> dict[str, np.ndarray]:

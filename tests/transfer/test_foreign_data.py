@@ -282,6 +282,17 @@ def test_boxes_in_another_reading_are_refused(coco: Path, box: list[int], readin
     assert evaluated(coco, results[:4])["bbox/AP50"] < 50
 
 
+def test_a_poor_detectors_boxes_are_measured(coco: Path, voc: Path) -> None:
+    """They fit better in a format that cannot be theirs: it puts them beyond the edge, or is of larger images."""
+    instances(coco, lambda document: five(document, bbox=[0, 0, 20, 15], segmentation=[[0, 0, 20, 0, 20, 15, 0, 15]]))
+    results = [{"image_id": n, "category_id": 3, "score": 0.9, "bbox": [0, 0, WIDTH, HEIGHT]} for n in range(1, 6)]
+    assert evaluated(coco, results)["bbox/AP50"] == 0
+    write_five(voc)
+    boxes = ("10 5 29 15", "12 7 31 17", "10 5 29 15", "12 7 31 17", "12 7 31 17")
+    (voc / "cat.txt").write_text("\n".join(f"{name} 0.9 {box}" for name, box in enumerate(boxes, start=1)))
+    assert evaluated_voc(voc, voc, "cat")["bbox/AP50"] == 0
+
+
 def found(classes: list[str], category: list[int]) -> Detections:
     """The three objects of the split, found with the class numbers of another data set."""
     return Detections(
@@ -559,11 +570,17 @@ def test_classes_whose_names_end_alike(voc: Path) -> None:
             evaluated_voc(voc, voc, "light,traffic_light")
 
 
-def test_voc_boxes_of_resized_images_are_refused(voc: Path) -> None:
+def write_five(voc: Path) -> list[str]:
+    """Five images of an object that covers nearly all; returns their names."""
     names = [str(number) for number in range(1, 6)]
     for name in names:
         (voc / f"VOC2007/Annotations/{name}.xml").write_text(XML)
     (voc / "VOC2007/ImageSets/Main/test.txt").write_text("\n".join(names))
+    return names
+
+
+def test_voc_boxes_of_resized_images_are_refused(voc: Path) -> None:
+    names = write_five(voc)
     for box, reading in (("1 2 40 20", ""), ("1 1 20 10", "x0, y0, x1, y1 in pixels of resized images")):
         (voc / "cat.txt").write_text("\n".join(f"{name} 0.9 {box}" for name in names))
         with pytest.raises(UserError, match=reading) if reading else contextlib.nullcontext():
