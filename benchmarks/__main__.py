@@ -76,7 +76,7 @@ def parser() -> Parser:
     group.add_argument("--baseline", metavar="FILE", help="compare with this")
     group.add_argument("--write-baseline", metavar="FILE", help="store these results as the baseline")
     command.add_argument(
-        "--tolerance", type=float, metavar="POINTS", help="drops up to this size always pass (default: 0)"
+        "--tolerance", type=float, default=0.0, metavar="POINTS", help="drops up to this size always pass (default: 0)"
     )
     command.add_argument(
         "--detect", type=float, metavar="POINTS",

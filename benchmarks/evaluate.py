@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import hub
-from benchmarks.gate.command import gate, gate_options
+from benchmarks.gate.command import checked_baseline, gate
 from benchmarks.grid import Grid
 from benchmarks.report import table_formats
 from benchmarks.report.result_tables import checkpoint_grid
@@ -121,7 +121,7 @@ def gate_command(arguments: argparse.Namespace) -> int:
     for name in ("tasks", "scale", "data", "output"):
         if getattr(arguments, name) and not arguments.checkpoint:
             raise UserError(f"--{name}: is for --checkpoint FILE; give one, or leave it out")
-    options, results = gate_options(arguments), [*arguments.results]
+    before, results = checked_baseline(arguments), [*arguments.results]
     if arguments.checkpoint:
         tasks, scale, output = arguments.tasks or ["knn", "linear"], arguments.scale or "mini", arguments.output
         found = evaluate(arguments.checkpoint, tasks, scale, dict(arguments.data), output or "outputs/gate")
@@ -131,8 +131,7 @@ def gate_command(arguments: argparse.Namespace) -> int:
         results += [str(found.plan.target(run)) for cell in found.plan.cells for run in cell.runs]
     if not results:
         raise UserError("gate: give RESULTS (result.json files or folders of them) or --checkpoint FILE")
-    # Of a baseline of several methods and tasks, one checkpoint's evaluation answers its own lines.
-    return gate(results, options, partial=not arguments.results)
+    return gate(results, before, arguments)
 
 
 def tables_of_tasks(tasks: Sequence[str]) -> list[tables.Table]:

@@ -6,7 +6,6 @@ import statistics
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.gate.baseline import read_baseline, write_baseline
@@ -20,22 +19,8 @@ from runs.files import atomic_write
 MARKS = {"pass": "pass", "fail": "FAIL", "not enough data": "????", "shown": "    "}
 
 
-@dataclass(frozen=True)
-class GateOptions:
-    """What is compared with what, and what is written, as the options of `gate` say."""
-
-    baseline: Path  # the file
-    before: dict[str, Measured] | None  # what it holds; None where these results are to become the baseline
-    update: bool  # store the baseline with these results in it
-    tolerance: float  # points; drops up to this size pass
-    detect: float | None  # points; a drop of this size has to be seen
-    noise: float | None  # points; the standard deviation of a trial where it is known
-    summary: str | None  # files of the comparison
-    junit: str | None
-
-
-def gate_options(arguments: argparse.Namespace) -> GateOptions:
-    """Check the options, and read the baseline: a damaged one should not be found out after an evaluation.
+def checked_baseline(arguments: argparse.Namespace) -> dict[str, Measured] | None:
+    """Check the options and read the baseline before anything is evaluated; None for `--write-baseline`.
 
     Raises:
         UserError: an option is wrong or does not go with another, or the baseline cannot be read.
@@ -50,53 +35,51 @@ def gate_options(arguments: argparse.Namespace) -> GateOptions:
         written = getattr(arguments, name)
         if written and (Path(written).suffix in (".json", ".npz") or written in others):
             raise UserError(f"--{name} {written}: would overwrite a record, a baseline or the other file; name another")
-    path = Path(arguments.baseline or arguments.write_baseline)
-    before = read_baseline(path, arguments.noise) if arguments.baseline else None
-    given = {name: getattr(arguments, name) for name in ("detect", "noise", "summary", "junit")}
-    return GateOptions(path, before, arguments.update_baseline, arguments.tolerance or 0.0, **given)
+    return read_baseline(Path(arguments.baseline), arguments.noise) if arguments.baseline else None
 
 
-def gate(results: Sequence[str | Path], options: GateOptions, partial: bool = False) -> int:
+def gate(results: Sequence[str | Path], before: dict[str, Measured] | None, arguments: argparse.Namespace) -> int:
     """Compare records with a baseline, print the comparison and write the files that the options name.
 
     Args:
         results: `result.json` files, or folders of them.
-        options: the options.
-        partial: the results answer a part of the baseline only, and nothing that it lacks.
+        before: the baseline; None where these results are to become one.
+        arguments: the command's. Without its `results`, these answer a part of the baseline only, and nothing that it
+            lacks: of several methods and tasks, one checkpoint's evaluation answers its own lines.
 
     Returns:
-        0 within the noise or the tolerance; 1 for a real drop; 3 where `detect` is given and the data are too few to
+        0 within the noise or the tolerance; 1 for a real drop; 3 where `--detect` is given and the data are too few to
         see such a drop.
 
     Raises:
         UserError: bad input.
     """
-    now, before = measure(results, options.noise), options.before
+    now = measure(results, arguments.noise)
     if before is None:
-        _store(options.baseline, {}, now)
+        _store(Path(arguments.write_baseline), {}, now)
         return 0
     compared = before
-    if partial:
-        if (lacking := next((key for key in now if key not in before), "")) and not options.update:
+    if not arguments.results:
+        if (lacking := next((key for key in now if key not in before), "")) and not arguments.update_baseline:
             raise UserError(f"baseline: no number of {lacking}; write it with that run, or choose other --tasks or "
                             f"checkpoint (there are: {'; '.join(before)})")  # fmt: skip
         compared = {key: before[key] for key in now if key in before}
-    detect = DETECT if options.detect is None else options.detect
-    lines = compare_runs(compared, now, options.tolerance, detect) if compared else []
+    detect = DETECT if arguments.detect is None else arguments.detect
+    lines = compare_runs(compared, now, arguments.tolerance, detect) if compared else []
     for line in lines:
         print(f"{MARKS[line.verdict]} {sentence(line)}")
-    for file, content in ((options.summary, summary_markdown(lines)), (options.junit, junit_xml(lines))):
+    for file, content in ((arguments.summary, summary_markdown(lines)), (arguments.junit, junit_xml(lines))):
         if file:
             with atomic_write(file) as handle:
                 handle.write(content)
-    if options.update:
-        _store(options.baseline, before, now)
+    if arguments.update_baseline:
+        _store(Path(arguments.baseline), before, now)
         return 0
     if any(line.verdict == "fail" for line in lines):
         print("the gate fails: a real drop", file=sys.stderr)
         return 1
-    if options.detect is not None and any(line.verdict == "not enough data" for line in lines):
-        print(f"the gate cannot decide: a drop of {options.detect:g} points could go undetected", file=sys.stderr)
+    if arguments.detect is not None and any(line.verdict == "not enough data" for line in lines):
+        print(f"the gate cannot decide: a drop of {arguments.detect:g} points could go undetected", file=sys.stderr)
         return 3
     return 0
 
