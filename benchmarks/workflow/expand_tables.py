@@ -179,16 +179,13 @@ class _Expansion:
         data = {} if "transfer" in stages else {"data": scale.data.get(table.dataset, table.dataset)}
         shared = merged(scale.stages, scale.datasets.get(table.dataset, {}), method)
         user = flatten({key: value for stage, key, value in self.overrides if stage in stages})
-        given = {key: _number(value) for key, value in {**shared, **flatten(own), **merged(*rows), **user}.items()}
+        given = {**shared, **flatten(own), **merged(*rows), **user}
         for key, option in PLANNED.items():
             if key in given:
                 raise UserError(f"{stages[-1]}.{key}: the plan sets it for each run; leave it out (see {option})")
         if changed := {"method", "variant"} & {*shared, *merged(*rows), *user}:
             raise UserError(f"{stages[-1]}.{min(changed)}: is what makes the row; choose rows with --rows")
-        settings = {**data, **given}
-        for key, value in settings.items():
-            if not _is_plain(value):
-                raise UserError(f"{stages[-1]}.{key}={value}: must be a number, a text, true, false, null or a list")
+        settings = data | {key: _setting(f"{stages[-1]}.{key}", value) for key, value in given.items()}
         for key in COUNTS:
             if key in settings and (type(settings[key]) is not int or settings[key] < 1):
                 raise UserError(f"{stages[-1]}.{key}={settings[key]}: must be a whole number of at least 1")
@@ -261,17 +258,18 @@ def launcher(gpus: int, nodes: int, digest: str) -> tuple[str, ...]:
     return ("torchrun", "--standalone", f"--nproc_per_node={gpus}") if gpus > 1 else ("python",)
 
 
-def _number(value: Any) -> Any:
-    """A value as Hydra reads it: to YAML 1.1, `1e-3` and `1.5e3` are texts."""
-    if isinstance(value, list):
-        return [_number(v) for v in value]
-    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+def _setting(name: str, value: Any) -> Any:
+    """A value as Hydra reads it: to YAML 1.1, `1e-3` and `1.5e3` are texts.
 
-
-def _is_plain(value: Any) -> bool:
+    Raises:
+        UserError: Hydra cannot read it.
+    """
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+        return [_setting(name, v) for v in value]
+    value = float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise UserError(f"{name}={value}: must be a number, a text, true, false, null or a list")
 
 
 def _plain(value: Any) -> str:

@@ -4,6 +4,7 @@ import heapq
 import statistics
 import time
 from collections.abc import Mapping
+from graphlib import TopologicalSorter
 from typing import NamedTuple
 
 from benchmarks.workflow.plan import Plan, Run
@@ -53,24 +54,22 @@ def plan_seconds_left(plan: Plan, seconds: Mapping[str, float], status: Status, 
     """
     capacity = max(plan.jobs, 1) if devices is None else devices
     width = {run.id: 1 if devices is None else run.devices for run in plan.runs.values()}
-    waiting = set(status.waiting)
+    waiting = {run: set(plan.runs[run].needs) - set(status.done) for run in status.waiting}
+    graph = TopologicalSorter(dict.fromkeys(status.running, set[str]()) | waiting)
+    graph.prepare()
     priority = chain_seconds(plan, seconds)
-    blocked = {r: sum(n in waiting or n in status.running for n in plan.runs[r].needs) for r in waiting}
-    ready = [(-priority[r], r) for r in plan.runs if r in waiting and blocked[r] == 0]
+    ready: list[tuple[float, str]] = []
     busy = [(run_seconds_left(running, seconds[run]), run) for run, running in status.running.items()]
-    heapq.heapify(ready)
     heapq.heapify(busy)
     now = 0.0
-    while busy or ready:
+    while graph.is_active():
+        for run in waiting.keys() & graph.get_ready():
+            heapq.heappush(ready, (-priority[run], run))
         while ready and (not busy or sum(width[r] for _, r in busy) + width[ready[0][1]] <= capacity):
             run = heapq.heappop(ready)[1]
             heapq.heappush(busy, (now + seconds[run], run))
         now, over = heapq.heappop(busy)
-        for other in waiting:
-            if over in plan.runs[other].needs:
-                blocked[other] -= 1
-                if blocked[other] == 0:
-                    heapq.heappush(ready, (-priority[other], other))
+        graph.done(over)
     return now
 
 
