@@ -29,6 +29,7 @@ from runs.errors import UserError
 from runs.folder import LOCK, wait_for_lock
 from runs.help_text import field_docs
 from runs.progress import Progress
+from runs.settings import check_values, number
 
 # To be raised whenever the same settings would draw other images, so that an old folder is not taken for a new one.
 DESIGN = 4
@@ -46,36 +47,31 @@ SPLITS = {
 class Settings:
     """How much to draw. The defaults are those of the mini scale (docs/mini.md)."""
 
-    seed: int = 0
+    seed: int = number(0, least=0)
     """seed of the whole set, >= 0."""
-    images: int = 512
+    images: int = number(512, least=1)
     """training images per class (`imagefolder/train`)."""
-    val_images: int = 64
+    val_images: int = number(64, least=1)
     """validation images per class (`imagefolder/val`)."""
-    size: int = 64
+    size: int = number(64, least=32)
     """height and width of the classification images, pixels."""
-    voc07: int = 128
+    voc07: int = number(128, least=2)
     """images of VOC2007 trainval; half are `train`, half `val`."""
-    voc07_test: int = 128
+    voc07_test: int = number(128, least=1)
     """images of VOC2007 test."""
-    voc12: int = 128
+    voc12: int = number(128, least=2)
     """images of VOC2012 trainval."""
-    coco: int = 128
+    coco: int = number(128, least=1)
     """images of COCO train2017."""
-    coco_val: int = 128
+    coco_val: int = number(128, least=1)
     """images of COCO val2017."""
-    scene_size: int = 128
+    scene_size: int = number(128, least=64)
     """height and width of the detection images, pixels."""
-    objects: int = 5
+    objects: int = number(5, least=1)
     """greatest number of objects in a detection image; the least is 1."""
 
     def __post_init__(self) -> None:
-        least = {"seed": 0, "size": 32, "scene_size": 64, "voc07": 2, "voc12": 2}
-        for item in fields(self):
-            bound = least.get(item.name, 1)
-            if getattr(self, item.name) < bound:
-                flag = "--" + item.name.replace("_", "-")
-                raise UserError(f"{flag} {getattr(self, item.name)}: must be at least {bound}")
+        check_values(self)
 
 
 def generator(seed: int, split: str, index: int) -> Rng:

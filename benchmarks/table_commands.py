@@ -86,7 +86,7 @@ def print_plan(arguments: argparse.Namespace) -> int:
     hours = sum(expected[r] * plan.runs[r].devices for r in status.waiting) / 3600
     print(f"GPU-hours {hours:.0f}, disk about {space:.1f} GB")
     if arguments.devices:
-        _print_growth(plan.planned_tables, scale, arguments.devices)
+        _print_growth([table for table, _ in plan.planned_tables], scale, arguments.devices)
     if plan.seconds_source and len(measured) < len(plan.runs):
         print(f"assumed times: {plan.seconds_source}")
     for absent in dict.fromkeys(c.absent for c in plan.cells if c.absent):

@@ -79,9 +79,7 @@ def save_matches(path: Path, matches_by_kind: Mapping[str, Matches]) -> str:
     arrays: dict[str, Any] = to_arrays(next(iter(matches_by_kind.values())), "", SHARED) | {"format": np.array(FORMAT)}
     for kind, matches in matches_by_kind.items():
         arrays |= to_arrays(matches, f"{kind}_", OWN)
-    with atomic_write(path) as file:
-        np.savez_compressed(file, **arrays)
-    return sha256(path)
+    return write_arrays(path, arrays)
 
 
 def read_matches(path: Path, sha256: str | None = None) -> dict[str, Matches]:
@@ -91,18 +89,35 @@ def read_matches(path: Path, sha256: str | None = None) -> dict[str, Matches]:
         UserError: it is gone, damaged, or has another SHA-256 than the one given.
     """
     remedy = "restore it, or run the fine-tuning again"
-    if not path.exists():
-        raise UserError(f"{path}: is missing; {remedy}")
-    content = read_bytes(path)
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(f"{path}: is not the file that the record beside it names; {remedy}")
     try:
-        arrays = unpack_arrays(content)
+        arrays = read_arrays(path, sha256, remedy)
         if arrays["format"] != FORMAT:
             raise ValueError(f"format {arrays['format']}, this program reads {FORMAT}")
         return {kind: from_arrays(arrays, f"{kind}_") for kind in ("bbox", "segm") if f"{kind}_score" in arrays}
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: not a file of matches ({error}); {remedy}") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Write arrays to a compressed `.npz`; returns its SHA-256."""
+    with atomic_write(path) as file:
+        np.savez_compressed(file, **dict[str, Any](arrays))
+    return sha256(path)
+
+
+def read_arrays(path: Path, sha256: str | None, remedy: str) -> dict[str, NDArray[Any]]:
+    """Read what `write_arrays` wrote.
+
+    Raises:
+        UserError: it is gone or has another SHA-256 than the one given; the message ends with the `remedy`.
+        ValueError: it is damaged.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: is missing; {remedy}")
+    content = read_bytes(path)
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{path}: is not the file that the record or baseline beside it names; {remedy}")
+    return unpack_arrays(content)
 
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]], kind: str, shared: str = "") -> Matches:

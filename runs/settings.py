@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import math
-import operator
 import os
 import sys
 import typing
@@ -11,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from runs.errors import UserError, user_message
+from runs.typed import fault_of
 
 MISSING = "???"  # OmegaConf's mark of a setting that has to be given
 C = TypeVar("C")
-INSIDE = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 
 def choice(default: str, *choices: str) -> Any:
@@ -25,12 +24,13 @@ def choice(default: str, *choices: str) -> Any:
 
 
 def number(
-    default: Any, *, least: float | None = None, most: float | None = None, above: float | None = None,
-    below: float | None = None,
+    default: Any = dataclasses.MISSING, *, least: float | None = None, most: float | None = None,
+    above: float | None = None, below: float | None = None,
 ) -> Any:  # fmt: skip
-    """A field whose number, or each number of its list, lies in a range, the ends included or (`above`, `below`) not.
+    """A field whose number, or each number in it, lies in a range, the ends included or (`above`, `below`) not.
 
-    The range is checked by `check_values`. `default` may be a function that makes a list.
+    The range is checked by `check_values` and by `typed.build`. `default` may be a function that makes a list or a
+    dictionary; without one, and in `build` only, the field has to be given.
     """
     limits = {"at least": least, "above": above, "at most": most, "below": below}
     limits = {words: limit for words, limit in limits.items() if limit is not None}
@@ -155,16 +155,13 @@ def check_values(config: Any, prefix: str = "") -> None:
             check_values(value, f"{key}.")
         elif value == "" and "path" in field.metadata and field.default == MISSING:
             raise UserError(f"{key}=: is empty; give a path, `.` for the present folder")
-        elif "choices" in field.metadata and value not in (MISSING, *field.metadata["choices"]):
-            raise UserError(f"{key}={value}: choose one of {', '.join(field.metadata['choices'])}")
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, float) and not math.isfinite(item):
                 raise UserError(f"{key}={value}: must be finite")
             if isinstance(item, int) and abs(item) >= 2**63:
                 raise UserError(f"{key}={value}: must be below 2^63")
-            for words, limit in field.metadata.get("limits", {}).items():
-                if not INSIDE[words](item, limit):
-                    raise UserError(f"{key}={value}: must be {words} {limit:g}")
+        if value != MISSING and (fault := fault_of(field, value)):
+            raise UserError(f"{key}={value}: {fault}")
     if hasattr(config, "check"):
         config.check()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 import sys
 import types
 import typing
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from runs.errors import UserError
 
 T = TypeVar("T")
+INSIDE = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 _NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a finite number"}
 
 
@@ -24,8 +26,8 @@ def build(kind: type[T], value: Any, where: str) -> T:
         where: what the message begins with, e.g. the file.
 
     Raises:
-        UserError: a field is unknown, missing or of another type, a number is not finite, or the dataclass's own
-            `__post_init__` refuses.
+        UserError: a field is unknown, missing, of another type or outside what `settings.choice` or `number` allows, a
+            number is not finite, or the dataclass's own `__post_init__` refuses.
     """
     return typing.cast(T, _convert(kind, value, where))
 
@@ -83,10 +85,24 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
         if name not in value and not optional:
             raise UserError(f"{where}: field '{name}' is missing")
     given = {key: _convert(_hints(kind)[key], entry, f"{where}: {key}") for key, entry in value.items()}
+    for name, entry in given.items():
+        if fault := fault_of(fields[name], entry):
+            raise UserError(f"{where}: {name}={entry!r:.60}: {fault}")
     try:
         return kind(**given)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def fault_of(field: "dataclasses.Field[Any]", value: Any) -> str:
+    """Why a value is none of its field's choices, or a number in it outside the field's range; empty if it is right."""
+    if value not in field.metadata.get("choices", (value,)):
+        return f"choose one of {', '.join(field.metadata['choices'])}"
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]:
+        for words, limit in field.metadata.get("limits", {}).items():
+            if item is not None and not INSIDE[words](item, limit):
+                return f"must be {words} {limit:g}"
+    return ""
 
 
 @functools.cache

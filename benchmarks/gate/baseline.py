@@ -4,17 +4,14 @@ It is a JSON file; where it holds VOC runs, a file of the same name with `.npz` 
 detections are right, and the JSON file names its SHA-256.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.gate.measured import Measured
-from runs.detection_matches import from_arrays, to_arrays
+from runs.detection_matches import from_arrays, read_arrays, to_arrays, write_arrays
 from runs.errors import UserError
-from runs.files import atomic_write, read_bytes, read_json, sha256, unpack_arrays, write_json
+from runs.files import read_json, write_json
 from runs.typed import build
 
 SCHEMA = 5
@@ -52,12 +49,9 @@ def write_baseline(path: Path, measured: dict[str, Measured]) -> None:
     for number, m in enumerate(measured.values()):
         for trial, matches in enumerate(m.matches[:TRIALS]):
             arrays |= to_arrays(matches, f"{number}.{trial}.")
-    beside = path.with_suffix(".npz")
-    if arrays:
-        with atomic_write(beside) as file:
-            np.savez_compressed(file, **arrays)
+    digest = write_arrays(path.with_suffix(".npz"), arrays) if arrays else None
     runs = {key: {k: v for k, v in vars(m).items() if k != "matches"} for key, m in measured.items()}
-    write_json(path, vars(Baseline(SCHEMA, "baseline", measured, sha256(beside) if arrays else None)) | {"runs": runs})
+    write_json(path, vars(Baseline(SCHEMA, "baseline", measured, digest)) | {"runs": runs})
 
 
 def read_baseline(path: Path, noise: float | None = None) -> dict[str, Measured]:
@@ -74,20 +68,14 @@ def read_baseline(path: Path, noise: float | None = None) -> dict[str, Measured]
     stored = build(Baseline, body, f"{path}: damaged, write it again with gate --write-baseline")
     beside = path.with_suffix(".npz")
     if stored.matches_sha256:
-        if not beside.exists():
-            raise UserError(f"{beside}: missing; it belongs to the baseline beside it, keep both")
-        content = read_bytes(beside)
-        if hashlib.sha256(content).hexdigest() != stored.matches_sha256:
-            raise UserError(
-                f"{beside}: belongs to another baseline than the file beside it; keep both, or write it again"
-            )
+        remedy = "keep both files of a baseline, or write it again"
         try:
-            arrays = unpack_arrays(content)
+            arrays = read_arrays(beside, stored.matches_sha256, remedy)
             for number, m in enumerate(stored.runs.values()):
                 prefixes = [f"{number}.{trial}." for trial in range(TRIALS) if f"{number}.{trial}.image" in arrays]
                 m.matches += [from_arrays(arrays, prefix, prefix) for prefix in prefixes]
         except (KeyError, ValueError) as error:
-            raise UserError(f"{beside}: damaged ({error}); write the baseline again") from error
+            raise UserError(f"{beside}: damaged ({error}); {remedy}") from error
     if noise is not None:
         for measured in stored.runs.values():
             measured.override_noise(noise)

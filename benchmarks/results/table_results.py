@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.results.records import Found, find_records, records_of
 from benchmarks.results.trial_statistics import Summary, clearly_above, outside_noise, summarize
-from benchmarks.tables.table import Column, Row, Table, load
+from benchmarks.tables.table import Column, Row, Table
 from benchmarks.workflow.plan import PLAN, Plan, PlannedCell, read_plan
 from benchmarks.workflow.run_status import Status, status_of
 from runs.errors import UserError
@@ -106,8 +106,8 @@ def results_of(plan: Plan, status: Status) -> Results:
 def table_results(plan: Plan, records: dict[str, Record], status: Status) -> list[TableResult]:
     """Fill all tables of a plan with its records, by run id; `status`: of its runs."""
     results = []
-    for table in plan.planned_tables:
-        columns = [_column(plan, table, place, records, status) for place in range(len(table.columns))]
+    for table, best in plan.planned_tables:
+        columns = [_column(plan, table, place, best[place], records, status) for place in range(len(table.columns))]
         lines = tuple(zip(*columns, strict=True))
         verdicts = tuple(_verdict(plan, table, row, records) for row in table.rows)
         verdicts = verdicts if any(verdicts) else ()
@@ -168,12 +168,11 @@ def _collapse_remarks(table: Table, verdicts: tuple[Verdict | None, ...]) -> lis
     return remarks
 
 
-def _column(plan: Plan, table: Table, place: int, records: dict[str, Record], status: Status) -> list[Entry]:
-    """A column's entries, beside the paper's, each other and the untrained network."""
-    column, whole = table.columns[place], load(table.name)
-    # Of all the paper's rows, whichever are measured.
-    published = [row.values[i] for i, c in enumerate(whole.columns) if c.id == column.id for row in whole.rows]
-    best = max((value for value in published if isinstance(value, int | float)), default=None)
+def _column(
+    plan: Plan, table: Table, place: int, best: float | None, records: dict[str, Record], status: Status
+) -> list[Entry]:
+    """A column's entries, beside the paper's (of which `best` is the highest), each other and the untrained network."""
+    column = table.columns[place]
     cells = {c.row: c for c in plan.cells if (c.table, c.column) == (table.name, column.id)}
     metrics = [[records[run].metrics for run in cells[row.id].runs if run in records] for row in table.rows]
     trials = [[found[column.metric] for found in line if column.metric in found] for line in metrics]

@@ -9,6 +9,7 @@ from benchmarks.tables.table import TASKS, VARY
 from runs import plugins
 from runs.errors import UserError
 from runs.files import read_json, read_yaml
+from runs.settings import number
 from runs.typed import build
 
 SCALES = Path(__file__).parents[1] / "scales"
@@ -26,8 +27,8 @@ class Scale:
     generate: dict[str, Any] | None = None  # options of `python -m benchmarks.shapes`, if it makes its own data
     data: dict[str, str] = field(default_factory=dict)  # the paper's data set -> `data=`; others keep their name
     tasks: list[str] | None = None  # what of the tables is run; None means everything
-    epochs: dict[int, int] | None = None  # the paper's epochs -> this scale's; None means the same
-    trials: dict[str, int] = field(default_factory=dict)  # so many a column, by its task or else by what varies
+    epochs: dict[int, int] | None = number(None, least=1)  # the paper's epochs -> this scale's; None means the same
+    trials: dict[str, int] = number(dict, least=1)  # so many a column, by its task or else by what varies
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)  # a task's own come after those of `transfer`
     datasets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # by the paper's data set and stage
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the pre-training, by `method`
@@ -37,24 +38,16 @@ class Scale:
     add: list[dict[str, Any]] = field(
         default_factory=list
     )  # what is measured besides, see `tables.table.adapt_columns`
-    jobs: int = 1  # runs at a time
-    threads: int | None = None  # of a run; None leaves them to the libraries
-    gpus: int = 0  # devices of one run on each node
-    nodes: int = 1  # machines of one run
+    jobs: int = number(1, least=1)  # runs at a time
+    threads: int | None = number(None, least=1)  # of a run; None leaves them to the libraries
+    gpus: int = number(0, least=0)  # devices of one run on each node
+    nodes: int = number(1, least=1)  # machines of one run
     # Expected duration of a run by kind or task (`pretrain/epoch`: of one epoch), until one was measured.
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = number(dict, least=0)
     seconds_source: str = ""
-    seconds_devices: int = 0  # the devices of one run that `seconds` are for; 0 where none is used
-    batch_sizes: dict[str, int] = field(default_factory=dict)  # images a step, by method or task, if no setting says so
-    gigabytes: dict[str, float] = field(default_factory=dict)  # what a finished run leaves on the disk, by kind or task
-
-    def __post_init__(self) -> None:
-        for name, least in (("jobs", 1), ("nodes", 1), ("gpus", 0), ("threads", 1), ("trials", 1), ("epochs", 1),
-                            ("batch_sizes", 1), ("seconds", 0), ("seconds_devices", 0), ("gigabytes", 0)):  # fmt: skip
-            given = getattr(self, name)
-            values = given.values() if isinstance(given, dict) else () if given is None else (given,)
-            if any(value < least for value in values):
-                raise ValueError(f"{name} must be at least {least}, not {min(values)}")
+    seconds_devices: int = number(0, least=0)  # the devices of one run that `seconds` are for; 0 where none is used
+    batch_sizes: dict[str, int] = number(dict, least=1)  # images a step, by method or task, if no setting says so
+    gigabytes: dict[str, float] = number(dict, least=0)  # what a finished run leaves on the disk, by kind or task
 
 
 def load(name: str) -> Scale:

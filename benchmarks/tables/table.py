@@ -13,6 +13,7 @@ from benchmarks.grid import ABSENT, Grid, Line, plain_cells
 from runs import plugins
 from runs.errors import UserError
 from runs.files import read_yaml
+from runs.settings import choice, number
 from runs.typed import build
 
 PAPERS = Path(__file__).parents[1] / "papers"
@@ -26,22 +27,15 @@ class Column:
 
     id: str  # short name for `--columns`
     label: str  # what the paper's head says
-    task: str  # which run yields the number, one of `TASKS`
+    task: str = field(metadata={"choices": TASKS})  # which run yields the number
     metric: str  # its name in that run's record
-    epochs: int  # of pre-training as the paper has them; a scale maps them to its own
+    epochs: int = number(least=1)  # of pre-training as the paper has them; a scale maps them to its own
     group: str = ""  # the head above several columns
-    trials: int = 1  # runs that the paper averages
-    vary: str = "pretrain"  # what a trial repeats: all of it with another seed, or the fine-tuning only
+    trials: int = number(1, least=1)  # runs that the paper averages
+    vary: str = choice(*VARY)  # what a trial repeats: all of it with another seed, or the fine-tuning only
     noise: float | None = None  # published standard deviation of a single trial, in the metric's unit
-    digits: int = 1  # behind the point, where it is printed
+    digits: int = number(1, least=0, most=9)  # behind the point, where it is printed
     pretrain: dict[str, Any] = field(default_factory=dict)  # overrides of the pre-training for this column
-
-    def __post_init__(self) -> None:
-        for name, value, known in (("task", self.task, TASKS), ("vary", self.vary, VARY)):
-            if value not in known:
-                raise ValueError(f"column {self.id}: {name} '{value}' is none of {', '.join(known)}")
-        if self.trials < 1 or self.epochs < 1 or not 0 <= self.digits < 10:
-            raise ValueError(f"column {self.id}: trials and epochs must be at least 1, digits 0 to 9")
 
 
 @dataclass(frozen=True)

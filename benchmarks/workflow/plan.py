@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.tables.table import Table, adapt_columns, load
 from runs.errors import UserError
@@ -88,6 +88,13 @@ class Selection:
     name: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
+
+
+class PlannedTable(NamedTuple):
+    """A table to fill."""
+
+    table: Table  # as the scale measures it, with the rows and columns that are filled
+    best: tuple[float | None, ...]  # the highest published number of each column, of all the paper's rows
 
 
 @dataclass(frozen=True)
@@ -193,39 +200,43 @@ class Plan:
             rest = rest.rsplit("-", 1)[0]
             short[run] = rest if rest.startswith(f"{kind}-") or kind == "transfer" else f"{kind} {rest}"
         rows = {run: f"{short[run]} ({cell.row})" for run, cell in self.first_cell_by_run.items()}
-        short |= {run: rows.get(run, run) for run in _runs_of_equal_name(short)}
         # Two runs of one row with equal names differ in settings only: there the id has to do.
-        return short | {run: run for run in _runs_of_equal_name(short)}
+        found = {run: run for run in self.runs}
+        for better in (rows, short):
+            counts = Counter(better.values())
+            found |= {run: name for run, name in better.items() if counts[name] == 1}
+        return found
 
     @cached_property
     def row_labels(self) -> dict[str, str]:
         """For every run the label of the table row that it serves, the first one if there are several."""
-        labels = {(table.name, row.id): row.label for table in self.planned_tables for row in table.rows}
+        labels = {(table.name, row.id): row.label for table, _ in self.planned_tables for row in table.rows}
         return {run: labels[cell.table, cell.row] for run, cell in self.first_cell_by_run.items()}
 
     @cached_property
-    def planned_tables(self) -> list[Table]:
-        """Its tables as the scale measures them, with the rows and columns that are filled.
-
-        A checkpoint that the user gave stands in its row without the values of the paper.
+    def planned_tables(self) -> list[PlannedTable]:
+        """Its tables; a checkpoint that the user gave stands in its row without the values of the paper.
 
         Raises:
             UserError: a table has changed since: it lacks a row or a column.
         """
         found = []
         for chosen in self.tables:
-            table = adapt_columns(load(chosen.name), self.replace, self.add).select(chosen.rows, chosen.columns)
+            whole = adapt_columns(load(chosen.name), self.replace, self.add)
+            table = whole.select(chosen.rows, chosen.columns)
             if (len(table.rows), len(table.columns)) != (len(chosen.rows), len(chosen.columns)):
                 raise UserError(
                     f"{self.output}: its plan has rows or columns that {chosen.name} lacks; write it again with "
                     "`python -m benchmarks run`"
                 )
+            published = [[row.values[whole.columns.index(column)] for row in whole.rows] for column in table.columns]
+            best = [max((v for v in down if isinstance(v, int | float)), default=None) for down in published]
             if self.checkpoint:
                 # The paper does not have this checkpoint, and the row does not describe its network.
                 name, none = self.checkpoint.name, (None,) * len(table.columns)
                 rows = [replace(r, label=name, values=none, std=(), properties={}) for r in table.rows]
                 table = replace(table, bold={}, properties=(), rows=tuple(rows))
-            found.append(table)
+            found.append(PlannedTable(table, tuple(best)))
         return found
 
 
@@ -250,9 +261,3 @@ def files_of_report(folder: Path) -> tuple[str, ...]:
     """The names that a report's files have, if a page in the folder bears the mark of `report`; none otherwise."""
     page = folder / PAGE
     return (PAGE, *TABLES) if page.is_file() and GENERATOR in page.read_text("utf-8", "replace") else ()
-
-
-def _runs_of_equal_name(named: dict[str, str]) -> list[str]:
-    """Runs whose name another run has too."""
-    counts = Counter(named.values())
-    return [run for run, text in named.items() if counts[text] > 1]

@@ -11,9 +11,10 @@ from benchmarks.workflow.plan import Plan
 from runs.errors import UserError, from_os_error
 from runs.files import read_json
 from runs.progress import PROGRESS
+from runs.settings import number
 from runs.typed import build
 
-# A line an attempt: the run, when it began (seconds since 1970), how many seconds it took, its exit status.
+# A line an attempt: the run, when it began (seconds since 1970), its exit status, how many seconds it took.
 ATTEMPTS = "runs.jsonl"
 
 
@@ -23,12 +24,8 @@ class Attempt:
 
     run: str
     started: float
-    seconds: float
     status: int
-
-    def __post_init__(self) -> None:
-        if self.seconds < 0:
-            raise ValueError("seconds must be at least 0")
+    seconds: float = number(least=0)
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def status_of(plan: Plan, began: Mapping[str, float] | None = None, failed: Mapp
 
 def append_attempt(plan: Plan, run: str, started: float, status: int) -> Attempt:
     """Note an attempt that has just ended; the clock may have been set back meanwhile."""
-    attempt = Attempt(run, started, max(0.0, time.time() - started), status)
+    attempt = Attempt(run, started, status, max(0.0, time.time() - started))
     try:
         with open(Path(plan.output) / ATTEMPTS, "a", encoding="utf-8") as file:
             file.write(json.dumps(vars(attempt)) + "\n")

@@ -9,10 +9,9 @@ import pytest
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.display import last_log_lines
-from benchmarks.workflow.executors import devices_to_share, job_name, sbatch_command, visible_devices
 from benchmarks.workflow.expand_tables import expand
 from benchmarks.workflow.plan import Plan, Run
-from benchmarks.workflow.run_plan import run_plan
+from benchmarks.workflow.run_plan import devices_to_share, job_name, run_plan, sbatch_command, visible_devices
 from runs.errors import UserError
 from runs.folder import LOG
 

@@ -350,4 +350,4 @@ def test_matches_belong_to_their_record(
     assert gate("--write-baseline", tmp_path / "other.json", tmp_path / "two")[0] == 0
     base.with_suffix(".npz").write_bytes((tmp_path / "other.npz").read_bytes())
     code, text = gate("--baseline", base, tmp_path / "one")
-    assert code == 2 and "belongs to another baseline" in text
+    assert code == 2 and "is not the file that the record or baseline beside it names; keep both" in text

@@ -320,7 +320,7 @@ def test_a_killed_generation_leaves_nothing_that_looks_done(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [(["--images", "0"], "--images 0: must be at least 1"), (["--imges", "3"], "--imges"), (["--size", "x"], "--size")],
+    [(["--images", "0"], "images=0: must be at least 1"), (["--imges", "3"], "--imges"), (["--size", "x"], "--size")],
 )
 def test_bad_arguments_are_one_line(tmp_path: Path, flags: list[str], words: str) -> None:
     done = subprocess.run(command(tmp_path / "set", *flags), capture_output=True, text=True, check=False)

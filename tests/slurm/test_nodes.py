@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.workflow.executors import job_name
 from benchmarks.workflow.expand_tables import launcher
 from benchmarks.workflow.plan import Plan, Run
+from benchmarks.workflow.run_plan import job_name
 from runs.folder import LOG
 from runs.record import read_record
 from tests.pretrain.conftest import images as images  # a fixture of that package
