@@ -1,8 +1,8 @@
 """`python -m benchmarks`: the papers' tables, planned, run, reported and guarded."""
 
 import argparse
-import importlib
 import os
+import pkgutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -158,8 +158,7 @@ def _positive(text: str, least: int = 1) -> int:
 
 def _lazy(path: str) -> Callable[[Any], Any]:
     """A function of a module that is imported only when it is called, so that `--help` is immediate."""
-    module, _, function = path.rpartition(".")
-    return lambda argument: getattr(importlib.import_module(f"benchmarks.{module}"), function)(argument)
+    return lambda argument: pkgutil.resolve_name(f"benchmarks.{path}")(argument)
 
 
 @cli

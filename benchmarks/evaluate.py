@@ -18,7 +18,7 @@ from benchmarks.results.table_results import TableResult, full_label, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand_tables import check_roots, expand, parse_override
-from benchmarks.workflow.plan import Plan, Source
+from benchmarks.workflow.plan import DETECTION, Plan, Source
 from benchmarks.workflow.run_plan import run_plan
 from runs.environment import command_line, describe_environment
 from runs.errors import UserError
@@ -30,7 +30,7 @@ OTHERS = "The published rows are of 200 epochs of pre-training on ImageNet."
 PLACES = {
     "linear": ("table4", "ep200"),
     "knn": ("table4", "knn200"),
-    **dict.fromkeys(("voc07", "voc0712", "coco"), ("table5", "")),
+    **dict.fromkeys(DETECTION, ("table5", "")),
 }
 
 

@@ -8,18 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.workflow.plan import DETECTION
 from runs.child_environment import child_environment
 from runs.errors import UserError
 from runs.files import atomic_write
 
-# What `evaluate` measures -> the Hub's task, its metric, and the data of the paper's column.
-TASKS = {
-    "linear": ("image-classification", "accuracy", "ImageNet"),
-    "knn": ("image-classification", "accuracy", "ImageNet"),
-    "voc07": ("object-detection", "mean_average_precision", "VOC 07"),
-    "voc0712": ("object-detection", "mean_average_precision", "VOC 07+12"),
-    "coco": ("object-detection", "mean_average_precision", "COCO"),
-}
+# The Hub's task and its metric, where `evaluate` measures a detector or features.
+DETECTOR, FEATURES = ("object-detection", "mean_average_precision"), ("image-classification", "accuracy")
 FILES = {"torchvision": "model.safetensors", "detectron2": "detectron2.pkl"}
 
 
@@ -91,7 +86,8 @@ def with_metadata(text: str, facts: dict[str, Any], repository: str) -> str:
 
     results = []
     for result in facts["results"]:
-        task, metric, data = TASKS[result["task"]]
+        task, metric = DETECTOR if result["task"] in DETECTION else FEATURES
+        data = DETECTION.get(result["task"], "ImageNet")
         data = f"{data}, generated stand-in" if facts["generated_data"] else data
         spread = f" ± {result['std']:.2f}" if result["std"] is not None else ""
         results.append(

@@ -106,7 +106,7 @@ def _asked_of_torch() -> dict[str, Any]:
 
 @functools.cache
 def _driver() -> str | None:
-    return next(iter(_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split()), None)
+    return next(iter(command_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split()), None)
 
 
 @functools.cache
@@ -116,12 +116,13 @@ def _commit() -> str | None:
         return None
     # No tag has the name of the pattern, so the commit itself is printed.
     return (
-        _output("git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes")
+        command_output("git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes")
         or None
     )
 
 
-def _output(*command: str) -> str:
+def command_output(*command: str) -> str:
+    """What a command prints, without blanks around it; empty where it fails, takes 30 seconds, or does not exist."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):

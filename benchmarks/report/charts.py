@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.results.table_results import Results, pretrainings
 from benchmarks.results.trial_statistics import summarize
 from benchmarks.tables.table import Table
-from benchmarks.workflow.plan import Plan
+from benchmarks.workflow.plan import DETECTION, Plan
 from runs.errors import UserError
 from runs.metrics_log import METRICS_LOG, read_log
 from runs.palette import PALETTE
@@ -39,7 +39,6 @@ QUANTITIES = {
     "eta_z": ("Amount of o_z in o_p − o_z", "η_z", False, False),
     "r_e_cosine": ("Cosine of r_e and de-correlation, τ = 0.1", "cosine", False, False),
 }
-TASKS = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
 RECALLS = [i / 50 for i in range(51)]
 # Hundreds of points say no more than these at a few hundred pixels, and the page stays light.
 POINTS = 200
@@ -258,7 +257,7 @@ def precision_recall_charts(found: Sequence[Results]) -> list[Chart]:
             if run.kind == "transfer" and record and (mean := _mean_precision(record.details.get("curves"))):
                 number = numbers.setdefault(named[run.id], len(numbers))
                 by_task.setdefault(run.task, []).append(Curve(named[run.id], RECALLS, mean, number))
-    return [Chart(f"{TASKS[task]}: precision over recall, IoU .50", "recall", "precision", lines)
+    return [Chart(f"{DETECTION[task]}: precision over recall, IoU .50", "recall", "precision", lines)
             for task, lines in by_task.items()]  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from benchmarks.grid import Cell, Grid, Line, plain_cells
 from benchmarks.report import table_formats
 from benchmarks.report.charts import (
-    TASKS,
     chart_svg,
     precision_recall_charts,
     pretraining_logs,
@@ -20,7 +19,7 @@ from benchmarks.report.charts import (
 from benchmarks.report.result_tables import result_grid, results_csv
 from benchmarks.results.records import Found
 from benchmarks.results.table_results import Results, TableResult, join_with_and
-from benchmarks.workflow.plan import GENERATOR, PAGE, PLAN, TABLES, files_of_report
+from benchmarks.workflow.plan import DETECTION, GENERATOR, PAGE, PLAN, TABLES, files_of_report
 from benchmarks.workflow.run_status import last_attempts
 from benchmarks.workflow.time_left import clock
 from runs.errors import UserError
@@ -118,7 +117,7 @@ def run_pictures(results: Sequence[Results], kind: str, file: str) -> list[dict[
     found: dict[str, str] = {}
     for one in results:
         for run in one.plan.runs.values():
-            title = ", ".join(filter(None, (one.plan.row_labels.get(run.id), TASKS.get(run.task))))
+            title = ", ".join(filter(None, (one.plan.row_labels.get(run.id), DETECTION.get(run.task))))
             if run.kind == kind and title not in found and (source := data_uri(one.plan.folder(run.id) / file)):
                 found[title] = source
     # Methods that see the same views share one picture.

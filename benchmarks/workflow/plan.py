@@ -26,7 +26,8 @@ ID = re.compile(r"\w[\w.+-]*/\w[\w.+-]*")
 # The file that a finished run has written, relative to its folder.
 TARGETS = {"data": "set/manifest.json", "convert": "backbone.pkl"}
 KINDS = (*TARGETS, "pretrain", "linear", "knn", "transfer")
-DETECTION = ("voc07", "voc0712", "coco")
+# The tasks of `transfer`, with the papers' names for them.
+DETECTION = {"voc07": "VOC 07", "voc0712": "VOC 07+12", "coco": "COCO"}
 # Settings that do not change how long a run takes.
 SAME_TIME = ("seed", "weights", "checkpoint", "file", "data.root")
 OF_THE_SCALE = (

@@ -21,6 +21,7 @@ from benchmarks.workflow.run_status import Running, Status, append_attempt, last
 from benchmarks.workflow.time_left import chain_seconds, expected_durations
 from runs.app import PARENT
 from runs.child_environment import child_environment
+from runs.environment import command_output
 from runs.errors import UserError, from_os_error
 from runs.folder import LOG, wait_for_lock
 from runs.signals import raise_signals
@@ -116,11 +117,7 @@ def visible_devices() -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return re.findall(r"^GPU (\d+):", listed, re.MULTILINE)
+    return re.findall(r"^GPU (\d+):", command_output("nvidia-smi", "-L"), re.MULTILINE)
 
 
 def devices_to_share(plan: Plan, executor: str, options: Sequence[str]) -> list[str]:

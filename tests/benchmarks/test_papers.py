@@ -82,7 +82,7 @@ def test_tables_4_and_5_equal_the_collected_facts(shared: Path) -> None:
         ("{good}\nsurprise: 1", "unknown field 'surprise'"),
         ("{good}", ""),
         ("{good}".replace("good", "short"), "2 values for 1 columns"),
-        ("{task}", "task 'dancing'"),
+        ("{task}", "columns[0]: task='dancing': choose one of pretrain, linear"),
         ("{method}", "pretrain.method is missing"),
         ("{twice}", "row 'a' is there twice"),
         ("{list}", "pretrain.method must be a name"),
