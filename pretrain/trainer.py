@@ -12,24 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from converters import Backbone
-from pretrain.augment.views import build_views
-from pretrain.batch_norm import synchronize_norms
+from converters import Backbone, load_backbone
+from converters.architecture import parse_arch
+from converters.checkpoint_layouts import InputConvention
+from pretrain.augment.views import build_views, save_view_grid
 from pretrain.checkpoint import Checkpoints
 from pretrain.collapse.measure_checkpoint import training_set_bias_cosine
 from pretrain.config import MAY_DIFFER, PretrainConfig
 from pretrain.data import Images, fingerprints, open_training
-from pretrain.initial_weights import load_initial_weights
+from pretrain.layers import synchronize_norms
 from pretrain.loader import DeviceLoader, StepSampler
 from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.metrics import Metrics
 from pretrain.online_evaluation import OnlineEvaluation
 from pretrain.optim import Schedule, build_optimizer
-from pretrain.view_grid import save_view_grid
 from runs.distributed import all_gather_object, process_group, rank, set_precision, world_size
 from runs.errors import UserError
 from runs.files import VIEWS, sha256
 from runs.folder import RECORD, Run, claim_run
+from runs.printable import without_credentials
 from runs.progress import Progress
 from runs.record import Dataset, Subject, read_record
 from runs.seeds import generator_states, seed_everything, set_generator_states
@@ -293,6 +294,29 @@ class Trainer:
         )
         knn = f"; kNN {metrics.accuracies['knn_top1']:.1f} %" if "knn_top1" in metrics.accuracies else ""
         print(f"{verdict}{knn} -> {path}")
+
+
+def load_initial_weights(config: PretrainConfig) -> Backbone | None:
+    """Load the backbone, for RGB images, that `init` names; None where it names nothing.
+
+    A line on stderr says where the run normalizes its images otherwise than the file expects.
+
+    Raises:
+        UserError: the file is no complete ResNet, another one than `arch`, or one that computes otherwise.
+    """
+    if not config.init:
+        return None
+    backbone, plain = load_backbone(config.init).rgb(), InputConvention()
+    if backbone.arch != parse_arch(config.arch).name:
+        raise UserError(f"init={config.init}: is a {backbone.arch}; give arch={backbone.arch}, or another file")
+    if backbone.input.stride_in_1x1 or backbone.input.stem_padding != plain.stem_padding:
+        raise UserError(f"init={config.init}: has its strides or its stem's padding elsewhere; give another file")
+    mean, std = list(backbone.input.mean), list(backbone.input.std)
+    differs = any(abs(a - b) > 1e-4 for a, b in zip(mean + std, config.augment.mean + config.augment.std, strict=True))
+    if differs and rank() == 0:
+        file = without_credentials(config.init)
+        print(f"init={file}: expects augment.mean={mean} augment.std={std} ({backbone.assumed})", file=sys.stderr)
+    return backbone
 
 
 def check_compiler() -> None:

@@ -7,10 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from pretrain.keep_float32 import l2_normalize
+from pretrain.layers import l2_normalize, mlp
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import BYOLConfig
-from pretrain.mlp import mlp
 
 
 class BYOL(Method):

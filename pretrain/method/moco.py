@@ -5,9 +5,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torchvision.models.resnet import ResNet
 
-from pretrain.batch_norm import split_norms
 from pretrain.collectives import all_gather
-from pretrain.keep_float32 import autocast_off, l2_normalize
+from pretrain.layers import autocast_off, l2_normalize, split_norms
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MoCoConfig
 from runs.distributed import rank, world_size

@@ -8,10 +8,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pretrain.collectives import all_gather
-from pretrain.keep_float32 import autocast_off, l2_normalize
+from pretrain.layers import autocast_off, l2_normalize, mlp
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SimCLRConfig
-from pretrain.mlp import mlp
 from runs.distributed import rank
 
 

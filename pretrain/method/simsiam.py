@@ -2,10 +2,9 @@
 
 from torch import Tensor
 
-from pretrain.keep_float32 import l2_normalize
+from pretrain.layers import l2_normalize, mlp
 from pretrain.method.base import Batch, Group, Method, Output, TrainingPlan
 from pretrain.method.config import SimSiamConfig
-from pretrain.mlp import mlp
 
 
 class SimSiam(Method):

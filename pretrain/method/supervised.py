@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import cross_entropy
 
-from pretrain.keep_float32 import at_least_float32
+from pretrain.layers import at_least_float32
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SupervisedConfig
 

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
 from pretrain.collectives import all_gather, all_reduce
-from pretrain.keep_float32 import autocast_off, l2_normalize
+from pretrain.layers import autocast_off, l2_normalize, mlp
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import SwAVConfig
-from pretrain.mlp import mlp
 from runs.distributed import rank, world_size
 from runs.errors import UserError
 

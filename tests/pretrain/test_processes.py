@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain.batch_norm import SyncBatchNorm, synchronize_norms
 from pretrain.collectives import mean_over_processes
+from pretrain.layers import SyncBatchNorm, synchronize_norms
 from pretrain.method.base import Batch, build_method
 from runs.distributed import process_group, rank, world_size
 from tests.pretrain import tiny

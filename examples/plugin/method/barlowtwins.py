@@ -6,10 +6,9 @@ import torch
 from torch import nn
 
 from pretrain.collectives import all_reduce
-from pretrain.keep_float32 import at_least_float32, autocast_off
+from pretrain.layers import at_least_float32, autocast_off, mlp
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MethodConfig
-from pretrain.mlp import mlp
 from runs.distributed import world_size
 from runs.settings import number
 

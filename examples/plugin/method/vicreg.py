@@ -7,10 +7,9 @@ from torch import Tensor
 from torch.nn.functional import mse_loss, relu
 
 from pretrain.collectives import all_gather
-from pretrain.keep_float32 import at_least_float32, autocast_off
+from pretrain.layers import at_least_float32, autocast_off, mlp
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MethodConfig
-from pretrain.mlp import mlp
 from runs.settings import number
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pretrain.collectives import all_gather, all_reduce
-from pretrain.keep_float32 import autocast_off, l2_normalize
+from pretrain.layers import autocast_off, l2_normalize
 from runs.distributed import world_size
 
 

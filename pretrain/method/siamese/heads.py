@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pretrain.keep_float32 import l2_normalize
-from pretrain.mlp import mlp
+from pretrain.layers import l2_normalize, mlp
 
 
 def build_projector(fc: nn.Linear, layers: int, norms: str, affine: bool) -> nn.Sequential:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
 from pretrain.collectives import all_gather
-from pretrain.keep_float32 import at_least_float32, autocast_off, l2_normalize
+from pretrain.layers import at_least_float32, autocast_off, l2_normalize
 from runs.distributed import rank
 
 Similarity = Callable[[Tensor, Tensor], Tensor]

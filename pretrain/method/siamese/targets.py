@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.collectives import all_gather
-from pretrain.keep_float32 import l2_normalize
+from pretrain.layers import l2_normalize
 from pretrain.method.base import Batch
 
 
