@@ -1,5 +1,6 @@
 """Checkpoints in the official layout, whole or absent, and the newest whole one again."""
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -18,10 +19,10 @@ if TYPE_CHECKING:  # half a second
 NAME = re.compile(r"checkpoint_(\d{4,})(?:_(\d{8}))?\.pth\.tar")
 
 
-def epoch_and_step(path: Path) -> tuple[int, int | None]:
-    """Epoch, counted from 0, and steps done (None at the epoch's end) of a checkpoint, by its name."""
+def epoch_and_step(path: Path) -> tuple[int, float]:
+    """Epoch, counted from 0, and steps done (infinity at the epoch's end) of a checkpoint, by its name; they sort."""
     epoch, step = NAME.fullmatch(path.name).groups()  # type: ignore[union-attr]
-    return int(epoch), int(step) if step else None
+    return int(epoch), int(step) if step else math.inf
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -52,13 +53,7 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """All checkpoints, newest first."""
-
-        def position(path: Path) -> tuple[int, int]:
-            epoch, step = epoch_and_step(path)
-            # Inside an epoch comes before its end.
-            return epoch, sys.maxsize if step is None else step
-
-        return sorted((p for p in self.folder.iterdir() if NAME.fullmatch(p.name)), key=position, reverse=True)
+        return sorted((p for p in self.folder.iterdir() if NAME.fullmatch(p.name)), key=epoch_and_step, reverse=True)
 
     def save(self, state: dict[str, Any], step: int | None = None) -> Path:
         """Write a checkpoint, of the end of the state's `epoch` or of `step` inside it; delete those no longer kept."""
@@ -66,8 +61,8 @@ class Checkpoints:
         path = self.folder / checkpoint_name(state["epoch"] - 1, suffix)
         write_tensors(path, state | {"digest": tensor_digest(state["state_dict"])})
         for old in self.paths()[self.keep :]:
-            number, inside = epoch_and_step(old)
-            if inside is not None or not self.keep_every or (number + 1) % self.keep_every:
+            number, step_of_old = epoch_and_step(old)
+            if step_of_old < math.inf or not self.keep_every or (number + 1) % self.keep_every:
                 old.unlink(missing_ok=True)
         return path
 

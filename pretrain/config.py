@@ -20,8 +20,6 @@ def piecewise_constant(value: float, table: Any) -> Any:
     return table[max((key for key in keys if key <= value), default=keys[0])]
 
 
-# In config.yaml: the variant's name, or else the method's.
-OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
 # In the YAML files: ${if:${official},pytorch,auto}
 OmegaConf.register_new_resolver("if", lambda condition, yes, no: yes if condition else no, replace=True)
 # In the YAML files: ${piecewise:${epochs},{100: 0.45, 300: 0.3, 1000: 0.2}}

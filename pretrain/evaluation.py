@@ -3,6 +3,7 @@
 evaluate("linear", config, measure)  # opens the data, claims the folder, calls measure(evaluation), writes the record
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,19 +35,12 @@ with without_dynamo():
     from converters.resnet_model import build_resnet
 
 
-def pooled_features(network: ResNet, images: Tensor) -> Tensor:
-    """Return a ResNet's globally average-pooled features (N, C) of normalized images (N, 3, H, W), without its `fc`."""
-    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
-    x = network.layer4(network.layer3(network.layer2(network.layer1(x))))
-    return torch.flatten(network.avgpool(x), 1)
-
-
 @dataclass(frozen=True)
 class FeatureExtractor:
     """A frozen network without a classifier.
 
     Attributes:
-        network: takes RGB.
+        network: turns RGB images (n, 3, H, W) into features (n, C).
         subject: what it is.
         augment: the view of images, with the mean and std that the network gets.
         convention: who says so.
@@ -56,10 +50,6 @@ class FeatureExtractor:
     subject: Subject
     augment: AugmentConfig
     convention: str
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features (n, C) of images (n, 3, H, W)."""
-        return pooled_features(self.network, images)
 
     def weights_checksum(self) -> float:
         """A number that changes when any weight or statistic does."""
@@ -86,8 +76,8 @@ def load_feature_extractor(config: EvaluationConfig, device: torch.device) -> Fe
         network, mean, std, said = backbone.network(), [*backbone.input.mean], [*backbone.input.std], backbone.assumed
         method, epochs = backbone.format, None
         if ours := settings_beside(Path(checkpoint)):
-            epoch, inside = epoch_and_step(Path(checkpoint))
-            method, epochs = ours.get("variant") or ours["method"]["name"], epoch + (inside is None)
+            epoch, step = epoch_and_step(Path(checkpoint))
+            method, epochs = ours.get("variant") or ours["method"]["name"], epoch + (step == math.inf)
         subject = Subject(method, backbone.arch, epochs, Path(checkpoint).name, backbone.source_sha256)
     augment = config.augment
     if given := [f"augment.{name}" for name in ("mean", "std") if getattr(augment, name)]:
@@ -194,7 +184,7 @@ class Evaluation:
     """What an evaluation works on."""
 
     config: EvaluationConfig
-    network: FeatureExtractor
+    extractor: FeatureExtractor
     train: Images
     val: Images
     device: torch.device
@@ -214,8 +204,8 @@ class Evaluation:
         total = len(images) if indices is None else len(indices)
         with self.progress(total, f"features of {images.split}", "image") as bar:
             return extract_features(
-                self.network, images, self.network.augment, self.config.data, self.device, indices=indices,
-                batch_size=batch_size, bf16=self.config.precision == "bf16", bar=bar, split=True,
+                self.extractor.network, images, self.extractor.augment, self.config.data, self.device,
+                indices=indices, batch_size=batch_size, bf16=self.config.precision == "bf16", bar=bar, split=True,
             )  # fmt: skip
 
 
@@ -244,12 +234,12 @@ def evaluate(
             if claimed.done:
                 return next(iter(claimed.done.metrics.values()))
             set_precision(config.precision, device, config.threads)
-            network = load_feature_extractor(config, device)
-            found = measure(Evaluation(config, network, train, val, device, claimed))
-            view = {"mean": network.augment.mean, "std": network.augment.std, "by": network.convention}
+            extractor = load_feature_extractor(config, device)
+            found = measure(Evaluation(config, extractor, train, val, device, claimed))
+            view = {"mean": extractor.augment.mean, "std": extractor.augment.std, "by": extractor.convention}
             if rank() == 0:
                 claimed.finish(
-                    network.subject,
+                    extractor.subject,
                     Dataset(val.name, "val", len(val), val.fingerprint),
                     found.metrics,
                     verdict=found.verdict,

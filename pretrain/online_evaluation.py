@@ -17,7 +17,7 @@ from torchvision.models.resnet import ResNet
 from pretrain.collectives import average_gradients
 from pretrain.config import PretrainConfig, ProbeConfig
 from pretrain.data import Images
-from pretrain.evaluation import Features, extract_features, pooled_features
+from pretrain.evaluation import Features, extract_features
 from pretrain.knn.evaluation import knn_accuracy
 
 
@@ -70,6 +70,13 @@ class OnlineProbe:
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         self.classifier.load_state_dict(state["classifier"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def pooled_features(network: ResNet, images: Tensor) -> Tensor:
+    """Return a ResNet's globally average-pooled features (N, C) of normalized images (N, 3, H, W), without its `fc`."""
+    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+    x = network.layer4(network.layer3(network.layer2(network.layer1(x))))
+    return torch.flatten(network.avgpool(x), 1)
 
 
 class OnlineEvaluation:

@@ -11,7 +11,7 @@ import random
 import tarfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
@@ -92,9 +92,8 @@ def write_split(
         path = folder / f"{folder.name}-{place:06d}.tar"
         chosen = order[start : start + config.images]
         if not _whole(path):
-            content, missing = _pack(images, chosen, start, config.data.skip_broken)
             with atomic_write(path) as file:
-                file.write(content)
+                missing = _pack(images, chosen, start, config.data.skip_broken, file)
             with atomic_write(_digest_file(path), "w") as file:
                 file.writelines([f"{sha256(path)}  {path.name}\n", *(f"# {name}\n" for name in missing)])
         first, *rest = _digest_file(path).read_text(encoding="utf-8").splitlines()
@@ -126,10 +125,10 @@ def _whole(path: Path) -> bool:
     return path.is_file() and sha256(path) == expected
 
 
-def _pack(images: "Images", chosen: list[int], start: int, skip_broken: bool) -> tuple[bytes, list[str]]:
-    """A tar of `KEY.<extension>` and `KEY.cls`, the same bytes each time, and the names of broken images."""
-    output, broken = io.BytesIO(), []
-    with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+def _pack(images: "Images", chosen: list[int], start: int, skip_broken: bool, file: IO[bytes]) -> list[str]:
+    """Write a tar of `KEY.<extension>` and `KEY.cls`, the same bytes each time; returns the names of broken images."""
+    broken = []
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for place, index in enumerate(chosen, start=start):
             try:
                 extension, content = _encoded_image(images, index)
@@ -142,7 +141,7 @@ def _pack(images: "Images", chosen: list[int], start: int, skip_broken: bool) ->
                 entry = tarfile.TarInfo(f"{place:09d}.{name}")
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
-    return output.getvalue(), broken
+    return broken
 
 
 def _encoded_image(images: "Images", index: int) -> tuple[str, bytes]:

@@ -6,10 +6,10 @@
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pretrain.collectives import all_reduce
 from pretrain.evaluation import Evaluation, Result, evaluate
 from pretrain.knn import KnnConfig
 from runs.distributed import rank, world_size
@@ -90,8 +90,8 @@ def knn_accuracy(
             for i, k in enumerate(ks):
                 votes = weights.new_zeros(len(q), classes).scatter_add_(1, voters[:, :k], weights[:, :k])
                 correct[i, j] += (votes.argmax(dim=1) == labels).sum()
-    if split and world_size() > 1:
-        dist.all_reduce(correct)
+    if split:
+        correct = all_reduce(correct)
     share = (100 * correct.double() / len(query_labels)).tolist()
     return {(k, t): share[i][j] for i, k in enumerate(ks) for j, t in enumerate(temperatures)}
 

@@ -131,11 +131,11 @@ def evaluate_linear(config: LinearConfig) -> float:
     def measure(evaluation: Evaluation) -> Result:
         if config.data.cache:
             evaluation.train.cache(config.data.skip_broken)
-        before = evaluation.network.weights_checksum()
-        channels = evaluation.network.network.inplanes  # what `layer4` puts out
+        before = evaluation.extractor.weights_checksum()
+        channels = evaluation.extractor.network.inplanes  # what `layer4` puts out
         classifiers = LinearClassifiers(config, channels, len(evaluation.train.classes), evaluation.device)
         broken = train_classifiers(config, evaluation, classifiers)
-        if evaluation.network.weights_checksum() != before:
+        if evaluation.extractor.weights_checksum() != before:
             raise AssertionError("the frozen network changed during linear evaluation")
         rows = classifiers.table
         return Result(
@@ -178,7 +178,7 @@ def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers:
     length = sampler.steps_per_epoch
     sampler.steps = range(classifiers.epoch * length, config.epochs * length)
     # Without a random crop an image has the same features in every epoch.
-    cached = not evaluation.network.augment.crop_scale
+    cached = not evaluation.extractor.augment.crop_scale
     if cached:
         features = evaluation.features(evaluation.train)
         broken.update(features.broken)
@@ -224,11 +224,11 @@ def cached_batches(features: Features, images: Images, sampler: StepSampler) -> 
 
 def augmented_batches(config: LinearConfig, evaluation: Evaluation, sampler: StepSampler, broken: set[str]) -> Batches:
     """Batches of features of views that are drawn anew; the names of broken images are added to `broken`."""
-    network, device = evaluation.network, evaluation.device
-    views = build_views(evaluation.train, [network.augment], config.seed, config.data.skip_broken, device)
+    extractor, device = evaluation.extractor, evaluation.device
+    views = build_views(evaluation.train, [extractor.augment], config.seed, config.data.skip_broken, device)
     for batch in DeviceLoader(views, sampler, config.data.workers, device, config.channels_last, broken):
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            features = network(batch.views[0]).float()
+            features = extractor.network(batch.views[0]).float()
         yield features, batch.labels
 
 

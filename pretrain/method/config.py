@@ -136,16 +136,10 @@ REMOVABLE = ("o_e", "r_e")
 
 
 @dataclass
-class SiameseConfig(MethodConfig):
+class SiameseConfig(SimSiamConfig):
     """Settings of the composition; the defaults are SimSiam."""
 
     name: str = "siamese"
-    dim: int = number(2048, least=1)
-    """d: width of z and p."""
-    hidden: int = number(512, least=1)
-    """Width of the predictor's hidden layer."""
-    layers: int = number(3, least=2, most=3)
-    """Layers of the projector."""
     projector_bn: str = choice("all", "hidden", "none")
     """Which layers of the projector have batch norm."""
     output_affine: bool = False
@@ -158,8 +152,6 @@ class SiameseConfig(MethodConfig):
     """Which layers of mlp have batch norm."""
     train_predictor: bool = True
     """Off, h stays as it starts."""
-    fix_predictor_lr: bool = True
-    """Keep the predictor's learning rate constant."""
     arrangement: str = choice("predict", "mirror", "both", "inverse")
     """Where h stands. predict: before what learns; mirror: before the target; inverse: undone again."""
     target: str = choice("latest", "mean", "moving_average", "cached")
@@ -204,5 +196,5 @@ class SiameseConfig(MethodConfig):
             raise UserError("method.arrangement=inverse: needs method.symmetry=symmetric and method.target=latest")
 
 
-METHODS: dict[str, type[MethodConfig]] = {schema.name: schema for schema in MethodConfig.__subclasses__()}
+METHODS: dict[str, type[MethodConfig]] = {s.name: s for s in MethodConfig.__subclasses__()} | {"siamese": SiameseConfig}
 """By the names that `method=` takes."""

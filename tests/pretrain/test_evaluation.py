@@ -226,14 +226,14 @@ def test_best_and_last_epoch_are_told_apart() -> None:
 
 def test_cached_features_are_those_of_the_stream(images: Path) -> None:
     settings = config(augment=AugmentConfig(name="none", size=32, crop_scale=[]), batch_size=16)
-    network = load_feature_extractor(settings, CPU)
+    extractor = load_feature_extractor(settings, CPU)
     train = open_images(DataConfig("test", "folder", str(images)), "train")
     settings.data.workers = 0
-    features = extract_features(network, train, settings.augment, settings.data, CPU)
+    features = extract_features(extractor.network, train, settings.augment, settings.data, CPU)
     sampler = StepSampler(len(train), 16, 0, steps=range(4))
     cached = cached_batches(features, train, sampler)
     augmented = augmented_batches(
-        settings, Evaluation(settings, network, train, train, CPU, claimed(settings)), sampler, set()
+        settings, Evaluation(settings, extractor, train, train, CPU, claimed(settings)), sampler, set()
     )
     for (a, x), (b, y) in zip(cached, augmented, strict=True):
         assert torch.equal(x, y) and torch.allclose(a, b, rtol=1e-4, atol=1e-5)

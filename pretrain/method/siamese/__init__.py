@@ -29,7 +29,7 @@ from pretrain.method.siamese.gradient_components import (
     simsiam_components,
     triplet_components,
 )
-from pretrain.method.siamese.heads import BoundedLinear, build_output_norm, build_predictor, build_projector
+from pretrain.method.siamese.heads import build_output_norm, build_predictor, build_projector
 from pretrain.method.siamese.targets import FrozenCopy, MeanOfOtherViews, MovingAverage, Target
 
 PAIRS = {
@@ -150,10 +150,13 @@ class Siamese(Method):
             return "decorrelate"
         return "collapse" if c.collapse_from and epoch >= c.collapse_from else "train"
 
+    @torch.no_grad()
     def after_step(self, step: int) -> None:
         self.target.after_step(self.f, step)
-        if isinstance(self.predictor, BoundedLinear):
-            self.predictor.tanh_weights()
+        if self.config.predictor == "one_fc_tanh":
+            # A tanh bounds the weights after every step (the second paper, table 5, "one FC").
+            for weight in self.predictor.parameters():
+                weight.tanh_()
 
     def heads(self) -> list[nn.Module]:
         """What predicts: h, and what undoes it."""

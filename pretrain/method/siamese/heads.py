@@ -43,10 +43,10 @@ def build_predictor(name: str, dim: int, hidden: int, norms: str) -> nn.Module:
     if name == "two_fc":
         # "Equivalent to removing the BN and ReLU in the original predictor" (section 4): its first layer has no bias.
         return nn.Sequential(nn.Linear(dim, hidden, bias=False), nn.Linear(hidden, dim))
-    if name == "one_fc":
+    if name in ("one_fc", "one_fc_tanh"):
         # Without a bias, "to exclude the influence of o_e" (section 3.4).
         return nn.Linear(dim, dim, bias=False)
-    return {"one_fc_tanh": BoundedLinear, "bias": Bias, "none": nn.Identity}[name](dim)
+    return Bias(dim) if name == "bias" else nn.Identity()
 
 
 class L2(nn.Module):
@@ -68,15 +68,3 @@ class Bias(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Add the bias to each row of (n, d)."""
         return z + self.bias
-
-
-class BoundedLinear(nn.Linear):
-    """One layer whose weights a tanh bounds after every step (the second paper, table 5, "one FC")."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, dim, bias=False)
-
-    @torch.no_grad()
-    def tanh_weights(self) -> None:
-        """Replace the weights by their tanh."""
-        self.weight.tanh_()
