@@ -7,7 +7,7 @@ from torchvision import models
 
 from hardware.measure_peak_rates import shortest_time
 from hardware.section import IMAGENET, Figure, Options
-from pretrain.linear import LinearConfig
+from pretrain.config import LinearConfig
 from pretrain.linear.evaluation import LinearClassifiers
 from runs.distributed import set_precision
 

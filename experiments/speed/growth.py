@@ -25,8 +25,8 @@ from benchmarks.results.records import find_records
 from experiments.speed.rows import seconds
 from experiments.speed.views import fast_views, read_files, read_recipe
 from experiments.speed.voc_cases import make_detections, make_truth
+from pretrain.config import LinearConfig
 from pretrain.knn.evaluation import knn_accuracy
-from pretrain.linear import LinearConfig
 from pretrain.linear.evaluation import LinearClassifiers
 from runs.files import atomic_write, write_json
 from runs.palette import PALETTE

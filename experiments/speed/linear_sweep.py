@@ -18,8 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from converters.resnet_model import build_resnet
 from experiments.speed.rows import Row, Skipped, alternate, run_script, seconds
 from hardware.measure_peak_rates import multiply_rate
-from pretrain.config import OptimizerConfig
-from pretrain.linear import LinearConfig
+from pretrain.config import LinearConfig, OptimizerConfig
 from pretrain.linear.evaluation import LinearClassifiers
 from pretrain.optim import build_optimizer
 

@@ -1,6 +1,6 @@
 """`python -m pretrain.collapse checkpoint=FILE data=… data.root=DIR`: measure the outputs of any checkpoint."""
 
-from pretrain.collapse import CollapseConfig
+from pretrain.config import CollapseConfig
 from runs.app import hydra_app
 
 main = hydra_app(

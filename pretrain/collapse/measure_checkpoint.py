@@ -14,9 +14,8 @@ from torch import Tensor
 from pretrain.augment import build_transforms
 from pretrain.augment.views import Views
 from pretrain.checkpoint import load_checkpoint
-from pretrain.collapse import CollapseConfig
 from pretrain.collapse.draw_checkpoint_measures import draw_measures
-from pretrain.config import AugmentConfig
+from pretrain.config import AugmentConfig, CollapseConfig
 from pretrain.data import Images
 from pretrain.evaluation import Evaluation, Result, evaluate, settings_beside
 from pretrain.loader import load_batches

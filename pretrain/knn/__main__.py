@@ -1,6 +1,6 @@
 """`python -m pretrain.knn checkpoint=FILE data=… data.root=DIR`: weighted kNN on frozen features."""
 
-from pretrain.knn import KnnConfig
+from pretrain.config import KnnConfig
 from runs.app import hydra_app
 
 main = hydra_app("pretrain", "config_knn", KnnConfig, "pretrain.knn.evaluation.evaluate_knn")

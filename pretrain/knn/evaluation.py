@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pretrain.collectives import all_reduce
+from pretrain.config import KnnConfig
 from pretrain.evaluation import Evaluation, Result, evaluate
-from pretrain.knn import KnnConfig
 from runs.distributed import rank, world_size
 from runs.errors import UserError
 

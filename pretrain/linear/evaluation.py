@@ -16,10 +16,9 @@ from torch.nn.functional import cross_entropy, linear
 
 from pretrain.augment.views import build_views
 from pretrain.collectives import all_reduce, average_gradients
-from pretrain.config import OptimizerConfig
+from pretrain.config import LinearConfig, OptimizerConfig
 from pretrain.data import Images
 from pretrain.evaluation import Evaluation, Features, Result, evaluate
-from pretrain.linear import LinearConfig
 from pretrain.loader import DeviceLoader, StepSampler
 from pretrain.optim import Schedule, build_optimizer
 from runs.distributed import all_gather_object, rank, world_size

@@ -33,9 +33,7 @@ def composed(name, schema, line):
         raise SystemExit(f"{line}: {error}")
 
 lines = [line.strip().split(" ", 1) for line in sys.stdin]
-from pretrain.config import PretrainConfig
-from pretrain.knn import KnnConfig
-from pretrain.linear import LinearConfig
+from pretrain.config import KnnConfig, LinearConfig, PretrainConfig
 from transfer.settings import TransferConfig
 for module, package, name, schema in (("pretrain", "pretrain", "config", PretrainConfig),
         ("pretrain.linear", "pretrain", "config_linear", LinearConfig),

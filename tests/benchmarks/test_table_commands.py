@@ -12,9 +12,7 @@ from torch.distributed.run import parse_args as parse_torchrun
 
 from benchmarks.__main__ import main
 from converters.__main__ import parser
-from pretrain.config import PretrainConfig
-from pretrain.knn import KnnConfig
-from pretrain.linear import LinearConfig
+from pretrain.config import KnnConfig, LinearConfig, PretrainConfig
 from runs.settings import to_dataclass
 from transfer.settings import TransferConfig
 

@@ -13,9 +13,8 @@ import yaml
 from converters.resnet_model import build_resnet
 from pretrain.augment import build_transforms
 from pretrain.augment.views import Views
-from pretrain.collapse import CollapseConfig
 from pretrain.collapse.measure_checkpoint import compute_outputs, explained_metrics, load_method, verdict
-from pretrain.config import AugmentConfig, DataConfig, EvaluationConfig
+from pretrain.config import AugmentConfig, CollapseConfig, DataConfig, EvaluationConfig
 from pretrain.data import open_images
 from pretrain.evaluation import load_feature_extractor
 from pretrain.method.base import TrainingPlan, build_method

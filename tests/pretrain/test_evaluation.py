@@ -16,12 +16,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from converters.resnet_model import build_resnet
-from pretrain.config import AugmentConfig, DataConfig, OptimizerConfig
+from pretrain.config import AugmentConfig, DataConfig, LinearConfig, OptimizerConfig
 from pretrain.data import open_images, open_splits
 from pretrain.evaluation import Evaluation, Features, Result, evaluate, extract_features, load_feature_extractor
 from pretrain.knn import evaluation as knn_evaluation
 from pretrain.knn.evaluation import knn_accuracy, nearest_neighbours
-from pretrain.linear import LinearConfig
 from pretrain.linear import evaluation as heads
 from pretrain.linear.evaluation import (
     LinearClassifiers,

@@ -7,10 +7,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from pretrain.collapse import CollapseConfig
-from pretrain.config import PretrainConfig
-from pretrain.knn import KnnConfig
-from pretrain.linear import LinearConfig
+from pretrain.config import CollapseConfig, KnnConfig, LinearConfig, PretrainConfig
 from transfer.settings import TransferConfig
 
 # setting -> its value by default, and with official=true
