@@ -15,9 +15,9 @@ from torch.nn.functional import interpolate
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from hardware.section import Figure, Options
-from pretrain.config import OptimizerConfig
+from pretrain.config import METHODS, OptimizerConfig
 from pretrain.method.base import Batch, Method, TrainingPlan, build_method
-from pretrain.method.config import METHODS, MethodConfig
+from pretrain.method.config import MethodConfig
 from pretrain.optim import build_optimizer
 from runs.distributed import set_precision
 

@@ -6,7 +6,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from pretrain.method.config import METHODS, MethodConfig
+from pretrain.method.config import MethodConfig, SiameseConfig
 from pretrain.monitor_config import MonitorConfig
 from pretrain.variants import register_variants
 from runs import plugins
@@ -308,7 +308,8 @@ if _plugins := plugins.find("method/*.py"):
     with without_dynamo():
         for _path in _plugins:
             plugins.load(_path)
-METHODS.update({schema.name: schema for schema in MethodConfig.__subclasses__()})
+METHODS: dict[str, type[MethodConfig]] = {s.name: s for s in MethodConfig.__subclasses__()} | {"siamese": SiameseConfig}
+"""By the names that `method=` takes."""
 
 # The YAML file of each choice puts its schema first in its defaults list.
 _store = ConfigStore.instance()

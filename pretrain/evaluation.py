@@ -1,6 +1,6 @@
 """What linear and kNN evaluation and `pretrain.collapse` share: the frozen network, its features, start and record.
 
-evaluate("linear", config, measure)  # opens the data, claims the folder, calls measure(evaluation), writes the record
+evaluate("linear", config, measure)  # opens the data, claims the folder, and calls measure(evaluation)
 """
 
 import math
@@ -208,24 +208,29 @@ class Evaluation:
                 indices=indices, batch_size=batch_size, bf16=self.config.precision == "bf16", bar=bar, split=True,
             )  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Result:
-    """What an evaluation found: the record's `metrics`, `details` and `verdict`, and a sentence to print."""
-
-    metrics: dict[str, float]
-    details: dict[str, Any]
-    sentence: str
-    verdict: str = ""
+    def finish(self, metrics: dict[str, float], details: dict[str, Any], sentence: str, verdict: str = "") -> float:
+        """Write the record and print the sentence, in the first process; returns the first metric."""
+        if rank() == 0:
+            augment = self.extractor.augment
+            view = {"mean": augment.mean, "std": augment.std, "by": self.extractor.convention}
+            self.run.finish(
+                self.extractor.subject,
+                Dataset(self.val.name, "val", len(self.val), self.val.fingerprint),
+                metrics,
+                verdict=verdict,
+                details=details | {"processes": world_size(), "input": view},
+            )
+            print(f"{sentence} -> {self.run.path / RECORD}")
+        return next(iter(metrics.values()))
 
 
 def evaluate(
-    kind: str, config: EvaluationConfig, measure: Callable[[Evaluation], Result], may_differ: tuple[str, ...] = ()
+    kind: str, config: EvaluationConfig, measure: Callable[[Evaluation], float], may_differ: tuple[str, ...] = ()
 ) -> float:
     """Measure and record, or say that it is done; returns the first metric, what a sweeper of Hydra's optimizes.
 
-    Every process calls `measure`; `kind` is the record's, `may_differ` names settings that touch no result besides
-    `MAY_DIFFER`.
+    Every process calls `measure`, which ends with `Evaluation.finish`; `kind` is the record's, `may_differ` names
+    settings that touch no result besides `MAY_DIFFER`.
     """
     with process_group(config.device) as device:
         train, val = open_splits(config.data)
@@ -235,15 +240,4 @@ def evaluate(
                 return next(iter(claimed.done.metrics.values()))
             set_precision(config.precision, device, config.threads)
             extractor = load_feature_extractor(config, device)
-            found = measure(Evaluation(config, extractor, train, val, device, claimed))
-            view = {"mean": extractor.augment.mean, "std": extractor.augment.std, "by": extractor.convention}
-            if rank() == 0:
-                claimed.finish(
-                    extractor.subject,
-                    Dataset(val.name, "val", len(val), val.fingerprint),
-                    found.metrics,
-                    verdict=found.verdict,
-                    details=found.details | {"processes": world_size(), "input": view},
-                )
-                print(f"{found.sentence} -> {claimed.path / RECORD}")
-            return next(iter(found.metrics.values()))
+            return measure(Evaluation(config, extractor, train, val, device, claimed))

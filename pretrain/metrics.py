@@ -15,12 +15,14 @@ from pretrain.config import PretrainConfig
 from pretrain.method.base import Method, TrainingPlan
 from pretrain.monitor import CollapseMonitor
 from pretrain.online_evaluation import OnlineEvaluation
-from pretrain.output_measures import last_bias, measure_batch, measure_health
+from pretrain.output_measures import TEMPERATURE, last_bias, measure_health, measure_outputs
 from runs.errors import UserError
 from runs.metrics_log import METRICS_LOG, MetricsLog
 from runs.typed import build
 
 T = TypeVar("T")
+# Singular values that are logged: the largest ones tell a collapse, and a line of the log stays short.
+LOGGED = 32
 
 
 class Metrics:
@@ -96,9 +98,9 @@ class Metrics:
         if every and (step % every == 0 or last) and outputs:
             self.check_finite(step)
             bias = last_bias(self.method, outputs["z"].shape[1])
-            found = measure_batch(**{k: all_gather(v) for k, v in outputs.items()}, bias=bias)
-            self.details = {k: v for k, v in found.items() if isinstance(v, float)}
-            self._write(step, **found)
+            gathered = {k: all_gather(v) for k, v in outputs.items()}
+            self.details, singular, _ = measure_outputs(**gathered, bias=bias, temperatures=[TEMPERATURE])
+            self._write(step, **self.details, spectrum=[float(f"{s:.4g}") for s in singular[:LOGGED].tolist()])
         if step % self.config.log_every == 0 or last:
             self.check_finite(step)
             # This step's own numbers: a mean since the last line would depend on where a run resumed.

@@ -6,7 +6,6 @@ vturrisi/solo-learn@9187ea3 solo/methods/base.py has the classifier, scripts/pre
 
 import random
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -72,13 +71,6 @@ class OnlineProbe:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def pooled_features(network: ResNet, images: Tensor) -> Tensor:
-    """Return a ResNet's globally average-pooled features (N, C) of normalized images (N, 3, H, W), without its `fc`."""
-    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
-    x = network.layer4(network.layer3(network.layer2(network.layer1(x))))
-    return torch.flatten(network.avgpool(x), 1)
-
-
 class OnlineEvaluation:
     """Top-1 accuracies of a backbone in training, in percent; its mode is left as it was.
 
@@ -89,7 +81,9 @@ class OnlineEvaluation:
     def __init__(
         self, config: PretrainConfig, network: ResNet, train: Images, val: Images, device: torch.device
     ) -> None:
-        self.config, self.network, self.device = config, network, device
+        self.config, self.device = config, device
+        # All but the `fc`, which comes last: the globally average-pooled features.
+        self.network = nn.Sequential(*[*network.children()][:-1], nn.Flatten())
         self.val, self.classes, chance = val, len(train.classes), random.Random(0)
         self.probe: OnlineProbe | None = None
         if config.probe.enabled:
@@ -103,11 +97,11 @@ class OnlineEvaluation:
 
     def features(self, images: Images, indices: Sequence[int] | None = None) -> Features:
         """Pooled features of whole images, or of those at `indices`."""
-        config, network = self.config, partial(pooled_features, self.network)
+        config = self.config
         modes = {module: module.training for module in self.network.modules()}
         self.network.eval()
         try:
-            return extract_features(network, images, config.augment, config.data, self.device, indices=indices)
+            return extract_features(self.network, images, config.augment, config.data, self.device, indices=indices)
         finally:
             for module, mode in modes.items():
                 module.training = mode

@@ -7,6 +7,7 @@ remains of a row without it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,6 @@ from torch.nn.functional import cosine_similarity, normalize
 # Temperatures of figure 5 (c); the text names 0.1 and 0.2.
 TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0)
 TEMPERATURE = 0.1
-# Singular values that are logged in training: the largest ones tell a collapse, and a line of the log stays short.
-LOGGED = 32
 # Outputs whose pairs are compared: 130,000 pairs are enough for a median, and more would only cost time.
 PAIRS = 512
 
@@ -73,19 +72,33 @@ def measure_health(z: Tensor) -> Health:
     )
 
 
+class Measures(NamedTuple):
+    """What `measure_outputs` finds."""
+
+    metrics: dict[str, float]
+    """By name; see there."""
+    singular: Tensor
+    """`spectrum(z)`."""
+    by_temperature: dict[float, tuple[float, float]]
+    """`decorrelation_cosines(z, z2)`; empty without z2."""
+
+
 @torch.no_grad()
-def measure_heads(
-    z: Tensor, p: Tensor | None = None, bias: Tensor | None = None, singular: Tensor | None = None
-) -> dict[str, float]:
+def measure_outputs(
+    z: Tensor, z2: Tensor | None = None, p: Tensor | None = None, bias: Tensor | None = None,
+    temperatures: Sequence[float] = TEMPERATURES,
+) -> Measures:  # fmt: skip
     """Measure an encoder's output z and, where there is a predictor, its output p = h(z) on the same rows.
 
     Args:
         z: (n, d), n at least 2.
+        z2: (n, d), of another view.
         p: (n, d).
         bias: (d,), the predictor's last bias.
-        singular: `spectrum(z)`, where it is known: it is most of the work.
+        temperatures: of InfoNCE, `TEMPERATURE` among them.
 
     Returns:
+        `metrics` of these names:
         `top_share`: share of the largest singular value's square in their sum, 1 for outputs on a line.
         `p_std`, `p_m_o`: as `std` and `m_o` of `Health`, of the prediction.
         `eta_p`: the amount of o_p in o_e = o_z - o_p, SimSiam's extra center gradient on P (figure 5 a, -0.5 there):
@@ -94,10 +107,12 @@ def measure_heads(
         the center.
         `o_e`: the length of o_e over that of o_z: whether there is an extra center gradient at all.
         `bias_center_cosine`: of the bias and the center o_z (table 6).
+        `r_e_cosine`, `o_e_cosine`: figure 5 (c) at `TEMPERATURE`.
     """
     Z = normalize(z.double(), dim=1)  # n-by-d
     o_z = Z.mean(dim=0)  # d
-    variances = (spectrum(z) if singular is None else singular).square()
+    singular = spectrum(z)
+    variances = singular.square()
     found = {"top_share": (variances[0] / variances.sum().clamp(min=1e-300)).item()}
     if p is not None:
         P = normalize(p.double(), dim=1)  # n-by-d
@@ -111,7 +126,10 @@ def measure_heads(
         }
     if bias is not None:
         found["bias_center_cosine"] = cosine_similarity(bias.double(), o_z, dim=0).item()
-    return found
+    by_temperature = decorrelation_cosines(z, z2, temperatures) if z2 is not None else {}
+    if by_temperature:
+        found["r_e_cosine"], found["o_e_cosine"] = by_temperature[TEMPERATURE]
+    return Measures(found, singular, by_temperature)
 
 
 def projection_coefficient(vector: Tensor, part: Tensor) -> float:
@@ -191,17 +209,3 @@ def bias_center_cosine(bias: Tensor, *views: Tensor) -> float:
     """
     o_z = torch.cat([normalize(z.double(), dim=1) for z in views]).mean(dim=0)  # d
     return cosine_similarity(bias.double(), o_z, dim=0).item()
-
-
-def measure_batch(
-    z: Tensor, z2: Tensor | None = None, p: Tensor | None = None, bias: Tensor | None = None
-) -> dict[str, object]:
-    """What training logs of a batch: `measure_heads`, figure 5 (c) at one temperature, and the first singular values.
-
-    z and z2 (n, d) are the outputs of two views, p (n, d) is the prediction from z, bias (d,) the predictor's last.
-    """
-    singular = spectrum(z)
-    found: dict[str, object] = {**measure_heads(z, p, bias, singular)}
-    if z2 is not None:
-        found["r_e_cosine"], found["o_e_cosine"] = decorrelation_cosines(z, z2, [TEMPERATURE])[TEMPERATURE]
-    return found | {"spectrum": [float(f"{s:.4g}") for s in singular[:LOGGED].tolist()]}

@@ -23,8 +23,8 @@ def draw_measures(
 ) -> None:
     """Draw the numbers of outputs z (n, d) and predictions p (n, d) to the PNG `path`.
 
-    `metrics` are those of `measure_health` and `measure_heads`, `singular` those of `spectrum`; `by_temperature` of
-    `decorrelation_cosines` may be empty. Figure 5 (a) needs p.
+    `metrics` are those of `measure_health` and `measure_outputs`, the latter's too `singular` and `by_temperature`,
+    which may be empty. Figure 5 (a) needs p.
     """
     from matplotlib.figure import Figure
 

@@ -15,22 +15,12 @@ from pretrain.augment import build_transforms
 from pretrain.augment.views import Views
 from pretrain.checkpoint import load_checkpoint
 from pretrain.collapse.draw_checkpoint_measures import draw_measures
-from pretrain.config import AugmentConfig, CollapseConfig
+from pretrain.config import METHODS, AugmentConfig, CollapseConfig
 from pretrain.data import Images
-from pretrain.evaluation import Evaluation, Result, evaluate, settings_beside
+from pretrain.evaluation import Evaluation, evaluate, settings_beside
 from pretrain.loader import load_batches
 from pretrain.method.base import Method, TrainingPlan, build_method
-from pretrain.method.config import METHODS
-from pretrain.output_measures import (
-    TEMPERATURE,
-    Health,
-    bias_center_cosine,
-    decorrelation_cosines,
-    last_bias,
-    measure_heads,
-    measure_health,
-    spectrum,
-)
+from pretrain.output_measures import Health, bias_center_cosine, last_bias, measure_health, measure_outputs
 from runs.errors import UserError
 from runs.files import RANDOM
 from runs.folder import CONFIG
@@ -175,15 +165,12 @@ def outputs_to_measure(config: CollapseConfig, evaluation: Evaluation) -> tuple[
 def evaluate_collapse(config: CollapseConfig) -> float:
     """Measure a checkpoint's outputs."""
 
-    def measure(evaluation: Evaluation) -> Result:
+    def measure(evaluation: Evaluation) -> float:
         evaluation.print_data_sets()
         what, (z, z2, p, bias) = outputs_to_measure(config, evaluation)
         health = measure_health(z)
-        singular = spectrum(z)
-        metrics = {**asdict(health), **measure_heads(z, p, bias, singular)}
-        by_temperature = decorrelation_cosines(z, z2) if z2 is not None else {}
-        if by_temperature:
-            metrics["r_e_cosine"], metrics["o_e_cosine"] = by_temperature[TEMPERATURE]
+        found, singular, by_temperature = measure_outputs(z, z2, p, bias)
+        metrics = asdict(health) | found
         said = verdict(health, config.threshold)
         picture = evaluation.run.path / "collapse.png"
         draw_measures(picture, metrics, singular.tolist(), z, p, by_temperature)
@@ -195,7 +182,7 @@ def evaluate_collapse(config: CollapseConfig) -> float:
             "singular_values": [float(f"{s:.5g}") for s in singular.tolist()],
             "decorrelation_cosines": [{"temperature": t, "r_e": r, "o_e": o} for t, (r, o) in by_temperature.items()],
         }
-        return Result(metrics, details, f"{said}; picture {picture}", said)
+        return evaluation.finish(metrics, details, f"{said}; picture {picture}", said)
 
     with torch.no_grad():
         return evaluate("collapse", config, measure)

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from pretrain.collectives import all_reduce
 from pretrain.config import KnnConfig
-from pretrain.evaluation import Evaluation, Result, evaluate
+from pretrain.evaluation import Evaluation, evaluate
 from runs.distributed import rank, world_size
 from runs.errors import UserError
 
@@ -22,7 +22,7 @@ BANK_ROWS = 2**15
 def evaluate_knn(config: KnnConfig) -> float:
     """Classify the validation images by their nearest training images."""
 
-    def measure(evaluation: Evaluation) -> Result:
+    def measure(evaluation: Evaluation) -> float:
         if max(config.k) > len(evaluation.train):
             raise UserError(
                 f"k={config.k}: the training set has only {len(evaluation.train)} images; give smaller numbers"
@@ -38,7 +38,7 @@ def evaluate_knn(config: KnnConfig) -> float:
         k, t = config.k[0], config.temperature[0]
         grid = [{"k": k, "temperature": t, "top1": accuracy} for (k, t), accuracy in accuracies.items()]
         broken = sorted({*bank.broken, *queries.broken})
-        return Result(
+        return evaluation.finish(
             {"top1": accuracies[k, t]},
             {"grid": grid, "train_images": len(bank.values), "broken_images": broken},
             f"kNN top-1 {accuracies[k, t]:.1f} % (k={k}, temperature={t})",

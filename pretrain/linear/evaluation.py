@@ -18,7 +18,7 @@ from pretrain.augment.views import build_views
 from pretrain.collectives import all_reduce, average_gradients
 from pretrain.config import LinearConfig, OptimizerConfig
 from pretrain.data import Images
-from pretrain.evaluation import Evaluation, Features, Result, evaluate
+from pretrain.evaluation import Evaluation, Features, evaluate
 from pretrain.loader import DeviceLoader, StepSampler
 from pretrain.optim import Schedule, build_optimizer
 from runs.distributed import all_gather_object, rank, world_size
@@ -127,7 +127,7 @@ class LinearClassifiers(nn.Module):
 def evaluate_linear(config: LinearConfig) -> float:
     """Train the classifiers and report the first one's best and last epoch."""
 
-    def measure(evaluation: Evaluation) -> Result:
+    def measure(evaluation: Evaluation) -> float:
         if config.data.cache:
             evaluation.train.cache(config.data.skip_broken)
         before = evaluation.extractor.weights_checksum()
@@ -137,7 +137,7 @@ def evaluate_linear(config: LinearConfig) -> float:
         if evaluation.extractor.weights_checksum() != before:
             raise AssertionError("the frozen network changed during linear evaluation")
         rows = classifiers.table
-        return Result(
+        return evaluation.finish(
             {name: rows[0][name] for name in ("top1", "top5", "top1_last")},
             {"learning_rates": rows, "frozen_weights_unchanged": True, "broken_images": broken},
             "linear top-1: " + ", ".join(f"{row['top1']:.1f} at lr {row['lr']:g}" for row in rows),

@@ -194,7 +194,3 @@ class SiameseConfig(SimSiamConfig):
             raise UserError("method.target=mean: the first view alone learns; add method.symmetry=asymmetric")
         if self.arrangement == "inverse" and (self.symmetry != "symmetric" or self.target != "latest"):
             raise UserError("method.arrangement=inverse: needs method.symmetry=symmetric and method.target=latest")
-
-
-METHODS: dict[str, type[MethodConfig]] = {s.name: s for s in MethodConfig.__subclasses__()} | {"siamese": SiameseConfig}
-"""By the names that `method=` takes."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pretrain.method.config import METHODS
+from pretrain.config import METHODS
 from pretrain.monitor import OutputMonitor
 from pretrain.monitor_config import MonitorConfig
 from pretrain.output_measures import measure_health

@@ -12,8 +12,7 @@ from pretrain import output_measures as measures
 from pretrain.output_measures import (
     decorrelation_cosines,
     last_bias,
-    measure_batch,
-    measure_heads,
+    measure_outputs,
     negative_decorrelation_gradient,
     spectrum,
 )
@@ -38,7 +37,7 @@ def test_the_spectrum_equals_numpys_and_sums_to_the_variances(shape: tuple[int, 
 def test_outputs_on_a_line_have_one_direction() -> None:
     torch.manual_seed(0)
     z = torch.randn(50, 1) * torch.randn(1, 16)
-    assert measure_heads(z)["top_share"] == pytest.approx(1.0)
+    assert measure_outputs(z).metrics["top_share"] == pytest.approx(1.0)
     assert spectrum(z)[1] < 1e-6
 
 
@@ -48,20 +47,20 @@ def test_the_amount_of_the_center_is_what_was_put_in() -> None:
     z = torch.tensor([[0.6, 0.8, 0.0, 0.0], [0.6, -0.8, 0.0, 0.0]])
     rest = math.sqrt(1 - 0.3**2 - 0.1**2)
     p = torch.tensor([[0.3, 0.1, rest, 0.0], [0.3, 0.1, -rest, 0.0]])
-    found = measure_heads(z, p, bias=torch.tensor([2.0, 0.0, 2.0, 0.0]))
+    found = measure_outputs(z, p=p, bias=torch.tensor([2.0, 0.0, 2.0, 0.0])).metrics
     # (o_z - o_p) = (0.3, -0.1): its part along o_p = (0.3, 0.1) is (0.09 - 0.01) / 0.1.
     assert found["eta_p"] == pytest.approx(0.8)
     # (o_p - o_z) along o_z = (0.6, 0): -0.18 / 0.36.
     assert found["eta_z"] == pytest.approx(-0.5)
     assert found["o_e"] == pytest.approx(math.sqrt(0.1) / 0.6)
     assert found["bias_center_cosine"] == pytest.approx(math.sqrt(0.5))
-    assert measure_heads(u.repeat(3, 1))["top_share"] == 0.0
+    assert measure_outputs(u.repeat(3, 1)).metrics["top_share"] == 0.0
 
 
 def test_what_remains_without_the_amount_is_orthogonal() -> None:
     z, p = outputs(30, 6), outputs(30, 6, seed=1)
     o_z, o_p = normalize(z, dim=1).mean(0), normalize(p, dim=1).mean(0)
-    found = measure_heads(z, p)
+    found = measure_outputs(z, p=p).metrics
     for eta, o_e, o in ((found["eta_p"], o_z - o_p, o_p), (found["eta_z"], o_p - o_z, o_z)):
         assert abs(torch.cosine_similarity(o_e - eta * o, o, dim=0)) < 1e-12
 
@@ -122,12 +121,12 @@ def test_the_measures_of_a_batch_decompose_once(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(measures, "spectrum", counted)
     z = outputs(12, 6)
-    found = measure_batch(z, outputs(12, 6, seed=1), None, None)
+    found = measure_outputs(z, outputs(12, 6, seed=1)).metrics
     assert calls == [12]
-    assert found["top_share"] == pytest.approx(measure_heads(z)["top_share"], abs=1e-12)
+    assert found["top_share"] == pytest.approx(measure_outputs(z).metrics["top_share"], abs=1e-12)
 
 
 def test_the_measures_of_a_batch_are_finite_even_for_a_constant_output() -> None:
-    found = measure_batch(torch.ones(8, 4), torch.ones(8, 4), torch.ones(8, 4), None)
-    assert all(math.isfinite(v) for v in found.values() if isinstance(v, float))
-    assert found["spectrum"] == pytest.approx([0.0] * 4, abs=1e-6)
+    found, singular, _ = measure_outputs(torch.ones(8, 4), torch.ones(8, 4), torch.ones(8, 4))
+    assert all(math.isfinite(v) for v in found.values())
+    assert singular.tolist() == pytest.approx([0.0] * 4, abs=1e-6)

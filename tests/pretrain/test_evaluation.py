@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from converters.resnet_model import build_resnet
 from pretrain.config import AugmentConfig, DataConfig, LinearConfig, OptimizerConfig
 from pretrain.data import open_images, open_splits
-from pretrain.evaluation import Evaluation, Features, Result, evaluate, extract_features, load_feature_extractor
+from pretrain.evaluation import Evaluation, Features, evaluate, extract_features, load_feature_extractor
 from pretrain.knn import evaluation as knn_evaluation
 from pretrain.knn.evaluation import knn_accuracy, nearest_neighbours
 from pretrain.linear import evaluation as heads
@@ -246,7 +246,7 @@ def test_a_result_on_other_data_is_not_believed(images: Path, tmp_path: Path) ->
     def evaluated(root: Path) -> None:
         data = DataConfig("test", "folder", str(root))
         settings = config(data=data, checkpoint="random", arch="resnet18x0.125", output=str(tmp_path / "run"))
-        assert evaluate("knn", settings, lambda run: Result({"top1": float(len(run.val))}, {}, "measured")) == 32
+        assert evaluate("knn", settings, lambda run: run.finish({"top1": float(len(run.val))}, {}, "measured")) == 32
 
     evaluated(images)
     evaluated(copy)

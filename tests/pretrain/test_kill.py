@@ -15,11 +15,10 @@ import pytest
 import torch
 
 from pretrain.augment.views import FastViews, build_views
-from pretrain.config import AugmentConfig, DataConfig
+from pretrain.config import METHODS, AugmentConfig, DataConfig
 from pretrain.data import open_images
 from pretrain.evaluation import extract_features
 from pretrain.loader import StepSampler, load_batches
-from pretrain.method.config import METHODS
 from runs.errors import UserError
 from tests.pretrain.processes import CONTEXT, Command, _main, assert_same_run, lines, newest, run, small, steps_logged
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.augment import build_transforms
-from pretrain.config import PretrainConfig
-from pretrain.method.config import METHODS
+from pretrain.config import METHODS, PretrainConfig
 from pretrain.optim import Schedule
 from tests.pretrain.variants import settings
 
