@@ -79,7 +79,7 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
     """
     cfg = get_cfg()
     path = recipe_path(config.recipe or RECIPES[config.task])
-    _read_files(path)
+    _read_recipe(path)
     with as_user_errors(f"recipe={path}: not a Detectron2 recipe"):
         # Detectron2's default loader would run what a tag such as !!python/object/apply names.
         cfg.merge_from_file(str(path), allow_unsafe=False)
@@ -114,22 +114,25 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
 
 
 def recipe_fingerprint(config: TransferConfig) -> str:
-    """SHA-256 of what the recipe and the files it is based on say, comments aside, in hexadecimal digits."""
-    files = _read_files(recipe_path(config.recipe or RECIPES[config.task]))
-    return hashlib.sha256(json.dumps(files, default=str).encode()).hexdigest()
+    """SHA-256 of what the recipe and the files it is based on say, comments aside, in hexadecimal digits.
+
+    It does not depend on where the files lie.
+    """
+    recipe = _read_recipe(recipe_path(config.recipe or RECIPES[config.task]))
+    return hashlib.sha256(json.dumps(recipe, default=str).encode()).hexdigest()
 
 
-def _read_files(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """A recipe and the files that it is based on; refused are keys given twice, circles, and addresses."""
+def _read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe, with what it is based on under `_BASE_`; refused are keys given twice, circles, and addresses."""
     if path in above:
         raise UserError(f"recipe={path}: is based on itself; correct _BASE_")
-    files = [read_yaml(path)]
-    bases = files[0].get("_BASE_", [])
+    recipe, read = read_yaml(path), []
+    bases = recipe.get("_BASE_", [])
     for base in bases if isinstance(bases, list) else [bases]:
         if "://" in str(base):
             raise UserError(f"recipe={path}: _BASE_={base} is an address; fetch it first, and name the file")
-        files += _read_files(path.parent / os.path.expanduser(str(base)), (*above, path))
-    return files
+        read.append(_read_recipe(path.parent / os.path.expanduser(str(base)), (*above, path)))
+    return recipe | {"_BASE_": read}
 
 
 def _check_numbers(cfg: CfgNode) -> None:

@@ -83,6 +83,23 @@ def test_a_recipe_is_read_and_never_run(tmp_path: Path, text: str) -> None:
     assert not folder.exists()
 
 
+def test_a_recipe_is_told_by_what_it_says(tmp_path: Path) -> None:
+    """And by what its bases say; not by where the files lie, nor by comments."""
+    from transfer.detectron2_config import recipe_fingerprint
+    from transfer.settings import TransferConfig
+
+    def fingerprint(name: str, base: str, gamma: float, comment: str = "") -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "base.yaml").write_text(f"SOLVER: {{GAMMA: {gamma}}}")
+        (folder / "recipe.yaml").write_text(f"_BASE_: {base.format(folder)}{comment}")
+        return recipe_fingerprint(TransferConfig(task="voc07", weights="scratch", recipe=str(folder / "recipe.yaml")))
+
+    first = fingerprint("one", "{}/base.yaml", 0.1)
+    assert first == fingerprint("two", "{}/base.yaml", 0.1, "  # moved") == fingerprint("three", "base.yaml", 0.1)
+    assert first != fingerprint("four", "base.yaml", 0.2)
+
+
 def test_what_detectron2_gives_a_meaning_passes(tmp_path: Path) -> None:
     """No limit, no resizing, and -1 for none."""
     from transfer.detectron2_config import build_cfg
