@@ -54,7 +54,9 @@ class InputConvention:
                 return cls(channels, mean, std, bool(values["stride_in_1x1"]), padding)
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             pass
-        raise UserError(f"{where}: not an input convention of this project; convert the original again, or without it")
+        raise UserError(
+            f"{where}: not an input convention (mean, deviation, order of colours); convert or export again without it"
+        )
 
 
 # He et al.'s Caffe models: BGR, 0..255 with the mean subtracted and no division.

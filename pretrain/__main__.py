@@ -3,7 +3,7 @@
 from pretrain.config import PretrainConfig
 from runs.app import hydra_app
 
-main = hydra_app("pretrain", "config", PretrainConfig, "pretrain.trainer.pretrain")
+main = hydra_app("pretrain", "config", PretrainConfig, "pretrain.trainer:pretrain")
 
 if __name__ == "__main__":
     main()

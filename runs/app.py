@@ -107,7 +107,7 @@ def hydra_app(package: str, config: str, schema: type[C], function: Callable[[C]
         package: the importable package that holds the configuration files.
         config: the primary configuration's name in it, without `.yaml`; its defaults begin with `schema_<config>`.
         schema: the dataclass that types every key; `check_values` checks it. Its fields' docs are what `--help` prints.
-        function: it, or its name, `package.module.function`: its module is then imported when the settings are right,
+        function: it, or its name, `package.module:function`: its module is then imported when the settings are right,
             so that `--help` and a mistyped key do not wait for what it needs.
     """
     composed = False

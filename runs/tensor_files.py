@@ -1,6 +1,7 @@
 """States of a run in files of tensors: written whole or not at all, read safely, and errors of restoring them."""
 
 import contextlib
+import errno
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,9 +39,10 @@ def read_tensors(path: Path) -> Any:
             if damaged := archive.testzip():
                 raise UserError(f"{damaged} differs from its CRC-32")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # torch.load raises whatever the damage provokes
+        # EINVAL: the archive's damaged directory names a place before the file's beginning.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise UserError(f"{path} is damaged ({(str(error) or type(error).__name__).splitlines()[0]})") from error
 
 

@@ -4,7 +4,7 @@ from pretrain.config import CollapseConfig
 from runs.app import hydra_app
 
 main = hydra_app(
-    "pretrain", "config_collapse", CollapseConfig, "pretrain.collapse.measure_checkpoint.evaluate_collapse"
+    "pretrain", "config_collapse", CollapseConfig, "pretrain.collapse.measure_checkpoint:evaluate_collapse"
 )
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from pretrain.config import KnnConfig
 from runs.app import hydra_app
 
-main = hydra_app("pretrain", "config_knn", KnnConfig, "pretrain.knn.evaluation.evaluate_knn")
+main = hydra_app("pretrain", "config_knn", KnnConfig, "pretrain.knn.evaluation:evaluate_knn")
 
 if __name__ == "__main__":
     main()

@@ -3,7 +3,7 @@
 from pretrain.config import LinearConfig
 from runs.app import hydra_app
 
-main = hydra_app("pretrain", "config_linear", LinearConfig, "pretrain.linear.evaluation.evaluate_linear")
+main = hydra_app("pretrain", "config_linear", LinearConfig, "pretrain.linear.evaluation:evaluate_linear")
 
 if __name__ == "__main__":
     main()

@@ -32,7 +32,7 @@ def test_table_5_fine_tunes_networks_that_a_c4_detector_can_hold(scale: str) -> 
         assert not detectron2_obstacle(arch) and arch.bottleneck, name
 
 
-def test_every_run_uses_the_gpus_and_nodes_its_scale() -> None:
+def test_every_run_uses_the_devices_of_its_scale() -> None:
     plan = expand([tables.load("table4"), tables.load("table5")], scales.load("paper"), "outputs/x")
     devices = {(run.kind, run.gpus, run.command[0]) for run in plan.runs.values()}
     assert devices == {

@@ -121,5 +121,5 @@ def test_what_the_repository_keeps(root: Path, tmp_path: Path) -> None:
             markdown(result_grid(table, properties=True))
             for table in table_results(plan, records_of(plan)[0], status_of(plan))
         )
-        assert (folder / "tables.md").read_text() == tables, f"archive {folder} again"
+        assert (folder / "tables.md").read_text() == tables, f"keep {folder} again"
         assert folder.name in (root / "results" / "README.md").read_text()

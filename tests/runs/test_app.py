@@ -63,14 +63,17 @@ defaults: [schema_config, _self_]
 """
 
 
-@pytest.fixture(scope="module")
-def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("app")
+def write_application(root: Path, text: str = APPLICATION) -> Path:
     (root / "application").mkdir()
     (root / "application" / "__init__.py").touch()
-    (root / "application" / "__main__.py").write_text(APPLICATION)
+    (root / "application" / "__main__.py").write_text(text)
     (root / "application" / "config.yaml").write_text(CONFIG)
     return root
+
+
+@pytest.fixture(scope="module")
+def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_application(tmp_path_factory.mktemp("app"))
 
 
 def start(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -129,6 +132,14 @@ def test_an_environment_that_is_not_as_usual(
     result = start(application, "data.root=ü", "optimizer.lr=0.5", **variable)
     assert (result.returncode, result.stdout) == (status, printed), result.stderr
     assert result.stderr.startswith(said) and result.stderr.count("\n") == bool(said)
+
+
+def test_a_package_that_a_function_given_by_name_needs_is_named(tmp_path: Path) -> None:
+    write_application(tmp_path, APPLICATION.replace("Config, train)", 'Config, "application.trainer:train")'))
+    (tmp_path / "application" / "trainer.py").write_text("import no_such_package\n")
+    result = start(tmp_path, "data.root=x")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert result.stderr.startswith("error: no_such_package is not installed; ")
 
 
 def test_right_settings_run(application: Path) -> None:

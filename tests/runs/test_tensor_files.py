@@ -19,5 +19,11 @@ def test_what_no_state_can_be_made_of_is_said_in_one_line(tmp_path: Path) -> Non
     file.write_bytes(b"junk")
     with pytest.raises(UserError, match=r"state\.pt is damaged .*; delete it"), restore_errors(file, "delete it"):
         read_tensors(file)
+    torch.save({}, file)
+    damaged = bytearray(file.read_bytes())
+    damaged[damaged.rindex(b"PK\x06\x06") + 51] ^= 1  # the directory's place: zipfile seeks before the beginning
+    file.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"state\.pt is damaged"):
+        read_tensors(file)
     with pytest.raises(torch.OutOfMemoryError), restore_errors(file, "delete it"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
