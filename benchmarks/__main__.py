@@ -21,13 +21,13 @@ def parser() -> Parser:
         command.set_defaults(function=_lazy(function))
         return command
 
-    add("list", "table_commands.list_tables", "list the tables and figures")
+    add("list", "table_commands:list_tables", "list the tables and figures")
 
-    command = add("show", "table_commands.print_table", "print a table with the paper's values")
+    command = add("show", "table_commands:print_table", "print a table with the paper's values")
     command.add_argument("table")
     command.add_argument("--format", choices=("terminal", "markdown"), default="terminal")
 
-    command = add("plan", "table_commands.print_plan", "what a run would do: runs, commands, time, disk")
+    command = add("plan", "table_commands:print_plan", "what a run would do: runs, commands, time, disk")
     _choose(command)
     command.add_argument("--commands", action="store_true", help="print every command")
     command.add_argument(
@@ -40,7 +40,7 @@ def parser() -> Parser:
         "--measured", metavar="FILE", help="hardware.json of `python -m hardware`: times of this machine"
     )
 
-    command = add("run", "table_commands.run", "run what the tables need, print them, write the report")
+    command = add("run", "table_commands:run", "run what the tables need, print them, write the report")
     _choose(command)
     command.add_argument("--executor", choices=("local", "slurm"), default="local", help="where (default: local)")
     command.add_argument(
@@ -51,14 +51,14 @@ def parser() -> Parser:
     )
     command.epilog = "Options after -- are passed to sbatch, e.g. -- --partition=gpu --mem=64G --time=2-0"
 
-    command = add("report", "table_commands.report", "one HTML page, and the tables as Markdown, LaTeX and CSV")
+    command = add("report", "table_commands:report", "one HTML page, and the tables as Markdown, LaTeX and CSV")
     command.add_argument(
         "folders", nargs="+", type=_folder, metavar="FOLDER", help="output folders of `run`, or any folders of records"
     )
     command.add_argument("--output", type=_folder, metavar="DIR", help="where to write (default: the first folder)")
 
     command = add(
-        "evaluate", "evaluate.evaluate_command", "measure any ResNet checkpoint: a row of the tables and a model card"
+        "evaluate", "evaluate:evaluate_command", "measure any ResNet checkpoint: a row of the tables and a model card"
     )
     command.add_argument("file", metavar="FILE_OR_URL")
     command.add_argument("--tasks", type=_names, default=["linear", "knn"], help="of linear, knn, voc07, voc0712, coco")
@@ -69,7 +69,7 @@ def parser() -> Parser:
     _common(command)
 
     command = add(
-        "gate", "evaluate.gate_command", "compare results with a stored baseline: 0 within, 1 a drop, 2 bad input"
+        "gate", "evaluate:gate_command", "compare results with a stored baseline: 0 within, 1 a drop, 2 bad input"
     )
     command.add_argument("results", nargs="*", metavar="RESULT", help="result.json files or folders of them")
     group = command.add_mutually_exclusive_group(required=True)
@@ -92,7 +92,7 @@ def parser() -> Parser:
     _data(command)
     command.add_argument("--output", type=_folder, metavar="DIR", help="with --checkpoint: default outputs/gate")
 
-    command = add("doctor", "doctor.doctor", "check the installation, the devices and every data set")
+    command = add("doctor", "doctor:doctor", "check the installation, the devices and every data set")
     _data(command)
     command.add_argument(
         "--output", default=".", type=os.path.expanduser, metavar="DIR",
@@ -131,7 +131,7 @@ def _common(command: argparse.ArgumentParser) -> None:
 
 def _data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--data", action="append", default=[], metavar="NAME=DIR", type=_lazy("workflow.expand_tables.parse_data_root"),
+        "--data", action="append", default=[], metavar="NAME=DIR", type=_lazy("workflow.expand_tables:parse_data_root"),
         help="where a data set is, for scales without data of their own: imagenet, cifar10, …, and detection for the "
         "folder of VOC2007, VOC2012 and coco (default: datasets/NAME, and datasets for detection)",
     )  # fmt: skip
@@ -157,7 +157,7 @@ def _positive(text: str, least: int = 1) -> int:
 
 
 def _lazy(path: str) -> Callable[[Any], Any]:
-    """A function of a module that is imported only when it is called, so that `--help` is immediate."""
+    """A function, as `module:name`, whose module is imported only when it is called, so that `--help` is immediate."""
     return lambda argument: pkgutil.resolve_name(f"benchmarks.{path}")(argument)
 
 

@@ -52,7 +52,7 @@ class Record:
     pages describe: curves, per-class tables, a search's grid. `command` is the command line that made the run.
     """
 
-    kind: str
+    kind: str = field(metadata={"choices": KINDS})
     subject: Subject
     dataset: Dataset | None
     metrics: dict[str, float]
@@ -65,10 +65,6 @@ class Record:
     details: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=describe_environment)
     schema: int = SCHEMA
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind {self.kind!r} is not one of {KINDS}")
 
 
 def write_record(folder: str | os.PathLike[str], record: Record) -> Path:

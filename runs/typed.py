@@ -98,7 +98,7 @@ def fault_of(field: "dataclasses.Field[Any]", value: Any) -> str:
     """Why a value is none of its field's choices, or a number in it outside the field's range; empty if it is right."""
     if value not in field.metadata.get("choices", (value,)):
         return f"choose one of {', '.join(field.metadata['choices'])}"
-    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]:
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]:
         for words, limit in field.metadata.get("limits", {}).items():
             if item is not None and not INSIDE[words](item, limit):
                 return f"must be {words} {limit:g}"

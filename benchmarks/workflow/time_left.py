@@ -54,7 +54,8 @@ def plan_seconds_left(plan: Plan, seconds: Mapping[str, float], status: Status, 
     """
     capacity = max(plan.jobs, 1) if devices is None else devices
     width = {run.id: 1 if devices is None else run.devices for run in plan.runs.values()}
-    waiting = {run: set(plan.runs[run].needs) - set(status.done) for run in status.waiting}
+    unfinished = {*status.waiting, *status.running}
+    waiting = {run: unfinished.intersection(plan.runs[run].needs) for run in status.waiting}
     graph = TopologicalSorter(waiting | {run: set[str]() for run in status.running})
     graph.prepare()
     priority = chain_seconds(plan, seconds)
