@@ -44,9 +44,8 @@ class OnlineProbe:
         network.fc.register_forward_pre_hook(self._keep)
 
     def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if self.network.training:
-            # Detached: the backbone learns nothing of the labels.
-            self.features.append(inputs[0].detach())
+        # Detached: the backbone learns nothing of the labels.
+        self.features.append(inputs[0].detach())
 
     def update(self, labels: Tensor, lr_factor: float) -> None:
         """Take a step on the features of the training step that ends, whose labels (N,) are this process's.

@@ -195,7 +195,7 @@ def decorrelation_cosines(
 def last_bias(method: nn.Module, width: int) -> Tensor | None:
     """The bias that a method's predictor adds last, (width,); None where it has none."""
     predictor = getattr(method, "predictor", None)
-    modules = list(predictor.modules()) if predictor is not None else []
+    modules = list(predictor.modules()) if isinstance(predictor, nn.Module) else []
     bias = getattr(modules[-1], "bias", None) if modules else None
     return bias.detach() if isinstance(bias, Tensor) and bias.shape == (width,) else None
 

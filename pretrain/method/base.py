@@ -106,7 +106,8 @@ class Method(nn.Module):
 
     def predict(self, z: Tensor) -> Tensor | None:
         """Predictions p (n, d) from outputs z (n, d), by `predictor`; None for a method without one."""
-        return cast(Tensor, self.predictor(z)) if hasattr(self, "predictor") else None
+        predictor = getattr(self, "predictor", None)
+        return cast(Tensor, predictor(z)) if isinstance(predictor, nn.Module) else None
 
     def groups(self) -> list[Group]:
         """Parameter groups for the optimizer; `fix_lr: True` keeps a group's learning rate at its start value."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pretrain import output_measures as measures
+from pretrain.method.base import Method
 from pretrain.output_measures import (
     decorrelation_cosines,
     last_bias,
@@ -110,6 +111,17 @@ def test_the_last_bias_is_found_where_there_is_one() -> None:
     assert last_bias(method, 4) is None
     method.predictor = nn.Sequential(nn.Linear(4, 2), nn.ReLU())
     assert last_bias(method, 4) is None
+
+
+def test_a_methods_predictor_predicts_where_it_is_a_network() -> None:
+    method = Method()
+    assert method.predict(torch.ones(2, 4)) is None
+    for other in (None, 32):
+        method.predictor = other  # type: ignore[assignment]
+        assert method.predict(torch.ones(2, 4)) is None and last_bias(method, 4) is None
+    del method.predictor
+    method.predictor = nn.Identity()
+    assert method.predict(torch.ones(2, 4)) is not None
 
 
 def test_the_measures_of_a_batch_decompose_once(monkeypatch: pytest.MonkeyPatch) -> None:
