@@ -51,7 +51,8 @@ def compare(
     value, samples = np.zeros(4), np.zeros((resamples, 4))
     for trials, sign in ((now, 1.0), (before, -1.0)):
         for trial in trials:
-            aligned = _aligned(trial, first.image_ids)
+            place = {name: i for i, name in enumerate(trial.image_ids)}
+            aligned = trial.select_images([place[name] for name in first.image_ids])
             value += sign / len(trials) * _with_pooled(aligned)[0]
             samples += sign / len(trials) * _with_pooled(aligned, weights)
     return _intervals(value, samples)
@@ -65,13 +66,6 @@ def intervals(matches: Matches, resamples: int = 1000, seed: int = 0) -> dict[st
 
 def _with_pooled(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
     return np.column_stack([average_precision(matches, weights), pooled_average_precision(matches, weights)])
-
-
-def _aligned(matches: Matches, image_ids: tuple[str, ...]) -> Matches:
-    if matches.image_ids == image_ids:
-        return matches
-    place = {name: i for i, name in enumerate(matches.image_ids)}
-    return matches.select_images([place[name] for name in image_ids])
 
 
 def _intervals(value: NDArray[Any], samples: NDArray[Any]) -> dict[str, Interval]:

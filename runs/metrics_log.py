@@ -36,14 +36,10 @@ class MetricsLog:
         self.path = Path(path)
         self._events: Any = None
         self._wandb: Any = None
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in read_log(self.path) if line["step"] < resume_step] if self.path.exists() else []
-            with atomic_write(self.path, "w") as file:
-                file.writelines(json.dumps(line) + "\n" for line in kept)
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  closed in close()
-        except OSError as error:
-            raise from_os_error(error) from error
+        kept = [line for line in read_log(self.path) if line["step"] < resume_step] if self.path.exists() else []
+        with atomic_write(self.path, "w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  closed in close()
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from runs.errors import UserError
+from runs.errors import UserError, user_message
 from runs.files import read_json
 from transfer.box_formats import CORNERS, FEWEST, SIDES, SLACK, XYWH_ABS, find_better_format
 from transfer.check_rle import check_rle, coder
@@ -75,17 +75,15 @@ def read_coco(
 
     def examine(kind: str, entries: Any, read: Callable[[Any], Any]) -> dict[Any, Any]:
         good: dict[Any, Any] = {}
-
-        def place(entry: Any) -> str:
-            return f"{file}: {kind} {entry.get('id', '?') if isinstance(entry, dict) else '?'!r}"
-
-        def add(entry: Any) -> None:
-            key = read_id(entry, "id")
-            if key in good:
-                raise ValueError("its id occurs twice; remove one")
-            good[key] = read(entry)
-
-        read_past_faults(entries, place, add, faults)
+        for entry in entries:
+            try:
+                key = read_id(entry, "id")
+                if key in good:
+                    raise ValueError("its id occurs twice; remove one")
+                good[key] = read(entry)
+            except (UserError, OSError, ValueError) as error:
+                named = entry.get("id", "?") if isinstance(entry, dict) else "?"
+                faults.append(user_message(error) or f"{file}: {kind} {named!r}: {error}")
         return good
 
     categories = examine("category", parts[1], lambda entry: _text(entry, "name"))

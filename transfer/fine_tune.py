@@ -86,7 +86,7 @@ def _fine_tune(
     write_tensors(claimed.path / MODEL, {"model": detector.state_dict()})
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()),
-        "train": asdict(train.dataset) | {"used": len(loaders.train.images)},
+        "train": asdict(train.dataset) | {"used": len(loaders.sampler.wide)},
         "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3),
         "per_class": evaluation.per_class, "files": {name: sha256(claimed.path / name) for name in FILES},
     }  # fmt: skip

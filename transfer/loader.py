@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runs.distributed import rank, world_size
-from runs.errors import BrokenImage, raise_errors
+from runs.errors import BrokenImage
 from runs.signals import shield_worker
 from transfer.model import as_user_errors
 from transfer.read_splits import Split
@@ -48,7 +48,7 @@ class MappedImages(Dataset[dict[str, Any] | BrokenImage]):
 
 
 def collate(batch: list[Any]) -> list[dict[str, Any]] | BrokenImage:
-    """A batch as Detectron2 wants it, or the first of its images that did not decode, for `raise_errors`."""
+    """A batch as Detectron2 wants it, or the first of its images that did not decode, which `raise_errors` raises."""
     return next((image for image in batch if isinstance(image, BrokenImage)), batch)
 
 
@@ -87,31 +87,16 @@ class GroupedBatchSampler(Sampler[list[Draw]]):
             yield from torch.randperm(len(self.wide), generator=generator).tolist()
 
 
-class BatchLoader(DataLoader[Any]):
-    """PyTorch's loader of lists of mapped images; an image that does not decode is raised as `BrokenImage`.
+class Loaders(NamedTuple):
+    """Batches to train on, by `sampler`, and for precise batch norm, both endless; every image to test on, one a batch.
 
-    Attributes:
-        images: what it draws from.
-        batches: their draws, a list a batch.
+    They are read through `raise_errors`.
     """
 
-    def __init__(self, images: MappedImages, batches: Any, workers: int) -> None:
-        super().__init__(
-            images, batch_sampler=batches, num_workers=workers, collate_fn=collate, worker_init_fn=shield_worker
-        )
-        self.images, self.batches = images, batches
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
-        """Iterate; making the iterator draws from PyTorch's generator."""
-        return raise_errors(super().__iter__())
-
-
-class Loaders(NamedTuple):
-    """Batches to train on and for precise batch norm, both endless; and every image to test on once, one a batch."""
-
-    train: BatchLoader
-    precise_bn: BatchLoader
-    test: BatchLoader
+    train: DataLoader[Any]
+    sampler: GroupedBatchSampler
+    precise_bn: DataLoader[Any]
+    test: DataLoader[Any]
 
 
 def build_loaders(cfg: Any, train: Split, test: Split, workers: int) -> Loaders:
@@ -131,18 +116,17 @@ def build_loaders(cfg: Any, train: Split, test: Split, workers: int) -> Loaders:
     with as_user_errors("recipe=, detectron2.INPUT…: Detectron2 cannot read images so"):
         images = MappedImages(chosen, DatasetMapper(cfg, True))
         test_loader = build_test_loader(cfg, test, workers)
-    samplers = [
+    sampler, other = (
         GroupedBatchSampler(wide, cfg.SOLVER.IMS_PER_BATCH, seed, group=cfg.DATALOADER.ASPECT_RATIO_GROUPING)
         for seed in (comm.shared_random_seed(), comm.shared_random_seed())
-    ]
-    training, precise_bn = (BatchLoader(images, sampler, workers) for sampler in samplers)
-    return Loaders(training, precise_bn, test_loader)
+    )
+    return Loaders(_loader(images, sampler, workers), sampler, _loader(images, other, workers), test_loader)
 
 
-def build_test_loader(cfg: Any, split: Split, workers: int) -> BatchLoader:
-    """Every image once, one a batch, this process's share of them."""
+def build_test_loader(cfg: Any, split: Split, workers: int) -> DataLoader[Any]:
+    """Every image once, one a batch, this process's share of them; for `evaluate_detector`."""
     draws: list[list[Draw]] = [[(index, None)] for index in range(rank(), len(split.images), world_size())]
-    return BatchLoader(MappedImages(split.images, DatasetMapper(cfg, False)), draws, workers)
+    return _loader(MappedImages(split.images, DatasetMapper(cfg, False)), draws, workers)
 
 
 def images_with_objects(cfg: Any, split: Split) -> list[dict[str, Any]]:
@@ -150,3 +134,9 @@ def images_with_objects(cfg: Any, split: Split) -> list[dict[str, Any]]:
     if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         return split.images
     return list(filter_images_with_only_crowd_annotations(split.images))
+
+
+def _loader(images: MappedImages, batches: Any, workers: int) -> DataLoader[Any]:
+    return DataLoader(
+        images, batch_sampler=batches, num_workers=workers, collate_fn=collate, worker_init_fn=shield_worker
+    )
