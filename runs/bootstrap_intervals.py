@@ -33,9 +33,7 @@ class Interval:
     error: float
 
 
-def compare(
-    before: Sequence[Matches], now: Sequence[Matches], resamples: int = 1000, seed: int = 0
-) -> dict[str, Interval]:
+def compare(before: Sequence[Matches], now: Sequence[Matches], resamples: int = 1000) -> dict[str, Interval]:
     """Mean of the trials now minus mean of the trials before, on the same images drawn for all.
 
     By `NAMES`, and under `POOLED` the difference of `pooled_average_precision`.
@@ -47,7 +45,7 @@ def compare(
     for other in (*before, *now):
         if other.classes != first.classes or sorted(other.image_ids) != sorted(first.image_ids):
             raise UserError("the runs were measured on different images or classes; a paired comparison needs the same")
-    weights = resample_counts(len(first.image_ids), resamples, seed)
+    weights = resample_counts(len(first.image_ids), resamples)
     value, samples = np.zeros(4), np.zeros((resamples, 4))
     for trials, sign in ((now, 1.0), (before, -1.0)):
         for trial in trials:
@@ -58,9 +56,9 @@ def compare(
     return _intervals(value, samples)
 
 
-def intervals(matches: Matches, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
+def intervals(matches: Matches, resamples: int = 1000) -> dict[str, Interval]:
     """AP, AP50 and AP75 of one detector, by `NAMES`."""
-    weights = resample_counts(len(matches.image_ids), resamples, seed)
+    weights = resample_counts(len(matches.image_ids), resamples)
     return _intervals(average_precision(matches)[0], average_precision(matches, weights))
 
 
