@@ -13,7 +13,6 @@ from runs.errors import UserError, user_message
 from runs.files import read_json
 from transfer.box_formats import CORNERS, FEWEST, SIDES, SLACK, XYWH_ABS, find_better_format
 from transfer.check_rle import check_rle, coder
-from transfer.collect_faults import read_past_faults
 from transfer.image_files import check_image
 
 # Objects whose boxes are compared with their masks or areas.

@@ -122,11 +122,10 @@ class Trainer:
                 if stopped:
                     break
                 start = time.perf_counter()
-            else:
-                if self.iteration < end:
-                    # A signal has ended the waiting for images.
-                    stopped = self.signals.name
-                    self.save()
+            if not stopped and self.iteration < end:
+                # A signal has ended the waiting for images.
+                stopped = self.signals.name
+                self.save()
         if log is not None:
             log.close()
         if stopped:

@@ -10,7 +10,6 @@ from typing import Any
 from runs.errors import UserError, user_message
 from runs.files import read_bytes
 from transfer.box_formats import XYXY_ABS
-from transfer.collect_faults import read_past_faults
 from transfer.image_files import check_image
 
 SUFFIXES = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG")
