@@ -120,18 +120,11 @@ def to_dataclass(settings: Any, schema: type[C]) -> C:
     """Turn composed settings into the dataclass.
 
     Raises:
-        UserError: a key that it does not know (`+key=…`), or what `check_values` or its `__post_init__` raises.
+        UserError: a key that it does not know (`+key=…`), or what `check_values` raises.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
-    try:
-        config: Any = OmegaConf.to_object(settings)
-    except OmegaConfBaseException as error:
-        # OmegaConf wraps what a dataclass's __post_init__ raises.
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise
+    config: Any = OmegaConf.to_object(settings)
     given, known = flatten(OmegaConf.to_container(settings)), flatten(dataclasses.asdict(config))
     for key in given:
         if key not in known and not any(k.startswith(key + ".") for k in known):
