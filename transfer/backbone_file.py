@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from converters.architecture import BASIC_DEPTHS, BLOCKS, Architecture
 from converters.checkpoint_layouts import MSRA_INPUT, InputConvention
+from converters.naming_schemes import from_caffe2, to_detectron2
 from converters.reading import read_checkpoint
 from converters.safe_pickle import OpaqueTensor
 from runs.errors import UserError
@@ -75,7 +75,9 @@ def read_backbone(weights: str | Path) -> BackboneFile | None:
     }
     if not tensors:
         raise UserError(f"weights={path}: not a backbone file (no tensors in it); {REMEDY}")
-    tensors = _from_caffe2(tensors) if folded else tensors
+    if folded:
+        known = from_caffe2(tensors)
+        tensors = {to_detectron2(known.get(n, n)): a for n, a in tensors.items() if not n.endswith("_momentum")}
     provenance = contents.provenance
     # What converters wrote says what it expects, Caffe2's files are MSRA's, and of others the recipe has to know.
     said = "provenance" if provenance.get("input") is not None else "msra" if folded else "recipe"
@@ -120,11 +122,3 @@ def _subject(path: Path, sha256: str, settings: dict[str, Any], provenance: dict
         said |= {name: value for name, value in known.items() if value is not None}
     said["arch"] = provenance.get("arch", arch.name)
     return build(Subject, said, f"weights={path}: provenance.subject")
-
-
-def _from_caffe2(blobs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
-
-    weights = {k: torch.from_numpy(np.array(v)) for k, v in blobs.items() if not k.endswith("_momentum")}
-    converted, _ = convert_c2_detectron_names(weights)
-    return {name: tensor.numpy() for name, tensor in converted.items()}
