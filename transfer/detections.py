@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from runs.detection_matches import Matches
+from runs.detection_matches import Matches, write_arrays
 from runs.errors import UserError
-from runs.files import atomic_write, read_bytes, unpack_arrays
+from runs.files import read_bytes, unpack_arrays
 
 _SHAPES = {"image": (), "category": (), "score": (), "box": (4,)}
 
@@ -69,8 +69,7 @@ class Detections:
         if self.masks is not None:
             arrays["mask_bytes"] = np.frombuffer(b"".join(self.masks), np.uint8)
             arrays["mask_lengths"] = np.array([len(m) for m in self.masks], np.int32)
-        with atomic_write(path) as file:
-            np.savez_compressed(file, **arrays)
+        write_arrays(path, arrays)
 
 
 class Evaluation(NamedTuple):
