@@ -86,26 +86,13 @@ def print_plan(arguments: argparse.Namespace) -> int:
     hours = sum(expected[r] * plan.runs[r].devices for r in status.waiting) / 3600
     print(f"GPU-hours {hours:.0f}, disk about {space:.1f} GB")
     if arguments.devices:
-        _print_growth([table for table, _ in plan.planned_tables], scale, arguments.devices)
+        chosen = [table for table, _ in plan.planned_tables]
+        table_formats.print_grid(simulate_devices(chosen, scale, arguments.devices))
     if plan.seconds_source and len(measured) < len(plan.runs):
         print(f"assumed times: {plan.seconds_source}")
     for absent in dict.fromkeys(c.absent for c in plan.cells if c.absent):
         print(f"{sum(c.absent == absent for c in plan.cells)} entries are not planned: {absent}")
     return 0
-
-
-def _print_growth(chosen: list[tables.Table], scale: scales.Scale, devices: list[int]) -> None:
-    points, assumptions = simulate_devices(chosen, scale, devices)
-    lines = [
-        Line(
-            f"{p.devices}",
-            plain_cells([clock(p.seconds), f"{p.gpu_hours:,.0f}", clock(p.chain), f"{p.reads:.2f}", p.limit]),
-        )
-        for p in points
-    ]
-    heads = (*(("", head) for head in ("time", "GPU-hours", "longest chain", "reads GB/s")), (" ", "limited by"))
-    notes = tuple(f"assumed: {words}" for words in assumptions)
-    table_formats.print_grid(Grid(heads, tuple(lines), notes=notes, corner="devices"))
 
 
 def _scale(arguments: argparse.Namespace) -> scales.Scale:

@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 
+from benchmarks.grid import Cell, Grid, Line
 from benchmarks.tables.scale import Scale
 from benchmarks.tables.table import Table
 from benchmarks.workflow.expand_tables import LEAST, batch_of, expand
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
-from benchmarks.workflow.time_left import assumed_seconds, chain_seconds, plan_seconds_left
+from benchmarks.workflow.time_left import assumed_seconds, chain_seconds, clock, plan_seconds_left
 
 NODE = 8
 # ImageNet's training set: 1,281,167 JPEGs of 138 GB.
@@ -17,25 +18,12 @@ IMAGES, IMAGE_MB = 1_281_167, 0.108
 NORMS = 53
 
 
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """The whole plan on so many devices: seconds, hours of all devices, the longest chain, GB/s that it reads."""
+def simulate_devices(tables: Sequence[Table], scale: Scale, counts: Sequence[int]) -> Grid:
+    """Play the plan through on several numbers of devices: a line a number, and below them what was assumed.
 
-    devices: int
-    seconds: float
-    gpu_hours: float
-    chain: float
-    reads: float
-    limit: str
-
-
-def simulate_devices(tables: Sequence[Table], scale: Scale, counts: Sequence[int]) -> tuple[list[Point], list[str]]:
-    """Play the plan through on several numbers of devices.
-
-    Returns:
-        (a point a number, what was assumed)
+    Its columns: the time, hours of all devices, the longest chain, GB/s that the runs read, and what limits the time.
     """
-    points: list[Point] = []
+    lines = []
     broken: dict[tuple[int, int], str] = {}
     for count in counts:
         size = dataclasses.replace(scale, gpus=min(count, NODE), nodes=-(-count // NODE))
@@ -50,10 +38,14 @@ def simulate_devices(tables: Sequence[Table], scale: Scale, counts: Sequence[int
         limit += ", for its batch" if held and limit != "devices" else ""
         # At the most: every device reads for a pre-training.
         rate = IMAGES * IMAGE_MB / 1000 / scale.seconds["pretrain/epoch"] if "pretrain/epoch" in scale.seconds else 0.0
-        points.append(Point(count, total, hours, chain[longest.id], rate * count / (scale.seconds_devices or 1), limit))
+        reads = rate * count / (scale.seconds_devices or 1)
+        lines.append(Line(str(count), (
+            Cell(clock(total), value=total), Cell(f"{hours:,.0f}", value=hours),
+            Cell(clock(chain[longest.id]), value=chain[longest.id]), Cell(f"{reads:.2f}", value=reads), Cell(limit),
+        )))  # fmt: skip
         # Once for a batch: at the first number of devices that is too many for it.
         broken = _too_small_batches(plan, size, count) | broken
-    return points, [
+    assumed = (
         f"times: {scale.seconds_source or 'the scale file'}",
         f"a run's time falls in proportion to its devices, up to its batch over {LEAST['pretrain']} images a device "
         "(detectors: 1); nothing is lost to the network, the loader or the start",
@@ -63,7 +55,9 @@ def simulate_devices(tables: Sequence[Table], scale: Scale, counts: Sequence[int
         f"{4 * NORMS} times a step however few images it has ({NORMS} norms of a ResNet-50, two views, forward and "
         "backward); MoCo's and the supervised one sees its own device's images, too few below that",
         *broken.values(),
-    ]
+    )
+    heads = (*(("", head) for head in ("time", "GPU-hours", "longest chain", "reads GB/s")), (" ", "limited by"))
+    return Grid(heads, tuple(lines), notes=tuple(f"assumed: {words}" for words in assumed), corner="devices")
 
 
 def _too_small_batches(plan: Plan, scale: Scale, count: int) -> dict[tuple[int, int], str]:
