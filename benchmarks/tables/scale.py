@@ -35,9 +35,8 @@ class Scale:
     # By row and stage, above the rows' own. Of several the more special wins: `*` (every row), `row`, `table/row`.
     rows: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     replace: dict[str, dict[str, Any]] = field(default_factory=dict)  # what is measured in place of a task's metric
-    add: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # what is measured besides, see `tables.table.adapt_columns`
+    # What is measured besides, see `tables.table.adapt_columns`.
+    add: list[dict[str, Any]] = field(default_factory=list)
     jobs: int = number(1, least=1)  # runs at a time
     threads: int | None = number(None, least=1)  # of a run; None leaves them to the libraries
     gpus: int = number(0, least=0)  # devices of one run on each node
