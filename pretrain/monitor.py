@@ -28,8 +28,8 @@ class OutputMonitor:
         self.updates = 0
         self.best = [0.0, 0.0]
 
-    def update(self, step: int, health: Health) -> bool:
-        """Take the numbers of a step into account; returns whether the verdict became "collapsed" with it."""
+    def update(self, step: int, health: Health) -> None:
+        """Take the numbers of a step into account."""
         self.updates += 1
         # Heads without a batch norm start with outputs close together, which is no collapse: their own best counts.
         now = [min(health.std / health.std_healthy, 1.0), health.spread]
@@ -41,15 +41,12 @@ class OutputMonitor:
         if bad and not self.bad:
             self.bad_since = step
         self.bad = bad
-        if self.streak < self.config.patience:
-            return False
-        if not bad:
-            # A network that has left the collapsed state for good is healthy: the present counts.
-            self.collapsed_at = None
-        elif self.collapsed_at is None:
-            self.collapsed_at = self.bad_since
-            return True
-        return False
+        if self.streak >= self.config.patience:
+            if not bad:
+                # A network that has left the collapsed state for good is healthy: the present counts.
+                self.collapsed_at = None
+            elif self.collapsed_at is None:
+                self.collapsed_at = self.bad_since
 
     @property
     def verdict(self) -> str:

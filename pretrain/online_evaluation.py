@@ -6,6 +6,7 @@ vturrisi/solo-learn@9187ea3 solo/methods/base.py has the classifier, scripts/pre
 
 import random
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -81,8 +82,8 @@ class OnlineEvaluation:
         self, config: PretrainConfig, network: ResNet, train: Images, val: Images, device: torch.device
     ) -> None:
         self.config, self.device = config, device
-        # All but the `fc`, which comes last: the globally average-pooled features.
-        self.network = nn.Sequential(*[*network.children()][:-1], nn.Flatten())
+        # All that comes before `fc`: the globally average-pooled features.
+        self.network = nn.Sequential(*takewhile(lambda part: part is not network.fc, network.children()), nn.Flatten())
         self.val, self.classes, chance = val, len(train.classes), random.Random(0)
         self.probe: OnlineProbe | None = None
         if config.probe.enabled:

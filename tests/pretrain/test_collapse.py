@@ -75,10 +75,11 @@ HEALTHY = gaussian(64, 128)
 )
 def test_collapsed_or_not(z: Tensor, collapsed: bool) -> None:
     monitor = OutputMonitor(MonitorConfig(patience=3))
-    assert not monitor.update(5, measure_health(HEALTHY))
-    turned = [monitor.update(step, measure_health(z)) for step in (10, 20, 30, 40)]
-    assert turned == [False, False, collapsed, False]
-    assert monitor.verdict == ("collapsed at step 10" if collapsed else "healthy")
+    monitor.update(5, measure_health(HEALTHY))
+    assert monitor.verdict == "healthy"
+    for step in (10, 20, 30, 40):
+        monitor.update(step, measure_health(z))
+        assert monitor.verdict == ("collapsed at step 10" if collapsed and step >= 30 else "healthy")
 
 
 def test_outputs_that_start_close_together_and_part_are_healthy() -> None:
@@ -92,13 +93,17 @@ def test_one_good_look_ends_a_streak_and_a_resume_keeps_it() -> None:
     good, bad = measure_health(HEALTHY), measure_health(torch.ones(64, 128))
     monitor = OutputMonitor(MonitorConfig(patience=3))
     assert monitor.verdict == "not watched"
-    assert not any(monitor.update(step, health) for step, health in enumerate([bad, bad, good, bad, bad]))
+    for step, health in enumerate([bad, bad, good, bad, bad]):
+        monitor.update(step, health)
+        assert monitor.verdict == "healthy"
     again = OutputMonitor(MonitorConfig(patience=3))
     again.load_state_dict(monitor.state_dict())
-    assert again.verdict == "healthy" and again.update(5, bad) and again.verdict == "collapsed at step 3"
-    for step in (6, 7):
-        assert not again.update(step, good) and again.verdict == "collapsed at step 3"
-    assert not again.update(8, good) and again.verdict == "healthy"
+    assert again.verdict == "healthy"
+    for step, health in ((5, bad), (6, good), (7, good)):
+        again.update(step, health)
+        assert again.verdict == "collapsed at step 3"
+    again.update(8, good)
+    assert again.verdict == "healthy"
 
 
 # Fast enough to collapse within a test: no stop-gradient collapses at any of these sizes, only later.
