@@ -35,22 +35,26 @@ def read_voc_split(
         raise UserError(f"data.classes={list(classes)}: must name classes, each once")
     faults = [f"{listing}: lists {i!r} twice; remove one" for i, n in Counter(ids).items() if n > 1]
     images = []
+
+    def read(image_id: str) -> dict[str, Any]:
+        file, pictures = annotation_file(image_id), [folder / f"JPEGImages/{image_id}{suffix}" for suffix in SUFFIXES]
+        picture = next((path for path in pictures if path.is_file()), pictures[0])
+        for needed in (file, picture) if require_images else (file,):
+            if not needed.is_file():
+                raise UserError(f"{needed}: missing, but listed in {listing.name}; restore it or remove it there")
+        annotation = _annotation(file, numbers)
+        if require_images:
+            check_image(picture, annotation["width"], annotation["height"])
+        return {"file_name": str(picture), "image_id": image_id, **annotation}
+
+    def annotation_file(image_id: str) -> Path:
+        return folder / "Annotations" / f"{image_id}.xml"
+
     for image_id in ids:
-        file, pictures = (
-            folder / f"Annotations/{image_id}.xml",
-            [folder / f"JPEGImages/{image_id}{s}" for s in SUFFIXES],
-        )
         try:
-            picture = next((path for path in pictures if path.is_file()), pictures[0])
-            for needed in (file, picture) if require_images else (file,):
-                if not needed.is_file():
-                    raise UserError(f"{needed}: missing, but listed in {listing.name}; restore it or remove it there")
-            annotation = _annotation(file, numbers)
-            if require_images:
-                check_image(picture, annotation["width"], annotation["height"])
-            images.append({"file_name": str(picture), "image_id": image_id, **annotation})
+            images.append(read(image_id))
         except (UserError, OSError, ValueError) as error:
-            faults.append(user_message(error) or f"{file}: {error}")
+            faults.append(user_message(error) or f"{annotation_file(image_id)}: {error}")
     return images, faults
 
 
