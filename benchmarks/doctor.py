@@ -145,7 +145,7 @@ def _data_set(name: str, folder: Path, given: bool, there: bool, check: Sequence
     return Finding(found.state, name, f"{folder}: {found.words}")
 
 
-def check_scales(roots: dict[str, str], whole: bool) -> list[Finding]:
+def check_scales(roots: dict[str, str], nothing_bad: bool) -> list[Finding]:
     """For each scale whether it can be run here, and about how long Tables 4 and 5 would take."""
     found = []
     for name in scales.NAMES:
@@ -159,6 +159,6 @@ def check_scales(roots: dict[str, str], whole: bool) -> list[Finding]:
         if missing:
             words += f"; needs {' and '.join(missing)} (--data)"
         else:
-            words += f", about {time} on {scale.jobs} at a time" if whole else "; first repair what is BAD above"
-        found.append(Finding(GOOD if whole and not missing else ABSENT, f"scale {name}", words))
+            words += f", about {time} on {scale.jobs} at a time" if nothing_bad else "; first repair what is BAD above"
+        found.append(Finding(GOOD if nothing_bad and not missing else ABSENT, f"scale {name}", words))
     return found

@@ -17,7 +17,7 @@ from benchmarks.report.result_tables import checkpoint_grid
 from benchmarks.results.table_results import TableResult, full_label, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand_tables import check_roots, expand, parse_override
+from benchmarks.workflow.expand_tables import check_roots, expand, parse_stage_setting
 from benchmarks.workflow.plan import DETECTION, Plan, Source
 from benchmarks.workflow.run_plan import run_plan
 from runs.environment import command_line, describe_environment
@@ -75,7 +75,7 @@ def evaluate(
         SystemExit: the converter refuses the checkpoint; it has said why.
     """
     # Before anything is fetched.
-    size, roots, parsed = scales.load(scale), data or {}, [parse_override(text) for text in overrides]
+    size, roots, parsed = scales.load(scale), data or {}, [parse_stage_setting(text) for text in overrides]
     chosen = tables_of_tasks(tasks)
     check_roots(roots, size)
     for name, folder in roots.items():

@@ -56,7 +56,7 @@ class Grid:
         return html_table(self.title, [self.corner, *self.labels], rows, (self.about, *self.notes))
 
 
-def plain_cells(texts: Sequence[object]) -> tuple[Cell, ...]:
+def cells_of(texts: Sequence[object]) -> tuple[Cell, ...]:
     """Cells of plain words: a tick for True, nothing for False, a dash for what is not there."""
     words = {True: "✓", False: "", None: ABSENT}
     return tuple(Cell(words[text] if text is None or isinstance(text, bool) else str(text)) for text in texts)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.grid import Grid, Line, plain_cells
+from benchmarks.grid import Grid, Line, cells_of
 from benchmarks.report import table_formats
 from benchmarks.report.page import write_report
 from benchmarks.report.result_tables import result_grid
 from benchmarks.results.table_results import read_results, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand_tables import expand, parse_override
+from benchmarks.workflow.expand_tables import expand, parse_stage_setting
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_plan import run_plan
 from benchmarks.workflow.run_status import last_attempts, status_of
@@ -105,7 +105,7 @@ def _planned(arguments: argparse.Namespace, scale: scales.Scale) -> Plan:
     """The plan that the arguments of `plan` and `run` ask for."""
     chosen = tables.choose(arguments.tables, arguments.rows, arguments.columns, scale.replace, scale.add)
     output = arguments.output or f"outputs/{scale.name}"
-    overrides = [parse_override(text) for text in arguments.overrides]
+    overrides = [parse_stage_setting(text) for text in arguments.overrides]
     plan = expand(chosen, scale, output, dict(arguments.data), overrides, arguments.trials)
     if not plan.runs:
         fitting = [name for name in scales.NAMES if expand(chosen, scales.load(name), plan.output).runs]
@@ -122,7 +122,7 @@ def _costs(plan: Plan, expected: dict[str, float], measured: set[str], done: set
         runs = [run for run in plan.runs.values() if run.task == task]
         seconds = sum(expected[run.id] for run in runs)
         hours = sum(expected[run.id] * run.devices for run in runs) / 3600
-        lines.append(Line(task, plain_cells([
+        lines.append(Line(task, cells_of([
             len(runs), str(sum(run.id in done for run in runs)), clock(seconds / len(runs)),
             f"{hours:.1f}" if any(run.devices for run in runs) else None,
             f"{plan.gigabytes.get(task, 0.0) * len(runs):.1f}",

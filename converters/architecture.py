@@ -55,7 +55,7 @@ class Architecture:
         return f"{wide}resnet{self.depth}{two}{width}{'_cifar' if self.cifar else ''}"
 
     @property
-    def blocks(self) -> tuple[int, int, int, int]:
+    def block_counts(self) -> tuple[int, int, int, int]:
         """Blocks in layer1 to layer4."""
         return BLOCKS[self.depth]
 
@@ -94,7 +94,7 @@ class Architecture:
 
         unit("conv1", "bn1", stem, 3, 3 if self.cifar else 7)
         into = stem
-        for stage, count in enumerate(self.blocks, start=1):
+        for stage, count in enumerate(self.block_counts, start=1):
             planes = stem * 2 ** (stage - 1)
             inner, out = planes * self.bottleneck_width, planes * self.expansion
             for index in range(count):

@@ -34,7 +34,7 @@ def require(checks: list[Check], file: Path) -> None:
             raise UserError(f"{file}: {check.name}: {check.figure}; {check.remedy}")
 
 
-def check_tensors(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> list[Check]:
+def tensor_checks(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> list[Check]:
     """Check a complete state dict (torchvision's names, source dtypes); `source` has the names in the file.
 
     Returns all checks in a fixed order; the first that fails is the error to report.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from converters.architecture import Architecture
 from converters.checkpoint_layouts import InputConvention
-from converters.checks import Check, check_digest, check_tensors, require
+from converters.checks import Check, check_digest, require, tensor_checks
 from converters.fetching import fetch
 from converters.reading import prefix_errors, read_checkpoint
 from converters.recognition import find_network
@@ -137,7 +137,7 @@ def load_backbone(
     with prefix_errors(path, "its tensors cannot be used ({}); export them as plain float32", foreign):
         network = find_network(contents, format, prefix)
         ordered = {name: network.tensors[name] for name in network.arch.shapes}
-        checks = check_tensors(ordered, network.source)
+        checks = tensor_checks(ordered, network.source)
         require(checks, path)
         state_dict = {name: tensor.float().contiguous() for name, tensor in ordered.items()}
         checks.append(check_digest(contents, state_dict))

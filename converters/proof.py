@@ -129,7 +129,7 @@ def _build_c4(arch: Architecture, stride_in_1x1: bool) -> nn.Module:
 
     stages = []
     into = arch.stem_channels
-    for index, count in enumerate(arch.blocks):
+    for index, count in enumerate(arch.block_counts):
         out = arch.stem_channels * arch.expansion * 2**index
         settings: dict[str, Any] = {"stride_per_block": [1 if index == 0 else 2] + [1] * (count - 1), "norm": "BN"}
         if arch.bottleneck:

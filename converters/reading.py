@@ -87,7 +87,7 @@ def read_checkpoint(path: Path) -> Contents:
             raise UserError(f"one of several files; give the file …{INDEX} beside it, which names them all")
         else:
             tree = _read(inner)
-        tensors, settings = flatten(tree.content)
+        tensors, settings = arrays_and_settings(tree.content)
     top = tree.content if isinstance(tree.content, dict) else {}
     provenance = top.get("provenance")
     return Contents(
@@ -157,6 +157,8 @@ def _open_zip(data: bytes) -> zipfile.ZipFile:
     entries = archive.infolist()
     if len({entry.filename for entry in entries}) != len(entries):
         raise UserError("damaged archive (an entry occurs twice); fetch or write it again")
+    if any(entry.flag_bits & 0x1 for entry in entries):
+        raise UserError("an encrypted archive; decrypt it first")
     packed, unpacked = (sum(getattr(e, size) for e in entries) for size in ("compress_size", "file_size"))
     if packed > len(data) or unpacked > MAX_EXPANSION * len(data) + SLACK:
         raise UserError("the archive claims to hold more than it can, as bombs do; fetch it again")
@@ -216,7 +218,7 @@ def _read_msgpack(data: bytes) -> Any:
     return msgpack.unpackb(data, ext_hook=extension, strict_map_key=False, raw=False)
 
 
-def flatten(tree: Any) -> tuple[dict[str, Array], dict[str, Any]]:
+def arrays_and_settings(tree: Any) -> tuple[dict[str, Array], dict[str, Any]]:
     """Every array and every setting in nested dictionaries and lists, by its path; each of them is visited once."""
     arrays: dict[str, Array] = {}
     settings: dict[str, Any] = {}

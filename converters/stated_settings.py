@@ -16,7 +16,7 @@ import numpy as np
 
 from converters.architecture import BLOCKS, Architecture, not_plain
 from converters.checkpoint_layouts import IMAGENET_MEAN, MSRA_INPUT, InputConvention
-from converters.reading import Contents, flatten
+from converters.reading import Contents, arrays_and_settings
 from converters.recognition import Network
 from converters.safe_pickle import OpaqueTensor
 from runs.errors import UserError
@@ -70,7 +70,7 @@ def input_convention(contents: Contents, network: Network, path: Path) -> tuple[
     settings = dict(contents.settings)
     for name in BESIDE:
         if (beside := path.with_name(name)).is_file():
-            settings |= {f"{name}/{key}": value for key, value in flatten(read_json(beside))[1].items()}
+            settings |= {f"{name}/{key}": value for key, value in arrays_and_settings(read_json(beside))[1].items()}
     for key, value in settings.items():
         _check(key, value, network.arch)
     if odd := next(filter(_CLASSES.search, sorted(contents.names)), None):

@@ -132,6 +132,8 @@ def decompress(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]
 
 def _only_member(archive: tarfile.TarFile) -> IO[bytes]:
     members = [member for member in archive if member.isfile() and not Path(member.name).name.startswith(".")]
+    if {"pickle", "storages", "tensors"} <= {member.name for member in members}:
+        raise UserError("PyTorch's tar format of before 2017; load and save it with PyTorch 1.x first")
     if len(members) != 1:
         names = ", ".join(member.name for member in members[:4]) or "none"
         raise UserError(f"a tar with {len(members)} files ({names}); unpack it and give the checkpoint")

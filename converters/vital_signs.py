@@ -195,7 +195,7 @@ def _distance(mean: Tensor, variance: Tensor, running_mean: Tensor | None, runni
 
 
 def check_vital_signs(
-    network: Any, convention: InputConvention, images: Tensor | None = None, batches: int = 0
+    network: Any, convention: InputConvention, images: Tensor | None = None, trained_batches: int = 0
 ) -> Check:
     """Check a network in eval mode.
 
@@ -203,7 +203,7 @@ def check_vital_signs(
         network: torchvision's modules with the strides and padding of the source.
         convention: what it is said to expect.
         images: RGB in [0, 1], (n, 3, H, W); None makes some.
-        batches: that made the statistics; below `FEW_BATCHES` nothing is refused. 0 where that is not known.
+        trained_batches: that made the statistics; below `FEW_BATCHES` nothing is refused. 0 where that is not known.
 
     Returns:
         The check with its worst layer, refused beyond what any trained network reaches, doubtful before.
@@ -228,8 +228,10 @@ def check_vital_signs(
     remedy = "its statistics were measured on another network or input; get the file anew, or use --unchecked"
     if doubtful and any(sign.text.startswith("bn1 ") for sign in worst):
         figure += _input_hint(network, convention, sets[best])
-    if failed and 0 < batches < FEW_BATCHES:
-        return Check("vital signs", True, f"{figure}; {batches} batches are too few to tell", remedy, doubtful=True)
+    if failed and 0 < trained_batches < FEW_BATCHES:
+        return Check(
+            "vital signs", True, f"{figure}; {trained_batches} batches are too few to tell", remedy, doubtful=True
+        )
     return Check("vital signs", not failed, figure, remedy, doubtful)
 
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.grid import ABSENT, Cell, Grid, Line, plain_cells
+from benchmarks.grid import ABSENT, Cell, Grid, Line, cells_of
 from benchmarks.report.charts import Chart, draw_chart, legend_entries, quantity_charts, row_logs
 from benchmarks.report.page import describe_environments
 from benchmarks.report.result_tables import format_mean_std, result_grid
@@ -199,7 +199,7 @@ def pretraining_grid(result: TableResult, plan: Plan, records: Mapping[str, Reco
         verdict = str(said or ABSENT) + (" in p" if any("prediction" in run.verdict for run in runs) else "")
         cells = [Cell(preset_arguments(row))]
         if accuracy is not None:
-            cells += plain_cells([row.values[accuracy]])
+            cells += cells_of([row.values[accuracy]])
         if asked:
             cells.append(Cell(str(row.properties.get("collapse", ABSENT))))
             cells.append(Cell(verdict, bold=said is not None and not said.agrees))

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 from pretrain.augment.views import Key, Views
 from pretrain.method.base import Batch
 from runs.distributed import worker_count
-from runs.errors import NO_SHARED_MEMORY, UserError, raise_errors
+from runs.errors import NO_SHARED_MEMORY, UserError, raise_or_yield
 from runs.signals import shield_worker
 
 
@@ -113,7 +113,7 @@ def load_batches(views: Views, batches: Iterable[list[Key]], workers: int, pin: 
         # Each start of an iterator draws a number; from the process's generator it would change what the method draws.
         generator=torch.Generator(),
     )  # fmt: skip
-    return raise_errors(loader)
+    return raise_or_yield(loader)
 
 
 class DeviceLoader:

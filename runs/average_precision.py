@@ -97,7 +97,7 @@ def _curve_area(
     return area
 
 
-def pooled_average_precision(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
+def class_pooled_average_precision(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
     """AP in percent of the detections of all classes ranked together, area under the curve, (R,); `weights` as above.
 
     Dave et al., arXiv:2102.01066 (AP-pool). The mean over classes gives a class of few objects, whose

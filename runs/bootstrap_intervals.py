@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runs.average_precision import average_precision, pooled_average_precision
+from runs.average_precision import average_precision, class_pooled_average_precision
 from runs.detection_matches import Matches
 from runs.errors import UserError
 
@@ -36,7 +36,7 @@ class Interval:
 def compare(before: Sequence[Matches], now: Sequence[Matches], resamples: int = 1000) -> dict[str, Interval]:
     """Mean of the trials now minus mean of the trials before, on the same images drawn for all.
 
-    By `NAMES`, and under `POOLED` the difference of `pooled_average_precision`.
+    By `NAMES`, and under `POOLED` the difference of `class_pooled_average_precision`.
 
     Raises:
         UserError: they were not all measured on the same images and classes.
@@ -63,7 +63,7 @@ def intervals(matches: Matches, resamples: int = 1000) -> dict[str, Interval]:
 
 
 def _with_pooled(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
-    return np.column_stack([average_precision(matches, weights), pooled_average_precision(matches, weights)])
+    return np.column_stack([average_precision(matches, weights), class_pooled_average_precision(matches, weights)])
 
 
 def _intervals(value: NDArray[Any], samples: NDArray[Any]) -> dict[str, Interval]:

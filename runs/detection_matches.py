@@ -120,13 +120,13 @@ def read_arrays(path: Path, sha256: str | None, remedy: str) -> dict[str, NDArra
     return unpack_arrays(content)
 
 
-def from_arrays(arrays: Mapping[str, NDArray[Any]], kind: str, shared: str = "") -> Matches:
-    """Matches from the arrays of a file: those of the detections begin with `kind`, the others with `shared`."""
+def from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str, shared_prefix: str = "") -> Matches:
+    """Matches from a file's arrays: the detections' names begin with `prefix`, the others' with `shared_prefix`."""
     numbers = {
-        name: arrays[kind + name].astype(dtype) for name, dtype in zip(OWN, (int, int, float, np.int8), strict=True)
+        name: arrays[prefix + name].astype(dtype) for name, dtype in zip(OWN, (int, int, float, np.int8), strict=True)
     }
-    ids, classes = (tuple(map(str, arrays[shared + name].tolist())) for name in ("image_ids", "classes"))
-    objects, metric = arrays[f"{shared}objects"].astype(int), str(arrays[f"{shared}metric"])
+    ids, classes = (tuple(map(str, arrays[shared_prefix + name].tolist())) for name in ("image_ids", "classes"))
+    objects, metric = arrays[f"{shared_prefix}objects"].astype(int), str(arrays[f"{shared_prefix}metric"])
     return Matches(ids, classes, **numbers, objects=objects, metric=metric)
 
 

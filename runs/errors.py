@@ -45,7 +45,7 @@ LOST_WORKER = UserError(
 )
 
 
-def raise_errors(items: Iterable[Any]) -> Iterator[Any]:
+def raise_or_yield(items: Iterable[Any]) -> Iterator[Any]:
     """Yield what a loader yields; an error among it is raised.
 
     Loading processes hand errors over as values, since an exception that leaves a process comes out as many lines.

@@ -11,7 +11,7 @@ from torch import nn
 
 from runs.detection_matches import FILE, save_matches
 from runs.distributed import rank, world_size
-from runs.errors import raise_errors
+from runs.errors import raise_or_yield
 from runs.progress import Progress
 from transfer.check_rle import coder
 from transfer.coco_evaluation import evaluate_coco, to_coco_results
@@ -58,7 +58,7 @@ def detect(cfg: Any, detector: nn.Module, split: Split, batches: Iterable[Any]) 
         as_user_errors("recipe=, detectron2.…: Detectron2 cannot test this detector"),
         Progress(len(numbers), title, "image", folder=Path(cfg.OUTPUT_DIR), disable=rank() > 0) as bar,
     ):
-        for number, batch in zip(numbers, raise_errors(batches), strict=True):
+        for number, batch in zip(numbers, raise_or_yield(batches), strict=True):
             rows.append((number, _plain(detector(batch)[0]["instances"])))
             bar.update()
     # Pickled and gathered on the CPU: a detector's masks would not fit on its device a second time.

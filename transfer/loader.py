@@ -48,7 +48,7 @@ class MappedImages(Dataset[dict[str, Any] | BrokenImage]):
 
 
 def collate(batch: list[Any]) -> list[dict[str, Any]] | BrokenImage:
-    """A batch as Detectron2 wants it, or the first of its images that did not decode, which `raise_errors` raises."""
+    """A batch as Detectron2 wants it, or the first of its images that did not decode, which `raise_or_yield` raises."""
     return next((image for image in batch if isinstance(image, BrokenImage)), batch)
 
 
@@ -90,7 +90,7 @@ class GroupedBatchSampler(Sampler[list[Draw]]):
 class Loaders(NamedTuple):
     """Batches to train on, by `sampler`, and for precise batch norm, both endless; every image to test on, one a batch.
 
-    They are read through `raise_errors`.
+    They are read through `raise_or_yield`.
     """
 
     train: DataLoader[Any]

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from runs.distributed import all_arrive, all_gather_object, rank, world_size
 from runs.environment import peak_memory_mb
-from runs.errors import UserError, raise_errors
+from runs.errors import UserError, raise_or_yield
 from runs.files import write_json
 from runs.folder import Run
 from runs.metrics_log import METRICS_LOG, MetricsLog
@@ -81,7 +81,7 @@ class Trainer:
         generators = self._restore()
         self.loaders.sampler.start = self.iteration
         # Making it draws from PyTorch's generator, so the saved states follow it.
-        batches = raise_errors(iter(self.loaders.train))
+        batches = raise_or_yield(iter(self.loaders.train))
         if generators is not None:
             set_generator_states(generators)
         log = MetricsLog(self.folder / METRICS_LOG, self.iteration, self.folder) if rank() == 0 else None
@@ -196,7 +196,7 @@ class Trainer:
             return
         count = self.cfg.TEST.PRECISE_BN.NUM_ITER
         with EventStorage(), Progress(count, "precise BN", folder=self.folder, disable=rank() > 0) as bar:
-            update_bn_stats(self.model, _counted(raise_errors(self.loaders.precise_bn), bar), count)
+            update_bn_stats(self.model, _counted(raise_or_yield(self.loaders.precise_bn), bar), count)
 
     def save(self) -> None:
         """Write the checkpoint that `train` continues from."""

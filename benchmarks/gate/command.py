@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.gate.baseline import read_baseline, write_baseline
 from benchmarks.gate.comparison import DETECT, Comparison, compare_runs
 from benchmarks.gate.measured import Measured, measure
-from benchmarks.grid import Cell, Grid, Line, plain_cells
+from benchmarks.grid import Cell, Grid, Line, cells_of
 from benchmarks.report import table_formats
 from runs.errors import UserError
 from runs.files import atomic_write
@@ -119,7 +119,7 @@ def summary_markdown(lines: list[Comparison]) -> bytes:
     head = "a real drop" if failed else "not enough data to see a small drop" if unsure else "no drop"
     rows = [
         Line(line.key, (
-            *plain_cells([line.metric, f"{line.before:.2f}", f"{line.now:.2f}",
+            *cells_of([line.metric, f"{line.before:.2f}", f"{line.now:.2f}",
                     f"{line.difference:+.2f} ± {1.96 * line.error:.2f}", f"{line.smallest:.1f}"]),
             Cell("" if line.verdict == "shown" else line.verdict, bold=line.verdict == "fail"),
         ))

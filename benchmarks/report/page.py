@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.grid import Cell, Grid, Line, plain_cells
+from benchmarks.grid import Cell, Grid, Line, cells_of
 from benchmarks.report import table_formats
 from benchmarks.report.charts import (
     chart_svg,
@@ -85,8 +85,8 @@ def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pa
         papers=list(dict.fromkeys(result.table.paper for result, _ in results)),
         about=list(dict.fromkeys(f"{p.scale} scale: {p.about}" for p in plans)),
         made=time.strftime("%Y-%m-%d %H:%M"),
-        views=run_pictures(found, "pretrain", VIEWS),
-        detections=run_pictures(found, "transfer", DETECTIONS),
+        views=picture_sources(found, "pretrain", VIEWS),
+        detections=picture_sources(found, "transfer", DETECTIONS),
         environments=describe_environments([*recorded, *others.values()]),
         others=unplanned_grid(others),
         costs=run_grid(found),
@@ -112,7 +112,7 @@ def report_title(results: Sequence[TableResult]) -> str:
     return f"{join_with_and(labels)}, measured"
 
 
-def run_pictures(results: Sequence[Results], kind: str, file: str) -> list[dict[str, str]]:
+def picture_sources(results: Sequence[Results], kind: str, file: str) -> list[dict[str, str]]:
     """The picture that each run of a kind has written, as data for `<img>`; one trial of each is enough."""
     found: dict[str, str] = {}
     for one in results:
@@ -156,7 +156,7 @@ def run_grid(found: Sequence[Results]) -> Grid:
             lines.append(Line(named[run], (
                 Cell("done" if done else "failed" if attempt else "not run"),
                 Cell(clock(took) if took is not None else "", value=took),
-                *plain_cells([f"{record.peak_memory_mb:.0f}", record.verdict] if record else ["", ""]),
+                *cells_of([f"{record.peak_memory_mb:.0f}", record.verdict] if record else ["", ""]),
             )))  # fmt: skip
     heads = (("", "state"), ("", "time"), ("", "memory (MB)"), ("", "verdict"))
     return Grid(heads, tuple(lines), corner="run")
@@ -169,7 +169,7 @@ def unplanned_grid(records: dict[Path, Record]) -> Grid:
         data = f"{record.dataset.name} {record.dataset.split}" if record.dataset else ""
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
         what = f"{record.kind}: {record.subject.method}, {record.subject.arch}, seed {record.seed}"
-        lines.append(Line(what, (Cell(data, title=str(path)), *plain_cells([metrics, record.verdict]))))
+        lines.append(Line(what, (Cell(data, title=str(path)), *cells_of([metrics, record.verdict]))))
     return Grid((("", "data"), ("", "metrics"), ("", "verdict")), tuple(lines), corner="run")
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from benchmarks.grid import ABSENT, Cell, Grid, Line, plain_cells
+from benchmarks.grid import ABSENT, Cell, Grid, Line, cells_of
 from benchmarks.results.table_results import Entry, TableResult
 from benchmarks.results.trial_statistics import Summary
 from benchmarks.tables import table as tables
@@ -42,7 +42,7 @@ def result_grid(result: TableResult, properties: bool = False, notes: bool = Tru
     lines = []
     for i, (row, entries) in enumerate(zip(table.rows, result.entries, strict=True)):
         verdict = result.verdicts[i] if result.verdicts else None
-        cells = list(plain_cells([row.properties.get(p, "") for p in facts]))
+        cells = list(cells_of([row.properties.get(p, "") for p in facts]))
         if result.verdicts:
             cells.append(Cell(str(verdict or ABSENT), bold=verdict is not None and not verdict.agrees))
         below = [Cell("") for _ in cells]
@@ -73,7 +73,7 @@ def checkpoint_grid(result: TableResult, name: str) -> Grid:
     table = result.table
     whole = tables.load(table.name).select(None, [c.id for c in table.columns])
     ours = Line(name, tuple(Cell(format_entry(e), bold=e.ours is not None) for e in result.entries[0]))
-    theirs = [Line(f"{r.label} (paper)", plain_cells(r.values)) for r in whole.rows if any(r.values)]
+    theirs = [Line(f"{r.label} (paper)", cells_of(r.values)) for r in whole.rows if any(r.values)]
     heads = tuple((c.group, c.label) for c in table.columns)
     return Grid(heads, (ours, *theirs), f"{table.label}: {table.title}", f"{table.quantity}, {result.scale} scale")
 

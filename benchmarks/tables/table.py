@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grid import ABSENT, Grid, Line, plain_cells
+from benchmarks.grid import ABSENT, Grid, Line, cells_of
 from runs import plugins
 from runs.errors import UserError
 from runs.files import read_yaml
@@ -94,7 +94,7 @@ class Table:
         for row in self.rows:
             deviations = [f" ± {std}" if std is not None else "" for std in row.std or (None,) * len(row.values)]
             values = [ABSENT if v is None else f"{v}{std}" for v, std in zip(row.values, deviations, strict=True)]
-            lines.append(Line(row.label, plain_cells([*map(row.properties.get, self.properties), *values])))
+            lines.append(Line(row.label, cells_of([*map(row.properties.get, self.properties), *values])))
         heads = (*(("", name) for name in self.properties), *((c.group, c.label) for c in self.columns))
         title = f"{self.label}: {self.title}"
         return Grid(heads, tuple(lines), title, self.quantity, self.notes, "pre-train", len(self.properties))

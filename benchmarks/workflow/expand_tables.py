@@ -298,7 +298,7 @@ def _relative(path: Path) -> str:
         return str(absolute)
 
 
-def parse_override(text: str) -> tuple[str, str, Any]:
+def parse_stage_setting(text: str) -> tuple[str, str, Any]:
     """Read the user's `--set STAGE.KEY=VALUE`; a `UserError` if it is not of that form or names no stage."""
     key, equals, value = text.partition("=")
     stage, dot, name = key.partition(".")

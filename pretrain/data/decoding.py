@@ -67,11 +67,11 @@ class LazyImage:
                 return decoded  # type: ignore[return-value]
         return numpy.array(self.rgb())
 
-    def reduction(self, limit: float) -> int:
-        """Return the largest scale, up to `limit`, at which the file decodes directly: 8, 4, 2 or 1."""
+    def reduction(self, most: float) -> int:
+        """Return the largest scale, up to `most`, at which the file decodes directly: 8, 4, 2 or 1."""
         if self.content is None or self.image.format != "JPEG" or self.image.mode != "RGB":
             return 1
-        return next((scale for scale in REDUCTIONS if scale <= limit), 1)
+        return next((scale for scale in REDUCTIONS if scale <= most), 1)
 
     def reduced(self, scale: int) -> Image.Image:
         """Decode at 1/`scale` of the size, rounded up; raises as `rgb`."""

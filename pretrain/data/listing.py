@@ -90,7 +90,7 @@ class Listing:
     folders: set[str] = field(default_factory=set)
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def add(self, file: ImageFile) -> None:
+    def add_if_image(self, file: ImageFile) -> None:
         """Take a file in if it is an image."""
         # macOS writes é as two characters, and one class would be two.
         file = file._replace(path=unicodedata.normalize("NFC", file.path))
@@ -179,7 +179,7 @@ def _list_folder(listing: Listing, folder: str, inside: str, split_folders: list
         elif entry.name.lower().endswith(ARCHIVES):
             _list_archive(listing, entry.path, f"{path[:-4]}/")
         else:
-            listing.add(ImageFile(path, entry.path))
+            listing.add_if_image(ImageFile(path, entry.path))
 
 
 def _leads_back(target: str, split_folders: list[str]) -> bool:
@@ -212,7 +212,7 @@ def _list_archive(listing: Listing, archive: str, inside: str) -> None:
         if "/" in path:
             listing.folders.add(unicodedata.normalize("NFC", path.partition("/")[0]))
         if file.member is not None:
-            listing.add(file._replace(path=path))
+            listing.add_if_image(file._replace(path=path))
 
 
 def _zip_members(archive: str) -> Iterator[tuple[str, zipfile.ZipInfo | None]]:

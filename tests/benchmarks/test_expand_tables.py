@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from benchmarks.__main__ import main
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand_tables import expand, parse_override
+from benchmarks.workflow.expand_tables import expand, parse_stage_setting
 from benchmarks.workflow.plan import Plan, Source, read_plan
 from benchmarks.workflow.time_left import chain_seconds
 from runs.errors import UserError
@@ -18,7 +18,7 @@ from runs.errors import UserError
 
 def plan(*names: str, scale: str = "mini", rows: list[str] | None = None, overrides: tuple[str, ...] = ()) -> Plan:
     chosen = [tables.load(n).select(rows, None) for n in names]
-    parsed = [parse_override(o) for o in overrides]
+    parsed = [parse_stage_setting(o) for o in overrides]
     return expand(chosen, scales.load(scale), "outputs/x", {}, parsed)
 
 
@@ -165,7 +165,7 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["pretrain", "pretrain=1", "nothing.lr=1", ".a=1"])
 def test_a_wrong_override_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--set"):
-        parse_override(text)
+        parse_stage_setting(text)
 
 
 def test_the_mini_scale_knows_the_generated_classes() -> None:

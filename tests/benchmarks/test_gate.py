@@ -17,7 +17,7 @@ from benchmarks.gate.measured import Measured, measure
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
 from experiments.gate_error_rates import CLASSES, draw_image_set, simulate_detector
-from runs.average_precision import average_precision, pooled_average_precision
+from runs.average_precision import average_precision, class_pooled_average_precision
 from runs.bootstrap_intervals import POOLED, compare
 from runs.detection_matches import Matches, to_arrays
 from runs.files import sha256
@@ -234,12 +234,12 @@ def test_the_common_ranking_of_one_class_is_its_ap() -> None:
         metric="voc_area",
     )  # fmt: skip
     assert compare([one], [one], 50)[POOLED].error == 0 and len(matches.classes) == CLASSES
-    np.testing.assert_allclose(pooled_average_precision(one), average_precision(one)[:, 0])
+    np.testing.assert_allclose(class_pooled_average_precision(one), average_precision(one)[:, 0])
     # Ranked by nothing but their scores: the order of the classes' numbers makes no difference.
     turned = replace(
         matches, category=CLASSES - 1 - matches.category, objects=matches.objects[:, ::-1], metric="voc_2007"
     )
-    np.testing.assert_allclose(pooled_average_precision(turned), pooled_average_precision(matches))
+    np.testing.assert_allclose(class_pooled_average_precision(turned), class_pooled_average_precision(matches))
 
 
 @pytest.mark.parametrize(

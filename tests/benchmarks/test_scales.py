@@ -8,7 +8,7 @@ import pytest
 from benchmarks.results.table_results import pretrainings
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand_tables import expand, gpus_and_nodes, parse_override
+from benchmarks.workflow.expand_tables import expand, gpus_and_nodes, parse_stage_setting
 from benchmarks.workflow.time_left import expected_durations
 from converters.architecture import parse_arch
 from converters.conversion import detectron2_obstacle
@@ -152,7 +152,7 @@ def test_a_scale_may_also_serve_a_table_that_is_not_made_now(tmp_path: Path, own
 
 @pytest.mark.parametrize("text", ["pretrain.epochs=x", "pretrain.epochs=1.5", "pretrain.batch_size=0"])
 def test_a_setting_that_a_plan_counts_with_is_a_whole_number(text: str) -> None:
-    override = parse_override(text)
+    override = parse_stage_setting(text)
     with pytest.raises(UserError, match=f"{text}: must be a whole number"):
         expand([tables.load("table4")], scales.load("mini"), "outputs/x", overrides=[override])
 
@@ -170,11 +170,11 @@ def test_a_setting_that_a_plan_counts_with_is_a_whole_number(text: str) -> None:
 )
 def test_a_setting_that_is_not_the_users_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        expand([tables.load("table4")], scales.load("mini"), "outputs/x", overrides=[parse_override(text)])
+        expand([tables.load("table4")], scales.load("mini"), "outputs/x", overrides=[parse_stage_setting(text)])
 
 
 def test_a_number_with_an_exponent_is_the_number_that_the_record_will_hold() -> None:
-    given = [parse_override(text) for text in ("pretrain.optimizer={lr: 1.5e-3}", "linear.lr=[1e-1, .5e1]")]
+    given = [parse_stage_setting(text) for text in ("pretrain.optimizer={lr: 1.5e-3}", "linear.lr=[1e-1, .5e1]")]
     plan = expand([tables.load("table4")], scales.load("mini"), "outputs/x", overrides=given)
     assert {run.settings["optimizer.lr"] for run in plan.runs.values() if run.kind == "pretrain"} == {0.0015}
     assert [0.1, 5.0] in [run.settings.get("lr") for run in plan.runs.values()]

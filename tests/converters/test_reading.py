@@ -25,7 +25,7 @@ from torchvision.models.resnet import ResNet
 from converters import reading, safe_pickle
 from converters.conversion import convert
 from converters.loading import load_backbone
-from converters.reading import flatten, read_checkpoint
+from converters.reading import arrays_and_settings, read_checkpoint
 from runs.errors import UserError
 from tests.converters import layouts
 
@@ -70,6 +70,22 @@ def test_tar_with_several_files_lists_them(plain: Path, tmp_path: Path) -> None:
     other.write_text("x")
     with pytest.raises(UserError, match=r"a tar with 2 files \(simsiam\.pth, log\.txt\)"):
         read_checkpoint(tar(tmp_path / "two.tar", plain, other))
+    parts = [tmp_path / name for name in ("pickle", "storages", "tensors")]
+    for part in parts:
+        part.write_text("x")
+    with pytest.raises(UserError, match="before 2017; load and save it with PyTorch 1"):
+        read_checkpoint(tar(tmp_path / "old.tar", *parts))
+
+
+def test_an_encrypted_archive_asks_for_decryption(tmp_path: Path) -> None:
+    np.savez(tmp_path / "net.npz", a=np.zeros(3))
+    data = bytearray((tmp_path / "net.npz").read_bytes())
+    directory = data.index(b"PK\x01\x02")
+    data[6] |= 1  # the flags of the entry and of its line in the directory
+    data[directory + 8] |= 1
+    (tmp_path / "net.npz").write_bytes(data)
+    with pytest.raises(UserError, match="an encrypted archive; decrypt it first"):
+        read_checkpoint(tmp_path / "net.npz")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -178,7 +194,7 @@ def test_usual_mistakes_have_their_remedy(start: bytes, message: str, tmp_path: 
 def test_arrays_of_every_kind_come_out_as_numpy_makes_them(dtype: str, order: str, protocol: int) -> None:
     """The stand-ins for NumPy's constructors against NumPy's own."""
     array = np.asarray(np.arange(24).reshape(2, 3, 4) % 2, dtype=dtype, order=order)  # type: ignore[call-overload]
-    found = flatten(
+    found = arrays_and_settings(
         safe_pickle.load(pickle.dumps({"array": array, "scalar": array[0, 0, 0]}, protocol=protocol)).content
     )[0]
     assert list(found) == ["array"]
@@ -189,7 +205,7 @@ def test_arrays_of_every_kind_come_out_as_numpy_makes_them(dtype: str, order: st
 def test_an_array_that_claims_more_than_it_holds() -> None:
     data = pickle.dumps({"array": np.zeros(4, np.float32)}, protocol=2).replace(b"K\x04\x85", b"K\x05\x85")
     with pytest.raises(UserError, match=r"shape \(5,\) has 4 values"):
-        flatten(safe_pickle.load(data).content)
+        arrays_and_settings(safe_pickle.load(data).content)
 
 
 def test_every_name_is_found_and_none_is_called() -> None:
@@ -210,7 +226,7 @@ def test_a_shared_dictionary_is_read_once() -> None:
     tree: dict[str, Any] = {"w": np.ones(1)}
     for _ in range(40):
         tree = {"a": tree, "b": tree}
-    assert len(flatten(tree)[0]) <= 1
+    assert len(arrays_and_settings(tree)[0]) <= 1
 
 
 def doubled(use: bytes) -> bytes:

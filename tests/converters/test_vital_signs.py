@@ -149,9 +149,9 @@ def test_statistics_of_a_few_batches_are_doubted_and_not_refused(weights: Weight
     wrong = dict(weights)
     cases.foreign_convolution(wrong, partner)
     for batches, passed in ((0, False), (24, True), (vital_signs.FEW_BATCHES, False)):
-        check = signs(wrong, batches=batches)
+        check = signs(wrong, trained_batches=batches)
         assert (check.passed, check.doubtful) == (passed, True) and ("too few to tell" in check.figure) == passed
-    assert not signs(weights, batches=24).doubtful
+    assert not signs(weights, trained_batches=24).doubtful
 
 
 def test_the_file_says_how_many_batches_made_its_statistics(tmp_path: Path) -> None:

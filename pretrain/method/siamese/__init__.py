@@ -82,7 +82,7 @@ class Siamese(Method):
         return None if self.config.predictor == "none" else cast(Tensor, self.predictor(z))
 
     def forward(self, batch: Batch) -> Output:
-        z = self.outputs(batch)  # n-by-d a view
+        z = self.embed_views(batch)  # n-by-d a view
         phase = self.phase(batch.step)
         if phase != "train":
             loss = losses.negative_cosine(z[0], z[1]) if phase == "collapse" else losses.decorrelation_loss(*z)
@@ -99,7 +99,7 @@ class Siamese(Method):
             output["p"] = p[0]
         return output
 
-    def outputs(self, batch: Batch) -> list[Tensor]:
+    def embed_views(self, batch: Batch) -> list[Tensor]:
         """Outputs (n, d) of all views; of those that only are targets without a gradient."""
         learning = {a for a, _ in self.pairs}
         training = self.phase(batch.step) == "train"
