@@ -101,7 +101,7 @@ def test_validate_says_what_is_wrong(
     (tmp_path / "t.yaml").write_text(table.replace("task: knn", "task: cnn"))
     with pytest.raises(SystemExit) as done:
         validate_plugin.main([str(tmp_path / "t.yaml")])
-    assert done.value.code == 2 and "task 'cnn' is none of" in capsys.readouterr().err
+    assert done.value.code == 2 and "task='cnn': choose one of" in capsys.readouterr().err
     done = installed("pretrain", "--help", SIAMESE_TRANSFER_PATH=str(tmp_path / "gone"))
     assert done.returncode == 2 and "no such folder" in done.stderr and done.stderr.count("\n") == 1
 
