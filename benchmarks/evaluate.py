@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import hub
+from benchmarks import push_to_hub
 from benchmarks.gate.command import checked_baseline, gate
 from benchmarks.grid import Grid
 from benchmarks.report import table_formats
@@ -97,7 +97,7 @@ def evaluate(
 def evaluate_command(arguments: argparse.Namespace) -> int:
     """The command. Exit status 1 if a run failed."""
     if arguments.push:
-        hub.check_push(arguments.push)
+        push_to_hub.check_push(arguments.push)
     elif arguments.yes:
         raise UserError("--yes: is for --push OWNER/NAME; give it, or leave --yes out")
     given = vars(arguments)
@@ -112,7 +112,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     if found.failed or found.refused:
         return 1
     if arguments.push:
-        hub.push(found.model_card, arguments.push, arguments.yes)
+        push_to_hub.push(found.model_card, arguments.push, arguments.yes)
     return 0
 
 
@@ -148,7 +148,7 @@ def tables_of_tasks(tasks: Sequence[str]) -> list[tables.Table]:
 
 def inspect_checkpoint(address: str) -> tuple[Path, dict[str, Any]]:
     """A checkpoint's file, fetched first where it is an address, and what `python -m converters inspect` says of it."""
-    facts = json.loads(hub.run_converters("inspect", address, "--json"))
+    facts = json.loads(push_to_hub.run_converters("inspect", address, "--json"))
     return Path(facts["file"]), facts
 
 

@@ -1,4 +1,4 @@
-"""How often does the gate report a drop that is none, and how small a drop does it detect? By simulated detectors.
+"""How often does the gate report a drop where there is none, and how small a drop does it detect? Simulated.
 
     python -m experiments.gate_error_rates --pairs 200 --images 500 --output outputs/gate.json --figure gate.png
 

@@ -142,11 +142,11 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[Batch]:
         loaded = load_batches(self.views, self.sampler, worker_count(self.workers), self.device.type == "cuda")
         for step, batch in zip(self.sampler.steps, loaded, strict=False):
-            views, labels = self.to_device(batch.views, batch.labels)
+            views, labels = self.finish_on_device(batch.views, batch.labels)
             self.broken.update(name for names in batch.broken for name in names)
             yield Batch(views, labels, step, batch.indices)
 
-    def to_device(self, tensors: list[Tensor], labels: Tensor) -> tuple[list[Tensor], Tensor]:
+    def finish_on_device(self, tensors: list[Tensor], labels: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return (N, 3, H, W) float views and labels (N,) on the device, ready for its current stream."""
         side: Any = torch.cuda.stream(self.stream) if self.stream else nullcontext()
         # Also where the caller computes under mixed precision: a bf16 blur would be another.

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from runs import __version__
-from runs.distributed import launch
+from runs.distributed import read_launch
 from runs.errors import UserError, user_message
 from runs.help_text import help_text
 from runs.plugins import check_folders, search_path_override
@@ -164,7 +164,7 @@ class _PassesHydra(BaseException):
 def _say(line: str) -> None:
     # All processes that torchrun starts come to one and the same fault in the settings; the first one says it.
     with contextlib.suppress(UserError):
-        if launch().rank > 0:
+        if read_launch().rank > 0:
             return
     print(line, file=sys.stderr)
 

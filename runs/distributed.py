@@ -49,7 +49,7 @@ class Launch(NamedTuple):
     local_world_size: int = 1
 
 
-def launch() -> Launch:
+def read_launch() -> Launch:
     """Read torchrun's variables; a process without a `WORLD_SIZE` above 1 is alone, whatever else is set.
 
     Raises:
@@ -90,7 +90,7 @@ def process_group(device: str) -> Iterator["torch.device"]:
     """
     import torch.distributed as dist
 
-    here = launch()
+    here = read_launch()
     left = [f"{name}={os.environ[name]}" for name in ("RANK", "LOCAL_RANK") if os.environ.get(name, "0") != "0"]
     if here.world_size == 1 and left:
         print(f"{', '.join(left)} without other processes (WORLD_SIZE): left over; running alone", file=sys.stderr)
@@ -115,7 +115,7 @@ def choose_device(name: str) -> "torch.device":
     """
     import torch
 
-    _, _, local, here = launch()
+    _, _, local, here = read_launch()
     found, needed = torch.cuda.device_count(), max(here, local + 1)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -180,7 +180,7 @@ def worker_count(asked: int, most: int = 16, processes: int | None = None) -> in
     # On a shared machine a job has fewer cores than there are.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # One core a process is left to the training.
-    return max(0, min(most, cores // (processes or launch().local_world_size) - 1))
+    return max(0, min(most, cores // (processes or read_launch().local_world_size) - 1))
 
 
 def rank() -> int:
@@ -281,7 +281,7 @@ def _fail(error: Exception) -> NoReturn:
         first = _store.add("failures", 1) == 1
     except RuntimeError:
         # The store ended with the process or the node that served it, perhaps before a word: a process a node says so.
-        first = launch().local_rank >= launch().local_world_size - 1
+        first = read_launch().local_rank >= read_launch().local_world_size - 1
     if first:
         print(f"error: {message}" if message else "".join(traceback.format_exception(error)), file=sys.stderr)
     sys.stdout.flush()

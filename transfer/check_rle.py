@@ -9,10 +9,10 @@ try:
 except ImportError:
     from pycocotools import mask as coder
 
-__all__ = ["check_rle", "coder"]
+__all__ = ["checked_rle", "coder"]
 
 
-def check_rle(code: Any, height: int, width: int) -> dict[str, Any]:
+def checked_rle(code: Any, height: int, width: int) -> dict[str, Any]:
     """Check a mask's run-length code, `{"size": [height, width], "counts": str, bytes or list of int}`.
 
     Returns:

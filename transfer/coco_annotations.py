@@ -12,7 +12,7 @@ import numpy as np
 from runs.errors import UserError, user_message
 from runs.files import read_json
 from transfer.box_formats import CORNERS, FEWEST, SIDES, SLACK, XYWH_ABS, find_better_format
-from transfer.check_rle import check_rle, coder
+from transfer.check_rle import checked_rle, coder
 from transfer.image_files import check_image
 
 # Objects whose boxes are compared with their masks or areas.
@@ -193,7 +193,7 @@ def _mask(shape: Any, height: int, width: int) -> Any:
     if not (height and width):
         raise ValueError("its image has no height and width, which masks need; write them")
     if isinstance(shape, dict):
-        return check_rle(shape, height, width)
+        return checked_rle(shape, height, width)
     if not isinstance(shape, list) or not all(isinstance(polygon, list) for polygon in shape):
         raise ValueError("its segmentation is neither run-length coded nor a list of polygons [[x, y, x, y, …], …]")
     for polygon in shape:

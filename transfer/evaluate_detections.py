@@ -18,7 +18,7 @@ from runs.errors import UserError
 from runs.files import read_json, write_json
 from runs.printable import printable
 from transfer.box_formats import CORNERS, SIDES, check_box_format
-from transfer.check_rle import check_rle
+from transfer.check_rle import checked_rle
 from transfer.coco_annotations import check_numbers, is_number, read_coco, read_id
 from transfer.detections import Detections, Evaluation
 from transfer.read_splits import Split, raise_first_fault, read_joined_splits
@@ -188,7 +188,7 @@ def _result(
         if not isinstance(result["segmentation"], dict):
             raise ValueError("its segmentation is not run-length coded; write what pycocotools.mask.encode returns")
         image = images[entry["image_id"]]
-        entry["segmentation"] = check_rle(result["segmentation"], image["height"], image["width"])
+        entry["segmentation"] = checked_rle(result["segmentation"], image["height"], image["width"])
     return entry
 
 

@@ -21,7 +21,7 @@ WARMUP_SHARE = 24
 
 
 def search_learning_rate(
-    search: SearchConfig, config: TransferConfig, folder: Path, iterations: int,
+    search: SearchConfig, config: TransferConfig, folder: Path, run_iterations: int,
     run_one: Callable[[TransferConfig], Record],
 ) -> tuple[dict[str, Any], TransferConfig]:  # fmt: skip
     """Try every rate, in a folder of its own, on the held-out part of the training images.
@@ -36,7 +36,7 @@ def search_learning_rate(
     data = replace(config.data, held_out=search.held_out)
     for rate in search.rates or GRIDS[config.task]:
         output = str(folder / f"search_lr{rate:g}")
-        candidate = replace(with_rate_and_warmup(config, rate, iterations), data=data, output=output, pictures=0)
+        candidate = replace(with_rate_and_warmup(config, rate, run_iterations), data=data, output=output, pictures=0)
         entry: dict[str, Any] = {"rate": rate, "solver": dict(candidate.detectron2["SOLVER"])}
         try:
             entry["metrics"] = run_one(candidate).metrics
@@ -50,15 +50,15 @@ def search_learning_rate(
     result = {
         "chosen": best["rate"], "metric": search.metric, "held_out": search.held_out, "seed": config.seed, "grid": grid,
     }  # fmt: skip
-    return result, with_rate_and_warmup(config, best["rate"], iterations)
+    return result, with_rate_and_warmup(config, best["rate"], run_iterations)
 
 
-def with_rate_and_warmup(config: TransferConfig, rate: float, iterations: int) -> TransferConfig:
+def with_rate_and_warmup(config: TransferConfig, rate: float, run_iterations: int) -> TransferConfig:
     """The settings of a run of so many iterations with another rate, and the longer warm-up that high ones need."""
     other = copy.deepcopy(config)
     solver = other.detectron2.setdefault("SOLVER", {})
     solver["BASE_LR"] = rate
     if rate > WARMUP_ABOVE:
-        solver["WARMUP_ITERS"] = min(WARMUP_ITERS, iterations // WARMUP_SHARE)
+        solver["WARMUP_ITERS"] = min(WARMUP_ITERS, run_iterations // WARMUP_SHARE)
         solver["WARMUP_FACTOR"] = WARMUP_FACTOR
     return other

@@ -70,7 +70,8 @@ def as_user_errors(what: str) -> Iterator[None]:
         names = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
         # PyTorch's own layers raise over what their caller gives them.
         caller = next(name for name in reversed(names) if not name.startswith("torch.nn.modules."))
-        reason = " ".join(str(error.args[0] if error.args else "").split())
+        # A LookupError's own text is the name in quotes.
+        reason = " ".join(str(error.args[0] if isinstance(error, LookupError) and error.args else error).split())
         by_detectron2 = caller.startswith(("detectron2.", "fvcore.", "yacs."))
         if user_message(error) or not by_detectron2 or "CUDA error" in reason or "cuDNN" in reason:
             raise

@@ -37,10 +37,10 @@ NOTHING = Found({}, {})
 DRIVERS = {"GPU driver": "driver", "CUDA": "cuda", "cuDNN": "cudnn"}
 
 
-def write_report(results: Sequence[Results], output: Path, others: Found = NOTHING) -> Path:
+def write_report(results: Sequence[Results], output: Path, unplanned: Found = NOTHING) -> Path:
     """Write `report.html`, `tables.md`, `tables.tex` and `tables.csv` into a folder; returns the page's path.
 
-    `others` are records without a plan, which are listed below the tables, and why some are refused.
+    `unplanned` are records without a plan, which are listed below the tables, and why some are refused.
 
     Raises:
         UserError: the folder has a file of such a name that is no report's, or the disk refuses.
@@ -49,7 +49,7 @@ def write_report(results: Sequence[Results], output: Path, others: Found = NOTHI
     there = [name for name in (PAGE, *TABLES) if (output / name).exists()]
     if there and not (output / PLAN).exists() and not files_of_report(output):
         raise UserError(f"{output / there[0]}: is there already, and not written by `report`; choose another --output")
-    text = _page(results, *others)
+    text = _page(results, *unplanned)
     with atomic_write(page, "w") as file:
         file.write(text)
     # After the page: its mark covers the tables too.
@@ -67,7 +67,7 @@ def write_tables(tables: Sequence[TableResult], output: Path) -> None:
             file.write(text)
 
 
-def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Path, str]) -> str:
+def _page(found: Sequence[Results], unplanned: dict[Path, Record], refused: dict[Path, str]) -> str:
     plans = [f.plan for f in found]
     recorded = [record for f in found for record in f.records.values()]
     training = [log for f in found for log in pretraining_logs(f, f"{f.plan.output}: " if len(found) > 1 else "")]
@@ -87,8 +87,8 @@ def _page(found: Sequence[Results], others: dict[Path, Record], refused: dict[Pa
         made=time.strftime("%Y-%m-%d %H:%M"),
         views=picture_sources(found, "pretrain", VIEWS),
         detections=picture_sources(found, "transfer", DETECTIONS),
-        environments=describe_environments([*recorded, *others.values()]),
-        others=unplanned_grid(others),
+        environments=describe_environments([*recorded, *unplanned.values()]),
+        others=unplanned_grid(unplanned),
         costs=run_grid(found),
         commands=[plan.runs[run].shell_command for plan in plans for run in plan.order],
         ended=len(recorded),

@@ -93,9 +93,9 @@ def loader(views: Views, device: str, channels_last: bool) -> DeviceLoader:
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_copy_changes_the_layout_alone(channels_last: bool) -> None:
     views = Views(Images("", "train", [], [], [], lambda _: b""), (), 0, False)
-    to_device = loader(views, "cpu", channels_last).to_device
+    finish_on_device = loader(views, "cpu", channels_last).finish_on_device
     before = [torch.randn(2, 3, 8, 8) for _ in range(2)]
-    after, labels = to_device(before, torch.arange(2))
+    after, labels = finish_on_device(before, torch.arange(2))
     layout = torch.channels_last if channels_last else torch.contiguous_format
     assert all(torch.equal(a, b) and b.is_contiguous(memory_format=layout) for a, b in zip(before, after, strict=True))
     assert labels.tolist() == [0, 1]
@@ -108,10 +108,10 @@ def test_views_are_the_same_under_mixed_precision() -> None:
         Images("", "train", [""], [0], ["a"], lambda _: image), config.for_views(2), 0, False, batched=True
     )
     tensors = [tensor[None] for tensor in views[0, 0][0]]
-    to_device = loader(views, "cpu", False).to_device
-    plain, _ = to_device(tensors, torch.zeros(1))
+    finish_on_device = loader(views, "cpu", False).finish_on_device
+    plain, _ = finish_on_device(tensors, torch.zeros(1))
     with torch.autocast("cpu", torch.bfloat16):
-        mixed, _ = to_device(tensors, torch.zeros(1))
+        mixed, _ = finish_on_device(tensors, torch.zeros(1))
     assert all(torch.equal(a, b) for a, b in zip(plain, mixed, strict=True))
 
 
@@ -120,8 +120,8 @@ def test_on_a_gpu_copies_are_complete_when_they_are_used() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     views = Views(Images("", "train", [], [], [], lambda _: b""), (), 0, False)
-    to_device = loader(views, "cuda", True).to_device
+    finish_on_device = loader(views, "cuda", True).finish_on_device
     for number in range(20):
         before = [torch.full((64, 3, 224, 224), float(number)).pin_memory()]
-        (after,), _ = to_device(before, torch.zeros(64, dtype=torch.long))
+        (after,), _ = finish_on_device(before, torch.zeros(64, dtype=torch.long))
         assert (after == number).all()

@@ -22,7 +22,7 @@ from PIL import Image
 from pycocotools import mask as coder
 
 from runs.errors import UserError
-from transfer.check_rle import check_rle
+from transfer.check_rle import checked_rle
 from transfer.coco_annotations import read_coco
 from transfer.detections import Detections
 from transfer.detectron2_config import build_cfg
@@ -429,12 +429,12 @@ def test_a_code_is_read_as_pycocotools_reads_it() -> None:
         height, width = rng.integers(1, 300, 2).tolist()
         mask = np.asfortranarray(rng.random((height, width)) < rng.choice([0, 0.01, 0.5, 1]), np.uint8)
         code = coder.encode(mask)
-        assert check_rle(code, height, width)["counts"] == code["counts"]
-        runs = check_rle({"size": [height, width], "counts": lengths(mask)}, height, width)
+        assert checked_rle(code, height, width)["counts"] == code["counts"]
+        runs = checked_rle({"size": [height, width], "counts": lengths(mask)}, height, width)
         assert np.array_equal(coder.decode(runs), mask)
         for wrong in (code["counts"][:-1], code["counts"] + b"1", b"\xff" + code["counts"], b""):
             with pytest.raises(ValueError, match="do not add up"):
-                check_rle({"size": [height, width], "counts": wrong}, height, width)
+                checked_rle({"size": [height, width], "counts": wrong}, height, width)
 
 
 def lengths(mask: np.ndarray) -> list[int]:

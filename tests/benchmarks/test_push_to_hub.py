@@ -114,7 +114,8 @@ def evaluated(make: SimpleNamespace, arch: str, tmp_path: Path, monkeypatch: pyt
 def upload(folder: Path, address: str) -> subprocess.CompletedProcess[str]:
     """What `--yes` does at the end, in a process of its own, as the Hub's address is read at its start."""
     code = (
-        "import os, sys; from pathlib import Path; from benchmarks.hub import upload; from runs.app import cli\n"
+        "import os, sys; from pathlib import Path; from runs.app import cli\n"
+        "from benchmarks.push_to_hub import upload\n"
         "folder = Path(sys.argv[1])\n"
         "cli(lambda: print(upload(folder, os.listdir(folder), 'owner/net')) or 0)()"
     )
