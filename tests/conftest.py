@@ -1,6 +1,7 @@
 """What every test shares: one thread a process, and the data beside the repository where there is any."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ import pytest
 # Before any import of torch: two workers with a thread pool each would fight over the cores.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+# `nohup make test` ignores it, and so would the commands that tests send it to.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parents[1]
 
