@@ -1,6 +1,8 @@
 """`python -m benchmarks`: the papers' tables, planned, run, reported and guarded."""
 
 import argparse
+import contextlib
+import math
 import os
 import pkgutil
 import sys
@@ -69,20 +71,26 @@ def parser() -> Parser:
     _common(command)
 
     command = add(
-        "gate", "evaluate:gate_command", "compare results with a stored baseline: 0 within, 1 a drop, 2 bad input"
+        "gate", "gate_command:gate", "compare results with a stored baseline: 0 within, 1 a drop, 2 bad input"
     )
     command.add_argument("results", nargs="*", metavar="RESULT", help="result.json files or folders of them")
     group = command.add_mutually_exclusive_group(required=True)
     group.add_argument("--baseline", metavar="FILE", help="compare with this")
     group.add_argument("--write-baseline", metavar="FILE", help="store these results as the baseline")
     command.add_argument(
-        "--tolerance", type=float, default=0.0, metavar="POINTS", help="drops up to this size always pass (default: 0)"
+        "--tolerance",
+        type=_points,
+        default=0.0,
+        metavar="POINTS",
+        help="drops up to this size always pass (default: 0)",
     )
     command.add_argument(
-        "--detect", type=float, metavar="POINTS",
+        "--detect", type=_points, metavar="POINTS",
         help="exit with 3 if a drop of this size could go undetected (default: only a remark, for 2 points)",
     )  # fmt: skip
-    command.add_argument("--noise", type=float, metavar="POINTS", help="standard deviation of a trial, if it is known")
+    command.add_argument(
+        "--noise", type=_points, metavar="POINTS", help="standard deviation of a trial, if it is known"
+    )
     command.add_argument("--update-baseline", action="store_true", help="print what changes and store the new baseline")
     command.add_argument("--summary", metavar="FILE.md", help="write a summary for a pull request")
     command.add_argument("--junit", metavar="FILE.xml", help="write JUnit XML")
@@ -154,6 +162,13 @@ def _positive(text: str, least: int = 1) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}")
     return int(text)
+
+
+def _points(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError("must be a number of at least 0")
 
 
 def _lazy(path: str) -> Callable[[Any], Any]:

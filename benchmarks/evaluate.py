@@ -1,31 +1,27 @@
 """`python -m benchmarks evaluate FILE`: any ResNet checkpoint to a row of the papers' tables and a model card."""
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks import push_to_hub
-from benchmarks.gate.command import checked_baseline, gate
+from benchmarks.converters_command import inspect_checkpoint
 from benchmarks.grid import Grid
+from benchmarks.model_card import OTHERS, write_model_card
 from benchmarks.report import table_formats
 from benchmarks.report.result_tables import checkpoint_grid
-from benchmarks.results.table_results import TableResult, full_label, results_of
+from benchmarks.results.read_results import results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand_tables import check_roots, expand, parse_stage_setting
 from benchmarks.workflow.plan import DETECTION, Plan, Source
 from benchmarks.workflow.run_plan import run_plan
-from runs.environment import command_line, describe_environment
+from runs.environment import command_line
 from runs.errors import UserError
-from runs.files import atomic_write, write_json
 
-SCHEMA = 1
-OTHERS = "The published rows are of 200 epochs of pre-training on ImageNet."
 # Which columns of the paper a task fills. The 200-epoch column stands for "this checkpoint", whatever its own length.
 PLACES = {
     "linear": ("table4", "ep200"),
@@ -43,6 +39,16 @@ class CheckpointResult:
     plan: Plan  # the runs, in `plan.output`
     refused: tuple[str, ...]  # why records cannot be used
     failed: tuple[str, ...]  # runs that failed
+
+    @property
+    def faults(self) -> list[str]:
+        """Why the row is not whole; empty if it is."""
+        return [*self.refused, *(f"{run} failed; its log is below {self.plan.output}" for run in self.failed)]
+
+    @property
+    def record_files(self) -> list[Path]:
+        """The records of this evaluation, and not others that the folder may hold."""
+        return [self.plan.target(run) for cell in self.plan.cells for run in cell.runs]
 
     def _repr_html_(self) -> str:
         return "".join(table._repr_html_() for table in self.tables)
@@ -116,24 +122,6 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def gate_command(arguments: argparse.Namespace) -> int:
-    """The command `gate`; with `--checkpoint` it evaluates that one first and compares the records that come of it."""
-    for name in ("tasks", "scale", "data", "output"):
-        if getattr(arguments, name) and not arguments.checkpoint:
-            raise UserError(f"--{name}: is for --checkpoint FILE; give one, or leave it out")
-    before, results = checked_baseline(arguments), [*arguments.results]
-    if arguments.checkpoint:
-        tasks, scale, output = arguments.tasks or ["knn", "linear"], arguments.scale or "mini", arguments.output
-        found = evaluate(arguments.checkpoint, tasks, scale, dict(arguments.data), output or "outputs/gate")
-        if faults := [*found.refused, *(f"{run} failed; its log is below {found.plan.output}" for run in found.failed)]:
-            raise UserError(f"gate: {faults[0]}")
-        # Its own records, and not others that the folder may hold.
-        results += [str(found.plan.target(run)) for cell in found.plan.cells for run in cell.runs]
-    if not results:
-        raise UserError("gate: give RESULTS (result.json files or folders of them) or --checkpoint FILE")
-    return gate(results, before, arguments)
-
-
 def tables_of_tasks(tasks: Sequence[str]) -> list[tables.Table]:
     """The tables with the columns that the tasks fill, and one row, in whose place the checkpoint is put."""
     unknown = [task for task in tasks if task not in PLACES]
@@ -146,41 +134,6 @@ def tables_of_tasks(tasks: Sequence[str]) -> list[tables.Table]:
     return chosen
 
 
-def inspect_checkpoint(address: str) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint's file, fetched first where it is an address, and what `python -m converters inspect` says of it."""
-    facts = json.loads(push_to_hub.run_converters("inspect", address, "--json"))
-    return Path(facts["file"]), facts
-
-
 def folder_name(file: Path) -> str:
     """A file's name as a folder's name."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", file.name.split(".")[0]).strip("-") or "checkpoint"
-
-
-def write_model_card(
-    plan: Plan, results: list[TableResult], facts: dict[str, Any], file: Path, address: str = ""
-) -> Path:
-    """Write `model_card.md` and `model_card.json`; returns the former. `address`: where the file was fetched from."""
-    fetched = "://" in address or address.startswith("zoo:")
-    numbers = [
-        {"task": c.task, "metric": c.metric, "column": full_label(c),
-         "n": e.ours.n, "mean": e.ours.mean, "std": e.ours.std}
-        for r in results for c, e in zip(r.table.columns, r.entries[0], strict=True) if e.ours
-    ]  # fmt: skip
-    keys = ("file", "sha256", "format", "arch", "parameters", "input", "checks", "caveat")
-    card = {
-        "schema": SCHEMA, "scale": plan.scale, "generated_data": any(run.kind == "data" for run in plan.runs.values()),
-        "checkpoint": {k: facts.get(k) for k in keys}
-        | {"address": address if fetched else None,
-           "targets": [name for name, target in facts["targets"].items() if target["possible"]]},
-        "results": numbers, "commands": [run.shell_command for run in plan.runs.values()],
-        "environment": describe_environment(),
-    }  # fmt: skip
-    write_json(Path(plan.output) / "model_card.json", card)
-    path = Path(plan.output) / "model_card.md"
-    tables = [table_formats.markdown(checkpoint_grid(result, file.name)) for result in results]
-    with atomic_write(path, "w") as handle:
-        handle.write(table_formats.render_template(
-            "model_card.md.j2", **card, name=file.name, about=f"{plan.about} {OTHERS}", tables=tables
-        ))  # fmt: skip
-    return path

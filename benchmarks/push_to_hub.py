@@ -3,13 +3,11 @@
 import importlib.util
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.converters_command import run_converters
 from benchmarks.workflow.plan import DETECTION
-from runs.child_environment import child_environment
 from runs.errors import UserError
 from runs.files import atomic_write
 
@@ -24,16 +22,6 @@ def check_push(repository: str) -> None:
         raise UserError('--push needs huggingface_hub: pip install "siamese-transfer[hub]"')
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
         raise UserError(f"--push {repository}: not a name of the Hub, OWNER/NAME")
-
-
-def run_converters(*arguments: str) -> str:
-    """What `python -m converters` prints; where it refuses, it has said why, and this command ends with its status."""
-    command = [sys.executable, "-m", "converters", *arguments]
-    # Its standard error is the user's: the progress of a download, and the one line that says what is wrong.
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=child_environment())
-    if result.returncode != 0:
-        sys.exit(result.returncode)
-    return result.stdout
 
 
 def push(card: Path, repository: str, yes: bool) -> None:

@@ -11,7 +11,7 @@ from benchmarks.grid import Grid, Line, cells_of
 from benchmarks.report import table_formats
 from benchmarks.report.page import write_report
 from benchmarks.report.result_tables import result_grid
-from benchmarks.results.table_results import read_results, results_of
+from benchmarks.results.read_results import read_results, results_of
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand_tables import expand, parse_stage_setting

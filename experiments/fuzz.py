@@ -28,7 +28,8 @@ import yaml
 from safetensors.torch import save as save_safetensors
 
 from benchmarks.gate.baseline import read_baseline, write_baseline
-from benchmarks.gate.measured import measure
+from benchmarks.gate.measured import group_trials
+from benchmarks.results.records import find_records
 from benchmarks.workflow.plan import read_plan
 from converters.reading import read_checkpoint
 from runs.app import Parser
@@ -102,7 +103,7 @@ def sample_files(folder: Path) -> dict[str, tuple[bytes, str, Callable[[Path], A
     torch.save({"epoch": 1, "arch": "resnet50", "state_dict": few_weights(), "optimizer": {"lr": 0.1}}, archive)
     write_record(folder, RECORD)
     record = (folder / "result.json").read_bytes()
-    measured = measure([str(folder)])
+    measured = group_trials(find_records([folder]))
     results = Path(__file__).parents[1] / "results/mini/plan.json"
     return {
         "torch": (archive.getvalue(), "zip", read_checkpoint),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.page import write_tables
-from benchmarks.results.table_results import results_of
+from benchmarks.results.read_results import results_of
 from benchmarks.workflow.plan import PLAN, Plan, read_plan
 from benchmarks.workflow.run_status import ATTEMPTS, last_attempts, status_of
 from runs.app import Parser, cli

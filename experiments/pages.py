@@ -22,7 +22,8 @@ from benchmarks.report.charts import Chart, draw_chart, legend_entries, quantity
 from benchmarks.report.page import describe_environments
 from benchmarks.report.result_tables import format_mean_std, result_grid
 from benchmarks.report.table_formats import markdown
-from benchmarks.results.table_results import TableResult, pretrainings, results_of
+from benchmarks.results.read_results import results_of
+from benchmarks.results.table_results import TableResult, pretrainings
 from benchmarks.results.trial_statistics import summarize
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables

@@ -106,3 +106,8 @@ def class_pooled_average_precision(matches: Matches, weights: NDArray[Any] | Non
     together = np.zeros_like(matches.category), matches.objects.sum(axis=1, keepdims=True)
     one = replace(matches, classes=("all",), category=together[0], objects=together[1], metric="voc_area")
     return average_precision(one, weights)[:, 0]
+
+
+def average_precision_and_pooled(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
+    """`average_precision` and, as a fourth column, `class_pooled_average_precision`, (R, 4)."""
+    return np.column_stack([average_precision(matches, weights), class_pooled_average_precision(matches, weights)])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runs.average_precision import average_precision, class_pooled_average_precision
+from runs.average_precision import average_precision, average_precision_and_pooled
 from runs.detection_matches import Matches
 from runs.errors import UserError
 
@@ -51,8 +51,8 @@ def compare(before: Sequence[Matches], now: Sequence[Matches], resamples: int = 
         for trial in trials:
             place = {name: i for i, name in enumerate(trial.image_ids)}
             aligned = trial.select_images([place[name] for name in first.image_ids])
-            value += sign / len(trials) * _with_pooled(aligned)[0]
-            samples += sign / len(trials) * _with_pooled(aligned, weights)
+            value += sign / len(trials) * average_precision_and_pooled(aligned)[0]
+            samples += sign / len(trials) * average_precision_and_pooled(aligned, weights)
     return _intervals(value, samples)
 
 
@@ -60,10 +60,6 @@ def intervals(matches: Matches, resamples: int = 1000) -> dict[str, Interval]:
     """AP, AP50 and AP75 of one detector, by `NAMES`."""
     weights = resample_counts(len(matches.image_ids), resamples)
     return _intervals(average_precision(matches)[0], average_precision(matches, weights))
-
-
-def _with_pooled(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
-    return np.column_stack([average_precision(matches, weights), class_pooled_average_precision(matches, weights)])
 
 
 def _intervals(value: NDArray[Any], samples: NDArray[Any]) -> dict[str, Interval]:

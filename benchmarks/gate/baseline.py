@@ -4,6 +4,7 @@ It is a JSON file; where it holds VOC runs, a file of the same name with `.npz` 
 detections are right, and the JSON file names its SHA-256.
 """
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ class Baseline:
             raise ValueError("it holds no run")
 
 
-def write_baseline(path: Path, measured: dict[str, Measured]) -> None:
-    """Store a baseline.
+def write_baseline(path: Path, measured: dict[str, Measured]) -> list[Path]:
+    """Store a baseline; returns the files, of which the first is `path`.
 
     Raises:
         UserError: the name is that of the file of matches beside it, or the disk refuses.
@@ -49,13 +50,15 @@ def write_baseline(path: Path, measured: dict[str, Measured]) -> None:
     for number, m in enumerate(measured.values()):
         for trial, matches in enumerate(m.matches[:TRIALS]):
             arrays |= to_arrays(matches, f"{number}.{trial}.")
-    digest = write_arrays(path.with_suffix(".npz"), arrays) if arrays else None
+    beside = path.with_suffix(".npz")
+    digest = write_arrays(beside, arrays) if arrays else None
     runs = {key: {k: v for k, v in vars(m).items() if k != "matches"} for key, m in measured.items()}
     write_json(path, vars(Baseline(SCHEMA, "baseline", measured, digest)) | {"runs": runs})
+    return [path, beside] if arrays else [path]
 
 
-def read_baseline(path: Path, noise: float | None = None) -> dict[str, Measured]:
-    """Read a baseline; `noise`: the standard deviation of a trial, in points, instead of the one that it states.
+def read_baseline(path: Path) -> dict[str, Measured]:
+    """Read a baseline, and the matches beside it.
 
     Raises:
         UserError: absent, damaged, empty, of another version, or not a baseline.
@@ -76,7 +79,16 @@ def read_baseline(path: Path, noise: float | None = None) -> dict[str, Measured]
                 m.matches += [from_arrays(arrays, prefix, prefix) for prefix in prefixes]
         except (KeyError, ValueError) as error:
             raise UserError(f"{beside}: damaged ({error}); {remedy}") from error
-    if noise is not None:
-        for measured in stored.runs.values():
-            measured.override_noise(noise)
     return stored.runs
+
+
+def changed_numbers(before: dict[str, Measured], now: dict[str, Measured]) -> list[str]:
+    """A line for every run measured now: its means, with those that they replace."""
+    lines = []
+    for key, measured in now.items():
+        known = before[key].values if key in before else {}
+        old = {metric: f"{statistics.fmean(v):.2f} -> " for metric, v in known.items()}
+        means = ", ".join(f"{m} {old.get(m, '')}{statistics.fmean(v):.2f}" for m, v in measured.values.items())
+        trials = len(next(iter(measured.values.values())))
+        lines.append(f"{key}: {means} (n = {trials}, {measured.images} test images)")
+    return lines

@@ -1,10 +1,10 @@
 """What the gate compares: the trials of each kind of run, from records."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.results.records import find_records
+from benchmarks.results.records import Found
 from benchmarks.results.table_results import DECISIVE
 from benchmarks.results.trial_statistics import summarize
 from runs.detection_matches import FILE, Matches, read_matches
@@ -56,18 +56,14 @@ def trials_key(record: Record) -> str:
     return ", ".join(parts)
 
 
-def measure(places: Iterable[str | Path], noise: float | None = None) -> dict[str, Measured]:
-    """Group records of linear, kNN and fine-tuning runs; others have no number to guard.
-
-    Args:
-        places: record files and folders of them.
-        noise: standard deviation of a trial, in points, instead of a measured or published one.
+def group_trials(given: Found) -> dict[str, Measured]:
+    """Group records of linear, kNN and fine-tuning runs by `trials_key`; others have no number to guard.
 
     Raises:
         UserError: a record is refused, two are of different data under one name, or there is none.
     """
     found: dict[str, Measured] = {}
-    records, refused = find_records(places)
+    records, refused = given
     if refused:
         first, *others = refused.values()
         raise UserError(first + (f" (and {len(others)} more)" if others else ""))
@@ -95,9 +91,7 @@ def measure(places: Iterable[str | Path], noise: float | None = None) -> dict[st
     for key, measured in found.items():
         measured.deviation_images = measured.images
         deviations = {m: summarize(v).std for m, v in measured.values.items()}
-        if noise is not None:
-            measured.override_noise(noise)
-        elif None not in deviations.values():
+        if None not in deviations.values():
             measured.deviation = {m: s for m, s in deviations.items() if s is not None}
             measured.deviation_measured = True
         elif key.startswith("coco"):

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.results.table_results import Results, pretrainings
+from benchmarks.results.read_results import Results
+from benchmarks.results.table_results import pretrainings
 from benchmarks.results.trial_statistics import summarize
 from benchmarks.tables.table import Table
 from benchmarks.workflow.plan import DETECTION, Plan

@@ -17,8 +17,9 @@ from benchmarks.report.charts import (
     row_logs,
 )
 from benchmarks.report.result_tables import result_grid, results_csv
+from benchmarks.results.read_results import Results
 from benchmarks.results.records import Found
-from benchmarks.results.table_results import Results, TableResult, join_with_and
+from benchmarks.results.table_results import TableResult, join_with_and
 from benchmarks.workflow.plan import DETECTION, GENERATOR, PAGE, PLAN, TABLES, files_of_report
 from benchmarks.workflow.run_status import last_attempts
 from benchmarks.workflow.time_left import clock

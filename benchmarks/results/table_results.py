@@ -1,18 +1,14 @@
 """Tables filled with what was measured: a pure function of a plan and the records of its runs."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from benchmarks.results.records import Found, find_records, records_of
 from benchmarks.results.trial_statistics import Summary, clearly_above, outside_noise, summarize
 from benchmarks.tables.table import Column, Row, Table
-from benchmarks.workflow.plan import PLAN, Plan, PlannedCell, read_plan
-from benchmarks.workflow.run_status import Status, status_of
-from runs.errors import UserError
+from benchmarks.workflow.plan import Plan, PlannedCell
+from benchmarks.workflow.run_status import Status
 from runs.record import Record
 
 # The metrics that decide; the others of a run are shown beside them. AP averages ten thresholds and is least noisy.
@@ -65,42 +61,6 @@ class TableResult:
     trials: int | None  # of every entry; None if they differ
     gain: str  # what pre-training gave, a sentence
     verdicts: tuple[Verdict | None, ...] = ()  # one a row, where the table has a property `collapse`
-
-
-@dataclass(frozen=True)
-class Results:
-    """What has come of a plan."""
-
-    plan: Plan
-    records: dict[str, Record]  # by run id
-    refused: list[str]  # why other records are
-    tables: list[TableResult]
-
-
-def read_results(folders: Sequence[str | Path]) -> tuple[list[Results], Found]:
-    """Read outputs of `run`, which have a plan, and any other folders or files of records.
-
-    Returns:
-        (the plans with their tables filled, what there is without a plan)
-
-    Raises:
-        UserError: a place does not exist, or there is nothing in any.
-    """
-    places = {os.path.abspath(folder): Path(folder) for folder in folders}.values()
-    planned = [place for place in places if (place / PLAN).exists()]
-    plans = [read_plan(place) for place in planned]
-    results = [results_of(plan, status_of(plan)) for plan in plans]
-    others = find_records(place for place in places if place not in planned)
-    if not results and not others.records:
-        reason = next(iter(others.refused.values()), "no plan.json and no result.json below the given folders")
-        raise UserError(f"nothing to report: {reason}")
-    return results, others
-
-
-def results_of(plan: Plan, status: Status) -> Results:
-    """Read a plan's records once and fill its tables; `status`: of its runs."""
-    records, refused = records_of(plan)
-    return Results(plan, records, refused, table_results(plan, records, status))
 
 
 def table_results(plan: Plan, records: dict[str, Record], status: Status) -> list[TableResult]:

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
-from benchmarks.workflow.time_left import clock, plan_seconds_left, run_seconds_left
+from benchmarks.workflow.time_left import clock, run_seconds_left
 from runs.folder import LOG
 
 # Seconds between two lines of a log that sum up: it should show life, not scroll away.
@@ -26,10 +26,10 @@ class Display:
         # Below the lines, where there is a terminal.
         self.live = self._console.status("")
 
-    def update(self, status: Status, expected: Mapping[str, float]) -> None:
-        """Show what changed; `expected`: seconds of every run."""
+    def update(self, status: Status, expected: Mapping[str, float], plan_left: float) -> None:
+        """Show what changed; `expected`: seconds of every run; `plan_left`: seconds until all is done."""
         left = {run: run_seconds_left(running, expected[run]) for run, running in status.running.items()}
-        summary = self._summary(status, plan_seconds_left(self.plan, expected, status))
+        summary = self._summary(status, plan_left)
         names = self.plan.names
         for run in self._shown - status.running.keys():
             self._shown.remove(run)
@@ -50,6 +50,13 @@ class Display:
         if not self._console.is_terminal and time.time() - self._summary_at > SUMMARY_EVERY:
             self._summary_at = time.time()
             self._print(summary)
+
+    def print_failures(self, status: Status) -> None:
+        """The failed runs with the end of their logs and the way to see more."""
+        for run, code in status.failed.items():
+            self._print(f"failed: {self.plan.names[run]} (status {code}); its log: {self.plan.folder(run) / LOG}")
+            for line in last_log_lines(self.plan, run):
+                self._print(f"    {line}")
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -80,12 +87,3 @@ def last_log_lines(plan: Plan, run: str, count: int = 8) -> list[str]:
     said = max((i for i, line in enumerate(lines) if line.startswith("error: ")), default=0)
     end = said + 1 if said > begun else len(lines)
     return [line for line in lines[:end] if line.strip()][-count:]
-
-
-def failure_lines(plan: Plan, status: Status) -> list[str]:
-    """The failed runs with the end of their logs and the way to see more."""
-    lines: list[str] = []
-    for run, code in status.failed.items():
-        lines += [f"failed: {plan.names[run]} (status {code}); its log: {plan.folder(run) / LOG}"]
-        lines += [f"    {line}" for line in last_log_lines(plan, run)]
-    return lines

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.report.page import write_report
-from benchmarks.results.table_results import read_results
+from benchmarks.results.read_results import read_results
 from benchmarks.workflow.plan import Plan, PlannedCell, Run, Selection
 from runs.record import Dataset, Record, Subject
 

@@ -11,7 +11,8 @@ from benchmarks.tables import table as tables
 from benchmarks.workflow.display import last_log_lines
 from benchmarks.workflow.expand_tables import expand
 from benchmarks.workflow.plan import Plan, Run
-from benchmarks.workflow.run_plan import devices_to_share, job_name, run_plan, sbatch_command, visible_devices
+from benchmarks.workflow.run_plan import devices_to_share, run_plan, visible_devices
+from benchmarks.workflow.run_process import job_name, sbatch_command
 from runs.errors import UserError
 from runs.folder import LOG
 

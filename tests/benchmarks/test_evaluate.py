@@ -17,7 +17,9 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.evaluate import folder_name, inspect_checkpoint, tables_of_tasks, write_model_card
+from benchmarks.converters_command import inspect_checkpoint
+from benchmarks.evaluate import folder_name, tables_of_tasks
+from benchmarks.model_card import write_model_card
 from benchmarks.results.table_results import table_results
 from benchmarks.tables import scale as scales
 from benchmarks.workflow.expand_tables import expand

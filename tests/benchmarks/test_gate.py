@@ -13,7 +13,8 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.gate.baseline import read_baseline, write_baseline
 from benchmarks.gate.comparison import compare_runs
-from benchmarks.gate.measured import Measured, measure
+from benchmarks.gate.measured import Measured, group_trials
+from benchmarks.results.records import find_records
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
 from experiments.gate_error_rates import CLASSES, draw_image_set, simulate_detector
@@ -108,7 +109,7 @@ def test_bad_input_is_one_line_and_status_2(
         (("--write-baseline", tmp_path / "base.npz", good), "give FILE.json"),
         (("--write-baseline", good / "0" / "result.json", good), "is there already and no baseline"),
         (("--baseline", base), "give RESULTS"),
-        (("--baseline", base, "--tolerance", -1, good), "--tolerance -1.0"),
+        (("--baseline", base, "--tolerance", -1, good), "--tolerance: must be a number of at least 0"),
         (("--baseline", base, "--tasks", "knn", good), "--tasks: is for --checkpoint"),
         (("--write-baseline", base, "--update-baseline", good), "--update-baseline: is for --baseline"),
     ]
@@ -157,10 +158,10 @@ def test_a_run_of_several_trials_is_counted_once(make: SimpleNamespace, tmp_path
     write_record(tmp_path / "search_lr0.1", make.record("transfer", value=3.0, seed=9))
     trials = [{"seed": i, "metrics": {"bbox/AP": v}} for i, v in enumerate(values)]
     write_record(tmp_path, make.record("transfer", value=22.0, details={"trials": trials}))
-    (found,) = measure([str(tmp_path)]).values()
+    (found,) = group_trials(find_records([tmp_path])).values()
     assert found.values["bbox/AP"] == values and found.deviation["bbox/AP"] == pytest.approx(np.std(values, ddof=1))
     # The mean's record alone stands for its trials.
-    (found,) = measure([str(tmp_path / "result.json")]).values()
+    (found,) = group_trials(find_records([tmp_path / "result.json"])).values()
     assert found.values["bbox/AP"] == values
 
 
@@ -304,7 +305,10 @@ def test_what_the_gate_writes_replaces_no_input(
     base, results = tmp_path / "base", runs(make, tmp_path / "a", [70.0, 70.5])
     gate("--write-baseline", base, results)
     before, record = base.read_bytes(), results / "0" / "result.json"
-    for words in (("--summary", base), ("--junit", base), ("--summary", record), ("--junit", "x", "--summary", "x")):
+    for words in (
+        ("--summary", base), ("--junit", base), ("--summary", f"{base.parent}/a/../base"), ("--summary", record),
+        ("--junit", "x", "--summary", "./x"),
+    ):  # fmt: skip
         code, text = gate("--baseline", base, results, *words)
         assert code == 2 and "would overwrite" in text, text
     assert base.read_bytes() == before and record.stat().st_size
@@ -315,7 +319,7 @@ def test_a_defect_is_no_drop(
 ) -> None:
     base, results = tmp_path / "base.json", runs(make, tmp_path / "a", [70.0, 70.5])
     gate("--write-baseline", base, results)
-    monkeypatch.setattr("benchmarks.gate.command.compare_runs", lambda *_: 1 / 0)
+    monkeypatch.setattr("benchmarks.gate_command.compare_runs", lambda *_: 1 / 0)
     code, text = gate("--baseline", base, results)
     assert code == 70 and "ZeroDivisionError" in text
 

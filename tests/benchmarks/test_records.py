@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.gate.measured import measure
+from benchmarks.gate.measured import group_trials
 from benchmarks.report.page import data_uri
 from benchmarks.results.records import find_records, records_of
 from benchmarks.tables import scale as scales
@@ -47,7 +47,7 @@ def test_bad_records_are_refused_by_name_and_good_ones_kept(make: SimpleNamespac
     assert "the same record as" in reasons["twin"]
     assert all(str(tmp_path / name) in reason for name, reason in reasons.items())
     with pytest.raises(UserError, match=r"and 3 more"):
-        measure([str(tmp_path)])
+        group_trials(find_records([tmp_path]))
     with pytest.raises(UserError, match="no such file or folder"):
         find_records([tmp_path / "nowhere"])
 

@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks.workflow.expand_tables import launcher
 from benchmarks.workflow.plan import Plan, Run
-from benchmarks.workflow.run_plan import job_name
+from benchmarks.workflow.run_process import job_name
 from runs.folder import LOG
 from runs.record import read_record
 from tests.pretrain.conftest import images as images  # a fixture of that package
