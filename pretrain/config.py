@@ -49,7 +49,7 @@ class DataConfig:
     skip_broken: bool = False
     """Go on without images that cannot be decoded, and count them; otherwise the first one ends the run."""
 
-    def check(self) -> None:  # noqa: D102
+    def check_consistency(self) -> None:  # noqa: D102
         if "/" in self.name:
             raise UserError(f"data.name={self.name}: must not contain a /")
 
@@ -91,7 +91,7 @@ class AugmentConfig:
     eval_resize: int = number(0, least=0)
     """Shorter side before the centre crop in evaluation; 0 means size * 256 / 224."""
 
-    def check(self) -> None:
+    def check_consistency(self) -> None:
         """Check the lists and the second view."""
         if self.eval_resize and self.eval_resize < self.size:
             raise UserError(f"augment.eval_resize={self.eval_resize}: must be at least augment.size={self.size}, or 0")
@@ -216,7 +216,7 @@ class PretrainConfig(CommandConfig):
     wandb: bool = False
     """Log to Weights & Biases too (needs `pip install wandb`)."""
 
-    def check(self) -> None:  # noqa: D102
+    def check_consistency(self) -> None:  # noqa: D102
         if not self.augment.mean or not self.augment.std:
             raise UserError("augment.mean and augment.std must be three numbers each, for R, G and B")
         if self.optimizer.warmup_epochs >= self.epochs:
@@ -258,7 +258,7 @@ class LinearConfig(EvaluationConfig):
     batch_size: int = number(4096, least=1)
     """Images a step, all processes together."""
 
-    def check(self) -> None:  # noqa: D102
+    def check_consistency(self) -> None:  # noqa: D102
         if not self.lr or len(set(self.lr)) < len(self.lr):
             raise UserError(f"lr={self.lr}: must be a list of different positive numbers, e.g. lr=[0.1,0.02]")
 
@@ -276,7 +276,7 @@ class KnnConfig(EvaluationConfig):
     chunk: int = number(1024, least=1)
     """Queries compared at a time; docs/speed.md says how much memory that takes."""
 
-    def check(self) -> None:  # noqa: D102
+    def check_consistency(self) -> None:  # noqa: D102
         for name in ("k", "temperature"):
             if not getattr(self, name):
                 raise UserError(f"{name}=[]: must be a list of numbers, of which the first is reported")

@@ -41,7 +41,7 @@ class ShardConfig:
     """Seed of the order of the images."""
     output: str = path()
 
-    def check(self) -> None:  # noqa: D102
+    def check_consistency(self) -> None:  # noqa: D102
         if not self.splits or set(self.splits) - {"train", "val"}:
             raise UserError(f"splits={self.splits}: must be train, val or both")
 

@@ -136,7 +136,7 @@ def to_dataclass(settings: Any, schema: type[C]) -> C:
 def check_values(config: Any, prefix: str = "") -> None:
     """Check the fields that are made by `choice` or `number` and all other numbers, those of nested dataclasses too.
 
-    Behind its fields, a dataclass with a method `check` checks what they have to do with each other.
+    Behind its fields, a dataclass with a method `check_consistency` checks what they have to do with each other.
 
     Raises:
         UserError: a value is not among its field's choices, a number is outside its field's range or not finite, or a
@@ -155,8 +155,8 @@ def check_values(config: Any, prefix: str = "") -> None:
                 raise UserError(f"{key}={value}: must be below 2^63")
         if value != MISSING and (fault := fault_of(field, value)):
             raise UserError(f"{key}={value}: {fault}")
-    if hasattr(config, "check"):
-        config.check()
+    if hasattr(config, "check_consistency"):
+        config.check_consistency()
 
 
 def flatten(config: Any, prefix: str = "", most: int = 10_000) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class TransferConfig(CommandConfig):
     pictures: int = number(12, least=0)
     """Test images on each sheet of detections; 0 draws none."""
 
-    def check(self) -> None:
+    def check_consistency(self) -> None:
         """Refuse settings that exclude each other."""
         if self.search.metric.startswith("segm") and self.task != "coco":
             raise UserError(f"search.metric={self.search.metric}: task={self.task} has no masks; choose bbox/…")

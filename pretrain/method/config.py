@@ -51,7 +51,7 @@ class SimCLRConfig(MethodConfig):
     stop_gradient: bool = False
     """Stop the gradient at the keys (the same section)."""
 
-    def check(self) -> None:
+    def check_consistency(self) -> None:
         if self.stop_gradient and not self.predictor:
             raise UserError("method.stop_gradient=true: needs a predictor; add method.predictor=32")
 
@@ -178,7 +178,7 @@ class SiameseConfig(SimSiamConfig):
     decorrelate_from: int = number(0, least=0)
     """Epochs after which de-correlation is the only loss; 0 for never."""
 
-    def check(self) -> None:
+    def check_consistency(self) -> None:
         """Refuse parts that do not fit each other, so that no setting is silently without effect."""
         if set(self.remove) - set(REMOVABLE):
             raise UserError(f"method.remove={self.remove}: may name {' and '.join(REMOVABLE)}")

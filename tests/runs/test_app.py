@@ -24,7 +24,7 @@ from runs.settings import choice, path
 class Optimizer:
     """How weights move."""
     lr: float = 0.05
-    def check(self) -> None:
+    def check_consistency(self) -> None:
         if self.lr <= 0:
             raise UserError(f"optimizer.lr: {self.lr} is not positive; give a number above 0")
 

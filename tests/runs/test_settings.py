@@ -22,7 +22,7 @@ class Settings:
     inner: Inner = dataclasses.field(default_factory=Inner)
     shares: list[float] = number(list, above=0, most=1)
 
-    def check(self) -> None:
+    def check_consistency(self) -> None:
         if self.seed == 13:
             raise UserError("seed=13: brings bad luck")
 
