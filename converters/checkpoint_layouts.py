@@ -144,7 +144,7 @@ FORMATS: tuple[Format, ...] = (
     Format("msra", schemes=("caffe2",), input=MSRA_INPUT, caveat="the torchvision target cannot hold its stride"),
 )
 
-_PLUGINS = [plugins.load(path) for path in plugins.find("formats/*.py")]
+_PLUGINS = [plugins.load(path) for path in plugins.find_files("formats/*.py")]
 FORMATS = (*(entry for module in _PLUGINS for entry in module.FORMATS), *FORMATS)
 # Of names that `converters.naming_schemes` does not know.
 PLUGIN_SCHEMES = tuple(scheme for module in _PLUGINS for scheme in getattr(module, "SCHEMES", ()))

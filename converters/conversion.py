@@ -18,7 +18,7 @@ from converters.tensor_digest import tensor_digest
 from converters.vital_signs import check_vital_signs, read_images
 from runs.errors import UserError
 from runs.files import atomic_write
-from runs.record import subject_beside
+from runs.record import find_subject_beside
 
 # Detectron2 knows its own weights by .pkl.
 SUFFIXES = {"detectron2": (".pkl",), "torchvision": (".safetensors", ".pth", ".pt")}
@@ -105,7 +105,7 @@ def convert(path: str | Path, output: str | Path, target: str | None = None, **c
 def provenance(report: Report) -> dict[str, Any]:
     """Where the weights come from and what was proved; plain values for the file."""
     backbone = report.backbone
-    subject = subject_beside(backbone.path, backbone.source_sha256)
+    subject = find_subject_beside(backbone.path, backbone.source_sha256)
     return {
         **backbone.facts(),
         "source": backbone.path.name,

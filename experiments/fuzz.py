@@ -35,7 +35,7 @@ from converters.reading import read_checkpoint
 from runs.app import Parser
 from runs.detection_matches import Matches, read_matches, save_matches
 from runs.errors import UserError
-from runs.folder import claim_run
+from runs.folder import claimed_run
 from runs.record import Dataset, Record, Subject, _digest, read_record, write_record
 from transfer.coco_annotations import read_coco
 from transfer.detections import Detections
@@ -90,7 +90,7 @@ def sample_files(folder: Path) -> dict[str, tuple[bytes, str, Callable[[Path], A
 
     def config(file: Path) -> None:
         file.rename(file.with_name("config.yaml"))
-        with claim_run("knn", file.parent, dict(CONFIG)):
+        with claimed_run("knn", file.parent, dict(CONFIG)):
             pass
 
     detections = Detections(

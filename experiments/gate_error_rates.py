@@ -18,7 +18,7 @@ from benchmarks.gate.comparison import compare_runs
 from benchmarks.gate.measured import VOC_IMAGES, VOC_NOISE, Measured
 from benchmarks.report.charts import Chart, Curve, draw_chart
 from runs.app import Parser, cli
-from runs.average_precision import average_precision
+from runs.average_precision import mean_average_precision
 from runs.detection_matches import Matches
 from runs.files import atomic_write, read_json, write_json
 from transfer.detections import Detections
@@ -97,14 +97,16 @@ def simulate_detector(scene: ImageSet, skill: float | NDArray[np.float64], seed:
 def ap_and_slope() -> tuple[float, float]:
     """AP at skill 1, and AP points a unit of skill there, on a large test set."""
     scene = draw_image_set(20_000, 99)
-    low, middle, high = (average_precision(simulate_detector(scene, s, 1))[0, 0] for s in (0.9, 1.0, 1.1))
+    low, middle, high = (mean_average_precision(simulate_detector(scene, s, 1))[0, 0] for s in (0.9, 1.0, 1.1))
     return float(middle), float((high - low) / 0.2)
 
 
 def trial_std(trials: int = 12) -> float:
     """Standard deviation of the AP of equal trainings on a set of the size of VOC 2007 test."""
     scene = draw_image_set(VOC_IMAGES, 98)
-    return float(np.std([average_precision(simulate_detector(scene, 1.0, s))[0, 0] for s in range(trials)], ddof=1))
+    return float(
+        np.std([mean_average_precision(simulate_detector(scene, 1.0, s))[0, 0] for s in range(trials)], ddof=1)
+    )
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def gate_fails(case: Case, pair: int, points: float) -> bool:
 
 
 def _measured(trials: list[Matches], images: int) -> Measured:
-    table = np.array([average_precision(matches)[0] for matches in trials])  # (trials, 3)
+    table = np.array([mean_average_precision(matches)[0] for matches in trials])  # (trials, 3)
     values = {f"bbox/{name}": table[:, i].tolist() for i, name in enumerate(("AP", "AP50", "AP75"))}
     measured = Measured(values, images, "", dict(VOC_NOISE), False, VOC_IMAGES)
     measured.matches = trials

@@ -18,13 +18,13 @@ def measure(options: Options) -> Iterator[Figure | tuple[str, float]]:
     device = torch.device(options.device)
     rates: dict[str, float] = {}
     for precision in ("fp32",) if device.type == "cpu" else ("fp32", "tf32", "bf16"):
-        autocast = set_precision(precision, device)
+        set_precision(precision, device)
         network = (models.resnet18() if options.small else models.resnet50()).to(
             device, memory_format=torch.channels_last
         )
         network.eval()
         images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), autocast():
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             rates[precision] = batch / shortest_time(lambda: network(images), 1.0, options.device)  # noqa: B023
         yield Figure(f"features, {precision}", rates[precision], "images/s")
     channels, classes = (512, 10) if options.small else (2048, 1000)

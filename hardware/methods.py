@@ -127,8 +127,9 @@ def take_step(
     """One step of training: the loss, the gradient and the change of the weights, each (parameters,) on the CPU."""
     parameters = [p for p in method.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in parameters]
-    autocast = set_precision(precision, batch.views[0].device)
-    with autocast():
+    device = batch.views[0].device
+    set_precision(precision, device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         output = model(batch)
     optimizer.zero_grad()
     output["loss"].backward()

@@ -11,7 +11,7 @@ from runs.distributed import all_gather_object, rank, world_size
 from runs.errors import UserError
 from runs.files import checkpoint_name
 from runs.folder import Run
-from runs.tensor_files import read_tensors, restore_errors, write_tensors
+from runs.tensor_files import load_torch_file, restore_errors, save_torch_file
 
 if TYPE_CHECKING:  # half a second
     from torch.distributed.checkpoint.stateful import Stateful
@@ -31,7 +31,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is damaged.
     """
-    state = read_tensors(path)
+    state = load_torch_file(path)
     entries = {"epoch", "arch", "state_dict", "optimizer", "resume"}
     whole = isinstance(state, dict) and set(state) >= entries and isinstance(state["resume"], dict)
     if not whole or "generators" not in state["resume"]:
@@ -59,7 +59,7 @@ class Checkpoints:
         """Write a checkpoint, of the end of the state's `epoch` or of `step` inside it; delete those no longer kept."""
         suffix = "" if step is None else f"_{step:08d}"
         path = self.folder / checkpoint_name(state["epoch"] - 1, suffix)
-        write_tensors(path, state | {"digest": tensor_digest(state["state_dict"])})
+        save_torch_file(path, state | {"digest": tensor_digest(state["state_dict"])})
         for old in self.paths()[self.keep :]:
             number, step_of_old = epoch_and_step(old)
             if step_of_old < math.inf or not self.keep_every or (number + 1) % self.keep_every:
@@ -102,7 +102,7 @@ class Checkpoints:
         if path is None:
             return None
         state = found[1] if found else load_checkpoint(path)
-        run.check_identity(path, state["resume"].get("run"))
+        run.check_identity(state["resume"].get("run"), path)
         written_by = len(state["resume"]["generators"])
         if written_by != world_size():
             raise UserError(

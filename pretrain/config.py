@@ -27,7 +27,8 @@ OmegaConf.register_new_resolver("piecewise", piecewise_constant, replace=True)
 register_variants()
 
 LAYOUTS = (
-    "folder", "cifar10", "cifar100", "shards", "parquet", "arrow", *(path.stem for path in plugins.find("data/*.py")),
+    "folder", "cifar10", "cifar100", "shards", "parquet", "arrow",
+    *(path.stem for path in plugins.find_files("data/*.py")),
 )  # fmt: skip
 OPERATIONS = ("crop", "jitter", "gray", "blur", "solarize", "flip")
 
@@ -301,7 +302,7 @@ class CollapseConfig(EvaluationConfig):
 # a run that a broken image has ended must be able to go on.
 MAY_DIFFER = ("data.workers", "data.cache", "data.root", "data.skip_broken", "threads", "device")
 
-if _plugins := plugins.find("method/*.py"):
+if _plugins := plugins.find_files("method/*.py"):
     # Here, as it needs PyTorch: without plug-ins, `--help` and a mistyped key do not wait for it.
     from converters.without_dynamo import without_dynamo
 

@@ -24,7 +24,7 @@ from pretrain.loader import load_batches
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
 from runs.files import RANDOM, read_yaml
-from runs.folder import CONFIG, RECORD, Run, claim_run
+from runs.folder import CONFIG, RECORD, Run, claimed_run
 from runs.progress import Progress
 from runs.record import Dataset, Subject
 from runs.seeds import seed_everything
@@ -235,7 +235,7 @@ def evaluate(
     with process_group(config.device) as device:
         train, val = open_splits(config.data)
         bound = fingerprints(train, val)
-        with claim_run(kind, config.output, asdict(config), (*MAY_DIFFER, *may_differ), bound) as claimed:
+        with claimed_run(kind, config.output, asdict(config), (*MAY_DIFFER, *may_differ), bound) as claimed:
             if claimed.done:
                 return next(iter(claimed.done.metrics.values()))
             set_precision(config.precision, device, config.threads)

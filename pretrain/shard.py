@@ -19,7 +19,7 @@ from pretrain.config import MAY_DIFFER, DataConfig
 from runs.app import hydra_app
 from runs.errors import BrokenImage, UserError
 from runs.files import atomic_write, sha256, write_json
-from runs.folder import claim_run
+from runs.folder import claimed_run
 from runs.progress import Progress
 from runs.settings import number, path
 
@@ -52,7 +52,7 @@ def write_shards(config: ShardConfig) -> None:
     from pretrain.data import fingerprints, open_images
 
     splits = {split: open_images(config.data, split) for split in config.splits}
-    with claim_run("shard", config.output, asdict(config), MAY_DIFFER, fingerprints(*splits.values())) as run:
+    with claimed_run("shard", config.output, asdict(config), MAY_DIFFER, fingerprints(*splits.values())) as run:
         index: dict[str, Any] = {"schema": 1}
         for split, images in splits.items():
             print(images.describe())

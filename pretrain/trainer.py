@@ -29,7 +29,7 @@ from pretrain.optim import Schedule, build_optimizer
 from runs.distributed import all_gather_object, process_group, rank, set_precision, world_size
 from runs.errors import UserError
 from runs.files import VIEWS, sha256
-from runs.folder import RECORD, Run, claim_run
+from runs.folder import RECORD, Run, claimed_run
 from runs.printable import without_credentials
 from runs.progress import Progress
 from runs.record import Dataset, Subject, read_record
@@ -58,7 +58,7 @@ def pretrain(config: PretrainConfig) -> float | None:
             bound["init"] = initial.source_sha256
         # What touches no weight, besides what no evaluation depends on either.
         free = (*MAY_DIFFER, "checkpoint", "log_every", "tensorboard", "wandb", "on_collapse", "init")
-        with claim_run("pretrain", config.output, asdict(config), free, bound) as run:
+        with claimed_run("pretrain", config.output, asdict(config), free, bound) as run:
             if run.done:
                 return run.done.metrics.get("knn_top1")
             trainer = Trainer(config, run, device, train_set, val_set, initial)
@@ -90,7 +90,7 @@ class Trainer:
         initial: Backbone | None,
     ) -> None:  # fmt: skip
         self.config, self.run, self.device, self.initial = config, run, device, initial
-        self.autocast = set_precision(config.precision, device, config.threads)
+        set_precision(config.precision, device, config.threads)
         self.train_set, self.val_set = train_set, val_set
         skip_broken, count = config.data.skip_broken, len(train_set)
         broken: set[str] = set()
@@ -137,7 +137,7 @@ class Trainer:
         method, optimizer, lr, peak = self.method, self.optimizer, self.schedule(self.step), self.schedule.peak
         for group in optimizer.param_groups:
             group["lr"] = peak if group.get("fix_lr") else lr
-        with self.autocast():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             output: dict[str, Tensor] = self.model(batch)
         optimizer.zero_grad(set_to_none=True)
         output["loss"].backward()
@@ -161,7 +161,7 @@ class Trainer:
             metrics.evaluate(self.step, bool(self.stopped))
             self.method.train()
             self.sampler.steps = range(self.step, self.step if self.stopped else self.plan.steps)
-            for batch in metrics.time_waiting(self.signals.interruptible(self.loader)):
+            for batch in metrics.time_waiting(self.signals.interruptible_if_single_process(self.loader)):
                 output, lr = self.train_step(batch)
                 collapsed = metrics.update(self.step, output, lr)
                 bar.update(1, **metrics.progress_bar_values())

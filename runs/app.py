@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from runs import __version__
-from runs.distributed import read_launch
+from runs.distributed import read_torchrun_env
 from runs.errors import UserError, user_message
 from runs.help_text import help_text
 from runs.plugins import check_folders, search_path_override
@@ -96,7 +96,9 @@ def cli(main: Callable[P, int | None]) -> Callable[P, NoReturn]:
     return wrapped
 
 
-def hydra_app(package: str, config: str, schema: type[C], function: Callable[[C], Any] | str) -> Callable[[], NoReturn]:
+def hydra_app(
+    config_module: str, config_name: str, schema: type[C], function: Callable[[C], Any] | str
+) -> Callable[[], NoReturn]:
     """Make a command of a function that gets its settings, composed by Hydra, as a validated dataclass.
 
     The function runs as Hydra's job, so that `-m` with any launcher works, and what it returns is the job's result, a
@@ -104,8 +106,8 @@ def hydra_app(package: str, config: str, schema: type[C], function: Callable[[C]
     the module that is run.
 
     Args:
-        package: the importable package that holds the configuration files.
-        config: the primary configuration's name in it, without `.yaml`; its defaults begin with `schema_<config>`.
+        config_module: the importable package that holds the configuration files.
+        config_name: the primary configuration's in it, without `.yaml`; its defaults begin with `schema_<config_name>`.
         schema: the dataclass that types every key; `check_values` checks it. Its fields' docs are what `--help` prints.
         function: it, or its name, `package.module:function`: its module is then imported when the settings are right,
             so that `--help` and a mistyped key do not wait for what it needs.
@@ -132,19 +134,19 @@ def hydra_app(package: str, config: str, schema: type[C], function: Callable[[C]
 
         # Hydra itself prints several lines and exits with 1; with this it hands us the exception.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        ConfigStore.instance().store(name=f"schema_{config}", node=schema)
+        ConfigStore.instance().store(name=f"schema_{config_name}", node=schema)
         arguments = hydra_arguments(sys.argv[1:], schema)
         if "--version" in arguments:
             print(f"siamese-transfer {__version__}")
             return
+        given = [a for a in arguments if ("=" in a and a[0] != "-") or a.startswith("~")]
         if {"-h", "--help"} & set(arguments):
-            print(help_text(sys.modules["__main__"].__doc__ or "", package, config, schema, arguments))
+            print(help_text(sys.modules["__main__"].__doc__ or "", config_module, config_name, schema, given))
             return
         # Before the user's own, which win; behind the options, which must not stand between two settings.
-        given = [a for a in arguments if ("=" in a and a[0] != "-") or a.startswith("~")]
         sys.argv[1:] = [*(a for a in arguments if a not in given), *QUIET, *search_path_override(), *given]
         try:
-            hydra.main(version_base="1.3", config_path=f"pkg://{package}", config_name=config)(job)()
+            hydra.main(version_base="1.3", config_path=f"pkg://{config_module}", config_name=config_name)(job)()
         except _PassesHydra as error:
             raise UserError(str(error)) from error
         except Exception as error:
@@ -164,7 +166,7 @@ class _PassesHydra(BaseException):
 def _say(line: str) -> None:
     # All processes that torchrun starts come to one and the same fault in the settings; the first one says it.
     with contextlib.suppress(UserError):
-        if read_launch().rank > 0:
+        if read_torchrun_env().rank > 0:
             return
     print(line, file=sys.stderr)
 

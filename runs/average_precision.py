@@ -14,17 +14,17 @@ RECALLS = {"voc_2007": np.arange(0.0, 1.1, 0.1), "coco": np.linspace(0.0, 1.0, 1
 BLOCK = 250
 
 
-def average_precision(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
-    """AP, AP50 and AP75 in percent, (R, 3).
+def mean_average_precision(matches: Matches, image_weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
+    """AP, AP50 and AP75 in percent, means over the classes, (R, 3).
 
     Args:
         matches: a run's detections.
-        weights: (I, R) how often each image counts, a column a resample; None counts each once (R = 1).
+        image_weights: (I, R) how often each image counts, a column a resample; None counts each once (R = 1).
 
     An image drawn twice counts like two images. A class of which a resample has no object scores 0 on VOC and is left
     out on COCO, as in the definitions of the metrics.
     """
-    weights = np.ones((len(matches.image_ids), 1)) if weights is None else weights
+    weights = np.ones((len(matches.image_ids), 1)) if image_weights is None else image_weights
     blocks = [
         _block(matches, np.ascontiguousarray(weights[:, i : i + BLOCK])) for i in range(0, weights.shape[1], BLOCK)
     ]
@@ -42,12 +42,12 @@ def _block(matches: Matches, weights: NDArray[Any]) -> NDArray[np.float64]:
     return np.stack([table.mean(axis=1), table[:, 0], table[:, 5]], axis=1)
 
 
-def class_average_precision(matches: Matches, number: int, weights: NDArray[Any]) -> NDArray[np.float64]:
-    """AP of one class at every IoU threshold, 0 to 1, (R, 10); `weights` as above. Without an object it is 0."""
-    mine = np.flatnonzero(matches.category == number)
-    image, positives = matches.image[mine], _positives(matches, number, weights)
+def class_average_precision(matches: Matches, class_index: int, image_weights: NDArray[Any]) -> NDArray[np.float64]:
+    """AP of one class at every IoU threshold, 0 to 1, (R, 10); weights as above. Without an object it is 0."""
+    mine = np.flatnonzero(matches.category == class_index)
+    image, positives = matches.image[mine], _positives(matches, class_index, image_weights)
     recalls = RECALLS.get(matches.metric)
-    columns = [_curve_area(image, verdict, positives, weights, recalls) for verdict in matches.verdict[mine].T]
+    columns = [_curve_area(image, verdict, positives, image_weights, recalls) for verdict in matches.verdict[mine].T]
     return np.stack(columns, axis=1)
 
 
@@ -97,17 +97,12 @@ def _curve_area(
     return area
 
 
-def class_pooled_average_precision(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
-    """AP in percent of the detections of all classes ranked together, area under the curve, (R,); `weights` as above.
+def class_pooled_average_precision(matches: Matches, image_weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
+    """AP in percent of the detections of all classes ranked together, area under the curve, (R,); weights as above.
 
     Dave et al., arXiv:2102.01066 (AP-pool). The mean over classes gives a class of few objects, whose
     curve a single detection moves, the same weight as one of many; this number does not, and scatters less.
     """
     together = np.zeros_like(matches.category), matches.objects.sum(axis=1, keepdims=True)
     one = replace(matches, classes=("all",), category=together[0], objects=together[1], metric="voc_area")
-    return average_precision(one, weights)[:, 0]
-
-
-def average_precision_and_pooled(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
-    """`average_precision` and, as a fourth column, `class_pooled_average_precision`, (R, 4)."""
-    return np.column_stack([average_precision(matches, weights), class_pooled_average_precision(matches, weights)])
+    return mean_average_precision(one, image_weights)[:, 0]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runs.average_precision import average_precision, average_precision_and_pooled
+from runs.average_precision import class_pooled_average_precision, mean_average_precision
 from runs.detection_matches import Matches
 from runs.errors import UserError
 
@@ -15,10 +15,10 @@ NAMES = ("AP", "AP50", "AP75")
 POOLED = "pooled AP"
 
 
-def resample_counts(images: int, resamples: int, seed: int = 0) -> NDArray[np.float32]:
-    """How often each image is drawn, (images, resamples); the draws of one seed are the same for all detectors."""
+def resample_counts(num_images: int, num_resamples: int, seed: int = 0) -> NDArray[np.float32]:
+    """How often each image is drawn, (num_images, num_resamples); one seed draws the same for all detectors."""
     random = np.random.default_rng(seed)
-    counts = random.multinomial(images, np.full(images, 1 / images), size=resamples).T
+    counts = random.multinomial(num_images, np.full(num_images, 1 / num_images), size=num_resamples).T
     # Counts of detections stay exact to 2^24, and an error in the seventh digit is nothing beside what is estimated.
     return np.ascontiguousarray(counts, np.float32)
 
@@ -51,15 +51,20 @@ def compare(before: Sequence[Matches], now: Sequence[Matches], resamples: int = 
         for trial in trials:
             place = {name: i for i, name in enumerate(trial.image_ids)}
             aligned = trial.select_images([place[name] for name in first.image_ids])
-            value += sign / len(trials) * average_precision_and_pooled(aligned)[0]
-            samples += sign / len(trials) * average_precision_and_pooled(aligned, weights)
+            value += sign / len(trials) * _with_pooled(aligned)[0]
+            samples += sign / len(trials) * _with_pooled(aligned, weights)
     return _intervals(value, samples)
 
 
 def intervals(matches: Matches, resamples: int = 1000) -> dict[str, Interval]:
     """AP, AP50 and AP75 of one detector, by `NAMES`."""
     weights = resample_counts(len(matches.image_ids), resamples)
-    return _intervals(average_precision(matches)[0], average_precision(matches, weights))
+    return _intervals(mean_average_precision(matches)[0], mean_average_precision(matches, weights))
+
+
+def _with_pooled(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
+    means = mean_average_precision(matches, weights)
+    return np.column_stack([means, class_pooled_average_precision(matches, weights)])  # (R, 4)
 
 
 def _intervals(value: NDArray[Any], samples: NDArray[Any]) -> dict[str, Interval]:

@@ -1,7 +1,7 @@
 """The processes of one run, as `torchrun` starts them, or one alone: joining, device, precision, failures.
 
     with process_group(config.device) as device:  # joins the others, if there are any
-        autocast = set_precision(config.precision, device)
+        set_precision(config.precision, device)
         ...  # rank(), world_size(), all_gather_object(value)
 
 Whatever a process raises inside ends all of them, and the first that fails says why. PyTorch is imported inside the
@@ -9,7 +9,6 @@ functions, so that a command without it stays quick.
 """
 
 import contextlib
-import functools
 import os
 import platform
 import socket
@@ -40,8 +39,8 @@ REPORT_AFTER = 10.0
 _store: Any = None
 
 
-class Launch(NamedTuple):
-    """This process among those that were started together, by torchrun's variables."""
+class TorchrunEnv(NamedTuple):
+    """This process among those that torchrun started together."""
 
     rank: int = 0
     world_size: int = 1
@@ -49,8 +48,8 @@ class Launch(NamedTuple):
     local_world_size: int = 1
 
 
-def read_launch() -> Launch:
-    """Read torchrun's variables; a process without a `WORLD_SIZE` above 1 is alone, whatever else is set.
+def read_torchrun_env() -> TorchrunEnv:
+    """Read torchrun's environment variables; a process without a `WORLD_SIZE` above 1 is alone, whatever else is set.
 
     Raises:
         UserError: one of several processes lacks a variable, or has one that is not a number.
@@ -64,14 +63,14 @@ def read_launch() -> Launch:
 
     world = number("WORLD_SIZE", "1")
     if world < 2:
-        return Launch()
+        return TorchrunEnv()
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise UserError(
             f"WORLD_SIZE={world}, but {' and '.join(missing)} not set: start with torchrun --nproc_per_node={world} "
             "-m …, or unset WORLD_SIZE to run one process"
         )
-    found = Launch(number("RANK", ""), world, number("LOCAL_RANK", "0"), number("LOCAL_WORLD_SIZE", "1"))
+    found = TorchrunEnv(number("RANK", ""), world, number("LOCAL_RANK", "0"), number("LOCAL_WORLD_SIZE", "1"))
     if not 0 < (port := number("MASTER_PORT", "")) < 2**16:
         raise UserError(f"MASTER_PORT={port}: must be a port, 1 to 65535; torchrun chooses one")
     if found.rank >= world:
@@ -90,7 +89,7 @@ def process_group(device: str) -> Iterator["torch.device"]:
     """
     import torch.distributed as dist
 
-    here = read_launch()
+    here = read_torchrun_env()
     left = [f"{name}={os.environ[name]}" for name in ("RANK", "LOCAL_RANK") if os.environ.get(name, "0") != "0"]
     if here.world_size == 1 and left:
         print(f"{', '.join(left)} without other processes (WORLD_SIZE): left over; running alone", file=sys.stderr)
@@ -115,7 +114,7 @@ def choose_device(name: str) -> "torch.device":
     """
     import torch
 
-    _, _, local, here = read_launch()
+    _, _, local, here = read_torchrun_env()
     found, needed = torch.cuda.device_count(), max(here, local + 1)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -129,10 +128,8 @@ def choose_device(name: str) -> "torch.device":
     return torch.device("cuda", local)
 
 
-def set_precision(
-    name: str, device: "torch.device", threads: int = 0, one_shape: bool = True
-) -> "Callable[[], torch.autocast]":
-    """Set how matrices are multiplied from here on, and return the context for forward passes.
+def set_precision(name: str, device: "torch.device", threads: int = 0, one_shape: bool = True) -> None:
+    """Set how matrices are multiplied from here on; for `bf16`, forward passes run in `torch.autocast` besides.
 
     NOTE: `fp32` turns TF32 off everywhere, as on the GPUs of the papers. The releases leave PyTorch's default,
     `pytorch`, which on newer GPUs allows it in convolutions.
@@ -164,7 +161,6 @@ def set_precision(
     torch.backends.cudnn.benchmark = one_shape
     torch.backends.cudnn.allow_tf32 = name != "fp32"
     torch.backends.cuda.matmul.allow_tf32 = name in ("tf32", "bf16")
-    return functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=name == "bf16")
 
 
 def worker_count(asked: int, most: int = 16, processes: int | None = None) -> int:
@@ -180,7 +176,7 @@ def worker_count(asked: int, most: int = 16, processes: int | None = None) -> in
     # On a shared machine a job has fewer cores than there are.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # One core a process is left to the training.
-    return max(0, min(most, cores // (processes or read_launch().local_world_size) - 1))
+    return max(0, min(most, cores // (processes or read_torchrun_env().local_world_size) - 1))
 
 
 def rank() -> int:
@@ -208,7 +204,7 @@ def all_gather_object(value: Any) -> list[Any]:
     return gathered
 
 
-def all_arrive(place: str) -> bool:
+def all_arrived_in_time(place: str) -> bool:
     """Wait for the other processes at the same place, which is named for the first time; return whether they came."""
     if world_size() == 1:
         return True
@@ -220,7 +216,7 @@ def all_arrive(place: str) -> bool:
     return True
 
 
-def _join(backend: str, here: Launch) -> None:
+def _join(backend: str, here: TorchrunEnv) -> None:
     """Meet the other processes, saying after `REPORT_AFTER` whom this one waits for."""
     global _store
     import torch.distributed as dist
@@ -252,7 +248,7 @@ def _answers(address: str, port: int) -> bool:
     return True
 
 
-def _wait(absent: Callable[[], list[int]], here: Launch, what: str) -> None:
+def _wait(absent: Callable[[], list[int]], here: TorchrunEnv, what: str) -> None:
     start, told = time.monotonic(), list[int]()
     while missing := absent():
         waited = time.monotonic() - start
@@ -281,7 +277,7 @@ def _fail(error: Exception) -> NoReturn:
         first = _store.add("failures", 1) == 1
     except RuntimeError:
         # The store ended with the process or the node that served it, perhaps before a word: a process a node says so.
-        first = read_launch().local_rank >= read_launch().local_world_size - 1
+        first = read_torchrun_env().local_rank >= read_torchrun_env().local_world_size - 1
     if first:
         print(f"error: {message}" if message else "".join(traceback.format_exception(error)), file=sys.stderr)
     sys.stdout.flush()

@@ -28,7 +28,7 @@ LOG = "log.txt"
 
 
 class Run:
-    """One run in its folder; made by `claim_run`.
+    """One run in its folder; made by `claimed_run`.
 
     Attributes:
         path: the folder.
@@ -51,20 +51,20 @@ class Run:
         self.done: Record | None = None
         self._started = time.monotonic()
 
-    def check_identity(self, path: Path, stated: Any) -> None:
-        """Check that a file which states this identity was written by this run, which may go on from it.
+    def check_identity(self, identity: Any, stated_in: Path) -> None:
+        """Check that the identity stated in a file is this run's, which may then go on from the file.
 
         Raises:
-            UserError: it was not.
+            UserError: it is another's.
         """
-        if stated != self.identity:
+        if identity != self.identity:
             raise UserError(
-                f"{path}: of another run, or of an earlier version; move it away, or choose another output="
+                f"{stated_in}: of another run, or of an earlier version; move it away, or choose another output="
             )
 
-    def differences(self, document: dict[str, Any]) -> list[str]:
+    def _describe_differences(self, earlier: dict[str, Any]) -> list[str]:
         """What an earlier start's kind, settings and fingerprint have otherwise, in a few words each."""
-        old, new = self._bound(document), self._bound(self.document)
+        old, new = self._bound(earlier), self._bound(self.document)
         pairs = [(k, old.get(k, "absent"), new.get(k, "absent")) for k in {**old, **new}]
         return [f"{k:.60}: {there!s:.60} there, {here!s:.60} here" for k, there, here in pairs if there != here]
 
@@ -83,7 +83,7 @@ class Run:
         Raises:
             UserError: a metric is not a finite number, the folder was deleted or renamed, or the disk refuses.
         """
-        check_present(self.path)
+        check_run_folder(self.path)
         record = Record(
             kind=self.kind, subject=subject, dataset=dataset, metrics=metrics, seed=self.config["seed"],
             config=self.config, seconds=time.monotonic() - self._started if seconds is None else seconds,
@@ -93,14 +93,14 @@ class Run:
         return record
 
 
-def check_present(folder: Path) -> None:
+def check_run_folder(folder: Path) -> None:
     """Refuse to go on with a run whose folder was deleted or renamed; before it writes into the path again."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: was deleted or renamed while the run was on; run it again, output= elsewhere")
 
 
 @contextlib.contextmanager
-def claim_run(
+def claimed_run(
     kind: str, output: str | os.PathLike[str], config: dict[str, Any], may_differ: Iterable[str] = (),
     fingerprint: dict[str, str] | None = None,
 ) -> Iterator[Run]:  # fmt: skip
@@ -131,7 +131,7 @@ def claim_run(
         return
     _check_own(run.path)
     bound = True
-    with wait_for_lock(run.path):
+    with locked_folder(run.path):
         try:
             bound = (run.path / CONFIG).exists()
             _bind_config(run)
@@ -151,7 +151,7 @@ def claim_run(
 
 
 @contextlib.contextmanager
-def wait_for_lock(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path) -> Iterator[None]:
     """Hold a folder's lock; waits for another live process, which may be finishing the run."""
     # Here, so that `--help` does not wait for it.
     from filelock import FileLock, Timeout
@@ -216,7 +216,7 @@ def _bind_config(run: Run) -> None:
     file = run.path / CONFIG
     if file.exists():
         try:
-            differing = run.differences(read_yaml(file))
+            differing = run._describe_differences(read_yaml(file))
         except UserError as error:
             raise UserError(f"{error}; delete the folder or choose another output=") from error
         if differing:
@@ -232,7 +232,7 @@ def _own_record(run: Run) -> Record:
     """The folder's record, which has to be of this run."""
     record = read_record(run.path)
     data = {"fingerprint": run.document["fingerprint"]} if "fingerprint" in run.document else {}
-    if differing := run.differences({"kind": record.kind, **record.config, **data}):
+    if differing := run._describe_differences({"kind": record.kind, **record.config, **data}):
         raise UserError(
             f"{run.path / RECORD}: of another run than {CONFIG} beside it ({differing[0]}); delete it, or choose "
             "another output="

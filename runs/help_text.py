@@ -14,19 +14,18 @@ from runs.plugins import search_path_override
 DOC_COLUMN = 34
 
 
-def help_text(about: str, package: str, config: str, schema: type, arguments: list[str]) -> str:
-    """Return what a command prints for `--help`; see `runs.app.hydra_app` for `package`, `config` and `schema`.
+def help_text(about: str, config_module: str, config_name: str, schema: type, overrides: list[str]) -> str:
+    """Return what a command prints for `--help`; see `runs.app.hydra_app` for the configuration and its `schema`.
 
     `about` is the docstring of its module, "`python -m example …`: what it does". The defaults are shown as they are
-    behind the choices among the `arguments`.
+    behind the choices among the `overrides`, `key=value`.
     """
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.object_type import ObjectType
 
-    with initialize_config_module(package, version_base="1.3"):
-        overrides = [*search_path_override(), *(argument for argument in arguments if not argument.startswith("-"))]
-        settings = compose(config, overrides, return_hydra_config=True)
+    with initialize_config_module(config_module, version_base="1.3"):
+        settings = compose(config_name, [*search_path_override(), *overrides], return_hydra_config=True)
         # The loader's own method copies all configurations at each call: a quarter of the time that the answer takes.
         loader: Any = GlobalHydra.instance().config_loader()
         options = loader.repository.get_group_options

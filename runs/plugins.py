@@ -42,9 +42,9 @@ def check_folders() -> None:
             raise UserError(f"{VARIABLE}: {folder}: no such folder; correct or remove it")
 
 
-def find(pattern: str) -> list[Path]:
+def find_files(glob_pattern: str) -> list[Path]:
     """All plug-ins' files of a pattern such as `method/*.py`."""
-    return [path for folder in folders() for path in sorted(folder.glob(pattern))]
+    return [path for folder in folders() for path in sorted(folder.glob(glob_pattern))]
 
 
 def load(path: Path) -> ModuleType:

@@ -107,7 +107,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     return build(Record, body, str(path))
 
 
-def subject_beside(checkpoint: str | os.PathLike[str], sha256: str) -> Subject | None:
+def find_subject_beside(checkpoint: str | os.PathLike[str], sha256: str) -> Subject | None:
     """The subject of the pre-training that wrote a checkpoint, by the record beside it; None without one of its sha256.
 
     Raises:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from runs.errors import UserError, user_message
-from runs.typed import fault_of
+from runs.typed import choice_or_range_fault
 
 MISSING = "???"  # OmegaConf's mark of a setting that has to be given
 C = TypeVar("C")
@@ -78,7 +78,7 @@ def hydra_arguments(given: list[str], schema: type) -> list[str]:
     Raises:
         UserError: an option that Hydra does not have.
     """
-    paths = set(path_settings(schema))
+    paths = set(_path_keys(schema))
     arguments = []
     for number, argument in enumerate(given):
         if not argument.strip():  # "$MORE" of a shell that has no such variable
@@ -106,12 +106,12 @@ def _quoted(value: str) -> str:
     return f"'{quoted}{chr(92) if quoted.endswith(chr(92)) else ''}'"
 
 
-def path_settings(schema: type, prefix: str = "") -> Iterator[str]:
+def _path_keys(schema: type, prefix: str = "") -> Iterator[str]:
     """Yield the dotted keys of a dataclass's fields that are made by `path`."""
     kinds = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         if dataclasses.is_dataclass(kinds[field.name]):
-            yield from path_settings(kinds[field.name], f"{prefix}{field.name}.")
+            yield from _path_keys(kinds[field.name], f"{prefix}{field.name}.")
         elif "path" in field.metadata:
             yield f"{prefix}{field.name}"
 
@@ -153,7 +153,7 @@ def check_values(config: Any, prefix: str = "") -> None:
                 raise UserError(f"{key}={value}: must be finite")
             if isinstance(item, int) and abs(item) >= 2**63:
                 raise UserError(f"{key}={value}: must be below 2^63")
-        if value != MISSING and (fault := fault_of(field, value)):
+        if value != MISSING and (fault := choice_or_range_fault(field, value)):
             raise UserError(f"{key}={value}: {fault}")
     if hasattr(config, "check_consistency"):
         config.check_consistency()

@@ -120,7 +120,7 @@ class StopSignals:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, alarm)
 
-    def interruptible(self, items: Iterable[T]) -> Iterator[T]:
+    def interruptible_if_single_process(self, items: Iterable[T]) -> Iterator[T]:
         """Yield the items; to a single process a signal ends the waiting for the next one, which may never come."""
         iterator = iter(items)
         while True:

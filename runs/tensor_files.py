@@ -9,10 +9,10 @@ from typing import Any
 
 from runs.errors import UserError, user_message
 from runs.files import atomic_write
-from runs.folder import check_present
+from runs.folder import check_run_folder
 
 
-def write_tensors(path: Path, state: dict[str, Any]) -> None:
+def save_torch_file(path: Path, state: dict[str, Any]) -> None:
     """Write what `torch.load(weights_only=True)` reads, whole or not at all.
 
     Raises:
@@ -20,13 +20,13 @@ def write_tensors(path: Path, state: dict[str, Any]) -> None:
     """
     import torch
 
-    check_present(path.parent)
+    check_run_folder(path.parent)
     with atomic_write(path) as file:
         torch.save(state, file)
 
 
-def read_tensors(path: Path) -> Any:
-    """Read what `write_tensors` wrote, to the CPU.
+def load_torch_file(path: Path) -> Any:
+    """Read what `save_torch_file` wrote, to the CPU.
 
     Raises:
         UserError: it is damaged.

@@ -86,7 +86,7 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where}: field '{name}' is missing")
     given = {key: _convert(_hints(kind)[key], entry, f"{where}: {key}") for key, entry in value.items()}
     for name, entry in given.items():
-        if fault := fault_of(fields[name], entry):
+        if fault := choice_or_range_fault(fields[name], entry):
             raise UserError(f"{where}: {name}={entry!r:.60}: {fault}")
     try:
         return kind(**given)
@@ -94,7 +94,7 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
         raise UserError(f"{where}: {error}") from error
 
 
-def fault_of(field: "dataclasses.Field[Any]", value: Any) -> str:
+def choice_or_range_fault(field: "dataclasses.Field[Any]", value: Any) -> str:
     """Why a value is none of its field's choices, or a number in it outside the field's range; empty if it is right."""
     if value not in field.metadata.get("choices", (value,)):
         return f"choose one of {', '.join(field.metadata['choices'])}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runs import bootstrap_intervals
-from runs.average_precision import average_precision
+from runs.average_precision import mean_average_precision
 from runs.bootstrap_intervals import NAMES, Interval
 from runs.detection_matches import Matches, read_matches
 from runs.errors import UserError
@@ -78,7 +78,7 @@ def compare(
     for kind in kinds:
         first, second = ([trial[kind] for trial in trials] for trials in (before, now))
         found = bootstrap_intervals.compare(first, second, resamples)
-        mean = sum(average_precision(trial)[0] for trial in first) / len(first)
+        mean = sum(mean_average_precision(trial)[0] for trial in first) / len(first)
         values |= {f"{kind}/{name}": float(v) for name, v in zip(NAMES, mean, strict=True)}
         difference |= {f"{kind}/{name}": found[name] for name in NAMES}
     return Comparison(values, difference)

@@ -11,10 +11,10 @@ import yaml
 
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count
 from runs.files import SCRATCH, TRIAL, atomic_write, sha256
-from runs.folder import RECORD, Run, claim_run
+from runs.folder import RECORD, Run, claimed_run
 from runs.record import Record, Subject
 from runs.seeds import seed_everything
-from runs.tensor_files import write_tensors
+from runs.tensor_files import save_torch_file
 from transfer.backbone_file import BackboneFile, read_backbone
 from transfer.detectron2_config import build_cfg, recipe_fingerprint
 from transfer.draw_detections import draw_sheets
@@ -39,12 +39,12 @@ def run(config: TransferConfig) -> dict[str, float]:
     the metrics in percent, means over the trials.
     """
     with process_group(config.device) as device:
-        autocast = set_precision(config.precision, device, config.threads, one_shape=False)
-        return _run(config, device, autocast, read_backbone(config.weights)).metrics
+        set_precision(config.precision, device, config.threads, one_shape=False)
+        return _run(config, device, read_backbone(config.weights)).metrics
 
 
 def _run(
-    config: TransferConfig, device: torch.device, autocast: Callable[[], Any], backbone: BackboneFile | None,
+    config: TransferConfig, device: torch.device, backbone: BackboneFile | None,
     splits: tuple[Split, Split] | None = None,
 ) -> Record:  # fmt: skip
     """Run what the settings ask for, on the splits where they have been read."""
@@ -55,26 +55,25 @@ def _run(
     # The weights are what is in their file, and so are the images and the recipe.
     settings = asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
     bound = {"train": train.dataset.fingerprint, "test": test.dataset.fingerprint, "recipe": recipe_fingerprint(config)}
-    with claim_run("transfer", cfg.OUTPUT_DIR, settings, MAY_DIFFER, bound) as claimed:
+    with claimed_run("transfer", cfg.OUTPUT_DIR, settings, MAY_DIFFER, bound) as claimed:
         if claimed.done:
             return claimed.done
         if config.trials > 1 or config.search.enabled:
-            run_one = functools.partial(_run, device=device, autocast=autocast, backbone=backbone, splits=splits)
+            run_one = functools.partial(_run, device=device, backbone=backbone, splits=splits)
             record = _trials(config, claimed, cfg.SOLVER.MAX_ITER, run_one)
         else:
-            record = _fine_tune(config, cfg, backbone, train, test, autocast, claimed)
+            record = _fine_tune(config, cfg, backbone, train, test, claimed)
         return all_gather_object(record)[0]
 
 
 def _fine_tune(
-    config: TransferConfig, cfg: Any, backbone: BackboneFile | None, train: Split, test: Split,
-    autocast: Callable[[], Any], claimed: Run,
+    config: TransferConfig, cfg: Any, backbone: BackboneFile | None, train: Split, test: Split, claimed: Run,
 ) -> Record | None:  # fmt: skip
     """Train, test and record; returns the record on process 0."""
     seed_everything(config.seed)
     detector, proof = build_detector(cfg, backbone, config.channels_last)
     loaders = build_loaders(cfg, train, test, worker_count(config.data.workers, most=8))
-    trainer = Trainer(cfg, config, detector, loaders, test, autocast, claimed)
+    trainer = Trainer(cfg, config, detector, loaders, test, claimed)
     if rank() == 0:
         with atomic_write(claimed.path / "detectron2.yaml", "w") as file:
             file.write(cfg.dump())
@@ -83,7 +82,7 @@ def _fine_tune(
     if found is None:
         return None
     evaluation, detections = found
-    write_tensors(claimed.path / MODEL, {"model": detector.state_dict()})
+    save_torch_file(claimed.path / MODEL, {"model": detector.state_dict()})
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()),
         "train": asdict(train.dataset) | {"used": len(loaders.sampler.wide)},

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,7 +14,7 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from runs.distributed import all_arrive, all_gather_object, rank, world_size
+from runs.distributed import all_arrived_in_time, all_gather_object, rank, world_size
 from runs.environment import peak_memory_mb
 from runs.errors import UserError, raise_or_yield
 from runs.files import write_json
@@ -23,7 +23,7 @@ from runs.metrics_log import METRICS_LOG, MetricsLog
 from runs.progress import Progress
 from runs.seeds import generator_states, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals, raise_signals
-from runs.tensor_files import read_tensors, restore_errors, write_tensors
+from runs.tensor_files import load_torch_file, restore_errors, save_torch_file
 from transfer.detections import Detections, Evaluation
 from transfer.evaluate_detector import evaluate_detector
 from transfer.loader import Loaders
@@ -43,16 +43,14 @@ class Diverged(UserError):
 class Trainer:
     """One detector's training, from its initial weights.
 
-    `loaders` give what to train on and what to test on, `test` is the split to report on, `autocast` makes the context
-    in which losses are computed, and `run` is the claimed folder. Where Detectron2 cannot build the solver, a
-    `UserError` says why.
+    `loaders` give what to train on and what to test on, `test` is the split to report on, and `run` is the claimed
+    folder. Where Detectron2 cannot build the solver, a `UserError` says why.
     """
 
     def __init__(
-        self, cfg: Any, config: TransferConfig, detector: nn.Module, loaders: Loaders, test: Split,
-        autocast: Callable[[], Any], run: Run,
-    ) -> None:  # fmt: skip
-        self.cfg, self.config, self.detector, self.autocast = cfg, config, detector, autocast
+        self, cfg: Any, config: TransferConfig, detector: nn.Module, loaders: Loaders, test: Split, run: Run
+    ) -> None:
+        self.cfg, self.config, self.detector = cfg, config, detector
         self.loaders, self.test_split = loaders, test
         self.run, self.folder = run, run.path
         with as_user_errors("recipe=, detectron2.SOLVER…: Detectron2 cannot build this solver"):
@@ -93,7 +91,7 @@ class Trainer:
             Progress(end, "fine-tuning", "it", self.iteration, self.folder, disable=rank() > 0) as bar,
         ):
             start = saved = time.perf_counter()
-            for batch in itertools.islice(self.signals.interruptible(batches), end - self.iteration):
+            for batch in itertools.islice(self.signals.interruptible_if_single_process(batches), end - self.iteration):
                 # What Detectron2 cannot do with its settings, it finds in the first step.
                 with nullcontext() if self.iteration > first else as_user_errors(CANNOT_TRAIN):
                     values = self._step(batch, start)
@@ -148,7 +146,7 @@ class Trainer:
         """One iteration, whose batch is waited for since `start`; returns its losses, learning rate and seconds."""
         data_time = time.perf_counter() - start
         try:
-            with self.autocast():
+            with torch.autocast(self.cfg.MODEL.DEVICE, torch.bfloat16, enabled=self.config.precision == "bf16"):
                 losses = self.model(batch)
             total = sum(losses.values())
             terms = _mean_over_processes(losses)
@@ -160,7 +158,7 @@ class Trainer:
             self.optimizer.step()
         except FloatingPointError as error:
             # Detectron2 notices proposals that are no numbers before there is a loss, each process its own.
-            if not all_arrive(f"not finite at {self.iteration}"):
+            if not all_arrived_in_time(f"not finite at {self.iteration}"):
                 raise UserError(
                     f"proposals of one process are not finite at iteration {self.iteration}; {LOWER}"
                 ) from error
@@ -203,7 +201,7 @@ class Trainer:
         states = all_gather_object(generator_states())
         if rank():
             return
-        write_tensors(self.folder / CHECKPOINT, {
+        save_torch_file(self.folder / CHECKPOINT, {
             "run": self.run.identity, "iteration": self.iteration, "model": self.detector.state_dict(),
             "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(), "generators": states,
             "window": self._window, "seconds": self.seconds,
@@ -216,8 +214,8 @@ class Trainer:
             return None
         remedy = f"delete {self.folder}"
         with restore_errors(path, remedy):
-            state = dict(read_tensors(path))
-        self.run.check_identity(path, state.get("run"))
+            state = dict(load_torch_file(path))
+        self.run.check_identity(state.get("run"), path)
         with restore_errors(path, remedy):
             self.detector.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -14,7 +14,7 @@ from runs.typed import build
 
 SCALES = Path(__file__).parents[1] / "scales"
 # From small to large.
-NAMES = ("lab", "mini", "photos", "small", "paper", *(path.stem for path in plugins.find("scales/*.yaml")))
+NAMES = ("lab", "mini", "photos", "small", "paper", *(path.stem for path in plugins.find_files("scales/*.yaml")))
 STAGES = ("pretrain", "linear", "knn", "transfer", "voc07", "voc0712", "coco")
 
 
@@ -55,7 +55,7 @@ def load(name: str) -> Scale:
     Raises:
         UserError: there is none, or a field is unknown or of the wrong kind.
     """
-    named = {path.stem: path for path in (*plugins.find("scales/*.yaml"), *SCALES.glob("*.yaml"))}
+    named = {path.stem: path for path in (*plugins.find_files("scales/*.yaml"), *SCALES.glob("*.yaml"))}
     path = Path(name) if name.endswith((".yaml", ".yml")) else named.get(name)
     if path is None or not path.exists():
         raise UserError(f"--scale {name}: no such scale; there are {', '.join(NAMES)}, or give a .yaml file")

@@ -179,7 +179,7 @@ def _files() -> dict[str, Path]:
     # table10 comes behind table9.
     numbers = {p: [int(digits) for digits in re.findall(r"\d+", p.stem)] for p in found}
     found.sort(key=lambda p: (p.parent.name != "simsiam", p.parent.name, p.stem.rstrip("0123456789_"), numbers[p], p))
-    found += [p for p in plugins.find("papers/*/*.yaml") if p.name != "paper.yaml"]
+    found += [p for p in plugins.find_files("papers/*/*.yaml") if p.name != "paper.yaml"]
     return {p.stem if p.parent == PAPERS / "simsiam" else f"{p.parent.name}/{p.stem}": p for p in found}
 
 

@@ -357,4 +357,4 @@ def _check_scale(scale: Scale, chosen: Iterable[Table]) -> None:
 
 
 def _plugin_names(group: str) -> set[str]:
-    return {path.stem for path in plugins.find(f"{group}/*.yaml")}
+    return {path.stem for path in plugins.find_files(f"{group}/*.yaml")}

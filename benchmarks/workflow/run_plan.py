@@ -17,7 +17,7 @@ from benchmarks.workflow.run_status import Running, Status, append_attempt, last
 from benchmarks.workflow.time_left import chain_seconds, expected_durations, plan_seconds_left
 from runs.environment import command_output
 from runs.errors import UserError
-from runs.folder import wait_for_lock
+from runs.folder import locked_folder
 from runs.signals import raise_signals
 
 LOGS = {".log", ".out", ".err"}
@@ -45,7 +45,7 @@ def run_plan(plan: Plan, executor: str = "local", options: Sequence[str] = (), r
             raise UserError(
                 f"--output {output}: holds files of something else ({foreign[0].name}); move them or choose another"
             )
-    with wait_for_lock(output), raise_signals():
+    with locked_folder(output), raise_signals():
         return _do_runs(plan, executor, options, retries, devices)
 
 

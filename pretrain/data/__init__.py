@@ -24,7 +24,7 @@ def open_images(config: DataConfig, split: str) -> Images:
     """
     if config.layout in OPENERS:
         return OPENERS[config.layout](config, split)
-    [path] = plugins.find(f"data/{config.layout}.py")[:1]
+    [path] = plugins.find_files(f"data/{config.layout}.py")[:1]
     images: Images = plugins.load(path).open_images(config, split)
     return images
 

@@ -24,7 +24,7 @@ from pretrain.optim import Schedule, build_optimizer
 from runs.distributed import all_gather_object, rank, world_size
 from runs.errors import UserError
 from runs.metrics_log import METRICS_LOG, MetricsLog
-from runs.tensor_files import read_tensors, restore_errors, write_tensors
+from runs.tensor_files import load_torch_file, restore_errors, save_torch_file
 from runs.typed import build
 
 STATE = "linear_state.pt"
@@ -169,8 +169,8 @@ def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers:
     if file.exists():
         again = "delete it to train the classifiers from the start"
         with restore_errors(file, again):
-            saved = dict(read_tensors(file))
-        evaluation.run.check_identity(file, saved.get("run"))
+            saved = dict(load_torch_file(file))
+        evaluation.run.check_identity(saved.get("run"), file)
         with restore_errors(file, again):
             classifiers.load_state_dict(saved["classifiers"])
             broken.update(build(list[str], saved["broken"], "broken"))
@@ -205,7 +205,7 @@ def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers:
             if log and not cached:
                 # Cached features come back in seconds; an epoch through the network does not.
                 state = {"run": evaluation.run.identity, "broken": sorted(broken)}
-                write_tensors(file, state | {"classifiers": classifiers.state_dict()})
+                save_torch_file(file, state | {"classifiers": classifiers.state_dict()})
     if log:
         log.close()
     return sorted(broken)

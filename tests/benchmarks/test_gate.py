@@ -18,7 +18,7 @@ from benchmarks.results.records import find_records
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
 from experiments.gate_error_rates import CLASSES, draw_image_set, simulate_detector
-from runs.average_precision import average_precision, class_pooled_average_precision
+from runs.average_precision import class_pooled_average_precision, mean_average_precision
 from runs.bootstrap_intervals import POOLED, compare
 from runs.detection_matches import Matches, to_arrays
 from runs.files import sha256
@@ -176,7 +176,7 @@ def test_summary_and_junit(make: SimpleNamespace, tmp_path: Path, gate: Callable
 
 
 def measured(trials: list[Matches]) -> Measured:
-    table = np.array([average_precision(m)[0] for m in trials])
+    table = np.array([mean_average_precision(m)[0] for m in trials])
     values = {f"bbox/{name}": table[:, i].tolist() for i, name in enumerate(("AP", "AP50", "AP75"))}
     found = Measured(values, 60, "", {"bbox/AP": 0.2, "bbox/AP50": 0.2, "bbox/AP75": 0.4}, False, 4952)
     found.matches = trials
@@ -190,7 +190,7 @@ def test_a_baseline_keeps_the_detections(tmp_path: Path) -> None:
     again = read_baseline(tmp_path / "b.json")
     assert compare_runs(again, before, 0.0, 2.0)[0].difference == 0
     np.testing.assert_array_equal(
-        average_precision(again["voc07"].matches[0]), average_precision(before["voc07"].matches[0])
+        mean_average_precision(again["voc07"].matches[0]), mean_average_precision(before["voc07"].matches[0])
     )
     (tmp_path / "b.npz").unlink()
     with pytest.raises(Exception, match="keep both"):
@@ -235,7 +235,7 @@ def test_the_common_ranking_of_one_class_is_its_ap() -> None:
         metric="voc_area",
     )  # fmt: skip
     assert compare([one], [one], 50)[POOLED].error == 0 and len(matches.classes) == CLASSES
-    np.testing.assert_allclose(class_pooled_average_precision(one), average_precision(one)[:, 0])
+    np.testing.assert_allclose(class_pooled_average_precision(one), mean_average_precision(one)[:, 0])
     # Ranked by nothing but their scores: the order of the classes' numbers makes no difference.
     turned = replace(
         matches, category=CLASSES - 1 - matches.category, objects=matches.objects[:, ::-1], metric="voc_2007"

@@ -68,7 +68,7 @@ def fail_late(rank: int, port: int, patience: float, log: str) -> None:
     distributed.WAIT_FOR_FAILURES = patience
     with distributed.process_group("cpu"):
         # Else the first could leave while the second still joins, which is another failure.
-        distributed.all_arrive("joined")
+        distributed.all_arrived_in_time("joined")
         # Longer than the first needs to come to its end.
         time.sleep(rank)
         raise UserError("a: b; c")

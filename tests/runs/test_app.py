@@ -183,7 +183,7 @@ def test_several_runs_at_once(application: Path) -> None:
 
 
 def test_help_is_made_of_the_settings(application: Path) -> None:
-    result = start(application, "--help", "optimizer.lr=0.5")
+    result = start(application, "word", "--help", "optimizer.lr=0.5")
     assert (result.returncode, result.stderr) == (0, "")
     assert (
         result.stdout

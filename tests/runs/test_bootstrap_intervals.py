@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runs.average_precision import average_precision
+from runs.average_precision import mean_average_precision
 from runs.bootstrap_intervals import compare, resample_counts
 from runs.detection_matches import Matches
 from runs.errors import UserError
@@ -49,7 +49,7 @@ def match(eleven_points: bool = True, **given: Any) -> Matches:
 
 
 def resampled(matches: Matches, resamples: int) -> np.ndarray:
-    return average_precision(matches, resample_counts(len(matches.image_ids), resamples))
+    return mean_average_precision(matches, resample_counts(len(matches.image_ids), resamples))
 
 
 def detectron2_ap(given: dict[str, Any], folder: Path, eleven: bool) -> np.ndarray:
@@ -91,7 +91,7 @@ def test_ap_is_detectron2s(tmp_path: Path, eleven: bool) -> None:
     given["score"] = (
         np.random.default_rng(0).permutation(np.linspace(0.05, 0.95, len(given["score"]))).astype(np.float32)
     )
-    ours = average_precision(match(**given, eleven_points=eleven))[0]
+    ours = mean_average_precision(match(**given, eleven_points=eleven))[0]
     assert 20 < ours[1] < 95
     np.testing.assert_allclose(ours, detectron2_ap(given, tmp_path, eleven), atol=1e-9)
 
@@ -114,14 +114,16 @@ def test_a_weighted_image_is_an_image_repeated(eleven: bool) -> None:
         matches.score[every][order], matches.verdict[every][order], matches.objects[repeated],
         "voc_2007" if eleven else "voc_area",
     )  # fmt: skip
-    np.testing.assert_allclose(average_precision(matches, weights)[0], average_precision(copies)[0], atol=0.35)
+    np.testing.assert_allclose(
+        mean_average_precision(matches, weights)[0], mean_average_precision(copies)[0], atol=0.35
+    )
 
 
 def test_the_interval_has_the_spread_of_new_test_sets() -> None:
     """The bootstrap's standard error against the spread over many independent sets of images."""
     whole = match(**scene(3000, 3, seed=5))
     parts = [whole.select_images(list(range(i, i + 150))) for i in range(0, 3000, 150)]
-    truth = np.std([average_precision(part)[0] for part in parts], axis=0, ddof=1)
+    truth = np.std([mean_average_precision(part)[0] for part in parts], axis=0, ddof=1)
     told = np.mean([resampled(part, 200).std(axis=0, ddof=1) for part in parts[:5]], axis=0)
     assert (np.abs(told / truth - 1) < 0.45).all()
 

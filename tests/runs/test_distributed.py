@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from runs import distributed
-from runs.distributed import Launch, choose_device, process_group, read_launch, set_precision, world_size
+from runs.distributed import TorchrunEnv, choose_device, process_group, read_torchrun_env, set_precision, world_size
 from runs.errors import UserError
 
 
@@ -33,7 +33,7 @@ def test_a_left_over_variable_does_not_make_several_processes(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(left, {**SEVERAL, "WORLD_SIZE": "1"}[left])
     with process_group("cpu") as device:
-        assert device.type == "cpu" and read_launch() == Launch() and world_size() == 1
+        assert device.type == "cpu" and read_torchrun_env() == TorchrunEnv() and world_size() == 1
     said = capsys.readouterr().err
     assert ("running alone" in said) == left.endswith("RANK")
 

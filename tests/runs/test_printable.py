@@ -7,7 +7,7 @@ import pytest
 
 from runs.environment import command_line
 from runs.errors import UserError
-from runs.folder import claim_run
+from runs.folder import claimed_run
 from runs.printable import printable, without_credentials
 from runs.record import Subject
 
@@ -35,7 +35,7 @@ def test_a_run_keeps_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "argv", ["pretrain", f"init={SIGNED}", "lr=1"])
     assert command_line().endswith(f"init={PLAIN} lr=1")
     for token in ("secret", "another"):
-        with claim_run("knn", tmp_path / "run", {"seed": 0, "init": SIGNED.replace("secret", token)}) as run:
+        with claimed_run("knn", tmp_path / "run", {"seed": 0, "init": SIGNED.replace("secret", token)}) as run:
             if not run.done:
                 run.finish(Subject("simsiam", "resnet50"), None, {"top1": 1.0})
     assert PLAIN in (tmp_path / "run" / "config.yaml").read_text()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from runs.errors import UserError
-from runs.record import Dataset, Record, Subject, read_record, subject_beside, write_record
+from runs.record import Dataset, Record, Subject, find_subject_beside, read_record, write_record
 
 
 def make(**changes: object) -> Record:
@@ -69,8 +69,8 @@ def test_a_checkpoint_is_known_by_the_record_beside_it(tmp_path: Path) -> None:
     subject = Subject("byol", "resnet50", 200, "checkpoint_0199.pth.tar", "ab" * 32)
     write_record(tmp_path, make(kind="pretrain", subject=subject))
     checkpoint = tmp_path / "checkpoint_0199.pth.tar"
-    assert subject_beside(checkpoint, "ab" * 32) == subject
-    assert subject_beside(checkpoint, "cd" * 32) is None, "another file under the same name"
-    assert subject_beside(tmp_path / "elsewhere" / "moco.pth.tar", "ab" * 32) is None
+    assert find_subject_beside(checkpoint, "ab" * 32) == subject
+    assert find_subject_beside(checkpoint, "cd" * 32) is None, "another file under the same name"
+    assert find_subject_beside(tmp_path / "elsewhere" / "moco.pth.tar", "ab" * 32) is None
     write_record(tmp_path, make(kind="linear", subject=subject))
-    assert subject_beside(checkpoint, "ab" * 32) is None, "an evaluation does not make checkpoints"
+    assert find_subject_beside(checkpoint, "ab" * 32) is None, "an evaluation does not make checkpoints"

@@ -64,14 +64,14 @@ def test_the_waiting_for_the_next_item_ends_and_nothing_else() -> None:
 
     signals, closed = StopSignals(), list[bool]()
     with signals.listen():
-        assert list(signals.interruptible(items())) == [1, 2, 3] and signals.name == "SIGUSR1"
+        assert list(signals.interruptible_if_single_process(items())) == [1, 2, 3] and signals.name == "SIGUSR1"
     signals = StopSignals()
     with signals.listen():
-        assert list(signals.interruptible(items_that_stop())) == [1] and closed
+        assert list(signals.interruptible_if_single_process(items_that_stop())) == [1] and closed
     signals = StopSignals()
     with signals.listen():
         seen = []
-        for item in signals.interruptible([4, 5]):
+        for item in signals.interruptible_if_single_process([4, 5]):
             os.kill(os.getpid(), signal.SIGUSR1)
             seen.append(item)
         assert seen == [4], "work on an item is not cut off, and no other one is waited for"
