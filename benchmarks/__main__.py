@@ -25,7 +25,7 @@ def parser() -> Parser:
 
     add("list", "table_commands:list_tables", "list the tables and figures")
 
-    command = add("show", "table_commands:print_table", "print a table with the paper's values")
+    command = add("show", "table_commands:print_published_table", "print a table with the paper's values")
     command.add_argument("table")
     command.add_argument("--format", choices=("terminal", "markdown"), default="terminal")
 

@@ -3,16 +3,15 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from runs.child_environment import child_environment
 
 
-def inspect_checkpoint(address: str) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint's file, fetched first where it is an address, and what `python -m converters inspect` says of it."""
-    facts = json.loads(run_converters("inspect", address, "--json"))
-    return Path(facts["file"]), facts
+def inspect_checkpoint(path_or_url: str) -> dict[str, Any]:
+    """What `python -m converters inspect` says of a checkpoint, which is fetched first where it is an address."""
+    facts: dict[str, Any] = json.loads(run_converters("inspect", path_or_url, "--json"))
+    return facts
 
 
 def run_converters(*arguments: str) -> str:

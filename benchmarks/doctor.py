@@ -63,8 +63,8 @@ class Finding:
 def doctor(arguments: argparse.Namespace) -> int:
     """The command. Exit status 1 if something is broken."""
     roots = dict(arguments.data)
-    findings = [*check_installation(), *check_machine(Path(arguments.output)), *check_data_sets(roots)]
-    findings += check_scales(roots, all(f.state != BAD for f in findings))
+    findings = [*installation_findings(), *memory_and_disk_findings(Path(arguments.output)), *data_set_findings(roots)]
+    findings += _scale_findings(roots, all(f.state != BAD for f in findings))
     if arguments.json:
         print(json.dumps([vars(f) for f in findings], indent=2))
     else:
@@ -73,7 +73,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 1 if any(f.state == BAD for f in findings) else 0
 
 
-def check_installation() -> list[Finding]:
+def installation_findings() -> list[Finding]:
     """Python, the packages, and Detectron2 with its compiled or replaced operators."""
     found = [Finding(GOOD, "Python", f"{describe_environment()['python']} at {sys.executable}")]
     for name, code in PROBES.items():
@@ -107,12 +107,11 @@ def _run_python(*arguments: str, seconds: float | None = None) -> str:
     return ", ".join(result.stdout.splitlines())
 
 
-def check_machine(place: Path) -> list[Finding]:
+def memory_and_disk_findings(output_folder: Path) -> list[Finding]:
     """Processor, memory and free disk where the results go."""
     import psutil
 
-    while not place.exists():
-        place = place.absolute().parent
+    place = next(p for p in (output_folder.absolute() / "_").parents if p.exists())
     facts, free = describe_environment(), shutil.disk_usage(place).free / 1e9
     memory = psutil.virtual_memory()
     return [
@@ -123,7 +122,7 @@ def check_machine(place: Path) -> list[Finding]:
     ]  # fmt: skip
 
 
-def check_data_sets(roots: dict[str, str]) -> list[Finding]:
+def data_set_findings(roots: dict[str, str]) -> list[Finding]:
     """Every data set in its place, in the words of the commands that check one."""
     found = []
     for name in dict.fromkeys(("imagenet", "cifar10", "cifar100", *(n for n in roots if n != "detection"))):
@@ -145,7 +144,7 @@ def _data_set(name: str, folder: Path, given: bool, there: bool, check: Sequence
     return Finding(found.state, name, f"{folder}: {found.words}")
 
 
-def check_scales(roots: dict[str, str], nothing_bad: bool) -> list[Finding]:
+def _scale_findings(roots: dict[str, str], nothing_bad: bool) -> list[Finding]:
     """For each scale whether it can be run here, and about how long Tables 4 and 5 would take."""
     found = []
     for name in scales.NAMES:

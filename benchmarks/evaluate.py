@@ -9,14 +9,14 @@ from pathlib import Path
 
 from benchmarks import push_to_hub
 from benchmarks.converters_command import inspect_checkpoint
-from benchmarks.grid import Grid
+from benchmarks.formatted_table import FormattedTable
 from benchmarks.model_card import OTHERS, write_model_card
 from benchmarks.report import table_formats
-from benchmarks.report.result_tables import checkpoint_grid
-from benchmarks.results.read_results import results_of
+from benchmarks.report.result_tables import checkpoint_vs_paper_table
+from benchmarks.results.read_results import read_plan_results
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
-from benchmarks.workflow.expand_tables import check_roots, expand, parse_stage_setting
+from benchmarks.workflow.expand_tables import check_roots_used, expand, parse_stage_setting
 from benchmarks.workflow.plan import DETECTION, Plan, Source
 from benchmarks.workflow.run_plan import run_plan
 from runs.environment import command_line
@@ -34,7 +34,7 @@ PLACES = {
 class CheckpointResult:
     """A checkpoint's row beside the paper's, one table a paper's table; a notebook shows it."""
 
-    tables: tuple[Grid, ...]
+    tables: tuple[FormattedTable, ...]
     model_card: Path  # the Markdown file; `model_card.json` beside it has the same as data
     plan: Plan  # the runs, in `plan.output`
     refused: tuple[str, ...]  # why records cannot be used
@@ -83,20 +83,21 @@ def evaluate(
     # Before anything is fetched.
     size, roots, parsed = scales.load(scale), data or {}, [parse_stage_setting(text) for text in overrides]
     chosen = tables_of_tasks(tasks)
-    check_roots(roots, size)
+    check_roots_used(roots, size)
     for name, folder in roots.items():
         if not Path(folder).is_dir():
             raise UserError(f"--data {name}={folder}: no such folder")
-    file, facts = inspect_checkpoint(checkpoint)
+    facts = inspect_checkpoint(checkpoint)
+    file = Path(facts["file"])
     print(f"{file}: {facts['format']}, {facts['arch']}, proved", file=sys.stderr)
     source = Source(folder_name(file), str(file), (), facts["sha256"])
     output = output or f"outputs/evaluate/{source.name}-{source.sha256[:8]}-{size.name}"
     plan = expand(chosen, size, output, roots, parsed, trials, source)
     plan.command, plan.jobs = command_line(), jobs or plan.jobs
     status = run_plan(plan)
-    results = results_of(plan, status)
-    card = write_model_card(plan, results.tables, facts, file, checkpoint)
-    tables = tuple(checkpoint_grid(result, file.name[:40]) for result in results.tables)
+    results = read_plan_results(plan, status)
+    card = write_model_card(plan, results.tables, facts, checkpoint)
+    tables = tuple(checkpoint_vs_paper_table(result, file.name[:40]) for result in results.tables)
     return CheckpointResult(tables, card, plan, tuple(results.refused), tuple(status.failed))
 
 
@@ -110,7 +111,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     names = ("tasks", "scale", "output", "trials", "overrides", "jobs")
     found = evaluate(arguments.file, data=dict(arguments.data), **{name: given[name] for name in names})
     for table in found.tables:
-        table_formats.print_grid(table)
+        table_formats.print_table(table)
     print(f"{found.plan.scale} scale: {found.plan.about} {OTHERS}")
     print(f"model card: {found.model_card}")
     for reason in found.refused:

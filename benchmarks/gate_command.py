@@ -9,7 +9,7 @@ from benchmarks.evaluate import evaluate
 from benchmarks.gate.baseline import changed_numbers, read_baseline, write_baseline
 from benchmarks.gate.comparison import DETECT, compare_runs
 from benchmarks.gate.comparison_formats import junit_xml, sentence, summary_markdown
-from benchmarks.gate.measured import group_trials
+from benchmarks.gate.measured_trials import group_trials
 from benchmarks.results.records import find_records
 from runs.errors import UserError
 from runs.files import atomic_write
@@ -30,7 +30,7 @@ def gate(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: bad input.
     """
-    check_options(arguments)
+    _check_options(arguments)
     # Before anything is evaluated.
     before = read_baseline(Path(arguments.baseline)) if arguments.baseline else {}
     results = [*arguments.results]
@@ -44,7 +44,7 @@ def gate(arguments: argparse.Namespace) -> int:
     now = group_trials(records)
     if arguments.noise is not None:
         for measured in (*before.values(), *now.values()):
-            measured.override_noise(arguments.noise)
+            measured.set_deviation(arguments.noise)
     compared = before
     if before and not arguments.results:
         if (lacking := next((key for key in now if key not in before), "")) and not arguments.update_baseline:
@@ -74,7 +74,7 @@ def gate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_options(arguments: argparse.Namespace) -> None:
+def _check_options(arguments: argparse.Namespace) -> None:
     """Raise a `UserError` where an option does not go with another, before anything is evaluated."""
     for name in ("tasks", "scale", "data", "output"):
         if getattr(arguments, name) and not arguments.checkpoint:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import table_formats
-from benchmarks.report.result_tables import checkpoint_grid
+from benchmarks.report.result_tables import checkpoint_vs_paper_table
 from benchmarks.results.table_results import TableResult, full_label
 from benchmarks.workflow.plan import Plan
 from runs.environment import describe_environment
@@ -14,11 +14,12 @@ SCHEMA = 1
 OTHERS = "The published rows are of 200 epochs of pre-training on ImageNet."
 
 
-def write_model_card(
-    plan: Plan, results: list[TableResult], facts: dict[str, Any], file: Path, address: str = ""
-) -> Path:
-    """Write `model_card.md` and `model_card.json`; returns the former. `address`: where the file was fetched from."""
-    fetched = "://" in address or address.startswith("zoo:")
+def write_model_card(plan: Plan, results: list[TableResult], facts: dict[str, Any], path_or_url: str = "") -> Path:
+    """Write `model_card.md` and `model_card.json` into the plan's folder; returns the former.
+
+    `facts` are what `converters inspect` says of the checkpoint that the user gave as `path_or_url`.
+    """
+    fetched, name = "://" in path_or_url or path_or_url.startswith("zoo:"), Path(facts["file"]).name
     numbers = [
         {"task": c.task, "metric": c.metric, "column": full_label(c),
          "n": e.ours.n, "mean": e.ours.mean, "std": e.ours.std}
@@ -28,16 +29,16 @@ def write_model_card(
     card = {
         "schema": SCHEMA, "scale": plan.scale, "generated_data": any(run.kind == "data" for run in plan.runs.values()),
         "checkpoint": {k: facts.get(k) for k in keys}
-        | {"address": address if fetched else None,
+        | {"address": path_or_url if fetched else None,
            "targets": [name for name, target in facts["targets"].items() if target["possible"]]},
         "results": numbers, "commands": [run.shell_command for run in plan.runs.values()],
         "environment": describe_environment(),
     }  # fmt: skip
     write_json(Path(plan.output) / "model_card.json", card)
     path = Path(plan.output) / "model_card.md"
-    tables = [table_formats.markdown(checkpoint_grid(result, file.name)) for result in results]
+    tables = [table_formats.markdown(checkpoint_vs_paper_table(result, name)) for result in results]
     with atomic_write(path, "w") as handle:
         handle.write(table_formats.render_template(
-            "model_card.md.j2", **card, name=file.name, about=f"{plan.about} {OTHERS}", tables=tables
+            "model_card.md.j2", **card, name=name, about=f"{plan.about} {OTHERS}", tables=tables
         ))  # fmt: skip
     return path

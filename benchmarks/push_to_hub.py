@@ -32,7 +32,7 @@ def push(card: Path, repository: str, yes: bool) -> None:
     names = [FILES[target] for target in facts["checkpoint"]["targets"]]
     for target, name in zip(facts["checkpoint"]["targets"], names, strict=True):
         run_converters(target, facts["checkpoint"]["file"], str(folder / name))
-    text = with_metadata(card.read_text(encoding="utf-8"), facts, repository)
+    text = _with_metadata(card.read_text(encoding="utf-8"), facts, repository)
     with atomic_write(folder / "README.md", "w") as file:
         file.write(text)
     print(text)
@@ -68,7 +68,7 @@ def upload(folder: Path, names: list[str], repository: str) -> str:
     return commit.commit_url
 
 
-def with_metadata(text: str, facts: dict[str, Any], repository: str) -> str:
+def _with_metadata(text: str, facts: dict[str, Any], repository: str) -> str:
     """The text of a model card with the results, from `model_card.json`, as the Hub's `model-index`."""
     from huggingface_hub import EvalResult, ModelCardData
 

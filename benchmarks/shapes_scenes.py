@@ -75,10 +75,10 @@ def _colours(rng: Rng, count: int, luminance: tuple[float, float]) -> NDArray[np
     return np.clip(full * (rng.uniform(*luminance, count) / (full @ _LUMINANCE))[:, None], 0, 1)
 
 
-def patchwork(rng: Rng, size: int, name: str | None) -> Image:
+def _patchwork(rng: Rng, size: int, class_name: str | None) -> Image:
     """A patchwork of the pattern of a class, each patch with its own colours, period, turn and phase.
 
-    None as name gives blots without a pattern, of the same colours and about the same size. (size, size, 3) in [0, 1].
+    None as class gives blots without a pattern, of the same colours and about the same size. (size, size, 3) in [0, 1].
     """
     y, x = np.mgrid[:size, :size].astype(np.float32) + 0.5
     count = max(2, round((size / PATCH) ** 2))
@@ -86,18 +86,18 @@ def patchwork(rng: Rng, size: int, name: str | None) -> Image:
     patch = ((x[..., None] - centres[:, 0]) ** 2 + (y[..., None] - centres[:, 1]) ** 2).argmin(axis=2)
     period, turn = np.exp(rng.uniform(math.log(PERIOD[0]), math.log(PERIOD[1]), count)), rng.uniform(-TURN, TURN, count)
     phase, dark, bright = rng.random((2, count)), _colours(rng, count, DARK), _colours(rng, count, BRIGHT)
-    if name is None:
+    if class_name is None:
         bright = _colours(rng, count, GROUND)
         cells = math.ceil(size / PERIOD[0])
         inside = 0.6 * cv2.resize(rng.uniform(-0.5, 0.5, (cells, cells)), (size, size), interpolation=cv2.INTER_CUBIC)
     else:
         c, s = (np.cos(turn) / period)[patch], (np.sin(turn) / period)[patch]
-        inside = PATTERNS[name](c * x + s * y + phase[0][patch], c * y - s * x + phase[1][patch])
+        inside = PATTERNS[class_name](c * x + s * y + phase[0][patch], c * y - s * x + phase[1][patch])
     share = np.clip(0.5 + inside * period[patch], 0, 1)
     return dark[patch] + (bright - dark)[patch] * share[..., None]
 
 
-def apply_lighting(rng: Rng, image: Image) -> NDArray[np.uint8]:
+def _apply_lighting(rng: Rng, image: Image) -> NDArray[np.uint8]:
     """An image, (size, size, 3) in [0, 1], under some lamp and with the grain of a film, in 8 bits."""
     size = len(image)
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
@@ -143,9 +143,9 @@ def smooth_outline(rng: Rng, side: float, centre: Sequence[float] | NDArray[np.f
     return (points - (low + high) / 2) / (high - low).max() * side + np.asarray(centre)
 
 
-def fine_mask(outlines: Sequence[NDArray[np.float64]], size: int) -> Mask:
-    """The union of outlines on the fine grid, (FINE * size, FINE * size) bool."""
-    canvas = np.zeros((FINE * size, FINE * size), dtype=np.uint8)
+def supersampled_mask(outlines: Sequence[NDArray[np.float64]], image_size: int) -> Mask:
+    """The union of outlines on the fine grid, (FINE * image_size, FINE * image_size) bool."""
+    canvas = np.zeros((FINE * image_size, FINE * image_size), dtype=np.uint8)
     for points in outlines:
         # OpenCV's integer coordinates are pixel centres, hence the half; 4 fractional bits.
         cv2.fillPoly(canvas, [np.round((points * FINE - 0.5) * 16).astype(np.int32)], 1, shift=4)
@@ -183,7 +183,7 @@ def mask_polygons(fine: Mask) -> list[NDArray[np.float64]]:
     return result
 
 
-def paint(image: Image, surface: Image, alpha: NDArray[np.float32]) -> Image:
+def _paint(image: Image, surface: Image, alpha: NDArray[np.float32]) -> Image:
     """Lays a surface over an image through `alpha` (size, size), above a soft shadow."""
     size = image.shape[0]
     offset = max(1.0, size / 64)
@@ -193,16 +193,16 @@ def paint(image: Image, surface: Image, alpha: NDArray[np.float32]) -> Image:
     return image + (surface - image) * alpha[..., None]
 
 
-def paint_scene(rng: Rng, size: int, wishes: Sequence[tuple[str, list[NDArray[np.float64]]]], visible: float) -> Scene:
+def _paint_scene(rng: Rng, size: int, wishes: Sequence[tuple[str, list[NDArray[np.float64]]]], visible: float) -> Scene:
     """Paints the wished things, the first in front, over a ground without a pattern.
 
     A thing of which less than `visible` (a share of its whole outline) would show is left out.
     """
-    image = patchwork(rng, size, None)
+    image = _patchwork(rng, size, None)
     taken = np.zeros((FINE * size, FINE * size), dtype=bool)
     things, layers = [], []
     for name, outlines in wishes:
-        whole = fine_mask(outlines, size)
+        whole = supersampled_mask(outlines, size)
         seen = whole & ~taken
         area = sum(_area(points) for points in outlines) if len(outlines) == 1 else whole.sum() / FINE**2
         share = min(1.0, seen.sum() / FINE**2 / area)
@@ -213,10 +213,10 @@ def paint_scene(rng: Rng, size: int, wishes: Sequence[tuple[str, list[NDArray[np
         taken |= whole
         cut = max(0.0, 1 - whole.sum() / FINE**2 / area)
         things.append(Thing(name, mask, parts, float(seen.sum() / FINE**2), share, cut, len(outlines) > 1))
-        layers.append((coverage(whole), patchwork(rng, size, name)))
+        layers.append((coverage(whole), _patchwork(rng, size, name)))
     for alpha, surface in reversed(layers):
-        image = paint(image, surface, alpha)
-    return Scene(apply_lighting(rng, image), things)
+        image = _paint(image, surface, alpha)
+    return Scene(_apply_lighting(rng, image), things)
 
 
 def _area(points: NDArray[np.float64]) -> float:
@@ -224,25 +224,27 @@ def _area(points: NDArray[np.float64]) -> float:
     return float(abs((x * y2 - x2 * y).sum()) / 2)
 
 
-def classification_scene(rng: Rng, size: int, name: str) -> Scene:
-    """An image for classification: one large thing of class `name`, near the middle, whole or nearly so."""
+def classification_scene(rng: Rng, size: int, class_name: str) -> Scene:
+    """An image for classification: one large thing of a class, near the middle, whole or nearly so."""
     side, centre = size * rng.uniform(0.9, 1.1), size * rng.uniform(0.4, 0.6, 2)
-    return paint_scene(rng, size, [(name, [smooth_outline(rng, side, centre)])], visible=0)
+    return _paint_scene(rng, size, [(class_name, [smooth_outline(rng, side, centre)])], visible=0)
 
 
-def detection_scene(rng: Rng, size: int, count: tuple[int, int] = (1, 5), crowds: float = 0.0) -> Scene:
-    """A scene for detection, of `count` (least, greatest) things; the greatest is missed where too little would show.
+def detection_scene(
+    rng: Rng, size: int, count_range: tuple[int, int] = (1, 5), crowd_probability: float = 0.0
+) -> Scene:
+    """A scene for detection of so many things, (least, greatest); the greatest is missed where too little would show.
 
-    `crowds` is the probability that a crowd, a group of small things of one class, stands behind the others.
+    `crowd_probability` is that with which a crowd, a group of small things of one class, stands behind the others.
     """
     wishes = []
-    for _ in range(rng.integers(count[0], count[1] + 1)):
+    for _ in range(rng.integers(count_range[0], count_range[1] + 1)):
         side = size * math.exp(rng.uniform(math.log(0.24), math.log(0.7)))
         wishes.append(
             (CLASSES[rng.integers(len(CLASSES))], [smooth_outline(rng, side, size * rng.uniform(0.1, 0.9, 2))])
         )
-    if rng.uniform() < crowds:
+    if rng.uniform() < crowd_probability:
         name, middle = CLASSES[rng.integers(len(CLASSES))], size * rng.uniform(0.25, 0.75, 2)
         spots = middle + size * rng.uniform(-0.2, 0.2, (rng.integers(8, 15), 2))
         wishes.append((name, [smooth_outline(rng, size * 0.12, spot) for spot in spots]))
-    return paint_scene(rng, size, wishes, visible=0.3)
+    return _paint_scene(rng, size, wishes, visible=0.3)

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.grid import Grid, Line, cells_of
+from benchmarks.formatted_table import FormattedTable, Line, to_cells
 from benchmarks.report import table_formats
 from benchmarks.report.page import write_report
-from benchmarks.report.result_tables import result_grid
-from benchmarks.results.read_results import read_results, results_of
+from benchmarks.report.result_tables import result_table
+from benchmarks.results.read_results import read_plan_results, read_results_and_unplanned
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
+from benchmarks.workflow.device_scaling import device_scaling_table
 from benchmarks.workflow.expand_tables import expand, parse_stage_setting
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_plan import run_plan
 from benchmarks.workflow.run_status import last_attempts, status_of
-from benchmarks.workflow.simulate_devices import simulate_devices
 from benchmarks.workflow.time_left import clock, critical_path, expected_durations, plan_seconds_left
 from runs.environment import command_line
 from runs.errors import UserError
@@ -49,15 +49,15 @@ def _missing(table: tables.Table) -> str:
     return f"{len(rows)} of {len(table.rows)} rows need {rows[0].missing}" if rows else ""
 
 
-def print_table(arguments: argparse.Namespace) -> int:
+def print_published_table(arguments: argparse.Namespace) -> int:
     """A table as published."""
     table = tables.load(arguments.table)
     source = ", ".join(filter(None, (table.paper.title, table.paper.authors, table.paper.source)))
-    shown = dataclasses.replace(table.published_grid(), notes=(*table.notes, source, *filter(None, [_missing(table)])))
+    shown = dataclasses.replace(table.published_table(), notes=(*table.notes, source, *filter(None, [_missing(table)])))
     if arguments.format == "markdown":
         print(table_formats.markdown(shown), end="")
     else:
-        table_formats.print_grid(shown)
+        table_formats.print_table(shown)
     return 0
 
 
@@ -70,7 +70,7 @@ def print_plan(arguments: argparse.Namespace) -> int:
     expected, measured = expected_durations(plan, last_attempts(plan))
     status = status_of(plan, failed={})
     print(f"{plan.scale} scale: {plan.about}\n")
-    table_formats.print_grid(_costs(plan, expected, measured, set(status.done)))
+    table_formats.print_table(_costs(plan, expected, measured, set(status.done)))
     if arguments.commands:
         if any(run.nodes > 1 for run in plan.runs.values()):
             print("# with $HEAD: on each of its nodes, behind HEAD=<the name of one of them>")
@@ -81,13 +81,16 @@ def print_plan(arguments: argparse.Namespace) -> int:
     print(f"{len(status.waiting)} of {len(plan.runs)} runs to do, about "
           f"{clock(plan_seconds_left(plan, expected, status))} with {plan.jobs} at a time")  # fmt: skip
     if chain := critical_path(plan, expected, set(status.waiting)):
-        print(f"critical path, {clock(sum(expected[r] for r in chain))}: " + " -> ".join(plan.names[r] for r in chain))
+        print(
+            f"critical path, {clock(sum(expected[r] for r in chain))}: "
+            + " -> ".join(plan.name_by_run[r] for r in chain)
+        )
     space = sum(plan.gigabytes.get(run.task, 0.0) for run in plan.runs.values())
     hours = sum(expected[r] * plan.runs[r].devices for r in status.waiting) / 3600
     print(f"GPU-hours {hours:.0f}, disk about {space:.1f} GB")
     if arguments.devices:
         chosen = [table for table, _ in plan.planned_tables]
-        table_formats.print_grid(simulate_devices(chosen, scale, arguments.devices))
+        table_formats.print_table(device_scaling_table(chosen, scale, arguments.devices))
     if plan.seconds_source and len(measured) < len(plan.runs):
         print(f"assumed times: {plan.seconds_source}")
     for absent in dict.fromkeys(c.absent for c in plan.cells if c.absent):
@@ -116,20 +119,20 @@ def _planned(arguments: argparse.Namespace, scale: scales.Scale) -> Plan:
     return plan
 
 
-def _costs(plan: Plan, expected: dict[str, float], measured: set[str], done: set[str]) -> Grid:
+def _costs(plan: Plan, expected: dict[str, float], measured: set[str], done: set[str]) -> FormattedTable:
     lines = []
     for task in dict.fromkeys(run.task for run in plan.runs.values()):
         runs = [run for run in plan.runs.values() if run.task == task]
         seconds = sum(expected[run.id] for run in runs)
         hours = sum(expected[run.id] * run.devices for run in runs) / 3600
-        lines.append(Line(task, cells_of([
+        lines.append(Line(task, to_cells([
             len(runs), str(sum(run.id in done for run in runs)), clock(seconds / len(runs)),
             f"{hours:.1f}" if any(run.devices for run in runs) else None,
             f"{plan.gigabytes.get(task, 0.0) * len(runs):.1f}",
             "measured here" if all(run.id in measured for run in runs) else "assumed",
         ])))  # fmt: skip
     heads = ("runs", "done", "each", "GPU-hours", "GB", "time is")
-    return Grid(tuple(("", head) for head in heads), tuple(lines))
+    return FormattedTable(tuple(("", head) for head in heads), tuple(lines))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -137,10 +140,10 @@ def run(arguments: argparse.Namespace) -> int:
     scale = _scale(arguments)
     plan = _planned(arguments, scale)
     status = run_plan(plan, arguments.executor, arguments.sbatch, arguments.retries)
-    results = results_of(plan, status)
+    results = read_plan_results(plan, status)
     console = Console()
     for result in results.tables:
-        table_formats.print_grid(result_grid(result), console)
+        table_formats.print_table(result_table(result), console)
         if result.gain:
             console.print(f"{result.gain}\n", highlight=False, markup=False)
     print(f"report: {write_report([results], Path(plan.output))}")
@@ -156,7 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Write the report of what is there."""
-    results, others = read_results(arguments.folders)
+    results, others = read_results_and_unplanned(arguments.folders)
     first = Path(arguments.folders[0])
     output = Path(arguments.output or (first if first.is_dir() else first.parent))
     print(f"report: {write_report(results, output, others)}")

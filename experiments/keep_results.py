@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.page import write_tables
-from benchmarks.results.read_results import results_of
+from benchmarks.results.read_results import read_plan_results
 from benchmarks.workflow.plan import PLAN, Plan, read_plan
 from benchmarks.workflow.run_status import ATTEMPTS, last_attempts, status_of
 from runs.app import Parser, cli
@@ -65,7 +65,7 @@ def keep_results(plan: Plan, target: Path) -> dict[Path, int]:
     source, copy = Path(plan.output).resolve(), target.resolve()
     if source.is_relative_to(copy) or copy.is_relative_to(source):
         raise UserError(f"{target}: holds the run itself or lies in it; choose another folder")
-    results = results_of(plan, status_of(plan))
+    results = read_plan_results(plan, status_of(plan))
     records = results.records
     if results.refused or not records:
         raise UserError(

@@ -17,12 +17,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.grid import ABSENT, Cell, Grid, Line, cells_of
-from benchmarks.report.charts import Chart, draw_chart, legend_entries, quantity_charts, row_logs
-from benchmarks.report.page import describe_environments
-from benchmarks.report.result_tables import format_mean_std, result_grid
+from benchmarks.formatted_table import ABSENT, Cell, FormattedTable, Line, to_cells
+from benchmarks.report.charts import Chart, draw_chart, legend_entries, metric_charts, row_logs
+from benchmarks.report.page import distinct_environments
+from benchmarks.report.result_tables import format_mean_std, result_table
 from benchmarks.report.table_formats import markdown
-from benchmarks.results.read_results import results_of
+from benchmarks.results.read_results import read_plan_results
 from benchmarks.results.table_results import TableResult, pretrainings
 from benchmarks.results.trial_statistics import summarize
 from benchmarks.tables import scale as scales
@@ -68,7 +68,7 @@ def fill_page(text: str, folder: Path, beside: Path, scale: str | None = None) -
     for place in {place for *_, place in asked}:
         names = [words[0] for kind, words, at in asked if kind == "table" and at == place]
         plan = _plan(place, scale if place == folder else None, dict.fromkeys(names))
-        found[place] = plan, results_of(plan, status_of(plan))
+        found[place] = plan, read_plan_results(plan, status_of(plan))
         if found[place][1].refused:
             raise UserError(found[place][1].refused[0])
 
@@ -86,10 +86,10 @@ def fill_page(text: str, folder: Path, beside: Path, scale: str | None = None) -
                 raise UserError(f"{words[0]}: {place} has no such table; name the --scale that it was run at")
             ours, metrics = words[1:] == ["ours"], words[1:]
             if metrics and not ours:
-                grid = pretraining_grid(result, plan, results.records, metrics)
+                shown = pretraining_table(result, plan, results.records, metrics)
             else:
-                grid = result_grid(measured_columns(result), notes=False, paper=not ours)
-            inside = markdown(grid)
+                shown = result_table(measured_columns(result), notes=False, paper=not ours)
+            inside = markdown(shown)
         return f"{begin}{inside}{end}"
 
     return BLOCK.sub(write, text)
@@ -118,7 +118,7 @@ def run_facts(records: Iterable[Record]) -> str:
     if not records:
         return "Nothing has run yet."
     places = sorted({_place(record) for record in records})
-    commits = sorted({environment["Commit"][:10] for environment in describe_environments(records)})
+    commits = sorted({environment["Commit"][:10] for environment in distinct_environments(records)})
     minutes = sum(r.seconds for r in records) / 60
     return (
         f"{len(records)} runs, {minutes:.0f} minutes all together ({'; '.join(places)}; commit {', '.join(commits)})."
@@ -143,7 +143,7 @@ def _draw(plan: Plan, name: str, inside: str, beside: Path) -> None:
         raise UserError(f"the block of {name} shows no picture; put ![{name}](images/FILE.png) into it")
     # As published, not as the scale measures it, where the paper's accuracy stands beside another quantity.
     table = tables.load(name)
-    charts = quantity_charts(row_logs(plan, table), table.curves, table)
+    charts = metric_charts(row_logs(plan, table), table.curves, table)
     if not charts:
         raise UserError(f"{name}: no run of it has curves; run it first (python -m benchmarks run {name})")
     with atomic_write(beside / shown[1]) as file:
@@ -179,7 +179,9 @@ def draw_charts(charts: Sequence[Chart]) -> bytes:
     return small.getvalue()
 
 
-def pretraining_grid(result: TableResult, plan: Plan, records: Mapping[str, Record], metrics: Sequence[str]) -> Grid:
+def pretraining_table(
+    result: TableResult, plan: Plan, records: Mapping[str, Record], metrics: Sequence[str]
+) -> FormattedTable:
     """Metrics of a table's pre-trainings: the paper's word and number, our trials, the monitors' verdicts.
 
     Raises:
@@ -200,10 +202,10 @@ def pretraining_grid(result: TableResult, plan: Plan, records: Mapping[str, Reco
         verdict = str(said or ABSENT) + (" in p" if any("prediction" in run.verdict for run in runs) else "")
         cells = [Cell(preset_arguments(row))]
         if accuracy is not None:
-            cells += cells_of([row.values[accuracy]])
+            cells += to_cells([row.values[accuracy]])
         if asked:
             cells.append(Cell(str(row.properties.get("collapse", ABSENT))))
-            cells.append(Cell(verdict, bold=said is not None and not said.agrees))
+            cells.append(Cell(verdict, bold=said is not None and not said.agrees_with_paper))
         cells.append(Cell(str(len(runs))))
         for metric in metrics:
             values = [run.metrics[metric] for run in runs if metric in run.metrics]
@@ -212,7 +214,7 @@ def pretraining_grid(result: TableResult, plan: Plan, records: Mapping[str, Reco
     heads = ["preset", *(["paper: top-1 (%)"] if accuracy is not None else [])]
     heads += ["paper: collapse", "ours: collapsed"] if asked else []
     heads += ["n", *(METRICS[m][0] for m in metrics)]
-    return Grid(tuple(("", head) for head in heads), tuple(lines), facts=len(heads) - len(metrics))
+    return FormattedTable(tuple(("", head) for head in heads), tuple(lines), facts=len(heads) - len(metrics))
 
 
 def preset_arguments(row: Row) -> str:

@@ -9,7 +9,7 @@ import math
 import statistics
 from dataclasses import dataclass, replace
 
-from benchmarks.gate.measured import Measured
+from benchmarks.gate.measured_trials import MeasuredTrials
 from benchmarks.results.table_results import DECISIVE
 from runs import bootstrap_intervals
 from runs.bootstrap_intervals import POOLED, Interval
@@ -45,7 +45,11 @@ class Comparison:
 
 
 def compare_runs(
-    before: dict[str, Measured], now: dict[str, Measured], tolerance: float, detect: float, resamples: int = 1000
+    before: dict[str, MeasuredTrials],
+    now: dict[str, MeasuredTrials],
+    tolerance: float,
+    detect: float,
+    resamples: int = 1000,
 ) -> list[Comparison]:
     """Compare all that the baseline holds; `resamples` of the test images tell the errors of paired differences.
 
@@ -93,7 +97,7 @@ def compare_runs(
     return lines
 
 
-def _errors(old: Measured, new: Measured, resamples: int) -> tuple[dict[str, float], Interval | None, str]:
+def _errors(old: MeasuredTrials, new: MeasuredTrials, resamples: int) -> tuple[dict[str, float], Interval | None, str]:
     """Standard error of each metric's difference, the pooled AP's difference with its error, and their origin."""
     trials = {}
     for metric, values in old.values.items():
@@ -117,7 +121,7 @@ def _errors(old: Measured, new: Measured, resamples: int) -> tuple[dict[str, flo
     return {m: math.hypot(trials[m], sampling[m]) for m in trials}, None, f"number of test images, {seeds}"
 
 
-def _error_with_seeds(images: float, old: Measured, trials: float) -> float:
+def _error_with_seeds(images: float, old: MeasuredTrials, trials: float) -> float:
     """The error of a paired difference that its test images leave, and what the seeds add to it.
 
     Another seed changes the detections of every image a little. The bootstrap contains that variance, and so does the

@@ -2,8 +2,8 @@
 
 import xml.etree.ElementTree as ET
 
+from benchmarks.formatted_table import Cell, FormattedTable, Line, to_cells
 from benchmarks.gate.comparison import Comparison
-from benchmarks.grid import Cell, Grid, Line, cells_of
 from benchmarks.report import table_formats
 
 
@@ -30,7 +30,7 @@ def summary_markdown(lines: list[Comparison]) -> bytes:
     head = "a real drop" if failed else "not enough data to see a small drop" if unsure else "no drop"
     rows = [
         Line(line.key, (
-            *cells_of([line.metric, f"{line.before:.2f}", f"{line.now:.2f}",
+            *to_cells([line.metric, f"{line.before:.2f}", f"{line.now:.2f}",
                     f"{line.difference:+.2f} ± {1.96 * line.error:.2f}", f"{line.smallest:.1f}"]),
             Cell("" if line.verdict == "shown" else line.verdict, bold=line.verdict == "fail"),
         ))
@@ -39,8 +39,8 @@ def summary_markdown(lines: list[Comparison]) -> bytes:
     heads = ("metric", "baseline", "now", "difference (95 %)", "smallest drop seen", "verdict")
     notes = tuple(dict.fromkeys(f"error of {line.key}: {line.how}" for line in lines))
     title = f"Regression gate: {head}"
-    grid = Grid(tuple(("", h) for h in heads), tuple(rows), title, notes=notes, corner="run")
-    return table_formats.markdown(grid).encode()
+    table = FormattedTable(tuple(("", h) for h in heads), tuple(rows), title, notes=notes, corner="run")
+    return table_formats.markdown(table).encode()
 
 
 def junit_xml(lines: list[Comparison]) -> bytes:

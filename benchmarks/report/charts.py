@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.results.read_results import Results
+from benchmarks.results.read_results import PlanResults
 from benchmarks.results.table_results import pretrainings
 from benchmarks.results.trial_statistics import summarize
 from benchmarks.tables.table import Table
@@ -26,7 +26,7 @@ ENTRY, ENTRIES = 24, 4
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))
 PAPER = (0, (1, 2))
 # What is drawn of a pre-training: title, vertical axis, whether single points are marked and zero is shown.
-QUANTITIES = {
+METRICS = {
     "loss": ("Training loss", "loss", False, False),
     "std": ("Std of the normalized output (collapse: 0)", "std", False, True),
     "std_share": ("Std of the output, times √d (collapse: 0)", "std · √d", False, True),
@@ -145,12 +145,12 @@ def chart_svg(chart: Chart) -> str:
 
 
 def legend_entries(axes: Sequence[Any]) -> dict[str, Any]:
-    """The entries of a legend by name, of all charts: a row need not have every quantity."""
+    """The entries of a legend by name, of all charts: a row need not have every metric."""
     return {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
 
 
 def row_logs(plan: Plan, table: Table) -> Logs:
-    """The logs of the pre-trainings behind each row of a table, without quantities that have no meaning for the row."""
+    """The logs of the pre-trainings behind each row of a table, without metrics that have no meaning for the row."""
     logs = []
     for row in table.rows:
         hidden = set(table.curves) - set(row.curves or table.curves)
@@ -160,10 +160,11 @@ def row_logs(plan: Plan, table: Table) -> Logs:
     return logs
 
 
-def pretraining_logs(found: Results, prefix: str) -> Logs:
+def pretraining_logs(results: PlanResults, label_prefix: str) -> Logs:
     """The logs of all pre-trainings of a plan, each under the prefix and the label of the first row that it serves."""
-    ids = [run.id for run in found.plan.runs.values() if run.kind == "pretrain"]
-    return [(prefix + found.plan.row_labels[run], log) for run in ids if (log := _log(found.plan, run))]
+    plan = results.plan
+    ids = [run.id for run in plan.runs.values() if run.kind == "pretrain"]
+    return [(label_prefix + plan.first_row_label_by_run[run], log) for run in ids if (log := _log(plan, run))]
 
 
 def _log(plan: Plan, run: str) -> list[dict[str, Any]]:
@@ -173,37 +174,39 @@ def _log(plan: Plan, run: str) -> list[dict[str, Any]]:
         return []
 
 
-def quantity_charts(logs: Logs, quantities: Iterable[str], table: Table | None = None) -> list[Chart]:
-    """A chart of each quantity that the logs have; `table`: whose published numbers are drawn with it."""
-    drawn = (_chart(logs, key, table) for key in quantities)
+def metric_charts(logs: Logs, metrics: Iterable[str], table: Table | None = None) -> list[Chart]:
+    """A chart of each metric that the logs have; `table`: whose published numbers are drawn with it."""
+    drawn = (_chart(logs, metric, table) for metric in metrics)
     return [chart for chart in drawn if chart.curves]
 
 
-def _chart(logs: Logs, key: str, table: Table | None) -> Chart:
+def _chart(logs: Logs, metric: str, table: Table | None) -> Chart:
     healthy = {line["std_healthy"] for _, log in logs for line in log if line.get("std_healthy")}
     level = None
-    if key == "std" and len(healthy) == 1:
+    if metric == "std" and len(healthy) == 1:
         level = (healthy.pop(), "1/√d")
-    elif key == "std" and healthy:
+    elif metric == "std" and healthy:
         # Outputs of several lengths compare by their std · √d.
-        key, level = "std_share", (1.0, "spread evenly")
-        logs = [(label, [{**r, key: r["std"] / r["std_healthy"]} for r in log if r.get("std_healthy") and "std" in r])
-                for label, log in logs]  # fmt: skip
-    title, y, markers, from_zero = QUANTITIES.get(key, (key, key, False, False))
+        metric, level = "std_share", (1.0, "spread evenly")
+        logs = [
+            (label, [{**r, metric: r["std"] / r["std_healthy"]} for r in log if r.get("std_healthy") and "std" in r])
+            for label, log in logs
+        ]
+    title, y, markers, from_zero = METRICS.get(metric, (metric, metric, False, False))
     labels = list(dict.fromkeys(label for label, _ in logs))
     x = "epoch" if any("epoch" in line for _, log in logs for line in log[:1]) else "step"
-    published = [(value, labels.index(row)) for row, value in published_values(table, key) if row in labels]
+    published = [(value, labels.index(row)) for row, value in published_values(table, metric) if row in labels]
     if table and table.across:
-        x, lines = table.across.rpartition(".")[2], final_value_curves(logs, table, key)
-        return Chart(title, x, y, lines, level, published, markers, from_zero, log=True)
-    return Chart(title, x, y, mean_curves(logs, key), level, published, markers, from_zero)
+        x, curve = table.across.rpartition(".")[2], final_value_curve(logs, table, metric)
+        return Chart(title, x, y, [curve] if curve else [], level, published, markers, from_zero, log=True)
+    return Chart(title, x, y, row_mean_curves(logs, metric), level, published, markers, from_zero)
 
 
-def mean_curves(logs: Logs, key: str) -> list[Curve]:
+def row_mean_curves(logs: Logs, metric: str) -> list[Curve]:
     """One curve a row; runs that were measured at different steps stay apart."""
     groups: dict[tuple[str, tuple[float, ...]], list[list[float]]] = {}
     for label, log in logs:
-        x, y = _points(log, key)
+        x, y = _points(log, metric)
         if y:
             groups.setdefault((label, tuple(x)), []).append(y)
     labels = list(dict.fromkeys(label for label, _ in logs))
@@ -212,20 +215,20 @@ def mean_curves(logs: Logs, key: str) -> list[Curve]:
     ]
 
 
-def final_value_curves(logs: Logs, table: Table, key: str) -> list[Curve]:
-    """One curve of the last values of a quantity over the setting in which a table's rows differ."""
+def final_value_curve(logs: Logs, table: Table, metric: str) -> Curve | None:
+    """The last values of a metric over the setting in which a table's rows differ; None without any."""
     places = {row.label: float(row.pretrain[table.across]) for row in table.rows}
     last: dict[float, list[float]] = {}
     for label, log in logs:
-        if y := _points(log, key)[1]:
+        if y := _points(log, metric)[1]:
             last.setdefault(places[label], []).append(y[-1])
     order = sorted(last)
-    return [_mean_curve(table.label, order, [last[x] for x in order], 0)] if order else []
+    return _mean_curve(table.label, order, [last[x] for x in order], 0) if order else None
 
 
-def published_values(table: Table | None, key: str) -> list[tuple[str, float]]:
-    """The paper's numbers of a quantity of pre-training, by the row's label."""
-    places = [i for i, c in enumerate(table.columns if table else ()) if (c.task, c.metric) == ("pretrain", key)]
+def published_values(table: Table | None, metric: str) -> list[tuple[str, float]]:
+    """The paper's numbers of a metric of pre-training, by the row's label."""
+    places = [i for i, c in enumerate(table.columns if table else ()) if (c.task, c.metric) == ("pretrain", metric)]
     rows = table.rows if table else ()
     return [(row.label, v) for i in places for row in rows if isinstance(v := row.values[i], int | float)]
 
@@ -237,22 +240,23 @@ def _mean_curve(label: str, x: Sequence[float], values: Sequence[Sequence[float]
     return Curve(label, x, [s.mean for s in found], number, std if len(std) == len(found) else ())
 
 
-def _points(log: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+def _points(log: list[dict[str, Any]], metric: str) -> tuple[list[float], list[float]]:
     pairs = [
         (float(x), float(y))
         for line in log
-        if isinstance(x := line.get("epoch", line["step"]), int | float) and isinstance(y := line.get(key), int | float)
+        if isinstance(x := line.get("epoch", line["step"]), int | float)
+        and isinstance(y := line.get(metric), int | float)
     ]
     pairs = pairs[:: max(1, len(pairs) // POINTS)]
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
-def precision_recall_charts(found: Sequence[Results]) -> list[Chart]:
+def precision_recall_charts(found: Sequence[PlanResults]) -> list[Chart]:
     """Precision over recall at IoU .50, averaged over the classes, a chart a task."""
     by_task: dict[str, list[Curve]] = {}
     numbers: dict[str, int] = {}
     for results in found:
-        named = results.plan.row_labels
+        named = results.plan.first_row_label_by_run
         for run in results.plan.runs.values():
             record = results.records.get(run.id)
             if run.kind == "transfer" and record and (mean := _mean_precision(record.details.get("curves"))):

@@ -4,24 +4,24 @@ import csv
 import io
 from collections.abc import Sequence
 
-from benchmarks.grid import ABSENT, Cell, Grid, Line, cells_of
+from benchmarks.formatted_table import ABSENT, Cell, FormattedTable, Line, to_cells
 from benchmarks.results.table_results import Entry, TableResult
 from benchmarks.results.trial_statistics import Summary
 from benchmarks.tables import table as tables
 
 
-def format_entry(entry: Entry, trials: bool = True) -> str:
+def format_measured(entry: Entry, show_count: bool = True) -> str:
     """Ours: `41.2 ± 0.3 (n = 3)`, or why there is none; a table whose entries all have the same n says it once."""
     if entry.ours is None:
         return entry.remark if entry.remark in ("failed", "refused") else ABSENT
     incomplete = f" of {entry.wanted}" if entry.ours.n < entry.wanted else ""
-    count = f" (n = {entry.ours.n}{incomplete})" if trials or incomplete else ""
+    count = f" (n = {entry.ours.n}{incomplete})" if show_count or incomplete else ""
     return format_mean_std(entry.ours, entry.digits) + count
 
 
-def format_mean_std(found: Summary, digits: int) -> str:
+def format_mean_std(summary: Summary, digits: int) -> str:
     """`41.2 ± 0.3`."""
-    text = f"{found.mean:.{digits}f}" + (f" ± {found.std:.{digits}f}" if found.std is not None else "")
+    text = f"{summary.mean:.{digits}f}" + (f" ± {summary.std:.{digits}f}" if summary.std is not None else "")
     return text.replace("-", "−")
 
 
@@ -33,7 +33,9 @@ def format_difference(entry: Entry) -> str:
     return f"{entry.difference:+.{entry.digits}f}{mark}".replace("-", "−")
 
 
-def result_grid(result: TableResult, properties: bool = False, notes: bool = True, paper: bool = True) -> Grid:
+def result_table(
+    result: TableResult, properties: bool = False, notes: bool = True, paper: bool = True
+) -> FormattedTable:
     """A table as measured: ours, and with `paper` below each number the paper's and the difference.
 
     `properties` are the paper's descriptive columns, `notes` the remarks on what was measured.
@@ -42,16 +44,16 @@ def result_grid(result: TableResult, properties: bool = False, notes: bool = Tru
     lines = []
     for i, (row, entries) in enumerate(zip(table.rows, result.entries, strict=True)):
         verdict = result.verdicts[i] if result.verdicts else None
-        cells = list(cells_of([row.properties.get(p, "") for p in facts]))
+        cells = list(to_cells([row.properties.get(p, "") for p in facts]))
         if result.verdicts:
-            cells.append(Cell(str(verdict or ABSENT), bold=verdict is not None and not verdict.agrees))
+            cells.append(Cell(str(verdict or ABSENT), bold=verdict is not None and not verdict.agrees_with_paper))
         below = [Cell("") for _ in cells]
         if result.verdicts and not properties:
             below[-1] = Cell(str(row.properties.get("collapse", ABSENT)))
         for entry in entries:
             flag = "≤ untrained" if entry.below_scratch else ""
             value = entry.ours.mean if entry.ours else None
-            cells.append(Cell(format_entry(entry, result.trials is None), entry.bold, flag, value, entry.remark))
+            cells.append(Cell(format_measured(entry, result.trials is None), entry.bold, flag, value, entry.remark))
             published = f"{entry.paper:.{entry.digits}f}" if isinstance(entry.paper, int | float) else entry.paper
             difference = f" ({format_difference(entry)})" if entry.difference is not None else ""
             below.append(Cell((published or ABSENT) + difference, entry.paper_bold))
@@ -61,21 +63,23 @@ def result_grid(result: TableResult, properties: bool = False, notes: bool = Tru
     heads += [("", "collapsed, ours")] if result.verdicts else []
     trials = f"; mean ± std, n = {result.trials}" if result.trials else "; mean ± std (n trials)"
     beside = "; paper: its value, and ours minus it in parentheses" if paper else ""
-    return Grid(
+    return FormattedTable(
         (*heads, *((c.group, c.label) for c in table.columns)), tuple(lines), f"{table.label}: {table.title}",
         f"{table.quantity}, {result.scale} scale{trials}{beside}",
         (*result.remarks, *table.notes) if notes else (), "pre-train", len(heads),
     )  # fmt: skip
 
 
-def checkpoint_grid(result: TableResult, name: str) -> Grid:
+def checkpoint_vs_paper_table(result: TableResult, checkpoint_name: str) -> FormattedTable:
     """A checkpoint's line above the paper's rows."""
     table = result.table
     whole = tables.load(table.name).select(None, [c.id for c in table.columns])
-    ours = Line(name, tuple(Cell(format_entry(e), bold=e.ours is not None) for e in result.entries[0]))
-    theirs = [Line(f"{r.label} (paper)", cells_of(r.values)) for r in whole.rows if any(r.values)]
+    ours = Line(checkpoint_name, tuple(Cell(format_measured(e), bold=e.ours is not None) for e in result.entries[0]))
+    theirs = [Line(f"{r.label} (paper)", to_cells(r.values)) for r in whole.rows if any(r.values)]
     heads = tuple((c.group, c.label) for c in table.columns)
-    return Grid(heads, (ours, *theirs), f"{table.label}: {table.title}", f"{table.quantity}, {result.scale} scale")
+    return FormattedTable(
+        heads, (ours, *theirs), f"{table.label}: {table.title}", f"{table.quantity}, {result.scale} scale"
+    )
 
 
 def results_csv(results: Sequence[TableResult]) -> str:

@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from benchmarks.grid import ABSENT, Cell, Grid
+from benchmarks.formatted_table import ABSENT, Cell, FormattedTable
 
 # LaTeX's own signs, and those that its fonts lack.
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$"}
@@ -29,51 +29,51 @@ def render_template(template: str, **values: Any) -> str:
     return ENVIRONMENT.get_template(template).render(values)
 
 
-def markdown(grid: Grid) -> str:
+def markdown(table: FormattedTable) -> str:
     """GitHub's Markdown."""
-    return render_template("table.md.j2", grid=grid)
+    return render_template("table.md.j2", table=table)
 
 
-def print_grid(grid: Grid, console: Console | None = None) -> None:
+def print_table(table: FormattedTable, console: Console | None = None) -> None:
     """Print a table; one too wide for the terminal comes in parts, divided between groups of columns."""
     console = console or Console()
-    for text, style in ((grid.title, "bold"), (grid.about, "dim")):
+    for text, style in ((table.title, "bold"), (table.about, "dim")):
         if text:
             console.print(Text(text, style=style), highlight=False)
     parts: list[list[int]] = []
-    places = iter(range(len(grid.heads)))
-    for _, span in grid.groups:
+    places = iter(range(len(table.heads)))
+    for _, span in table.column_groups:
         columns = list(itertools.islice(places, span))
-        if not parts or _width(_part(grid, parts[-1] + columns), console) > console.width:
+        if not parts or _width(_part(table, parts[-1] + columns), console) > console.width:
             parts.append([])
         parts[-1] += columns
     for part in parts:
-        table = _part(grid, part)
+        shown = _part(table, part)
         # Never narrower than its numbers, whatever the terminal.
-        console.print(table, width=_width(table, console), highlight=False, crop=False)
-    flags = sorted({cell.flag for line in grid.lines for cell in line.cells if cell.flag})
-    for note in (*(f"* {flag}" for flag in flags), *(f"- {note}" for note in grid.notes)):
+        console.print(shown, width=_width(shown, console), highlight=False, crop=False)
+    flags = sorted({cell.flag for line in table.lines for cell in line.cells if cell.flag})
+    for note in (*(f"* {flag}" for flag in flags), *(f"- {note}" for note in table.notes)):
         console.print(Text(note), highlight=False)
-    if flags or grid.notes:
+    if flags or table.notes:
         console.print()
 
 
-def _part(grid: Grid, columns: Sequence[int]) -> RichTable:
+def _part(table: FormattedTable, columns: Sequence[int]) -> RichTable:
     """Some columns of a table; a group's name stands over its first one."""
-    table = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    grouped = any(grid.heads[i][0] for i in columns)
-    table.add_column(Text("\n" * grouped + grid.corner), no_wrap=True)
+    shown = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    grouped = any(table.heads[i][0] for i in columns)
+    shown.add_column(Text("\n" * grouped + table.corner), no_wrap=True)
     for place, i in enumerate(columns):
-        group, label = grid.heads[i]
-        begins = place == 0 or grid.heads[columns[place - 1]][0] != group
-        table.add_column(
+        group, label = table.heads[i]
+        begins = place == 0 or table.heads[columns[place - 1]][0] != group
+        shown.add_column(
             Text((f"{group if begins else ''}\n" if grouped else "") + label), justify="right", no_wrap=True
         )
-    for line in grid.lines:
-        table.add_row(Text(line.label), *(_text(line.cells[i]) for i in columns))
+    for line in table.lines:
+        shown.add_row(Text(line.label), *(_text(line.cells[i]) for i in columns))
         if line.below:
-            table.add_row(Text("  paper"), *(_text(line.below[i]) for i in columns), style="dim")
-    return table
+            shown.add_row(Text("  paper"), *(_text(line.below[i]) for i in columns), style="dim")
+    return shown
 
 
 def _width(table: RichTable, console: Console) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.results.records import Found, find_records, records_of
+from benchmarks.results.records import FoundRecords, find_records, read_plan_records
 from benchmarks.results.table_results import TableResult, table_results
 from benchmarks.workflow.plan import PLAN, Plan, read_plan
 from benchmarks.workflow.run_status import Status, status_of
@@ -14,7 +14,7 @@ from runs.record import Record
 
 
 @dataclass(frozen=True)
-class Results:
+class PlanResults:
     """What has come of a plan."""
 
     plan: Plan
@@ -23,19 +23,19 @@ class Results:
     tables: list[TableResult]
 
 
-def read_results(folders: Sequence[str | Path]) -> tuple[list[Results], Found]:
+def read_results_and_unplanned(paths: Sequence[str | Path]) -> tuple[list[PlanResults], FoundRecords]:
     """Read outputs of `run`, which have a plan, and any other folders or files of records.
 
     Returns:
         (the plans with their tables filled, what there is without a plan)
 
     Raises:
-        UserError: a place does not exist, or there is nothing in any.
+        UserError: a path does not exist, or there is nothing in any.
     """
-    places = {os.path.abspath(folder): Path(folder) for folder in folders}.values()
+    places = {os.path.abspath(path): Path(path) for path in paths}.values()
     planned = [place for place in places if (place / PLAN).exists()]
     plans = [read_plan(place) for place in planned]
-    results = [results_of(plan, status_of(plan)) for plan in plans]
+    results = [read_plan_results(plan, status_of(plan)) for plan in plans]
     others = find_records(place for place in places if place not in planned)
     if not results and not others.records:
         reason = next(iter(others.refused.values()), "no plan.json and no result.json below the given folders")
@@ -43,7 +43,7 @@ def read_results(folders: Sequence[str | Path]) -> tuple[list[Results], Found]:
     return results, others
 
 
-def results_of(plan: Plan, status: Status) -> Results:
+def read_plan_results(plan: Plan, status: Status) -> PlanResults:
     """Read a plan's records once and fill its tables; `status`: of its runs."""
-    records, refused = records_of(plan)
-    return Results(plan, records, refused, table_results(plan, records, status))
+    records, refused = read_plan_records(plan)
+    return PlanResults(plan, records, refused, table_results(plan, records, status))

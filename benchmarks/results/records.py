@@ -17,23 +17,23 @@ from runs.settings import flatten
 PLACES = ("data.root", "checkpoint", "weights", "file", "output")
 
 
-class Found(NamedTuple):
+class FoundRecords(NamedTuple):
     """What there is in some folders, by the file."""
 
     records: dict[Path, Record]
     refused: dict[Path, str]  # why a file is no record that counts
 
 
-def find_records(places: Iterable[str | os.PathLike[str]]) -> Found:
+def find_records(paths: Iterable[str | os.PathLike[str]]) -> FoundRecords:
     """Read every `result.json` in or below the given files and folders.
 
     Raises:
-        UserError: a place does not exist.
+        UserError: a path does not exist.
     """
     files: dict[Path, None] = {}
     # Links to folders are followed, each folder once.
     seen: set[str] = set()
-    for place in map(Path, places):
+    for place in map(Path, paths):
         if place.is_file():
             files[place] = None
         elif place.is_dir():
@@ -48,7 +48,7 @@ def find_records(places: Iterable[str | os.PathLike[str]]) -> Found:
     return _read(files, lambda path, record: "")
 
 
-def _read(files: Iterable[Path], fault_of: Callable[[Path, Record], str]) -> Found:
+def _read(files: Iterable[Path], fault_of: Callable[[Path, Record], str]) -> FoundRecords:
     """Read records; refuse those that are half-written, of another schema version, changed by hand, copies or faulty.
 
     `fault_of` says what else speaks against one; empty for nothing.
@@ -68,10 +68,10 @@ def _read(files: Iterable[Path], fault_of: Callable[[Path, Record], str]) -> Fou
             refused[path] = str(error)
         else:
             records[path] = record
-    return Found(records, refused)
+    return FoundRecords(records, refused)
 
 
-def records_of(plan: Plan) -> tuple[dict[str, Record], list[str]]:
+def read_plan_records(plan: Plan) -> tuple[dict[str, Record], list[str]]:
     """The records of a plan's finished runs.
 
     A record counts if it is what this run writes: its settings are the plan's, its network is that which the plan gives
@@ -112,7 +112,7 @@ def _misfit(plan: Plan, run: Run, record: Record, records: dict[str, Record]) ->
     if run.kind == "pretrain":
         return ""
     sha256 = record.subject.checkpoint_sha256
-    sources = [name for name in plan.with_needs[run.id] if plan.runs[name].kind == "pretrain"]
+    sources = [name for name in plan.with_needs_by_run[run.id] if plan.runs[name].kind == "pretrain"]
     expected, whose = sha256, ""
     if sources and sources[0] in records:
         expected = records[sources[0]].subject.checkpoint_sha256

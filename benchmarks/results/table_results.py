@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.results.trial_statistics import Summary, clearly_above, outside_noise, summarize
+from benchmarks.results.trial_statistics import Summary, is_above_by_stds, is_outside_noise, summarize
 from benchmarks.tables.table import Column, Row, Table
 from benchmarks.workflow.plan import Plan, PlannedCell
 from benchmarks.workflow.run_status import Status
@@ -33,7 +33,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CollapseVerdict:
     """What the monitors said of a row's pre-trainings, and what the paper says: `✓` for a collapse, `×` for none."""
 
     collapsed: int
@@ -45,7 +45,7 @@ class Verdict:
         return f"{sign} {self.collapsed}/{self.trials}".strip()
 
     @property
-    def agrees(self) -> bool:
+    def agrees_with_paper(self) -> bool:
         """Whether all trials do as the paper says; True where it says nothing."""
         return not self.paper or str(self)[0] == self.paper
 
@@ -60,7 +60,7 @@ class TableResult:
     remarks: tuple[str, ...]
     trials: int | None  # of every entry; None if they differ
     gain: str  # what pre-training gave, a sentence
-    verdicts: tuple[Verdict | None, ...] = ()  # one a row, where the table has a property `collapse`
+    verdicts: tuple[CollapseVerdict | None, ...] = ()  # one a row, where the table has a property `collapse`
 
 
 def table_results(plan: Plan, records: dict[str, Record], status: Status) -> list[TableResult]:
@@ -103,25 +103,27 @@ def _gain_sentence(table: Table, lines: Sequence[Sequence[Entry]]) -> str:
 def pretrainings(plan: Plan, table: str, row: str) -> list[str]:
     """The ids of the pre-trainings behind a row's entries."""
     behind = [run for cell in plan.cells if (cell.table, cell.row) == (table, row) for run in cell.runs]
-    found = dict.fromkeys(name for run in behind for name in plan.with_needs[run] if plan.runs[name].kind == "pretrain")
+    found = dict.fromkeys(
+        name for run in behind for name in plan.with_needs_by_run[run] if plan.runs[name].kind == "pretrain"
+    )
     return list(found)
 
 
-def _verdict(plan: Plan, table: Table, row: Row, records: dict[str, Record]) -> Verdict | None:
+def _verdict(plan: Plan, table: Table, row: Row, records: dict[str, Record]) -> CollapseVerdict | None:
     if "collapse" not in table.properties:
         return None
     said = [records[run].verdict for run in pretrainings(plan, table.name, row.id) if run in records]
     watched = [verdict.startswith("collapsed") for verdict in said if not verdict.startswith("not watched")]
-    return Verdict(sum(watched), len(watched), row.properties.get("collapse", "")) if watched else None
+    return CollapseVerdict(sum(watched), len(watched), row.properties.get("collapse", "")) if watched else None
 
 
-def _collapse_remarks(table: Table, verdicts: tuple[Verdict | None, ...]) -> list[str]:
+def _collapse_remarks(table: Table, verdicts: tuple[CollapseVerdict | None, ...]) -> list[str]:
     reported = [(row, v) for row, v in zip(table.rows, verdicts, strict=False) if v is not None and v.paper]
     remarks = [
         f"{row.label}: collapsed in {v.collapsed} of {v.trials} runs; the paper has "
         f"{'a collapse' if v.paper == '✓' else 'none'}."
         for row, v in reported
-        if not v.agrees
+        if not v.agrees_with_paper
     ]
     if reported and not remarks:
         remarks.append("Who collapses and who does not is as in the paper in every row that ran.")
@@ -155,9 +157,9 @@ def _column(
             found["difference"] = ours.mean - paper
             # At other scales the numbers mean something else, and noise explains none of the difference.
             if plan.scale == "paper":
-                found["differs"] = outside_noise(ours, paper, column.noise, column.trials)
+                found["differs"] = is_outside_noise(ours, paper, column.noise, column.trials)
         if ours and untrained and not row.untrained:
-            found |= {"above_scratch": clearly_above(ours, untrained), "below_scratch": ours.mean <= untrained.mean}
+            found |= {"above_scratch": is_above_by_stds(ours, untrained), "below_scratch": ours.mean <= untrained.mean}
         remark = _remark(cell, column, records, status)
         entries.append(Entry(paper, ours, len(cell.runs), remark, column.digits, bold, near(paper, best), **found))
     return entries

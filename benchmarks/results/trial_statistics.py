@@ -36,27 +36,29 @@ def summarize(values: Sequence[float]) -> Summary:
     return Summary(tuple(values), n, mean, std, float(t.ppf(0.975, n - 1)) * std / math.sqrt(n))
 
 
-def outside_noise(summary: Summary, published: float, noise: float | None, trials: int = 1) -> bool | None:
+def is_outside_noise(
+    summary: Summary, published: float, trial_std: float | None, published_trials: int = 1
+) -> bool | None:
     """Whether our mean differs from a published number by more than both noises together, at 95 %.
 
     Args:
         summary: our trials.
         published: the paper's number.
-        noise: standard deviation of a single trial as published, used for ours too where n = 1; None if unknown.
-        trials: how many the published number averages.
+        trial_std: standard deviation of a single trial as published, used for ours too where n = 1; None if unknown.
+        published_trials: how many the published number averages.
 
     Returns:
         None where our noise is not known.
     """
-    if summary.half is None and noise is None:
+    if summary.half is None and trial_std is None:
         return None
-    paper = NORMAL * (noise or 0.0) / math.sqrt(trials)
-    ours = summary.half if summary.half is not None else NORMAL * (noise or 0.0)
+    paper = NORMAL * (trial_std or 0.0) / math.sqrt(published_trials)
+    ours = summary.half if summary.half is not None else NORMAL * (trial_std or 0.0)
     return abs(summary.mean - published) > math.hypot(ours, paper)
 
 
-def clearly_above(summary: Summary, reference: Summary) -> bool | None:
+def is_above_by_stds(summary: Summary, other: Summary) -> bool | None:
     """Whether one mean lies above another by more than both standard deviations; None for a single trial of either."""
-    if summary.std is None or reference.std is None:
+    if summary.std is None or other.std is None:
         return None
-    return summary.mean - reference.mean > summary.std + reference.std
+    return summary.mean - other.mean > summary.std + other.std

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grid import ABSENT, Grid, Line, cells_of
+from benchmarks.formatted_table import ABSENT, FormattedTable, Line, to_cells
 from runs import plugins
 from runs.errors import UserError
 from runs.files import read_yaml
@@ -88,51 +88,56 @@ class Table:
     missing: str = ""
     pretrain: dict[str, Any] = field(default_factory=dict)  # what all rows share
 
-    def published_grid(self) -> Grid:
+    def published_table(self) -> FormattedTable:
         """The table as the paper has it, the descriptive columns first."""
         lines = []
         for row in self.rows:
             deviations = [f" ± {std}" if std is not None else "" for std in row.std or (None,) * len(row.values)]
             values = [ABSENT if v is None else f"{v}{std}" for v, std in zip(row.values, deviations, strict=True)]
-            lines.append(Line(row.label, cells_of([*map(row.properties.get, self.properties), *values])))
+            lines.append(Line(row.label, to_cells([*map(row.properties.get, self.properties), *values])))
         heads = (*(("", name) for name in self.properties), *((c.group, c.label) for c in self.columns))
         title = f"{self.label}: {self.title}"
-        return Grid(heads, tuple(lines), title, self.quantity, self.notes, "pre-train", len(self.properties))
+        return FormattedTable(heads, tuple(lines), title, self.quantity, self.notes, "pre-train", len(self.properties))
 
     def _repr_html_(self) -> str:
-        return self.published_grid()._repr_html_()
+        return self.published_table()._repr_html_()
 
-    def select(self, rows: Sequence[str] | None, columns: Sequence[str] | None) -> "Table":
-        """Keep the named rows and columns; a column's task counts as its name too."""
-        kept = [i for i, c in enumerate(self.columns) if not columns or c.id in columns or c.task in columns]
+    def select(self, row_ids: Sequence[str] | None, columns_or_tasks: Sequence[str] | None) -> "Table":
+        """Keep the named rows and columns, all where None are named; names of no row or column are passed over."""
+        wanted = columns_or_tasks
+        kept = [i for i, c in enumerate(self.columns) if not wanted or c.id in wanted or c.task in wanted]
         cut = [
             dataclasses.replace(r, values=tuple(r.values[i] for i in kept), std=tuple(r.std[i] for i in kept if r.std))
             for r in self.rows
-            if not rows or r.id in rows
+            if not row_ids or r.id in row_ids
         ]
         return dataclasses.replace(self, columns=tuple(self.columns[i] for i in kept), rows=tuple(cut))
 
 
-def adapt_columns(table: Table, replace: dict[str, dict[str, Any]], add: Sequence[dict[str, Any]]) -> Table:
+def adapt_columns(
+    table: Table, changes_by_task: dict[str, dict[str, Any]], added_columns: Sequence[dict[str, Any]]
+) -> Table:
     """Adapt a table to a scale that measures something else than the paper.
 
     Args:
         table: as published.
-        replace: by task, the fields that change in a column of that task; its label gets `label` in parentheses.
-        add: columns that tables with a property `collapse` get besides, without values of the paper.
+        changes_by_task: the fields that change in a column of that task; its label gets `label` in parentheses.
+        added_columns: those that tables with a property `collapse` get besides, without values of the paper.
 
     Raises:
         UserError: the scale names a field that a column does not have, or a value that it cannot have.
     """
     columns = []
     for column in table.columns:
-        change = dict(replace.get(column.task, {}))
+        change = dict(changes_by_task.get(column.task, {}))
         if change:
             change["label"] = f"{column.label} ({change['label']})" if "label" in change else column.label
         columns.append(build(Column, vars(column) | change, f"replace: {column.task}"))
     there = [c.metric for c in columns if c.task == "pretrain"]
     own = {"task": "pretrain", "epochs": columns[0].epochs}
-    wanted = [build(Column, own | w, f"add[{i}]") for i, w in enumerate(add) if "collapse" in table.properties]
+    wanted = [
+        build(Column, own | w, f"add[{i}]") for i, w in enumerate(added_columns) if "collapse" in table.properties
+    ]
     wanted = [column for column in wanted if column.metric not in there]
     none = (None,) * len(wanted)
     rows = [dataclasses.replace(r, values=r.values + none, std=r.std and r.std + none) for r in table.rows]
@@ -143,8 +148,8 @@ def choose(
     names: Sequence[str],
     rows: Sequence[str] | None,
     columns: Sequence[str] | None,
-    replace: dict[str, dict[str, Any]] | None = None,
-    add: Sequence[dict[str, Any]] = (),
+    changes_by_task: dict[str, dict[str, Any]] | None = None,
+    added_columns: Sequence[dict[str, Any]] = (),
 ) -> list[Table]:
     """Load tables and keep the named rows and columns; a table in which nothing is named is left out.
 
@@ -152,14 +157,14 @@ def choose(
         names: tables and groups of tables.
         rows: rows to keep; None for all.
         columns: columns or tasks to keep; None for all.
-        replace: what a scale measures instead, see `adapt_columns`.
-        add: what it measures besides.
+        changes_by_task: what a scale measures instead, see `adapt_columns`.
+        added_columns: what it measures besides.
 
     Raises:
         UserError: a table is unknown, or a name is in none of them.
     """
     members = dict.fromkeys(member for name in names for member in groups().get(name, [name]))
-    tables = [adapt_columns(load(name), replace or {}, add) for name in members]
+    tables = [adapt_columns(load(name), changes_by_task or {}, added_columns) for name in members]
     known_rows = {r.id for t in tables for r in t.rows}
     known_columns = {name for t in tables for c in t.columns for name in (c.id, c.task)}
     for wanted, known, what in ((rows, known_rows, "row"), (columns, known_columns, "column")):

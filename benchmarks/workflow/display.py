@@ -26,11 +26,11 @@ class Display:
         # Below the lines, where there is a terminal.
         self.live = self._console.status("")
 
-    def update(self, status: Status, expected: Mapping[str, float], plan_left: float) -> None:
-        """Show what changed; `expected`: seconds of every run; `plan_left`: seconds until all is done."""
-        left = {run: run_seconds_left(running, expected[run]) for run, running in status.running.items()}
-        summary = self._summary(status, plan_left)
-        names = self.plan.names
+    def update(self, status: Status, expected_seconds: Mapping[str, float], seconds_left: float) -> None:
+        """Show what changed; `expected_seconds`: of every run from begin to end; `seconds_left`: until all is done."""
+        left = {run: run_seconds_left(running, expected_seconds[run]) for run, running in status.running.items()}
+        summary = self._summary(status, seconds_left)
+        names = self.plan.name_by_run
         for run in self._shown - status.running.keys():
             self._shown.remove(run)
             if run in status.done:
@@ -39,7 +39,7 @@ class Display:
                 reason = "".join(last_log_lines(self.plan, run, 1))
                 self._print(f"failed (status {status.failed[run]}): {names[run]}: {reason}")
         for run in status.running.keys() - self._shown:
-            self._print(f"begins: {names[run]} (about {clock(expected[run])})")
+            self._print(f"begins: {names[run]} (about {clock(expected_seconds[run])})")
             self._shown.add(run)
         rows = []
         for run, running in status.running.items():
@@ -54,7 +54,7 @@ class Display:
     def print_failures(self, status: Status) -> None:
         """The failed runs with the end of their logs and the way to see more."""
         for run, code in status.failed.items():
-            self._print(f"failed: {self.plan.names[run]} (status {code}); its log: {self.plan.folder(run) / LOG}")
+            self._print(f"failed: {self.plan.name_by_run[run]} (status {code}); its log: {self.plan.folder(run) / LOG}")
             for line in last_log_lines(self.plan, run):
                 self._print(f"    {line}")
 

@@ -66,7 +66,7 @@ def expand(
         UserError: the output lies where a command line cannot name it, the scale names what no table has, or no run
             would look into one of the `roots`.
     """
-    check_roots(roots or {}, scale)
+    check_roots_used(roots or {}, scale)
     chosen = list(tables)
     _check_scale(scale, chosen)
     expansion = _Expansion(scale, _relative(Path(output)), roots or {}, list(overrides), trials, checkpoint)
@@ -320,7 +320,7 @@ def parse_data_root(text: str) -> tuple[str, str]:
     return name, os.path.expanduser(folder)
 
 
-def check_roots(roots: Mapping[str, str], scale: Scale) -> None:
+def check_roots_used(roots: Mapping[str, str], scale: Scale) -> None:
     """Raise a `UserError` for a folder into which no run would look: numbers of other data are worse than none."""
     known = ["detection", *sorted({load(t).dataset for t in names()} | set(scale.data))] if roots else []
     for name, folder in roots.items():

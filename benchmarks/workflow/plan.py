@@ -178,7 +178,7 @@ class Plan:
             raise ValueError("its runs need each other in a cycle") from error
 
     @cached_property
-    def with_needs(self) -> dict[str, tuple[str, ...]]:
+    def with_needs_by_run(self) -> dict[str, tuple[str, ...]]:
         """For every run itself and all that it needs, directly or not."""
         found: dict[str, tuple[str, ...]] = {}
         for run in self.order:
@@ -187,20 +187,20 @@ class Plan:
         return found
 
     @cached_property
-    def first_cell_by_run(self) -> dict[str, PlannedCell]:
+    def _first_cell_by_run(self) -> dict[str, PlannedCell]:
         """For every run the first entry that it serves, directly or through the runs that need it."""
-        served = [(name, cell) for cell in self.cells for run in cell.runs for name in self.with_needs[run]]
+        served = [(name, cell) for cell in self.cells for run in cell.runs for name in self.with_needs_by_run[run]]
         return dict(reversed(served))
 
     @cached_property
-    def names(self) -> dict[str, str]:
+    def name_by_run(self) -> dict[str, str]:
         """A name for every run to read: its id without the hash, and its row where two would be called the same."""
         short = {}
         for run in self.runs:
             kind, _, rest = run.partition("/")
             rest = rest.rsplit("-", 1)[0]
             short[run] = rest if rest.startswith(f"{kind}-") or kind == "transfer" else f"{kind} {rest}"
-        rows = {run: f"{short[run]} ({cell.row})" for run, cell in self.first_cell_by_run.items()}
+        rows = {run: f"{short[run]} ({cell.row})" for run, cell in self._first_cell_by_run.items()}
         # Two runs of one row with equal names differ in settings only: there the id has to do.
         found = {run: run for run in self.runs}
         for better in (rows, short):
@@ -209,10 +209,10 @@ class Plan:
         return found
 
     @cached_property
-    def row_labels(self) -> dict[str, str]:
+    def first_row_label_by_run(self) -> dict[str, str]:
         """For every run the label of the table row that it serves, the first one if there are several."""
         labels = {(table.name, row.id): row.label for table, _ in self.planned_tables for row in table.rows}
-        return {run: labels[cell.table, cell.row] for run, cell in self.first_cell_by_run.items()}
+        return {run: labels[cell.table, cell.row] for run, cell in self._first_cell_by_run.items()}
 
     @cached_property
     def planned_tables(self) -> list[PlannedTable]:
@@ -258,7 +258,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     return plan
 
 
-def files_of_report(folder: Path) -> tuple[str, ...]:
-    """The names that a report's files have, if a page in the folder bears the mark of `report`; none otherwise."""
+def has_report(folder: Path) -> bool:
+    """Whether a page in the folder bears the mark of `report`."""
     page = folder / PAGE
-    return (PAGE, *TABLES) if page.is_file() and GENERATOR in page.read_text("utf-8", "replace") else ()
+    return page.is_file() and GENERATOR in page.read_text("utf-8", "replace")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.workflow.display import Display
-from benchmarks.workflow.plan import KINDS, PLAN, Plan, files_of_report
+from benchmarks.workflow.plan import KINDS, PAGE, PLAN, TABLES, Plan, has_report
 from benchmarks.workflow.run_process import RunProcess
 from benchmarks.workflow.run_status import Running, Status, append_attempt, last_attempts, status_of
 from benchmarks.workflow.time_left import chain_seconds, expected_durations, plan_seconds_left
@@ -23,33 +23,33 @@ from runs.signals import raise_signals
 LOGS = {".log", ".out", ".err"}
 
 
-def run_plan(plan: Plan, executor: str = "local", options: Sequence[str] = (), retries: int = 0) -> Status:
+def run_plan(plan: Plan, executor: str = "local", sbatch_options: Sequence[str] = (), retries: int = 0) -> Status:
     """Write a plan and do all its runs that are not done; a failed one does not stop those that do not need it.
 
     Args:
         plan: the plan.
         executor: `local` or `slurm`.
-        options: further options of `sbatch`.
+        sbatch_options: further options of `sbatch`.
         retries: how often a failed run is started again.
 
     Raises:
         UserError: the runs cannot get their devices, the folder holds files of something else, or the disk refuses.
         Stopped: a signal, behind the end of what still ran.
     """
-    output, devices = Path(plan.output), devices_to_share(plan, executor, options)
+    output, devices = Path(plan.output), devices_to_share(plan, executor, sbatch_options)
     if output.is_dir() and not (output / PLAN).exists():
         # Runs that were started by hand have left their folders, `report` its files, a scheduler its logs.
-        known = {*KINDS, *files_of_report(output)}
+        known = {*KINDS, PAGE, *TABLES} if has_report(output) else {*KINDS}
         foreign = [p for p in output.iterdir() if p.name[0] != "." and p.name not in known and p.suffix not in LOGS]
         if foreign:
             raise UserError(
                 f"--output {output}: holds files of something else ({foreign[0].name}); move them or choose another"
             )
     with locked_folder(output), raise_signals():
-        return _do_runs(plan, executor, options, retries, devices)
+        return _do_runs(plan, executor, sbatch_options, retries, devices)
 
 
-def _do_runs(plan: Plan, executor: str, options: Sequence[str], retries: int, free: list[str]) -> Status:
+def _do_runs(plan: Plan, executor: str, sbatch_options: Sequence[str], retries: int, free: list[str]) -> Status:
     plan.write()
     display, attempts, shared = Display(plan), last_attempts(plan), bool(free)
     started: dict[str, RunProcess] = {}
@@ -78,7 +78,7 @@ def _do_runs(plan: Plan, executor: str, options: Sequence[str], retries: int, fr
                     if wanted > len(free):
                         break
                     taken, free = free[:wanted], free[wanted:]
-                    started[name] = RunProcess(plan, run, executor, options, taken)
+                    started[name] = RunProcess(plan, run, executor, sbatch_options, taken)
                     status.running[name] = Running(started[name].began)
                     status.waiting.remove(name)
                 display.update(status, expected, left)
@@ -105,7 +105,7 @@ def visible_devices() -> list[str]:
     return re.findall(r"^GPU (\d+):", command_output("nvidia-smi", "-L"), re.MULTILINE)
 
 
-def devices_to_share(plan: Plan, executor: str, options: Sequence[str]) -> list[str]:
+def devices_to_share(plan: Plan, executor: str, sbatch_options: Sequence[str]) -> list[str]:
     """Refuse what would be found out hours later.
 
     Returns:
@@ -119,14 +119,14 @@ def devices_to_share(plan: Plan, executor: str, options: Sequence[str]) -> list[
     gpus = max((run.gpus for run in plan.runs.values()), default=0)
     nodes = max((run.nodes for run in plan.runs.values()), default=1)
     if executor == "slurm":
-        if gpus and not options and not any(name.startswith("SBATCH_") for name in os.environ):
+        if gpus and not sbatch_options and not any(name.startswith("SBATCH_") for name in os.environ):
             raise UserError(
                 "--executor slurm: say which resources a job gets; add -- --mem=64G --cpus-per-gpu=8 --time=2-0, as "
                 "your cluster has them"
             )
         return []
-    if options:
-        raise UserError(f"-- {' '.join(options)}: options of sbatch; add --executor slurm, or leave them out")
+    if sbatch_options:
+        raise UserError(f"-- {' '.join(sbatch_options)}: options of sbatch; add --executor slurm, or leave them out")
     if nodes > 1:
         raise UserError(
             f"--nodes {nodes}: one machine starts here; add --executor slurm, or type what `plan --commands` prints "

@@ -23,7 +23,7 @@ LATENCY = 60.0
 class RunProcess:
     """A run that has been started, and the devices that it holds."""
 
-    def __init__(self, plan: Plan, run: Run, executor: str, options: Sequence[str], devices: list[str]) -> None:
+    def __init__(self, plan: Plan, run: Run, executor: str, sbatch_options: Sequence[str], devices: list[str]) -> None:
         """Start the run's command, which writes into the log of its folder; a `UserError` if the system refuses."""
         self.devices, self._slurm = devices, executor == "slurm"
         self._target, self._log, self._job = plan.target(run.id), plan.folder(run.id) / LOG, job_name(plan, run.id)
@@ -31,7 +31,7 @@ class RunProcess:
         start = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}
         command = [*start[run.command[0]], *run.command[1:]]
         if self._slurm:
-            command = sbatch_command(plan, run, command, options)
+            command = sbatch_command(plan, run, command, sbatch_options)
         environment = _environment(plan, executor, devices)
         try:
             self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def _environment(plan: Plan, executor: str, devices: list[str]) -> dict[str, str
     return kept | ({"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {})
 
 
-def sbatch_command(plan: Plan, run: Run, command: Sequence[str], options: Sequence[str]) -> list[str]:
+def sbatch_command(plan: Plan, run: Run, command: Sequence[str], sbatch_options: Sequence[str]) -> list[str]:
     """The submission of a run: it waits for the job's end and has the job's exit status.
 
     SLURM waits for a job of the same name, of a start that was killed (`singleton`), and finds it done.
@@ -97,7 +97,7 @@ def sbatch_command(plan: Plan, run: Run, command: Sequence[str], options: Sequen
         "sbatch", "--wait", "--quiet", f"--job-name={job_name(plan, run.id)}", "--dependency=singleton",
         f"--output={(plan.folder(run.id) / LOG).absolute()}", "--open-mode=append", f"--chdir={Path.cwd()}",
         f"--nodes={run.nodes}", "--ntasks-per-node=1",
-        *([f"--gpus-per-node={run.gpus}"] if run.gpus else []), *options, f"--wrap={script}",
+        *([f"--gpus-per-node={run.gpus}"] if run.gpus else []), *sbatch_options, f"--wrap={script}",
     ]  # fmt: skip
 
 

@@ -61,14 +61,14 @@ def status_of(plan: Plan, began: Mapping[str, float] | None = None, failed: Mapp
     """
     if failed is None:
         failed = {run: attempt.status for run, attempt in last_attempts(plan).items()}
-    status = Status(running={run: read_progress(plan, run, start) for run, start in (began or {}).items()})
+    status = Status(running={run: _read_progress(plan, run, start) for run, start in (began or {}).items()})
     status.done = [run for run in plan.runs if run not in status.running and plan.target(run).exists()]
     begun = {*status.done, *status.running}
     # A run that ended well has its result; without it, it has failed whatever its status says.
     status.failed = {run: failed[run] for run in plan.runs if run in failed and run not in begun}
     for run in plan.runs:
         if run not in begun and run not in status.failed:
-            lost = not status.failed.keys().isdisjoint(plan.with_needs[run])
+            lost = not status.failed.keys().isdisjoint(plan.with_needs_by_run[run])
             (status.blocked if lost else status.waiting).append(run)
     return status
 
@@ -95,7 +95,7 @@ def last_attempts(plan: Plan) -> dict[str, Attempt]:
     return found
 
 
-def read_progress(plan: Plan, run: str, began: float) -> Running:
+def _read_progress(plan: Plan, run: str, began: float) -> Running:
     """What a run has said since it `began`; the defaults if nothing that can be read."""
     path = plan.folder(run) / PROGRESS
     with contextlib.suppress(UserError):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.report.page import write_report
-from benchmarks.results.read_results import read_results
+from benchmarks.results.read_results import read_results_and_unplanned
 from benchmarks.workflow.plan import Plan, PlannedCell, Run, Selection
 from runs.record import Dataset, Record, Subject
 
@@ -43,7 +43,7 @@ main()
 
 def report(folders: Sequence[str | Path], output: Path) -> str:
     """What `python -m benchmarks report` writes: the page's text."""
-    results, others = read_results(folders)
+    results, others = read_results_and_unplanned(folders)
     return write_report(results, output, others).read_text()
 
 

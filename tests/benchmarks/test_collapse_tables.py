@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from benchmarks.report import table_formats
-from benchmarks.report.charts import final_value_curves, mean_curves, published_values, quantity_charts, row_logs
-from benchmarks.report.result_tables import result_grid
-from benchmarks.results.records import records_of
+from benchmarks.report.charts import final_value_curve, metric_charts, published_values, row_logs, row_mean_curves
+from benchmarks.report.result_tables import result_table
+from benchmarks.results.records import read_plan_records
 from benchmarks.results.table_results import table_results
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
@@ -109,15 +109,15 @@ def test_the_monitors_verdicts_stand_beside_the_papers(tmp_path: Path) -> None:
         finish(p, row, bad)
     p.write()
     report([tmp_path], tmp_path)
-    [filled] = table_results(p, records_of(p)[0], status_of(p))
+    [filled] = table_results(p, read_plan_records(p)[0], status_of(p))
     assert [str(v) for v in filled.verdicts] == ["× 0/3", "✓ 3/3", "2/3", "None", "None"]
     assert "Mirror SimSiam: collapsed in 2 of 3 runs; the paper has a collapse." in filled.remarks
-    text = table_formats.markdown(result_grid(filled, properties=True))
+    text = table_formats.markdown(result_table(filled, properties=True))
     assert "| × | × 0/3 |" in text and "| ✓ | ✓ 3/3 |" in text
     # Small numbers keep their digits.
     assert "0.0001" in text and "0.0400" in text
     console = Console(record=True, width=200)
-    table_formats.print_grid(result_grid(filled), console)
+    table_formats.print_table(result_table(filled), console)
     assert "✓ 3/3" in console.export_text()
     page = (tmp_path / "report.html").read_text()
     # Three with the table, and the std once more where all pre-trainings are drawn together.
@@ -130,7 +130,7 @@ def test_agreement_is_said_once(tmp_path: Path) -> None:
         p.folder(folder).mkdir(parents=True)
     finish(p, "stop", [False] * 3)
     finish(p, "no_stop", [True] * 3)
-    [filled] = table_results(p, records_of(p)[0], status_of(p))
+    [filled] = table_results(p, read_plan_records(p)[0], status_of(p))
     assert filled.remarks[0].startswith("Who collapses and who does not is as in the paper")
 
 
@@ -164,12 +164,12 @@ def test_the_runs_of_a_row_are_one_curve_in_a_band() -> None:
 
     x = (0.0, 1.0)
     logs = [log("a", (1.0, 2.0)), log("a", (3.0, 2.0)), log("b", (5.0, 6.0)), log("a", (2.0, 8.0))]
-    a, b = mean_curves(logs, "loss")
+    a, b = row_mean_curves(logs, "loss")
     assert (a.label, a.x, b.label, b.y, b.std, a.number, b.number) == ("a", x, "b", [5.0, 6.0], (), 0, 1)
     # Mean and sample deviation, point by point.
     assert a.y == pytest.approx([2.0, 4.0]) and a.std == pytest.approx([1.0, 12**0.5])
     # A run that was measured at other steps is a curve of its own.
-    assert [line.x for line in mean_curves([*logs, log("a", (0.0, 0.0), 2)], "loss")] == [x, x, (0.0, 2.0)]
+    assert [line.x for line in row_mean_curves([*logs, log("a", (0.0, 0.0), 2)], "loss")] == [x, x, (0.0, 2.0)]
 
 
 def test_the_ends_of_training_lie_over_the_setting() -> None:
@@ -179,10 +179,10 @@ def test_the_ends_of_training_lie_over_the_setting() -> None:
         for label in ("τ = 1.0", "τ = 0.05")
     }
     log["τ = 0.05"][1][2]["covariance"] = 4.1
-    [line] = final_value_curves([(label, one) for label, runs in log.items() for one in runs], table, "covariance")
+    line = final_value_curve([(label, one) for label, runs in log.items() for one in runs], table, "covariance")
     assert line.x == [0.05, 1.0]
     assert line.y == pytest.approx([3.1, 2.2]) and line.std == pytest.approx([2**0.5, 0.02**0.5])
-    assert final_value_curves([], table, "covariance") == []
+    assert final_value_curve([], table, "covariance") is None
 
 
 def test_a_row_without_the_setting_of_its_table_is_refused(tmp_path: Path) -> None:
@@ -198,10 +198,10 @@ def test_a_row_draws_only_the_curves_that_are_its_own(tmp_path: Path) -> None:
         p.folder(run).mkdir(parents=True)
         (p.folder(run) / "metrics.jsonl").write_text('{"step": 7, "epoch": 1.0, "eta_p": -0.5, "eta_z": 0.2}\n')
     logs = row_logs(p, tables.load("collapse/figure5a"))
-    assert [line.label for line in mean_curves(logs, "eta_p")] == ["SimSiam"]
-    assert [line.label for line in mean_curves(logs, "eta_z")] == ["Mirror SimSiam"]
+    assert [line.label for line in row_mean_curves(logs, "eta_p")] == ["SimSiam"]
+    assert [line.label for line in row_mean_curves(logs, "eta_z")] == ["Mirror SimSiam"]
     # One row has one colour in all charts.
-    assert {c.curves[0].label: c.curves[0].number for c in quantity_charts(logs, ("eta_p", "eta_z"))} == {
+    assert {c.curves[0].label: c.curves[0].number for c in metric_charts(logs, ("eta_p", "eta_z"))} == {
         "SimSiam": 0,
         "Mirror SimSiam": 1,
     }

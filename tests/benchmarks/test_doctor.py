@@ -8,7 +8,7 @@ from PIL import Image
 
 from benchmarks import doctor
 from benchmarks.__main__ import main
-from benchmarks.doctor import Finding, check_data_sets, check_machine
+from benchmarks.doctor import Finding, data_set_findings, memory_and_disk_findings
 
 
 def picture(path: Path) -> None:
@@ -17,7 +17,7 @@ def picture(path: Path) -> None:
 
 
 def look(name: str, root: Path) -> Finding:
-    [found] = [f for f in check_data_sets({name: str(root)}) if f.name == name]
+    [found] = [f for f in data_set_findings({name: str(root)}) if f.name == name]
     return found
 
 
@@ -35,26 +35,26 @@ def test_an_image_folder(tmp_path: Path) -> None:
     found = look("mine", tmp_path)
     assert found.state == "BAD" and "val/cat/0.png: not a readable image" in found.words
     assert look("mine", tmp_path / "nowhere").state == "BAD"
-    assert {f.state for f in check_data_sets({}) if f.name == "imagenet"} <= {"--", "ok"}
+    assert {f.state for f in data_set_findings({}) if f.name == "imagenet"} <= {"--", "ok"}
 
 
 @pytest.mark.shared
 def test_detection_sets(shared: Path) -> None:
-    words = {f.name: f for f in check_data_sets({"detection": str(shared / "data")})}
+    words = {f.name: f for f in data_set_findings({"detection": str(shared / "data")})}
     assert words["detection"].state == "ok"
     assert "voc_2007_train: 700 images, 2255 objects" in words["detection"].words
     assert "coco_2017_train: 207 images, 1847 objects" in words["detection"].words
 
 
 def test_a_place_that_does_not_exist_yet_is_on_some_disk(tmp_path: Path) -> None:
-    [disk] = [f for f in check_machine(tmp_path / "not/yet") if f.name == "disk"]
+    [disk] = [f for f in memory_and_disk_findings(tmp_path / "not/yet") if f.name == "disk"]
     assert "GB free" in disk.words
 
 
 def test_an_import_that_hangs_is_a_fault_and_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "PROBES", {"PyTorch": "import time; time.sleep(60)"})
     monkeypatch.setattr(doctor, "PROBE_SECONDS", 0.5)
-    [found] = [f for f in doctor.check_installation() if f.name == "PyTorch"]
+    [found] = [f for f in doctor.installation_findings() if f.name == "PyTorch"]
     assert found == Finding("BAD", "PyTorch", "no answer within 0.5 seconds; run `make setup`")
 
 

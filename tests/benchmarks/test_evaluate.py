@@ -48,7 +48,7 @@ def test_plan_and_card(make: SimpleNamespace, tmp_path: Path) -> None:
     linear = next(r for r in plan.runs.values() if r.kind == "linear")
     assert f"checkpoint='{file}'" in linear.command and not any(w.startswith("arch=") for w in linear.command)
     records = {linear.id: make.record("linear", "my", 61.25)}
-    card = write_model_card(plan, table_results(plan, records, Status()), FACTS, file)
+    card = write_model_card(plan, table_results(plan, records, Status()), FACTS | {"file": str(file)})
     text = card.read_text()
     assert "| my net.v2.pth | **61.2 (n = 1)** |" in text and "| SimSiam (paper) | 70.0 | – |" in text
     assert "Verified: tensors: 265" in text and "mean 123.675, 116.28, 103.53" in text
@@ -127,7 +127,8 @@ def test_an_address_is_fetched_proved_and_refused_for_what_it_lacks(
     # The same name elsewhere is another file.
     torch.save({k: v for k, v in whole.items() if not k.startswith("layer3.2.bn2.")}, site / "b" / "net.pth")
     with served(site) as address:
-        file, facts = inspect_checkpoint(f"{address}/a/net.pth")
+        facts = inspect_checkpoint(f"{address}/a/net.pth")
+        file = Path(facts["file"])
         assert (file.name, facts["arch"], facts["tensors"]) == ("net.pth", "resnet50x0.25", 265)
         assert file.is_relative_to(tmp_path / "cache") and facts["sha256"] == sha256(site / "a" / "net.pth")
         capfd.readouterr()

@@ -57,7 +57,7 @@ def test_one_fine_tuning_fills_all_its_columns() -> None:
 
 def test_no_two_runs_share_a_name() -> None:
     """Table 4 has two starts of the untrained network; a list of runs without the hashes has to tell them apart."""
-    called = list(plan("table4", "table5").names.values())
+    called = list(plan("table4", "table5").name_by_run.values())
     assert len(set(called)) == len(called)
     assert {"linear-scratch-seed0 (scratch)", "linear-scratch-seed0 (scratch_plain)", "linear-moco-10ep-seed0"} <= set(
         called

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.gate.baseline import read_baseline, write_baseline
 from benchmarks.gate.comparison import compare_runs
-from benchmarks.gate.measured import Measured, group_trials
+from benchmarks.gate.measured_trials import MeasuredTrials, group_trials
 from benchmarks.results.records import find_records
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
@@ -131,7 +131,7 @@ def test_a_checkpoint_is_evaluated_first(
                 write_record(plan.folder(run.id), make.record("knn", value=value[0], subject=subject))
         return Status()
 
-    monkeypatch.setattr("benchmarks.evaluate.inspect_checkpoint", lambda address: (Path(address), FACTS))
+    monkeypatch.setattr("benchmarks.evaluate.inspect_checkpoint", lambda path: FACTS | {"file": path})
     monkeypatch.setattr("benchmarks.evaluate.run_plan", work)
     write_record(output / "knn" / "of-another-checkpoint", make.record("knn", "net", 10.0))
     base, common = tmp_path / "base.json", ("--checkpoint", "net.pth", "--tasks", "knn", "--output", output)
@@ -175,10 +175,10 @@ def test_summary_and_junit(make: SimpleNamespace, tmp_path: Path, gate: Callable
     assert suite.get("failures") == "1" and suite.find("testcase/failure") is not None
 
 
-def measured(trials: list[Matches]) -> Measured:
+def measured(trials: list[Matches]) -> MeasuredTrials:
     table = np.array([mean_average_precision(m)[0] for m in trials])
     values = {f"bbox/{name}": table[:, i].tolist() for i, name in enumerate(("AP", "AP50", "AP75"))}
-    found = Measured(values, 60, "", {"bbox/AP": 0.2, "bbox/AP50": 0.2, "bbox/AP75": 0.4}, False, 4952)
+    found = MeasuredTrials(values, 60, "", {"bbox/AP": 0.2, "bbox/AP50": 0.2, "bbox/AP75": 0.4}, False, 4952)
     found.matches = trials
     return found
 

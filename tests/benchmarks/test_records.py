@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.gate.measured import group_trials
+from benchmarks.gate.measured_trials import group_trials
 from benchmarks.report.page import data_uri
-from benchmarks.results.records import find_records, records_of
+from benchmarks.results.records import find_records, read_plan_records
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand_tables import expand
@@ -80,7 +80,7 @@ def test_a_record_counts_where_it_belongs(make: SimpleNamespace, tmp_path: Path)
     runs = [run for run in plan.runs.values() if run.kind in ("pretrain", "knn")]
     for run in runs:
         write_record(plan.folder(run.id), own(make, run, value=50.0))
-    records, refused = records_of(plan)
+    records, refused = read_plan_records(plan)
     assert set(records) == {run.id for run in runs} and not refused
     pretrain = next(run for run in runs if run.kind == "pretrain")
     untrained, trained = (next(r for r in runs if (r.settings.get("checkpoint") == "random") == random
@@ -97,10 +97,10 @@ def test_a_record_counts_where_it_belongs(make: SimpleNamespace, tmp_path: Path)
     ]
     for run, record, reason in cases:
         write_record(plan.folder(run.id), record)
-        found, (line, *_) = records_of(plan)
+        found, (line, *_) = read_plan_records(plan)
         assert run.id not in found and re.search(reason, line) and "\n" not in line, line
         write_record(plan.folder(run.id), own(make, run, value=50.0))
-    assert not records_of(plan)[1]
+    assert not read_plan_records(plan)[1]
 
 
 def test_a_checkpoint_of_ones_own_is_no_row_of_the_paper(make: SimpleNamespace, tmp_path: Path) -> None:

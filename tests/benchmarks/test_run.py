@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from benchmarks.results.records import records_of
+from benchmarks.results.records import read_plan_records
 from benchmarks.results.table_results import table_results
 from benchmarks.workflow.plan import read_plan
 from benchmarks.workflow.run_plan import run_plan
@@ -58,7 +58,7 @@ def test_runs_in_order_once_and_a_failure_stops_only_what_needs_it(
     first_end = (tmp_path / "out/knn/first-00000000/result.json").stat().st_mtime
     assert (tmp_path / "out/knn/second-00000000/starts").stat().st_mtime >= first_end
 
-    [table] = table_results(plan, records_of(plan)[0], status)
+    [table] = table_results(plan, read_plan_records(plan)[0], status)
     [[entry]] = table.entries
     assert entry.ours is not None and entry.ours.values == (10.0, 30.0)
     assert entry.remark == "2 of 4 trials failed"

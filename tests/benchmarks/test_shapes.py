@@ -30,9 +30,9 @@ from benchmarks.shapes_scenes import (
     Scene,
     classification_scene,
     detection_scene,
-    fine_mask,
     mask_polygons,
     smooth_outline,
+    supersampled_mask,
 )
 from converters.resnet_model import build_resnet
 from runs.errors import UserError
@@ -182,7 +182,7 @@ def test_a_region_with_a_hole_becomes_polygons_without() -> None:
     angle = np.linspace(0, 2 * math.pi, 64, endpoint=False)
     disc = 32 + 20 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     square = 32 + 8 * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-    ring = fine_mask([disc], 64) & ~fine_mask([square], 64)
+    ring = supersampled_mask([disc], 64) & ~supersampled_mask([square], 64)
     parts = mask_polygons(ring)
     assert len(parts) == 2
     codes = coco_mask.merge(coco_mask.frPyObjects([p.ravel().tolist() for p in parts], 64, 64))
@@ -202,7 +202,7 @@ def test_run_lengths_are_cocos(fill: int) -> None:
 
 def test_an_outline_has_the_side_and_the_middle_that_were_asked_for() -> None:
     for seed in range(20):
-        rows, columns = np.nonzero(fine_mask([smooth_outline(np.random.default_rng(seed), 64, (64, 60))], 128))
+        rows, columns = np.nonzero(supersampled_mask([smooth_outline(np.random.default_rng(seed), 64, (64, 60))], 128))
         spans = np.array([[columns.min(), columns.max() + 1], [rows.min(), rows.max() + 1]]) / 4
         assert np.diff(spans).max() == pytest.approx(64, abs=0.5)
         np.testing.assert_allclose(spans.mean(axis=1), [64, 60], atol=0.5)

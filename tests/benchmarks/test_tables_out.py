@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from benchmarks.report import table_formats
-from benchmarks.report.result_tables import format_difference, format_entry, result_grid, results_csv
+from benchmarks.report.result_tables import format_difference, format_measured, result_table, results_csv
 from benchmarks.results.table_results import TableResult, table_results
-from benchmarks.results.trial_statistics import clearly_above, outside_noise, summarize
+from benchmarks.results.trial_statistics import is_above_by_stds, is_outside_noise, summarize
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand_tables import expand
@@ -37,19 +37,19 @@ def test_summary_is_numpys_and_scipys() -> None:
 
 
 def test_comparisons() -> None:
-    assert outside_noise(summarize([57.0]), 57.3, 0.2) is False
-    assert outside_noise(summarize([56.0]), 57.3, 0.2) is True
-    assert outside_noise(summarize([56.0]), 57.3, None) is None
+    assert is_outside_noise(summarize([57.0]), 57.3, 0.2) is False
+    assert is_outside_noise(summarize([56.0]), 57.3, 0.2) is True
+    assert is_outside_noise(summarize([56.0]), 57.3, None) is None
     # Student's interval of ours, whose quantile is 2.776 at five trials, and the paper's mean of five.
     trials = summarize([57.0, 57.2, 56.8, 57.1, 56.9])
     half = 2.776 * math.sqrt(0.1 / 4 / 5)
     both = math.hypot(half, 1.96 * 0.2 / math.sqrt(5))
-    assert outside_noise(trials, 57.0 + 0.99 * both, 0.2, 5) is False
-    assert outside_noise(trials, 57.0 + 1.01 * both, 0.2, 5) is True
-    assert outside_noise(trials, 57.0 + 1.01 * half, None) is True
-    assert clearly_above(summarize([50.0, 51.0, 52.0]), summarize([40.0, 41.0, 42.0])) is True
-    assert clearly_above(summarize([50.0, 55.0, 60.0]), summarize([45.0, 50.0, 55.0])) is False
-    assert clearly_above(summarize([50.0]), summarize([40.0])) is None
+    assert is_outside_noise(trials, 57.0 + 0.99 * both, 0.2, 5) is False
+    assert is_outside_noise(trials, 57.0 + 1.01 * both, 0.2, 5) is True
+    assert is_outside_noise(trials, 57.0 + 1.01 * half, None) is True
+    assert is_above_by_stds(summarize([50.0, 51.0, 52.0]), summarize([40.0, 41.0, 42.0])) is True
+    assert is_above_by_stds(summarize([50.0, 55.0, 60.0]), summarize([45.0, 50.0, 55.0])) is False
+    assert is_above_by_stds(summarize([50.0]), summarize([40.0])) is None
 
 
 def filled(make: SimpleNamespace, folder: Path, scratch: list[float], simsiam: list[float]) -> TableResult:
@@ -93,19 +93,19 @@ def test_entries_and_remarks(make: SimpleNamespace, tmp_path: Path) -> None:
     assert any("by less than the standard deviations" in r for r in close.remarks)
     few = filled(make, tmp_path, [50.0, 51.0, 52.0], [51.0])
     assert few.entries[1][1].remark == "2 of 3 trials not run yet"
-    assert "(n = 1 of 3)" in format_entry(few.entries[1][1])
+    assert "(n = 1 of 3)" in format_measured(few.entries[1][1])
 
 
 def test_markdown_latex_and_csv_hold_the_same_numbers(make: SimpleNamespace, tmp_path: Path) -> None:
     table = filled(make, tmp_path, [40.0, 41.0, 42.0], [50.0, 51.5, 52.0])
-    text = table_formats.markdown(result_grid(table))
+    text = table_formats.markdown(result_table(table))
     assert "| SimSiam | – | 51.2 ± 1.0 |" in text and "| SimSiam, paper | 68.1 | 70.0 (−18.8) |" in text
-    text = table_formats.render_template("table.tex.j2", grid=result_grid(table))
+    text = table_formats.render_template("table.tex.j2", table=result_table(table))
     assert r"51.2 $\pm$ 1.0 (70.0 ($-$18.8))" in text and r"\bottomrule" in text
     [line] = [r for r in csv.DictReader(io.StringIO(results_csv([table]))) if r["row"] == "simsiam" and r["n"] != "0"]
     assert [float(x) for x in line["trials"].split()] == [50.0, 51.5, 52.0] and float(line["paper"]) == 70.0
     with_text = io.StringIO()
-    table_formats.print_grid(result_grid(table), Console(file=with_text, width=80))
+    table_formats.print_table(result_table(table), Console(file=with_text, width=80))
     assert "51.2 ± 1.0" in with_text.getvalue() and max(map(len, with_text.getvalue().splitlines())) <= 80
 
 
@@ -113,7 +113,7 @@ def test_a_wide_table_fits_every_terminal(tmp_path: Path) -> None:
     plan = expand([tables.load("table5")], scales.load("mini"), tmp_path)
     for width in (60, 80, 200):
         text = io.StringIO()
-        table_formats.print_grid(result_grid(table_results(plan, {}, Status())[0]), Console(file=text, width=width))
+        table_formats.print_table(result_table(table_results(plan, {}, Status())[0]), Console(file=text, width=width))
         lines = [line for line in text.getvalue().splitlines() if line and not line.startswith("-")]
         assert max(map(len, lines)) <= width
         # Every published number is there, however the columns are divided.

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.report.result_tables import result_grid
+from benchmarks.report.result_tables import result_table
 from benchmarks.report.table_formats import markdown
-from benchmarks.results.records import find_records, records_of
+from benchmarks.results.records import find_records, read_plan_records
 from benchmarks.results.table_results import table_results
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
@@ -118,8 +118,8 @@ def test_what_the_repository_keeps(root: Path, tmp_path: Path) -> None:
                 assert not ABSOLUTE.search(value), f"{path}: {value}"
         plan = read_plan(folder)
         tables = "\n".join(
-            markdown(result_grid(table, properties=True))
-            for table in table_results(plan, records_of(plan)[0], status_of(plan))
+            markdown(result_table(table, properties=True))
+            for table in table_results(plan, read_plan_records(plan)[0], status_of(plan))
         )
         assert (folder / "tables.md").read_text() == tables, f"keep {folder} again"
         assert folder.name in (root / "results" / "README.md").read_text()

@@ -10,8 +10,8 @@ import torchvision
 from benchmarks.__main__ import main
 from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
+from benchmarks.workflow.device_scaling import device_scaling_table
 from benchmarks.workflow.expand_tables import expand, gpus_and_nodes
-from benchmarks.workflow.simulate_devices import simulate_devices
 
 CHOSEN = [tables.load(name).select(["scratch", "simsiam"], None) for name in ("table4", "table5")]
 
@@ -31,10 +31,10 @@ def test_a_run_takes_the_devices_that_its_batch_can_be_shared_out_to(
 
 
 def test_the_work_is_the_same_and_the_longest_chain_bounds_the_time() -> None:
-    grid = simulate_devices(CHOSEN, scales.load("paper"), [1, 8, 64, 512])
+    table = device_scaling_table(CHOSEN, scales.load("paper"), [1, 8, 64, 512])
     points = [
         SimpleNamespace(seconds=time.value, gpu_hours=hours.value, chain=chain.value, limit=limit.text)
-        for time, hours, chain, _, limit in (line.cells for line in grid.lines)
+        for time, hours, chain, _, limit in (line.cells for line in table.lines)
     ]
     one, eight, *_, most = points
     # Alone on a device, the runs come one after the other; eight are eight times as fast.
@@ -46,10 +46,10 @@ def test_the_work_is_the_same_and_the_longest_chain_bounds_the_time() -> None:
     assert most.chain >= 800 * 954 and most.seconds == pytest.approx(most.chain, rel=0.01)
     assert "simsiam-800ep" in most.limit and "for its batch" in most.limit
     # Said at the first number of devices that is too many, once.
-    [said] = [words for words in grid.notes if "a batch of 256 (simsiam)" in words]
+    [said] = [words for words in table.notes if "a batch of 256 (simsiam)" in words]
     assert "over 64 devices is 4 images each, so such a run takes 8 of them, 32 each" in said
     norms = sum(isinstance(m, torch.nn.BatchNorm2d) for m in torchvision.models.resnet50().modules())
-    assert any(f"waits for the network {4 * norms} times a step" in words for words in grid.notes)
+    assert any(f"waits for the network {4 * norms} times a step" in words for words in table.notes)
 
 
 def test_the_hours_of_linear_runs_fall_by_the_number_of_devices() -> None:

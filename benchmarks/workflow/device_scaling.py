@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from benchmarks.grid import Cell, Grid, Line
+from benchmarks.formatted_table import Cell, FormattedTable, Line
 from benchmarks.tables.scale import Scale
 from benchmarks.tables.table import Table
 from benchmarks.workflow.expand_tables import LEAST, batch_of, expand
@@ -18,14 +18,14 @@ IMAGES, IMAGE_MB = 1_281_167, 0.108
 NORMS = 53
 
 
-def simulate_devices(tables: Sequence[Table], scale: Scale, counts: Sequence[int]) -> Grid:
+def device_scaling_table(tables: Sequence[Table], scale: Scale, device_counts: Sequence[int]) -> FormattedTable:
     """Play the plan through on several numbers of devices: a line a number, and below them what was assumed.
 
     Its columns: the time, hours of all devices, the longest chain, GB/s that the runs read, and what limits the time.
     """
     lines = []
     broken: dict[tuple[int, int], str] = {}
-    for count in counts:
+    for count in device_counts:
         size = dataclasses.replace(scale, gpus=min(count, NODE), nodes=-(-count // NODE))
         plan = expand(tables, size, "outputs/growth")
         seconds = {run.id: assumed_seconds(plan, run) for run in plan.runs.values()}
@@ -34,7 +34,7 @@ def simulate_devices(tables: Sequence[Table], scale: Scale, counts: Sequence[int
         longest = max(plan.runs.values(), key=lambda run: chain[run.id])
         hours = sum(seconds[run.id] * run.devices for run in plan.runs.values()) / 3600
         held = longest.devices < count
-        limit = f"{plan.names[longest.id]} on {longest.devices}" if chain[longest.id] > 0.8 * total else "devices"
+        limit = f"{plan.name_by_run[longest.id]} on {longest.devices}" if chain[longest.id] > 0.8 * total else "devices"
         limit += ", for its batch" if held and limit != "devices" else ""
         # At the most: every device reads for a pre-training.
         rate = IMAGES * IMAGE_MB / 1000 / scale.seconds["pretrain/epoch"] if "pretrain/epoch" in scale.seconds else 0.0
@@ -57,7 +57,7 @@ def simulate_devices(tables: Sequence[Table], scale: Scale, counts: Sequence[int
         *broken.values(),
     )
     heads = (*(("", head) for head in ("time", "GPU-hours", "longest chain", "reads GB/s")), (" ", "limited by"))
-    return Grid(heads, tuple(lines), notes=tuple(f"assumed: {words}" for words in assumed), corner="devices")
+    return FormattedTable(heads, tuple(lines), notes=tuple(f"assumed: {words}" for words in assumed), corner="devices")
 
 
 def _too_small_batches(plan: Plan, scale: Scale, count: int) -> dict[tuple[int, int], str]:

@@ -30,7 +30,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Grid:
+class FormattedTable:
     """A table to be shown."""
 
     heads: tuple[tuple[str, str], ...]  # (group, label) of each column; neighbours of one group share its name
@@ -42,21 +42,21 @@ class Grid:
     facts: int = 0  # so many of the first columns describe a line rather than measure it
 
     @property
-    def groups(self) -> list[tuple[str, int]]:
+    def column_groups(self) -> list[tuple[str, int]]:
         """The names above the columns, each with how many it spans."""
         return [(group, len(list(same))) for group, same in itertools.groupby(group for group, _ in self.heads)]
 
     @property
-    def labels(self) -> list[str]:
+    def column_labels(self) -> list[str]:
         """The columns' names, each with its group's before it."""
         return [f"{group} {label}".strip() for group, label in self.heads]
 
     def _repr_html_(self) -> str:
         rows = [[line.label, *(cell.text for cell in line.cells)] for line in self.lines]
-        return html_table(self.title, [self.corner, *self.labels], rows, (self.about, *self.notes))
+        return html_table(self.title, [self.corner, *self.column_labels], rows, (self.about, *self.notes))
 
 
-def cells_of(texts: Sequence[object]) -> tuple[Cell, ...]:
+def to_cells(values: Sequence[object]) -> tuple[Cell, ...]:
     """Cells of plain words: a tick for True, nothing for False, a dash for what is not there."""
     words = {True: "✓", False: "", None: ABSENT}
-    return tuple(Cell(words[text] if text is None or isinstance(text, bool) else str(text)) for text in texts)
+    return tuple(Cell(words[v] if v is None or isinstance(v, bool) else str(v)) for v in values)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.results.records import Found
+from benchmarks.results.records import FoundRecords
 from benchmarks.results.table_results import DECISIVE
 from benchmarks.results.trial_statistics import summarize
 from runs.detection_matches import FILE, Matches, read_matches
@@ -22,7 +22,7 @@ COCO_NOISE = 0.3
 
 
 @dataclass
-class Measured:
+class MeasuredTrials:
     """The trials of one kind of run."""
 
     values: dict[str, list[float]]  # by metric, in percent
@@ -41,13 +41,13 @@ class Measured:
         if min([self.deviation_images, *self.deviation.values()]) < 0 or set(self.deviation) - set(self.values):
             raise ValueError("deviations that are negative or of no metric")
 
-    def override_noise(self, noise: float) -> None:
-        """Take `noise` points for the standard deviation of a trial of every metric, in place of a measured one too."""
-        self.deviation = dict.fromkeys(self.values, noise)
+    def set_deviation(self, deviation: float) -> None:
+        """Take so many points for the standard deviation of a trial of every metric, in place of a measured one too."""
+        self.deviation = dict.fromkeys(self.values, deviation)
         self.deviation_measured, self.deviation_images = False, self.images
 
 
-def trials_key(record: Record) -> str:
+def _trials_key(record: Record) -> str:
     """What makes two records trials of the same thing: all but the seed and the place."""
     subject, data = record.subject, record.dataset
     parts = [str(record.config.get("task") or record.kind), subject.method, subject.arch]
@@ -56,14 +56,14 @@ def trials_key(record: Record) -> str:
     return ", ".join(parts)
 
 
-def group_trials(given: Found) -> dict[str, Measured]:
-    """Group records of linear, kNN and fine-tuning runs by `trials_key`; others have no number to guard.
+def group_trials(found_records: FoundRecords) -> dict[str, MeasuredTrials]:
+    """Group records of linear, kNN and fine-tuning runs by `_trials_key`; others have no number to guard.
 
     Raises:
         UserError: a record is refused, two are of different data under one name, or there is none.
     """
-    found: dict[str, Measured] = {}
-    records, refused = given
+    found: dict[str, MeasuredTrials] = {}
+    records, refused = found_records
     if refused:
         first, *others = refused.values()
         raise UserError(first + (f" (and {len(others)} more)" if others else ""))
@@ -75,9 +75,9 @@ def group_trials(given: Found) -> dict[str, Measured]:
             values = {m: [t[m] for t in trials if m in t] for m in trials[0]}
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: details: trials must be a list of metrics; run it again") from error
-        key, data = trials_key(record), record.dataset
+        key, data = _trials_key(record), record.dataset
         facts = {"values": values, "images": data.size, "fingerprint": data.fingerprint}
-        new = build(Measured, facts, f"{path}: cannot be compared: {key}")
+        new = build(MeasuredTrials, facts, f"{path}: cannot be compared: {key}")
         measured = found.setdefault(key, new)
         if measured.fingerprint != new.fingerprint:
             raise UserError(f"{path}: measured on another version of {data.name} than the other runs of {key}")
