@@ -10,8 +10,7 @@ from runs.child_environment import child_environment
 
 def inspect_checkpoint(path_or_url: str) -> dict[str, Any]:
     """What `python -m converters inspect` says of a checkpoint, which is fetched first where it is an address."""
-    facts: dict[str, Any] = json.loads(run_converters("inspect", path_or_url, "--json"))
-    return facts
+    return json.loads(run_converters("inspect", path_or_url, "--json"))
 
 
 def run_converters(*arguments: str) -> str:

@@ -9,7 +9,7 @@ from benchmarks.evaluate import evaluate
 from benchmarks.gate.baseline import changed_numbers, read_baseline, write_baseline
 from benchmarks.gate.comparison import DETECT, compare_runs
 from benchmarks.gate.comparison_formats import junit_xml, sentence, summary_markdown
-from benchmarks.gate.measured_trials import group_trials
+from benchmarks.gate.trials import group_trials
 from benchmarks.results.records import find_records
 from runs.errors import UserError
 from runs.files import atomic_write

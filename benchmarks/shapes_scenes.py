@@ -160,7 +160,7 @@ def coverage(fine: Mask) -> NDArray[np.float32]:
 
 
 def mask_polygons(fine: Mask) -> list[NDArray[np.float64]]:
-    """Traces a fine mask to polygons without holes, in continuous image pixels.
+    """Trace a fine mask to polygons without holes, in continuous image pixels.
 
     COCO's polygons cannot have holes, so a region with one is cut in two through the hole.
     """
@@ -184,7 +184,7 @@ def mask_polygons(fine: Mask) -> list[NDArray[np.float64]]:
 
 
 def _paint(image: Image, surface: Image, alpha: NDArray[np.float32]) -> Image:
-    """Lays a surface over an image through `alpha` (size, size), above a soft shadow."""
+    """Lay a surface over an image through `alpha` (size, size), above a soft shadow."""
     size = image.shape[0]
     offset = max(1.0, size / 64)
     move = np.array([[1, 0, offset], [0, 1, 1.5 * offset]], dtype=np.float32)
@@ -194,7 +194,7 @@ def _paint(image: Image, surface: Image, alpha: NDArray[np.float32]) -> Image:
 
 
 def _paint_scene(rng: Rng, size: int, wishes: Sequence[tuple[str, list[NDArray[np.float64]]]], visible: float) -> Scene:
-    """Paints the wished things, the first in front, over a ground without a pattern.
+    """Paint the wished things, the first in front, over a ground without a pattern.
 
     A thing of which less than `visible` (a share of its whole outline) would show is left out.
     """
@@ -230,9 +230,7 @@ def classification_scene(rng: Rng, size: int, class_name: str) -> Scene:
     return _paint_scene(rng, size, [(class_name, [smooth_outline(rng, side, centre)])], visible=0)
 
 
-def detection_scene(
-    rng: Rng, size: int, count_range: tuple[int, int] = (1, 5), crowd_probability: float = 0.0
-) -> Scene:
+def detection_scene(rng: Rng, size: int, count_range: tuple[int, int], crowd_probability: float) -> Scene:
     """A scene for detection of so many things, (least, greatest); the greatest is missed where too little would show.
 
     `crowd_probability` is that with which a crowd, a group of small things of one class, stands behind the others.
@@ -240,9 +238,8 @@ def detection_scene(
     wishes = []
     for _ in range(rng.integers(count_range[0], count_range[1] + 1)):
         side = size * math.exp(rng.uniform(math.log(0.24), math.log(0.7)))
-        wishes.append(
-            (CLASSES[rng.integers(len(CLASSES))], [smooth_outline(rng, side, size * rng.uniform(0.1, 0.9, 2))])
-        )
+        name, centre = CLASSES[rng.integers(len(CLASSES))], size * rng.uniform(0.1, 0.9, 2)
+        wishes.append((name, [smooth_outline(rng, side, centre)]))
     if rng.uniform() < crowd_probability:
         name, middle = CLASSES[rng.integers(len(CLASSES))], size * rng.uniform(0.25, 0.75, 2)
         spots = middle + size * rng.uniform(-0.2, 0.2, (rng.integers(8, 15), 2))

@@ -81,10 +81,8 @@ def print_plan(arguments: argparse.Namespace) -> int:
     print(f"{len(status.waiting)} of {len(plan.runs)} runs to do, about "
           f"{clock(plan_seconds_left(plan, expected, status))} with {plan.jobs} at a time")  # fmt: skip
     if chain := critical_path(plan, expected, set(status.waiting)):
-        print(
-            f"critical path, {clock(sum(expected[r] for r in chain))}: "
-            + " -> ".join(plan.name_by_run[r] for r in chain)
-        )
+        steps = " -> ".join(plan.name_by_run[r] for r in chain)
+        print(f"critical path, {clock(sum(expected[r] for r in chain))}: {steps}")
     space = sum(plan.gigabytes.get(run.task, 0.0) for run in plan.runs.values())
     hours = sum(expected[r] * plan.runs[r].devices for r in status.waiting) / 3600
     print(f"GPU-hours {hours:.0f}, disk about {space:.1f} GB")

@@ -28,7 +28,7 @@ import yaml
 from safetensors.torch import save as save_safetensors
 
 from benchmarks.gate.baseline import read_baseline, write_baseline
-from benchmarks.gate.measured_trials import group_trials
+from benchmarks.gate.trials import group_trials
 from benchmarks.results.records import find_records
 from benchmarks.workflow.plan import read_plan
 from converters.reading import read_checkpoint

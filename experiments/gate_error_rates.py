@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gate.comparison import compare_runs
-from benchmarks.gate.measured_trials import VOC_IMAGES, VOC_NOISE, MeasuredTrials
+from benchmarks.gate.trials import VOC_IMAGES, VOC_NOISE, Trials
 from benchmarks.report.charts import Chart, Curve, draw_chart
 from runs.app import Parser, cli
 from runs.average_precision import mean_average_precision
@@ -140,10 +140,10 @@ def gate_fails(case: Case, pair: int, points: float) -> bool:
     return any(line.verdict == "fail" for line in compare_runs({"voc07": before}, {"voc07": now}, 0.0, 2.0, RESAMPLES))
 
 
-def _measured(trials: list[Matches], images: int) -> MeasuredTrials:
+def _measured(trials: list[Matches], images: int) -> Trials:
     table = np.array([mean_average_precision(matches)[0] for matches in trials])  # (trials, 3)
     values = {f"bbox/{name}": table[:, i].tolist() for i, name in enumerate(("AP", "AP50", "AP75"))}
-    measured = MeasuredTrials(values, images, "", dict(VOC_NOISE), False, VOC_IMAGES)
+    measured = Trials(values, images, "", dict(VOC_NOISE), False, VOC_IMAGES)
     measured.matches = trials
     return measured
 

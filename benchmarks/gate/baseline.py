@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gate.measured_trials import MeasuredTrials
+from benchmarks.gate.trials import Trials
 from runs.detection_matches import from_arrays, read_arrays, to_arrays, write_arrays
 from runs.errors import UserError
 from runs.files import read_json, write_json
@@ -26,7 +26,7 @@ class Baseline:
 
     schema: int
     kind: str
-    runs: dict[str, MeasuredTrials]
+    runs: dict[str, Trials]
     matches_sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -34,7 +34,7 @@ class Baseline:
             raise ValueError("it holds no run")
 
 
-def write_baseline(path: Path, measured: dict[str, MeasuredTrials]) -> list[Path]:
+def write_baseline(path: Path, measured: dict[str, Trials]) -> list[Path]:
     """Store a baseline; returns the files, of which the first is `path`.
 
     Raises:
@@ -57,7 +57,7 @@ def write_baseline(path: Path, measured: dict[str, MeasuredTrials]) -> list[Path
     return [path, beside] if arrays else [path]
 
 
-def read_baseline(path: Path) -> dict[str, MeasuredTrials]:
+def read_baseline(path: Path) -> dict[str, Trials]:
     """Read a baseline, and the matches beside it.
 
     Raises:
@@ -82,7 +82,7 @@ def read_baseline(path: Path) -> dict[str, MeasuredTrials]:
     return stored.runs
 
 
-def changed_numbers(before: dict[str, MeasuredTrials], now: dict[str, MeasuredTrials]) -> list[str]:
+def changed_numbers(before: dict[str, Trials], now: dict[str, Trials]) -> list[str]:
     """A line for every run measured now: its means, with those that they replace."""
     lines = []
     for key, measured in now.items():

@@ -9,7 +9,7 @@ import math
 import statistics
 from dataclasses import dataclass, replace
 
-from benchmarks.gate.measured_trials import MeasuredTrials
+from benchmarks.gate.trials import Trials
 from benchmarks.results.table_results import DECISIVE
 from runs import bootstrap_intervals
 from runs.bootstrap_intervals import POOLED, Interval
@@ -45,11 +45,7 @@ class Comparison:
 
 
 def compare_runs(
-    before: dict[str, MeasuredTrials],
-    now: dict[str, MeasuredTrials],
-    tolerance: float,
-    detect: float,
-    resamples: int = 1000,
+    before: dict[str, Trials], now: dict[str, Trials], tolerance: float, detect: float, resamples: int = 1000
 ) -> list[Comparison]:
     """Compare all that the baseline holds; `resamples` of the test images tell the errors of paired differences.
 
@@ -97,7 +93,7 @@ def compare_runs(
     return lines
 
 
-def _errors(old: MeasuredTrials, new: MeasuredTrials, resamples: int) -> tuple[dict[str, float], Interval | None, str]:
+def _errors(old: Trials, new: Trials, resamples: int) -> tuple[dict[str, float], Interval | None, str]:
     """Standard error of each metric's difference, the pooled AP's difference with its error, and their origin."""
     trials = {}
     for metric, values in old.values.items():
@@ -121,7 +117,7 @@ def _errors(old: MeasuredTrials, new: MeasuredTrials, resamples: int) -> tuple[d
     return {m: math.hypot(trials[m], sampling[m]) for m in trials}, None, f"number of test images, {seeds}"
 
 
-def _error_with_seeds(images: float, old: MeasuredTrials, trials: float) -> float:
+def _error_with_seeds(images: float, old: Trials, trials: float) -> float:
     """The error of a paired difference that its test images leave, and what the seeds add to it.
 
     Another seed changes the detections of every image a little. The bootstrap contains that variance, and so does the

@@ -130,10 +130,8 @@ def chart_svg(chart: Chart) -> str:
             axes.legend(**style)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date")))
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL).replace(
-        INK, "currentColor"
-    )
+    text = buffer.getvalue().replace(INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     for number, colour in enumerate(PALETTE, start=1):
         text = text.replace(colour, f"var(--series-{number})")
     # The view box scales it; fixed points would not fit a phone.
@@ -241,12 +239,8 @@ def _mean_curve(label: str, x: Sequence[float], values: Sequence[Sequence[float]
 
 
 def _points(log: list[dict[str, Any]], metric: str) -> tuple[list[float], list[float]]:
-    pairs = [
-        (float(x), float(y))
-        for line in log
-        if isinstance(x := line.get("epoch", line["step"]), int | float)
-        and isinstance(y := line.get(metric), int | float)
-    ]
+    given = [(line.get("epoch", line["step"]), line.get(metric)) for line in log]
+    pairs = [(float(x), float(y)) for x, y in given if isinstance(x, int | float) and isinstance(y, int | float)]
     pairs = pairs[:: max(1, len(pairs) // POINTS)]
     return [x for x, _ in pairs], [y for _, y in pairs]
 

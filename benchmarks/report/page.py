@@ -9,13 +9,7 @@ from pathlib import Path
 
 from benchmarks.formatted_table import Cell, FormattedTable, Line, to_cells
 from benchmarks.report import table_formats
-from benchmarks.report.charts import (
-    chart_svg,
-    metric_charts,
-    precision_recall_charts,
-    pretraining_logs,
-    row_logs,
-)
+from benchmarks.report.charts import chart_svg, metric_charts, precision_recall_charts, pretraining_logs, row_logs
 from benchmarks.report.result_tables import result_table, results_csv
 from benchmarks.results.read_results import PlanResults
 from benchmarks.results.records import FoundRecords
@@ -73,17 +67,14 @@ def _page(found: Sequence[PlanResults], unplanned: dict[Path, Record], refused: 
     recorded = [record for f in found for record in f.records.values()]
     training = [log for f in found for log in pretraining_logs(f, f"{f.plan.output}: " if len(found) > 1 else "")]
     training = training if len({label for label, _ in training}) <= MOST else []
-    results = [(result, row_logs(f.plan, result.table)) for f in found for result in f.tables]
-    drawn = [
-        [chart_svg(chart) for chart in metric_charts(rows, result.table.curves, result.table)]
-        for result, rows in results
-    ]
+    results = [result for f in found for result in f.tables]
+    charts = [metric_charts(row_logs(f.plan, r.table), r.table.curves, r.table) for f in found for r in f.tables]
     return table_formats.render_template(
         "page.html.j2",
-        title=_report_title([result for result, _ in results]) if results else "Run records",
+        title=_report_title(results) if results else "Run records",
         generator=GENERATOR,
-        gains=[result.gain for result, _ in results if result.gain],
-        papers=list(dict.fromkeys(result.table.paper for result, _ in results)),
+        gains=[result.gain for result in results if result.gain],
+        papers=list(dict.fromkeys(result.table.paper for result in results)),
         about=list(dict.fromkeys(f"{p.scale} scale: {p.about}" for p in plans)),
         made=time.strftime("%Y-%m-%d %H:%M"),
         views=_picture_sources(found, "pretrain", VIEWS),
@@ -96,10 +87,10 @@ def _page(found: Sequence[PlanResults], unplanned: dict[Path, Record], refused: 
         total=clock(sum(r.seconds for r in recorded)),
         starts=list(dict.fromkeys(p.command for p in plans if p.command)),
         refused=[*(reason for f in found for reason in f.refused), *refused.values()],
-        tables=[(result, result_table(result, properties=True, notes=False), charts)
-                for (result, _), charts in zip(results, drawn, strict=True)],
-        training=[chart_svg(chart) for chart in metric_charts(training, ("loss", "std", "knn_top1"))],
-        recall=[chart_svg(chart) for chart in precision_recall_charts(found)],
+        tables=[(result, result_table(result, properties=True, notes=False), [*map(chart_svg, drawn)])
+                for result, drawn in zip(results, charts, strict=True)],
+        training=[*map(chart_svg, metric_charts(training, ("loss", "std", "knn_top1")))],
+        recall=[*map(chart_svg, precision_recall_charts(found))],
         style=(HERE / "style.css").read_text(encoding="utf-8"),
         script=(HERE / "sort.js").read_text(encoding="utf-8"),
     )  # fmt: skip

@@ -103,10 +103,8 @@ def _gain_sentence(table: Table, lines: Sequence[Sequence[Entry]]) -> str:
 def pretrainings(plan: Plan, table: str, row: str) -> list[str]:
     """The ids of the pre-trainings behind a row's entries."""
     behind = [run for cell in plan.cells if (cell.table, cell.row) == (table, row) for run in cell.runs]
-    found = dict.fromkeys(
-        name for run in behind for name in plan.with_needs_by_run[run] if plan.runs[name].kind == "pretrain"
-    )
-    return list(found)
+    needed = dict.fromkeys(name for run in behind for name in plan.with_needs_by_run[run])
+    return [name for name in needed if plan.runs[name].kind == "pretrain"]
 
 
 def _verdict(plan: Plan, table: Table, row: Row, records: dict[str, Record]) -> CollapseVerdict | None:

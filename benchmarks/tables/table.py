@@ -130,15 +130,13 @@ def adapt_columns(
     columns = []
     for column in table.columns:
         change = dict(changes_by_task.get(column.task, {}))
-        if change:
-            change["label"] = f"{column.label} ({change['label']})" if "label" in change else column.label
+        if "label" in change:
+            change["label"] = f"{column.label} ({change['label']})"
         columns.append(build(Column, vars(column) | change, f"replace: {column.task}"))
     there = [c.metric for c in columns if c.task == "pretrain"]
     own = {"task": "pretrain", "epochs": columns[0].epochs}
-    wanted = [
-        build(Column, own | w, f"add[{i}]") for i, w in enumerate(added_columns) if "collapse" in table.properties
-    ]
-    wanted = [column for column in wanted if column.metric not in there]
+    extra = enumerate(added_columns if "collapse" in table.properties else ())
+    wanted = [c for i, fields in extra if (c := build(Column, own | fields, f"add[{i}]")).metric not in there]
     none = (None,) * len(wanted)
     rows = [dataclasses.replace(r, values=r.values + none, std=r.std and r.std + none) for r in table.rows]
     return dataclasses.replace(table, columns=(*columns, *wanted), rows=tuple(rows))

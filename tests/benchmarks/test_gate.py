@@ -13,7 +13,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.gate.baseline import read_baseline, write_baseline
 from benchmarks.gate.comparison import compare_runs
-from benchmarks.gate.measured_trials import MeasuredTrials, group_trials
+from benchmarks.gate.trials import Trials, group_trials
 from benchmarks.results.records import find_records
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
@@ -175,10 +175,10 @@ def test_summary_and_junit(make: SimpleNamespace, tmp_path: Path, gate: Callable
     assert suite.get("failures") == "1" and suite.find("testcase/failure") is not None
 
 
-def measured(trials: list[Matches]) -> MeasuredTrials:
+def measured(trials: list[Matches]) -> Trials:
     table = np.array([mean_average_precision(m)[0] for m in trials])
     values = {f"bbox/{name}": table[:, i].tolist() for i, name in enumerate(("AP", "AP50", "AP75"))}
-    found = MeasuredTrials(values, 60, "", {"bbox/AP": 0.2, "bbox/AP50": 0.2, "bbox/AP75": 0.4}, False, 4952)
+    found = Trials(values, 60, "", {"bbox/AP": 0.2, "bbox/AP50": 0.2, "bbox/AP75": 0.4}, False, 4952)
     found.matches = trials
     return found
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.gate.measured_trials import group_trials
+from benchmarks.gate.trials import group_trials
 from benchmarks.report.page import data_uri
 from benchmarks.results.records import find_records, read_plan_records
 from benchmarks.tables import scale as scales

@@ -22,7 +22,7 @@ COCO_NOISE = 0.3
 
 
 @dataclass
-class MeasuredTrials:
+class Trials:
     """The trials of one kind of run."""
 
     values: dict[str, list[float]]  # by metric, in percent
@@ -56,13 +56,13 @@ def _trials_key(record: Record) -> str:
     return ", ".join(parts)
 
 
-def group_trials(found_records: FoundRecords) -> dict[str, MeasuredTrials]:
+def group_trials(found_records: FoundRecords) -> dict[str, Trials]:
     """Group records of linear, kNN and fine-tuning runs by `_trials_key`; others have no number to guard.
 
     Raises:
         UserError: a record is refused, two are of different data under one name, or there is none.
     """
-    found: dict[str, MeasuredTrials] = {}
+    found: dict[str, Trials] = {}
     records, refused = found_records
     if refused:
         first, *others = refused.values()
@@ -77,7 +77,7 @@ def group_trials(found_records: FoundRecords) -> dict[str, MeasuredTrials]:
             raise UserError(f"{path}: details: trials must be a list of metrics; run it again") from error
         key, data = _trials_key(record), record.dataset
         facts = {"values": values, "images": data.size, "fingerprint": data.fingerprint}
-        new = build(MeasuredTrials, facts, f"{path}: cannot be compared: {key}")
+        new = build(Trials, facts, f"{path}: cannot be compared: {key}")
         measured = found.setdefault(key, new)
         if measured.fingerprint != new.fingerprint:
             raise UserError(f"{path}: measured on another version of {data.name} than the other runs of {key}")
