@@ -1,7 +1,7 @@
 """Any public ResNet checkpoint in, proven Detectron2 weights out.
 
-`load_backbone` reads a checkpoint of any known project, `prove` says whether its weights are in a network, `convert`
-writes it for Detectron2 or torchvision; `python -m converters` does the same from the shell.
+`load_backbone` reads a checkpoint of any known project, `prove_loaded` says whether its weights are in a network,
+`convert` writes it for Detectron2 or torchvision; `python -m converters` does the same from the shell.
 """
 
 import importlib
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from converters.loading import Backbone as Backbone
     from converters.loading import load_backbone as load_backbone
     from converters.proof import Proof as Proof
-    from converters.proof import prove as prove
+    from converters.proof import prove_loaded as prove_loaded
     from converters.report import Report as Report
 
 _PLACES = {
@@ -25,9 +25,9 @@ _PLACES = {
     "convert": "conversion",
     "inspect": "conversion",
     "load_backbone": "loading",
-    "prove": "proof",
+    "prove_loaded": "proof",
 }
-__all__ = ["Backbone", "InputConvention", "Proof", "Report", "convert", "inspect", "load_backbone", "prove"]
+__all__ = ["Backbone", "InputConvention", "Proof", "Report", "convert", "inspect", "load_backbone", "prove_loaded"]
 
 
 def __getattr__(name: str) -> Any:

@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     check_regular(file)  # before torch is imported: a mistyped name is answered at once
     from converters import conversion, report
 
-    choice = {name: getattr(arguments, name) for name in ("format", "prefix", "sha256", "images", "unchecked")}
+    choice = {name: getattr(arguments, name) for name in ("format", "prefix", "sha256", "images")}
+    choice["skip_vital_signs"] = arguments.unchecked
     with limited_memory(file):
         if arguments.command == "inspect":
             result = conversion.inspect(file, **choice)

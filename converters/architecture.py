@@ -75,7 +75,7 @@ class Architecture:
         return round(64 * self.width)
 
     @property
-    def out_channels(self) -> int:
+    def num_features(self) -> int:
         """Channels of the last stage: the dimension of the pooled feature."""
         return 8 * self.stem_channels * self.expansion
 
@@ -188,7 +188,7 @@ def recognise_arch(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
     return arch
 
 
-def not_plain(what: str) -> UserError:
+def not_plain_resnet_error(what: str) -> UserError:
     """The error for a network that has the tensors of a plain ResNet, or some of them, and is none."""
     return UserError(f"{what}, which plain ResNet cannot represent; use a plain ResNet")
 
@@ -254,7 +254,7 @@ def _refuse_variants(shapes: Mapping[str, tuple[int, ...]]) -> None:
     for pattern, reason in _VARIANTS.items():
         found = next((name for name in shapes if re.fullmatch(pattern, name)), None)
         if found:
-            raise not_plain(f"{found}: the network has {reason}")
+            raise not_plain_resnet_error(f"{found}: the network has {reason}")
     biased = next(filter(is_convolution_bias, shapes), None)
     if biased:
         folded = f"{norm_of(biased.removesuffix('.bias'))}.weight" not in shapes

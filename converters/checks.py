@@ -53,10 +53,10 @@ def tensor_checks(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -
     figure = f"{len(broken)} tensors with NaN or infinity" + (f", first {source[broken[0]]}" if broken else "")
     remedy = "the training diverged or the file is damaged; use an earlier checkpoint"
     checks.append(Check("finite", not broken, figure, remedy))
-    return checks if broken else [*checks, *_check_norms(state_dict, source), _check_copies(state_dict, source)]
+    return checks if broken else [*checks, *_norm_checks(state_dict, source), _copies_check(state_dict, source)]
 
 
-def check_digest(contents: Contents, state_dict: dict[str, Tensor]) -> Check:
+def digest_check(contents: Contents, state_dict: dict[str, Tensor]) -> Check:
     """The digest that this project writes into its own files, and what the format's own checksums say."""
     own: dict[str, Any] = state_dict
     stated: Any = contents.provenance.get("digest")
@@ -72,7 +72,7 @@ def check_digest(contents: Contents, state_dict: dict[str, Tensor]) -> Check:
     return Check("undamaged", plain and tensor_digest(own) == stated, figure, remedy)
 
 
-def _check_norms(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> list[Check]:
+def _norm_checks(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> list[Check]:
     suffix = ".running_var"
     variances = {name.removesuffix(suffix): tensor for name, tensor in state_dict.items() if name.endswith(suffix)}
     lowest = min(variances, key=lambda norm: variances[norm].min().item())
@@ -95,7 +95,7 @@ def _check_norms(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) ->
     return [*checks, Check("trained", not untouched, figure, remedy)]
 
 
-def _check_copies(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> Check:
+def _copies_check(state_dict: Mapping[str, Tensor], source: Mapping[str, str]) -> Check:
     """Equal convolutions under two names are a copying mistake: independent initial values never train to them."""
     seen: dict[tuple[tuple[int, ...], float], str] = {}
     copies: list[tuple[str, str]] = []

@@ -12,10 +12,10 @@ from converters.architecture import Architecture
 from converters.checks import Check, require
 from converters.loading import load_backbone
 from converters.naming_schemes import to_detectron2
-from converters.proof import TOLERANCE, check_detectron2_features
+from converters.proof import TOLERANCE, detectron2_feature_checks
 from converters.report import Report
 from converters.tensor_digest import tensor_digest
-from converters.vital_signs import check_vital_signs, read_images
+from converters.vital_signs import read_images, vital_signs_check
 from runs.errors import UserError
 from runs.files import atomic_write
 from runs.record import find_subject_beside
@@ -34,13 +34,13 @@ def detectron2_obstacle(arch: Architecture) -> str:
     return f"{arch.name} has a 3x3 stem without pooling, Detectron2's a 7x7 one; use the torchvision target"
 
 
-def inspect(path: str | Path, images: Path | None = None, unchecked: bool = False, **choice: Any) -> Report:
+def inspect(path: str | Path, images: Path | None = None, skip_vital_signs: bool = False, **choice: Any) -> Report:
     """Read and prove a checkpoint without writing anything.
 
     Args:
         path: the checkpoint file, or an address.
         images: a folder of pictures for the vital signs, see `converters.vital_signs`; None makes some.
-        unchecked: leave the vital signs out, which the record says.
+        skip_vital_signs: leave them out, which the record says.
         choice: `format`, `prefix` and `sha256`, see `loading.load_backbone`.
 
     Raises:
@@ -54,12 +54,12 @@ def inspect(path: str | Path, images: Path | None = None, unchecked: bool = Fals
             "the stride lies in the 1x1 convolutions, torchvision's in the 3x3; use the detectron2 target"
         )
     if not obstacles["detectron2"]:
-        checks += check_detectron2_features(network, arch, backbone.input.stride_in_1x1)
-    if unchecked:
+        checks += detectron2_feature_checks(network, arch, backbone.input.stride_in_1x1)
+    if skip_vital_signs:
         checks.append(Check("vital signs", True, "not checked, --unchecked"))
     else:
         pictures = read_images(images) if images else None
-        checks.append(check_vital_signs(network, backbone.input, pictures, backbone.batches))
+        checks.append(vital_signs_check(network, backbone.input, pictures, backbone.batches))
     require(checks, backbone.path)
     return Report(backbone, checks, obstacles)
 
@@ -85,7 +85,7 @@ def convert(path: str | Path, output: str | Path, target: str | None = None, **c
     report = inspect(path, **choice)
     if report.obstacles[target]:
         raise UserError(f"{report.backbone.path}: {report.obstacles[target]}")
-    state_dict, source = report.backbone.state_dict, provenance(report)
+    state_dict, source = report.backbone.state_dict, _provenance(report)
     content: dict[str, Any]
     with atomic_write(output) as file:
         if output.suffix == ".pkl":
@@ -102,7 +102,7 @@ def convert(path: str | Path, output: str | Path, target: str | None = None, **c
     return report
 
 
-def provenance(report: Report) -> dict[str, Any]:
+def _provenance(report: Report) -> dict[str, Any]:
     """Where the weights come from and what was proved; plain values for the file."""
     backbone = report.backbone
     subject = find_subject_beside(backbone.path, backbone.source_sha256)

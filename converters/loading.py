@@ -10,11 +10,11 @@ from torch import Tensor
 
 from converters.architecture import Architecture
 from converters.checkpoint_layouts import InputConvention
-from converters.checks import Check, check_digest, require, tensor_checks
+from converters.checks import Check, digest_check, require, tensor_checks
 from converters.fetching import fetch
 from converters.reading import prefix_errors, read_checkpoint
 from converters.recognition import find_network
-from converters.stated_settings import input_convention
+from converters.stated_settings import stated_or_assumed_convention
 from converters.without_dynamo import without_dynamo
 from runs.errors import UserError
 
@@ -93,13 +93,13 @@ class Backbone:
         return replace(self, state_dict={**self.state_dict, "conv1.weight": first}, input=turned)
 
 
-def build_network(arch: str, state_dict: dict[str, Tensor], convention: InputConvention) -> "ResNet":
+def build_network(arch_name: str, state_dict: dict[str, Tensor], convention: InputConvention) -> "ResNet":
     """torchvision's network around the tensors, in eval mode; nothing is copied."""
     with without_dynamo():
         from converters.resnet_model import SkipInit, build_resnet
 
         with torch.device("meta"), SkipInit():
-            network = build_resnet(arch)
+            network = build_resnet(arch_name)
     counts = {
         name: torch.zeros((), dtype=torch.long) for name, _ in network.named_buffers() if name.endswith("tracked")
     }
@@ -136,16 +136,16 @@ def load_backbone(
     foreign = (ArithmeticError, NotImplementedError, RuntimeError, TypeError, ValueError)
     with prefix_errors(path, "its tensors cannot be used ({}); export them as plain float32", foreign):
         network = find_network(contents, format, prefix)
-        ordered = {name: network.tensors[name] for name in network.arch.shapes}
+        ordered = {name: network.tensors[name] for name in network.architecture.shapes}
         checks = tensor_checks(ordered, network.source)
         require(checks, path)
         state_dict = {name: tensor.float().contiguous() for name, tensor in ordered.items()}
-        checks.append(check_digest(contents, state_dict))
+        checks.append(digest_check(contents, state_dict))
         require(checks, path)
-        convention, assumed = input_convention(contents, network, path)
+        convention, assumed = stated_or_assumed_convention(contents, network, path)
     return Backbone(
         path=path,
-        architecture=network.arch,
+        architecture=network.architecture,
         state_dict=state_dict,
         format=network.format.name,
         source_sha256=contents.sha256,

@@ -29,7 +29,7 @@ def plain_path(path: str) -> str:
     return path
 
 
-def paths_by_plain_path(paths: Iterable[str]) -> dict[str, str]:
+def path_by_plain_path(paths: Iterable[str]) -> dict[str, str]:
     """Plain path -> path; where two would be one, each stays as it is."""
     found: dict[str, list[str]] = {}
     for path in paths:
@@ -91,7 +91,7 @@ def from_torchvision(name: str) -> str | None:
     return name.replace(".shortcut.", ".downsample.")
 
 
-def from_sequential(names: Iterable[str]) -> dict[str, str]:
+def _from_sequential(names: Iterable[str]) -> dict[str, str]:
     """`4.0.conv1.weight` -> `layer1.0.conv1.weight`: the numbers of `nn.Sequential(*resnet.children())`.
 
     The numbers of the four stages depend on the modules between stem and stages (activation, pooling).
@@ -136,7 +136,7 @@ def _renamer(pattern: str, first_stage: int, units: str) -> Callable[[Iterable[s
 
 # transformers src/transformers/models/resnet/modeling_resnet.py@00cbbe53, modeling_flax_resnet.py@0006bb80:
 # `encoder.stages.0.layers.1.layer.2.convolution.weight` is `layer1.1.conv3.weight`.
-from_huggingface = _renamer(
+_from_huggingface = _renamer(
     r"(?:embedder\.embedder|encoder\.stages\.(?P<stage>\d)\.layers\.(?P<block>\d+)\."
     r"(?:(?P<shortcut>shortcut)|layer\.(?:layer_)?(?P<unit>\d)))\.(?:convolution|(?P<norm>normalization))\."
     r"(?P<tensor>\w+)",
@@ -145,7 +145,7 @@ from_huggingface = _renamer(
 )
 # deepmind-research byol/utils/networks.py@500ffd89, and dm-haiku haiku/_src/nets/resnet.py for the blocks:
 # `res_net50.~.block_group_0.~.block_1.~.conv_2.w` is `layer1.1.conv3.weight`.
-from_haiku = _renamer(
+_from_haiku = _renamer(
     r"res_net\d+\.~\.(?:block_group_(?P<stage>\d)\.~\.block_(?P<block>\d+)\.~\.(?P<shortcut>shortcut_)?|initial_)"
     r"(?:conv|(?P<norm>batchnorm))(?:_(?P<unit>\d))?\.(?:~\.)?(?P<tensor>w|scale|offset|mean|var)(?:_ema\.average)?",
     first_stage=0,
@@ -161,7 +161,7 @@ from_caffe2 = _renamer(
 )
 
 
-def from_detectron2(name: str) -> str | None:
+def _from_detectron2(name: str) -> str | None:
     """`res2.0.conv1.norm.weight` -> `layer1.0.bn1.weight`; detectron2/modeling/backbone/resnet.py@a59f0563."""
     name = re.sub(r"^(backbone\.bottom_up\.|backbone\.|roi_heads\.(?=res5\.\d))", "", name)
     if not re.match(r"stem\.conv\d\.|res[2-5]\.\d+\.", name):
@@ -179,7 +179,7 @@ def to_detectron2(name: str) -> str:
     return name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
 
 
-def from_creation_order(names: Iterable[str]) -> dict[str, str]:
+def _from_creation_order(names: Iterable[str]) -> dict[str, str]:
     """SimCLR's variables, numbered in the order of their creation, to torchvision's names.
 
     google-research/simclr resnet.py@383d4143: the stem, then each block with its projection first. Names are
@@ -218,11 +218,11 @@ _ROOT = r"(?P<root>(?:.*?\.)?)"
 _HUGGINGFACE = rf"{_ROOT}encoder\.stages\.0\.layers\.0\.layer\.(?:layer_)?0\.convolution\."
 SCHEMES = (
     Scheme("torchvision", rf"{_ROOT}layer1\.0\.conv1\.", _each(from_torchvision)),
-    Scheme("sequential", rf"{_ROOT}\d+\.0\.conv1\.", from_sequential),
-    Scheme("huggingface", rf"{_HUGGINGFACE}weight", from_huggingface),
-    Scheme("flax", rf"{_HUGGINGFACE}kernel$", from_huggingface, "HWIO"),
-    Scheme("haiku", rf"{_ROOT}res_net\d+\.~\.block_group_0\.~\.block_0\.~\.conv_0\.w$", from_haiku, "HWIO"),
-    Scheme("tensorflow", rf"{_ROOT}conv2d\.kernel$", from_creation_order, "HWIO"),
-    Scheme("detectron2", rf"{_ROOT}(?:backbone\.(?:bottom_up\.)?)?res2\.0\.conv1\.", _each(from_detectron2)),
+    Scheme("sequential", rf"{_ROOT}\d+\.0\.conv1\.", _from_sequential),
+    Scheme("huggingface", rf"{_HUGGINGFACE}weight", _from_huggingface),
+    Scheme("flax", rf"{_HUGGINGFACE}kernel$", _from_huggingface, "HWIO"),
+    Scheme("haiku", rf"{_ROOT}res_net\d+\.~\.block_group_0\.~\.block_0\.~\.conv_0\.w$", _from_haiku, "HWIO"),
+    Scheme("tensorflow", rf"{_ROOT}conv2d\.kernel$", _from_creation_order, "HWIO"),
+    Scheme("detectron2", rf"{_ROOT}(?:backbone\.(?:bottom_up\.)?)?res2\.0\.conv1\.", _each(_from_detectron2)),
     Scheme("caffe2", rf"{_ROOT}res2_0_branch2a_w$", from_caffe2, folded=True),
 )

@@ -27,7 +27,7 @@ STAGES = ("stem", "res2", "res3", "res4", "res5")
 
 @dataclass(frozen=True)
 class Proof:
-    """Whether a network computes what a checkpoint's does; true in a condition, so that `assert prove(…)` says why.
+    """Whether a network computes what a checkpoint's does; true in a condition: `assert prove_loaded(…)` says why.
 
     Attributes:
         checkpoint: the file.
@@ -55,7 +55,7 @@ class Proof:
         )
 
 
-def prove(checkpoint: str | Path, model: nn.Module, **choice: Any) -> Proof:
+def prove_loaded(checkpoint: str | Path, model: nn.Module, **choice: Any) -> Proof:
     """Did the weights of a checkpoint arrive in a network that somebody else's code has built?
 
     Both networks see the same fixed pictures, (2, 3, 128, 160) float32, and the features behind the stem and the four
@@ -71,24 +71,26 @@ def prove(checkpoint: str | Path, model: nn.Module, **choice: Any) -> Proof:
         UserError: the checkpoint cannot be read, or the model has no ResNet, or several that differ.
     """
     backbone = load_backbone(checkpoint, **choice)
-    stages = [copy.deepcopy(stage).cpu().float().eval() for stage in find_stages(model)]
+    stages = [copy.deepcopy(stage).cpu().float().eval() for stage in _find_stages(model)]
     held = [tensor for stage in stages for tensor in stage.state_dict().values()]
     unchanged = [any(torch.equal(tensor, other) for other in held) for tensor in backbone.state_dict.values()]
-    errors = _feature_errors(find_stages(backbone.network()), stages)
+    errors = _feature_errors(_find_stages(backbone.network()), stages)
     return Proof(backbone.path, backbone.arch, errors, sum(unchanged), len(unchanged))
 
 
-def check_detectron2_features(network: "ResNet", arch: Architecture, stride_in_1x1: bool = False) -> list[Check]:
+def detectron2_feature_checks(
+    network: "ResNet", architecture: Architecture, stride_in_1x1: bool = False
+) -> list[Check]:
     """Load the tensors of torchvision's network into Detectron2's and compare their features, stage by stage.
 
     Returns a check on the names, as Detectron2's own heuristics match them, and one for each stage.
     """
     state_dict = network.state_dict()
-    renamed = {to_detectron2(name): state_dict[name] for name in arch.shapes}
+    renamed = {to_detectron2(name): state_dict[name] for name in architecture.shapes}
     with without_dynamo():
-        target, matched = _c4_network(arch, renamed, stride_in_1x1)
+        target, matched = _c4_network(architecture, renamed, stride_in_1x1)
         complete = matched == len(renamed)
-        errors = _feature_errors(find_stages(network), find_stages(target)) if complete else {}
+        errors = _feature_errors(_find_stages(network), _find_stages(target)) if complete else {}
     figure = f"{matched} of {len(renamed)} matched by Detectron2: backbone.stem … res4, roi_heads.res5"
     checks = [Check("Detectron2 names", complete, figure, "Detectron2 would leave tensors out; report this file")]
     for stage, error in errors.items():
@@ -101,7 +103,9 @@ def check_detectron2_features(network: "ResNet", arch: Architecture, stride_in_1
     return checks
 
 
-def _c4_network(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1: bool) -> tuple[nn.Module, int]:
+def _c4_network(
+    architecture: Architecture, state_dict: dict[str, Tensor], stride_in_1x1: bool
+) -> tuple[nn.Module, int]:
     """Build Detectron2's C4 network around the tensors, and count those that its own heuristics match.
 
     The heuristics are the ones that run when the pkl is loaded for fine-tuning (detectron2/checkpoint/
@@ -112,14 +116,14 @@ def _c4_network(arch: Architecture, state_dict: dict[str, Tensor], stride_in_1x1
     from converters.resnet_model import SkipInit
 
     with torch.device("meta"), SkipInit():
-        network = _build_c4(arch, stride_in_1x1)
+        network = _build_c4(architecture, stride_in_1x1)
     matched = align_and_update_state_dicts(network.state_dict(), dict(state_dict), c2_conversion=False)
     missing, unexpected = network.load_state_dict(matched, strict=False, assign=True)
     unset = [name for name in missing if not name.endswith("num_batches_tracked")]
     return network.eval(), min(len(matched) - len(unexpected), len(state_dict) - len(unset))
 
 
-def _build_c4(arch: Architecture, stride_in_1x1: bool) -> nn.Module:
+def _build_c4(architecture: Architecture, stride_in_1x1: bool) -> nn.Module:
     """Build `backbone` (stem to res4) and `roi_heads.res5` from Detectron2's modules, under the C4 detector's names.
 
     The arguments are those of detectron2/modeling/backbone/resnet.py, `build_resnet_backbone`, and modeling/roi_heads/
@@ -128,25 +132,25 @@ def _build_c4(arch: Architecture, stride_in_1x1: bool) -> nn.Module:
     from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
 
     stages = []
-    into = arch.stem_channels
-    for index, count in enumerate(arch.block_counts):
-        out = arch.stem_channels * arch.expansion * 2**index
+    into = architecture.stem_channels
+    for index, count in enumerate(architecture.block_counts):
+        out = architecture.stem_channels * architecture.expansion * 2**index
         settings: dict[str, Any] = {"stride_per_block": [1 if index == 0 else 2] + [1] * (count - 1), "norm": "BN"}
-        if arch.bottleneck:
-            inner = arch.stem_channels * arch.bottleneck_width * 2**index
+        if architecture.bottleneck:
+            inner = architecture.stem_channels * architecture.bottleneck_width * 2**index
             settings |= {"bottleneck_channels": inner, "stride_in_1x1": stride_in_1x1}
-        block = BottleneckBlock if arch.bottleneck else BasicBlock
+        block = BottleneckBlock if architecture.bottleneck else BasicBlock
         stages.append(ResNet.make_stage(block, count, in_channels=into, out_channels=out, **settings))
         into = out
     network = nn.Module()
-    stem = BasicStem(3, arch.stem_channels, "BN")
+    stem = BasicStem(3, architecture.stem_channels, "BN")
     network.backbone = ResNet(stem, stages[:3], out_features=["stem", "res2", "res3", "res4"])
     network.roi_heads = nn.Module()
     network.roi_heads.res5 = nn.Sequential(*stages[3])
     return network
 
 
-def find_stages(model: nn.Module) -> list[nn.Module]:
+def _find_stages(model: nn.Module) -> list[nn.Module]:
     """Return the stem (with its activation and pooling) and the four stages of the one ResNet in a model.
 
     Args:

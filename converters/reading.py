@@ -21,15 +21,15 @@ import numpy as np
 from torch import Tensor
 
 from converters import safe_pickle, torch_files
-from converters.safe_pickle import ObjectTree, OpaqueTensor
+from converters.safe_pickle import ObjectTree, OpaqueTensor, StandIn, TensorData
 from converters.untrusted_files import (
     INDEX,
     MAX_EXPANSION,
     SHARD,
     SLACK,
-    decompress,
     read_weight_map,
     read_with_sha256,
+    unpack_containers,
 )
 from runs.errors import UserError
 from runs.files import unpack_arrays
@@ -80,7 +80,7 @@ def read_checkpoint(path: Path) -> Contents:
     with prefix_errors(path, "damaged or truncated ({}); fetch or write it again"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the file's bytes are read-only
         data, digest = read_with_sha256(path)
-        inner, containers = decompress(data)
+        inner, containers = unpack_containers(data)
         if path.name.endswith(INDEX):
             digest, tree = _read_shards(path, data)
         elif SHARD.search(path.name):
@@ -124,7 +124,7 @@ def _read(data: bytes) -> ObjectTree:
     if data[8:9] == b"{":
         return ObjectTree(_read_safetensors(data), "safetensors")
     if (data[0] == 0x80 and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")) or data[:1] in (b"(", b"}", b"]", b"c"):
-        return safe_pickle.load(data)
+        return safe_pickle.parse_pickle(data)
     if 0x81 <= data[0] <= 0x8F or data[0] in (0xDE, 0xDF):
         return ObjectTree(_read_msgpack(data), "msgpack")
     raise UserError(
@@ -162,12 +162,12 @@ def _open_zip(data: bytes) -> zipfile.ZipFile:
     packed, unpacked = (sum(getattr(e, size) for e in entries) for size in ("compress_size", "file_size"))
     if packed > len(data) or unpacked > MAX_EXPANSION * len(data) + SLACK:
         raise UserError("the archive claims to hold more than it can, as bombs do; fetch it again")
-    # The end record: a number of entries, the directory's size and its place (APPNOTE.TXT 4.3.16; 0xFFFF… in zip64).
+    # The end stand_in: a number of entries, the directory's size and its place (APPNOTE.TXT 4.3.16; 0xFFFF… in zip64).
     end = data.rindex(b"PK\x05\x06")
     count, size, place = struct.unpack("<HII", data[end + 10 : end + 20])
     wrong = count not in (len(entries), 0xFFFF) or place not in (archive.start_dir, 0xFFFFFFFF)
     if wrong or (size != 0xFFFFFFFF and not 0 <= end - place - size <= 76):
-        raise UserError("damaged archive (its end record disagrees with its directory); fetch or write it again")
+        raise UserError("damaged archive (its end stand_in disagrees with its directory); fetch or write it again")
     return archive
 
 
@@ -226,15 +226,15 @@ def arrays_and_settings(tree: Any) -> tuple[dict[str, Array], dict[str, Any]]:
     todo: list[tuple[tuple[str, ...], Any]] = [((), tree)]
     while todo:
         path, value = todo.pop()
-        if isinstance(value, safe_pickle.TensorData):
+        if isinstance(value, TensorData):
             value = value.tensor()
-        elif isinstance(value, safe_pickle.Record) and (array := safe_pickle.array(value)) is not None:
+        elif isinstance(value, StandIn) and (array := value.array_or_none()) is not None:
             value = array
-        elif isinstance(value, safe_pickle.Record):
+        elif isinstance(value, StandIn):
             if id(value) in seen:
                 continue
             seen[id(value)] = value
-            value = value.content()
+            value = value.named_contents()
         if isinstance(value, (list, tuple)) and not _is_setting(value) and id(value) not in seen:
             seen[id(value)] = value
             value = _by_name(value)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from converters.architecture import Architecture, folded_norm_tensors, is_convolution_bias, norm_of, recognise_arch
 from converters.checkpoint_layouts import FORMATS, PLUGIN_SCHEMES, Format
-from converters.naming_schemes import SCHEMES, Scheme, paths_by_plain_path, plain_path
+from converters.naming_schemes import SCHEMES, Scheme, path_by_plain_path, plain_path
 from converters.reading import Contents
 from converters.safe_pickle import OpaqueTensor
 from runs.errors import UserError
@@ -43,7 +43,7 @@ class Network:
 
     Attributes:
         path: before its own names, wrappers left out: "state_dict.encoder", empty for the top level.
-        arch: what it is.
+        architecture: what it is.
         tensors: torchvision's name -> tensor in torch's layout, in the file's type.
         source: torchvision's name -> path in the file, or what a tensor that is not in it was folded into.
         batches: that made the batch norms' statistics (`num_batches_tracked`); 0 where the file does not say.
@@ -54,7 +54,7 @@ class Network:
     """
 
     path: str
-    arch: Architecture
+    architecture: Architecture
     tensors: dict[str, Tensor]
     source: dict[str, str]
     batches: int
@@ -105,14 +105,14 @@ def find_network(contents: Contents, format: str | None = None, prefix: str | No
     inside = f"{container}/" if container else ""
     return replace(
         distinct[0],
-        others=[f"{o.path} ({o.copy_kind or 'another'}, {o.arch.name})" for o in found if o not in chosen],
+        others=[f"{o.path} ({o.copy_kind or 'another'}, {o.architecture.name})" for o in found if o not in chosen],
         container=container,
         dropped=[plain_path(p[len(inside) :]) for p in contents.tensors if p.startswith(inside) and p not in used],
     )
 
 
 def _complete_networks(contents: Contents, entry: Format | None) -> list[Network]:
-    names = paths_by_plain_path(contents.tensors)
+    names = path_by_plain_path(contents.tensors)
     found: list[Network] = []
     near: list[tuple[int, str]] = []
     for scheme in (*SCHEMES, *PLUGIN_SCHEMES):
@@ -152,9 +152,9 @@ def _network(
         source[name], tensors[name] = place, _in_torchs_layout(array, scheme)
     if scheme.folded:
         _unfold(tensors, source)
-    arch = recognise_arch({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    architecture = recognise_arch({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     format = entry or _format(path, scheme, names, contents)
-    return Network(path, arch, tensors, source, min(counts, default=0), format)
+    return Network(path, architecture, tensors, source, min(counts, default=0), format)
 
 
 def _in_torchs_layout(array: Tensor | np.ndarray[Any, Any], scheme: Scheme) -> Tensor:
@@ -219,13 +219,15 @@ def _distinct(networks: list[Network]) -> list[Network]:
     """Of networks with the same tensors the first."""
     kept: list[Network] = []
     for network in networks:
-        if not any(other.arch == network.arch and not _count_differing(other, network) for other in kept):
+        if not any(
+            other.architecture == network.architecture and not _count_differing(other, network) for other in kept
+        ):
             kept.append(network)
     return kept
 
 
 def _listed(networks: list[Network]) -> str:
-    return ", ".join(f"{network.path or 'the top level'} ({network.arch.name})" for network in networks[:8])
+    return ", ".join(f"{network.path or 'the top level'} ({network.architecture.name})" for network in networks[:8])
 
 
 def _explain(contents: Contents, near: list[tuple[int, str]], entry: Format | None) -> str:

@@ -49,7 +49,7 @@ class ScaledResNet(ResNet):
         self.layer3 = self._make_layer(block, 4 * width, arch.block_counts[2], stride=2)
         self.layer4 = self._make_layer(block, 8 * width, arch.block_counts[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-        self.fc = nn.Linear(arch.out_channels, num_classes)
+        self.fc = nn.Linear(arch.num_features, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -61,14 +61,14 @@ class ScaledResNet(ResNet):
                     nn.init.zeros_(module.bn2.weight)
 
 
-def build_resnet(arch: str, num_classes: int | None = None, zero_init_residual: bool = False) -> ResNet:
-    """The network named `arch` (see `converters.architecture`), randomly initialised as torchvision does.
+def build_resnet(arch_name: str, num_classes: int | None = None, zero_init_residual: bool = False) -> ResNet:
+    """The network of that name (see `converters.architecture`), randomly initialised as torchvision does.
 
-    `num_classes=None` gives the features: `fc` is the identity and the output is (N, out_channels) float32.
+    `num_classes=None` gives the features: `fc` is the identity and the output is (N, num_features) float32.
     Raises UserError for an unknown name.
     """
     network: ResNet = ScaledResNet(
-        parse_arch(arch), DEFAULT_CLASSES if num_classes is None else num_classes, zero_init_residual
+        parse_arch(arch_name), DEFAULT_CLASSES if num_classes is None else num_classes, zero_init_residual
     )
     if num_classes is None:
         network.fc = nn.Identity()

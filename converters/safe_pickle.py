@@ -1,7 +1,7 @@
 """Reading pickles without importing or calling anything that they name.
 
 A pickle is a program: it names classes and functions and calls them. This interpreter keeps plain values, builds
-tensors and arrays by its own code, and lets an inert `Record` stand for every other object. Nothing that a file names
+tensors and arrays by its own code, and lets an inert `StandIn` stand for every other object. Nothing that a file names
 is looked up. A file that would run a command in any other reader is refused, though here nothing would happen.
 """
 
@@ -33,6 +33,7 @@ _COMMANDS = re.compile(
 NAMED_TUPLES = {
     "_ByolExperimentState": ("online_params", "target_params", "online_state", "target_state", "opt_state"),
 }
+_ARRAYS = ("numpy.ndarray", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 
 
 class ObjectTree(NamedTuple):
@@ -53,13 +54,13 @@ class Global:
     def __call__(self, *args: Any) -> Any:
         """What stands for the call."""
         try:
-            return CALLS[self.name](*args) if self.name in CALLS else Record(self.name, args)
+            return CALLS[self.name](*args) if self.name in CALLS else StandIn(self.name, args)
         except (AttributeError, TypeError, ValueError, IndexError):
-            return Record(self.name, args)
+            return StandIn(self.name, args)
 
 
 @dataclass(eq=False)
-class Record:
+class StandIn:
     """Stands in for any object: the class or function that makes it, its arguments, state and items."""
 
     origin: str
@@ -67,7 +68,7 @@ class Record:
     state: Any = None
     items: dict[Any, Any] = field(default_factory=dict)
 
-    def content(self) -> dict[Any, Any]:
+    def named_contents(self) -> dict[Any, Any]:
         """What the object holds by name, as far as that is known."""
         fields = NAMED_TUPLES.get(self.origin.rsplit(".", 1)[-1])
         if fields and len(fields) == len(self.args):
@@ -84,6 +85,35 @@ class Record:
                 parts = [held.pop(k) for k in ("_parameters", "_buffers", "_modules") if isinstance(held.get(k), dict)]
                 return inner or {**held, **{key: part[key] for part in parts for key in part}}
         return self.items
+
+    def array_or_none(self) -> "np.ndarray[Any, Any] | None":
+        """The NumPy array that it stands for, sharing the bytes that were read; None if that is none of plain numbers.
+
+        Raises:
+            UserError: it claims another size than it has.
+        """
+        if self.origin not in _ARRAYS:
+            return None
+        match self.state:
+            case (
+                _,
+                tuple(shape),
+                StandIn("numpy.dtype", (str(code), *_)) as dtype,
+                fortran,
+                str() | bytes() | bytearray() as data,
+            ):
+                order = dtype.state[1] if isinstance(dtype.state, tuple) and len(dtype.state) > 1 else "<"
+            case _:
+                return None
+        if order not in ("<", ">", "|") or not re.fullmatch(r"[fiub][1248]", code):
+            return None
+        # Python 2 wrote bytes as text.
+        found = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype=order + code)
+        if not all(isinstance(size, int) and size >= 0 for size in shape):
+            return None
+        if found.size != math.prod(shape):
+            raise UserError(f"an array of shape {shape} has {found.size} values; the file is damaged, fetch it again")
+        return found.reshape(shape, order="F" if fortran else "C")
 
 
 @dataclass(eq=False)
@@ -139,36 +169,6 @@ class TensorData:
         return torch.frombuffer(data, dtype=dtype, count=size).as_strided(self.shape, self.stride, self.offset)
 
 
-def array(record: Record) -> "np.ndarray[Any, Any] | None":
-    """The NumPy array that a record stands for, sharing the bytes that were read; None if it is none of plain numbers.
-
-    Raises:
-        UserError: it claims another size than it has.
-    """
-    if record.origin not in _ARRAYS:
-        return None
-    match record.state:
-        case (
-            _,
-            tuple(shape),
-            Record("numpy.dtype", (str(code), *_)) as dtype,
-            fortran,
-            str() | bytes() | bytearray() as data,
-        ):
-            order = dtype.state[1] if isinstance(dtype.state, tuple) and len(dtype.state) > 1 else "<"
-        case _:
-            return None
-    if order not in ("<", ">", "|") or not re.fullmatch(r"[fiub][1248]", code):
-        return None
-    # Python 2 wrote bytes as text.
-    found = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype=order + code)
-    if not all(isinstance(size, int) and size >= 0 for size in shape):
-        return None
-    if found.size != math.prod(shape):
-        raise UserError(f"an array of shape {shape} has {found.size} values; the file is damaged, fetch it again")
-    return found.reshape(shape, order="F" if fortran else "C")
-
-
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> Any:
     dtype = more[2] if len(more) > 2 else None  # _rebuild_tensor_v3 has the type of an untyped storage
     if isinstance(dtype, Global) and isinstance(found := getattr(torch, dtype.name[6:], None), torch.dtype):
@@ -185,11 +185,8 @@ def _subclass(function: Any, kind: Any, args: Any, *_: Any) -> Any:
     return function(*args)
 
 
-_ARRAYS = ("numpy.ndarray", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
-
-
-def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> Record:
-    return Record("numpy.ndarray", state=(1, shape, dtype, order == "F", bytes(data)))
+def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> StandIn:
+    return StandIn("numpy.ndarray", state=(1, shape, dtype, order == "F", bytes(data)))
 
 
 # Name -> what stands for its call; nothing else is ever called.
@@ -223,7 +220,7 @@ CALLS: dict[str, Callable[..., Any]] = {
 _Unpickler: Any = pickle._Unpickler
 
 
-class Interpreter(_Unpickler):
+class StandInUnpickler(_Unpickler):
     """One pickle after another from a file, with stand-ins, for persistent ids too; `names` collects what is named."""
 
     def __init__(self, file: IO[bytes], persistent: Callable[[Any], Any] = lambda _: None) -> None:
@@ -265,7 +262,7 @@ class Interpreter(_Unpickler):
         self.append(self.find_class("extension", str(code)))
 
     def _put(self, pairs: list[Any]) -> None:
-        items = self.stack[-1].items if isinstance(self.stack[-1], Record) else self.stack[-1]
+        items = self.stack[-1].items if isinstance(self.stack[-1], StandIn) else self.stack[-1]
         if isinstance(items, dict):
             # Hashing a tuple of shared tuples takes exponential time; only names and numbers are keys of a checkpoint.
             items.update((k, v) for k, v in zip(pairs[::2], pairs[1::2], strict=True) if _is_key(k))
@@ -275,7 +272,7 @@ class Interpreter(_Unpickler):
             self.stack[-1].extend(items)
 
     def _build(self, state: Any) -> None:
-        if isinstance(self.stack[-1], Record):
+        if isinstance(self.stack[-1], StandIn):
             self.stack[-1].state = state
 
     def _dict(self) -> None:
@@ -307,7 +304,7 @@ def _is_key(key: Any) -> bool:
     return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
 
 
-def load(data: bytes) -> ObjectTree:
-    """Read a plain pickle; see `Interpreter`."""
-    interpreter = Interpreter(io.BytesIO(data))
-    return ObjectTree(interpreter.load(), "pickle", names=interpreter.names)
+def parse_pickle(data: bytes) -> ObjectTree:
+    """Read a plain pickle; see `StandInUnpickler`."""
+    unpickler = StandInUnpickler(io.BytesIO(data))
+    return ObjectTree(unpickler.load(), "pickle", names=unpickler.names)

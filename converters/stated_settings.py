@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.architecture import BLOCKS, Architecture, not_plain
+from converters.architecture import BLOCKS, Architecture, not_plain_resnet_error
 from converters.checkpoint_layouts import IMAGENET_MEAN, MSRA_INPUT, InputConvention
 from converters.reading import Contents, arrays_and_settings
 from converters.recognition import Network
@@ -61,7 +61,7 @@ _DILATIONS = "|".join(pattern for pattern, (_, reason) in _REFUSED.items() if re
 _CLASSES = re.compile(r"(GELU|SiLU|Mish|LeakyReLU|BlurPool\w*|StdConv\w*|GroupNorm)$")
 
 
-def input_convention(contents: Contents, network: Network, path: Path) -> tuple[InputConvention, str]:
+def stated_or_assumed_convention(contents: Contents, network: Network, path: Path) -> tuple[InputConvention, str]:
     """What the network expects at its input, and who says so.
 
     Raises:
@@ -72,11 +72,11 @@ def input_convention(contents: Contents, network: Network, path: Path) -> tuple[
         if (beside := path.with_name(name)).is_file():
             settings |= {f"{name}/{key}": value for key, value in arrays_and_settings(read_json(beside))[1].items()}
     for key, value in settings.items():
-        _check(key, value, network.arch)
+        _check(key, value, network.architecture)
     if odd := next(filter(_CLASSES.search, sorted(contents.names)), None):
-        raise not_plain(f"the pickled network has a {odd}")
+        raise not_plain_resnet_error(f"the pickled network has a {odd}")
     if head := next(filter(_DILATED_HEADS.search, contents.tensors), None):
-        raise not_plain(f"{head}: of a segmentation network, with {_DILATED}")
+        raise not_plain_resnet_error(f"{head}: of a segmentation network, with {_DILATED}")
     values = contents.provenance.get("input")
     if values is not None:
         return InputConvention.from_detectron2(values, "provenance.input"), "written by the conversion"
@@ -85,10 +85,10 @@ def input_convention(contents: Contents, network: Network, path: Path) -> tuple[
     convention, source = _stated(contents, settings, network.container)
     if convention is None:
         own = network.format.input
-        convention = own if network.arch.cifar else replace(own, stem_padding=1)
+        convention = own if network.architecture.cifar else replace(own, stem_padding=1)
         known = convention != InputConvention()
         source = f"as {network.format.name} does" if known else "assumed, nothing in the file says it"
-    if stride := [key for key, value in settings.items() if _puts_stride_in_1x1(key, value, network.arch)]:
+    if stride := [key for key, value in settings.items() if _puts_stride_in_1x1(key, value, network.architecture)]:
         convention = replace(convention, stride_in_1x1=True)
         source += f"; the stride by {stride[0]}"
     # It leaves no trace in the tensors: a dilated network has the same statistics on a finer grid.
@@ -101,23 +101,23 @@ def _check(key: str, value: Any, arch: Architecture) -> None:
     said = f"{key} is {str(value)[:60]}"
     for pattern, (differs, reason) in _REFUSED.items():
         if re.search(f"({pattern})$", f"/{key.lower()}") and differs(value):
-            raise not_plain(f"{said}: {reason}")
+            raise not_plain_resnet_error(f"{said}: {reason}")
     if not isinstance(value, str):
         return
     if key.rpartition("/")[2].lower() in _NAMES and re.fullmatch(r"[\w./-]{1,60}", value):
         name = value.lower()
         for pattern, reason in _VARIANTS.items():
             if re.search(pattern, name):
-                raise not_plain(f"{said}: {reason}")
+                raise not_plain_resnet_error(f"{said}: {reason}")
         depth = re.fullmatch(r"(?:\w+[./])?(?:wide_|tv_)?resnet_?(\d+)(?:[_x.]\S*)?", name)
         if depth and int(depth[1]) in BLOCKS and int(depth[1]) != arch.depth:
             raise UserError(f"{key} says {value}, the tensors are a {arch.name}; the file was put together wrongly")
     if len(value) > 60:
         text = re.sub(r"\s", "", value)  # MMEngine keeps its configuration as text
         if "ConvWS" in text:
-            raise not_plain(f"{key} is ConvWS: standardised weights")
+            raise not_plain_resnet_error(f"{key} is ConvWS: standardised weights")
         if (found := re.search(r"dilations=\(([\d,]+)\)", text)) and set(found[1]) - set("1,"):
-            raise not_plain(f"{key} is {found[0][:60]}: {_DILATED}")
+            raise not_plain_resnet_error(f"{key} is {found[0][:60]}: {_DILATED}")
 
 
 def _puts_stride_in_1x1(key: str, value: Any, arch: Architecture) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from converters.safe_pickle import CALLS, Global, Interpreter, ObjectTree, Storage
+from converters.safe_pickle import CALLS, Global, ObjectTree, StandInUnpickler, Storage
 from runs.errors import UserError
 
 # torch/serialization.py: a pickled 0x1950a86a20f9469cfc6c begins a file of PyTorch before 1.6, behind the
@@ -60,9 +60,9 @@ def read_torch_zip(archive: zipfile.ZipFile) -> ObjectTree:
     if entries.get(f"{root}byteorder", b"little") != b"little":
         raise UserError("written on a big-endian machine; load and save it there as safetensors")
     storages = {name.removeprefix(f"{root}data/"): part for name, part in entries.items()}
-    interpreter = Interpreter(io.BytesIO(entries[index]), lambda pid: _storage(pid, storages))
+    unpickler = StandInUnpickler(io.BytesIO(entries[index]), lambda pid: _storage(pid, storages))
     checksum = f"CRC-32 of {len(entries)} parts" if summed else "no checksum in this file"
-    return ObjectTree(interpreter.load(), "torch zip", checksum, interpreter.names)
+    return ObjectTree(unpickler.load(), "torch zip", checksum, unpickler.names)
 
 
 def read_torch_legacy(data: bytes) -> ObjectTree:
@@ -81,9 +81,9 @@ def read_torch_legacy(data: bytes) -> ObjectTree:
             sizes[found.key] = found
         return found
 
-    interpreter = Interpreter(file, remember)
+    unpickler = StandInUnpickler(file, remember)
     # Magic number, protocol, system, the object, the storages' keys (torch/serialization.py, `_legacy_save`).
-    *_, tree, keys = (interpreter.load() for _ in range(5))
+    *_, tree, keys = (unpickler.load() for _ in range(5))
     place = file.tell()
     for key in map(str, keys):
         (count,) = struct.unpack("<q", data[place : place + 8])
@@ -93,7 +93,7 @@ def read_torch_legacy(data: bytes) -> ObjectTree:
         # Not aligned in the file, so copied.
         storages[key] = bytearray(data[place + 8 : place + 8 + size])
         place += 8 + size
-    return ObjectTree(tree, "torch before 1.6", names=interpreter.names)
+    return ObjectTree(tree, "torch before 1.6", names=unpickler.names)
 
 
 # Tensors in a plain pickle: each storage is a whole file of torch.save (torch/storage.py, `__reduce__`).

@@ -101,7 +101,7 @@ def read_weight_map(index: bytes) -> dict[str, str]:
     return found
 
 
-def decompress(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]:
+def unpack_containers(data: bytes, max_layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]:
     """The innermost content of compressed and tar containers, and the containers' names from the outside in.
 
     Raises:
@@ -114,7 +114,7 @@ def decompress(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]
     kind = next(((name, opener) for magic, (name, opener) in _COMPRESSED.items() if data.startswith(magic)), None)
     if kind is None and data[257:262] != b"ustar":
         return data, []
-    if layers == 0:
+    if max_layers == 0:
         raise UserError(f"containers nested deeper than {MAX_LAYERS}; unpack the file first")
     limit = MAX_EXPANSION * len(data) + SLACK
     try:
@@ -126,7 +126,7 @@ def decompress(data: bytes, layers: int = MAX_LAYERS) -> tuple[bytes, list[str]]
                 inner = _read(_only_member(archive), limit)
     except (EOFError, OSError, lzma.LZMAError, tarfile.TarError, ValueError, zlib.error) as error:
         raise UserError(f"damaged container ({error}); fetch the file again") from error
-    found, names = decompress(inner, layers - 1)
+    found, names = unpack_containers(inner, max_layers - 1)
     return found, [kind[0] if kind else "tar", *names]
 
 

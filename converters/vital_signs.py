@@ -53,7 +53,7 @@ _CONVENTIONS = {
 
 
 @dataclass(frozen=True)
-class NormFit:
+class _NormFit:
     """How well one batch norm's statistics are those of its input: see the module's docstring."""
 
     norm: str
@@ -95,7 +95,7 @@ def pictures(count: int = 16, size: int = 128) -> Tensor:
     clouds = torch.einsum("ck,nkhw->nchw", axes, clouds / clouds.std())
     leaves = torch.zeros(count - count // 2, 3, size, size)
     place = torch.arange(size)
-    for leaf in range(leaves[:, 0, 0, 0].numel() * 150):
+    for leaf in range(len(leaves) * 150):
         where = torch.rand(3, generator=generator)
         radius = 1 / math.sqrt((1 - where[0]) / 9 + where[0] * (2 / size) ** 2)  # from 3 pixels to half of the picture
         inside = (place[:, None] - where[1] * size) ** 2 + (place[None] - where[2] * size) ** 2 < radius**2
@@ -112,13 +112,13 @@ def normalised(images: Tensor, convention: InputConvention) -> Tensor:
     return (images - mean[:, None, None]) / std[:, None, None]
 
 
-def compare_statistics(network: nn.Module, inputs: Tensor) -> tuple[list[NormFit], Tensor]:
+def _compare_statistics(network: nn.Module, inputs: Tensor) -> tuple[list[_NormFit], Tensor]:
     """Compare what is measured before every batch norm with its running statistics; the network stays as it was.
 
     Returns:
         A comparison for each norm, in the order of their use, and the network's output.
     """
-    found: list[NormFit] = []
+    found: list[_NormFit] = []
     norms: dict[nn.BatchNorm2d, tuple[str, bool]] = {}
     pointwise = False
     for name, module in network.named_modules():
@@ -135,7 +135,7 @@ def compare_statistics(network: nn.Module, inputs: Tensor) -> tuple[list[NormFit
         any_ = torch.stack([_distance(mean[o], variance[o], norm.running_mean, norm.running_var) for o in order])
         share = (own.mean() / any_.mean().clamp_min(0.05)).item()
         name, pointwise = norms[norm]
-        found.append(NormFit(name, own.median().item(), share, pointwise))
+        found.append(_NormFit(name, own.median().item(), share, pointwise))
         # In place of its output by the running statistics.
         return nn.functional.batch_norm(inputs[0], None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
 
@@ -148,28 +148,28 @@ def compare_statistics(network: nn.Module, inputs: Tensor) -> tuple[list[NormFit
             handle.remove()
 
 
-def compare_alternatives(network: Any, inputs: Tensor) -> list[_Sign]:
+def _compare_alternatives(network: Any, inputs: Tensor) -> list[_Sign]:
     """How much nearer the statistics are to those of each alternative, in logarithms; the network stays as it was."""
     found = []
     strides: list[float] = []
-    _, inputs = compare_statistics(nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool), inputs)
+    _, inputs = _compare_statistics(nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool), inputs)
     for stage in ("layer1", "layer2", "layer3", "layer4"):
         blocks = list(getattr(network, stage))
         entering, own = [], []
         for block in blocks:
             entering.append(inputs)
-            measured, inputs = compare_statistics(block, inputs)
+            measured, inputs = _compare_statistics(block, inputs)
             own.append(measured)
         first = blocks[0]
         if stage != "layer1" and hasattr(first, "conv3"):
             before = first.conv1.stride, first.conv2.stride
             try:
                 first.conv2.stride, first.conv1.stride = before
-                strides += _ratios(own[0], compare_statistics(first, entering[0])[0])
+                strides += _ratios(own[0], _compare_statistics(first, entering[0])[0])
             finally:
                 first.conv1.stride, first.conv2.stride = before
         for number in range(1, len(blocks) - 1):
-            others, _ = compare_statistics(nn.Sequential(blocks[number + 1], blocks[number]), entering[number])
+            others, _ = _compare_statistics(nn.Sequential(blocks[number + 1], blocks[number]), entering[number])
             half = len(others) // 2
             ratios = _ratios(own[number] + own[number + 1], others[half:] + others[:half])
             found.append(_gain_sign(f"{stage}.{number} and {stage}.{number + 1} exchanged", ratios, BLOCK_GAIN))
@@ -183,7 +183,7 @@ def _gain_sign(alternative: str, ratios: list[float], limits: tuple[float, float
     return _Sign(f"{alternative} fits better by {gain:.2f}", gain, limits)
 
 
-def _ratios(own: list[NormFit], others: list[NormFit]) -> list[float]:
+def _ratios(own: list[_NormFit], others: list[_NormFit]) -> list[float]:
     return [math.log((a.distance + 1e-4) / (b.distance + 1e-4)) for a, b in zip(own, others, strict=True)]
 
 
@@ -194,7 +194,7 @@ def _distance(mean: Tensor, variance: Tensor, running_mean: Tensor | None, runni
     return (variance.log() - running_var.log()).square() + (mean - running_mean).square() / (variance + running_var)
 
 
-def check_vital_signs(
+def vital_signs_check(
     network: Any, convention: InputConvention, images: Tensor | None = None, trained_batches: int = 0
 ) -> Check:
     """Check a network in eval mode.
@@ -212,7 +212,7 @@ def check_vital_signs(
     if not any(mean.any() for mean in means):
         return Check("vital signs", True, "not available, the statistics are folded into scale and bias")
     sets = [images] if images is not None else [pictures(count, size) for size, count in SIZES.items()]
-    measured = [compare_statistics(network, normalised(each, convention))[0] for each in sets]
+    measured = [_compare_statistics(network, normalised(each, convention))[0] for each in sets]
     best = min(range(len(sets)), key=lambda n: sum(math.log(fit.distance + 1e-6) for fit in measured[n]))
     inputs = normalised(sets[best], convention)
     shares = [
@@ -220,7 +220,7 @@ def check_vital_signs(
         for fit in measured[best]
     ]
     distances = [_Sign(f"{f.norm} at distance {f.distance:.2f}", f.distance, DISTANCE) for f in measured[best]]
-    others = compare_alternatives(network, inputs)
+    others = _compare_alternatives(network, inputs)
     worst = [max(each, key=lambda sign: sign.value / sign.limits[1]) for each in (shares, distances)]
     failed, doubtful = (any(sign.is_beyond(limit) for sign in (*shares, *distances, *others)) for limit in (1, 0))
     shown = ", ".join(map(str, [*worst, *(sign for sign in others if sign.is_beyond(0))]))
@@ -240,7 +240,7 @@ def _input_hint(network: Any, convention: InputConvention, images: Tensor) -> st
     stem = nn.Sequential(network.conv1, network.bn1)
 
     def distance(of: InputConvention) -> float:
-        return compare_statistics(stem, normalised(images, of))[0][0].distance
+        return _compare_statistics(stem, normalised(images, of))[0][0].distance
 
     best = min(_CONVENTIONS, key=lambda name: distance(_CONVENTIONS[name]))
     return f"; its input seems to be {best}" if distance(_CONVENTIONS[best]) < distance(convention) / 2 else ""

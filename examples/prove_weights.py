@@ -11,7 +11,7 @@ checkpoint = sys.argv[1]
 model = torchvision.models.resnet50()
 weights = converters.load_backbone(checkpoint).state_dict  # torchvision's names -> float32 tensors
 model.load_state_dict({**model.state_dict(), **weights})
-proof = converters.prove(checkpoint, model)  # true if the features of stem to res5 agree to 1e-5
+proof = converters.prove_loaded(checkpoint, model)  # true if the features of stem to res5 agree to 1e-5
 assert proof, proof
 torch.nn.init.zeros_(model.layer4[2].conv3.weight)  # a lost layer
-print(proof, "\nwithout one layer:", converters.prove(checkpoint, model))
+print(proof, "\nwithout one layer:", converters.prove_loaded(checkpoint, model))

@@ -17,7 +17,7 @@ from torch import Tensor
 from converters.checkpoint_layouts import UNIT_INPUT, InputConvention
 from converters.checks import Check
 from converters.loading import Backbone, build_network, load_backbone
-from converters.vital_signs import check_vital_signs
+from converters.vital_signs import vital_signs_check
 from runs.app import Parser, cli
 from runs.errors import UserError
 from runs.progress import Progress
@@ -144,7 +144,7 @@ INPUTS: dict[str, Callable[[InputConvention], InputConvention]] = {
 
 def check_weights(backbone: Backbone, weights: Weights, convention: InputConvention) -> Check:
     """The vital signs of these weights, read as `convention` says."""
-    return check_vital_signs(build_network(backbone.arch, weights, convention), convention)
+    return vital_signs_check(build_network(backbone.arch, weights, convention), convention)
 
 
 def count_outcomes(backbones: list[Backbone]) -> tuple[list[str], dict[str, Counter[str]]]:

@@ -78,7 +78,7 @@ def test_quarter_width_scales_every_channel() -> None:
         assert shape[0] * 4 == full[name][0], name
     network = build_resnet("resnet50x0.25")
     assert network(torch.randn(2, 3, 64, 64)).shape == (2, 512)
-    assert parse_arch("resnet50x0.25").out_channels == 512
+    assert parse_arch("resnet50x0.25").num_features == 512
 
 
 def test_cifar_stem_keeps_the_resolution() -> None:

@@ -41,7 +41,7 @@ def test_round_trip(layout: Layout, tmp_path: Path, backbone: ResNet) -> None:
         }
 
     # SimCLR's networks take images as they are, this one was measured on normalised ones.
-    report = convert(source, tmp_path / "out.pkl", unchecked=layout.format == "simclr")
+    report = convert(source, tmp_path / "out.pkl", skip_vital_signs=layout.format == "simclr")
     assert report.backbone.format == layout.format
     assert report.backbone.arch == layouts.ARCH
     assert_same(report.backbone.state_dict, expected)
@@ -61,7 +61,7 @@ def test_round_trip(layout: Layout, tmp_path: Path, backbone: ResNet) -> None:
             convert(tmp_path / "out.pkl", tmp_path / "back.safetensors")
         return
     for name in ("back.safetensors", "back.pth"):
-        convert(tmp_path / "out.pkl", tmp_path / name, unchecked=True)
+        convert(tmp_path / "out.pkl", tmp_path / name, skip_vital_signs=True)
         back = load_backbone(tmp_path / name)
         assert back.format == "torchvision"
         assert back.input.detectron2() == again.input.detectron2()

@@ -42,7 +42,7 @@ def test_lost_on_the_way(backbone: ResNet, monkeypatch: pytest.MonkeyPatch) -> N
     for layer, names in layers(tensors).items():
         lost = {name: f"lost.{name}" for name in names}
         monkeypatch.setattr(proof, "to_detectron2", lambda name, lost=lost: lost.get(name) or to_detectron2(name))
-        (check,) = proof.check_detectron2_features(backbone, parse_arch(layouts.ARCH))
+        (check,) = proof.detectron2_feature_checks(backbone, parse_arch(layouts.ARCH))
         assert not check.passed and check.figure.startswith(f"{265 - len(names)} of 265"), layer
 
 
@@ -57,5 +57,5 @@ def test_left_at_its_start(backbone: ResNet, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(
             proof, "_c4_network", lambda arch, renamed, stride, lost=lost: build(arch, renamed | lost, stride)
         )
-        names_check, *features = proof.check_detectron2_features(backbone, parse_arch(layouts.ARCH))
+        names_check, *features = proof.detectron2_feature_checks(backbone, parse_arch(layouts.ARCH))
         assert names_check.passed and not features[-1].passed, layer

@@ -27,21 +27,21 @@ def figures(checks: list[Any]) -> dict[str, bool]:
 )
 def test_every_architecture_is_proved(arch: str) -> None:
     network = layouts.trained(arch)
-    assert all(figures(proof.check_detectron2_features(network, parse_arch(arch))).values())
+    assert all(figures(proof.detectron2_feature_checks(network, parse_arch(arch))).values())
 
 
 def test_stride_in_the_wrong_convolution_fails(backbone: ResNet, monkeypatch: pytest.MonkeyPatch) -> None:
     """MSRA's stride: the same tensors, another function. The stem and res2 have no stride and stay equal."""
     build = proof._build_c4
     monkeypatch.setattr(proof, "_build_c4", lambda arch, stride: build(arch, not stride))
-    checks = figures(proof.check_detectron2_features(backbone, parse_arch(layouts.ARCH)))
+    checks = figures(proof.detectron2_feature_checks(backbone, parse_arch(layouts.ARCH)))
     assert checks["features stem"] and checks["features res2"]
     assert not checks["features res3"] and not checks["features res4"] and not checks["features res5"]
 
 
 def test_msra_stride_is_proved_with_its_own_stride(backbone: ResNet) -> None:
     msra = build_network(layouts.ARCH, layouts.tensors(backbone), MSRA_INPUT)
-    assert all(figures(proof.check_detectron2_features(msra, parse_arch(layouts.ARCH), stride_in_1x1=True)).values())
+    assert all(figures(proof.detectron2_feature_checks(msra, parse_arch(layouts.ARCH), stride_in_1x1=True)).values())
 
 
 def swapped(name: str) -> str:
@@ -52,7 +52,7 @@ def swapped(name: str) -> str:
 
 def test_two_tensors_of_the_same_shape_swapped(backbone: ResNet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proof, "to_detectron2", swapped)
-    checks = figures(proof.check_detectron2_features(backbone, parse_arch(layouts.ARCH)))
+    checks = figures(proof.detectron2_feature_checks(backbone, parse_arch(layouts.ARCH)))
     assert checks["Detectron2 names"] and checks["features res3"]
     assert not checks["features res4"]
 
@@ -60,7 +60,7 @@ def test_two_tensors_of_the_same_shape_swapped(backbone: ResNet, monkeypatch: py
 def test_a_name_that_detectron2_does_not_match(backbone: ResNet, monkeypatch: pytest.MonkeyPatch) -> None:
     """MoCo's converter on SimSiam's names: Detectron2 warns and trains from random weights; here it fails."""
     monkeypatch.setattr(proof, "to_detectron2", lambda name: to_detectron2(name).replace("res4.0.", "res4.zero."))
-    (names,) = proof.check_detectron2_features(backbone, parse_arch(layouts.ARCH))
+    (names,) = proof.detectron2_feature_checks(backbone, parse_arch(layouts.ARCH))
     assert not names.passed and names.figure.startswith("245 of 265")
 
 
@@ -92,11 +92,11 @@ def test_detectron2_loads_the_file_that_was_written(tmp_path: Path, backbone: Re
     from detectron2.modeling.backbone.resnet import build_resnet_backbone
 
     from converters import load_backbone
-    from converters.safe_pickle import load
+    from converters.safe_pickle import parse_pickle
 
     source = layouts.Layout("simsiam", layouts.simsiam).write(tmp_path, backbone)
     convert(source, tmp_path / "out.pkl")
-    provenance = load((tmp_path / "out.pkl").read_bytes()).content["provenance"]
+    provenance = parse_pickle((tmp_path / "out.pkl").read_bytes()).content["provenance"]
     assert provenance["sha256"] == load_backbone(source).source_sha256
     assert provenance["arch"] == layouts.ARCH and provenance["format"] == "simsiam"
     assert "encoder.fc.0.weight" in provenance["dropped"] and len(provenance["proof"]["checks"]) == 14

@@ -1,4 +1,4 @@
-"""`prove(checkpoint, model)` on networks of torchvision, lightly and Detectron2, C4 and FPN, as others build them."""
+"""`prove_loaded(checkpoint, model)` on networks of torchvision, lightly and Detectron2, C4 and FPN, built by others."""
 
 import os
 import subprocess
@@ -82,7 +82,7 @@ def test_a_loaded_network_is_proved_and_a_lost_layer_refused(
 ) -> None:
     model = BUILDERS[name](weights).train()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    proof = converters.prove(checkpoint, model)
+    proof = converters.prove_loaded(checkpoint, model)
     assert proof, proof
     assert set(proof.errors) == {"stem", "res2", "res3", "res4", "res5"}
     assert model.training and all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
@@ -90,7 +90,7 @@ def test_a_loaded_network_is_proved_and_a_lost_layer_refused(
     target = weights["layer4.2.conv3.weight"]
     [lost] = [p for p in model.parameters() if p.shape == target.shape and torch.equal(p, target)]
     nn.init.kaiming_normal_(lost)
-    proof = converters.prove(checkpoint, model)
+    proof = converters.prove_loaded(checkpoint, model)
     assert not proof
     assert proof.errors["res4"] < 1e-5 < proof.errors["res5"]
     assert proof.unchanged == proof.total - 1
@@ -101,18 +101,18 @@ def test_the_stride_of_msra_is_no_proof(weights: dict[str, torch.Tensor], checkp
     """All tensors are there, and the network computes something else."""
     model = classifier(weights)
     model.layer2[0].conv1.stride, model.layer2[0].conv2.stride = (2, 2), (1, 1)
-    proof = converters.prove(checkpoint, model)
+    proof = converters.prove_loaded(checkpoint, model)
     assert not proof and proof.unchanged == proof.total
 
 
 def test_what_is_no_resnet_or_another_is_one_line(weights: dict[str, torch.Tensor], checkpoint: Path) -> None:
     with pytest.raises(UserError, match="no ResNet of torchvision, timm or Detectron2"):
-        converters.prove(checkpoint, torchvision.models.vgg11())
+        converters.prove_loaded(checkpoint, torchvision.models.vgg11())
     with pytest.raises(UserError, match="build the architecture of the checkpoint"):
-        converters.prove(checkpoint, torchvision.models.resnet18())
+        converters.prove_loaded(checkpoint, torchvision.models.resnet18())
     with pytest.raises(UserError, match="2 ResNets that differ"):
-        converters.prove(checkpoint, nn.ModuleList([classifier(weights), torchvision.models.resnet50()]))
-    assert converters.prove(checkpoint, nn.ModuleList([classifier(weights), classifier(weights)]))
+        converters.prove_loaded(checkpoint, nn.ModuleList([classifier(weights), torchvision.models.resnet50()]))
+    assert converters.prove_loaded(checkpoint, nn.ModuleList([classifier(weights), classifier(weights)]))
 
 
 def test_the_example_runs(root: Path, checkpoint: Path) -> None:

@@ -195,7 +195,7 @@ def test_arrays_of_every_kind_come_out_as_numpy_makes_them(dtype: str, order: st
     """The stand-ins for NumPy's constructors against NumPy's own."""
     array = np.asarray(np.arange(24).reshape(2, 3, 4) % 2, dtype=dtype, order=order)  # type: ignore[call-overload]
     found = arrays_and_settings(
-        safe_pickle.load(pickle.dumps({"array": array, "scalar": array[0, 0, 0]}, protocol=protocol)).content
+        safe_pickle.parse_pickle(pickle.dumps({"array": array, "scalar": array[0, 0, 0]}, protocol=protocol)).content
     )[0]
     assert list(found) == ["array"]
     assert found["array"].dtype == array.dtype
@@ -205,20 +205,20 @@ def test_arrays_of_every_kind_come_out_as_numpy_makes_them(dtype: str, order: st
 def test_an_array_that_claims_more_than_it_holds() -> None:
     data = pickle.dumps({"array": np.zeros(4, np.float32)}, protocol=2).replace(b"K\x04\x85", b"K\x05\x85")
     with pytest.raises(UserError, match=r"shape \(5,\) has 4 values"):
-        arrays_and_settings(safe_pickle.load(data).content)
+        arrays_and_settings(safe_pickle.parse_pickle(data).content)
 
 
 def test_every_name_is_found_and_none_is_called() -> None:
     for protocol in range(6):
         for value, name in ((argparse.Namespace(), "argparse.Namespace"), (np.float32(1), "numpy.dtype")):
-            assert name in safe_pickle.load(pickle.dumps([value], protocol)).names
+            assert name in safe_pickle.parse_pickle(pickle.dumps([value], protocol)).names
         with pytest.raises(UserError, match=r"wants to run subprocess\.Popen"):
-            safe_pickle.load(pickle.dumps([subprocess.Popen], protocol))
+            safe_pickle.parse_pickle(pickle.dumps([subprocess.Popen], protocol))
 
 
 def test_pickles_with_too_many_opcodes() -> None:
     with pytest.raises(UserError, match="more than 1,000,000 pickle opcodes"):
-        safe_pickle.load(b"\x80\x02" + b"]0" * 600_000 + b"N.")
+        safe_pickle.parse_pickle(b"\x80\x02" + b"]0" * 600_000 + b"N.")
 
 
 def test_a_shared_dictionary_is_read_once() -> None:
@@ -342,13 +342,13 @@ def test_the_sha256_can_be_asked(plain: Path) -> None:
 def test_a_file_that_is_replaced_while_it_is_read(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights and sha256 are of the same bytes, whatever happens to the name afterwards."""
     before = load_backbone(plain)
-    unpacked = reading.decompress
+    unpacked = reading.unpack_containers
 
     def replace(data: bytes) -> Any:
         plain.write_bytes(b"")  # truncated under a map, a reader would die of SIGBUS
         return unpacked(data)
 
-    monkeypatch.setattr(reading, "decompress", replace)
+    monkeypatch.setattr(reading, "unpack_containers", replace)
     found = load_backbone(plain)
     assert found.source_sha256 == before.source_sha256
     assert all(torch.equal(found.state_dict[name], tensor) for name, tensor in before.state_dict.items())

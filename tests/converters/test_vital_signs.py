@@ -12,7 +12,7 @@ from PIL import Image
 from converters import vital_signs
 from converters.checkpoint_layouts import IMAGENET_MEAN, IMAGENET_STD, MSRA_INPUT, UNIT_INPUT, InputConvention
 from converters.loading import build_network, load_backbone
-from converters.vital_signs import check_vital_signs, pictures
+from converters.vital_signs import pictures, vital_signs_check
 from experiments import vital_signs_error_rates as cases
 from experiments.vital_signs_error_rates import Damage, Weights
 from tests.converters import layouts
@@ -32,7 +32,7 @@ def weights() -> Weights:
 
 
 def signs(weights: Weights, convention: InputConvention = InputConvention(), **more: Any) -> Any:  # noqa: B008
-    return check_vital_signs(build_network(ARCH, weights, convention), convention, **more)
+    return vital_signs_check(build_network(ARCH, weights, convention), convention, **more)
 
 
 def test_a_network_as_it_was_trained(weights: Weights) -> None:
@@ -102,7 +102,7 @@ def test_an_alternative_that_fits_better(
     if damage:
         damage(wrong, {})
     network = build_network(ARCH, wrong, InputConvention(stride_in_1x1=stride_in_1x1))
-    check = check_vital_signs(network, InputConvention())
+    check = vital_signs_check(network, InputConvention())
     # Neighbouring blocks may be alike in a deep network as it was trained, so that theirs is a doubt.
     assert check.passed == (damage is not None) and check.doubtful and said in check.figure, check.figure
     assert network.layer2[0].conv1.stride == ((2, 2) if stride_in_1x1 else (1, 1)), "the network was changed"

@@ -62,10 +62,10 @@ def test_detectron2s_detectors_compute_the_checkpoints_features(files: tuple[Pat
     checkpoint, path = files
     detector, file = detectron2(path, recipe)
     assert load_and_prove(detector, file)["tensors"] == 53 + 53 * 4
-    proof = converters.prove(checkpoint, detector)
+    proof = converters.prove_loaded(checkpoint, detector)
     assert proof and max(proof.errors.values()) < 1e-5, proof
     nn.init.normal_(detector.backbone.bottom_up.res3[1].conv2.weight)
-    assert not converters.prove(checkpoint, detector)
+    assert not converters.prove_loaded(checkpoint, detector)
 
 
 def test_torchvisions_detector_computes_the_checkpoints_features(files: tuple[Path, Path]) -> None:
@@ -73,9 +73,9 @@ def test_torchvisions_detector_computes_the_checkpoints_features(files: tuple[Pa
     body = build_resnet(layouts.ARCH)
     detector = FasterRCNN(_resnet_fpn_extractor(body, trainable_layers=5), num_classes=21)
     detector.backbone.body.load_state_dict(converters.load_backbone(checkpoint).state_dict, strict=False)
-    assert converters.prove(checkpoint, detector)
+    assert converters.prove_loaded(checkpoint, detector)
     nn.init.normal_(detector.backbone.body.layer4[2].conv1.weight)
-    assert not converters.prove(checkpoint, detector)
+    assert not converters.prove_loaded(checkpoint, detector)
 
 
 def test_a_lost_layer_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
