@@ -37,9 +37,9 @@ from runs.detection_matches import Matches, read_matches, save_matches
 from runs.errors import UserError
 from runs.folder import claimed_run
 from runs.record import Dataset, Record, Subject, _digest, read_record, write_record
-from transfer.coco_annotations import read_coco
+from transfer.coco_annotations import read_coco_and_faults
 from transfer.detections import Detections
-from transfer.voc_annotations import read_voc_split
+from transfer.voc_annotations import read_voc_split_and_faults
 
 SECONDS, BYTES = 10.0, 2 * 2**30
 RLE: dict[str, Any] = {"size": [40, 50], "counts": [100, 20, 1880]}
@@ -86,7 +86,7 @@ def sample_files(folder: Path) -> dict[str, tuple[bytes, str, Callable[[Path], A
             (file.parent / "VOC2007" / kind).mkdir(parents=True)
         (file.parent / "VOC2007/ImageSets/Main/test.txt").write_text("1\n")
         file.rename(file.parent / "VOC2007/Annotations/1.xml")
-        read_voc_split(file.parent, "voc_2007_test", ["disc"], require_images=False)
+        read_voc_split_and_faults(file.parent, "voc_2007_test", ["disc"], require_images=False)
 
     def config(file: Path) -> None:
         file.rename(file.with_name("config.yaml"))
@@ -110,7 +110,7 @@ def sample_files(folder: Path) -> dict[str, tuple[bytes, str, Callable[[Path], A
         "pickle": (plain, "pickle", read_checkpoint),
         "safetensors": (save_safetensors(few_weights()), "bytes", read_checkpoint),
         "voc": (VOC.encode(), "text", voc),
-        "coco": (json.dumps(COCO).encode(), "json", lambda file: read_coco(file, None, True)),
+        "coco": (json.dumps(COCO).encode(), "json", lambda file: read_coco_and_faults(file, None, True)),
         "record": (record, "record", read_record),
         "plan": (results.read_bytes(), "json", read_plan),
         "baseline": (written(lambda f: write_baseline(f, measured), "b.json"), "json", read_baseline),

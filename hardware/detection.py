@@ -14,13 +14,13 @@ from hardware.run_commands import run
 from hardware.section import Figure, Options
 from runs.distributed import set_precision
 from runs.settings import flatten
-from transfer.detectron2_config import build_cfg
-from transfer.evaluate_detector import evaluate_detector
+from transfer.detectron2_config import build_cfg, set_classes_and_mask_format
+from transfer.evaluate_detector import evaluate_and_save
 from transfer.fine_tune import MODEL
 from transfer.loader import build_test_loader
 from transfer.read_splits import read_train_and_test
 from transfer.settings import DataConfig, TransferConfig
-from transfer.subsets import prepare_splits
+from transfer.subsets import take_subsets
 
 CLASS_LIST = "data.classes=[" + ",".join(CLASSES) + "]"
 
@@ -48,11 +48,12 @@ def measure(options: Options) -> Iterator[Figure]:
         )  # fmt: skip
         set_precision("fp32", torch.device(device), one_shape=False)
         cfg = build_cfg(config, None, device)
-        _, test = prepare_splits(config.data, cfg, read_train_and_test(config.data, cfg))
+        train, test = take_subsets(config.data, *read_train_and_test(config.data, cfg))
+        set_classes_and_mask_format(cfg, train)
         Path(config.output).mkdir(exist_ok=True)
         detector = build_model(cfg)
         detector.load_state_dict(torch.load(folder / MODEL, map_location=device, weights_only=True)["model"])
-        evaluated = evaluate_detector(cfg, detector, test, build_test_loader(cfg, test, 0))
+        evaluated = evaluate_and_save(cfg, detector, test, build_test_loader(cfg, test, 0))
         assert evaluated is not None
         found[device] = evaluated[0].metrics
     here, there = found["cpu"], found[options.device]

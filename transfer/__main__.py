@@ -7,9 +7,9 @@ from transfer.settings import TransferConfig
 def fine_tune(config: TransferConfig) -> float | None:
     """Run the trials that the settings ask for; returns the box AP, for sweepers."""
     # Here, so that a mistyped key is answered before Detectron2's seconds of import.
-    from transfer.fine_tune import run
+    from transfer.fine_tune import run_trials
 
-    return run(config).get("bbox/AP")
+    return run_trials(config).get("bbox/AP")
 
 
 main = hydra_app("transfer", "config", TransferConfig, fine_tune)

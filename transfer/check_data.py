@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runs.app import hydra_app
-from runs.errors import UserError
 from runs.printable import printable
 from runs.progress import Progress
 from runs.settings import number
-from transfer.image_files import open_image
+from transfer.image_files import decoding_fault
 from transfer.settings import DataFolder
 
 # Images and objects of the official splits, difficult ones and crowds included: counted in the VOC 2007 annotations;
@@ -41,48 +40,24 @@ class CheckConfig:
     """Processes that decode; 0: one a core."""
 
 
-def check_split(root: Path, name: str, config: CheckConfig) -> tuple[str, list[str], list[Path]]:
-    """Check one split's annotations, as a run and an evaluation do.
-
-    Returns:
-        (a line of counts, faults with their files, images to decode)
-    """
-    from transfer.read_splits import read_split_and_faults
-
-    split, faults = read_split_and_faults(root, name, config.data.classes, config.masks)
-    objects = sum(len(image["annotations"]) for image in split.images)
-    if config.official and name in OFFICIAL and (len(split.images), objects) != OFFICIAL[name]:
-        faults.append(
-            f"{name}: {len(split.images)} images and {objects} objects, officially {OFFICIAL[name]}; complete it"
-        )
-    left_out = objects - split.evaluated_object_count
-    line = f"{name}: {len(split.images)} images, {objects} objects, {left_out} of them "
-    line += "crowds" if split.metric == "coco" else "difficult"
-    return line, faults, [Path(image["file_name"]) for image in split.images]
-
-
-def decoding_fault(file: Path) -> str | None:
-    """Decode every pixel; returns what is wrong, None if nothing is."""
-    try:
-        with open_image(file) as image:
-            image.convert("RGB")
-    except UserError as error:
-        return str(error)
-    return None
-
-
 def check_data(config: CheckConfig) -> None:
     """Print a line a split and every fault; exit 1 if there is one."""
-    from transfer.read_splits import find_splits
+    from transfer.read_splits import find_split_names, read_split_and_faults
 
     root = Path(config.data.root)
     faults: list[str] = []
     images: set[Path] = set()
-    for name in config.splits or find_splits(root):
-        line, found, paths = check_split(root, name, config)
-        print(line)
+    for name in config.splits or find_split_names(root):
+        split, found = read_split_and_faults(root, name, config.data.classes, config.masks)
+        objects = sum(len(image["annotations"]) for image in split.images)
+        left_out, kind = objects - split.evaluated_object_count, "crowds" if split.metric == "coco" else "difficult"
+        print(f"{name}: {len(split.images)} images, {objects} objects, {left_out} of them {kind}")
         faults += found
-        images |= set(paths)
+        if config.official and OFFICIAL.get(name) not in (None, (len(split.images), objects)):
+            faults.append(
+                f"{name}: {len(split.images)} images and {objects} objects, officially {OFFICIAL[name]}; complete it"
+            )
+        images |= {Path(image["file_name"]) for image in split.images}
     step = max(1, len(images) // config.images) if config.images else 1
     decoded = sorted(images)[::step]
     with (

@@ -13,22 +13,24 @@ from runs.errors import UserError, user_message
 from runs.files import read_json
 from transfer.box_formats import CORNERS, FEWEST, SIDES, SLACK, XYWH_ABS, find_better_format
 from transfer.check_rle import checked_rle, coder
-from transfer.image_files import check_image
+from transfer.image_files import checked_image_size
 
 # Objects whose boxes are compared with their masks or areas.
 SAMPLE = 1000
 
 
-def find_coco_splits(root: Path) -> list[str]:
+def find_coco_split_names(root: Path) -> list[str]:
     """Names of the splits under `root`."""
     files = sorted((root / "coco" / "annotations").glob("instances_*[0-9][0-9][0-9][0-9].json"))
     return [f"coco_{split[-4:]}_{split[:-4]}" for split in (path.stem.removeprefix("instances_") for path in files)]
 
 
-def read_coco_split(
+def read_coco_split_and_faults(
     root: Path, name: str, require_masks: bool
 ) -> tuple[list[dict[str, Any]], dict[Any, str], list[str]]:
-    """Read `coco_2017_val` of `root/coco/annotations/instances_val2017.json` and `root/coco/val2017`: see `read_coco`.
+    """Read `coco_2017_val` of `root/coco/annotations/instances_val2017.json` and `root/coco/val2017`.
+
+    The return values are those of `read_coco_and_faults`.
 
     Raises:
         UserError: there is no such split.
@@ -42,17 +44,17 @@ def read_coco_split(
     for path in (folder, annotations, images):
         if not path.exists():
             raise UserError(f"{path}: missing; {name} needs it (data.root={root}, Detectron2's layout)")
-    return read_coco(annotations, images, require_masks)
+    return read_coco_and_faults(annotations, images, require_masks)
 
 
-def read_coco(
-    file: Path, folder: Path | None, require_masks: bool
+def read_coco_and_faults(
+    json_file: Path, image_root: Path | None, require_masks: bool
 ) -> tuple[list[dict[str, Any]], dict[Any, str], list[str]]:
     """Read an instances file as Detectron2's loader does (detectron2/data/datasets/coco.py).
 
     Args:
-        file: the instances JSON.
-        folder: of its images; None to do without them.
+        json_file: the instances.
+        image_root: folder of the images; None to do without them.
         require_masks: whether every object needs one.
 
     Returns:
@@ -63,34 +65,36 @@ def read_coco(
     Raises:
         UserError: it is no instances file.
     """
-    document = read_json(file, 2**31)  # train2017 has 470 MB
+    document = read_json(json_file, 2**31)  # train2017 has 470 MB
     keys = ("images", "categories", "annotations")
     parts: list[Any] = [document.get(key) if isinstance(document, dict) else None for key in keys]
     if not all(isinstance(part, list) for part in parts):
-        raise UserError(f"{file}: no COCO instances file (it needs the lists images, categories, annotations)")
+        raise UserError(f"{json_file}: no COCO instances file (it needs the lists images, categories, annotations)")
     if not parts[0] or not parts[1]:
-        raise UserError(f"{file}: lists no images or no categories; restore it")
+        raise UserError(f"{json_file}: lists no images or no categories; restore it")
     faults: list[str] = []
 
     def examine(kind: str, entries: Any, read: Callable[[Any], Any]) -> dict[Any, Any]:
         good: dict[Any, Any] = {}
         for entry in entries:
             try:
-                key = read_id(entry, "id")
+                key = checked_id(entry, "id")
                 if key in good:
                     raise ValueError("its id occurs twice; remove one")
                 good[key] = read(entry)
             except (UserError, OSError, ValueError) as error:
                 named = entry.get("id", "?") if isinstance(entry, dict) else "?"
-                faults.append(user_message(error) or f"{file}: {kind} {named!r}: {error}")
+                faults.append(user_message(error) or f"{json_file}: {kind} {named!r}: {error}")
         return good
 
     categories = examine("category", parts[1], lambda entry: _text(entry, "name"))
-    faults += [f"{file}: category name {n!r} occurs twice" for n, k in Counter(categories.values()).items() if k > 1]
-    images = examine("image", parts[0], lambda entry: _image(entry, folder))
+    faults += [
+        f"{json_file}: category name {n!r} occurs twice" for n, k in Counter(categories.values()).items() if k > 1
+    ]
+    images = examine("image", parts[0], lambda entry: _image(entry, image_root))
     files = Counter(image["file_name"] for image in images.values())
     faults += [
-        f"{file}: the file {f} is that of {n} images; remove all but one" for f, n in files.items() if f and n > 1
+        f"{json_file}: the file {f} is that of {n} images; remove all but one" for f, n in files.items() if f and n > 1
     ]
     ordered = sorted(categories, key=_order)
     classes = {category: n for n, category in enumerate(ordered)}
@@ -100,7 +104,7 @@ def read_coco(
     found = examine("annotation", objects, lambda entry: _annotation(entry, images, classes, require_masks))
     for image_id, annotation in found.values():
         images[image_id]["annotations"].append(annotation)
-    faults = faults or [f"{file}: {fault}" for fault in _box_faults(images, list(found.values())[:SAMPLE])]
+    faults = faults or [f"{json_file}: {fault}" for fault in _box_faults(images, list(found.values())[:SAMPLE])]
     return [images[i] for i in sorted(images, key=_order)], {c: categories[c] for c in ordered}, faults
 
 
@@ -119,21 +123,21 @@ def _image(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
         path = folder / name if (folder / name).is_file() else folder / name.replace("\\", "/")
         if not path.is_file():
             raise ValueError(f"its file {path} is missing; restore it or remove its entry")
-        width, height = check_image(path, *((size["width"], size["height"]) if size["width"] else ()))
+        width, height = checked_image_size(path, (size["width"], size["height"]) if size["width"] else None)
         size = {"height": height, "width": width}
-    return {"file_name": str(path), "image_id": read_id(entry, "id"), **size, "annotations": []}
+    return {"file_name": str(path), "image_id": checked_id(entry, "id"), **size, "annotations": []}
 
 
 def _annotation(
     entry: dict[str, Any], images: dict[Any, dict[str, Any]], classes: dict[Any, int], require_masks: bool
 ) -> tuple[Any, dict[str, Any]]:
-    image_id, category = read_id(entry, "image_id"), read_id(entry, "category_id")
+    image_id, category = checked_id(entry, "image_id"), checked_id(entry, "category_id")
     if image_id not in images:
         raise ValueError(f"its image {image_id!r} is not in the file; correct or remove it")
     if category not in classes:
         raise ValueError(f"its category {category!r} is not in the file; correct or remove it")
     height, width = images[image_id]["height"], images[image_id]["width"]
-    x, y, w, h = box = check_numbers(entry.get("bbox"), "its bbox", 4)
+    x, y, w, h = box = checked_numbers(entry.get("bbox"), "its bbox", 4)
     # A few official boxes have no width or no height; Detectron2 leaves those out of training by itself.
     inside = x >= -SLACK and y >= -SLACK and x + w <= width + SLACK and y + h <= height + SLACK
     if w < 0 or h < 0 or (width and not inside):
@@ -197,7 +201,7 @@ def _mask(shape: Any, height: int, width: int) -> Any:
     if not isinstance(shape, list) or not all(isinstance(polygon, list) for polygon in shape):
         raise ValueError("its segmentation is neither run-length coded nor a list of polygons [[x, y, x, y, …], …]")
     for polygon in shape:
-        check_numbers(polygon, "a polygon")
+        checked_numbers(polygon, "a polygon")
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon has {len(polygon)} numbers; it needs three points of two, or remove it")
         # pycocotools draws what lies outside too, and takes memory for it.
@@ -206,7 +210,7 @@ def _mask(shape: Any, height: int, width: int) -> Any:
     return shape
 
 
-def read_id(entry: Any, key: str) -> Any:
+def checked_id(entry: Any, key: str) -> Any:
     """The id of an image, a category or an object: a whole number or a text; a ValueError is raised for any other."""
     value = entry.get(key) if isinstance(entry, dict) else None
     if isinstance(value, float) and value.is_integer():
@@ -227,7 +231,7 @@ def _text(entry: dict[str, Any], key: str) -> str:
     return value
 
 
-def check_numbers(values: Any, what: str, count: int = 0) -> list[float]:
+def checked_numbers(values: Any, what: str, count: int = 0) -> list[float]:
     """A list of finite numbers, `count` of them if that is given; a ValueError for anything else names `what` it is."""
     if not isinstance(values, list) or not all(map(is_number, values)) or (count and len(values) != count):
         raise ValueError(f"{what} is not a list of {count or 'finite'} numbers; correct it")

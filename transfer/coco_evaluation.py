@@ -93,14 +93,18 @@ def _convert_index(index: Any) -> Any:
     """The index in the class of the library that computes; pycocotools' own is taken too."""
     if index is None or isinstance(index, pycocotools_coco.COCO):
         return index
+    return _build_index(index.dataset)
+
+
+def _build_index(dataset: dict[str, Any]) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):
-        own = pycocotools_coco.COCO()
-        own.dataset = index.dataset
-        own.createIndex()
-    return own
+        index = pycocotools_coco.COCO()
+        index.dataset = dataset
+        index.createIndex()
+    return index
 
 
-def to_coco_results(detections: Detections) -> list[dict[str, Any]]:
+def to_indexed_coco_results(detections: Detections) -> list[dict[str, Any]]:
     """Detections in COCO's results format; images and classes by their numbers, masks run-length coded."""
     corner, extent = detections.box[:, :2], detections.box[:, 2:] - detections.box[:, :2]
     boxes = np.concatenate([corner, extent], axis=1).tolist()
@@ -156,12 +160,9 @@ def evaluate_coco(
 
 
 def _index(entries: list[dict[str, Any]], images: Sequence[dict[str, Any]], classes: Sequence[str]) -> Any:
-    index = pycocotools_coco.COCO()
-    index.dataset = {
+    return _build_index({
         "images": [{"id": n, "height": i["height"], "width": i["width"]} for n, i in enumerate(images)],
         "categories": [{"id": n, "name": name} for n, name in enumerate(classes)],
         # From 1: pycocotools takes an object whose id is 0 for one that is never found.
         "annotations": [{**entry, "id": n} for n, entry in enumerate(entries, start=1)],
-    }
-    index.createIndex()
-    return index
+    })  # fmt: skip

@@ -39,19 +39,21 @@ class Detections:
     masks: list[bytes] | None = None
 
     @classmethod
-    def load(cls, path: Path) -> "Detections":
+    def load(cls, npz_path: Path) -> "Detections":
         """Read what `save` wrote; whatever no detector gives is refused, since it may come from anybody."""
         try:
-            return _checked(unpack_arrays(read_bytes(path, 2**30)))
+            return _checked(unpack_arrays(read_bytes(npz_path, 2**30)))
         except ValueError as error:
-            raise UserError(f"{path}: not a file of detections ({error}); give the detections.npz of a run") from error
+            raise UserError(
+                f"{npz_path}: not a file of detections ({error}); give the detections.npz of a run"
+            ) from error
 
     @classmethod
     def from_table(
-        cls, rows: Sequence[Sequence[float]], image_ids: Sequence[str], classes: Sequence[str]
+        cls, indexed_rows: Sequence[Sequence[float]], image_ids: Sequence[str], classes: Sequence[str]
     ) -> "Detections":
-        """From rows of image number, class number, score, x0, y0, x1, y1 in pixels from 0; the sizes are left 0."""
-        table = np.array(rows, np.float64).reshape(-1, 7)
+        """From rows of image index, class index, score, x0, y0, x1, y1 in pixels from 0; the sizes are left 0."""
+        table = np.array(indexed_rows, np.float64).reshape(-1, 7)
         return cls(
             list(image_ids), list(classes), table[:, 0].astype(np.int32), table[:, 1].astype(np.int16),
             table[:, 2].astype(np.float32), table[:, 3:].astype(np.float32), np.zeros((len(image_ids), 2), np.int32),
@@ -60,8 +62,8 @@ class Detections:
     def __len__(self) -> int:
         return len(self.score)
 
-    def save(self, path: Path) -> None:
-        """Write a compressed `.npz`, atomically."""
+    def save(self, npz_path: Path) -> None:
+        """Write the arrays, compressed and atomically."""
         arrays: dict[str, Any] = {
             "image_ids": np.array(self.image_ids), "classes": np.array(self.classes), "image": self.image,
             "category": self.category, "score": self.score, "box": self.box, "sizes": self.sizes,
@@ -69,7 +71,7 @@ class Detections:
         if self.masks is not None:
             arrays["mask_bytes"] = np.frombuffer(b"".join(self.masks), np.uint8)
             arrays["mask_lengths"] = np.array([len(m) for m in self.masks], np.int32)
-        write_arrays(path, arrays)
+        write_arrays(npz_path, arrays)
 
 
 class Evaluation(NamedTuple):

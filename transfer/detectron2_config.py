@@ -18,6 +18,7 @@ from runs.files import read_yaml
 from runs.settings import flatten
 from transfer.backbone_file import BackboneFile
 from transfer.model import as_user_errors  # and registers the heads that the recipes name
+from transfer.read_splits import Split
 from transfer.settings import RECIPES, TransferConfig
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -71,7 +72,7 @@ RANGES = {
 def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str) -> CfgNode:
     """Resolve every Detectron2 setting of a run; the later wins: recipe, backbone, `config.detectron2`.
 
-    It is not yet frozen: `prepare_splits` adds what follows from the data set.
+    It is not yet frozen: `set_classes_and_mask_format` adds what follows from the data set.
 
     Raises:
         UserError: a recipe or key that does not exist, a value of the wrong type, a setting without effect here, or a
@@ -113,7 +114,22 @@ def build_cfg(config: TransferConfig, backbone: BackboneFile | None, device: str
     return cfg
 
 
-def recipe_fingerprint(config: TransferConfig) -> str:
+def set_classes_and_mask_format(cfg: CfgNode, train: Split) -> None:
+    """Set the number of classes and INPUT.MASK_FORMAT, which follow from the images to train on.
+
+    Raises:
+        UserError: masks are asked for, and the data set has none.
+    """
+    if cfg.MODEL.MASK_ON and train.metric != "coco":
+        raise UserError(f"detectron2.MODEL.MASK_ON=True: {train.name} has no masks; use COCO's splits, or False")
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(train.classes)
+    objects = (a for image in train.images for a in image["annotations"])
+    if any(isinstance(a.get("segmentation"), dict) and not a["iscrowd"] for a in objects):
+        # Detectron2 cuts polygons alone out of an image, unless all masks are made of pixels.
+        cfg.INPUT.MASK_FORMAT = "bitmask"
+
+
+def recipe_files_fingerprint(config: TransferConfig) -> str:
     """SHA-256 of what the recipe and the files it is based on say, comments aside, in hexadecimal digits.
 
     It does not depend on where the files lie.

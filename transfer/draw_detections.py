@@ -23,18 +23,17 @@ PAPER, INK = (250, 250, 250), (40, 40, 40)
 
 def draw_sheets(folder: Path, split: Split, detections: Detections, matches: Matches, count: int) -> None:
     """Draw `detections.png`, images at even distances, and `best_and_worst.png`, of `count` images each."""
-    draw_sheet(folder / DETECTIONS, split, detections, evenly_spaced_images(split, count))
-    draw_sheet(folder / "best_and_worst.png", split, detections, best_and_worst_images(matches, count))
+    draw_sheet(folder / DETECTIONS, split, detections, evenly_spaced_indices(len(split.images), count))
+    draw_sheet(folder / "best_and_worst.png", split, detections, best_then_worst_image_indices(matches, count))
 
 
-def evenly_spaced_images(split: Split, count: int) -> list[int]:
-    """Numbers of `count` images at even distances."""
-    places = np.linspace(0, len(split.images) - 1, min(count, len(split.images)))
-    return sorted({int(n) for n in places.round()})
+def evenly_spaced_indices(num_images: int, count: int) -> list[int]:
+    """Indices of `count` images at even distances, or of all if there are fewer."""
+    return np.unique(np.linspace(0, num_images - 1, min(count, num_images)).round().astype(int)).tolist()
 
 
-def best_and_worst_images(matches: Matches, count: int) -> list[int]:
-    """Numbers of the images that the detector did best on, then of those that it did worst on, half of `count` each.
+def best_then_worst_image_indices(matches: Matches, total: int) -> list[int]:
+    """Indices of the images that the detector did best on, then of those that it did worst on, half of `total` each.
 
     By the F-measure at IoU .5 of detections with a score of at least `THRESHOLD`. Images without objects are left out.
     """
@@ -45,9 +44,9 @@ def best_and_worst_images(matches: Matches, count: int) -> list[int]:
     with_objects = np.flatnonzero(objects)
     score = 2 * right[with_objects] / (objects + right + wrong)[with_objects]
     # Among equals the image with the lower number, at both ends.
-    best = with_objects[np.argsort(-score, kind="stable")][: (count + 1) // 2].tolist()
+    best = with_objects[np.argsort(-score, kind="stable")][: (total + 1) // 2].tolist()
     worst = [n for n in with_objects[np.argsort(score, kind="stable")].tolist() if n not in best]
-    return best + worst[: count // 2]
+    return best + worst[: total // 2]
 
 
 def draw_sheet(path: Path, split: Split, detections: Detections, numbers: Sequence[int]) -> None:

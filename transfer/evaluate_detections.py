@@ -19,7 +19,7 @@ from runs.files import read_json, write_json
 from runs.printable import printable
 from transfer.box_formats import CORNERS, SIDES, check_box_format
 from transfer.check_rle import checked_rle
-from transfer.coco_annotations import check_numbers, is_number, read_coco, read_id
+from transfer.coco_annotations import checked_id, checked_numbers, is_number, read_coco_and_faults
 from transfer.detections import Detections, Evaluation
 from transfer.read_splits import Split, raise_first_fault, read_joined_splits
 from transfer.settings import VOC_CLASSES
@@ -79,7 +79,7 @@ def score_voc(
     truth = read_joined_splits(str(root), [split], classes, require_images=False)
     ids = [image["image_id"] for image in truth.images]
     if found is None:
-        found = read_voc_detections(detections, ids, classes)
+        found = _read_voc_detections(detections, ids, classes)
     elif found.classes != classes:
         raise UserError(f"{detections}: of the classes {', '.join(found.classes)}; leave out --classes")
     elif [str(i) for i in found.image_ids] != ids:
@@ -89,7 +89,7 @@ def score_voc(
     return evaluate_voc(found, SplitTruth.from_images(truth.images), chosen)
 
 
-def read_voc_detections(folder: Path, ids: list[str], classes: list[str]) -> Detections:
+def _read_voc_detections(folder: Path, ids: list[str], classes: list[str]) -> Detections:
     """The development kit's results: one text file a class, boxes from 1."""
     places = {image_id: n for n, image_id in enumerate(ids)}
     # Of two classes whose names end alike, a file belongs to the longer.
@@ -126,7 +126,7 @@ def score_coco(path: Path, annotations: Path) -> Evaluation:
     Raises:
         UserError: the detections or the annotations are wrong.
     """
-    from transfer.coco_evaluation import evaluate_coco, to_coco_results
+    from transfer.coco_evaluation import evaluate_coco, to_indexed_coco_results
 
     if path.suffix in (".pth", ".pt", ".pkl"):
         raise UserError(
@@ -134,7 +134,7 @@ def score_coco(path: Path, annotations: Path) -> Evaluation:
             "outfile_prefix"
         )
     found = Detections.load(path) if path.suffix == ".npz" else None
-    results = read_json(path, 2**30) if found is None else to_coco_results(found)
+    results = read_json(path, 2**30) if found is None else to_indexed_coco_results(found)
     if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
         raise UserError(f"{path}: not a list of detections {{image_id, category_id, bbox, score}}")
     # Not at the first detection: a masks-only result has no box.
@@ -142,9 +142,9 @@ def score_coco(path: Path, annotations: Path) -> Evaluation:
     if not kinds:
         raise UserError(f"{path}: neither bbox nor segmentation is there for all detections; write one for all")
     kinds = kinds if results else ["bbox"]
-    images, categories, faults = read_coco(annotations, None, "segm" in kinds)
+    images, categories, faults = read_coco_and_faults(annotations, None, "segm" in kinds)
     truth = Split(str(annotations), images, list(categories.values()), "coco")
-    raise_first_fault(faults or truth.faults())
+    raise_first_fault(faults or truth.overall_faults())
     # Some tools write the numbers as texts.
     image_numbers = {str(image["image_id"]): n for n, image in enumerate(images)}
     category_numbers = {str(category): n for n, category in enumerate(categories)}
@@ -172,7 +172,7 @@ def _result(
     """One detection of anybody's, checked, with numbers for its image and class."""
     entry: dict[str, Any] = {}
     for key, table in (("image_id", image_numbers), ("category_id", category_numbers)):
-        entry[key] = table.get(str(read_id(result, key)), -1)
+        entry[key] = table.get(str(checked_id(result, key)), -1)
         if entry[key] < 0:
             raise ValueError(
                 f"its {key} {result[key]!r} is not in the annotations; give the annotations it was made for"
@@ -181,7 +181,7 @@ def _result(
     if not is_number(entry["score"]):
         raise ValueError(f"its score is {entry['score']!r}; write a finite number")
     if "bbox" in kinds:
-        entry["bbox"] = check_numbers(result["bbox"], "its bbox", 4)
+        entry["bbox"] = checked_numbers(result["bbox"], "its bbox", 4)
         if min(entry["bbox"][2:]) < 0:
             raise ValueError("its bbox has a negative side; COCO's is x, y, width, height")
     if "segm" in kinds:

@@ -14,7 +14,7 @@ from runs.distributed import rank, world_size
 from runs.errors import raise_or_yield
 from runs.progress import Progress
 from transfer.check_rle import coder
-from transfer.coco_evaluation import evaluate_coco, to_coco_results
+from transfer.coco_evaluation import evaluate_coco, to_indexed_coco_results
 from transfer.detections import Detections, Evaluation
 from transfer.model import as_user_errors
 from transfer.read_splits import Split
@@ -24,7 +24,7 @@ from transfer.voc_evaluation import SplitTruth, evaluate_voc
 FILES = ("detections.npz", FILE)
 
 
-def evaluate_detector(
+def evaluate_and_save(
     cfg: Any, detector: nn.Module, split: Split, batches: Iterable[Any]
 ) -> tuple[Evaluation, Detections] | None:
     """Every image of a split through the detector, shared out over the processes, and its AP.
@@ -38,7 +38,7 @@ def evaluate_detector(
         return None
     if split.metric == "coco":
         kinds = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-        evaluation = evaluate_coco(to_coco_results(detections), split.images, split.classes, kinds)
+        evaluation = evaluate_coco(to_indexed_coco_results(detections), split.images, split.classes, kinds)
     else:
         evaluation = evaluate_voc(detections, SplitTruth.from_images(split.images), split.metric)
     folder = Path(cfg.OUTPUT_DIR)
@@ -49,7 +49,7 @@ def evaluate_detector(
 
 @torch.no_grad()
 def detect(cfg: Any, detector: nn.Module, split: Split, batches: Iterable[Any]) -> Detections | None:
-    """The detections on process 0, None on the others; the arguments are those of `evaluate_detector`."""
+    """The detections on process 0, None on the others; the arguments are those of `evaluate_and_save`."""
     detector.eval()
     rows: list[tuple[int, Any]] = []
     numbers = range(rank(), len(split.images), world_size())

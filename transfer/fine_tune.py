@@ -16,15 +16,15 @@ from runs.record import Record, Subject
 from runs.seeds import seed_everything
 from runs.tensor_files import save_torch_file
 from transfer.backbone_file import BackboneFile, read_backbone
-from transfer.detectron2_config import build_cfg, recipe_fingerprint
+from transfer.detectron2_config import build_cfg, recipe_files_fingerprint, set_classes_and_mask_format
 from transfer.draw_detections import draw_sheets
 from transfer.evaluate_detector import FILES
-from transfer.learning_rate_search import search_learning_rate
+from transfer.learning_rate_search import grid_search_learning_rate, with_rate_and_warmup
 from transfer.loader import build_loaders
-from transfer.model import build_detector
+from transfer.model import build_detector, load_and_prove_equal
 from transfer.read_splits import Split, read_train_and_test
 from transfer.settings import SearchConfig, TransferConfig
-from transfer.subsets import prepare_splits
+from transfer.subsets import take_subsets
 from transfer.trainer import CHECKPOINT, Trainer
 
 MODEL = "model_final.pth"
@@ -32,7 +32,7 @@ MODEL = "model_final.pth"
 MAY_DIFFER = ("data.root", "data.workers", "threads", "device", "save_seconds", "pictures")
 
 
-def run(config: TransferConfig) -> dict[str, float]:
+def run_trials(config: TransferConfig) -> dict[str, float]:
     """One trial, or a search and trials with consecutive seeds, each in a folder below `output`.
 
     A run of the same settings that was interrupted is continued, and one that is done is not made again. Returned are
@@ -50,11 +50,15 @@ def _run(
     """Run what the settings ask for, on the splits where they have been read."""
     cfg = build_cfg(config, backbone, device.type)
     splits = splits or read_train_and_test(config.data, cfg)
-    train, test = prepare_splits(config.data, cfg, splits)
+    train, test = take_subsets(config.data, *splits)
+    set_classes_and_mask_format(cfg, train)
     cfg.freeze()
     # The weights are what is in their file, and so are the images and the recipe.
     settings = asdict(config) | {"weights_sha256": backbone.sha256 if backbone else None}
-    bound = {"train": train.dataset.fingerprint, "test": test.dataset.fingerprint, "recipe": recipe_fingerprint(config)}
+    bound = {
+        "train": train.dataset_record.fingerprint, "test": test.dataset_record.fingerprint,
+        "recipe": recipe_files_fingerprint(config),
+    }  # fmt: skip
     with claimed_run("transfer", cfg.OUTPUT_DIR, settings, MAY_DIFFER, bound) as claimed:
         if claimed.done:
             return claimed.done
@@ -71,28 +75,28 @@ def _fine_tune(
 ) -> Record | None:  # fmt: skip
     """Train, test and record; returns the record on process 0."""
     seed_everything(config.seed)
-    detector, proof = build_detector(cfg, backbone, config.channels_last)
+    detector = build_detector(cfg, config.channels_last)
+    proof = load_and_prove_equal(detector, backbone) if backbone else None
     loaders = build_loaders(cfg, train, test, worker_count(config.data.workers, most=8))
     trainer = Trainer(cfg, config, detector, loaders, test, claimed)
     if rank() == 0:
         with atomic_write(claimed.path / "detectron2.yaml", "w") as file:
             file.write(cfg.dump())
-    trainer.train()
-    found = trainer.evaluate()
+    found = trainer.train_and_evaluate()
     if found is None:
         return None
     evaluation, detections = found
     save_torch_file(claimed.path / MODEL, {"model": detector.state_dict()})
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()),
-        "train": asdict(train.dataset) | {"used": len(loaders.sampler.wide)},
+        "train": asdict(train.dataset_record) | {"used": len(loaders.sampler.wide)},
         "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3),
         "per_class": evaluation.per_class, "files": {name: sha256(claimed.path / name) for name in FILES},
     }  # fmt: skip
     if evaluation.curves:
         details["curves"] = evaluation.curves
     subject = backbone.subject if backbone else Subject(method=SCRATCH, arch=config.arch)
-    record = claimed.finish(subject, test.dataset, evaluation.metrics, details=details)
+    record = claimed.finish(subject, test.dataset_record, evaluation.metrics, details=details)
     (claimed.path / CHECKPOINT).unlink(missing_ok=True)
     if config.pictures:
         draw_sheets(claimed.path, test, detections, evaluation.matches["bbox"], config.pictures)
@@ -102,12 +106,13 @@ def _fine_tune(
 
 
 def _trials(
-    config: TransferConfig, claimed: Run, iterations: int, run_one: Callable[[TransferConfig], Record]
+    config: TransferConfig, claimed: Run, max_iter: int, run_one: Callable[[TransferConfig], Record]
 ) -> Record | None:
     """The search and the trials, each by `run_one`; returns the record of them together on process 0."""
     single, search = replace(config, trials=1, search=SearchConfig()), None
     if config.search.enabled:
-        search, single = search_learning_rate(config.search, single, claimed.path, iterations, run_one)
+        search = grid_search_learning_rate(config.search, single, claimed.path, max_iter, run_one)
+        single = with_rate_and_warmup(single, search["chosen"], max_iter)
     records = []
     for number in range(config.trials):
         output = str(claimed.path / f"{TRIAL}{number}")

@@ -17,7 +17,7 @@ ORIENTATION = 0x0112  # EXIF; from 5 on the image is shown with its sides exchan
 
 
 @contextlib.contextmanager
-def open_image(file: Path) -> Iterator[Image.Image]:
+def _open_image(file: Path) -> Iterator[Image.Image]:
     """Open an image file, which is decoded when its pixels are used.
 
     Raises:
@@ -34,16 +34,26 @@ def open_image(file: Path) -> Iterator[Image.Image]:
         raise UserError(f"{file}: not a readable image ({error}); restore it") from error
 
 
-def check_image(file: Path, width: int | None = None, height: int | None = None) -> tuple[int, int]:
+def decoding_fault(file: Path) -> str | None:
+    """Decode every pixel; returns what is wrong, None if nothing is."""
+    try:
+        with _open_image(file) as image:
+            image.convert("RGB")
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def checked_image_size(file: Path, annotated_size: tuple[int, int] | None = None) -> tuple[int, int]:
     """Check that a file is an image that training can use, of the annotated size; nothing is decoded.
 
-    Detectron2 turns a photograph as its EXIF tag says, so an annotation is one of the photograph as shown. Returned are
-    its width and height as shown, in pixels; without annotated ones, any size is accepted.
+    Detectron2 turns a photograph as its EXIF tag says, so an annotation is one of the photograph as shown. Sizes are
+    (width, height) in pixels; returned is that as shown. Without an annotated one, any is accepted.
 
     Raises:
         UserError: it is no image, too large, too narrow, of more than 8 bits a channel, or of another size.
     """
-    with open_image(file) as opened:
+    with _open_image(file) as opened:
         mode, stored, orientation = opened.mode, opened.size, _orientation(opened)
     if mode.startswith("I") or mode == "F":
         raise UserError(
@@ -52,13 +62,16 @@ def check_image(file: Path, width: int | None = None, height: int | None = None)
     if max(stored) > NARROWEST * min(stored):
         raise UserError(f"{file}: is {stored[0]} x {stored[1]}, of which scaling leaves nothing; crop or remove it")
     shown = stored[::-1] if orientation >= 5 else stored
-    if width is not None and (width, height) != shown:
-        if (width, height) == stored:
+    if annotated_size not in (None, shown):
+        if annotated_size == stored:
             raise UserError(
                 f"{file}: is shown as {shown[0]} x {shown[1]} by its EXIF orientation, but annotated as stored; "
                 "annotate it as shown, or turn its pixels and remove the tag"
             )
-        raise UserError(f"{file}: is {shown[0]} x {shown[1]}, its annotation says {width} x {height}; correct one")
+        raise UserError(
+            f"{file}: is {shown[0]} x {shown[1]}, its annotation says {annotated_size[0]} x {annotated_size[1]}; "
+            "correct one"
+        )
     return shown
 
 

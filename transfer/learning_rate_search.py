@@ -20,14 +20,21 @@ WARMUP_ABOVE, WARMUP_ITERS, WARMUP_FACTOR = 0.05, 1000, 0.3333
 WARMUP_SHARE = 24
 
 
-def search_learning_rate(
-    search: SearchConfig, config: TransferConfig, folder: Path, run_iterations: int,
+def grid_search_learning_rate(
+    search: SearchConfig, config: TransferConfig, folder: Path, max_iter: int,
     run_one: Callable[[TransferConfig], Record],
-) -> tuple[dict[str, Any], TransferConfig]:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Try every rate, in a folder of its own, on the held-out part of the training images.
 
+    Args:
+        search: which rates to try, and on what.
+        config: settings of a single trial.
+        folder: where the folders of the runs are made.
+        max_iter: iterations of a run.
+        run_one: fine-tunes once and returns the record.
+
     Returns:
-        (the whole grid and the choice, the settings of a single trial with the chosen rate)
+        The whole grid and the `chosen` rate, as they are recorded.
 
     Raises:
         Diverged: with every rate.
@@ -36,7 +43,7 @@ def search_learning_rate(
     data = replace(config.data, held_out=search.held_out)
     for rate in search.rates or GRIDS[config.task]:
         output = str(folder / f"search_lr{rate:g}")
-        candidate = replace(with_rate_and_warmup(config, rate, run_iterations), data=data, output=output, pictures=0)
+        candidate = replace(with_rate_and_warmup(config, rate, max_iter), data=data, output=output, pictures=0)
         entry: dict[str, Any] = {"rate": rate, "solver": dict(candidate.detectron2["SOLVER"])}
         try:
             entry["metrics"] = run_one(candidate).metrics
@@ -47,18 +54,17 @@ def search_learning_rate(
     if not finished:
         raise Diverged(f"every rate of {[e['rate'] for e in grid]} diverged; give lower search.rates")
     best = max(finished, key=lambda entry: entry["metrics"][search.metric])
-    result = {
+    return {
         "chosen": best["rate"], "metric": search.metric, "held_out": search.held_out, "seed": config.seed, "grid": grid,
     }  # fmt: skip
-    return result, with_rate_and_warmup(config, best["rate"], run_iterations)
 
 
-def with_rate_and_warmup(config: TransferConfig, rate: float, run_iterations: int) -> TransferConfig:
-    """The settings of a run of so many iterations with another rate, and the longer warm-up that high ones need."""
+def with_rate_and_warmup(config: TransferConfig, rate: float, max_iter: int) -> TransferConfig:
+    """The settings of a run of `max_iter` iterations with another rate, and the longer warm-up that high ones need."""
     other = copy.deepcopy(config)
     solver = other.detectron2.setdefault("SOLVER", {})
     solver["BASE_LR"] = rate
     if rate > WARMUP_ABOVE:
-        solver["WARMUP_ITERS"] = min(WARMUP_ITERS, run_iterations // WARMUP_SHARE)
+        solver["WARMUP_ITERS"] = min(WARMUP_ITERS, max_iter // WARMUP_SHARE)
         solver["WARMUP_FACTOR"] = WARMUP_FACTOR
     return other

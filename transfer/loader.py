@@ -47,7 +47,7 @@ class MappedImages(Dataset[dict[str, Any] | BrokenImage]):
         return mapped
 
 
-def collate(batch: list[Any]) -> list[dict[str, Any]] | BrokenImage:
+def _collate(batch: list[Any]) -> list[dict[str, Any]] | BrokenImage:
     """A batch as Detectron2 wants it, or the first of its images that did not decode, which `raise_or_yield` raises."""
     return next((image for image in batch if isinstance(image, BrokenImage)), batch)
 
@@ -124,7 +124,7 @@ def build_loaders(cfg: Any, train: Split, test: Split, workers: int) -> Loaders:
 
 
 def build_test_loader(cfg: Any, split: Split, workers: int) -> DataLoader[Any]:
-    """Every image once, one a batch, this process's share of them; for `evaluate_detector`."""
+    """Every image once, one a batch, this process's share of them; for `evaluate_and_save`."""
     draws: list[list[Draw]] = [[(index, None)] for index in range(rank(), len(split.images), world_size())]
     return _loader(MappedImages(split.images, DatasetMapper(cfg, False)), draws, workers)
 
@@ -138,5 +138,5 @@ def images_with_objects(cfg: Any, split: Split) -> list[dict[str, Any]]:
 
 def _loader(images: MappedImages, batches: Any, workers: int) -> DataLoader[Any]:
     return DataLoader(
-        images, batch_sampler=batches, num_workers=workers, collate_fn=collate, worker_init_fn=shield_worker
+        images, batch_sampler=batches, num_workers=workers, collate_fn=_collate, worker_init_fn=shield_worker
     )

@@ -78,27 +78,19 @@ def as_user_errors(what: str) -> Iterator[None]:
         raise UserError(f"{what} ({reason or type(error).__name__})") from error
 
 
-def build_detector(
-    cfg: Any, backbone: BackboneFile | None, channels_last: bool
-) -> tuple[nn.Module, dict[str, Any] | None]:
-    """Build the detector that a configuration describes, with the backbone's weights, or random ones without.
-
-    Returns:
-        (the detector on `cfg.MODEL.DEVICE`, what `load_and_prove` says of its weights)
+def build_detector(cfg: Any, channels_last: bool) -> nn.Module:
+    """Build the detector that a configuration describes, on `cfg.MODEL.DEVICE` and with random weights.
 
     Raises:
-        UserError: Detectron2 cannot build it; or see `load_and_prove`.
+        UserError: Detectron2 cannot build it.
     """
     with as_user_errors("recipe=, detectron2.…: Detectron2 cannot build this detector"):
-        detector = build_model(cfg)
+        detector: nn.Module = build_model(cfg)
     use_float32_statistics(detector)
-    proof = load_and_prove(detector, backbone) if backbone else None
-    if channels_last:
-        detector.to(memory_format=torch.channels_last)
-    return detector, proof
+    return detector.to(memory_format=torch.channels_last) if channels_last else detector
 
 
-def load_and_prove(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
+def load_and_prove_equal(detector: nn.Module, backbone_file: BackboneFile) -> dict[str, Any]:
     """Copy every backbone tensor into the detector (res5 into its region heads), then prove that each one is there.
 
     The proof compares the detector's tensors with the file's bit for bit, after the copy and through `state_dict`. Of a
@@ -113,26 +105,27 @@ def load_and_prove(detector: nn.Module, file: BackboneFile) -> dict[str, Any]:
         UserError: a tensor is missing from the file, has another shape, or differs after loading.
     """
     wanted = _file_to_detector_names(detector)
-    absent = [name for name in wanted if name not in file.tensors]
+    absent = [name for name in wanted if name not in backbone_file.tensors]
     # Caffe2's networks have their statistics folded into weight and bias: those of a new norm stay, mean 0 and variance
     # 1, or 1 - eps where it is frozen (detectron2/layers/batch_norm.py, FrozenBatchNorm2d).
-    folded = [name for name in absent if name.endswith(("running_mean", "running_var"))] if file.folded else []
+    folded = [name for name in absent if name.endswith(("running_mean", "running_var"))] if backbone_file.folded else []
     if lost := [name for name in absent if name not in folded]:
         raise UserError(
-            f"weights={file.path}: lacks {len(lost)} of {len(wanted)} backbone tensors, first {lost[0]}; {REMEDY}"
+            f"weights={backbone_file.path}: lacks {len(lost)} of {len(wanted)} backbone tensors, first {lost[0]}; "
+            f"{REMEDY}"
         )
     state = detector.state_dict()
     wanted = {name: place for name, place in wanted.items() if name not in folded}
     # Not by load_state_dict: FrozenBatchNorm2d would replace the statistics that a state lacks, with variance 1.
     for name, place in wanted.items():
-        tensor = torch.tensor(file.tensors[name])
+        tensor = torch.tensor(backbone_file.tensors[name])
         if tensor.shape != state[place].shape:
             raise UserError(
-                f"weights={file.path}: {name} has shape {tuple(tensor.shape)}, the detector "
+                f"weights={backbone_file.path}: {name} has shape {tuple(tensor.shape)}, the detector "
                 f"{tuple(state[place].shape)}; leave MODEL.RESNETS to the file, or choose its arch"
             )
         state[place].copy_(tensor)
-    return _prove(detector, file, wanted)
+    return _prove(detector, backbone_file, wanted)
 
 
 def _prove(detector: nn.Module, file: BackboneFile, wanted: dict[str, str]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typing import Any
 
 from runs.errors import UserError
 from runs.record import Dataset
-from transfer.coco_annotations import find_coco_splits, read_coco_split
+from transfer.coco_annotations import find_coco_split_names, read_coco_split_and_faults
 from transfer.settings import DataConfig
-from transfer.voc_annotations import find_voc_splits, read_voc_split, suggest_root
+from transfer.voc_annotations import find_voc_split_names, read_voc_split_and_faults, suggest_root
 
 
 @dataclass
@@ -37,13 +37,13 @@ class Split:
     metric: str
 
     @functools.cached_property
-    def dataset(self) -> Dataset:
-        """What a record says of it; the fingerprint is the SHA-256 of classes and `image_keys`, in hexadecimal."""
-        digest = hashlib.sha256("".join([json.dumps(self.classes), *self.image_keys]).encode()).hexdigest()
+    def dataset_record(self) -> Dataset:
+        """What a record says of it; the fingerprint is the hexadecimal SHA-256 of classes and `image_signatures`."""
+        digest = hashlib.sha256("".join([json.dumps(self.classes), *self.image_signatures]).encode()).hexdigest()
         return Dataset("COCO" if self.metric == "coco" else "VOC", self.name, len(self.images), digest)
 
     @functools.cached_property
-    def image_keys(self) -> list[str]:
+    def image_signatures(self) -> list[str]:
         """For each image, a text of its file's name, its size, its boxes and their classes."""
         texts = []
         for image in self.images:
@@ -58,7 +58,7 @@ class Split:
         objects = (annotation for image in self.images for annotation in image["annotations"])
         return sum(not (a.get("difficult") or a.get("iscrowd")) for a in objects)
 
-    def faults(self) -> list[str]:
+    def overall_faults(self) -> list[str]:
         """What is wrong with all objects together, where each of them is without fault."""
         if not self.evaluated_object_count:
             return [f"{self.name}: no object counts (all are difficult, crowds, or absent); annotate some"]
@@ -83,12 +83,12 @@ def read_split_and_faults(
         (the images and objects without fault; what is wrong, each with its file and the remedy)
     """
     if name.startswith("coco"):
-        found, categories, faults = read_coco_split(root, name, require_masks)
+        found, categories, faults = read_coco_split_and_faults(root, name, require_masks)
         split = Split(name, found, list(categories.values()), "coco")
     else:
-        found, faults = read_voc_split(root, name, classes, require_images)
+        found, faults = read_voc_split_and_faults(root, name, classes, require_images)
         split = Split(name, found, list(classes), "voc_2007" if name.startswith("voc_2007") else "voc_area")
-    return split, faults or split.faults()
+    return split, faults or split.overall_faults()
 
 
 def raise_first_fault(faults: Sequence[str], more: str = "") -> None:
@@ -97,10 +97,10 @@ def raise_first_fault(faults: Sequence[str], more: str = "") -> None:
         raise UserError(faults[0] + (f" ({len(faults) - 1} more{more})" if faults[1:] else ""))
 
 
-def find_splits(root: Path) -> list[str]:
+def find_split_names(root: Path) -> list[str]:
     """Names of all splits whose lists lie under `root`; none is an error."""
     _require_folder(root)
-    names = find_voc_splits(root) + find_coco_splits(root)
+    names = find_voc_split_names(root) + find_coco_split_names(root)
     if not names:
         hint = suggest_root(root)
         raise UserError(

@@ -18,12 +18,11 @@ from transfer.settings import DataConfig
 Images = list[dict[str, Any]]
 
 
-def prepare_splits(data: DataConfig, cfg: Any, splits: tuple[Split, Split]) -> tuple[Split, Split]:
+def take_subsets(data: DataConfig, train: Split, test: Split) -> tuple[Split, Split]:
     """The images to train on and those to report on, as the settings ask for them, of what `read_train_and_test` read.
 
-    The numbers of classes and INPUT.MASK_FORMAT, which follow from the data set, are set in `cfg`.
+    A warning names a test image that is trained on.
     """
-    train, test = splits
     if data.held_out:
         images, held = hold_out(train.images, data.held_out, data.seed)
         part = f"{data.held_out:g} held out, seed {data.seed}"
@@ -35,13 +34,6 @@ def prepare_splits(data: DataConfig, cfg: Any, splits: tuple[Split, Split]) -> t
         chosen = balanced_subset(train.images, len(train.classes), data.images, data.seed)
         train = _with_images(train, chosen, f"{data.images} images, seed {data.seed}")
     _warn_of_overlap(train, test)
-    if cfg.MODEL.MASK_ON and train.metric != "coco":
-        raise UserError(f"detectron2.MODEL.MASK_ON=True: {train.name} has no masks; use COCO's splits, or False")
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(train.classes)
-    objects = (a for image in train.images for a in image["annotations"])
-    if any(isinstance(a.get("segmentation"), dict) and not a["iscrowd"] for a in objects):
-        # Detectron2 cuts polygons alone out of an image, unless all masks are made of pixels.
-        cfg.INPUT.MASK_FORMAT = "bitmask"
     return train, test
 
 
@@ -95,13 +87,13 @@ def hold_out(images: Images, part: float, seed: int) -> tuple[Images, Images]:
 def _warn_of_overlap(train: Split, test: Split) -> None:
     """Say that images are reported on which are trained on: the same file, or a copy with its name and objects."""
     files, copies = {image["file_name"] for image in train.images}, defaultdict(list)
-    for image, key in zip(train.images, train.image_keys, strict=True):
+    for image, key in zip(train.images, train.image_signatures, strict=True):
         if image["annotations"]:
             copies[key].append(image["file_name"])
     # Frames of two videos may have one name and one box of the whole frame each: only equal bytes make a copy.
     both = [
         image["file_name"]
-        for image, key in zip(test.images, test.image_keys, strict=True)
+        for image, key in zip(test.images, test.image_signatures, strict=True)
         if image["file_name"] in files
         or any(filecmp.cmp(image["file_name"], other, shallow=False) for other in copies.get(key, ()))
     ]

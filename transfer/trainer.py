@@ -25,7 +25,7 @@ from runs.seeds import generator_states, set_generator_states
 from runs.signals import DEADLINE, Stopped, StopSignals, raise_signals
 from runs.tensor_files import load_torch_file, restore_errors, save_torch_file
 from transfer.detections import Detections, Evaluation
-from transfer.evaluate_detector import evaluate_detector
+from transfer.evaluate_detector import evaluate_and_save
 from transfer.loader import Loaders
 from transfer.model import as_user_errors
 from transfer.read_splits import Split
@@ -66,16 +66,23 @@ class Trainer:
         self._window: list[dict[str, float]] = []
         self.signals = StopSignals(DEADLINE)
 
-    def train(self) -> None:
-        """Train to SOLVER.MAX_ITER, from the folder's checkpoint if there is one.
+    def train_and_evaluate(self) -> tuple[Evaluation, Detections] | None:
+        """Train to SOLVER.MAX_ITER, from the folder's checkpoint if there is one, and measure the detector.
 
-        Every TEST.EVAL_PERIOD iterations the detector is measured; its metrics go into the log.
+        Every TEST.EVAL_PERIOD iterations, too, the detector is measured; its metrics go into the log.
+
+        Returns:
+            What `evaluate_and_save` does.
 
         Raises:
             Diverged: a loss is no finite number.
             UserError: memory does not suffice, or an image cannot be read.
-            Stopped: a signal, behind a checkpoint.
+            Stopped: a signal, behind a checkpoint; during the measuring, the next start begins behind the last one.
         """
+        self._train()
+        return self._evaluate()
+
+    def _train(self) -> None:
         generators = self._restore()
         self.loaders.sampler.start = self.iteration
         # Making it draws from PyTorch's generator, so the saved states follow it.
@@ -108,14 +115,14 @@ class Trainer:
                 stopped = self.signals.agreed_signal()
                 period = self.cfg.TEST.EVAL_PERIOD
                 if not stopped and period > 0 and self.iteration % period == 0 and self.iteration < end:
-                    found = self.evaluate()
+                    found = self._evaluate()
                     self.model.train()
                     if log is not None and found is not None:
                         log.write(self.iteration - 1, **found[0].metrics)
                 # By the clocks of all processes: they save together.
                 due = any(all_gather_object(time.perf_counter() - saved > self.config.save_seconds))
                 if due or stopped or self.iteration == end:
-                    self.save()
+                    self._save()
                     saved = time.perf_counter()
                 if stopped:
                     break
@@ -123,24 +130,20 @@ class Trainer:
             if not stopped and self.iteration < end:
                 # A signal has ended the waiting for images.
                 stopped = self.signals.name
-                self.save()
+                self._save()
         if log is not None:
             log.close()
         if stopped:
             raise Stopped(f"{stopped} after iteration {self.iteration}, saved")
 
-    def evaluate(self) -> tuple[Evaluation, Detections] | None:
-        """Measure the detector with precise batch norm; returns what `evaluate_detector` does.
-
-        Raises:
-            Stopped: a signal, at once; the next start begins behind the last checkpoint.
-        """
+    def _evaluate(self) -> tuple[Evaluation, Detections] | None:
+        """Measure the detector with precise batch norm."""
         if heard := self.signals.agreed_signal():
             raise Stopped(f"{heard} before the detector was measured")
         with raise_signals():
             self.precise_bn()
             # Without autocast, as Detectron2's own mixed precision: scores of 8 bits would be full of ties.
-            return evaluate_detector(self.cfg, self.detector, self.test_split, self.loaders.test)
+            return evaluate_and_save(self.cfg, self.detector, self.test_split, self.loaders.test)
 
     def _step(self, batch: list[dict[str, Any]], start: float) -> dict[str, float]:
         """One iteration, whose batch is waited for since `start`; returns its losses, learning rate and seconds."""
@@ -196,8 +199,8 @@ class Trainer:
         with EventStorage(), Progress(count, "precise BN", folder=self.folder, disable=rank() > 0) as bar:
             update_bn_stats(self.model, _counted(raise_or_yield(self.loaders.precise_bn), bar), count)
 
-    def save(self) -> None:
-        """Write the checkpoint that `train` continues from."""
+    def _save(self) -> None:
+        """Write the checkpoint that training continues from."""
         states = all_gather_object(generator_states())
         if rank():
             return

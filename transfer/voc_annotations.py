@@ -10,13 +10,13 @@ from typing import Any
 from runs.errors import UserError, user_message
 from runs.files import read_bytes
 from transfer.box_formats import XYXY_ABS
-from transfer.image_files import check_image
+from transfer.image_files import checked_image_size
 
 SUFFIXES = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG")
 _TRUTH_VALUES = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1}
 
 
-def read_voc_split(
+def read_voc_split_and_faults(
     root: Path, name: str, classes: Sequence[str], require_images: bool = True
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Read a split as Detectron2's loader does (detectron2/data/datasets/pascal_voc.py), difficult objects included.
@@ -44,7 +44,7 @@ def read_voc_split(
                 raise UserError(f"{needed}: missing, but listed in {listing.name}; restore it or remove it there")
         annotation = _annotation(file, numbers)
         if require_images:
-            check_image(picture, annotation["width"], annotation["height"])
+            checked_image_size(picture, (annotation["width"], annotation["height"]))
         return {"file_name": str(picture), "image_id": image_id, **annotation}
 
     def annotation_file(image_id: str) -> Path:
@@ -58,7 +58,7 @@ def read_voc_split(
     return images, faults
 
 
-def find_voc_splits(root: Path) -> list[str]:
+def find_voc_split_names(root: Path) -> list[str]:
     """Names of the splits under `root`; lists of one class (`aeroplane_train.txt`) are for classification."""
     folders = sorted(root.glob("VOC[0-9][0-9][0-9][0-9]"))
     lists = [
@@ -94,7 +94,7 @@ def _layout(root: Path, name: str) -> tuple[Path, Path]:
         remedy = suggest_root(root) or f"{name} needs it in Detectron2's layout"
         raise UserError(f"data.root={root}: has no folder {folder.name}; {remedy}")
     if not listing.is_file():
-        splits = [s.split("_", 2)[2] for s in find_voc_splits(root) if s.startswith(f"voc_{match[1]}_")]
+        splits = [s.split("_", 2)[2] for s in find_voc_split_names(root) if s.startswith(f"voc_{match[1]}_")]
         raise UserError(f"{listing}: no such split; {folder.name} has {', '.join(splits) or 'none'}")
     return folder, listing
 

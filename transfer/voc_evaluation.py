@@ -46,9 +46,9 @@ class SplitTruth:
         ])  # fmt: skip
 
     @classmethod
-    def from_table(cls, rows: Sequence[Sequence[float]]) -> "SplitTruth":
-        """From rows of image number, class number, xmin, ymin, xmax, ymax as in the XML, and whether difficult."""
-        table = np.array(rows, np.float64).reshape(-1, 7)
+    def from_table(cls, indexed_rows: Sequence[Sequence[float]]) -> "SplitTruth":
+        """From rows of image index, class index, xmin, ymin, xmax, ymax as in the XML, and whether difficult."""
+        table = np.array(indexed_rows, np.float64).reshape(-1, 7)
         return cls(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:6], table[:, 6] > 0)
 
 

@@ -29,7 +29,7 @@ from experiments.speed.coco_cases import make_results, pycocotools_evaluate, rep
 from experiments.speed.rows import Row, Skipped, alternate, run_script
 from experiments.speed.voc_cases import detectron2_evaluate, make_detections, make_truth, stable_sort, write_voc
 from hardware.measure_peak_rates import bandwidth, shortest_time
-from transfer.coco_annotations import read_coco
+from transfer.coco_annotations import read_coco_and_faults
 from transfer.coco_evaluation import evaluate_coco
 from transfer.settings import VOC_CLASSES
 from transfer.voc_evaluation import SplitTruth, evaluate_voc
@@ -123,7 +123,7 @@ def coco_row(
     kept: dict[str, list[float]] = {}
 
     def ours_coco() -> list[float]:
-        scenes, categories, _ = read_coco(file, None, require_masks=kind == "segm")
+        scenes, categories, _ = read_coco_and_faults(file, None, require_masks=kind == "segm")
         places, classes = {i["image_id"]: n for n, i in enumerate(scenes)}, {c: n for n, c in enumerate(categories)}
         found = [r | {"image_id": places[r["image_id"]], "category_id": classes[r["category_id"]]} for r in results]
         return list(evaluate_coco(found, scenes, list(categories.values()), (kind,))[0].values())[:3]

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from experiments.speed.coco_cases import make_results, pycocotools_evaluate
 from runs.detection_matches import FALSE, IGNORED, TRUE, Matches
 from transfer import check_rle, coco_evaluation
-from transfer.coco_annotations import read_coco
+from transfer.coco_annotations import read_coco_and_faults
 from transfer.coco_evaluation import METRICS
 from transfer.detections import Evaluation
 
@@ -23,7 +23,7 @@ KINDS = ("bbox", "segm")
 
 def evaluate(file: Path, results: list[dict[str, Any]]) -> Evaluation:
     """Our evaluation of results with the file's own ids."""
-    images, categories, faults = read_coco(file, None, require_masks=True)
+    images, categories, faults = read_coco_and_faults(file, None, require_masks=True)
     assert faults == []
     places, classes = {i["image_id"]: n for n, i in enumerate(images)}, {c: n for n, c in enumerate(categories)}
     found = [r | {"image_id": places[r["image_id"]], "category_id": classes[r["category_id"]]} for r in results]

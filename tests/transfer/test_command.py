@@ -85,7 +85,7 @@ def test_a_recipe_is_read_and_never_run(tmp_path: Path, text: str) -> None:
 
 def test_a_recipe_is_told_by_what_it_says(tmp_path: Path) -> None:
     """And by what its bases say; not by where the files lie, nor by comments."""
-    from transfer.detectron2_config import recipe_fingerprint
+    from transfer.detectron2_config import recipe_files_fingerprint
     from transfer.settings import TransferConfig
 
     def fingerprint(name: str, base: str, gamma: float, comment: str = "") -> str:
@@ -93,7 +93,9 @@ def test_a_recipe_is_told_by_what_it_says(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "base.yaml").write_text(f"SOLVER: {{GAMMA: {gamma}}}")
         (folder / "recipe.yaml").write_text(f"_BASE_: {base.format(folder)}{comment}")
-        return recipe_fingerprint(TransferConfig(task="voc07", weights="scratch", recipe=str(folder / "recipe.yaml")))
+        return recipe_files_fingerprint(
+            TransferConfig(task="voc07", weights="scratch", recipe=str(folder / "recipe.yaml"))
+        )
 
     first = fingerprint("one", "{}/base.yaml", 0.1)
     assert first == fingerprint("two", "{}/base.yaml", 0.1, "  # moved") == fingerprint("three", "base.yaml", 0.1)
@@ -160,7 +162,7 @@ def test_wrong_settings_and_files_are_one_line(tiny: Any, tmp_path: Path, genera
         config.output = str(tmp_path / "never")
         change(config)
         with pytest.raises(UserError, match=named):
-            fine_tune.run(config)
+            fine_tune.run_trials(config)
         assert not (tmp_path / "never").exists()
 
 

@@ -20,12 +20,12 @@ from runs.distributed import process_group
 from runs.files import sha256, write_json
 from tests.pretrain.processes import free_port, run
 from tests.transfer.conftest import CLASSES, TINY, overrides
-from transfer.detectron2_config import build_cfg
-from transfer.evaluate_detector import FILES, evaluate_detector
+from transfer.detectron2_config import build_cfg, set_classes_and_mask_format
+from transfer.evaluate_detector import FILES, evaluate_and_save
 from transfer.loader import GroupedBatchSampler, build_test_loader
 from transfer.read_splits import read_train_and_test
 from transfer.settings import TransferConfig
-from transfer.subsets import prepare_splits
+from transfer.subsets import take_subsets
 
 # Where nothing is left to chance and each process has as many regions as the other, the two computations are the same
 # sums: all images of one size with two objects each, every anchor sampled, every anchor's
@@ -125,9 +125,10 @@ def infer(rank: int, world: int, port: int, config: TransferConfig) -> None:
     torch.set_num_threads(1)
     with process_group("cpu"):
         cfg = build_cfg(config, None, "cpu")
-        _, split = prepare_splits(config.data, cfg, read_train_and_test(config.data, cfg))
+        train, split = take_subsets(config.data, *read_train_and_test(config.data, cfg))
+        set_classes_and_mask_format(cfg, train)
         torch.manual_seed(0)
-        found = evaluate_detector(cfg, build_model(cfg), split, build_test_loader(cfg, split, workers=0))
+        found = evaluate_and_save(cfg, build_model(cfg), split, build_test_loader(cfg, split, workers=0))
         if found:
             evaluation, detections = found
             files = {name: sha256(Path(config.output) / name) for name in FILES}

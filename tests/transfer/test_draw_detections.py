@@ -8,7 +8,7 @@ from PIL import Image, ImageColor
 from runs.palette import PALETTE
 from tests.transfer.conftest import CLASSES
 from transfer.detections import Detections
-from transfer.draw_detections import best_and_worst_images, draw_sheet, evenly_spaced_images
+from transfer.draw_detections import best_then_worst_image_indices, draw_sheet, evenly_spaced_indices
 from transfer.read_splits import Split, read_joined_splits
 from transfer.voc_evaluation import SplitTruth, match_voc
 
@@ -33,14 +33,14 @@ def test_best_before_worst(generated: Path) -> None:
     easy = {n for n, i in enumerate(split.images) if not any(a["difficult"] for a in i["annotations"])}
     right = set(sorted(easy)[:2])
     found = match_voc(truth_as_detections(split, right), SplitTruth.from_images(split.images))
-    numbers = best_and_worst_images(found, 4)
+    numbers = best_then_worst_image_indices(found, 4)
     assert set(numbers[:2]) == right and len(set(numbers)) == 4
 
 
 def test_a_sheet_has_the_colours_of_its_classes(generated: Path, tmp_path: Path) -> None:
     split = read_joined_splits(str(generated), ["voc_2007_test"], CLASSES)
     found = truth_as_detections(split, set(range(len(split.images))))
-    numbers = evenly_spaced_images(split, 3)
+    numbers = evenly_spaced_indices(len(split.images), 3)
     assert numbers == [0, 4, 7]
     draw_sheet(tmp_path / "sheet.png", split, found, numbers)
     with Image.open(tmp_path / "sheet.png") as image:

@@ -24,7 +24,7 @@ def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_voc_from_a_run_and_from_text_files(tiny: TransferConfig, generated: Path, tmp_path: Path) -> None:
     # Class-agnostic garbage from an untrained detector is enough: it must be the same garbage.
-    fine_tune.run(tiny)
+    fine_tune.run_trials(tiny)
     run, common = Path(tiny.output), ["--root", generated, "--classes", ",".join(CLASSES)]
     done = evaluate("voc", run / "detections.npz", *common, "--output", tmp_path / "a.json")
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ import pytest
 from runs.errors import UserError
 from runs.record import read_record
 from transfer import fine_tune
-from transfer.learning_rate_search import search_learning_rate
+from transfer.learning_rate_search import grid_search_learning_rate, with_rate_and_warmup
 from transfer.read_splits import read_train_and_test
 from transfer.settings import TransferConfig
 
@@ -20,7 +20,7 @@ def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> 
     tiny.trials, tiny.seed = 3, 5
     reader = Mock(side_effect=read_train_and_test)
     monkeypatch.setattr(fine_tune, "read_train_and_test", reader)
-    metrics = fine_tune.run(tiny)
+    metrics = fine_tune.run_trials(tiny)
     assert reader.call_count == 1, "the trials share the images"
     folder = Path(tiny.output)
     single = [read_record(folder / f"trial{n}") for n in range(3)]
@@ -33,7 +33,7 @@ def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> 
 
     # Done means done: nothing is computed again.
     monkeypatch.setattr(fine_tune, "_fine_tune", lambda *_: pytest.fail("ran again"))
-    assert fine_tune.run(tiny) == metrics
+    assert fine_tune.run_trials(tiny) == metrics
 
     # Another file under the same name is another run.
     other = Path(tiny.output).parent / "other.pkl"
@@ -43,7 +43,7 @@ def test_three_trials(tiny: TransferConfig, monkeypatch: pytest.MonkeyPatch) -> 
         folder.joinpath("config.yaml").read_text().replace(record.config["weights"], tiny.weights)
     )
     with pytest.raises(UserError, match=r"belongs to another run .*weights_sha256"):
-        fine_tune.run(tiny)
+        fine_tune.run_trials(tiny)
 
 
 def test_the_search_chooses_on_held_out_training_images(tiny: TransferConfig) -> None:
@@ -51,7 +51,7 @@ def test_the_search_chooses_on_held_out_training_images(tiny: TransferConfig) ->
     tiny.trials = 2
     # An untrained detector scores 0 everywhere; the choice is tested on figures that are set here.
     scores = {"0.01": 10.0, "0.1": 20.0}
-    fine_tune.run(tiny)
+    fine_tune.run_trials(tiny)
     record = read_record(tiny.output)
     search = record.details["search"]
     assert [entry["rate"] for entry in search["grid"]] == [0.01, 1e30, 0.1]
@@ -77,7 +77,8 @@ def test_the_best_held_out_metric_decides(tiny: TransferConfig) -> None:
         seen.append((rate, config.data.held_out))
         return SimpleNamespace(metrics={"bbox/AP": figures[rate]})
 
-    result, chosen = search_learning_rate(tiny.search, tiny, Path(tiny.output), 100, run_one)
+    result = grid_search_learning_rate(tiny.search, tiny, Path(tiny.output), 100, run_one)
+    chosen = with_rate_and_warmup(tiny, result["chosen"], 100)
     assert result["chosen"] == 0.02 == chosen.detectron2["SOLVER"]["BASE_LR"]
     assert seen == [(0.01, 0.2), (0.02, 0.2), (0.04, 0.2)] and chosen.data.held_out == 0
 
@@ -85,4 +86,4 @@ def test_the_best_held_out_metric_decides(tiny: TransferConfig) -> None:
 def test_when_every_rate_diverges_the_grid_is_named(tiny: TransferConfig) -> None:
     tiny.search.enabled, tiny.search.rates = True, [1e30, 1e32]
     with pytest.raises(UserError, match=r"1e\+30.*search\.rates"):
-        fine_tune.run(tiny)
+        fine_tune.run_trials(tiny)

@@ -23,15 +23,15 @@ from pycocotools import mask as coder
 
 from runs.errors import UserError
 from transfer.check_rle import checked_rle
-from transfer.coco_annotations import read_coco
+from transfer.coco_annotations import read_coco_and_faults
 from transfer.detections import Detections
-from transfer.detectron2_config import build_cfg
+from transfer.detectron2_config import build_cfg, set_classes_and_mask_format
 from transfer.evaluate_detections import score_coco, score_voc
-from transfer.image_files import check_image
-from transfer.read_splits import find_splits, read_joined_splits, read_split_and_faults, read_train_and_test
+from transfer.image_files import checked_image_size
+from transfer.read_splits import find_split_names, read_joined_splits, read_split_and_faults, read_train_and_test
 from transfer.settings import DataConfig, TransferConfig
-from transfer.subsets import prepare_splits
-from transfer.voc_annotations import read_voc_split
+from transfer.subsets import take_subsets
+from transfer.voc_annotations import read_voc_split_and_faults
 
 WIDTH, HEIGHT = 40, 30
 POLYGON = [[5, 5, 15, 5, 15, 15, 5, 15]]
@@ -193,13 +193,13 @@ def test_a_mask_of_pixels_is_trained_as_one(coco: Path) -> None:
     data = DataConfig(root=str(coco), held_out=0.5, seed=2)
     cfg.DATASETS.TRAIN = ("coco_2017_val",)
     instances(coco)
-    prepare_splits(data, cfg, read_train_and_test(data, cfg))
+    set_classes_and_mask_format(cfg, take_subsets(data, *read_train_and_test(data, cfg))[0])
     assert cfg.INPUT.MASK_FORMAT == "polygon"
     instances(coco, lambda d: d["annotations"][0].update(segmentation=MASK, iscrowd=1))
-    prepare_splits(data, cfg, read_train_and_test(data, cfg))
+    set_classes_and_mask_format(cfg, take_subsets(data, *read_train_and_test(data, cfg))[0])
     assert cfg.INPUT.MASK_FORMAT == "polygon"
     instances(coco, first(segmentation=MASK))
-    prepare_splits(data, cfg, read_train_and_test(data, cfg))
+    set_classes_and_mask_format(cfg, take_subsets(data, *read_train_and_test(data, cfg))[0])
     assert cfg.INPUT.MASK_FORMAT == "bitmask"
 
 
@@ -258,9 +258,9 @@ def test_corners_in_place_of_sides_are_a_fault_of_the_annotations(coco: Path, ma
     """Inside their images, so that only the masks, or the areas, say so."""
     shape = {} if masks else {"segmentation": []}
     file = instances(coco, lambda document: five(document, **shape))
-    assert read_coco(file, None, require_masks=masks)[2] == []
+    assert read_coco_and_faults(file, None, require_masks=masks)[2] == []
     file = instances(coco, lambda document: five(document, bbox=[5, 5, 15, 15], **shape))
-    [fault] = read_coco(file, None, require_masks=masks)[2]
+    [fault] = read_coco_and_faults(file, None, require_masks=masks)[2]
     reading = f"fit their {'masks' if masks else 'areas'} as x0, y0, x1, y1; write x, y, width, height"
     assert fault.startswith(f"{file}: its boxes {reading}")
 
@@ -328,18 +328,17 @@ def test_a_test_image_that_is_trained_on_is_named(voc: Path, capfd: pytest.Captu
     train, test, val = (
         read_joined_splits(str(voc), [f"voc_{name}"], ["cat"]) for name in ("2007_val", "2007_test", "2012_val")
     )
-    cfg = build_cfg(TransferConfig(task="voc07", weights="scratch"), None, "cpu")
-    prepare_splits(DataConfig(), cfg, (train, test))
+    take_subsets(DataConfig(), train, test)
     assert not capfd.readouterr().err
     for other in (train, val):
-        prepare_splits(DataConfig(), cfg, (train, other))
+        take_subsets(DataConfig(), train, other)
         assert re.search(
             r"warning: .* 1 of its 1 images are trained on, first .*2\.jpg; its AP", capfd.readouterr().err
         )
     (voc / "VOC2012/Annotations/2.xml").write_text(XML.replace("<ymin>2<", "<ymin>3<"))
-    prepare_splits(DataConfig(), cfg, (train, read_joined_splits(str(voc), ["voc_2012_val"], ["cat"])))
+    take_subsets(DataConfig(), train, read_joined_splits(str(voc), ["voc_2012_val"], ["cat"]))
     Image.new("RGB", (WIDTH, HEIGHT), "red").save(voc / "VOC2012/JPEGImages/2.jpg", "PNG")
-    prepare_splits(DataConfig(), cfg, (train, val))
+    take_subsets(DataConfig(), train, val)
     assert not capfd.readouterr().err
 
 
@@ -361,7 +360,7 @@ def test_annotations_may_be_as_large_as_cocos(coco: Path) -> None:
 def test_a_class_or_a_split_that_is_named_twice_is_refused(voc: Path) -> None:
     for classes in ([], ["cat", "dog", "cat"]):
         with pytest.raises(UserError, match=r"data\.classes=.* must name classes, each once"):
-            read_voc_split(voc, "voc_2007_test", classes)
+            read_voc_split_and_faults(voc, "voc_2007_test", classes)
     with pytest.raises(UserError, match=r"data\.train=\[\]: the recipe names no split"):
         read_joined_splits(str(voc), [], ["cat"])
     with pytest.raises(UserError, match="names a split twice"):
@@ -516,7 +515,7 @@ def test_lists_of_strangers(voc: Path, case: str) -> None:
     file = voc / "VOC2007/ImageSets/Main/test.txt"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     try:
-        images, faults = read_voc_split(voc, "voc_2007_test", ["cat"])
+        images, faults = read_voc_split_and_faults(voc, "voc_2007_test", ["cat"])
     except UserError as error:
         images, faults = [], [str(error)]
     if named:
@@ -531,8 +530,8 @@ def test_images_with_other_suffixes_and_ids_with_spaces(voc: Path, suffix: str) 
     write_image(voc, f"my cat{suffix}")
     (voc / "VOC2007/Annotations/my cat.xml").write_text(XML)
     (voc / "VOC2007/ImageSets/Main/train-v2.txt").write_text("my cat\n")
-    assert find_splits(voc) == ["voc_2007_test", "voc_2007_train-v2"]
-    images, faults = read_voc_split(voc, "voc_2007_train-v2", ["cat"])
+    assert find_split_names(voc) == ["voc_2007_test", "voc_2007_train-v2"]
+    images, faults = read_voc_split_and_faults(voc, "voc_2007_train-v2", ["cat"])
     assert faults == [] and [i["image_id"] for i in images] == ["my cat"]
     assert Path(images[0]["file_name"]).name == f"my cat{suffix}"
 
@@ -601,17 +600,17 @@ def test_a_photograph_is_annotated_as_shown(tmp_path: Path, orientation: int) ->
 
     path = photograph(tmp_path / "1.jpg", orientation)
     shown = read_image(str(path), "RGB").shape[1::-1]
-    assert check_image(path, *shown) == check_image(path) == shown
+    assert checked_image_size(path, shown) == checked_image_size(path) == shown
     if shown != (WIDTH, HEIGHT):
         with pytest.raises(UserError, match=r"shown as 30 x 40 by its EXIF orientation, but annotated as stored"):
-            check_image(path, WIDTH, HEIGHT)
+            checked_image_size(path, (WIDTH, HEIGHT))
 
 
 def test_an_image_that_starts_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "1.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\n")
     with pytest.raises(UserError, match="not a readable image"):
-        check_image(path)
+        checked_image_size(path)
 
 
 def test_images_that_training_would_ruin_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -619,20 +618,20 @@ def test_images_that_training_would_ruin_are_refused(tmp_path: Path, monkeypatch
         path = tmp_path / f"{mode}.tif"
         Image.new(mode, (WIDTH, HEIGHT)).save(path)
         with pytest.raises(UserError, match="more than 8 bits a channel"):
-            check_image(path, WIDTH, HEIGHT)
+            checked_image_size(path, (WIDTH, HEIGHT))
     path = tmp_path / "line.png"
     Image.new("1", (5000, 1)).save(path)
     with pytest.raises(UserError, match="is 5000 x 1, of which scaling leaves nothing"):
-        check_image(path)
+        checked_image_size(path)
     path = tmp_path / "large.png"
     Image.new("1", (WIDTH, HEIGHT)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UserError, match="more pixels than Pillow decodes"):
-        check_image(path)
+        checked_image_size(path)
 
 
 def test_a_json_may_have_a_mark_of_its_encoding(coco: Path) -> None:
     file = instances(coco)
     for encoding in ("utf-8-sig", "utf-16"):
         file.write_text(json.dumps(DOCUMENT), encoding=encoding)
-        assert read_coco(file, None, require_masks=True)[2] == []
+        assert read_coco_and_faults(file, None, require_masks=True)[2] == []

@@ -20,7 +20,7 @@ def log(config: TransferConfig, output: Path) -> list[dict[str, float]]:
     config.task = "coco"  # masks too
     config.output, config.log_every = str(output), 1
     config.detectron2["SOLVER"] |= {"MAX_ITER": 3, "STEPS": [2], "BASE_LR": 0.001}
-    metrics = fine_tune.run(config)
+    metrics = fine_tune.run_trials(config)
     assert metrics and all(0 <= value <= 100 for value in metrics.values())
     lines: list[dict[str, float]] = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 3
@@ -49,5 +49,5 @@ def test_trains_as_fp32_does(tiny: TransferConfig, tmp_path: Path, exact: list[d
 def test_tf32_is_refused_where_there_is_none(tiny: TransferConfig) -> None:
     tiny.precision = "tf32"
     with pytest.raises(UserError, match="precision=tf32: a CPU has no TF32"):
-        fine_tune.run(tiny)
+        fine_tune.run_trials(tiny)
     assert not Path(tiny.output).exists()

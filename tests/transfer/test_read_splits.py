@@ -12,9 +12,9 @@ from detectron2.data.datasets.pascal_voc import load_voc_instances
 
 from runs.errors import UserError
 from tests.transfer.conftest import CLASSES
-from transfer.check_data import CheckConfig, check_split
+from transfer.check_data import CheckConfig, check_data
 from transfer.loader import GroupedBatchSampler
-from transfer.read_splits import find_splits, read_joined_splits
+from transfer.read_splits import find_split_names, read_joined_splits, read_split_and_faults
 from transfer.settings import DataFolder
 
 
@@ -50,13 +50,13 @@ def test_real_splits_pass(shared: Path) -> None:
 
 def test_the_fingerprint_sees_every_label(generated: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(generated, tmp_path / "copy")
-    before = read_joined_splits(str(generated), ["voc_2007_test"], CLASSES).dataset.fingerprint
-    assert read_joined_splits(str(copy), ["voc_2007_test"], CLASSES).dataset.fingerprint == before
+    before = read_joined_splits(str(generated), ["voc_2007_test"], CLASSES).dataset_record.fingerprint
+    assert read_joined_splits(str(copy), ["voc_2007_test"], CLASSES).dataset_record.fingerprint == before
     xml = next(p for p in sorted((copy / "VOC2007/Annotations").iterdir()) if is_in_test(copy, p.stem))
     text = xml.read_text()
     name = text.split("<name>")[1].split("<")[0]
     xml.write_text(text.replace(f"<name>{name}<", f"<name>{next(c for c in CLASSES if c != name)}<", 1))
-    assert read_joined_splits(str(copy), ["voc_2007_test"], CLASSES).dataset.fingerprint != before
+    assert read_joined_splits(str(copy), ["voc_2007_test"], CLASSES).dataset_record.fingerprint != before
 
 
 def is_in_test(root: Path, image_id: str) -> bool:
@@ -217,21 +217,23 @@ def test_the_folder_that_was_meant_is_named(tmp_path: Path) -> None:
     """The kit unpacks to VOCdevkit/VOC2007; its parent and its child are what people give."""
     kit = tmp_path / "VOCdevkit"
     (kit / "VOC2007" / "ImageSets" / "Main").mkdir(parents=True)
-    for look in (find_splits, lambda root: read_joined_splits(str(root), ["voc_2007_train"], CLASSES)):
+    for look in (find_split_names, lambda root: read_joined_splits(str(root), ["voc_2007_train"], CLASSES)):
         with pytest.raises(UserError, match=f"did you mean data.root={kit}"):
             look(tmp_path)
         with pytest.raises(UserError, match=f"give the folder above, data.root={kit}"):
             look(kit / "VOC2007")
 
 
-def faults(root: Path, name: str, **settings: Any) -> list[str]:
-    return check_split(root, name, CheckConfig(DataFolder(str(root), CLASSES), **settings))[1]
+def faults(root: Path, name: str) -> list[str]:
+    return read_split_and_faults(root, name, CLASSES, require_masks=True)[1]
 
 
-def test_the_check_finds_every_fault_at_once(generated: Path, tmp_path: Path) -> None:
+def test_the_check_finds_every_fault_at_once(
+    generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = shutil.copytree(generated, tmp_path / "data")
-    assert {"voc_2007_test", "voc_2012_trainval", "coco_2017_val"} <= set(find_splits(root))
-    assert all(faults(root, name) == [] for name in find_splits(root))
+    assert {"voc_2007_test", "voc_2012_trainval", "coco_2017_val"} <= set(find_split_names(root))
+    assert all(faults(root, name) == [] for name in find_split_names(root))
     last = root / "VOC2007/JPEGImages" / f"{(root / 'VOC2007/ImageSets/Main/trainval.txt').read_text().split()[-1]}.jpg"
     last.unlink()
     wrong = [box_outside(root), last]
@@ -241,7 +243,11 @@ def test_the_check_finds_every_fault_at_once(generated: Path, tmp_path: Path) ->
     edit_coco(root, wide_box)
     edit_coco(root, lambda d: d["annotations"][5].pop("bbox"))
     assert len(faults(root, "coco_2017_train")) == 2
-    assert "officially (5011" in faults(root, "voc_2007_trainval", official=True)[-1]
+    data = DataFolder(str(root), CLASSES)
+    with pytest.raises(SystemExit):
+        check_data(CheckConfig(data, ["voc_2007_trainval"], official=True, images=1, workers=1))
+    *shown, count = [line for line in capsys.readouterr().out.splitlines() if "faults" in line or "wrong: " in line]
+    assert "officially (5011" in shown[-1] and count == "1 images decoded, 3 faults"
 
 
 def test_batches_are_detectron2s_in_one_process() -> None:

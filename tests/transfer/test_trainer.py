@@ -66,7 +66,7 @@ def test_killed_at_five_random_iterations(tiny: TransferConfig, tmp_path: Path) 
     torch.set_num_threads(1)
     tiny.detectron2["SOLVER"] |= {"MAX_ITER": ITERATIONS, "STEPS": [8]}
     tiny.log_every, tiny.save_seconds = 1, 0.0
-    fine_tune.run(tiny)
+    fine_tune.run_trials(tiny)
     whole = Path(tiny.output)
     tiny.output, broken = str(tmp_path / "broken"), tmp_path / "broken"
     places = sorted(random.Random(3).sample(range(1, ITERATIONS), 5))
@@ -88,10 +88,10 @@ def test_killed_at_five_random_iterations(tiny: TransferConfig, tmp_path: Path) 
 
 def test_workers_do_not_change_the_result(tiny: TransferConfig, tmp_path: Path) -> None:
     """Augmentation included: a run may be resumed on a machine with other cores."""
-    fine_tune.run(tiny)
+    fine_tune.run_trials(tiny)
     one = weights(Path(tiny.output))
     tiny.data.workers, tiny.output = 2, str(tmp_path / "workers")
-    fine_tune.run(tiny)
+    fine_tune.run_trials(tiny)
     other = weights(Path(tiny.output))
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
@@ -120,10 +120,10 @@ def test_a_signal_ends_the_measuring_and_the_next_start_makes_it(
     original = Trainer.precise_bn
     with monkeypatch.context() as patched, pytest.raises(Stopped) as left:
         patched.setattr(Trainer, "precise_bn", stopped)
-        fine_tune.run(tiny)
+        fine_tune.run_trials(tiny)
     assert (left.value.code, left.value.what) == (INTERRUPTED, "SIGUSR1")
     lines = log(Path(tiny.output))
-    assert fine_tune.run(tiny) == read_record(tiny.output).metrics and log(Path(tiny.output)) == lines
+    assert fine_tune.run_trials(tiny) == read_record(tiny.output).metrics and log(Path(tiny.output)) == lines
 
 
 def test_other_images_and_another_recipe_of_the_same_name_are_another_run(tiny: TransferConfig, tmp_path: Path) -> None:
@@ -132,17 +132,17 @@ def test_other_images_and_another_recipe_of_the_same_name_are_another_run(tiny: 
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(f"_BASE_: {recipe_path('voc07_R50_C4_9k')}")
     tiny.recipe = str(recipe)
-    metrics = fine_tune.run(tiny)
+    metrics = fine_tune.run_trials(tiny)
     moved = shutil.copytree(tiny.data.root, tmp_path / "moved")
     tiny.data.root = str(moved)
-    assert fine_tune.run(tiny) == metrics
+    assert fine_tune.run_trials(tiny) == metrics
     listing = moved / "VOC2007/ImageSets/Main/test.txt"
     listing.write_text("\n".join(listing.read_text().split()[:-1]))
     with pytest.raises(UserError, match=r"belongs to another run \(fingerprint\.test: "):
-        fine_tune.run(tiny)
+        fine_tune.run_trials(tiny)
     recipe.write_text(f"{recipe.read_text()}\nSOLVER: {{GAMMA: 0.2}}")
     with pytest.raises(UserError, match=r"fingerprint\.recipe: "):
-        fine_tune.run(tiny)
+        fine_tune.run_trials(tiny)
 
 
 def test_a_checkpoint_of_other_processes_or_another_run_or_a_damaged_one_is_refused(tiny: TransferConfig) -> None:
@@ -156,26 +156,26 @@ def test_a_checkpoint_of_other_processes_or_another_run_or_a_damaged_one_is_refu
     state = torch.load(file, weights_only=True)
     torch.save({**state, "generators": state["generators"] * 2}, file)
     with pytest.raises(UserError, match=r"checkpoint\.pth: of 2 processes, not 1"):
-        fine_tune.run(tiny)
+        fine_tune.run_trials(tiny)
     # Version 0.2.0 stated no run, and its generators had another form.
     for other in ({**state, "run": "0" * 64}, {k: v for k, v in state.items() if k != "run"} | {"generators": [{}]}):
         torch.save(other, file)
         with pytest.raises(UserError, match=r"checkpoint\.pth: of another run, or of an earlier version"):
-            fine_tune.run(tiny)
+            fine_tune.run_trials(tiny)
     for iteration in (-1, 10_001, "3"):
         torch.save({**state, "iteration": iteration}, file)
         with pytest.raises(UserError, match=r"checkpoint\.pth.* damaged .*; delete "):
-            fine_tune.run(tiny)
+            fine_tune.run_trials(tiny)
     for content in (b"", b"no archive", b"\x80\x02]."):
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"checkpoint\.pth.* damaged .*; delete "):
-            fine_tune.run(tiny)
+            fine_tune.run_trials(tiny)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny: TransferConfig) -> None:
     tiny.detectron2["SOLVER"] |= {"BASE_LR": 1e30, "WARMUP_ITERS": 0}
     with pytest.raises(UserError, match=r"(loss is|proposals are) .* at iteration \d.*BASE_LR"):
-        fine_tune.run(tiny)
+        fine_tune.run_trials(tiny)
     saved = json.loads((Path(tiny.output) / "not_finite.json").read_text())
     assert len(saved["image_ids"]) == 4 and saved["iteration"] >= 1
     assert not (Path(tiny.output) / "result.json").exists()
@@ -197,7 +197,7 @@ def test_out_of_memory_names_what_to_lower(tiny: TransferConfig, monkeypatch: py
 
     monkeypatch.setattr(trainer, "_mean_over_processes", exhausted)
     with pytest.raises(UserError, match=r"4 images of up to \d+ x \d+: .*bf16"):
-        fine_tune.run(tiny)
+        fine_tune.run_trials(tiny)
 
 
 def test_a_folder_that_is_deleted_ends_the_run_at_the_next_checkpoint(
@@ -214,7 +214,7 @@ def test_a_folder_that_is_deleted_ends_the_run_at_the_next_checkpoint(
     tiny.detectron2["SOLVER"] |= {"MAX_ITER": 10_000}
     tiny.save_seconds = 0.0
     with pytest.raises(UserError, match=r"run: was deleted or renamed while the run was on"):
-        fine_tune.run(tiny)
+        fine_tune.run_trials(tiny)
     assert not (Path(tiny.output) / "checkpoint.pth").exists()
 
 
@@ -226,8 +226,8 @@ def test_the_record_is_written_before_the_pictures(tiny: TransferConfig, monkeyp
     tiny.pictures = 2
     tiny.detectron2["SOLVER"] |= {"MAX_ITER": 2, "STEPS": [1]}
     with pytest.raises(ZeroDivisionError):
-        fine_tune.run(tiny)
-    assert read_record(tiny.output).metrics == fine_tune.run(tiny)
+        fine_tune.run_trials(tiny)
+    assert read_record(tiny.output).metrics == fine_tune.run_trials(tiny)
     assert not (Path(tiny.output) / "checkpoint.pth").exists()
 
 
@@ -243,9 +243,9 @@ def test_evaluates_on_the_way_with_precise_statistics(tiny: TransferConfig, monk
     original = Trainer._step
     with monkeypatch.context() as patched, pytest.raises(Stopped) as left:
         patched.setattr(Trainer, "_step", signalled)
-        fine_tune.run(tiny)
+        fine_tune.run_trials(tiny)
     assert left.value.what == "SIGUSR1 after iteration 2, saved"
-    fine_tune.run(tiny)
+    fine_tune.run_trials(tiny)
     lines = log(Path(tiny.output))
     assert [line["step"] for line in lines if "bbox/AP50" in line] == [3]
     # The way there does not change where it goes: statistics play no part in training.
@@ -267,7 +267,7 @@ def test_precise_statistics_are_means_over_batches(tiny: TransferConfig, monkeyp
         found.update(mean=norm.running_mean.double(), var=norm.running_var.double())  # type: ignore[operator, union-attr]
 
     monkeypatch.setattr(Trainer, "precise_bn", spy)
-    fine_tune.run(tiny)
+    fine_tune.run_trials(tiny)
     assert len(seen) == 2
     flat = torch.cat([x.transpose(0, 1).flatten(1) for x in seen], dim=1)  # (channels, pixels of all batches)
     torch.testing.assert_close(found["mean"], flat.mean(1), rtol=1e-4, atol=1e-5)
