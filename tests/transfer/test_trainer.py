@@ -42,7 +42,7 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 def in_child(config: TransferConfig) -> Any:
     """A process that shares what is imported, so that starting one costs nothing."""
-    child = multiprocessing.get_context("fork").Process(target=fine_tune.run, args=(config,))
+    child = multiprocessing.get_context("fork").Process(target=fine_tune.run_trials, args=(config,))
     child.start()
     return child
 
