@@ -54,7 +54,7 @@ def our_step(
     """The step of `Trainer.train` (pretrain/trainer.py), with channels last and fused updates unless `official`."""
     layout = torch.contiguous_format if official else torch.channels_last
     method = build_simsiam(arch, device).to(memory_format=layout)
-    optimizer = build_optimizer(method.groups(), OptimizerConfig(fused=not official), 0.05)
+    optimizer = build_optimizer(method.param_groups(), OptimizerConfig(fused=not official), 0.05)
     model: Any = torch.compile(method) if compiled else method
     labels = torch.zeros(len(images[0]), dtype=torch.long, device=device)
 

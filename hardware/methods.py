@@ -89,7 +89,7 @@ class Reference:
                 nn.init.constant_(getattr(block, "bn3", block.bn2).weight, 0.2)
         method = method.to(device).train()
         name = OPTIMIZERS.get(self.config.name, "sgd")
-        return method, build_optimizer(method.groups(), OptimizerConfig(name=name), 0.05)
+        return method, build_optimizer(method.param_groups(), OptimizerConfig(name=name), 0.05)
 
     def compare(self, variant: str, device: str) -> list[tuple[float, ...]]:
         """Differences of loss, gradient and optimizer's step from the CPU's, each of every step."""

@@ -51,7 +51,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int, keep_every: int) -> None:
         self.folder, self.keep, self.keep_every = folder, keep, keep_every
 
-    def paths(self) -> list[Path]:
+    def _newest_first(self) -> list[Path]:
         """All checkpoints, newest first."""
         return sorted((p for p in self.folder.iterdir() if NAME.fullmatch(p.name)), key=epoch_and_step, reverse=True)
 
@@ -60,13 +60,13 @@ class Checkpoints:
         suffix = "" if step is None else f"_{step:08d}"
         path = self.folder / checkpoint_name(state["epoch"] - 1, suffix)
         save_torch_file(path, state | {"digest": tensor_digest(state["state_dict"])})
-        for old in self.paths()[self.keep :]:
+        for old in self._newest_first()[self.keep :]:
             number, step_of_old = epoch_and_step(old)
             if step_of_old < math.inf or not self.keep_every or (number + 1) % self.keep_every:
                 old.unlink(missing_ok=True)
         return path
 
-    def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
+    def load_newest_undamaged(self) -> tuple[Path, dict[str, Any]] | None:
         """Load the newest whole checkpoint, `None` if there is none.
 
         A damaged one is reported on stderr and renamed to `*.damaged`, so that it never counts as the newest.
@@ -74,7 +74,7 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints and none is whole.
         """
-        paths = self.paths()
+        paths = self._newest_first()
         for number, path in enumerate(paths):
             try:
                 state = load_checkpoint(path)
@@ -97,7 +97,7 @@ class Checkpoints:
             UserError: there are checkpoints and none is whole, or another run or number of processes wrote it.
         """
         # Every process reads the same file; the first one chooses it.
-        found = self.load_newest() if rank() == 0 else None
+        found = self.load_newest_undamaged() if rank() == 0 else None
         path = all_gather_object(found[0] if found else None)[0]
         if path is None:
             return None

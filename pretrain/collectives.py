@@ -70,6 +70,6 @@ def average_gradients(module: nn.Module) -> None:
             p.grad.div_(world_size())
 
 
-def mean_over_processes(x: Tensor) -> float:
-    """Average a scalar over processes."""
-    return all_reduce(x.detach().float()).item() / world_size()
+def mean_over_processes(scalar: Tensor) -> float:
+    """Average a scalar over processes, without a gradient."""
+    return all_reduce(scalar.detach().float()).item() / world_size()

@@ -14,7 +14,7 @@ from runs.errors import UserError
 from runs.settings import CommandConfig, check_values, choice, number, path
 
 
-def piecewise_constant(value: float, table: Any) -> Any:
+def _piecewise_constant(value: float, table: Any) -> Any:
     """Return the entry of the largest key not above `value`, or of the smallest: a recipe by length or batch size."""
     keys = sorted(table)
     return table[max((key for key in keys if key <= value), default=keys[0])]
@@ -23,7 +23,7 @@ def piecewise_constant(value: float, table: Any) -> Any:
 # In the YAML files: ${if:${official},pytorch,auto}
 OmegaConf.register_new_resolver("if", lambda condition, yes, no: yes if condition else no, replace=True)
 # In the YAML files: ${piecewise:${epochs},{100: 0.45, 300: 0.3, 1000: 0.2}}
-OmegaConf.register_new_resolver("piecewise", piecewise_constant, replace=True)
+OmegaConf.register_new_resolver("piecewise", _piecewise_constant, replace=True)
 register_variants()
 
 LAYOUTS = (

@@ -90,7 +90,7 @@ class SplitBatchNorm(_BatchNorm):
         return torch.cat(parts)
 
 
-def split_norms(module: nn.Module, groups: int) -> None:
+def split_norms_(module: nn.Module, groups: int) -> None:
     """Make every batch norm of `module` treat its input as `groups` devices would; parameters and names stay."""
     for child in module.modules():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -128,7 +128,7 @@ class SyncBatchNorm(_BatchNorm):
         return out.to(input.dtype)
 
 
-def synchronize_norms(module: nn.Module, device: torch.device) -> None:
+def synchronize_norms_(module: nn.Module, device: torch.device) -> None:
     """Make every batch norm of `module` one over all processes; parameters and names stay."""
     if world_size() > 1 and device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(module)

@@ -90,10 +90,10 @@ class Metrics:
             # All processes see all outputs and come to one verdict.
             z, p = (measure_health(all_gather(outputs[k])) if k in outputs else None for k in ("z", "p"))
             assert z is not None
-            collapsed = self.monitor.add_health(step, z, p)
-            stuck = self.monitor.add_loss(mean_over_processes(output["loss"]))
+            collapsed = self.monitor.detect_collapse(step, z, p)
+            stuck = self.monitor.detect_stuck_loss(mean_over_processes(output["loss"]))
             if self.log and (collapsed or stuck):
-                self.warn(collapsed)
+                self._warn(collapsed)
         every = self.config.monitor.measures_every
         if every and (step % every == 0 or last) and outputs:
             self.check_finite(step)
@@ -110,11 +110,11 @@ class Metrics:
             elapsed = time.time() - self.mark
             rate = (step - self.mark_step) * self.config.batch_size / elapsed
             times = {"images_per_second": rate, "data_wait": self.waited / elapsed}
-            self._write(step, lr=lr, **scalars, **self.last_health(), **times)
+            self._write(step, lr=lr, **scalars, **self._last_health(), **times)
             self.restart_clock(step)
         return collapsed
 
-    def warn(self, collapsed: bool) -> None:
+    def _warn(self, collapsed: bool) -> None:
         """Print the verdict, and the numbers that it comes from."""
         where, numbers = "What is monitored", ""
         if collapsed:
@@ -126,13 +126,13 @@ class Metrics:
             numbers += f", effective rank {bad.effective_rank:.1f}"
         print(f"\nWARNING: {self.monitor.verdict}{numbers}; see docs/pretrain.md, '{where}'", file=sys.stderr)
 
-    def last_health(self) -> dict[str, float]:
+    def _last_health(self) -> dict[str, float]:
         """The last numbers of the output."""
         return asdict(self.monitor.health) if self.monitor.health else {}
 
-    def summary(self) -> dict[str, float]:
+    def last_values(self) -> dict[str, float]:
         """The metrics of the run's record."""
-        return self.last | self.last_health() | self.details | self.accuracies
+        return self.last | self._last_health() | self.details | self.accuracies
 
     def progress_bar_values(self) -> dict[str, float]:
         """The numbers beside the progress bar."""

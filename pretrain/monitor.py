@@ -120,19 +120,19 @@ class CollapseMonitor:
                 raise ValueError(f"outputs must be (n, d) with n at least 2, not {tuple(outputs.shape)}")
         self.steps += 1
         if self.steps % self.every == 0:
-            self.add_health(self.steps, measure_health(z), None if p is None else measure_health(p))
+            self.detect_collapse(self.steps, measure_health(z), None if p is None else measure_health(p))
         return self.verdict
 
-    def add_health(self, step: int, output: Health, prediction: Health | None) -> bool:
+    def detect_collapse(self, step: int, z_health: Health, p_health: Health | None) -> bool:
         """Take the numbers of a step into account; returns whether the verdict became "collapsed" with it."""
-        self.health, self.prediction = output, prediction
-        before = self.collapsed_at
-        self.of_z.update(step, output)
-        if prediction is not None:
-            self.of_p.update(step, prediction)
-        return before is None and self.collapsed_at is not None
+        self.health, self.prediction = z_health, p_health
+        before = self.collapsed
+        self.of_z.update(step, z_health)
+        if p_health is not None:
+            self.of_p.update(step, p_health)
+        return self.collapsed and not before
 
-    def add_loss(self, loss: float) -> bool:
+    def detect_stuck_loss(self, loss: float) -> bool:
         """Take a loss into account; returns, once, that it has been a constant output's for so long as to be stuck."""
         level = self.constant_loss
         self.flat = self.flat + 1 if level is not None and abs(loss - level) <= FLAT * level else 0

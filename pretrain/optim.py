@@ -40,7 +40,7 @@ class Schedule:
         return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def separate_norms_and_biases(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _separate_norms_and_biases(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Give biases and norms groups of their own, without weight decay and adaptation."""
     split: list[dict[str, Any]] = []
     for group in groups:
@@ -51,7 +51,7 @@ def separate_norms_and_biases(groups: Iterable[dict[str, Any]]) -> list[dict[str
     return split
 
 
-class LayerwiseSGD(torch.optim.SGD):
+class _LayerwiseSGD(torch.optim.SGD):
     """SGD after a rule that rescales each layer's gradient by the ratio of two norms, all layers in a few kernels.
 
     A parameter group with `adapt: False` is plain SGD; `trust` is the trust coefficient (eta).
@@ -65,13 +65,15 @@ class LayerwiseSGD(torch.optim.SGD):
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
         self.trust = trust
 
-    def rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
+    def _rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
         """Add weight decay to the gradients, one a layer, and rescale them, in place."""
         raise NotImplementedError
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take one step."""
+        """Take one step, after `closure`, whose loss is returned."""
+        with torch.enable_grad():
+            loss = closure() if closure else None
         before = [(group["weight_decay"], group["lr"]) for group in self.param_groups]
         for group in self.param_groups:
             decay, lr = group["weight_decay"], group["lr"]
@@ -80,30 +82,30 @@ class LayerwiseSGD(torch.optim.SGD):
             weights = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in weights]
             if weights and group.get("adapt", True):
-                self.rescale_gradients(weights, gradients, decay)
+                self._rescale_gradients(weights, gradients, decay)
             else:
-                add_weight_decay_(weights, gradients, decay)
+                _add_weight_decay_(weights, gradients, decay)
             if self.lr_in_momentum:
                 torch._foreach_mul_(gradients, lr)
                 group["lr"] = 1.0
-        super().step(closure)
+        super().step()
         for group, (decay, lr) in zip(self.param_groups, before, strict=True):
             group["weight_decay"], group["lr"] = decay, lr
-        return None
+        return loss
 
 
-def l2_norms(tensors: list[Tensor]) -> Tensor:
+def _l2_norms(tensors: list[Tensor]) -> Tensor:
     """The L2 norms of n tensors, (n,)."""
     return torch.stack(torch._foreach_norm(tensors))
 
 
-def add_weight_decay_(weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
+def _add_weight_decay_(weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
     """Add `decay` times the weights to the gradients, in place."""
     if decay:
         torch._foreach_add_(gradients, torch._foreach_mul(weights, decay))
 
 
-class Larc(LayerwiseSGD):
+class Larc(_LayerwiseSGD):
     """NVIDIA/apex@2ec84eb apex/parallel/LARC.py with `clip=False`, as SwAV and SimSiam's main_lincls.py use it.
 
     Gradient plus decay, times trust * |p| / (|g| + wd * |p| + 1e-8), where |g| is the norm without the decay.
@@ -111,9 +113,9 @@ class Larc(LayerwiseSGD):
 
     EPS = 1e-8  # apex's default
 
-    def rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:  # noqa: D102
-        sizes, slopes = l2_norms(weights), l2_norms(gradients)  # n
-        add_weight_decay_(weights, gradients, decay)
+    def _rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
+        sizes, slopes = _l2_norms(weights), _l2_norms(gradients)  # n
+        _add_weight_decay_(weights, gradients, decay)
         ratios = self.trust * sizes / (slopes + sizes * decay + self.EPS)  # n
         # apex leaves a gradient alone, without decay, where either norm is 0, e.g. of a bias that starts there: a
         # weight of 0 has no decay, and a gradient of 0 stays 0.
@@ -121,7 +123,7 @@ class Larc(LayerwiseSGD):
         torch._foreach_mul_(gradients, list(ratios.unbind()))
 
 
-class Lars(LayerwiseSGD):
+class Lars(_LayerwiseSGD):
     """You et al., arXiv:1708.03888, as google-research/simclr@383d414 lars_optimizer.py (classic momentum) has it.
 
     Gradient plus decay g, times trust * |p| / |g|, or times 1 where either norm is 0; the learning rate enters before
@@ -133,9 +135,9 @@ class Lars(LayerwiseSGD):
 
     lr_in_momentum = True
 
-    def rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:  # noqa: D102
-        add_weight_decay_(weights, gradients, decay)
-        sizes, slopes = l2_norms(weights), l2_norms(gradients)  # n
+    def _rescale_gradients(self, weights: list[Tensor], gradients: list[Tensor], decay: float) -> None:
+        _add_weight_decay_(weights, gradients, decay)
+        sizes, slopes = _l2_norms(weights), _l2_norms(gradients)  # n
         ratios = torch.where((sizes > 0) & (slopes > 0), self.trust * sizes / slopes, 1.0)  # n
         torch._foreach_mul_(gradients, list(ratios.unbind()))
 
@@ -143,7 +145,7 @@ class Lars(LayerwiseSGD):
 def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig, lr: float) -> torch.optim.Optimizer:
     """Build the optimizer over a method's parameter groups at the learning rate `lr`."""
     if config.exclude_norm_and_bias:
-        groups = separate_norms_and_biases(groups)
+        groups = _separate_norms_and_biases(groups)
     settings: dict[str, Any] = {"lr": lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
     # None, not False, which would also keep PyTorch from moving all of a GPU's weights in a few kernels (foreach).
     settings["fused"] = config.fused or None

@@ -20,7 +20,7 @@ from pretrain.checkpoint import Checkpoints
 from pretrain.collapse.measure_checkpoint import training_set_bias_cosine
 from pretrain.config import MAY_DIFFER, PretrainConfig
 from pretrain.data import Images, fingerprints, open_training
-from pretrain.layers import synchronize_norms
+from pretrain.layers import synchronize_norms_
 from pretrain.loader import DeviceLoader, StepSampler
 from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.metrics import Metrics
@@ -66,7 +66,7 @@ def pretrain(config: PretrainConfig) -> float | None:
                 trainer.train()
                 signalled = trainer.stopped.startswith("SIG")
                 if rank() == 0 and not signalled:
-                    trainer.record()
+                    trainer.write_record()
     # Here, where the process group has been left.
     if signalled:
         raise Stopped(f"{trainer.stopped} after step {trainer.step}{', saved' if trainer.step else ''}")
@@ -112,9 +112,9 @@ class Trainer:
         if config.channels_last:
             self.method = self.method.to(memory_format=torch.channels_last)
         if self.method.sync_bn:
-            synchronize_norms(self.method, device)
+            synchronize_norms_(self.method, device)
         self.schedule = Schedule(config.optimizer, config.batch_size, self.steps_per_epoch, config.epochs)
-        self.optimizer = build_optimizer(self.method.groups(), config.optimizer, self.schedule.peak)
+        self.optimizer = build_optimizer(self.method.param_groups(), config.optimizer, self.schedule.peak)
         views = build_views(train_set, config.augment.for_views(self.method.views), config.seed, skip_broken, device)
         self.loader = DeviceLoader(views, self.sampler, config.data.workers, device, config.channels_last, broken)
         self.model: nn.Module = self.method
@@ -124,7 +124,7 @@ class Trainer:
         if config.compile:
             check_compiler()
             self.model = torch.compile(self.model)  # type: ignore[assignment]
-        online = OnlineEvaluation(config, self.method.backbone(), train_set, val_set, device) if val_set else None
+        online = OnlineEvaluation(config, self.method.encoder, train_set, val_set, device) if val_set else None
         self.probe = online.probe if online else None
         self.metrics = Metrics(config, self.plan, self.method, online)
         self.signals = StopSignals(DEADLINE)
@@ -132,7 +132,7 @@ class Trainer:
         self.checkpoints = Checkpoints(run.path, config.checkpoint.keep, config.checkpoint.keep_every)
         self.checkpoint = self.checkpoints.resume(run, self)
 
-    def train_step(self, batch: Batch) -> tuple[dict[str, Tensor], float]:
+    def _train_step(self, batch: Batch) -> tuple[dict[str, Tensor], float]:
         """Take the next step; returns what the method returned and the encoder's learning rate."""
         method, optimizer, lr, peak = self.method, self.optimizer, self.schedule(self.step), self.schedule.peak
         for group in optimizer.param_groups:
@@ -153,7 +153,8 @@ class Trainer:
         """Train to the last step, to a signal, or to a collapse with `on_collapse=stop`."""
         config, metrics = self.config, self.metrics
         if rank() == 0:
-            self.print_plan()
+            self._print_plan()
+            save_view_grid(self.loader.views, config.augment, self.run.path / VIEWS)
             metrics.open_log(self.step)
         started = time.time() - self.seconds
         title = f"{config.method.name} {config.arch}"
@@ -162,16 +163,16 @@ class Trainer:
             self.method.train()
             self.sampler.steps = range(self.step, self.step if self.stopped else self.plan.steps)
             for batch in metrics.time_waiting(self.signals.interruptible_if_single_process(self.loader)):
-                output, lr = self.train_step(batch)
+                output, lr = self._train_step(batch)
                 collapsed = metrics.update(self.step, output, lr)
                 bar.update(1, **metrics.progress_bar_values())
                 self.seconds = time.time() - started
-                self.stopped = "collapse" if collapsed and config.on_collapse == "stop" else self.agreed_signal()
+                self.stopped = "collapse" if collapsed and config.on_collapse == "stop" else self._agreed_signal()
                 # A signal does not wait for the evaluation; the next start does it.
                 if not self.stopped.startswith("SIG"):
                     metrics.evaluate(self.step, self.stopped == "collapse")
-                if self.stopped or self.checkpoint_due():
-                    self.save()
+                if self.stopped or self._checkpoint_due():
+                    self._save()
                 if self.stopped:
                     break
             else:
@@ -179,13 +180,13 @@ class Trainer:
                     # A signal has ended the waiting for images.
                     self.stopped = self.signals.name
                     if self.step:
-                        self.save()
+                        self._save()
         self.seconds = time.time() - started
         if metrics.log:
             metrics.log.close()
 
-    def print_plan(self) -> None:
-        """Say what will be done, and draw some of the views."""
+    def _print_plan(self) -> None:
+        """Say what will be done."""
         val = self.val_set.describe() if self.val_set else "no validation images: neither kNN nor a probe"
         world, plan, config = world_size(), self.plan, self.config
         if self.checkpoint:
@@ -202,15 +203,14 @@ class Trainer:
             print(f"NOTE: {late}; give a smaller method.queue or more epochs", file=sys.stderr)
         if broken := self.loader.broken:
             print(f"{len(broken)} broken images are left out: {', '.join(sorted(broken)[:3])} …")
-        save_view_grid(self.loader.views, config.augment, self.run.path / VIEWS)
 
-    def agreed_signal(self) -> str:
+    def _agreed_signal(self) -> str:
         """The signal that ends the run before its last step; all processes agree on it."""
         # Asking at every step would cost a collective each.
         asks = world_size() == 1 or self.step % self.config.log_every == 0 or self.step % self.steps_per_epoch == 0
         return self.signals.agreed_signal() if asks and self.step < self.plan.steps else ""
 
-    def checkpoint_due(self) -> bool:
+    def _checkpoint_due(self) -> bool:
         """Whether a checkpoint follows the present step."""
         due = self.config.checkpoint
         epoch, inside = divmod(self.step, self.steps_per_epoch)
@@ -218,7 +218,7 @@ class Trainer:
             return bool(due.every_steps) and self.step % due.every_steps == 0
         return epoch % due.every_epochs == 0 or self.step == self.plan.steps
 
-    def save(self) -> None:
+    def _save(self) -> None:
         """Write a checkpoint; every process has to call it."""
         state = self.state_dict()
         self.metrics.check_finite(self.step)
@@ -269,11 +269,11 @@ class Trainer:
         if self.config.on_collapse == "stop" and self.metrics.monitor.collapsed_at is not None:
             self.stopped = "collapse"
 
-    def record(self) -> None:
+    def write_record(self) -> None:
         """Write `result.json`, after which the run is done, and print the verdict; for the first process."""
         config, metrics, path = self.config, self.metrics, self.checkpoint
         assert path is not None
-        found = metrics.summary()
+        found = metrics.last_values()
         if "bias_center_cosine" in found:
             skip_broken = config.data.skip_broken
             found |= training_set_bias_cosine(self.method, self.train_set, config.augment, config.seed, skip_broken)

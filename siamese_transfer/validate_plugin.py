@@ -39,7 +39,7 @@ def _method(path: Path, *settings: str) -> int:
     recipe = path.with_suffix(".yaml")
     if not recipe.is_file():
         raise UserError(f"{recipe}: is missing; a method has a recipe beside its file")
-    return _pretrain(path, "pretrain.check_method", f"method={path.stem}", "data=cifar10", *settings)
+    return _pretrain(path, "pretrain.smoke_test_method", f"method={path.stem}", "data=cifar10", *settings)
 
 
 def _data(path: Path, *settings: str) -> int:

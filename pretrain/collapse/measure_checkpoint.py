@@ -71,7 +71,7 @@ def compute_outputs(method: Method, views: Views, indices: list[int], batch_size
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
     first, second, predicted = [], [], []
     for batch in load_batches(views, batches, workers=0):
-        z, z2 = (method.embed(x.to(device)).float() for x in batch.views)  # n-by-d
+        z, z2 = (method.project(x.to(device)).float() for x in batch.views)  # n-by-d
         first.append(z)
         second.append(z2)
         p = method.predict(z)  # n-by-d

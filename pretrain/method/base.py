@@ -83,12 +83,12 @@ class Method(nn.Module):
     constant_loss: float | None = None
     """The loss of a constant output, where it is a trap that the monitor would not see; None elsewhere."""
 
-    encoder: ResNet
-    predictor: nn.Module
+    predicts_from_z = True
+    """Whether `predictor`, where there is one, makes p of z."""
 
-    def backbone(self) -> ResNet:
-        """The ResNet whose pooled features are evaluated; its `fc` may hold the projector."""
-        return self.encoder
+    encoder: ResNet
+    """The backbone, whose pooled features are evaluated; its `fc` may hold the projector."""
+    predictor: nn.Module
 
     def forward(self, batch: Batch) -> Output:
         """Compute one step's loss.
@@ -100,16 +100,16 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Outputs z (n, d) of views (n, 3, H, W)."""
-        return cast(Tensor, self.backbone()(x))
+    def project(self, view: Tensor) -> Tensor:
+        """Outputs z (n, d) of images' views (n, 3, H, W)."""
+        return cast(Tensor, self.encoder(view))
 
     def predict(self, z: Tensor) -> Tensor | None:
-        """Predictions p (n, d) from outputs z (n, d), by `predictor`; None for a method without one."""
-        predictor = getattr(self, "predictor", None)
+        """Predictions p (n, d) from outputs z (n, d), by `predictor`; None for a method without one there."""
+        predictor = getattr(self, "predictor", None) if self.predicts_from_z else None
         return cast(Tensor, predictor(z)) if isinstance(predictor, nn.Module) else None
 
-    def groups(self) -> list[Group]:
+    def param_groups(self) -> list[Group]:
         """Parameter groups for the optimizer; `fix_lr: True` keeps a group's learning rate at its start value."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "fix_lr": False}]
 

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy, normalize
 from torchvision.models.resnet import ResNet
 
 from pretrain.collectives import all_gather
-from pretrain.layers import autocast_off, l2_normalize, split_norms
+from pretrain.layers import autocast_off, l2_normalize, split_norms_
 from pretrain.method.base import Batch, Method, Output, TrainingPlan
 from pretrain.method.config import MoCoConfig
 from runs.distributed import rank, world_size
@@ -38,16 +38,20 @@ class MoCo(Method):
         for p_q, p_k in zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True):
             p_k.data.copy_(p_q.data)  # f_k.params = f_q.params
             p_k.requires_grad = False
-        split_norms(self, _groups_of_a_process(config.bn_groups, plan.batch_size))
+        split_norms_(self, _groups_of_a_process(config.bn_groups, plan.batch_size))
         self.register_buffer("queue", normalize(torch.randn(config.dim, config.queue), dim=0))
         # Until the queue is full of keys its random vectors push all queries to one side; then they have to part again.
         self.monitor_warmup = max(config.queue // keys, plan.steps_per_epoch)
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
 
+    @property
+    def encoder(self) -> ResNet:
+        return self.encoder_q
+
     def forward(self, batch: Batch) -> Output:
         x1, x2 = batch.views  # x_q and x_k, N-by-3-by-H-by-W
         # NOTE: as released, before the keys; Algorithm 1 has it after the step before, which makes the same keys.
-        self.update_key_encoder()
+        self._update_key_encoder()
         # NOTE: the release broadcasts the first process's draw. The step's number gives all processes, and a resumed
         # run, one order.
         chance = torch.Generator().manual_seed(batch.step)
@@ -62,7 +66,7 @@ class MoCo(Method):
             loss, keys = loss + self.contrastive_loss(q2, k1), torch.cat([k1, k2])  # scalar, 2N-by-C
             if self.config.reduction == "mean":
                 loss = loss / 2
-        self.enqueue(keys)
+        self._enqueue(keys)
         return {"loss": loss, "z": q1}
 
     def f_q(self, x: Tensor) -> Tensor:
@@ -92,23 +96,20 @@ class MoCo(Method):
         return cross_entropy(logits / t, labels)
 
     @torch.no_grad()
-    def update_key_encoder(self) -> None:
+    def _update_key_encoder(self) -> None:
         """Momentum update (equation 2)."""
         m = self.config.momentum
         for p_q, p_k in zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True):
             p_k.lerp_(p_q, 1 - m)  # m * p_k + (1 - m) * p_q
 
     @torch.no_grad()
-    def enqueue(self, keys: Tensor) -> None:
+    def _enqueue(self, keys: Tensor) -> None:
         """Enqueue every process's (n, C) keys, and with that dequeue the oldest."""
         keys = all_gather(keys)  # every process's n
         # The place stays on the device: asking for its value would make the processor wait at every step.
         places = (self.queue_ptr + torch.arange(len(keys), device=keys.device)) % self.config.queue  # n
         self.queue.index_copy_(1, places, keys.T.to(self.queue.dtype))
         self.queue_ptr.add_(len(keys)).remainder_(self.config.queue)
-
-    def backbone(self) -> ResNet:
-        return self.encoder_q
 
 
 def _groups_of_a_process(bn_groups: int, batch_size: int) -> int:

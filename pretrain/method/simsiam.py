@@ -39,7 +39,7 @@ class SimSiam(Method):
         z = l2_normalize(z)  # n-by-d
         return -(p * z).sum(dim=1).mean()
 
-    def groups(self) -> list[Group]:
+    def param_groups(self) -> list[Group]:
         # As released: the frozen bias is listed too, so that the optimizer's state has the official numbering.
         return [
             {"params": list(self.encoder.parameters()), "fix_lr": False},

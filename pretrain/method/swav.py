@@ -17,6 +17,7 @@ from runs.errors import UserError
 class SwAV(Method):
     """model: backbone and projector (`encoder`, `encoder.fc`); C: prototypes, the rows of a K-by-D matrix."""
 
+    predicts_from_z = False  # the predictor stands behind the prototypes
     queue: Tensor
 
     def __init__(self, config: SwAVConfig, plan: TrainingPlan) -> None:
@@ -35,7 +36,7 @@ class SwAV(Method):
         self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
         # Codes that are uniform ask for uniform predictions, whatever the projections: the loss then stays here.
         self.constant_loss = math.log(config.prototypes)
-        self.normalize_prototypes()
+        self._normalize_prototypes()
         if config.predictor:
             self.predictor = mlp([config.prototypes, config.predictor, config.prototypes], output_bias=True)
         self.register_buffer("queue", torch.zeros(2, config.queue, config.dim))
@@ -52,8 +53,8 @@ class SwAV(Method):
         B = len(scores_t)
         # Assignments. NOTE: the pseudo-code leaves out the queue of earlier embeddings (section 3.1).
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.stop_gradient):
-            q_t = sinkhorn(self.with_queue(0, scores_t, z_t, batch.step), eps, niters)[-B:]  # B-by-K
-            q_s = sinkhorn(self.with_queue(1, scores_s, z_s, batch.step), eps, niters)[-B:]  # B-by-K
+            q_t = sinkhorn(self._with_queue(0, scores_t, z_t, batch.step), eps, niters)[-B:]  # B-by-K
+            q_s = sinkhorn(self._with_queue(1, scores_s, z_s, batch.step), eps, niters)[-B:]  # B-by-K
         if self.config.predictor:
             scores_t, scores_s = self.predictor(scores_t), self.predictor(scores_s)  # B-by-K
         log_p_t, log_p_s = log_softmax(scores_t / temp, dim=1), log_softmax(scores_s / temp, dim=1)  # B-by-K
@@ -61,7 +62,7 @@ class SwAV(Method):
         loss = -0.5 * ((q_t * log_p_s).sum(dim=1).mean() + (q_s * log_p_t).sum(dim=1).mean())  # scalar
         return {"loss": loss, "z": z_t}
 
-    def with_queue(self, view: int, scores: Tensor, z: Tensor, step: int) -> Tensor:
+    def _with_queue(self, view: int, scores: Tensor, z: Tensor, step: int) -> Tensor:
         """Scores (queue / processes + B, K) of the queue's embeddings, if in use and full, and of a view's (B, K).
 
         The normalized z (B, D) of the view, 0 or 1, enter the queue; `step` counts steps done before this one.
@@ -79,19 +80,16 @@ class SwAV(Method):
         with autocast_off(z):
             return torch.cat([self.prototypes(earlier), scores])
 
-    def predict(self, z: Tensor) -> None:
-        return None  # the predictor stands behind the prototypes
-
     def after_backward(self, step: int) -> None:
         if step < self.config.freeze_epochs * self.plan.steps_per_epoch:
             # No gradient at all: a zero would still let weight decay and momentum move them.
             self.prototypes.weight.grad = None
 
     def after_step(self, step: int) -> None:
-        self.normalize_prototypes()
+        self._normalize_prototypes()
 
     @torch.no_grad()
-    def normalize_prototypes(self) -> None:
+    def _normalize_prototypes(self) -> None:
         """Scale every prototype to unit length, also before the first step."""
         self.prototypes.weight.copy_(normalize(self.prototypes.weight, dim=1))
 

@@ -48,7 +48,7 @@ def test_importing_loads_nothing_forbidden(root: Path, package: str, forbidden: 
         ("pretrain", "--help"), ("pretrain", "metod=simsiam"), ("pretrain", "optimizer.lr=fast"),
         ("pretrain.linear", "--help"), ("pretrain.linear", "lrs=[0.1]"), ("pretrain.knn", "ks=[20]"),
         ("pretrain.collapse", "chekpoint=a"), ("pretrain.shard", "shards=2"), ("pretrain.check_data", "--help"),
-        ("pretrain.check_method", "--help"), ("transfer", "tasks=voc07"), ("transfer.check_data", "--help"),
+        ("pretrain.smoke_test_method", "--help"), ("transfer", "tasks=voc07"), ("transfer.check_data", "--help"),
         ("transfer.evaluate_detections", "--help"), ("converters", "--help"),
     ],
 )  # fmt: skip

@@ -142,7 +142,7 @@ def steps_logged(folder: Path) -> int:
 
 def newest(folder: Path) -> dict[str, Any]:
     """The newest checkpoint without the run's duration."""
-    found = Checkpoints(folder, 1, 0).load_newest()
+    found = Checkpoints(folder, 1, 0).load_newest_undamaged()
     assert found is not None
     del found[1]["resume"]["seconds"]
     return found[1]

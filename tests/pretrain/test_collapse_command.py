@@ -59,7 +59,7 @@ def test_heads_come_back_with_their_weights(tmp_path: Path, images: Path, name: 
     assert z.shape == z2.shape and len(z) == 12 and not torch.equal(z, z2)
     x = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
-        assert torch.equal(again.embed(x), method.backbone()(x))  # type: ignore[operator]
+        assert torch.equal(again.project(x), method.encoder(x))  # type: ignore[operator]
     assert (p is not None) == (name in ("simsiam", "byol"))
     # One seed draws the same views again.
     assert torch.equal(compute_outputs(again, views, list(range(12)), 8).z, z)

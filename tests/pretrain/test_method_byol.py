@@ -69,10 +69,10 @@ class Leak(BYOL):
     def g_xi(self, v: torch.Tensor) -> torch.Tensor:
         return self.target(v)
 
-    def groups(self):
+    def param_groups(self):
         for p in self.target.parameters():
             p.requires_grad = True
-        return super().groups()
+        return super().param_groups()
 
 
 class Unequal(BYOL):

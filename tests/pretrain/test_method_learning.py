@@ -97,7 +97,7 @@ def test_training_continued_from_the_weights_alone_is_the_same(name: str) -> Non
     """All that training changes is in `state_dict`, besides the optimizer's state, which is empty without momentum."""
 
     def steps(method, first: int, count: int) -> None:
-        optimizer = torch.optim.SGD(method.groups(), 0.05)
+        optimizer = torch.optim.SGD(method.param_groups(), 0.05)
         for step in range(first, first + count):
             tiny.step(method, optimizer, tiny.batch(method, x, step))
 

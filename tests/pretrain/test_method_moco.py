@@ -35,7 +35,7 @@ def as_released() -> Any:
 def train(method: Any, steps: int = case.STEPS) -> dict[str, Any]:
     lr, decay = f"optimizer.lr={case.LR}", f"optimizer.weight_decay={case.DECAY}"
     config = variants.settings("method=moco", "official=true", lr, decay).optimizer
-    optimizer = build_optimizer(method.groups(), config, case.LR)
+    optimizer = build_optimizer(method.param_groups(), config, case.LR)
     result: dict[str, Any] = {"losses": [], "queues": []}
     for step in range(steps):
         output = tiny.step(method, optimizer, Batch(list(case.images(step)), torch.empty(0), step))
@@ -151,7 +151,7 @@ def test_no_gradient_reaches_the_key_encoder() -> None:
     method(tiny.batch(method, tiny.images(), 0))["loss"].backward()
     assert all(p.grad is not None for p in method.encoder_q.parameters())
     assert all(p.grad is None for p in method.encoder_k.parameters())
-    trained = {id(p) for group in method.groups() for p in group["params"]}
+    trained = {id(p) for group in method.param_groups() for p in group["params"]}
     assert trained == {id(p) for p in method.encoder_q.parameters()}
 
 

@@ -41,7 +41,7 @@ def train(method: Method) -> dict[str, Any]:
     """Ten steps with our optimizer and schedule, an epoch each."""
     method.double()
     config = official(lr=case.LR, momentum=case.MOMENTUM, weight_decay=case.DECAY).optimizer
-    optimizer = build_optimizer(method.groups(), config, case.LR)
+    optimizer = build_optimizer(method.param_groups(), config, case.LR)
     schedule = Schedule(config, 256, 1, case.STEPS)
     result: dict[str, Any] = {"losses": []}
     for step in range(case.STEPS):

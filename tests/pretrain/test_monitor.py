@@ -98,7 +98,7 @@ def test_a_constant_prediction_of_a_healthy_output_is_a_collapse_too() -> None:
         return Health(std, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0)
 
     monitor = CollapseMonitor(every=10, patience=3)
-    came = [monitor.add_health(10 * (i + 1), health(0.25), health(0.25 if i < 2 else 0.001)) for i in range(8)]
+    came = [monitor.detect_collapse(10 * (i + 1), health(0.25), health(0.25 if i < 2 else 0.001)) for i in range(8)]
     assert came == [False] * 4 + [True] + [False] * 3
     assert monitor.verdict == "collapsed at step 30 in the prediction" and monitor.collapsed_at == 30
     again = CollapseMonitor()
@@ -106,11 +106,11 @@ def test_a_constant_prediction_of_a_healthy_output_is_a_collapse_too() -> None:
     assert again.verdict == monitor.verdict
     # The output's own collapse says more.
     for i in range(8, 11):
-        assert not monitor.add_health(10 * (i + 1), health(0.001), health(0.001))
+        assert not monitor.detect_collapse(10 * (i + 1), health(0.001), health(0.001))
     assert monitor.verdict == "collapsed at step 90"
     # A method without a predictor.
     alone = CollapseMonitor()
-    assert not alone.add_health(10, health(0.25), None) and alone.verdict == "healthy"
+    assert not alone.detect_collapse(10, health(0.25), None) and alone.verdict == "healthy"
 
 
 def test_nothing_is_bad_before_the_method_has_settled() -> None:
@@ -127,14 +127,14 @@ def test_nothing_is_bad_before_the_method_has_settled() -> None:
 def test_a_loss_that_stays_where_a_constant_output_has_it() -> None:
     monitor = CollapseMonitor(every=10, constant_loss=2.0, steps_per_epoch=60)
     even = Health(0.25, 0.25, 0.0, 1.0, 0.0, 10.0, 1.0)
-    assert [monitor.add_loss(loss) for loss in (2.0, 2.1, 1.9, *[2.0] * 9, 2.01)] == [False] * 13
-    monitor.add_health(130, even, None)
+    assert [monitor.detect_stuck_loss(loss) for loss in (2.0, 2.1, 1.9, *[2.0] * 9, 2.01)] == [False] * 13
+    monitor.detect_collapse(130, even, None)
     assert monitor.verdict == "healthy", "ten updates are not two epochs"
     again = CollapseMonitor(every=10, constant_loss=2.0, steps_per_epoch=60)
     again.load_state_dict(monitor.state_dict())
-    assert [again.add_loss(loss) for loss in (1.99, 2.0, 2.0)] == [False, True, False]
+    assert [again.detect_stuck_loss(loss) for loss in (1.99, 2.0, 2.0)] == [False, True, False]
     assert again.verdict == "does not learn: the loss stays at 2.00, that of a constant output"
-    assert not again.add_loss(1.5) and again.verdict == "healthy"
+    assert not again.detect_stuck_loss(1.5) and again.verdict == "healthy"
     # Methods whose constant output is a collapse, or no trap, have no such level.
     other = CollapseMonitor()
-    assert not any(other.add_loss(9.0) for _ in range(20)) and other.verdict == "not watched"
+    assert not any(other.detect_stuck_loss(9.0) for _ in range(20)) and other.verdict == "not watched"

@@ -35,7 +35,7 @@ def first_step(method: Method, bf16: bool) -> tuple[Any, torch.Tensor, set[torch
     output["loss"].backward()
     for hook in hooks:
         hook.remove()
-    gradients = [p.grad.flatten() for p in method.backbone().layer1.parameters() if p.grad is not None]
+    gradients = [p.grad.flatten() for p in method.encoder.layer1.parameters() if p.grad is not None]
     return output, torch.cat(gradients), seen
 
 

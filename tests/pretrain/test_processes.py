@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.collectives import mean_over_processes
-from pretrain.layers import SyncBatchNorm, synchronize_norms
+from pretrain.layers import SyncBatchNorm, synchronize_norms_
 from pretrain.method.base import Batch, build_method
 from runs.distributed import process_group, rank, world_size
 from tests.pretrain import tiny
@@ -36,7 +36,7 @@ def steps(name: str, sync: bool, output: str, environment: dict[str, str]) -> No
         torch.manual_seed(0)
         method = build_method(CONFIGS[name], tiny.plan()).double()
         if method.sync_bn and sync:
-            synchronize_norms(method, device)
+            synchronize_norms_(method, device)
         model = DistributedDataParallel(method) if world_size() > 1 else method
         share = slice(rank() * tiny.BATCH // world_size(), (rank() + 1) * tiny.BATCH // world_size())
         losses, gradients = [], {}

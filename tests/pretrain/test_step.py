@@ -31,7 +31,7 @@ def test_a_step_asks_the_device_for_no_value(name: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # this device has none
     method = tiny.build(tiny.CONFIGS[name]).to(META)
     # Fused kernels refuse tensors without values, on the processor's side.
-    optimizer = build_optimizer(method.groups(), OptimizerConfig(fused=False), 0.1)
+    optimizer = build_optimizer(method.param_groups(), OptimizerConfig(fused=False), 0.1)
     views = [torch.empty(tiny.BATCH, 3, tiny.SIDE, tiny.SIDE, dtype=torch.float64, device=META)] * method.views
     labels = torch.zeros(tiny.BATCH, dtype=torch.long, device=META)
     for step in range(2):

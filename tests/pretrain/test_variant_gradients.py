@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from pretrain.method.siamese import gradient_components, losses
 from pretrain.method.siamese.gradient_components import GradientComponents, component_loss
-from pretrain.method.siamese.losses import decorrelation_loss, inverse_predictor_output
+from pretrain.method.siamese.losses import covariance_loss, inverse_predictor_losses
 from pretrain.output_measures import negative_decorrelation_gradient
 from tests.pretrain import variants
 
@@ -90,7 +90,7 @@ def test_simsiams_whole_gradient_is_the_sum_of_its_parts(remove: list[str]) -> N
     method: Any = variants.build(variants.small("simsiam"))
     batch = variants.Data(2).batch(0)
     weights = [w for w in method.parameters() if w.requires_grad]
-    z = [method.embed(x) for x in batch.views]
+    z = [method.project(x) for x in batch.views]
     p = [method.predictor(v) for v in z]
 
     def grads(loss: Tensor) -> list[Tensor]:
@@ -209,11 +209,11 @@ def test_decorrelation_is_algorithm_5() -> None:
     R = z.numpy() - z.numpy().mean(0)
     cov = R.T @ R / (N - 1)
     want = sum(cov[i, j] ** 2 for i in range(D) for j in range(D) if i != j) / D
-    assert float(decorrelation_loss(z)) == pytest.approx(want, abs=1e-12)
-    assert float(decorrelation_loss(z, rows(1))) == pytest.approx((want + float(decorrelation_loss(rows(1)))) / 2)
+    assert float(covariance_loss(z)) == pytest.approx(want, abs=1e-12)
+    assert float(covariance_loss(z, rows(1))) == pytest.approx((want + float(covariance_loss(rows(1)))) / 2)
     unit_rows = normalize(z, dim=1)
     # The closed form of the measures, on Z.
-    got = negative_gradient(decorrelation_loss, unit_rows) / N
+    got = negative_gradient(covariance_loss, unit_rows) / N
     torch.testing.assert_close(got, negative_decorrelation_gradient(z), **EXACT)
 
 
@@ -221,12 +221,10 @@ def test_behind_a_batch_norm_a_collapsed_output_is_the_most_correlated() -> None
     """On unit rows a constant has no correlation, so figure 5 (b) needs the norm that the output has."""
     norm = torch.nn.BatchNorm1d(D, affine=False).double()
     near = rows(0)[:1] + 0.03 * rows(1, offset=0)[:, :1]  # all on a line, close together
-    assert (
-        float(decorrelation_loss(normalize(near, dim=1))) < 1e-6 < float(decorrelation_loss(normalize(rows(0), dim=1)))
-    )
+    assert float(covariance_loss(normalize(near, dim=1))) < 1e-6 < float(covariance_loss(normalize(rows(0), dim=1)))
     # Every pair of channels fully correlated: d (d - 1) (n / (n - 1))^2 / d.
-    assert float(decorrelation_loss(norm(near))) == pytest.approx((D - 1) * (N / (N - 1)) ** 2, rel=0.05)
-    assert float(decorrelation_loss(norm(rows(0)))) < (D - 1) / 2
+    assert float(covariance_loss(norm(near))) == pytest.approx((D - 1) * (N / (N - 1)) ** 2, rel=0.05)
+    assert float(covariance_loss(norm(rows(0)))) < (D - 1) / 2
 
 
 def test_cross_entropy_and_squared_distance() -> None:
@@ -235,7 +233,7 @@ def test_cross_entropy_and_squared_distance() -> None:
     log_p = p - numpy.log(numpy.exp(p).sum(1, keepdims=True))
     got = losses.soft_cross_entropy(torch.from_numpy(p), torch.from_numpy(z))
     assert float(got) == pytest.approx(-(q * log_p).sum(1).mean(), abs=1e-12)
-    got = losses.squared_distance(torch.from_numpy(p), torch.from_numpy(z))
+    got = losses.half_mse(torch.from_numpy(p), torch.from_numpy(z))
     assert float(got) == pytest.approx(((p - z) ** 2).sum(1).mean() / 2 / D, abs=1e-12)
 
 
@@ -299,7 +297,7 @@ def pseudo_gradients(name: str, code: Callable[..., Tensor]) -> tuple[list[Any],
     method(batch)["loss"].backward()
     ours = [w.grad for w in method.parameters()]
     method.zero_grad(set_to_none=True)
-    code(method.embed, method.predictor, batch.views).backward()
+    code(method.project, method.predictor, batch.views).backward()
     return ours, [w.grad for w in method.parameters()]
 
 
@@ -336,7 +334,7 @@ def test_inverse_predictor_is_algorithm_4() -> None:
     output["loss"].backward()
     ours = [w.grad for w in method.parameters()]
     method.zero_grad(set_to_none=True)
-    f, h, h_inv = method.embed, method.predictor, method.inverse
+    f, h, h_inv = method.project, method.predictor, method.inverse
 
     def D(p: Tensor, z: Tensor) -> Tensor:
         return cos(p, z.detach())
@@ -350,5 +348,5 @@ def test_inverse_predictor_is_algorithm_4() -> None:
     assert output["loss"].item() == pytest.approx(loss.item(), abs=1e-12)
     for got, w in zip(ours, method.parameters(), strict=True):
         torch.testing.assert_close(got, w.grad, **EXACT)
-    parts = inverse_predictor_output(h, h_inv, [z_a, z_b], losses.negative_cosine)
+    parts = inverse_predictor_losses(h, h_inv, [z_a, z_b], [p_a, p_b], losses.negative_cosine)
     assert parts["loss"].item() == pytest.approx(sum(parts[k].item() for k in ("predict", "invert", "encode")))

@@ -53,8 +53,8 @@ def test_what_the_measures_read(name: str) -> None:
     batch = variants.Data(2).batch(0)
     output = method(batch)
     assert all(value.ndim == 0 for key, value in output.items() if key not in ("z", "z2", "p"))
-    torch.testing.assert_close(output["z"], method.embed(batch.views[0]))
-    torch.testing.assert_close(output["z2"], method.embed(batch.views[1]))
+    torch.testing.assert_close(output["z"], method.project(batch.views[0]))
+    torch.testing.assert_close(output["z2"], method.project(batch.views[1]))
     assert ("p" in output) == (name != "moving_average")
     if "p" in output:
         torch.testing.assert_close(output["p"], method.predictor(output["z"]))

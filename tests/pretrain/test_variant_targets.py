@@ -63,7 +63,7 @@ def test_multi_step_alternation_is_a_plain_double_loop(name: str, k: int) -> Non
     ours = build(small(name, **({"alternate": k} if name == "alternate_10" else {})))
     losses = train(ours, steps, data=data)
     plain: Any = build(SimSiamConfig(dim=32, hidden=8))
-    optimizer = build_optimizer(plain.groups(), OptimizerConfig(lr=0.05, weight_decay=1e-4), 0.05)
+    optimizer = build_optimizer(plain.param_groups(), OptimizerConfig(lr=0.05, weight_decay=1e-4), 0.05)
     want = []
     for start in range(0, steps, k):
         frozen = copy.deepcopy(plain.encoder)  # theta^t
@@ -118,7 +118,7 @@ def test_the_moving_averages_loss_compares_each_view_with_the_others_average() -
     train(method, 3, data=data)
     before = method.target.memory.clone()
     batch = data.batch(3)
-    z = [method.embed(x) for x in batch.views]
+    z = [method.project(x) for x in batch.views]
     eta = [normalize(0.8 * before[batch.indices] + 0.2 * normalize(v.detach(), dim=1), dim=1) for v in z]
     want = -(cosine_similarity(z[0], eta[1]).mean() + cosine_similarity(z[1], eta[0]).mean()) / 2
     assert method(batch)["loss"].item() == pytest.approx(want.item(), abs=1e-6)
@@ -152,7 +152,7 @@ def test_in_training_the_bias_follows_the_center() -> None:
     data = Data(2)
     train(method, 20, data=data)
     with torch.no_grad():
-        Z = torch.cat([method.embed(x) for step in range(3) for x in data.batch(step).views])
+        Z = torch.cat([method.project(x) for step in range(3) for x in data.batch(step).views])
     assert cosine_similarity(method.predictor.bias.detach(), Z.mean(dim=0), dim=0) > 0.95
 
 
@@ -197,23 +197,23 @@ def test_table_3_has_its_norms(name: str, projector: list[int], predictor: list[
 def test_the_phases_of_figure_5_b() -> None:
     method: Any = build(small("decorrelate", collapse_from=1, decorrelate_from=2))
     data = Data(2)
-    names = [method.phase(step) for step in range(9)]
+    names = [method.objective_name(step) for step in range(9)]
     assert names == ["train"] * 3 + ["collapse"] * 3 + ["decorrelate"] * 3
     train(method, 4, data=data)
     # Phase 2: the two outputs themselves, without h and without a constant.
-    a, b = (method.embed(x) for x in data.batch(4).views)
+    a, b = (method.project(x) for x in data.batch(4).views)
     loss = method(data.batch(4))["loss"]
     assert loss.item() == pytest.approx(-cosine_similarity(a, b, dim=1).mean().item(), rel=1e-9)
     assert not any(g.any() for g in torch.autograd.grad(loss, list(method.predictor.parameters())))
     train(method, 5, data=data, first=4)
-    z = [method.embed(x) for x in data.batch(9).views]
+    z = [method.project(x) for x in data.batch(9).views]
     want = 0.0
     for v in z:
         cov = torch.cov(v.T)
         want += float((cov.square().sum() - cov.diagonal().square().sum()) / v.shape[1]) / 2
     assert float(method(data.batch(9))["loss"]) == pytest.approx(want, rel=1e-9)
     # Never the monitor's first epoch by mistake: 0 means never.
-    assert build(SiameseConfig(dim=32, hidden=8)).phase(10**6) == "train"  # type: ignore[operator]
+    assert build(SiameseConfig(dim=32, hidden=8)).objective_name(10**6) == "train"  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("name", ["no_predictor", "inverse_predictor", "asymmetric"])
@@ -233,7 +233,7 @@ def test_the_phases_are_for_every_composition(name: str) -> None:
 def test_batch_norm_behind_the_l2_norm_leaves_no_center() -> None:
     method: Any = build(small("bn_after_norm"))
     with torch.no_grad():
-        z = method.embed(variants.Data(2).batch(0).views[0])
+        z = method.project(variants.Data(2).batch(0).views[0])
     assert z.mean(dim=0).abs().max() < 1e-12
     assert z.var(dim=0, unbiased=False).mean().item() == pytest.approx(1, abs=0.05)
 
@@ -244,7 +244,7 @@ def test_the_state_dict_and_the_generator_are_all_that_a_variant_remembers(name:
     config = small(name, **({"alternate": 4} if name == "alternate_10" else {}))
 
     def optimize(method: Method) -> torch.optim.Optimizer:
-        return build_optimizer(method.groups(), OptimizerConfig(lr=0.05, weight_decay=1e-4), 0.05)
+        return build_optimizer(method.param_groups(), OptimizerConfig(lr=0.05, weight_decay=1e-4), 0.05)
 
     whole, data = build(config), Data(2)
     optimizer = optimize(whole)
@@ -271,7 +271,7 @@ def test_figure_4_the_center_feeds_itself_and_the_residual_starves_it(name: str,
 
     def m_o() -> float:
         with torch.no_grad():
-            return float(normalize(method.embed(data.batch(0).views[0]), dim=1).mean(dim=0).norm())
+            return float(normalize(method.project(data.batch(0).views[0]), dim=1).mean(dim=0).norm())
 
     before = m_o()
     train(method, 12, lr=0.02, data=data)

@@ -72,6 +72,6 @@ def step(method: Method, optimizer: torch.optim.Optimizer, given: Batch, bf16: b
 
 def train(method: Method, x: Tensor, steps: int, lr: float = 0.05, first: int = 0, bf16: bool = False) -> list[float]:
     """Train on views of the same images; returns the losses."""
-    optimizer = build_optimizer(method.groups(), OptimizerConfig(lr=lr, weight_decay=0.0), lr)
+    optimizer = build_optimizer(method.param_groups(), OptimizerConfig(lr=lr, weight_decay=0.0), lr)
     numbers = range(first, first + steps)
     return [step(method, optimizer, batch(method, x, number), bf16)["loss"].item() for number in numbers]

@@ -71,6 +71,6 @@ class Data:
 def train(method: Method, steps: int, lr: float = 0.05, data: Data | None = None, first: int = 0) -> list[float]:
     """Train for some steps; returns the losses."""
     data = data or Data(method.views)
-    optimizer = build_optimizer(method.groups(), OptimizerConfig(lr=lr, weight_decay=1e-4), lr)
+    optimizer = build_optimizer(method.param_groups(), OptimizerConfig(lr=lr, weight_decay=1e-4), lr)
     numbers = range(first, first + steps)
     return [tiny.step(method, optimizer, data.batch(number))["loss"].item() for number in numbers]

@@ -30,7 +30,7 @@ from pretrain.method.siamese.gradient_components import (
     triplet_components,
 )
 from pretrain.method.siamese.heads import build_output_norm, build_predictor, build_projector
-from pretrain.method.siamese.targets import FrozenCopy, MeanOfOtherViews, MovingAverage, Target
+from pretrain.method.siamese.targets import FrozenCopy, MeanOfAllButFirst, MovingAverage, Target
 
 PAIRS = {
     "symmetric": ((0, 1), (1, 0)),  # the first paper, equation 4
@@ -53,11 +53,12 @@ class Siamese(Method):
         self.tail = build_output_norm(c.tail, c.dim)
         self.predictor = build_predictor(c.predictor, c.dim, c.hidden, c.predictor_bn)
         self.predictor.requires_grad_(c.train_predictor)
+        self.predicts_from_z = c.predictor != "none"
         if c.arrangement == "inverse":
             self.inverse = build_predictor(c.predictor, c.dim, c.hidden, c.predictor_bn)
         self.target = {
             "latest": lambda: Target(c.stop_gradient),
-            "mean": MeanOfOtherViews,
+            "mean": MeanOfAllButFirst,
             "moving_average": lambda: MovingAverage(plan.images, c.dim, c.momentum),
             "cached": lambda: FrozenCopy(self.f, c.alternate or plan.steps_per_epoch),
         }[c.target]()
@@ -65,7 +66,7 @@ class Siamese(Method):
         self.views = c.mean_of if c.target == "mean" else 1 + max(view for pair in self.pairs for view in pair)
         similarities: dict[str, losses.Similarity] = {
             "cross_entropy": losses.soft_cross_entropy,
-            "mse": losses.squared_distance,
+            "mse": losses.half_mse,
             "infonce": partial(losses.infonce, temperature=c.temperature),
         }
         self.D = similarities.get(c.similarity, losses.negative_cosine)
@@ -75,42 +76,40 @@ class Siamese(Method):
         """The encoder with its projector and what follows it."""
         return nn.Sequential(self.encoder, self.tail)
 
-    def embed(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.f(x))
-
-    def predict(self, z: Tensor) -> Tensor | None:
-        return None if self.config.predictor == "none" else cast(Tensor, self.predictor(z))
+    def project(self, view: Tensor) -> Tensor:
+        return cast(Tensor, self.f(view))
 
     def forward(self, batch: Batch) -> Output:
-        z = self.embed_views(batch)  # n-by-d a view
-        phase = self.phase(batch.step)
-        if phase != "train":
-            loss = losses.negative_cosine(z[0], z[1]) if phase == "collapse" else losses.decorrelation_loss(*z)
-            # DDP waits for a gradient of every parameter; the heads get zeros.
-            idle = sum(0 * w.sum() for head in self.heads() for w in head.parameters())
+        z = self._project_views(batch)  # n-by-d a view
+        objective = self.objective_name(batch.step)
+        if objective != "train":
+            loss = losses.negative_cosine(z[0], z[1]) if objective == "collapse" else losses.covariance_loss(*z)
+            # DDP waits for a gradient of every parameter; the predictors get zeros.
+            idle = sum(0 * w.sum() for h in self._predictors() for w in h.parameters())
             return {"loss": loss + idle, "z": z[0], "z2": z[1]}
         t = self.target(z, batch)  # n-by-d a view
+        p = self._predictions_by_view(z)  # n-by-d by view
         if self.config.arrangement == "inverse":
-            return losses.inverse_predictor_output(self.predictor, self.inverse, z, self.D)
-        p = self.predictions(z)  # n-by-d by view
-        loss = torch.stack([self.compare(z, t, p, a, b) for a, b in self.pairs]).mean()
+            inverse = losses.inverse_predictor_losses(self.predictor, self.inverse, z, [p[0], p[1]], self.D)
+            return {**inverse, "z": z[0], "z2": z[1], "p": p[0]}
+        loss = torch.stack([self._pair_loss(z, t, p, a, b) for a, b in self.pairs]).mean()
         output = {"loss": loss, "z": z[0], "z2": z[1]}
-        if self.config.predictor != "none" and 0 in p:
+        if self.predicts_from_z and 0 in p:
             output["p"] = p[0]
         return output
 
-    def embed_views(self, batch: Batch) -> list[Tensor]:
+    def _project_views(self, batch: Batch) -> list[Tensor]:
         """Outputs (n, d) of all views; of those that only are targets without a gradient."""
         learning = {a for a, _ in self.pairs}
-        training = self.phase(batch.step) == "train"
+        training = self.objective_name(batch.step) == "train"
         constant = training and self.config.stop_gradient and self.config.arrangement == "predict"
         z = []
         for number, x in enumerate(batch.views):
             with torch.set_grad_enabled(torch.is_grad_enabled() and (number in learning or not constant)):
-                z.append(self.embed(x))  # n-by-d
+                z.append(self.project(x))  # n-by-d
         return z
 
-    def predictions(self, z: list[Tensor]) -> dict[int, Tensor]:
+    def _predictions_by_view(self, z: list[Tensor]) -> dict[int, Tensor]:
         """h's outputs (n, d) of the views on whose side it stands."""
         c = self.config
         if c.arrangement == "mirror":
@@ -119,7 +118,7 @@ class Siamese(Method):
         sides = {view for pair in self.pairs for view in pair} if c.arrangement == "both" or c.remove else set()
         return {a: self.predictor(z[a]) for a in sorted({a for a, _ in self.pairs} | sides)}
 
-    def compare(self, z: list[Tensor], t: list[Tensor], p: dict[int, Tensor], a: int, b: int) -> Tensor:
+    def _pair_loss(self, z: list[Tensor], t: list[Tensor], p: dict[int, Tensor], a: int, b: int) -> Tensor:
         """The loss of one pair of views, a scalar, from outputs z, targets t and predictions p by view."""
         c = self.config
         if c.similarity == "triplet":
@@ -143,7 +142,7 @@ class Siamese(Method):
         # NOTE: h learns by what is left of the gradient, as f does; the paper's section 3.3 does not say.
         return component_loss(x, simsiam_components(p[b], y), c.remove)
 
-    def phase(self, step: int) -> str:
+    def objective_name(self, step: int) -> str:
         """`train`, `collapse` or `decorrelate`, by the step (the second paper, figure 5 b)."""
         epoch, c = step // self.plan.steps_per_epoch, self.config
         if c.decorrelate_from and epoch >= c.decorrelate_from:
@@ -158,12 +157,12 @@ class Siamese(Method):
             for weight in self.predictor.parameters():
                 weight.tanh_()
 
-    def heads(self) -> list[nn.Module]:
+    def _predictors(self) -> list[nn.Module]:
         """What predicts: h, and what undoes it."""
         return [self.predictor, self.inverse] if self.config.arrangement == "inverse" else [self.predictor]
 
-    def groups(self) -> list[Group]:
+    def param_groups(self) -> list[Group]:
         return [
             {"params": list(self.encoder.parameters()), "fix_lr": False},
-            {"params": [p for head in self.heads() for p in head.parameters()], "fix_lr": self.config.fix_predictor_lr},
+            {"params": [w for h in self._predictors() for w in h.parameters()], "fix_lr": self.config.fix_predictor_lr},
         ]

@@ -16,7 +16,7 @@ from pretrain.layers import autocast_off, l2_normalize
 from runs.distributed import world_size
 
 
-def center_vector(Z: Tensor) -> Tensor:
+def _center_vector(Z: Tensor) -> Tensor:
     """o: the mean of the rows of all processes, (1, d) (the second paper, section 3.1)."""
     return all_reduce(Z.sum(dim=0, keepdim=True)) / (len(Z) * world_size())
 
@@ -37,7 +37,7 @@ def simsiam_components(p_b: Tensor, z_b: Tensor) -> GradientComponents:
     """SimSiam's negative gradient on P_a, Z_b = P_b + G_e (equation 4): o_e = o_z - o_p; p_b and z_b are (n, d)."""
     P_b, Z_b = l2_normalize(p_b), l2_normalize(z_b)  # n-by-d
     G_e = Z_b - P_b  # n-by-d
-    o_e = center_vector(G_e)  # 1-by-d
+    o_e = _center_vector(G_e)  # 1-by-d
     return GradientComponents(P_b, o_e, G_e - o_e)
 
 
@@ -45,7 +45,7 @@ def simsiam_components(p_b: Tensor, z_b: Tensor) -> GradientComponents:
 def triplet_components(z_b: Tensor, z_n: Tensor) -> GradientComponents:
     """The triplet loss's negative gradient on Z_a, Z_b - Z_n (section 3.2): o_e = -o_z; z_b and z_n are (n, d)."""
     Z_b, G_e = l2_normalize(z_b), -l2_normalize(z_n)  # n-by-d
-    o_e = -center_vector(Z_b)  # 1-by-d
+    o_e = -_center_vector(Z_b)  # 1-by-d
     return GradientComponents(Z_b, o_e, G_e - o_e)
 
 
@@ -61,7 +61,7 @@ def infonce_components(z_a: Tensor, z_b: Tensor, temperature: float) -> Gradient
     with autocast_off(Z):
         weights = (Z_a @ Z.T / temperature).softmax(dim=1)  # lambda, n-by-N
         G_e = -weights @ Z / temperature  # n-by-d
-    o_e = -center_vector(Z_b) / temperature  # 1-by-d
+    o_e = -_center_vector(Z_b) / temperature  # 1-by-d
     return GradientComponents(Z_b / temperature, o_e, G_e - o_e)
 
 
@@ -69,7 +69,7 @@ def infonce_components(z_a: Tensor, z_b: Tensor, temperature: float) -> Gradient
 def self_components(z_a: Tensor) -> GradientComponents:
     """The dummy term Z_a = o_z + r_a of the squared distance's negative gradient (equation 3, figure 4)."""
     Z_a = l2_normalize(z_a)  # n-by-d
-    o_z = center_vector(Z_a)  # 1-by-d
+    o_z = _center_vector(Z_a)  # 1-by-d
     return GradientComponents(torch.zeros_like(Z_a), o_z, Z_a - o_z)
 
 

@@ -24,8 +24,8 @@ def soft_cross_entropy(p: Tensor, z: Tensor) -> Tensor:
     return -(z.softmax(dim=1) * log_softmax(p, dim=1)).sum(dim=1).mean()
 
 
-def squared_distance(p: Tensor, z: Tensor) -> Tensor:
-    """Half the squared distance of (n, d) and (n, d), over d, a scalar (the second paper, equation 1).
+def half_mse(p: Tensor, z: Tensor) -> Tensor:
+    """Half the mean squared error of (n, d) and (n, d), a scalar (the second paper, equation 1, over d).
 
     NOTE: it is used after a batch norm, where rows have the squared length d and not 1; over d it keeps the size of
     equation 1's loss and with it the learning rate.
@@ -41,10 +41,10 @@ def infonce(p: Tensor, z: Tensor, temperature: float) -> Tensor:
     return cross_entropy(s, rank() * len(p) + torch.arange(len(p), device=p.device))
 
 
-def decorrelation_loss(*views: Tensor) -> Tensor:
-    """Sum of the squared covariances of different channels over d, averaged over views (n, d), a scalar.
+def covariance_loss(*views: Tensor) -> Tensor:
+    """De-correlation: the sum of the squared covariances of different channels over d, averaged over views (n, d).
 
-    The second paper, algorithm 5, after Barlow Twins.
+    A scalar. The second paper, algorithm 5, after Barlow Twins.
 
     NOTE: the algorithm calls its input "representation vector", appendix A.6 "encoder output" and follows Barlow Twins,
     which normalizes batches and not rows. So the input is the output after its batch norm, where no channel can
@@ -61,17 +61,19 @@ def decorrelation_loss(*views: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def inverse_predictor_output(h: nn.Module, h_inv: nn.Module, z: list[Tensor], D: Similarity) -> dict[str, Tensor]:
+def inverse_predictor_losses(
+    h: nn.Module, h_inv: nn.Module, z: list[Tensor], p: list[Tensor], D: Similarity
+) -> dict[str, Tensor]:
     """Train h as SimSiam does, h_inv to undo it, and f with h as an encoder whose targets h_inv(p) are.
 
     The second paper, algorithm 4. NOTE: it prints the second half of the encoder's loss without its 1/2; both halves
     have it here.
 
-    z are two views' outputs, each (n, d); the second argument of D is given as a constant. Returns the output of
-    `Method.forward`, and the three losses by name.
+    z are two views' outputs and p what h makes of them, each (n, d); the second argument of D is given as a constant.
+    Returns the `loss`, a scalar, and its three parts by name.
     """
     z_a, z_b = z  # n-by-d
-    p_a, p_b = h(z_a), h(z_b)  # n-by-d
+    p_a, p_b = p  # h(z_a) and h(z_b), n-by-d
     d_p_a, d_p_b = h(z_a.detach()), h(z_b.detach())  # n-by-d
     predict = D(d_p_a, z_b.detach()) / 2 + D(d_p_b, z_a.detach()) / 2
     inv_p_a, inv_p_b = h_inv(p_a.detach()), h_inv(p_b.detach())  # n-by-d
@@ -79,6 +81,6 @@ def inverse_predictor_output(h: nn.Module, h_inv: nn.Module, z: list[Tensor], D:
     # The algorithm calls h_inv(p) anew, once its argument is no longer detached; as a constant it is the same.
     encode = D(p_a, inv_p_b.detach()) / 2 + D(p_b, inv_p_a.detach()) / 2
     return {
-        "loss": predict + invert + encode, "z": z_a, "z2": z_b, "p": p_a,
+        "loss": predict + invert + encode,
         "predict": predict.detach(), "invert": invert.detach(), "encode": encode.detach(),
     }  # fmt: skip

@@ -25,7 +25,7 @@ class Target(nn.Module):
         """A step, counted from 0, of the network f is done."""
 
 
-class MeanOfOtherViews(Target):
+class MeanOfAllButFirst(Target):
     """The mean output of all views but the first, for the first (the second paper, appendix A.3)."""
 
     def forward(self, z: list[Tensor], batch: Batch) -> list[Tensor]:
@@ -55,11 +55,11 @@ class MovingAverage(Target):
         eta = self.memory[batch.indices].to(Z[0])  # n-by-d
         # Every process writes what all saw: the memories stay equal, and any of them can be saved.
         where = all_gather(batch.indices.to(Z[0].device))  # N
-        what = all_gather(self.moved(eta, torch.stack(Z).mean(dim=0)))  # N-by-d
+        what = all_gather(self._updated(eta, torch.stack(Z).mean(dim=0)))  # N-by-d
         self.memory[where.cpu()] = what.to(self.memory)
-        return [self.moved(eta, v) for v in Z]
+        return [self._updated(eta, v) for v in Z]
 
-    def moved(self, eta: Tensor, z: Tensor) -> Tensor:
+    def _updated(self, eta: Tensor, z: Tensor) -> Tensor:
         """The memory's next vectors, (n, d), from the present ones and new outputs; a vector of zeros is yet unset."""
         new = torch.where(eta.any(dim=1, keepdim=True), self.momentum * eta + (1 - self.momentum) * z, z)
         return l2_normalize(new)

@@ -1,4 +1,4 @@
-"""`python -m pretrain.check_method method=mine data=cifar10 data.root=.`: two steps of a method, and what is wrong."""
+"""`python -m pretrain.smoke_test_method method=mine data=cifar10 data.root=.`: two steps, and what is wrong."""
 
 from pretrain.config import PretrainConfig
 from runs.app import hydra_app
@@ -7,7 +7,7 @@ from runs.errors import UserError
 IMAGES, CLASSES, SIDE = 64, 10, 32
 
 
-def check_method(config: PretrainConfig) -> None:
+def smoke_test_method(config: PretrainConfig) -> None:
     """Build the method on a small network, take two steps, and compare the second with that of a resumed copy."""
     # Here, so that `--help` and a mistyped key do not wait for PyTorch.
     import torch
@@ -25,7 +25,7 @@ def check_method(config: PretrainConfig) -> None:
             raise UserError(f"method {name}: 'z' has shape {tuple(z.shape)}; it is one view's output, ({IMAGES}, d)")
         method.zero_grad()
         loss.backward()
-        gradients = [p.grad for p in method.backbone().parameters() if p.grad is not None]
+        gradients = [p.grad for p in method.encoder.parameters() if p.grad is not None]
         if not gradients or not all(torch.isfinite(g).all() for g in gradients):
             raise UserError(f"method {name}: the loss gives the backbone no finite gradient")
         method.after_backward(step)
@@ -37,12 +37,12 @@ def check_method(config: PretrainConfig) -> None:
     method, copy = build_method(config.method, plan), build_method(config.method, plan)
     if not any(key.startswith(("encoder.", "encoder_q.")) for key in method.state_dict()):
         raise UserError(f"method {name}: call the backbone `encoder`, by which a checkpoint of this project is known")
-    if not isinstance(method.backbone(), ResNet):
-        raise UserError(f"method {name}: backbone() returns no torchvision ResNet; make it with plan.base_encoder()")
-    trained = {id(parameter) for group in method.groups() for parameter in group["params"]}
-    if not trained >= {id(p) for p in method.backbone().layer4.parameters()}:
-        raise UserError(f"method {name}: groups() lacks parameters of the backbone, which would not be trained")
-    optimizer = torch.optim.SGD(method.groups(), lr=0.01)
+    if not isinstance(method.encoder, ResNet):
+        raise UserError(f"method {name}: `encoder` is no torchvision ResNet; make it with plan.base_encoder()")
+    trained = {id(parameter) for group in method.param_groups() for parameter in group["params"]}
+    if not trained >= {id(p) for p in method.encoder.layer4.parameters()}:
+        raise UserError(f"method {name}: param_groups() lacks parameters of the backbone, which would not be trained")
+    optimizer = torch.optim.SGD(method.param_groups(), lr=0.01)
     checked_step(method, 0)
     optimizer.step()
     method.after_step(0)
@@ -59,7 +59,7 @@ def check_method(config: PretrainConfig) -> None:
     print(f"method {name}: fine; two steps on {plan.arch}, losses finite, a resumed copy has the same")
 
 
-main = hydra_app("pretrain", "config", PretrainConfig, check_method)
+main = hydra_app("pretrain", "config", PretrainConfig, smoke_test_method)
 
 if __name__ == "__main__":
     main()
