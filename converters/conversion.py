@@ -86,7 +86,6 @@ def convert(path: str | Path, output: str | Path, target: str | None = None, **c
     if report.obstacles[target]:
         raise UserError(f"{report.backbone.path}: {report.obstacles[target]}")
     state_dict, source = report.backbone.state_dict, _provenance(report)
-    content: dict[str, Any]
     with atomic_write(output) as file:
         if output.suffix == ".pkl":
             model = {to_detectron2(name): tensor.numpy() for name, tensor in state_dict.items()}

@@ -13,10 +13,9 @@ from runs.errors import UserError
 
 # What wrappers put into the path of every tensor inside them: DistributedDataParallel and AveragedModel, torch.compile,
 # FSDP, Lightning's strategies, activation checkpointing.
-WRAPPERS = (
-    "module", "_orig_mod", "_fsdp_wrapped_module", "_forward_module", "_checkpoint_wrapped_module", "_fpw_module",
-)  # fmt: skip
-_WRAPPER = re.compile(rf"(?<![^.])({'|'.join(WRAPPERS)})\.")
+_WRAPPER = re.compile(
+    r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_forward_module|_checkpoint_wrapped_module|_fpw_module)\."
+)
 # JAX keeps weights and statistics in two trees of the same names.
 _TREES = ((re.compile(r"(?<![^.])(params|batch_stats)\."), ""), (re.compile(r"_(params|state)\.(?=res_net)"), "."))
 
@@ -98,10 +97,7 @@ def _from_sequential(names: Iterable[str]) -> dict[str, str]:
     """
     names = list(names)
     stages = sorted({int(m[1]) for name in names if (m := re.match(r"(\d+)\.\d+\.conv1\.", name))})
-    children = {str(number): f"layer{stage}" for stage, number in enumerate(stages, start=1)} | {
-        "0": "conv1",
-        "1": "bn1",
-    }
+    children = {str(n): f"layer{stage}" for stage, n in enumerate(stages, start=1)} | {"0": "conv1", "1": "bn1"}
     split = {name: name.partition(".") for name in names}
     return {name: f"{children[child]}.{rest}" for name, (child, _, rest) in split.items() if child in children}
 

@@ -37,8 +37,6 @@ _VARIANTS = {
 }
 # What DeepLab and torchvision's segmentation networks have beside a ResNet that they dilate.
 _DILATED_HEADS = re.compile(r"(?i)(^|[/.])(aspp|aux_classifier)[/.]|classifier[/.]0[/.]convs[/.]")
-# `Backbone.assumed` of a checkpoint whose pre-training has written its input convention into it.
-BY_PRETRAINING = "written by the pre-training"
 _PLAIN = {None, False, "", "relu", "ReLU", "torch.nn.modules.activation.ReLU"}
 # What a setting's name ends with -> which of its values say that the network computes differently, and how. Those with
 # a layer before it are attributes of a pickled network.
@@ -81,7 +79,7 @@ def stated_or_assumed_convention(contents: Contents, network: Network, path: Pat
     if values is not None:
         return InputConvention.from_detectron2(values, "provenance.input"), "written by the conversion"
     if own := _of_own_checkpoint(settings):
-        return own, BY_PRETRAINING
+        return own, "written by the pre-training"
     convention, source = _stated(contents, settings, network.container)
     if convention is None:
         own = network.format.input

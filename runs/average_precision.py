@@ -34,10 +34,10 @@ def mean_average_precision(matches: Matches, image_weights: NDArray[Any] | None 
 def _block(matches: Matches, weights: NDArray[Any]) -> NDArray[np.float64]:
     table = np.zeros((weights.shape[1], len(THRESHOLDS)))
     counted = np.zeros((weights.shape[1], 1))
-    for number in range(len(matches.classes)):
-        positives = _positives(matches, number, weights)
+    for class_index in range(len(matches.classes)):
+        positives = _positives(matches, class_index, weights)
         counted[:, 0] += (positives > 0) if matches.metric == "coco" else 1
-        table += class_average_precision(matches, number, weights)
+        table += class_average_precision(matches, class_index, weights)
     table *= 100 / np.maximum(counted, 1)
     return np.stack([table.mean(axis=1), table[:, 0], table[:, 5]], axis=1)
 
@@ -51,8 +51,8 @@ def class_average_precision(matches: Matches, class_index: int, image_weights: N
     return np.stack(columns, axis=1)
 
 
-def _positives(matches: Matches, number: int, weights: NDArray[Any]) -> NDArray[Any]:
-    positives: NDArray[Any] = matches.objects[:, number].astype(weights.dtype) @ weights
+def _positives(matches: Matches, class_index: int, weights: NDArray[Any]) -> NDArray[Any]:
+    positives: NDArray[Any] = matches.objects[:, class_index].astype(weights.dtype) @ weights
     return positives  # (R,)
 
 
