@@ -26,15 +26,10 @@ def grid_search_learning_rate(
 ) -> dict[str, Any]:  # fmt: skip
     """Try every rate, in a folder of its own, on the held-out part of the training images.
 
-    Args:
-        search: which rates to try, and on what.
-        config: settings of a single trial.
-        folder: where the folders of the runs are made.
-        max_iter: iterations of a run.
-        run_one: fine-tunes once and returns the record.
+    `config` is that of one trial, and `max_iter` how many iterations it has.
 
     Returns:
-        The whole grid and the `chosen` rate, as they are recorded.
+        The whole grid and the `chosen` rate, for the record.
 
     Raises:
         Diverged: with every rate.

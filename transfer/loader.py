@@ -22,7 +22,7 @@ from transfer.read_splits import Split
 Draw = tuple[int, tuple[int, int] | None]
 
 
-class MappedImages(Dataset[dict[str, Any] | BrokenImage]):
+class _MappedImages(Dataset[dict[str, Any] | BrokenImage]):
     """Detectron2's mapper over images; a `Draw` names the image and seeds its augmentation."""
 
     def __init__(self, images: list[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any]) -> None:
@@ -114,7 +114,7 @@ def build_loaders(cfg: Any, train: Split, test: Split, workers: int) -> Loaders:
     chosen = images_with_objects(cfg, train)
     wide = [image["width"] > image["height"] for image in chosen]
     with as_user_errors("recipe=, detectron2.INPUT…: Detectron2 cannot read images so"):
-        images = MappedImages(chosen, DatasetMapper(cfg, True))
+        images = _MappedImages(chosen, DatasetMapper(cfg, True))
         test_loader = build_test_loader(cfg, test, workers)
     sampler, other = (
         GroupedBatchSampler(wide, cfg.SOLVER.IMS_PER_BATCH, seed, group=cfg.DATALOADER.ASPECT_RATIO_GROUPING)
@@ -126,7 +126,7 @@ def build_loaders(cfg: Any, train: Split, test: Split, workers: int) -> Loaders:
 def build_test_loader(cfg: Any, split: Split, workers: int) -> DataLoader[Any]:
     """Every image once, one a batch, this process's share of them; for `evaluate_and_save`."""
     draws: list[list[Draw]] = [[(index, None)] for index in range(rank(), len(split.images), world_size())]
-    return _loader(MappedImages(split.images, DatasetMapper(cfg, False)), draws, workers)
+    return _loader(_MappedImages(split.images, DatasetMapper(cfg, False)), draws, workers)
 
 
 def images_with_objects(cfg: Any, split: Split) -> list[dict[str, Any]]:
@@ -136,7 +136,7 @@ def images_with_objects(cfg: Any, split: Split) -> list[dict[str, Any]]:
     return list(filter_images_with_only_crowd_annotations(split.images))
 
 
-def _loader(images: MappedImages, batches: Any, workers: int) -> DataLoader[Any]:
+def _loader(images: _MappedImages, batches: Any, workers: int) -> DataLoader[Any]:
     return DataLoader(
         images, batch_sampler=batches, num_workers=workers, collate_fn=_collate, worker_init_fn=shield_worker
     )
