@@ -11,7 +11,7 @@ from benchmarks.tables import table as tables
 
 
 def format_measured(entry: Entry, show_count: bool = True) -> str:
-    """Ours: `41.2 ± 0.3 (n = 3)`, or why there is none; a table whose entries all have the same n says it once."""
+    """Ours: `41.2 ± 0.3 (n = 3)`, or why there is none; where a whole column has the same n, its head says it."""
     if entry.ours is None:
         return entry.remark if entry.remark in ("failed", "refused") else ABSENT
     incomplete = f" of {entry.wanted}" if entry.ours.n < entry.wanted else ""
@@ -41,6 +41,7 @@ def result_table(
     `properties` are the paper's descriptive columns, `notes` the remarks on what was measured.
     """
     table, facts = result.table, list(result.table.properties if properties else ())
+    counts = _common_counts(result)
     lines = []
     for i, (row, entries) in enumerate(zip(table.rows, result.entries, strict=True)):
         verdict = result.verdicts[i] if result.verdicts else None
@@ -50,10 +51,10 @@ def result_table(
         below = [Cell("") for _ in cells]
         if result.verdicts and not properties:
             below[-1] = Cell(str(row.properties.get("collapse", ABSENT)))
-        for entry in entries:
+        for entry, count in zip(entries, counts, strict=True):
             flag = "≤ untrained" if entry.below_scratch else ""
             value = entry.ours.mean if entry.ours else None
-            cells.append(Cell(format_measured(entry, result.trials is None), entry.bold, flag, value, entry.remark))
+            cells.append(Cell(format_measured(entry, count is None), entry.bold, flag, value, entry.remark))
             published = f"{entry.paper:.{entry.digits}f}" if isinstance(entry.paper, int | float) else entry.paper
             difference = f" ({format_difference(entry)})" if entry.difference is not None else ""
             below.append(Cell((published or ABSENT) + difference, entry.paper_bold))
@@ -61,13 +62,23 @@ def result_table(
         lines.append(Line(row.label, tuple(cells), tuple(below) if known else ()))
     heads = [("", f"{p}, paper" if p == "collapse" and result.verdicts else p) for p in facts]
     heads += [("", "collapsed, ours")] if result.verdicts else []
+    said = [f" (n = {count})" if count and not result.trials else "" for count in counts]
+    heads += [
+        (c.group + n, c.label) if c.group else ("", c.label + n) for c, n in zip(table.columns, said, strict=True)
+    ]
     trials = f"; mean ± std, n = {result.trials}" if result.trials else "; mean ± std (n trials)"
     beside = "; paper: its value, and ours minus it in parentheses" if paper else ""
     return FormattedTable(
-        (*heads, *((c.group, c.label) for c in table.columns)), tuple(lines), f"{table.label}: {table.title}",
+        tuple(heads), tuple(lines), f"{table.label}: {table.title}",
         f"{table.quantity}, {result.scale} scale{trials}{beside}",
-        (*result.remarks, *table.notes) if notes else (), "pre-train", len(heads),
+        (*result.remarks, *table.notes) if notes else (), "pre-train", len(heads) - len(counts),
     )  # fmt: skip
+
+
+def _common_counts(result: TableResult) -> list[int | None]:
+    """The number of trials that all entries of a column have; None where they differ."""
+    found = [{entry.ours.n for entry in down if entry.ours} for down in zip(*result.entries, strict=True)]
+    return [counts.pop() if len(counts) == 1 else None for counts in found]
 
 
 def checkpoint_vs_paper_table(result: TableResult, checkpoint_name: str) -> FormattedTable:

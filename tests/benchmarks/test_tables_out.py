@@ -96,6 +96,17 @@ def test_entries_and_remarks(make: SimpleNamespace, tmp_path: Path) -> None:
     assert "(n = 1 of 3)" in format_measured(few.entries[1][1])
 
 
+def test_a_column_of_equal_trials_says_their_number_in_its_head(make: SimpleNamespace, tmp_path: Path) -> None:
+    chosen = [tables.load("table5").select(["scratch", "simsiam"], ["voc07_ap", "coco_ap", "voc0712_ap"])]
+    plan = expand(chosen, scales.load("mini"), tmp_path)
+    records = {run: make.record("transfer", value=20.0) for cell in plan.cells for run in cell.runs}
+    del records[next(cell.runs[0] for cell in plan.cells if cell.column == "voc0712_ap")]
+    (table,) = table_results(plan, records, Status())
+    text = table_formats.markdown(result_table(table))
+    assert "| VOC 07 detection (n = 3) AP |" in text and "| COCO detection (n = 1) AP |" in text
+    assert "| scratch | **20.0 ± 0.0** | **20.0 ± 0.0 (n = 2 of 3)** | **20.0** |" in text, text
+
+
 def test_markdown_latex_and_csv_hold_the_same_numbers(make: SimpleNamespace, tmp_path: Path) -> None:
     table = filled(make, tmp_path, [40.0, 41.0, 42.0], [50.0, 51.5, 52.0])
     text = table_formats.markdown(result_table(table))
