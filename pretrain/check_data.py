@@ -31,14 +31,14 @@ def check_data(config: CheckConfig) -> None:
         with Progress(count, f"decoding {images.split}", "image") as bar:
             for number in range(count):
                 try:
-                    images.open(number * len(images) // count)
+                    images.decode_rgb(number * len(images) // count)
                 except BrokenImage as error:
                     if not config.data.skip_broken:
                         raise
                     broken.append(error.name)
                 bar.update(1)
         found = f"; {len(broken)} broken, {broken[0]} the first" if broken else ""
-        print(f"{images.describe()}; {count} decoded{found}")
+        print(f"{images.format_summary()}; {count} decoded{found}")
 
 
 main = hydra_app("pretrain", "config_check_data", CheckConfig, check_data)

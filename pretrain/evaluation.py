@@ -193,7 +193,7 @@ class Evaluation:
     def print_data_sets(self) -> None:
         """Print which images there are, in the first process."""
         if rank() == 0:
-            print(f"{self.train.describe()}\n{self.val.describe()}")
+            print(f"{self.train.format_summary()}\n{self.val.format_summary()}")
 
     def progress(self, total: int, title: str, unit: str, done: int = 0) -> Progress:
         """Show a bar, in the first process."""
@@ -215,7 +215,7 @@ class Evaluation:
             view = {"mean": augment.mean, "std": augment.std, "by": self.extractor.convention}
             self.run.finish(
                 self.extractor.subject,
-                Dataset(self.val.name, "val", len(self.val), self.val.fingerprint),
+                Dataset(self.val.name, "val", len(self.val), self.val.metadata_fingerprint),
                 metrics,
                 verdict=verdict,
                 details=details | {"processes": world_size(), "input": view},

@@ -95,7 +95,7 @@ class Trainer:
         skip_broken, count = config.data.skip_broken, len(train_set)
         broken: set[str] = set()
         if config.data.cache:
-            broken = {name for split in (train_set, val_set) if split for name in split.cache(skip_broken)}
+            broken = {name for split in (train_set, val_set) if split for name in split.decode_into_memory(skip_broken)}
         self.sampler = StepSampler(count, config.batch_size, config.seed, rank(), world_size())
         if config.batch_size // world_size() < 2:
             raise UserError(
@@ -187,13 +187,13 @@ class Trainer:
 
     def _print_plan(self) -> None:
         """Say what will be done."""
-        val = self.val_set.describe() if self.val_set else "no validation images: neither kNN nor a probe"
+        val = self.val_set.format_summary() if self.val_set else "no validation images: neither kNN nor a probe"
         world, plan, config = world_size(), self.plan, self.config
         if self.checkpoint:
             print(f"continuing after step {self.step} of {plan.steps} from {self.checkpoint.name}")
         images = f"{world} x {config.batch_size // world}" if world > 1 else str(config.batch_size)
         print(
-            f"{self.train_set.describe()}\n{val}\n"
+            f"{self.train_set.format_summary()}\n{val}\n"
             f"{plan.epochs} epochs x {plan.steps_per_epoch} steps of {images} images, "
             f"peak lr {self.schedule.peak:g} = {config.optimizer.lr:g} x {config.batch_size}/256"
         )
@@ -286,7 +286,7 @@ class Trainer:
         verdict = metrics.monitor.verdict + (", stopped there" if self.stopped == "collapse" else "")
         self.run.finish(
             Subject(config.variant or config.method.name, config.arch, epochs, path.name, sha256(path)),
-            Dataset(self.train_set.name, "train", len(self.train_set), self.train_set.fingerprint),
+            Dataset(self.train_set.name, "train", len(self.train_set), self.train_set.metadata_fingerprint),
             found,
             verdict=verdict,
             details=details,

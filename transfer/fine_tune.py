@@ -20,7 +20,7 @@ from transfer.detectron2_config import build_cfg, recipe_files_fingerprint, set_
 from transfer.draw_detections import draw_sheets
 from transfer.evaluate_detector import FILES
 from transfer.learning_rate_search import grid_search_learning_rate, with_rate_and_warmup
-from transfer.loader import build_loaders
+from transfer.loader import build_data_loaders
 from transfer.model import build_detector, load_and_prove_equal
 from transfer.read_splits import Split, read_train_and_test
 from transfer.settings import SearchConfig, TransferConfig
@@ -77,7 +77,7 @@ def _fine_tune(
     seed_everything(config.seed)
     detector = build_detector(cfg, config.channels_last)
     proof = load_and_prove_equal(detector, backbone) if backbone else None
-    loaders = build_loaders(cfg, train, test, worker_count(config.data.workers, most=8))
+    loaders = build_data_loaders(cfg, train, test, worker_count(config.data.workers, most=8))
     trainer = Trainer(cfg, config, detector, loaders, test, claimed)
     if rank() == 0:
         with atomic_write(claimed.path / "detectron2.yaml", "w") as file:
@@ -89,7 +89,7 @@ def _fine_tune(
     save_torch_file(claimed.path / MODEL, {"model": detector.state_dict()})
     details = {
         "weights": proof, "recipe": yaml.safe_load(cfg.dump()),
-        "train": asdict(train.dataset_record) | {"used": len(loaders.sampler.wide)},
+        "train": asdict(train.dataset_record) | {"used": len(loaders.train_sampler.wide)},
         "iterations": cfg.SOLVER.MAX_ITER, "training_seconds": round(trainer.seconds, 3),
         "per_class": evaluation.per_class, "files": {name: sha256(claimed.path / name) for name in FILES},
     }  # fmt: skip

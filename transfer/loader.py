@@ -87,19 +87,19 @@ class GroupedBatchSampler(Sampler[list[Draw]]):
             yield from torch.randperm(len(self.wide), generator=generator).tolist()
 
 
-class Loaders(NamedTuple):
-    """Batches to train on, by `sampler`, and for precise batch norm, both endless; every image to test on, one a batch.
+class DataLoaders(NamedTuple):
+    """Of images to train on, by `train_sampler`, and for precise batch norm, both endless; to test on, each image once.
 
     They are read through `raise_or_yield`.
     """
 
     train: DataLoader[Any]
-    sampler: GroupedBatchSampler
+    train_sampler: GroupedBatchSampler
     precise_bn: DataLoader[Any]
     test: DataLoader[Any]
 
 
-def build_loaders(cfg: Any, train: Split, test: Split, workers: int) -> Loaders:
+def build_data_loaders(cfg: Any, train: Split, test: Split, workers: int) -> DataLoaders:
     """Make all loaders of a run; their seeds are drawn from NumPy's generator, as Detectron2 draws its samplers'.
 
     Args:
@@ -120,7 +120,7 @@ def build_loaders(cfg: Any, train: Split, test: Split, workers: int) -> Loaders:
         GroupedBatchSampler(wide, cfg.SOLVER.IMS_PER_BATCH, seed, group=cfg.DATALOADER.ASPECT_RATIO_GROUPING)
         for seed in (comm.shared_random_seed(), comm.shared_random_seed())
     )
-    return Loaders(_loader(images, sampler, workers), sampler, _loader(images, other, workers), test_loader)
+    return DataLoaders(_loader(images, sampler, workers), sampler, _loader(images, other, workers), test_loader)
 
 
 def build_test_loader(cfg: Any, split: Split, workers: int) -> DataLoader[Any]:

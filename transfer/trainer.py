@@ -26,7 +26,7 @@ from runs.signals import DEADLINE, Stopped, StopSignals, raise_signals
 from runs.tensor_files import load_torch_file, restore_errors, save_torch_file
 from transfer.detections import Detections, Evaluation
 from transfer.evaluate_detector import evaluate_and_save
-from transfer.loader import Loaders
+from transfer.loader import DataLoaders
 from transfer.model import as_user_errors
 from transfer.read_splits import Split
 from transfer.settings import TransferConfig
@@ -48,7 +48,7 @@ class Trainer:
     """
 
     def __init__(
-        self, cfg: Any, config: TransferConfig, detector: nn.Module, loaders: Loaders, test: Split, run: Run
+        self, cfg: Any, config: TransferConfig, detector: nn.Module, loaders: DataLoaders, test: Split, run: Run
     ) -> None:
         self.cfg, self.config, self.detector = cfg, config, detector
         self.loaders, self.test_split = loaders, test
@@ -84,7 +84,7 @@ class Trainer:
 
     def _train(self) -> None:
         generators = self._restore()
-        self.loaders.sampler.start = self.iteration
+        self.loaders.train_sampler.start = self.iteration
         # Making it draws from PyTorch's generator, so the saved states follow it.
         batches = raise_or_yield(iter(self.loaders.train))
         if generators is not None:

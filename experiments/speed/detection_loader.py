@@ -23,7 +23,7 @@ from benchmarks.shapes_scenes import CLASSES
 from experiments.speed.rows import Row, Skipped, alternate, run_script
 from hardware.measure_peak_rates import decode_rate
 from transfer.detectron2_config import build_cfg
-from transfer.loader import build_loaders, images_with_objects
+from transfer.loader import build_data_loaders, images_with_objects
 from transfer.read_splits import Split, read_joined_splits
 from transfer.settings import VOC_CLASSES, TransferConfig
 
@@ -49,7 +49,7 @@ def row(split: Split, arguments: argparse.Namespace) -> Row:
     cfg = build_cfg(config, None, "cpu")
     images = images_with_objects(cfg, split)
     count, rounds = (1, 2) if arguments.quick else (4, 5)
-    mine = iter(build_loaders(cfg, split, split, 0).train)
+    mine = iter(build_data_loaders(cfg, split, split, 0).train)
     theirs = iter(
         build_detection_train_loader(
             images,

@@ -68,7 +68,7 @@ class Views(Dataset[Any]):
 
     def sample(self, place: int, key: Key) -> list[Tensor]:
         """Return the views of the image at `place`, drawn for `key`."""
-        image = self.images.open(place)
+        image = self.images.decode_rgb(place)
         self.seed_generators(key)
         return [transform(image) for transform in self.transforms]
 
@@ -143,8 +143,8 @@ class FastViews(Views):
 
     def _crops(self, source: LazyImage, parameters: list[ViewParameters]) -> list[Pixels]:
         spare = min(min(drawn.box[2:]) / recipe.size for drawn, recipe in zip(parameters, self.recipes, strict=True))
-        scale = source.reduction(spare / MARGIN)
-        image = source.pixels() if scale == 1 else source.reduced(scale)
+        scale = source.largest_reduction(spare / MARGIN)
+        image = source.to_rgb_array() if scale == 1 else source.to_pil_rgb(scale)
         crops = []
         for drawn, recipe in zip(parameters, self.recipes, strict=True):
             if isinstance(image, Image.Image):
@@ -182,7 +182,7 @@ def save_view_grid(views: Views, config: AugmentConfig, path: Path, images: int 
         # A sample that names broken images shows another image in their place.
         if not isinstance(sample, UserError) and not sample[2]:
             finished = views.finish_batch([tensor[None] for tensor in sample[0]], torch.device("cpu"))
-            samples.append((views.images.open(i), [view[0] for view in finished]))
+            samples.append((views.images.decode_rgb(i), [view[0] for view in finished]))
     if not samples:
         return
     tile = Compose([Resize(side, InterpolationMode.BICUBIC), CenterCrop(side), ToTensor()])

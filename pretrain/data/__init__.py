@@ -5,13 +5,13 @@ from pretrain.data.cifar import open_cifar
 from pretrain.data.folder import open_folder
 from pretrain.data.huggingface import open_arrow, open_parquet
 from pretrain.data.images import Images, fingerprints
-from pretrain.data.shards import open_shards
 from pretrain.data.validation_labels import LABEL_FILES
+from pretrain.data.webdataset import open_webdataset
 from runs import plugins
 from runs.errors import UserError
 
 OPENERS = {
-    "folder": open_folder, "cifar10": open_cifar, "cifar100": open_cifar, "shards": open_shards,
+    "folder": open_folder, "cifar10": open_cifar, "cifar100": open_cifar, "shards": open_webdataset,
     "parquet": open_parquet, "arrow": open_arrow,
 }  # fmt: skip
 

@@ -42,19 +42,22 @@ class LazyImage:
     content: bytes | None = None
     """The file's bytes; None for an image that is in memory already."""
 
-    def rgb(self) -> Image.Image:
-        """Decode by Pillow.
+    def to_pil_rgb(self, reduction: int = 1) -> Image.Image:
+        """Decode by Pillow, at 1/`reduction` of the size, rounded up.
 
         Raises:
             BrokenImage: it cannot be decoded, or nothing says which of its values is white.
         """
+        if reduction > 1:
+            width, height = self.image.size
+            self.image.draft("RGB", (width // reduction, height // reduction))
         try:
-            return to_rgb(self.image, self.name)
+            return _to_rgb(self.image, self.name)
         except DAMAGE as error:
             raise broken_image(self.name, error) from error
 
-    def pixels(self) -> NDArray[numpy.uint8]:
-        """Decode to (H, W, 3), RGB: the same bits as `rgb`, which says what is raised."""
+    def to_rgb_array(self) -> NDArray[numpy.uint8]:
+        """Decode to (H, W, 3), RGB: the same bits as `to_pil_rgb`, which says what is raised."""
         # OpenCV shows a file that ends too early with a gray rest; Pillow refuses it, and so must this. A file that
         # ends with its end-of-image marker does not end too early.
         whole = self.content is not None and self.content.endswith(b"\xff\xd9")
@@ -65,22 +68,16 @@ class LazyImage:
             decoded = cv2.imdecode(numpy.frombuffer(self.content or b"", numpy.uint8), flags)
             if decoded is not None:
                 return decoded  # type: ignore[return-value]
-        return numpy.array(self.rgb())
+        return numpy.array(self.to_pil_rgb())
 
-    def reduction(self, most: float) -> int:
-        """Return the largest scale, up to `most`, at which the file decodes directly: 8, 4, 2 or 1."""
+    def largest_reduction(self, limit: float) -> int:
+        """Return the largest scale, up to `limit`, at which the file decodes directly: 8, 4, 2 or 1."""
         if self.content is None or self.image.format != "JPEG" or self.image.mode != "RGB":
             return 1
-        return next((scale for scale in REDUCTIONS if scale <= most), 1)
-
-    def reduced(self, scale: int) -> Image.Image:
-        """Decode at 1/`scale` of the size, rounded up; raises as `rgb`."""
-        width, height = self.image.size
-        self.image.draft("RGB", (width // scale, height // scale))
-        return self.rgb()
+        return next((scale for scale in REDUCTIONS if scale <= limit), 1)
 
 
-def to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Convert to RGB with 8 bits.
 
     Pillow clips integers of more bits at 255, and floats too. Here an integer's largest value is white, as Pillow has

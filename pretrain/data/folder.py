@@ -11,8 +11,8 @@ from os.path import samefile
 from pathlib import Path, PurePosixPath
 
 from pretrain.config import DataConfig
+from pretrain.data.image_files import ARCHIVES, FileOrMember, ImageListing, is_system, list_images
 from pretrain.data.images import Images
-from pretrain.data.listing import ARCHIVES, ImageFile, Listing, is_system, list_images
 from pretrain.data.validation_labels import find_labels
 from runs.errors import UserError
 
@@ -44,12 +44,12 @@ def open_folder(config: DataConfig, split: str) -> Images:
     of_file = find_labels(root, place, split) if len(listing.folders) < 2 else {}
     if of_file:
         classes = sorted(set(of_file.values()))
-        listing.keep(lambda file: file.stem in of_file, f"without a class in {split}'s labels")
+        listing.keep_only(lambda file: file.stem in of_file, f"without a class in {split}'s labels")
     elif classes:
-        listing.keep(lambda file: "/" in file.path, "outside the class folders")
+        listing.keep_only(lambda file: "/" in file.path, "outside the class folders")
     numbers = {name: number for number, name in enumerate(classes)}
 
-    def label(file: ImageFile) -> int:
+    def label(file: FileOrMember) -> int:
         return numbers[of_file[file.stem] if of_file else file.path.partition("/")[0]] if classes else 0
 
     if not of_file:
@@ -60,10 +60,12 @@ def open_folder(config: DataConfig, split: str) -> Images:
         raise UserError(f"{place / classes[empty[0]]}: a class without images; fill or delete it")
     files = listing.files
     names = [file.name for file in files]
-    return Images(config.name, split, names, labels, classes, lambda i: files[i].read(), listing.describe_left_out())
+    return Images(
+        config.name, split, names, labels, classes, lambda i: files[i].read_bytes(), listing.describe_left_out()
+    )
 
 
-def _list_split(root: Path, split: str) -> tuple[Path, Listing]:
+def _list_split(root: Path, split: str) -> tuple[Path, ImageListing]:
     """Where a split lies and what it holds; the root itself where nothing there is named like a split."""
     if root.is_dir():
         places = {name: place for name in SPLITS if (place := _place(root, name))}
@@ -79,7 +81,7 @@ def _list_split(root: Path, split: str) -> tuple[Path, Listing]:
             if split == "train" and (others := folders - set(NAMES)):
                 listing.left_out["folders beside it"] = len(others)
             return places[split], listing
-        listing = Listing() if places else list_images(root)
+        listing = ImageListing() if places else list_images(root)
     else:
         listing = list_images(root)
         if len(listing.folders) == 1 and not listing.folders & set(NAMES):

@@ -23,7 +23,7 @@ from runs.errors import UserError
 KEPT = 4
 
 
-class TableFile(NamedTuple):
+class _TableFile(NamedTuple):
     """One file, in groups of rows that are read when they are asked for."""
 
     schema: Any
@@ -42,7 +42,7 @@ class TableFile(NamedTuple):
         return struct_field(values, field) if field else values
 
 
-def open_parquet_file(path: Path) -> TableFile:
+def _open_parquet_file(path: Path) -> _TableFile:
     """Open a Parquet file."""
     from pyarrow import parquet
 
@@ -54,10 +54,10 @@ def open_parquet_file(path: Path) -> TableFile:
         with parquet.ParquetFile(path, metadata=metadata) as opened:
             return opened.read_row_groups(groups, [name], use_threads=False)
 
-    return TableFile(schema, [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)], read)
+    return _TableFile(schema, [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)], read)
 
 
-def open_arrow_file(path: Path) -> TableFile:
+def _open_arrow_file(path: Path) -> _TableFile:
     """Map a file of Arrow's stream or file format into memory, as one group."""
     from pyarrow import ipc, memory_map
 
@@ -65,7 +65,7 @@ def open_arrow_file(path: Path) -> TableFile:
     open_table = ipc.open_file if source.read(6) == b"ARROW1" else ipc.open_stream
     source.seek(0)
     table = open_table(source).read_all()
-    return TableFile(table.schema, [len(table)], lambda *_: table)
+    return _TableFile(table.schema, [len(table)], lambda *_: table)
 
 
 def open_parquet(config: DataConfig, split: str) -> Images:
@@ -103,11 +103,11 @@ def _open(config: DataConfig, split: str, paths: list[Path], pattern: str) -> Im
     names: list[str] = []
     values: list[Any] = []
     groups: list[tuple[int, int, int]] = []  # of each row: file, group, row in it
-    files: list[TableFile] = []
+    files: list[_TableFile] = []
     image, label, classes = "", "", list[str]()
     for number, path in enumerate(paths):
         try:
-            file = open_parquet_file(path) if config.layout == "parquet" else open_arrow_file(path)
+            file = _open_parquet_file(path) if config.layout == "parquet" else _open_arrow_file(path)
             image, label, found = _columns(file.schema, path)
             every = range(len(file.sizes))
             inside = file.column(f"{image}.path", every).to_pylist()

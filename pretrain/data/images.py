@@ -52,7 +52,7 @@ class Images:
     def __len__(self) -> int:
         return len(self.names)
 
-    def open(self, index: int) -> Image.Image:
+    def decode_rgb(self, index: int) -> Image.Image:
         """Decode an image as RGB.
 
         Raises:
@@ -60,7 +60,7 @@ class Images:
             UserError: the file cannot be read at all.
         """
         source = self.open_lazily(index)
-        return source.image if source.content is None else source.rgb()
+        return source.image if source.content is None else source.to_pil_rgb()
 
     def open_lazily(self, index: int) -> LazyImage:
         """Open an image without decoding it.
@@ -69,7 +69,7 @@ class Images:
             BrokenImage: its header is damaged; damage further on shows when it is decoded.
             UserError: the file cannot be read at all.
         """
-        content = self.content(index)
+        content = self._content(index)
         if isinstance(content, Image.Image):
             return LazyImage(self.names[index], content)
         try:
@@ -77,7 +77,7 @@ class Images:
         except DAMAGE as error:
             raise broken_image(self.names[index], error, content) from error
 
-    def content(self, index: int) -> bytes | Image.Image:
+    def _content(self, index: int) -> bytes | Image.Image:
         """Read an image's bytes, or an image.
 
         Raises:
@@ -89,7 +89,7 @@ class Images:
             error.filename = error.filename or self.names[index]
             raise from_os_error(error) from error
 
-    def cache(self, skip_broken: bool) -> list[str]:
+    def decode_into_memory(self, skip_broken: bool) -> list[str]:
         """Decode everything now and keep it; returns the names of broken images, which stay broken.
 
         Raises:
@@ -99,7 +99,7 @@ class Images:
         broken = []
         for i in range(len(self)):
             try:
-                images.append(self.open(i))
+                images.append(self.decode_rgb(i))
             except BrokenImage as error:
                 if not skip_broken:
                     raise
@@ -115,8 +115,8 @@ class Images:
         return broken
 
     @property
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits that change when any image's name or label does."""
+    def metadata_fingerprint(self) -> str:
+        """16 hexadecimal digits that change when any image's name or label does, or a class name."""
         # A file name that is no UTF-8 holds surrogates, which `encode` refuses by itself.
         digest = hashlib.sha256("\n".join(self.classes).encode(errors="backslashreplace"))
         for name, label in zip(self.names, self.labels, strict=True):
@@ -126,7 +126,7 @@ class Images:
 
     @property
     def sampled_fingerprint(self) -> str:
-        """The `fingerprint`, and 16 digits that change when one of `SAMPLE` images does, which are spread evenly.
+        """The `metadata_fingerprint`, and 16 digits that change with one of `SAMPLE` images, which are spread evenly.
 
         Numbered file names are alike in many data sets.
 
@@ -135,11 +135,11 @@ class Images:
         """
         digest = hashlib.sha256()
         for index in sorted({i * len(self) // SAMPLE for i in range(SAMPLE)}):
-            content = self.content(index)
+            content = self._content(index)
             digest.update(hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).digest())
-        return f"{self.fingerprint}-{digest.hexdigest()[:16]}"
+        return f"{self.metadata_fingerprint}-{digest.hexdigest()[:16]}"
 
-    def describe(self) -> str:
+    def format_summary(self) -> str:
         """One line: split, images, classes, and what was left out."""
         classes = "without classes"
         if self.classes:

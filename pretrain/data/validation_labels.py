@@ -11,7 +11,7 @@ import os
 import tarfile
 from pathlib import Path
 
-from pretrain.data.listing import SUFFIXES
+from pretrain.data.image_files import SUFFIXES
 from runs.errors import UserError, from_os_error
 
 DEVKIT = "ILSVRC2012_devkit_t12"

@@ -129,7 +129,7 @@ def evaluate_linear(config: LinearConfig) -> float:
 
     def measure(evaluation: Evaluation) -> float:
         if config.data.cache:
-            evaluation.train.cache(config.data.skip_broken)
+            evaluation.train.decode_into_memory(config.data.skip_broken)
         before = evaluation.extractor.weights_checksum()
         channels = evaluation.extractor.network.inplanes  # what `layer4` puts out
         classifiers = LinearClassifiers(config, channels, len(evaluation.train.classes), evaluation.device)

@@ -318,9 +318,9 @@ def test_other_files_decode_as_with_pillow(tmp_path: Path) -> None:
     ]  # fmt: skip
     images = images_of(files)
     for index in range(len(files)):
-        assert numpy.array_equal(images.open_lazily(index).pixels(), numpy.array(images.open(index))), index
-    images.cache(False)
-    assert numpy.array_equal(images.open_lazily(0).pixels(), numpy.array(images.open(0)))
+        assert numpy.array_equal(images.open_lazily(index).to_rgb_array(), numpy.array(images.decode_rgb(index))), index
+    images.decode_into_memory(False)
+    assert numpy.array_equal(images.open_lazily(0).to_rgb_array(), numpy.array(images.decode_rgb(0)))
 
 
 def test_broken_files_are_found_as_by_the_reference() -> None:
@@ -343,10 +343,10 @@ def test_broken_files_are_found_as_by_the_reference() -> None:
 def test_large_files_are_decoded_at_a_reduced_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     config = recipe("supervised", size=32, crop_scale=[0.5, 1.0])
     images = images_of([jpeg(picture(i, 400, 300)) for i in range(8)])
-    views, scales, reduced = FastViews(images, config.for_views(1), 0, False), list[int](), LazyImage.reduced
-    monkeypatch.setattr(LazyImage, "reduced", lambda source, scale: scales.append(scale) or reduced(source, scale))  # type: ignore[func-returns-value]
+    views, scales, decode = FastViews(images, config.for_views(1), 0, False), list[int](), LazyImage.to_pil_rgb
     keys = [(0, i) for i in range(8)]
     gap = levels(batch(Views(images, augment.build_transforms(config.for_views(1)), 0, False), keys), config)
+    monkeypatch.setattr(LazyImage, "to_pil_rgb", lambda source, scale: scales.append(scale) or decode(source, scale))  # type: ignore[func-returns-value]
     gap = (gap - levels(batch(views, keys), config)).abs()
     assert len(scales) == 8 and set(scales) <= {2, 4}
     assert gap.mean() < 1 and gap.max() < 40

@@ -123,16 +123,16 @@ def test_a_folder_is_read_as_torchvision_reads_it(images: Path) -> None:
     assert [*zip(ours.names, ours.labels, strict=True)] == reference.samples
     assert ours.classes == reference.classes
     for i in (0, 17, 63):
-        assert numpy.array_equal(numpy.asarray(ours.open(i)), numpy.asarray(reference[i][0]))
-    assert ours.describe() == "test train: 64 images, 4 classes, 16 a class"
+        assert numpy.array_equal(numpy.asarray(ours.decode_rgb(i)), numpy.asarray(reference[i][0]))
+    assert ours.format_summary() == "test train: 64 images, 4 classes, 16 a class"
 
 
 def test_the_fingerprint_follows_names_and_labels_but_not_the_place(images: Path, tmp_path: Path) -> None:
-    first = open_images(tree(images), "train").fingerprint
+    first = open_images(tree(images), "train").metadata_fingerprint
     shutil.copytree(images, tmp_path / "copy")
-    assert open_images(tree(tmp_path / "copy"), "train").fingerprint == first
+    assert open_images(tree(tmp_path / "copy"), "train").metadata_fingerprint == first
     (tmp_path / "copy" / "train" / "class0" / "000.png").unlink()
-    assert open_images(tree(tmp_path / "copy"), "train").fingerprint != first
+    assert open_images(tree(tmp_path / "copy"), "train").metadata_fingerprint != first
 
 
 def test_the_content_s_fingerprint_sees_other_pictures_of_the_same_names(images: Path, tmp_path: Path) -> None:
@@ -141,7 +141,10 @@ def test_the_content_s_fingerprint_sees_other_pictures_of_the_same_names(images:
     copy = open_images(tree(tmp_path / "copy"), "train")
     assert copy.sampled_fingerprint == first.sampled_fingerprint
     shutil.copy(first.names[1], copy.names[0])
-    assert copy.sampled_fingerprint != first.sampled_fingerprint and copy.fingerprint == first.fingerprint
+    assert (
+        copy.sampled_fingerprint != first.sampled_fingerprint
+        and copy.metadata_fingerprint == first.metadata_fingerprint
+    )
 
 
 def test_a_file_name_that_is_no_utf_8_has_a_fingerprint(images: Path, tmp_path: Path) -> None:
@@ -151,7 +154,7 @@ def test_a_file_name_that_is_no_utf_8_has_a_fingerprint(images: Path, tmp_path: 
         os.rename(folder / "000.png", os.fsencode(folder) + b"/caf\xe9.png")
         os.rename(folder, os.fsencode(folder.parent) + b"/\xe9t\xe9")
     train, _ = open_splits(tree(tmp_path / "copy"))
-    assert len(train) == 64 and train.sampled_fingerprint.startswith(train.fingerprint)
+    assert len(train) == 64 and train.sampled_fingerprint.startswith(train.metadata_fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -177,17 +180,17 @@ def test_gray_and_transparent_images_become_rgb(tmp_path: Path) -> None:
         for mode, name in (("L", "0.png"), ("RGBA", "1.png"), ("P", "2.png"), ("I;16", "3.png"), ("CMYK", "4.jpg")):
             Image.new(mode, (9, 7)).save(tmp_path / split / "a" / name)
     found = open_images(tree(tmp_path), "train")
-    assert [found.open(i).mode for i in range(5)] == ["RGB"] * 5
+    assert [found.decode_rgb(i).mode for i in range(5)] == ["RGB"] * 5
 
 
 def store(values: Any, file: Path, **how: Any) -> Any:
     Image.fromarray(values).save(file, **how)
     name, label = [str(file)], [0]
     images = Images("test", "train", name, label, ["x"], lambda i: file.read_bytes())
-    assert numpy.array_equal(numpy.asarray(images.open(0)), images.open_lazily(0).pixels()), (
+    assert numpy.array_equal(numpy.asarray(images.decode_rgb(0)), images.open_lazily(0).to_rgb_array()), (
         "both pipelines see the same"
     )
-    return numpy.asarray(images.open(0))
+    return numpy.asarray(images.decode_rgb(0))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +207,7 @@ def test_unsigned_32_bits_reach_white(tmp_path: Path) -> None:
     # Pillow writes none; OpenCV does.
     cv2.imwrite(str(tmp_path / "x.tif"), numpy.array([[0, 2**31, 2**32 - 1]], numpy.uint32))
     images = Images("test", "train", ["x"], [0], ["x"], lambda i: (tmp_path / "x.tif").read_bytes())
-    assert numpy.asarray(images.open(0))[0, :, 0].tolist() == [0, 128, 255]
+    assert numpy.asarray(images.decode_rgb(0))[0, :, 0].tolist() == [0, 128, 255]
 
 
 @pytest.mark.parametrize(
@@ -229,8 +232,8 @@ def test_a_broken_image_s_place_is_taken_by_the_next_whole_one(cached: bool, ima
     found = open_images(tree(tmp_path / "copy"), "train")
     if cached:
         with pytest.raises(BrokenImage, match=r"003\.png"):
-            found.cache(skip_broken=False)
-        assert found.cache(skip_broken=True) == [str(bad)]
+            found.decode_into_memory(skip_broken=False)
+        assert found.decode_into_memory(skip_broken=True) == [str(bad)]
     views = Views(found, build_transforms(RECIPE.for_views(2)), 0, skip_broken=True)
     sample = views[0, 3]
     assert sample[2] == [str(bad)] and sample[1] == 0
@@ -263,8 +266,8 @@ def test_cifar_as_torchvision_unpacks_it(tmp_path: Path, monkeypatch: pytest.Mon
     config = DataConfig(name="cifar10", layout="cifar10", root=str(tmp_path))
     train, val = (open_images(config, split) for split in ("train", "val"))
     assert (len(train), len(val), list(train.labels), len(train.classes)) == (10, 10, list(range(10)), 10)
-    assert numpy.array_equal(numpy.asarray(train.open(3)), pixels[3])
-    assert numpy.array_equal(numpy.asarray(val.open(9)), pixels[19])
+    assert numpy.array_equal(numpy.asarray(train.decode_rgb(3)), pixels[3])
+    assert numpy.array_equal(numpy.asarray(val.decode_rgb(9)), pixels[19])
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"evil")
     with pytest.raises(UserError, match=r"cifar-10-batches-py/ is missing in it or damaged"):
         open_images(config, "val")
@@ -291,7 +294,7 @@ def test_shards_hold_what_the_folder_holds(images: Path, tmp_path: Path) -> None
     assert sorted(key) == list(range(32))
     for i in range(32):
         assert shards.labels[key[i]] == folder.labels[i]
-        assert numpy.array_equal(numpy.asarray(shards.open(key[i])), numpy.asarray(folder.open(i)))
+        assert numpy.array_equal(numpy.asarray(shards.decode_rgb(key[i])), numpy.asarray(folder.decode_rgb(i)))
 
 
 def test_shards_at_fault_are_named(images: Path, tmp_path: Path) -> None:
@@ -329,7 +332,7 @@ def test_shards_without_labels_serve_for_pre_training_alone(images: Path, tmp_pa
     with tarfile.open(tmp_path / "train/0.tar", "w") as tar:
         tar.add(images / "train/class0", "a")
     found = open_images(DataConfig(name="test", layout="shards", root=str(tmp_path)), "train")
-    assert found.describe() == "test train: 16 images, without classes" and set(found.labels) == {0}
+    assert found.format_summary() == "test train: 16 images, without classes" and set(found.labels) == {0}
 
 
 def make_parquet(images: Path, root: Path, split: str, files: int = 2, rows: int = 5) -> None:
@@ -360,13 +363,13 @@ def test_parquet_holds_what_the_folder_holds(images: Path, tmp_path: Path) -> No
     make_parquet(images, tmp_path, "val")
     config = DataConfig(name="test", layout="parquet", root=str(tmp_path))
     found, folder = open_images(config, "val"), open_images(tree(images), "val")
-    assert found.classes == folder.classes and found.describe() == folder.describe()
+    assert found.classes == folder.classes and found.format_summary() == folder.format_summary()
     # In any order, as a shuffled epoch reads them: row i of file j is image 2 * i + j.
     for i in random.Random(0).sample(range(32), 32):
         place = i // 2 + 16 * (i % 2)
         assert found.labels[place] == folder.labels[i]
         assert found.names[place].endswith(f":{i // 2}:{Path(folder.names[i]).name}")
-        assert numpy.array_equal(numpy.asarray(found.open(place)), numpy.asarray(folder.open(i)))
+        assert numpy.array_equal(numpy.asarray(found.decode_rgb(place)), numpy.asarray(folder.decode_rgb(i)))
 
 
 def test_parquet_is_read_a_row_group_at_a_time(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,9 +381,9 @@ def test_parquet_is_read_a_row_group_at_a_time(images: Path, tmp_path: Path, mon
         parquet.ParquetFile, "read_row_groups", lambda self, i, *a, **k: groups.extend(i) or read(self, i, *a, **k)
     )
     for i in range(len(found)):
-        found.open(i)
+        found.decode_rgb(i)
     assert groups == list(range(8)), "in order, each once"
-    found.open(0)
+    found.decode_rgb(0)
     assert groups == [*range(8), 0], "what was read is not all kept"
 
 
@@ -393,7 +396,7 @@ def test_parquet_in_loading_processes_and_a_broken_image_in_it(images: Path, tmp
     bad = found.names[32 + 1]
     assert bad == f"{tmp_path / 'train-00001-of-00002.parquet'}:1:003.png"
     with pytest.raises(BrokenImage, match=r"00002\.parquet:1:003\.png: not a readable image"):
-        found.open(33)
+        found.decode_rgb(33)
     epochs = []
     for workers in (0, 2):
         views = Views(found, build_transforms(RECIPE.for_views(2)), 0, skip_broken=True)
@@ -432,7 +435,7 @@ def test_parquet_at_fault_is_named(images: Path, tmp_path: Path, monkeypatch: py
     empty = pyarrow.array([{"bytes": None, "path": "elsewhere/a.png"}], image.type)
     parquet.write_table(pyarrow.table({"image": empty, "label": [0]}), file)
     with pytest.raises(BrokenImage, match="names a file on the machine that wrote it; store the images' bytes"):
-        open_images(config, "val").open(0)
+        open_images(config, "val").decode_rgb(0)
     parquet.write_table(pyarrow.table({"image": image, "label": [0]}), file)
     assert open_images(config, "val").classes == ["0"]
     parquet.write_table(pyarrow.table({"image": image, "label": ["cat"]}), file)
@@ -459,7 +462,7 @@ def test_a_folder_of_save_to_disk_holds_what_the_folder_holds(images: Path, tmp_
     saved = DataConfig(name="test", layout="arrow", root=str(tmp_path))
     found = open_images(saved, "val")
     expected = open_images(DataConfig(name="test", layout="parquet", root=str(tmp_path)), "val")
-    assert found.describe() == expected.describe() and found.labels == expected.labels
+    assert found.format_summary() == expected.format_summary() and found.labels == expected.labels
     assert [name.rpartition(":")[2] for name in found.names] == [name.rpartition(":")[2] for name in expected.names]
     assert [images.sampled_fingerprint[-16:] for images in (found, expected)] == [found.sampled_fingerprint[-16:]] * 2
     with pytest.raises(UserError, match=r"no train/data-\*\.arrow in it, but validation"):
@@ -468,10 +471,10 @@ def test_a_folder_of_save_to_disk_holds_what_the_folder_holds(images: Path, tmp_
     plain = pyarrow.table({"image": table["image"]})
     with pyarrow.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", plain.schema) as stream:
         stream.write_table(plain)
-    assert open_images(saved, "train").describe() == "test train: 16 images, without classes"
+    assert open_images(saved, "train").format_summary() == "test train: 16 images, without classes"
     with pyarrow.ipc.new_file(tmp_path / "data-00000-of-00001.arrow", plain.schema) as file:
         file.write_table(plain)
-    assert open_images(saved, "train").open(15).mode == "RGB"
+    assert open_images(saved, "train").decode_rgb(15).mode == "RGB"
     (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"no such thing" * 100)
     with pytest.raises(UserError, match="not a readable arrow file"):
         open_images(saved, "train")

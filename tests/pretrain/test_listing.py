@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 
 from pretrain.config import DataConfig
 from pretrain.data import Images, open_images, open_splits
-from pretrain.data.listing import list_images
+from pretrain.data.image_files import list_images
 from runs.errors import BrokenImage, UserError
 
 
@@ -24,7 +24,7 @@ def data(root: Path, layout: str = "folder") -> DataConfig:
 
 
 def same(found: Images, expected: Images) -> bool:
-    pixels = (numpy.array_equal(found.open(i), expected.open(i)) for i in range(len(expected)))
+    pixels = (numpy.array_equal(found.decode_rgb(i), expected.decode_rgb(i)) for i in range(len(expected)))
     names = [[Path(name).name for name in images.names] for images in (found, expected)]
     return names[0] == names[1] and found.labels == expected.labels and all(pixels)
 
@@ -47,7 +47,7 @@ def test_what_is_no_image_is_counted_and_said(images: Path, tmp_path: Path) -> N
     os.mkfifo(folder / "pipe.png")
     found = open_images(data(tmp_path), "train")
     assert same(found, open_images(data(images), "train"))
-    assert found.describe() == (
+    assert found.format_summary() == (
         "test train: 64 images, 4 classes, 16 a class; left out: 7 hidden or of the system, 5 links back "
         "into the data, 2 dead links, 1 .txt, 1 pipes, sockets or devices, 1 without suffix"
     )
@@ -70,7 +70,7 @@ def test_images_by_other_names_and_by_links_from_elsewhere(images: Path, tmp_pat
     assert [found.labels.count(number) for number in range(3)] == [5, 16, 1] and not found.left_out
     reference = ImageFolder(str(tmp_path / "train"), is_valid_file=lambda file: True)
     assert [*zip(found.names, found.labels, strict=True)] == reference.samples
-    assert [numpy.asarray(found.open(i)).max() // 38 for i in range(5)] == [0, 1, 2, 3, 4]
+    assert [numpy.asarray(found.decode_rgb(i)).max() // 38 for i in range(5)] == [0, 1, 2, 3, 4]
 
 
 def pack_zip(root: Path, file: Path, top: str = "") -> None:
@@ -112,8 +112,8 @@ def test_a_damaged_member_of_a_zip_is_a_broken_image(images: Path, tmp_path: Pat
         file.seek(entry.header_offset + 200)
         file.write(b"\0" * 20)
     with pytest.raises(UserError, match=r"x\.zip:class0/000\.png"):
-        found.open(0)
-    assert found.open(1)
+        found.decode_rgb(0)
+    assert found.decode_rgb(1)
 
 
 def ilsvrc(images: Path, root: Path) -> None:
@@ -162,7 +162,7 @@ def test_ilsvrc_s_archives_as_they_are(images: Path, tmp_path: Path) -> None:
     found = open_splits(data(root))
     assert same(found[0], train)
     assert found[1].labels == val.labels and found[1].classes == val.classes
-    assert all(numpy.array_equal(found[1].open(i), val.open(i)) for i in range(len(val)))
+    assert all(numpy.array_equal(found[1].decode_rgb(i), val.decode_rgb(i)) for i in range(len(val)))
     with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz") as archive:
         archive.extractall(root, filter="data")
     (root / "ILSVRC2012_devkit_t12.tar.gz").unlink()
@@ -201,7 +201,9 @@ def test_classes_of_a_flat_folder_by_a_file(kind: str, images: Path, tmp_path: P
 def test_images_without_classes_serve_for_pre_training_alone(images: Path, tmp_path: Path) -> None:
     for place in (images / "train/class0", images / "train"):
         found = open_images(data(place), "train")
-        assert found.describe() == f"test train: {len(found)} images, without classes" and set(found.labels) == {0}
+        assert found.format_summary() == f"test train: {len(found)} images, without classes" and set(found.labels) == {
+            0
+        }
         with pytest.raises(UserError, match="no val in it"):
             open_splits(data(place))
     pack_zip(images / "train/class0", tmp_path / "photos.zip")
@@ -286,7 +288,9 @@ def test_a_class_called_train_says_what_lies_beside_it_and_accents_are_one_class
     for folder in ("bus", "train", "set/train/cafe\u0301", "set/val/caf\u00e9"):  # as macOS writes it, as others do
         (tmp_path / folder).mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / folder / "0.png")
-    assert open_images(data(tmp_path), "train").describe().endswith("without classes; left out: 2 folders beside it")
+    assert (
+        open_images(data(tmp_path), "train").format_summary().endswith("without classes; left out: 2 folders beside it")
+    )
     assert [images.classes for images in open_splits(data(tmp_path / "set"))] == [["caf\u00e9"]] * 2
 
 
@@ -298,7 +302,7 @@ def test_of_two_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
             archive.add(tmp_path / "0.png", "a/0.png")
     (tmp_path / "0.png").unlink()
     found = open_images(data(tmp_path), "train")
-    assert len(found) == 1 and found.open(0).getpixel((0, 0)) == (200, 200, 200)
+    assert len(found) == 1 and found.decode_rgb(0).getpixel((0, 0)) == (200, 200, 200)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +320,7 @@ def test_why_an_image_is_not_read(
     if content:
         (tmp_path / "0.png").write_bytes(content)
     with pytest.raises(BrokenImage, match=said):
-        open_images(data(tmp_path), "train").open(0)
+        open_images(data(tmp_path), "train").decode_rgb(0)
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.7z", "nowhere"])

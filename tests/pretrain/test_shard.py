@@ -12,7 +12,7 @@ import pytest
 
 from pretrain.config import DataConfig
 from pretrain.data import open_images
-from pretrain.shard import ShardConfig, write_shards
+from pretrain.shard.write_webdataset import ShardConfig, write_shards
 from runs.errors import BrokenImage
 from runs.files import sha256
 

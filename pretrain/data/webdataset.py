@@ -9,12 +9,12 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from pretrain.config import DataConfig
+from pretrain.data.image_files import SUFFIXES, FileOrMember, walk_tar_members
 from pretrain.data.images import Images, names_of_numbered_classes
-from pretrain.data.listing import SUFFIXES, ImageFile, tar_members
 from runs.errors import UserError
 
 
-def open_shards(config: DataConfig, split: str) -> Images:
+def open_webdataset(config: DataConfig, split: str) -> Images:
     """Index the shards of a split.
 
     Raises:
@@ -34,25 +34,25 @@ def open_shards(config: DataConfig, split: str) -> Images:
         raise UserError(f"{unlabelled[0]}: lacks its .cls, which other samples have; write the shard again")
     classes = [] if unlabelled else names_of_numbered_classes(labels, folder)
     names = [file.name for file, _ in found]
-    return Images(config.name, split, names, labels, classes, lambda i: found[i][0].read())
+    return Images(config.name, split, names, labels, classes, lambda i: found[i][0].read_bytes())
 
 
-def _samples(shard: Path) -> list[tuple[ImageFile, int | None]]:
+def _samples(shard: Path) -> list[tuple[FileOrMember, int | None]]:
     """Image, whose path is the sample's key, and class number of each sample; None for one without."""
-    images: dict[str, ImageFile] = {}
+    images: dict[str, FileOrMember] = {}
     labels: dict[str, int] = {}
     try:
-        for name, place in tar_members(str(shard)):
+        for name, place in walk_tar_members(str(shard)):
             path = PurePosixPath(name)
             # WebDataset: the key ends at the first dot of the file name.
             key, _, extension = path.name.partition(".")
-            file = ImageFile(str(path.parent / key), str(shard), place)
+            file = FileOrMember(str(path.parent / key), str(shard), place)
             if place and f".{extension.lower()}" in SUFFIXES:
                 if file.path in images:
                     raise UserError(f"{shard}: sample {file.path!r} has two images; write one a sample")
                 images[file.path] = file
             elif place and extension == "cls":
-                labels[file.path] = int(file.read())
+                labels[file.path] = int(file.read_bytes())
     except (tarfile.TarError, ValueError, OSError) as error:
         raise UserError(
             f"{shard}: not a readable, uncompressed tar of KEY.jpg and KEY.cls ({error}); write it again"

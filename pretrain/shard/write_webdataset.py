@@ -1,10 +1,4 @@
-"""`python -m pretrain.shard data=… data.root=DIR output=DIR2`: a data set as a few large files for slow disks.
-
-Writes WebDataset shards, `DIR2/<split>/<split>-000000.tar`, that `data=webdataset data.root=DIR2` reads. Image files go
-in byte for byte, in one random order for all shards, so that a reader from the first byte to the last meets every class
-early. A shard is whole or absent, and `<shard>.sha256` (as sha256sum writes it) comes after it: a run that was killed
-hashes the shards that it finds and writes those that are missing or damaged. `DIR2/index.json` comes last.
-"""
+"""Image files as WebDataset shards; `__main__.py` says what is promised of them."""
 
 import io
 import random
@@ -16,7 +10,6 @@ from typing import IO, TYPE_CHECKING, Any
 from omegaconf import MISSING
 
 from pretrain.config import MAY_DIFFER, DataConfig
-from runs.app import hydra_app
 from runs.errors import BrokenImage, UserError
 from runs.files import atomic_write, sha256, write_json
 from runs.folder import claimed_run
@@ -55,9 +48,9 @@ def write_shards(config: ShardConfig) -> None:
     with claimed_run("shard", config.output, asdict(config), MAY_DIFFER, fingerprints(*splits.values())) as run:
         index: dict[str, Any] = {"schema": 1}
         for split, images in splits.items():
-            print(images.describe())
+            print(images.format_summary())
             with Progress(len(images), f"shards of {split}", "image", folder=run.path) as bar:
-                shards, broken = write_split(images, run.path / split, config, bar)
+                shards, broken = _write_missing_shards(images, run.path / split, config, bar)
             # Read back by the reader that training uses: what it cannot index was not written.
             found = open_images(DataConfig(config.data.name, "shards", config.output), split)
             if len(found) + len(broken) != len(images):
@@ -65,15 +58,15 @@ def write_shards(config: ShardConfig) -> None:
                     f"{run.path / split}: {len(found)} images, {len(images)} were put in; delete it, run again"
                 )
             index[split] = {
-                "images": len(found), "broken": broken, "classes": list(images.classes), "source": images.fingerprint,
-                "shards": shards,
+                "images": len(found), "broken": broken, "classes": list(images.classes),
+                "source": images.metadata_fingerprint, "shards": shards,
             }  # fmt: skip
         write_json(run.path / INDEX, index)
     count = sum(len(index[split]["shards"]) for split in splits)
     print(f"{count} shards, every one checked -> {run.path / INDEX}")
 
 
-def write_split(
+def _write_missing_shards(
     images: "Images", folder: Path, config: ShardConfig, bar: Progress
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Write the shards of a split that are not there yet.
@@ -147,16 +140,10 @@ def _pack(images: "Images", chosen: list[int], start: int, skip_broken: bool, fi
 def _encoded_image(images: "Images", index: int) -> tuple[str, bytes]:
     """Extension and bytes of an image file; an image without a file becomes a PNG, which loses nothing."""
     source = images.open_lazily(index)
-    source.rgb()  # all of it decodes
+    source.to_pil_rgb()  # all of it decodes
     if source.content is None:
         output = io.BytesIO()
         source.image.save(output, "PNG")
         return "png", output.getvalue()
     kind = str(source.image.format).lower()
     return {"jpeg": "jpg", "tiff": "tif", "mpo": "jpg"}.get(kind, kind), source.content
-
-
-main = hydra_app("pretrain", "config_shard", ShardConfig, write_shards)
-
-if __name__ == "__main__":
-    main()

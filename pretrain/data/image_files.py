@@ -30,8 +30,8 @@ SYSTEM = {
 }  # fmt: skip
 
 
-class ImageFile(NamedTuple):
-    """One image.
+class FileOrMember(NamedTuple):
+    """A file, or a member of an archive.
 
     Attributes:
         path: where it lies in what was listed, `class/name.jpg`.
@@ -53,31 +53,31 @@ class ImageFile(NamedTuple):
         """Its file name without folder and suffix."""
         return os.path.splitext(self.path.rpartition("/")[2])[0]
 
-    def read(self, size: int = -1) -> bytes:
-        """Read the first `size` bytes, or all.
+    def read_bytes(self, max_bytes: int = -1) -> bytes:
+        """Read the first `max_bytes`, or all.
 
         Raises:
             OSError: the operating system refuses, or the archive is damaged there.
         """
         with open(self.file, "rb") as file:
             if self.member is None:
-                return file.read(size)
+                return file.read(max_bytes)
             if isinstance(self.member, tuple):
                 file.seek(self.member[0])
-                return file.read(self.member[1] if size < 0 else min(size, self.member[1]))
+                return file.read(self.member[1] if max_bytes < 0 else min(max_bytes, self.member[1]))
             # Not by an open ZipFile: loading processes would share its position in the file.
             file.seek(self.member.header_offset)
             header = file.read(30)
             lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
             file.seek(self.member.header_offset + 30 + lengths)
             try:
-                return zipfile.ZipExtFile(file, "r", self.member).read(size)
+                return zipfile.ZipExtFile(file, "r", self.member).read(max_bytes)
             except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
                 raise OSError(f"{self.name}: {error}") from error
 
 
 @dataclass
-class Listing:
+class ImageListing:
     """Images in the order of torchvision's ImageFolder: by folder, then by name.
 
     Attributes:
@@ -86,33 +86,33 @@ class Listing:
         left_out: how many of what.
     """
 
-    files: list[ImageFile] = field(default_factory=list)
+    files: list[FileOrMember] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def add_if_image(self, file: ImageFile) -> None:
+    def add_if_image(self, file: FileOrMember) -> None:
         """Take a file in if it is an image."""
         # macOS writes é as two characters, and one class would be two.
         file = file._replace(path=unicodedata.normalize("NFC", file.path))
         name = file.path.rpartition("/")[2]
         suffix = os.path.splitext(name)[1].lower()
-        if suffix in SUFFIXES or (not suffix and file.read(8).startswith(BEGINNINGS)):
+        if suffix in SUFFIXES or (not suffix and file.read_bytes(8).startswith(BEGINNINGS)):
             self.files.append(file)
         else:
             self.left_out[suffix or "without suffix"] += 1
 
-    def keep(self, chosen: Callable[[ImageFile], bool], otherwise: str) -> None:
-        """Leave out all but the chosen images."""
-        kept = [file for file in self.files if chosen(file)]
+    def keep_only(self, predicate: Callable[[FileOrMember], bool], left_out_as: str) -> None:
+        """Leave out the other images, counted under the given words."""
+        kept = [file for file in self.files if predicate(file)]
         if len(kept) < len(self.files):
-            self.left_out[otherwise] += len(self.files) - len(kept)
+            self.left_out[left_out_as] += len(self.files) - len(kept)
         self.files = kept
 
-    def inside(self, folder: str) -> "Listing":
+    def inside(self, folder: str) -> "ImageListing":
         """What lies in one folder."""
         start = f"{folder}/"
         files = [f._replace(path=f.path.removeprefix(start)) for f in self.files if f.path.startswith(start)]
-        return Listing(files, {f.path.partition("/")[0] for f in files if "/" in f.path}, self.left_out)
+        return ImageListing(files, {f.path.partition("/")[0] for f in files if "/" in f.path}, self.left_out)
 
     def describe_left_out(self) -> str:
         """Half a sentence, empty where nothing is left out."""
@@ -121,25 +121,26 @@ class Listing:
         )
 
 
-def list_images(place: Path, split_folders: Iterable[Path] = ()) -> Listing:
+def list_images(folder_or_archive: Path, skip_links_into: Iterable[Path] = ()) -> ImageListing:
     """List a folder, zip or tar.
 
     Args:
-        place: of the images.
-        split_folders: of all splits. A link to something in one of them, or to what holds one, would bring in an image
-            for the second time.
+        folder_or_archive: of the images.
+        skip_links_into: folders, of all splits, beside this one. A link to something in one of them, or to what holds
+            one, would bring in an image for the second time.
 
     Raises:
         UserError: it cannot be read.
     """
-    listing = Listing()
+    listing = ImageListing()
     try:
-        if place.is_dir():
-            _list_folder(listing, str(place), "", [os.path.realpath(folder) for folder in (place, *split_folders)])
+        if folder_or_archive.is_dir():
+            apart = [os.path.realpath(folder) for folder in (folder_or_archive, *skip_links_into)]
+            _list_folder(listing, str(folder_or_archive), "", apart)
         else:
-            _list_archive(listing, str(place), "")
+            _list_archive(listing, str(folder_or_archive), "")
     except OSError as error:
-        error.filename = error.filename or str(place)
+        error.filename = error.filename or str(folder_or_archive)
         raise from_os_error(error) from error
     listing.files.sort(key=lambda file: file.path.rpartition("/")[::2])
     return listing
@@ -150,7 +151,7 @@ def is_system(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM
 
 
-def _list_folder(listing: Listing, folder: str, inside: str, split_folders: list[str]) -> None:
+def _list_folder(listing: ImageListing, folder: str, inside: str, skip_links_into: list[str]) -> None:
     with os.scandir(folder) as found:
         entries = list(found)
     for entry in entries:
@@ -165,7 +166,7 @@ def _list_folder(listing: Listing, folder: str, inside: str, split_folders: list
             is_folder = is_file = False
         if entry.is_symlink() and not is_folder and not is_file:
             listing.left_out["dead links"] += 1
-        elif entry.is_symlink() and _leads_back(os.path.realpath(entry.path), split_folders):
+        elif entry.is_symlink() and _leads_back(os.path.realpath(entry.path), skip_links_into):
             listing.left_out["links back into the data"] += 1
         elif is_folder:
             if inside and entry.is_symlink():
@@ -173,27 +174,29 @@ def _list_folder(listing: Listing, folder: str, inside: str, split_folders: list
                 continue
             if not inside:
                 listing.folders.add(unicodedata.normalize("NFC", entry.name))
-            _list_folder(listing, entry.path, f"{path}/", split_folders)
+            _list_folder(listing, entry.path, f"{path}/", skip_links_into)
         elif not is_file:
             listing.left_out["pipes, sockets or devices"] += 1
         elif entry.name.lower().endswith(ARCHIVES):
             _list_archive(listing, entry.path, f"{path[:-4]}/")
         else:
-            listing.add_if_image(ImageFile(path, entry.path))
+            listing.add_if_image(FileOrMember(path, entry.path))
 
 
-def _leads_back(target: str, split_folders: list[str]) -> bool:
-    return any(f"{target}/".startswith(f"{other}/") or f"{other}/".startswith(f"{target}/") for other in split_folders)
+def _leads_back(target: str, skip_links_into: list[str]) -> bool:
+    return any(
+        f"{target}/".startswith(f"{other}/") or f"{other}/".startswith(f"{target}/") for other in skip_links_into
+    )
 
 
-def _list_archive(listing: Listing, archive: str, inside: str) -> None:
-    kind = _zip_members if archive.lower().endswith(".zip") else tar_members
+def _list_archive(listing: ImageListing, archive: str, inside: str) -> None:
+    kind = _zip_members if archive.lower().endswith(".zip") else walk_tar_members
     try:
         # Of two members of one name unpacking leaves the last.
         members = dict(kind(archive))
     except (tarfile.TarError, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise UserError(f"{archive}: not a readable zip or uncompressed tar ({error}); unpack it yourself") from error
-    found: list[ImageFile] = []
+    found: list[FileOrMember] = []
     for name, member in members.items():
         if name.endswith(".cls"):
             raise UserError(f"{archive}: a WebDataset shard; read it with data=webdataset")
@@ -203,7 +206,7 @@ def _list_archive(listing: Listing, archive: str, inside: str) -> None:
         elif member is None and not name.endswith("/"):
             listing.left_out["links, pipes or devices"] += 1
         elif parts:
-            found.append(ImageFile("/".join(parts) + ("/" if member is None else ""), archive, member))
+            found.append(FileOrMember("/".join(parts) + ("/" if member is None else ""), archive, member))
     # What was packed as a folder has that folder in it once more.
     stem = f"{PurePosixPath(archive).stem}/"
     packed = all(file.path.startswith(stem) for file in found)
@@ -224,7 +227,7 @@ def _zip_members(archive: str) -> Iterator[tuple[str, zipfile.ZipInfo | None]]:
             yield entry.filename, None if link or entry.is_dir() else entry
 
 
-def tar_members(archive: str) -> Iterator[tuple[str, tuple[int, int] | None]]:
+def walk_tar_members(archive: str) -> Iterator[tuple[str, tuple[int, int] | None]]:
     """Members and those of tars in it; a folder ends with a slash, what is no file has no place."""
     with open(archive, "rb") as file:
         yield from _members_at(file, 0, os.path.getsize(archive))

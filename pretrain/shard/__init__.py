@@ -1,0 +1,1 @@
+"""WebDataset shards of a data set: `python -m pretrain.shard`, the writer in `write_webdataset.py`."""
