@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardware.sample_images import draw_image
 from hardware.section import Figure, Options
-from pretrain.augment import build_transforms
+from pretrain.augment import build_view_transforms
 from pretrain.augment.views import FastViews, Views
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
@@ -52,7 +52,7 @@ def measure(options: Options) -> Iterator[Figure]:
         yield Figure(f"{name}: batches on {options.device} against single images", mean(here, there), "levels", most)
         if name in WHOLE:
             slow = eight_bit_levels(
-                Views(images, build_transforms(recipe.for_views(2)), 0, False), torch.device("cpu"), recipe
+                Views(images, build_view_transforms(recipe.for_views(2)), 0, False), torch.device("cpu"), recipe
             )
             yield Figure(f"{name}: fast against reference", mean(here, slow), "levels", 1.0)
 

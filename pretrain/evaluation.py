@@ -1,6 +1,6 @@
 """What linear and kNN evaluation and `pretrain.collapse` share: the frozen network, its features, start and record.
 
-evaluate("linear", config, measure)  # opens the data, claims the folder, and calls measure(evaluation)
+evaluate("linear", config, measure)  # opens the data, claims the folder, records measure(evaluation)
 """
 
 import math
@@ -20,7 +20,7 @@ from pretrain.augment.views import NO_IMAGE, Views
 from pretrain.checkpoint import NAME, epoch_and_step
 from pretrain.config import MAY_DIFFER, AugmentConfig, DataConfig, EvaluationConfig
 from pretrain.data import Images, fingerprints, open_splits
-from pretrain.loader import load_batches
+from pretrain.loader import iterate_batches
 from runs.distributed import all_gather_object, process_group, rank, set_precision, worker_count, world_size
 from runs.errors import UserError
 from runs.files import RANDOM, read_yaml
@@ -129,26 +129,30 @@ def extract_features(
     batch_size: int = 256,
     bf16: bool = False,
     bar: Progress | None = None,
-    split: bool = False,
+    distributed: bool = False,
 ) -> Features:
     """Compute features (n, C) of centre crops of all images, or of those at `indices`, which stay on the device.
 
     `network` turns (n, 3, H, W) into (n, C). `bf16` computes in mixed precision and keeps the features in bfloat16.
-    `split` divides the batches among the processes, each of which has to call this and gets the features of all.
+    `distributed` divides the batches among the processes, each of which has to call this and gets the features of all.
 
     Raises:
         UserError: an image cannot be decoded and `data.skip_broken` is off, or cannot be read at all.
     """
     indices = range(len(images)) if indices is None else indices
     # Whole batches are dealt out, so that a batch, and with it every bit, is the same on any number of processes.
-    starts = range(0, len(indices), batch_size)[rank() :: world_size()] if split else range(0, len(indices), batch_size)
+    starts = (
+        range(0, len(indices), batch_size)[rank() :: world_size()]
+        if distributed
+        else range(0, len(indices), batch_size)
+    )
     dealt = [range(len(indices))[start : start + batch_size] for start in starts]
     dtype = torch.bfloat16 if bf16 else torch.float32
     table, broken = torch.empty(0), []
     labels = torch.full((len(indices),), -1)
     views = Views(images, [evaluation_transform(augment)], 0, data.skip_broken)
-    workers = worker_count(data.workers, processes=None if split else 1)
-    loaded = load_batches(views, [[(0, indices[row]) for row in rows] for rows in dealt], workers)
+    workers = worker_count(data.workers, processes=None if distributed else 1)
+    loaded = iterate_batches(views, [[(0, indices[row]) for row in rows] for rows in dealt], workers)
     for rows, batch in zip(dealt, loaded, strict=True):
         # Another image stands in for a broken one, which training needs and this does not.
         whole = torch.tensor([not names for names in batch.broken])
@@ -163,8 +167,8 @@ def extract_features(
             table[kept.to(device)] = part
             labels[kept] = batch.labels[whole]
         if bar:
-            bar.update(len(rows) * (world_size() if split else 1))
-    if split and world_size() > 1:
+            bar.update(len(rows) * (world_size() if distributed else 1))
+    if distributed and world_size() > 1:
         found = all_gather_object((table.shape[-1], broken))
         broken = [name for _, names in found for name in names]
         if not len(table):
@@ -199,45 +203,56 @@ class Evaluation:
         """Show a bar, in the first process."""
         return Progress(total, title, unit, done, self.run.path, disable=rank() > 0)
 
-    def features(self, images: Images, indices: Sequence[int] | None = None, batch_size: int = 256) -> Features:
-        """Compute the features of whole images, centre crops, all processes together; see `extract_features`."""
+    def extract_features(self, images: Images, indices: Sequence[int] | None = None, batch_size: int = 256) -> Features:
+        """By the function of that name, with a bar; all processes together."""
         total = len(images) if indices is None else len(indices)
         with self.progress(total, f"features of {images.split}", "image") as bar:
             return extract_features(
                 self.extractor.network, images, self.extractor.augment, self.config.data, self.device,
-                indices=indices, batch_size=batch_size, bf16=self.config.precision == "bf16", bar=bar, split=True,
+                indices=indices, batch_size=batch_size, bf16=self.config.precision == "bf16", bar=bar, distributed=True,
             )  # fmt: skip
 
-    def finish(self, metrics: dict[str, float], details: dict[str, Any], sentence: str, verdict: str = "") -> float:
-        """Write the record and print the sentence, in the first process; returns the first metric."""
-        if rank() == 0:
-            augment = self.extractor.augment
-            view = {"mean": augment.mean, "std": augment.std, "by": self.extractor.convention}
-            self.run.finish(
-                self.extractor.subject,
-                Dataset(self.val.name, "val", len(self.val), self.val.metadata_fingerprint),
-                metrics,
-                verdict=verdict,
-                details=details | {"processes": world_size(), "input": view},
-            )
-            print(f"{sentence} -> {self.run.path / RECORD}")
-        return next(iter(metrics.values()))
+
+class EvaluationResult(NamedTuple):
+    """What an evaluation measured."""
+
+    metrics: dict[str, float]
+    """Those of the record, the most important one first."""
+    details: dict[str, Any]
+    summary: str
+    """The line that is printed."""
+    verdict: str = ""
 
 
 def evaluate(
-    kind: str, config: EvaluationConfig, measure: Callable[[Evaluation], float], may_differ: tuple[str, ...] = ()
+    kind: str,
+    config: EvaluationConfig,
+    measure: Callable[[Evaluation], EvaluationResult],
+    may_differ: tuple[str, ...] = (),
 ) -> float:
     """Measure and record, or say that it is done; returns the first metric, what a sweeper of Hydra's optimizes.
 
-    Every process calls `measure`, which ends with `Evaluation.finish`; `kind` is the record's, `may_differ` names
-    settings that touch no result besides `MAY_DIFFER`.
+    Every process calls `measure`; `kind` is the record's, `may_differ` names settings that touch no result besides
+    `MAY_DIFFER`.
     """
     with process_group(config.device) as device:
         train, val = open_splits(config.data)
         bound = fingerprints(train, val)
-        with claimed_run(kind, config.output, asdict(config), (*MAY_DIFFER, *may_differ), bound) as claimed:
-            if claimed.done:
-                return next(iter(claimed.done.metrics.values()))
+        with claimed_run(kind, config.output, asdict(config), (*MAY_DIFFER, *may_differ), bound) as run:
+            if run.done:
+                return next(iter(run.done.metrics.values()))
             set_precision(config.precision, device, config.threads)
             extractor = load_feature_extractor(config, device)
-            return measure(Evaluation(config, extractor, train, val, device, claimed))
+            metrics, details, summary, verdict = measure(Evaluation(config, extractor, train, val, device, run))
+            if rank() == 0:
+                augment = extractor.augment
+                view = {"mean": augment.mean, "std": augment.std, "by": extractor.convention}
+                run.finish(
+                    extractor.subject,
+                    Dataset(val.name, "val", len(val), val.metadata_fingerprint),
+                    metrics,
+                    verdict=verdict,
+                    details=details | {"processes": world_size(), "input": view},
+                )
+                print(f"{summary} -> {run.path / RECORD}")
+            return next(iter(metrics.values()))

@@ -73,7 +73,7 @@ class HostBatch(NamedTuple):
     """(N,) int64, the images' places in the split."""
 
 
-def collate(samples: list[Any]) -> HostBatch | UserError:
+def collate_or_error(samples: list[Any]) -> HostBatch | UserError:
     """Stack samples, or return what went wrong."""
     for sample in samples:
         if isinstance(sample, UserError):
@@ -91,25 +91,26 @@ def collate(samples: list[Any]) -> HostBatch | UserError:
     return batch
 
 
-def start_worker(number: int) -> None:
+def _start_worker(number: int) -> None:
     """Begin a loading process: one thread, and not ended by the signals that a cluster sends to all processes."""
     # PyTorch gives a loading process one thread, OpenCV would take all cores in each of them.
     cv2.setNumThreads(0)
     shield_worker(number)
 
 
-def load_batches(views: Views, batches: Iterable[list[Key]], workers: int, pin: bool = False) -> Iterator[HostBatch]:
+def iterate_batches(
+    views: Views, key_batches: Iterable[list[Key]], num_workers: int, pin_memory: bool = False
+) -> Iterator[HostBatch]:
     """Load batches, each given by the (epoch, index) of its samples, in their order.
 
-    No `workers` load in this process; `pin` puts batches into pinned memory, from which copies to a GPU need not be
-    waited for.
+    No workers load in this process; from pinned memory copies to a GPU need not be waited for.
 
     Raises:
         UserError: an image is broken without `skip_broken`, or cannot be read at all.
     """
     loader = DataLoader(
-        views, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin,
-        multiprocessing_context="fork" if workers else None, worker_init_fn=start_worker,
+        views, batch_sampler=key_batches, num_workers=num_workers, collate_fn=collate_or_error, pin_memory=pin_memory,
+        multiprocessing_context="fork" if num_workers else None, worker_init_fn=_start_worker,
         # Each start of an iterator draws a number; from the process's generator it would change what the method draws.
         generator=torch.Generator(),
     )  # fmt: skip
@@ -140,7 +141,7 @@ class DeviceLoader:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __iter__(self) -> Iterator[Batch]:
-        loaded = load_batches(self.views, self.sampler, worker_count(self.workers), self.device.type == "cuda")
+        loaded = iterate_batches(self.views, self.sampler, worker_count(self.workers), self.device.type == "cuda")
         for step, batch in zip(self.sampler.steps, loaded, strict=False):
             views, labels = self.finish_on_device(batch.views, batch.labels)
             self.broken.update(name for names in batch.broken for name in names)

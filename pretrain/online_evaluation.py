@@ -95,7 +95,7 @@ class OnlineEvaluation:
             for images, limit in zip((train, val), limits, strict=True)
         ]
 
-    def features(self, images: Images, indices: Sequence[int] | None = None) -> Features:
+    def _extract_features(self, images: Images, indices: Sequence[int] | None = None) -> Features:
         """Pooled features of whole images, or of those at `indices`."""
         config = self.config
         modes = {module: module.training for module in self.network.modules()}
@@ -108,7 +108,7 @@ class OnlineEvaluation:
 
     def knn_top1(self) -> float:
         """By kNN, on a fixed random part of the data."""
-        bank, queries = (self.features(images, indices) for images, indices in self.parts)
+        bank, queries = (self._extract_features(images, indices) for images, indices in self.parts)
         k = max(1, min(self.config.monitor.knn_k, len(bank.values) // 10))
         t = self.config.monitor.knn_temperature
         return knn_accuracy(*bank[:2], *queries[:2], self.classes, [k], [t])[k, t]
@@ -117,6 +117,6 @@ class OnlineEvaluation:
     def online_top1(self) -> float:
         """By the probe, on all validation images."""
         assert self.probe is not None
-        features, labels, _ = self.features(self.val)  # n-by-C, n
+        features, labels, _ = self._extract_features(self.val)  # n-by-C, n
         correct = self.probe.classifier(features).argmax(dim=1) == labels  # n
         return 100 * correct.float().mean().item()

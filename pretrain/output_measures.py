@@ -80,7 +80,7 @@ class Measures(NamedTuple):
     singular: Tensor
     """`spectrum(z)`."""
     by_temperature: dict[float, tuple[float, float]]
-    """`decorrelation_cosines(z, z2)`; empty without z2."""
+    """`infonce_decorrelation_cosines(z, z2)`; empty without z2."""
 
 
 @torch.no_grad()
@@ -120,19 +120,19 @@ def measure_outputs(
         found |= {
             "p_std": P.std(dim=0).mean().item(),
             "p_m_o": o_p.norm().item(),
-            "eta_p": projection_coefficient(o_z - o_p, o_p),
-            "eta_z": projection_coefficient(o_p - o_z, o_z),
+            "eta_p": _projection_coefficient(o_z - o_p, o_p),
+            "eta_z": _projection_coefficient(o_p - o_z, o_z),
             "o_e": ((o_z - o_p).norm() / o_z.norm().clamp(min=1e-12)).item(),
         }
     if bias is not None:
         found["bias_center_cosine"] = cosine_similarity(bias.double(), o_z, dim=0).item()
-    by_temperature = decorrelation_cosines(z, z2, temperatures) if z2 is not None else {}
+    by_temperature = infonce_decorrelation_cosines(z, z2, temperatures) if z2 is not None else {}
     if by_temperature:
         found["r_e_cosine"], found["o_e_cosine"] = by_temperature[TEMPERATURE]
     return Measures(found, singular, by_temperature)
 
 
-def projection_coefficient(vector: Tensor, part: Tensor) -> float:
+def _projection_coefficient(vector: Tensor, part: Tensor) -> float:
     """How much of `part` is in `vector`: the eta for which vector - eta part is orthogonal to part, both (d,)."""
     return (vector @ part / (part @ part).clamp(min=1e-24)).item()
 
@@ -165,7 +165,7 @@ def negative_decorrelation_gradient(z: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def decorrelation_cosines(
+def infonce_decorrelation_cosines(
     z_a: Tensor, z_b: Tensor, temperatures: Sequence[float] = TEMPERATURES
 ) -> dict[float, tuple[float, float]]:
     """Does InfoNCE de-correlate? Cosines of its extra gradient's parts with that of the de-correlation loss.
@@ -192,7 +192,7 @@ def decorrelation_cosines(
     return found
 
 
-def last_bias(method: nn.Module, width: int) -> Tensor | None:
+def find_last_predictor_bias(method: nn.Module, width: int) -> Tensor | None:
     """The bias that a method's predictor adds last, (width,); None where it has none."""
     predictor = getattr(method, "predictor", None)
     modules = list(predictor.modules()) if isinstance(predictor, nn.Module) else []

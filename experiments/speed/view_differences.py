@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 
 from experiments.speed.views import as_images, by_pillow, read_files, read_recipe
 from hardware.views import eight_bit_levels
-from pretrain.augment import batched_colour, build_transforms
+from pretrain.augment import batched_colour, build_view_transforms
 from pretrain.augment import opencv_operations as opencv
 from pretrain.augment.views import FastViews, Views
 
@@ -29,11 +29,11 @@ SIGMAS = (0.3, 0.7, 1.2, 1.9)
 Operation = Callable[[Any, float], Any]
 # name -> parameters, torchvision, on arrays, on tensors
 OPERATIONS: dict[str, tuple[tuple[float, ...], Operation, Operation, Callable[[Any, Any], Any]]] = {
-    "brightness": (FACTORS, F.adjust_brightness, opencv.adjust_brightness, batched_colour.adjust_brightness),
-    "contrast": (FACTORS, F.adjust_contrast, opencv.adjust_contrast, batched_colour.adjust_contrast),
-    "saturation": (FACTORS, F.adjust_saturation, opencv.adjust_saturation, batched_colour.adjust_saturation),
+    "brightness": (FACTORS, F.adjust_brightness, opencv.adjust_brightness_, batched_colour.adjust_brightness),
+    "contrast": (FACTORS, F.adjust_contrast, opencv.adjust_contrast_, batched_colour.adjust_contrast),
+    "saturation": (FACTORS, F.adjust_saturation, opencv.adjust_saturation_, batched_colour.adjust_saturation),
     "hue": (
-        HUES, F.adjust_hue, opencv.adjust_hue,
+        HUES, F.adjust_hue, opencv.adjust_hue_,
         lambda x, f: batched_colour.adjust_hue(x, torch.full_like(f, opencv.hue_steps(f.item()))),
     ),
     "grayscale": (
@@ -41,15 +41,15 @@ OPERATIONS: dict[str, tuple[tuple[float, ...], Operation, Operation, Callable[[A
         lambda x, _: batched_colour.luminance(x).expand_as(x),
     ),
     "blur, Pillow's": (
-        SIGMAS, lambda i, s: i.filter(ImageFilter.GaussianBlur(s)), opencv.pillow_gaussian_blur,
+        SIGMAS, lambda i, s: i.filter(ImageFilter.GaussianBlur(s)), opencv.pillow_gaussian_blur_,
         lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), SIZE, 0, CPU)),
     ),
     "blur, torchvision's": (
-        SIGMAS, lambda i, s: F.gaussian_blur(i, 23, [s, s]), lambda x, s: opencv.torchvision_gaussian_blur(x, s, 23),
+        SIGMAS, lambda i, s: F.gaussian_blur(i, 23, [s, s]), lambda x, s: opencv.torchvision_gaussian_blur_(x, s, 23),
         lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), SIZE, 23, CPU)),
     ),
     "solarize": (
-        (0.0,), lambda i, _: F.solarize(i, 128), lambda x, _: opencv.solarize(x),
+        (0.0,), lambda i, _: F.solarize(i, 128), lambda x, _: opencv.solarize_(x),
         lambda x, _: batched_colour.solarize(x),
     ),
 }  # fmt: skip
@@ -74,7 +74,7 @@ def operations(images: list[Image.Image]) -> None:
     for image in images:
         for k, name in enumerate(("bilinear", "bicubic")):
             expected = image.resize((SIZE, SIZE), getattr(Image.Resampling, name.upper()))
-            crops[k].append(gap(opencv.resize(numpy.array(image), SIZE, name), expected))
+            crops[k].append(gap(opencv.resize_antialiased(numpy.array(image), SIZE, name), expected))
     print(line("crop and resize, bilinear", crops[0], crops[0]))
     print(line("crop and resize, bicubic", crops[1], crops[1]))
     squares = [image.resize((SIZE, SIZE), Image.Resampling.BILINEAR) for image in images]
@@ -94,7 +94,7 @@ def whole(files: list[bytes], name: str) -> None:
     """One row a recipe: two views of each image."""
     config = read_recipe(name)
     images = as_images(files)
-    expected = eight_bit_levels(Views(images, build_transforms(config.for_views(2)), 0, False), CPU, config)
+    expected = eight_bit_levels(Views(images, build_view_transforms(config.for_views(2)), 0, False), CPU, config)
     found = [
         eight_bit_levels(FastViews(images, config.for_views(2), 0, False, batched), CPU, config)
         for batched in (False, True)

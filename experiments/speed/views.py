@@ -33,11 +33,11 @@ from experiments.speed.rows import Row, Skipped, alternate, run_script
 from hardware.measure_peak_rates import decode_rate
 from hardware.section import OFFICIAL
 from pretrain import augment
-from pretrain.augment import build_transforms
+from pretrain.augment import build_view_transforms
 from pretrain.augment.views import FastViews, Views
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
-from pretrain.loader import collate
+from pretrain.loader import collate_or_error
 
 CPU = torch.device("cpu")
 BATCH = 32
@@ -75,7 +75,9 @@ def fast_views(files: list[bytes], config: AugmentConfig, colour: bool = True) -
 
     def work() -> None:
         for first in range(0, len(files), BATCH):
-            batch: Any = collate(views.__getitems__([(0, i) for i in range(len(files))[first : first + BATCH]]))
+            batch: Any = collate_or_error(
+                views.__getitems__([(0, i) for i in range(len(files))[first : first + BATCH]])
+            )
             if colour:
                 views.finish_batch(batch[0], CPU)
 
@@ -84,11 +86,11 @@ def fast_views(files: list[bytes], config: AugmentConfig, colour: bool = True) -
 
 def reference_views(files: list[bytes], config: AugmentConfig) -> Callable[[], Any]:
     """The same through this project's reference pipeline."""
-    views = Views(as_images(files), build_transforms(config.for_views(2)), 0, False)
+    views = Views(as_images(files), build_view_transforms(config.for_views(2)), 0, False)
 
     def work() -> None:
         for first in range(0, len(files), BATCH):
-            collate(views.__getitems__([(0, i) for i in range(len(files))[first : first + BATCH]]))
+            collate_or_error(views.__getitems__([(0, i) for i in range(len(files))[first : first + BATCH]]))
 
     return work
 

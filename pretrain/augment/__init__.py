@@ -23,7 +23,7 @@ with without_dynamo():
 Transform = Callable[[Image.Image], Tensor]
 
 
-def build_transforms(recipes: list[AugmentConfig]) -> list[Transform]:
+def build_view_transforms(recipes: list[AugmentConfig]) -> list[Transform]:
     """Build a transform for each view, from a PIL RGB image to a (3, size, size) float tensor, normalized."""
     return [_view(recipe) for recipe in recipes]
 

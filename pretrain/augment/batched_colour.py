@@ -10,45 +10,45 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pretrain.augment.opencv_operations import extended_box, hue_steps
+from pretrain.augment.opencv_operations import extended_box_kernel, hue_steps
 from pretrain.config import AugmentConfig
 
 # Pillow's fixed-point ITU-R 601 luminance (src/libImaging/Convert.c, L24); whole numbers below 2^24, exact in float32.
 LUMA = (19595.0, 38470.0, 7471.0)
-# Columns of ViewParameters.vector().
+# Columns of ViewParameters.to_vector_without_box().
 PLACES, FACTORS, GRAY, SIGMA, SOLARIZE, FLIP = slice(0, 4), slice(4, 8), 8, 9, 10, 11
 
 
-def luminance(x: Tensor) -> Tensor:
+def luminance(levels: Tensor) -> Tensor:
     """Luminance (n, 1, H, W) of (n, 3, H, W). Pillow's, exactly."""
-    weights = _channels(LUMA, x.device)
-    return ((x * weights).sum(dim=1, keepdim=True) + 32768).div_(65536).floor_()
+    weights = _channels(LUMA, levels.device)
+    return ((levels * weights).sum(dim=1, keepdim=True) + 32768).div_(65536).floor_()
 
 
-def blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    """Pillow's Image.blend away from `other` (broadcast against x) by `factor` (n, 1, 1, 1)."""
-    return torch.addcmul(other, x - other, factor).clamp_(0, 255).trunc_()
+def _blend(levels: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    """Pillow's Image.blend away from `other` (broadcast against levels) by `factor` (n, 1, 1, 1)."""
+    return torch.addcmul(other, levels - other, factor).clamp_(0, 255).trunc_()
 
 
-def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
+def adjust_brightness(levels: Tensor, factor: Tensor) -> Tensor:
     """See `opencv_operations`."""
-    return (x * factor).clamp_(0, 255).trunc_()
+    return (levels * factor).clamp_(0, 255).trunc_()
 
 
-def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
+def adjust_contrast(levels: Tensor, factor: Tensor) -> Tensor:
     """See `opencv_operations`."""
-    return blend(x, (luminance(x).mean(dim=(2, 3), keepdim=True) + 0.5).floor_(), factor)
+    return _blend(levels, (luminance(levels).mean(dim=(2, 3), keepdim=True) + 0.5).floor_(), factor)
 
 
-def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
+def adjust_saturation(levels: Tensor, factor: Tensor) -> Tensor:
     """See `opencv_operations`."""
-    return blend(x, luminance(x), factor)
+    return _blend(levels, luminance(levels), factor)
 
 
-def adjust_hue(x: Tensor, steps: Tensor) -> Tensor:
+def adjust_hue(levels: Tensor, steps: Tensor) -> Tensor:
     """See `opencv_operations`; `steps` (n, 1, 1, 1) are 255ths of the circle, its `hue_steps` of the factor."""
-    r, g, b = x.unbind(dim=1)  # each n-by-H-by-W
-    value, low = x.amax(dim=1), x.amin(dim=1)
+    r, g, b = levels.unbind(dim=1)  # each n-by-H-by-W
+    value, low = levels.amax(dim=1), levels.amin(dim=1)
     chroma = value - low
     # Where all channels are equal, hue and saturation are 0 and the divisor does not matter.
     inverse = 1 / chroma.clamp(min=1)
@@ -59,20 +59,20 @@ def adjust_hue(x: Tensor, steps: Tensor) -> Tensor:
     saturation = (chroma / value.clamp(min=1) * 255).floor_() / 255
     turned = ((hue + steps[:, 0]) % 256) * (6 / 255)
     # Red, green and blue as one formula: the usual six cases are its pieces.
-    offset = _channels((5.0, 3.0, 1.0), x.device)
+    offset = _channels((5.0, 3.0, 1.0), levels.device)
     k = (turned[:, None] + offset) % 6  # n-by-3-by-H-by-W
     share = torch.minimum(k, 4 - k).clamp_(0, 1)
     return (value[:, None] * (1 - saturation[:, None] * share) + 0.5).floor_()
 
 
-def solarize(x: Tensor) -> Tensor:
+def solarize(levels: Tensor) -> Tensor:
     """See `opencv_operations`."""
-    return torch.where(x < 128, x, 255 - x)
+    return torch.where(levels < 128, levels, 255 - levels)
 
 
-def blur(x: Tensor, matrices: Tensor) -> Tensor:
+def blur(levels: Tensor, matrices: Tensor) -> Tensor:
     """Filter rows and columns of (n, 3, S, S) by (n, S, S) matrices, one an image, and round."""
-    return (matrices[:, None] @ x @ matrices[:, None].transpose(2, 3)).add_(0.5).floor_().clamp_(0, 255)
+    return (matrices[:, None] @ levels @ matrices[:, None].transpose(2, 3)).add_(0.5).floor_().clamp_(0, 255)
 
 
 def blur_matrices(sigmas: Tensor, size: int, kernel: int, device: torch.device) -> Tensor:
@@ -85,7 +85,7 @@ def blur_matrices(sigmas: Tensor, size: int, kernel: int, device: torch.device) 
         weights = torch.exp(-0.5 * (offsets / sigmas[:, None]).square())
         weights = weights / weights.sum(dim=1, keepdim=True)  # n-by-kernel
         return _band(weights, size, True, device)
-    boxes = [torch.from_numpy(extended_box(sigma)) for sigma in sigmas.tolist()]
+    boxes = [torch.from_numpy(extended_box_kernel(sigma)) for sigma in sigmas.tolist()]
     side = max(len(box) for box in boxes)
     padded = [torch.nn.functional.pad(box, [(side - len(box)) // 2] * 2) for box in boxes]
     once = _band(torch.stack(padded), size, False, device)
@@ -117,7 +117,7 @@ def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device).view(3, 1, 1)
 
 
-def normalize(pixels: Tensor, config: AugmentConfig) -> Tensor:
+def _normalize(pixels: Tensor, config: AugmentConfig) -> Tensor:
     """Pixels (N, 3, S, S) of 0 to 255, uint8 or float32, to a normalized view, float32."""
     mean = _channels(tuple(255 * value for value in config.mean), pixels.device)
     scale = _channels(tuple(1 / (255 * value) for value in config.std), pixels.device)
@@ -133,10 +133,10 @@ def normalize(pixels: Tensor, config: AugmentConfig) -> Tensor:
 def colour_and_normalize(crops: Tensor, drawn: Tensor | None, config: AugmentConfig) -> Tensor:
     """Return normalized views (N, 3, S, S) float32 of crops (N, 3, S, S) uint8, on the device of those.
 
-    `drawn` are (N, 12) `ViewParameters.vector`s on the CPU; None for crops that have their colour.
+    `drawn` are (N, 12) on the CPU, by `ViewParameters.to_vector_without_box`; None for crops that have their colour.
     """
     if drawn is None:
-        return normalize(crops, config)
+        return _normalize(crops, config)
     x = crops.to(torch.float32)
     for name in config.order:
         if name == "jitter":
@@ -150,7 +150,7 @@ def colour_and_normalize(crops: Tensor, drawn: Tensor | None, config: AugmentCon
             _apply(x, drawn[:, SOLARIZE] > 0, solarize)
         elif name == "flip":
             _apply(x, drawn[:, FLIP] > 0, lambda part: part.flip(-1))
-    return normalize(x, config)
+    return _normalize(x, config)
 
 
 def _jitter(x: Tensor, drawn: Tensor) -> None:

@@ -4,8 +4,8 @@ Pillow rounds to 8 bits after every operation, mostly towards zero, and so does 
 8-bit levels, is stated at each operation and measured by tests/pretrain/test_augment_fast.py. "0.01 levels" below is a
 mean over photographs.
 
-All but `resize` change their image in place, and `adjust_hue` keeps its intermediate results: fresh memory of this size
-comes from the operating system page by page, which takes longer than most of these operations.
+What ends with an underscore changes its image in place, and `adjust_hue_` keeps its intermediate results: fresh memory
+of this size comes from the operating system page by page, which takes longer than most of these operations.
 """
 
 import math
@@ -25,32 +25,32 @@ CUT = -0.498
 TO_8_BITS = numpy.diag(numpy.array([255 / 360, 255, 1], numpy.float32))
 
 
-def resize(image: Pixels, size: int, interpolation: str) -> Pixels:
-    """Resize to (size, size, 3) with Pillow's antialiased filter, in torch's 8-bit kernel. At most 1 level, 0.03."""
+def resize_antialiased(image: Pixels, side: int, interpolation: str) -> Pixels:
+    """Resize to (side, side, 3) with Pillow's antialiased filter, in torch's 8-bit kernel. At most 1 level, 0.03."""
     x = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # 1-by-3-by-H-by-W
     # Only with channels last is the result laid out as OpenCV wants it.
-    x = interpolate(x.contiguous(memory_format=torch.channels_last), (size, size), mode=interpolation, antialias=True)
+    x = interpolate(x.contiguous(memory_format=torch.channels_last), (side, side), mode=interpolation, antialias=True)
     return numpy.ascontiguousarray(x[0].permute(1, 2, 0).numpy())
 
 
-def adjust_brightness(image: Pixels, factor: float) -> Pixels:
+def adjust_brightness_(image: Pixels, factor: float) -> Pixels:
     """Pillow's ImageEnhance.Brightness. Equal."""
     return _look_up(image, numpy.float32(factor) * LEVELS)
 
 
-def adjust_contrast(image: Pixels, factor: float) -> Pixels:
+def adjust_contrast_(image: Pixels, factor: float) -> Pixels:
     """Pillow's ImageEnhance.Contrast: away from the rounded mean luminance. Equal but where that mean falls on .5."""
     mean = numpy.float32(int(cv2.mean(luminance(image))[0] + 0.5))
     return _look_up(image, mean + numpy.float32(factor) * (LEVELS - mean))
 
 
-def adjust_saturation(image: Pixels, factor: float) -> Pixels:
+def adjust_saturation_(image: Pixels, factor: float) -> Pixels:
     """Pillow's ImageEnhance.Color: away from each pixel's luminance. At most 1 level, 0.001."""
     gray = cv2.cvtColor(luminance(image), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(image, factor, gray, 1 - factor, CUT, dst=image)  # type: ignore[return-value]
 
 
-def adjust_hue(image: Pixels, factor: float) -> Pixels:
+def adjust_hue_(image: Pixels, factor: float) -> Pixels:
     """torchvision's adjust_hue: hue as 8 bits of a circle of 255, saturation as 8 bits, both cut off.
 
     0.003 levels; at most one step of hue, 6 levels, where the float arithmetic falls on either side of a whole number.
@@ -78,23 +78,23 @@ def luminance(image: Pixels) -> Pixels:
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)  # type: ignore[return-value]
 
 
-def solarize(image: Pixels) -> Pixels:
+def solarize_(image: Pixels) -> Pixels:
     """Invert what is 128 or more. Equal."""
     return _look_up(image, numpy.where(LEVELS < 128, LEVELS, 255 - LEVELS))
 
 
-def pillow_gaussian_blur(image: Pixels, sigma: float) -> Pixels:
+def pillow_gaussian_blur_(image: Pixels, sigma: float) -> Pixels:
     """Pillow's GaussianBlur: three box filters, borders repeated. At most 3 levels, 0.2.
 
     Pillow rounds after each of six passes and this after three. A true Gaussian differs by up to 22 levels at borders.
     """
-    weights = extended_box(sigma)
+    weights = extended_box_kernel(sigma)
     for _ in range(3):
         cv2.sepFilter2D(image, -1, weights, weights, dst=image, borderType=cv2.BORDER_REPLICATE)
     return image
 
 
-def extended_box(sigma: float) -> NDArray[numpy.float32]:
+def extended_box_kernel(sigma: float) -> NDArray[numpy.float32]:
     """Weights of one of the three box filters of Pillow's Gaussian: 2l + 1 equal ones between two smaller ones.
 
     Gwosdek et al., Theoretical Foundations of Gaussian Convolution by Extended Box Filtering, SSVM 2011, equations 7,
@@ -110,7 +110,7 @@ def extended_box(sigma: float) -> NDArray[numpy.float32]:
     return numpy.array([edge, *[inside] * (2 * whole + 1), edge], numpy.float32)
 
 
-def torchvision_gaussian_blur(image: Pixels, sigma: float, kernel: int) -> Pixels:
+def torchvision_gaussian_blur_(image: Pixels, sigma: float, kernel: int) -> Pixels:
     """torchvision's gaussian_blur: a Gaussian cut off at `kernel` pixels, borders mirrored. At most 1 level, 0.002."""
     # What is more than five sigma away weighs less than 1e-6.
     side = min(kernel, 2 * int(5 * sigma + 1) + 1)

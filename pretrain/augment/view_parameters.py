@@ -29,7 +29,7 @@ class ViewParameters:
     solarize: bool = False
     flip: bool = False
 
-    def vector(self) -> Tensor:
+    def to_vector_without_box(self) -> Tensor:
         """All but the box as (12,) float32, which travels with the pixels to the device that colours them.
 
         Place of each of `JITTER` in the drawn order or -1 (4), its factor (4), gray, sigma or 0, solarize, flip.

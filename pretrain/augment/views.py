@@ -18,8 +18,8 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from pretrain.augment import Transform, batched_colour, build_transforms, denormalize, opencv_operations
-from pretrain.augment.opencv_operations import Pixels, channels_first, resize
+from pretrain.augment import Transform, batched_colour, build_view_transforms, denormalize, opencv_operations
+from pretrain.augment.opencv_operations import Pixels, channels_first, resize_antialiased
 from pretrain.augment.view_parameters import ParameterSampler, ViewParameters
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
@@ -86,21 +86,21 @@ class Views(Dataset[Any]):
         return len(self.images)
 
 
-def apply_colour(image: Pixels, drawn: ViewParameters, config: AugmentConfig) -> Pixels:
+def apply_colour_(image: Pixels, drawn: ViewParameters, config: AugmentConfig) -> Pixels:
     """Do to a resized crop (size, size, 3), in place, what was drawn, in the recipe's order."""
     for name in config.order:
         if name == "jitter":
             for operation, factor in drawn.jitter:
-                image = getattr(opencv_operations, f"adjust_{operation}")(image, factor)
+                image = getattr(opencv_operations, f"adjust_{operation}_")(image, factor)
         elif name == "gray" and drawn.gray:
             cv2.cvtColor(opencv_operations.luminance(image), cv2.COLOR_GRAY2RGB, dst=image)
         elif name == "blur" and drawn.sigma is not None:
             if kernel := config.kernel_side:
-                image = opencv_operations.torchvision_gaussian_blur(image, drawn.sigma, kernel)
+                image = opencv_operations.torchvision_gaussian_blur_(image, drawn.sigma, kernel)
             else:
-                image = opencv_operations.pillow_gaussian_blur(image, drawn.sigma)
+                image = opencv_operations.pillow_gaussian_blur_(image, drawn.sigma)
         elif name == "solarize" and drawn.solarize:
-            image = opencv_operations.solarize(image)
+            image = opencv_operations.solarize_(image)
         elif name == "flip" and drawn.flip:
             cv2.flip(image, 1, dst=image)
     return image
@@ -127,9 +127,9 @@ class FastViews(Views):
         parameters = [sampler(source.image) for sampler in self.samplers]
         crops = self._crops(source, parameters)
         if self.batched:
-            return [*map(channels_first, crops), *(drawn.vector() for drawn in parameters)]
+            return [*map(channels_first, crops), *(drawn.to_vector_without_box() for drawn in parameters)]
         triples = zip(crops, parameters, self.recipes, strict=True)
-        return [channels_first(apply_colour(crop, drawn, recipe)) for crop, drawn, recipe in triples]
+        return [channels_first(apply_colour_(crop, drawn, recipe)) for crop, drawn, recipe in triples]
 
     def finish_batch(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
         """Turn a batch of samples into normalized views on a device, (N, 3, size, size) float32 each.
@@ -154,7 +154,8 @@ class FastViews(Views):
                 crops.append(numpy.array(image.resize((recipe.size, recipe.size), PILLOW[recipe.interpolation], box)))
             else:
                 top, left, height, width = drawn.box
-                crops.append(resize(image[top : top + height, left : left + width], recipe.size, recipe.interpolation))
+                crop = image[top : top + height, left : left + width]
+                crops.append(resize_antialiased(crop, recipe.size, recipe.interpolation))
         return crops
 
 
@@ -165,7 +166,7 @@ def build_views(
     # Without a random crop there is nothing to draw, and the reference's centre crop serves.
     if recipes[0].pipeline == "fast" and recipes[0].crop_scale:
         return FastViews(images, recipes, seed, skip_broken, torch.device(device).type != "cpu")
-    return Views(images, build_transforms(recipes), seed, skip_broken)
+    return Views(images, build_view_transforms(recipes), seed, skip_broken)
 
 
 def save_view_grid(views: Views, config: AugmentConfig, path: Path, images: int = 12, side: int = 112) -> None:

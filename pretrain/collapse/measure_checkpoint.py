@@ -6,21 +6,27 @@ Of a pre-training of ours the outputs z that were trained, with its heads; of an
 import random
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pretrain.augment import build_transforms
+from pretrain.augment import build_view_transforms
 from pretrain.augment.views import Views
 from pretrain.checkpoint import load_checkpoint
 from pretrain.collapse.draw_checkpoint_measures import draw_measures
 from pretrain.config import METHODS, AugmentConfig, CollapseConfig
 from pretrain.data import Images
-from pretrain.evaluation import Evaluation, evaluate, settings_beside
-from pretrain.loader import load_batches
+from pretrain.evaluation import Evaluation, EvaluationResult, evaluate, settings_beside
+from pretrain.loader import iterate_batches
 from pretrain.method.base import Method, TrainingPlan, build_method
-from pretrain.output_measures import Health, bias_center_cosine, last_bias, measure_health, measure_outputs
+from pretrain.output_measures import (
+    Health,
+    bias_center_cosine,
+    find_last_predictor_bias,
+    measure_health,
+    measure_outputs,
+)
 from runs.errors import UserError
 from runs.files import RANDOM
 from runs.folder import CONFIG
@@ -70,14 +76,14 @@ def compute_outputs(method: Method, views: Views, indices: list[int], batch_size
     keys = [(0, i) for i in indices]
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
     first, second, predicted = [], [], []
-    for batch in load_batches(views, batches, workers=0):
+    for batch in iterate_batches(views, batches, num_workers=0):
         z, z2 = (method.project(x.to(device)).float() for x in batch.views)  # n-by-d
         first.append(z)
         second.append(z2)
         p = method.predict(z)  # n-by-d
         predicted += [] if p is None else [p.float()]
     z, p = torch.cat(first), torch.cat(predicted) if predicted else None
-    return Outputs(z, torch.cat(second), p, last_bias(method, z.shape[1]))
+    return Outputs(z, torch.cat(second), p, find_last_predictor_bias(method, z.shape[1]))
 
 
 def training_set_bias_cosine(
@@ -88,31 +94,29 @@ def training_set_bias_cosine(
     Nothing for a method without such a bias. The images are drawn by `seed`.
     """
     indices = sorted(random.Random(seed).sample(range(len(images)), min(len(images), CENTER)))
-    views = Views(images, build_transforms(augment.for_views(2)), seed, skip_broken)
+    views = Views(images, build_view_transforms(augment.for_views(2)), seed, skip_broken)
     z, z2, _, bias = compute_outputs(method, views, indices)
     assert z2 is not None
     return {} if bias is None else {"bias_set_cosine": bias_center_cosine(bias, z, z2)}
 
 
-def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[Method, AugmentConfig] | None:
+def load_method_and_augment(
+    checkpoint: Path, settings: dict[str, Any], train_images: Images, device: torch.device
+) -> tuple[Method, AugmentConfig]:
     """Load a checkpoint that `python -m pretrain` wrote, with its heads, and the views that it was trained on.
 
-    The training images are asked for their number, on which a memory of a vector an image depends.
-
-    Returns:
-        None for anybody else's file.
+    `settings` are those beside it. The training images are asked for their number, on which a memory of a vector an
+    image depends.
 
     Raises:
         UserError: the file or the `config.yaml` beside it is damaged, or the weights do not fit the images.
     """
-    settings = settings_beside(checkpoint)
-    if not settings:
-        return None
     with restore_errors(checkpoint.parent / CONFIG, "give heads=false"):
         augment = AugmentConfig(**settings["augment"])
         plan = TrainingPlan(
             settings["arch"], settings["zero_init_residual"], settings["epochs"],
-            max(len(train) // settings["batch_size"], 1), settings["batch_size"], len(train.classes), len(train),
+            max(len(train_images) // settings["batch_size"], 1), settings["batch_size"], len(train_images.classes),
+            len(train_images),
         )  # fmt: skip
         method = build_method(METHODS[settings["method"]["name"]](**settings["method"]), plan)
     state = load_checkpoint(checkpoint)["state_dict"]
@@ -120,8 +124,8 @@ def load_method(checkpoint: Path, train: Images, device: torch.device) -> tuple[
         method.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
     except RuntimeError as error:
         raise UserError(
-            f"{checkpoint}: its weights do not fit {train.name} ({str(error).splitlines()[-1].strip()}); give the data "
-            "that it was trained on, or heads=false"
+            f"{checkpoint}: its weights do not fit {train_images.name} ({str(error).splitlines()[-1].strip()}); give "
+            "the data that it was trained on, or heads=false"
         ) from error
     return method.to(device), augment
 
@@ -136,7 +140,7 @@ def verdict(health: Health, threshold: float) -> str:
     return "not collapsed"
 
 
-def explained_metrics(metrics: dict[str, float]) -> str:
+def format_metrics(metrics: dict[str, float]) -> str:
     """The numbers as lines to read, each with what a healthy and a collapsed output have."""
     lines = [f"{'':20}{'value':>9}  {'healthy':>8}  {'collapsed':>9}  what it is"]
     for name, (healthy, collapsed, words) in MEANING.items():
@@ -146,35 +150,35 @@ def explained_metrics(metrics: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def outputs_to_measure(config: CollapseConfig, evaluation: Evaluation) -> tuple[str, Outputs]:
+def _outputs_to_measure(config: CollapseConfig, evaluation: Evaluation) -> tuple[str, Outputs]:
     """What is measured, in words, and the outputs."""
     val = evaluation.val
     indices = sorted(random.Random(config.seed).sample(range(len(val)), min(config.images, len(val))))
-    ours = config.heads and config.checkpoint != RANDOM
-    loaded = load_method(Path(config.checkpoint), evaluation.train, evaluation.device) if ours else None
-    if loaded is None:
-        return "the pooled features", Outputs(evaluation.features(val, indices, config.batch_size).values.float())
+    checkpoint = Path(config.checkpoint)
+    settings = settings_beside(checkpoint) if config.heads and config.checkpoint != RANDOM else {}
+    if not settings:
+        features = evaluation.extract_features(val, indices, config.batch_size)
+        return "the pooled features", Outputs(features.values.float())
     if config.augment.mean or config.augment.std:
         raise UserError("augment.mean, augment.std: the heads see the views of their training; add heads=false")
-    method, augment = loaded
-    views = Views(val, build_transforms(augment.for_views(2)), config.seed, config.data.skip_broken)
-    found = compute_outputs(method, views, indices, config.batch_size)
-    return "the heads' output", found
+    method, augment = load_method_and_augment(checkpoint, settings, evaluation.train, evaluation.device)
+    views = Views(val, build_view_transforms(augment.for_views(2)), config.seed, config.data.skip_broken)
+    return "the heads' output", compute_outputs(method, views, indices, config.batch_size)
 
 
 def evaluate_collapse(config: CollapseConfig) -> float:
     """Measure a checkpoint's outputs."""
 
-    def measure(evaluation: Evaluation) -> float:
+    def measure(evaluation: Evaluation) -> EvaluationResult:
         evaluation.print_data_sets()
-        what, (z, z2, p, bias) = outputs_to_measure(config, evaluation)
+        what, (z, z2, p, bias) = _outputs_to_measure(config, evaluation)
         health = measure_health(z)
         found, singular, by_temperature = measure_outputs(z, z2, p, bias)
         metrics = asdict(health) | found
         said = verdict(health, config.threshold)
         picture = evaluation.run.path / "collapse.png"
         draw_measures(picture, metrics, singular.tolist(), z, p, by_temperature)
-        print(f"{what}, {len(z)} images, d = {z.shape[1]}\n{explained_metrics(metrics)}")
+        print(f"{what}, {len(z)} images, d = {z.shape[1]}\n{format_metrics(metrics)}")
         details = {
             "output": what,
             "images": len(z),
@@ -182,7 +186,7 @@ def evaluate_collapse(config: CollapseConfig) -> float:
             "singular_values": [float(f"{s:.5g}") for s in singular.tolist()],
             "decorrelation_cosines": [{"temperature": t, "r_e": r, "o_e": o} for t, (r, o) in by_temperature.items()],
         }
-        return evaluation.finish(metrics, details, f"{said}; picture {picture}", said)
+        return EvaluationResult(metrics, details, f"{said}; picture {picture}", said)
 
     with torch.no_grad():
         return evaluate("collapse", config, measure)

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from pretrain.collectives import all_reduce
 from pretrain.config import KnnConfig
-from pretrain.evaluation import Evaluation, evaluate
+from pretrain.evaluation import Evaluation, EvaluationResult, evaluate
 from runs.distributed import rank, world_size
 from runs.errors import UserError
 
@@ -22,23 +22,24 @@ BANK_ROWS = 2**15
 def evaluate_knn(config: KnnConfig) -> float:
     """Classify the validation images by their nearest training images."""
 
-    def measure(evaluation: Evaluation) -> float:
+    def measure(evaluation: Evaluation) -> EvaluationResult:
         if max(config.k) > len(evaluation.train):
             raise UserError(
                 f"k={config.k}: the training set has only {len(evaluation.train)} images; give smaller numbers"
             )
         evaluation.print_data_sets()
         bank, queries = (
-            evaluation.features(images, batch_size=config.batch_size) for images in (evaluation.train, evaluation.val)
+            evaluation.extract_features(images, batch_size=config.batch_size)
+            for images in (evaluation.train, evaluation.val)
         )
         accuracies = knn_accuracy(
             bank.values, bank.labels, queries.values, queries.labels, len(evaluation.train.classes), config.k,
-            config.temperature, config.chunk, split=True,
+            config.temperature, config.chunk, distributed=True,
         )  # fmt: skip
         k, t = config.k[0], config.temperature[0]
         grid = [{"k": k, "temperature": t, "top1": accuracy} for (k, t), accuracy in accuracies.items()]
         broken = sorted({*bank.broken, *queries.broken})
-        return evaluation.finish(
+        return EvaluationResult(
             {"top1": accuracies[k, t]},
             {"grid": grid, "train_images": len(bank.values), "broken_images": broken},
             f"kNN top-1 {accuracies[k, t]:.1f} % (k={k}, temperature={t})",
@@ -58,7 +59,7 @@ def knn_accuracy(
     ks: Sequence[int],
     temperatures: Sequence[float],
     chunk: int = 1024,
-    split: bool = False,
+    distributed: bool = False,
 ) -> dict[tuple[int, float], float]:
     """Classify by weighted nearest neighbours: Wu et al., arXiv:1805.01978, section 3.4.
 
@@ -74,14 +75,14 @@ def knn_accuracy(
         temperatures: temperatures to try, above 0.
         chunk: queries that are compared at a time; beside both tables, memory grows with chunk * `BANK_ROWS` and
             `BANK_ROWS` * C, not with n.
-        split: divide the chunks among the processes, each of which has to call this with all features.
+        distributed: divide the chunks among the processes, each of which has to call this with all features.
 
     Returns:
         Top-1 accuracy in percent for every (k, temperature).
     """
     chunks = list(zip(queries.split(chunk), query_labels.split(chunk), strict=True))
     correct = torch.zeros(len(ks), len(temperatures), dtype=torch.int64, device=bank.device)
-    for q, labels in chunks[rank() :: world_size()] if split else chunks:
+    for q, labels in chunks[rank() :: world_size()] if distributed else chunks:
         s, nearest = nearest_neighbours(bank, normalize(q.float(), dim=1), min(max(ks), len(bank)))  # chunk-by-k
         voters = bank_labels[nearest]  # chunk-by-k
         for j, t in enumerate(temperatures):
@@ -90,7 +91,7 @@ def knn_accuracy(
             for i, k in enumerate(ks):
                 votes = weights.new_zeros(len(q), classes).scatter_add_(1, voters[:, :k], weights[:, :k])
                 correct[i, j] += (votes.argmax(dim=1) == labels).sum()
-    if split:
+    if distributed:
         correct = all_reduce(correct)
     share = (100 * correct.double() / len(query_labels)).tolist()
     return {(k, t): share[i][j] for i, k in enumerate(ks) for j, t in enumerate(temperatures)}

@@ -18,7 +18,7 @@ from pretrain.augment.views import build_views
 from pretrain.collectives import all_reduce, average_gradients
 from pretrain.config import LinearConfig, OptimizerConfig
 from pretrain.data import Images
-from pretrain.evaluation import Evaluation, Features, evaluate
+from pretrain.evaluation import Evaluation, EvaluationResult, Features, evaluate
 from pretrain.loader import DeviceLoader, StepSampler
 from pretrain.optim import Schedule, build_optimizer
 from runs.distributed import all_gather_object, rank, world_size
@@ -95,8 +95,8 @@ class LinearClassifiers(nn.Module):
         return losses.detach()
 
     @torch.no_grad()
-    def evaluate(self, features: Tensor, labels: Tensor) -> list[float]:
-        """Measure all classifiers and remember their best epochs; returns their top-1 in percent.
+    def record_accuracies(self, features: Tensor, labels: Tensor) -> None:
+        """Measure all classifiers into `table`, which keeps their best epochs.
 
         Features (m, C) and labels (m,) are those of all validation images, which the processes divide.
         """
@@ -111,7 +111,6 @@ class LinearClassifiers(nn.Module):
             if top1 > row["top1"] or self.epoch == 0:
                 row["top1"], row["top5"] = top1, top5
             row["top1_last"] = top1
-        return [top1 for top1, _ in percent]
 
     def get_extra_state(self) -> dict[str, Any]:  # noqa: D102
         return {"optimizer": self.optimizer.state_dict(), "epoch": self.epoch, "table": self.table}
@@ -127,7 +126,7 @@ class LinearClassifiers(nn.Module):
 def evaluate_linear(config: LinearConfig) -> float:
     """Train the classifiers and report the first one's best and last epoch."""
 
-    def measure(evaluation: Evaluation) -> float:
+    def measure(evaluation: Evaluation) -> EvaluationResult:
         if config.data.cache:
             evaluation.train.decode_into_memory(config.data.skip_broken)
         before = evaluation.extractor.weights_checksum()
@@ -137,7 +136,7 @@ def evaluate_linear(config: LinearConfig) -> float:
         if evaluation.extractor.weights_checksum() != before:
             raise AssertionError("the frozen network changed during linear evaluation")
         rows = classifiers.table
-        return evaluation.finish(
+        return EvaluationResult(
             {name: rows[0][name] for name in ("top1", "top5", "top1_last")},
             {"learning_rates": rows, "frozen_weights_unchanged": True, "broken_images": broken},
             "linear top-1: " + ", ".join(f"{row['top1']:.1f} at lr {row['lr']:g}" for row in rows),
@@ -163,7 +162,7 @@ def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers:
     evaluation.print_data_sets()
     if rank() == 0 and (few := few_steps_note(config, len(evaluation.train))):
         print(few, file=sys.stderr)
-    val = evaluation.features(evaluation.val)
+    val = evaluation.extract_features(evaluation.val)
     broken = set(val.broken)
     file = evaluation.run.path / STATE
     if file.exists():
@@ -179,11 +178,11 @@ def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers:
     # Without a random crop an image has the same features in every epoch.
     cached = not evaluation.extractor.augment.crop_scale
     if cached:
-        features = evaluation.features(evaluation.train)
+        features = evaluation.extract_features(evaluation.train)
         broken.update(features.broken)
-        batches = cached_batches(features, evaluation.train, sampler)
+        batches = cached_feature_batches(features, evaluation.train, sampler)
     else:
-        batches = augmented_batches(config, evaluation, sampler, broken)
+        batches = augmented_feature_batches(config, evaluation, sampler, broken)
     log = MetricsLog(evaluation.run.path / METRICS_LOG, classifiers.epoch) if rank() == 0 else None
     with evaluation.progress(config.epochs * length, "linear", "step", classifiers.epoch * length) as bar:
         while classifiers.epoch < config.epochs:
@@ -197,8 +196,9 @@ def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers:
                 raise UserError(
                     f"lr={worst}: the loss is not finite in epoch {classifiers.epoch}; leave this learning rate out"
                 )
-            top1 = classifiers.evaluate(val.values, val.labels)
+            classifiers.record_accuracies(val.values, val.labels)
             if log:
+                top1 = [row["top1_last"] for row in classifiers.table]
                 log.write(classifiers.epoch, epoch=classifiers.epoch + 1, loss=mean.tolist(), top1=top1)
             classifiers.epoch += 1
             broken.update(name for names in all_gather_object(broken) for name in names)
@@ -211,7 +211,7 @@ def train_classifiers(config: LinearConfig, evaluation: Evaluation, classifiers:
     return sorted(broken)
 
 
-def cached_batches(features: Features, images: Images, sampler: StepSampler) -> Batches:
+def cached_feature_batches(features: Features, images: Images, sampler: StepSampler) -> Batches:
     """Batches of features that were computed once; the next whole image takes a broken one's place, as in `Views`."""
     broken = set(features.broken)
     whole = [i for i, name in enumerate(images.names) if name not in broken]
@@ -221,7 +221,9 @@ def cached_batches(features: Features, images: Images, sampler: StepSampler) -> 
         yield features.values[chosen], features.labels[chosen]
 
 
-def augmented_batches(config: LinearConfig, evaluation: Evaluation, sampler: StepSampler, broken: set[str]) -> Batches:
+def augmented_feature_batches(
+    config: LinearConfig, evaluation: Evaluation, sampler: StepSampler, broken: set[str]
+) -> Batches:
     """Batches of features of views that are drawn anew; the names of broken images are added to `broken`."""
     extractor, device = evaluation.extractor, evaluation.device
     views = build_views(evaluation.train, [extractor.augment], config.seed, config.data.skip_broken, device)
@@ -231,12 +233,12 @@ def augmented_batches(config: LinearConfig, evaluation: Evaluation, sampler: Ste
         yield features, batch.labels
 
 
-def few_steps_note(config: LinearConfig, images: int) -> str:
+def few_steps_note(config: LinearConfig, num_images: int) -> str:
     """A line for a recipe whose small steps do not arrive with so few training images; empty for any other."""
-    steps = config.epochs * (images // config.batch_size)
+    steps = config.epochs * (num_images // config.batch_size)
     if config.optimizer == "sgd" or steps >= FEW_STEPS:
         return ""
     return (
         f"NOTE: {steps} steps are few for optimizer={config.optimizer}, whose recipe has {IMAGENET_STEPS} on ImageNet; "
-        f"for {images} images optimizer=sgd batch_size={min(images, 256)} lr=[1,10,30] gets further"
+        f"for {num_images} images optimizer=sgd batch_size={min(num_images, 256)} lr=[1,10,30] gets further"
     )

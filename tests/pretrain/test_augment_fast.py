@@ -21,11 +21,11 @@ from pretrain import augment
 from pretrain.augment import batched_colour
 from pretrain.augment import opencv_operations as opencv
 from pretrain.augment.view_parameters import ParameterSampler
-from pretrain.augment.views import FastViews, Views, apply_colour, build_views
+from pretrain.augment.views import FastViews, Views, apply_colour_, build_views
 from pretrain.config import AugmentConfig
 from pretrain.data import Images
 from pretrain.data.decoding import LazyImage
-from pretrain.loader import StepSampler, load_batches
+from pretrain.loader import StepSampler, iterate_batches
 from runs.errors import BrokenImage, UserError
 from runs.settings import check_values
 from tests.pretrain.processes import lines, run, small
@@ -90,15 +90,15 @@ def difference(a: Array, b: Array) -> tuple[float, float]:
 Case = tuple[tuple[float, ...], Callable[..., Any], Callable[..., Any], Callable[..., Any], float, float]
 FACTORS = (0.0, 0.2, 0.6, 0.93, 1.0, 1.37, 1.8)
 CASES: dict[str, Case] = {
-    "brightness": (FACTORS, F.adjust_brightness, opencv.adjust_brightness, batched_colour.adjust_brightness, 0, 0),
-    "contrast": (FACTORS, F.adjust_contrast, opencv.adjust_contrast, batched_colour.adjust_contrast, 1, 0.05),
-    "saturation": (FACTORS, F.adjust_saturation, opencv.adjust_saturation, batched_colour.adjust_saturation, 1, 0.01),
+    "brightness": (FACTORS, F.adjust_brightness, opencv.adjust_brightness_, batched_colour.adjust_brightness, 0, 0),
+    "contrast": (FACTORS, F.adjust_contrast, opencv.adjust_contrast_, batched_colour.adjust_contrast, 1, 0.05),
+    "saturation": (FACTORS, F.adjust_saturation, opencv.adjust_saturation_, batched_colour.adjust_saturation, 1, 0.01),
     "hue": (
-        (-0.2, -0.1, -0.003, 0.0, 0.05, 0.1, 0.2), F.adjust_hue, opencv.adjust_hue,
+        (-0.2, -0.1, -0.003, 0.0, 0.05, 0.1, 0.2), F.adjust_hue, opencv.adjust_hue_,
         lambda x, f: batched_colour.adjust_hue(x, torch.full_like(f, opencv.hue_steps(float(f[0])))), 6, 0.02,
     ),
     "solarize": (
-        (0.0,), lambda i, _: F.solarize(i, 128), lambda x, _: opencv.solarize(x),
+        (0.0,), lambda i, _: F.solarize(i, 128), lambda x, _: opencv.solarize_(x),
         lambda x, _: batched_colour.solarize(x),
         0, 0,
     ),
@@ -108,12 +108,12 @@ CASES: dict[str, Case] = {
     ),
     "box blur": (
         (0.1, 0.35, 0.8, 1.23, 1.7, 2.0), lambda i, s: i.filter(ImageFilter.GaussianBlur(s)),
-        opencv.pillow_gaussian_blur,
+        opencv.pillow_gaussian_blur_,
         lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), x.shape[-1], 0, CPU)), 3, 0.9,
     ),
     "kernel blur": (
         (0.1, 0.35, 0.8, 1.23, 2.0), lambda i, s: F.gaussian_blur(i, 23, [s, s]),
-        lambda x, s: opencv.torchvision_gaussian_blur(x, s, 23),
+        lambda x, s: opencv.torchvision_gaussian_blur_(x, s, 23),
         lambda x, s: batched_colour.blur(x, batched_colour.blur_matrices(s.flatten(), x.shape[-1], 23, CPU)), 1, 0.02,
     ),
 }  # fmt: skip
@@ -139,7 +139,7 @@ def test_resizing_equals_pillows(interpolation: str) -> None:
     for box in ((0, 0, 120, 90), (10, 5, 101, 77), (30, 30, 64, 50), (7, 9, 39, 41)):
         crop = picture(0).crop(box)
         expected = numpy.array(crop.resize((32, 32), getattr(Image.Resampling, interpolation.upper())))
-        largest, mean = difference(opencv.resize(numpy.array(crop), 32, interpolation), expected)
+        largest, mean = difference(opencv.resize_antialiased(numpy.array(crop), 32, interpolation), expected)
         assert largest <= 1 and mean <= 0.06
 
 
@@ -149,7 +149,7 @@ def test_one_seed_gives_the_references_views(files: Images, name: str, on_device
     config = recipe(name, size=48, eval_resize=0)
     keys = [(1, i) for i in range(len(files))]
     reference, fast = (
-        Views(files, augment.build_transforms(config.for_views(2)), 7, False),
+        Views(files, augment.build_view_transforms(config.for_views(2)), 7, False),
         FastViews(files, config.for_views(2), 7, False, on_device),
     )
     expected, found = levels(batch(reference, keys), config), levels(batch(fast, keys), config)
@@ -166,7 +166,7 @@ def test_one_seed_gives_the_references_views(files: Images, name: str, on_device
 def test_it_draws_from_both_generators_exactly_what_the_reference_draws(files: Images, name: str) -> None:
     config = recipe(name, size=16)
     reference, fast = (
-        Views(files, augment.build_transforms(config.for_views(2)), 3, False),
+        Views(files, augment.build_view_transforms(config.for_views(2)), 3, False),
         FastViews(files, config.for_views(2), 3, False),
     )
     for index in range(12):
@@ -207,7 +207,7 @@ def crop_numbers(box: tuple[int, int, int, int]) -> dict[str, float]:
 def test_drawn_parameters_follow_the_references_distributions(spied: dict[str, list[float]]) -> None:
     """Other seeds than the reference's: nothing agrees because it is the same draw."""
     config, image = recipe("simsiam", size=8), picture(0, 60, 40)
-    (view,) = augment.build_transforms(config.for_views(1))
+    (view,) = augment.build_view_transforms(config.for_views(1))
     for seed in range(600):
         random.seed(seed)
         torch.manual_seed(seed)
@@ -249,7 +249,7 @@ def statistics(views: Tensor) -> dict[str, list[float]]:
 def test_statistics_of_pixels_are_the_references_on_other_seeds(files: Images) -> None:
     config = recipe("simsiam", size=48)
     reference, fast = (
-        Views(files, augment.build_transforms(config.for_views(2)), 0, False),
+        Views(files, augment.build_view_transforms(config.for_views(2)), 0, False),
         FastViews(files, config.for_views(2), 1, False),
     )
     keys = [(epoch, i) for epoch in range(10) for i in range(len(files))]
@@ -270,15 +270,15 @@ def without_antialias(image: Array, size: int, _: str) -> Array:
 
 
 WRONG: dict[str, tuple[str, Any]] = {
-    "no antialias": ("resize", without_antialias),
+    "no antialias": ("resize_antialiased", without_antialias),
     "jitter in a fixed order": (
-        "apply_colour", lambda x, d, c: apply_colour(x, replace(d, jitter=tuple(sorted(d.jitter))), c),
+        "apply_colour_", lambda x, d, c: apply_colour_(x, replace(d, jitter=tuple(sorted(d.jitter))), c),
     ),
     "channels exchanged": ("channels_first", lambda x: opencv.channels_first(x).flip(0)),
     "blur twice as wide": (
-        "apply_colour", lambda x, d, c: apply_colour(x, replace(d, sigma=d.sigma and 2 * d.sigma), c),
+        "apply_colour_", lambda x, d, c: apply_colour_(x, replace(d, sigma=d.sigma and 2 * d.sigma), c),
     ),
-    "flip first, then crop": ("apply_colour", lambda x, d, c: apply_colour(x, replace(d, flip=not d.flip), c)),
+    "flip first, then crop": ("apply_colour_", lambda x, d, c: apply_colour_(x, replace(d, flip=not d.flip), c)),
 }  # fmt: skip
 
 
@@ -295,7 +295,7 @@ def test_batches_do_not_depend_on_workers_or_company(files: Images, on_device: b
     config = recipe("simsiam", size=32)
     views = FastViews(files, config.for_views(2), 5, False, on_device)
     sampler = StepSampler(len(files), 8, 5, steps=range(len(files) // 8))
-    alone, apart = list(load_batches(views, sampler, 0)), list(load_batches(views, sampler, 2))
+    alone, apart = list(iterate_batches(views, sampler, 0)), list(iterate_batches(views, sampler, 2))
     for one, two in zip(alone, apart, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one[0], two[0], strict=True))
     keys = next(iter(sampler))
@@ -332,7 +332,7 @@ def test_broken_files_are_found_as_by_the_reference() -> None:
         assert isinstance(error, BrokenImage) and error.name == f"{index}.jpg"
     views, reference = (
         FastViews(images, config.for_views(2), 0, True),
-        Views(images, augment.build_transforms(config.for_views(2)), 0, True),
+        Views(images, augment.build_view_transforms(config.for_views(2)), 0, True),
     )
     assert views[0, 1][2] == reference[0, 1][2] == ["1.jpg", "2.jpg", "3.jpg"]
     expected = levels([v[None] for v in reference[0, 1][0]], config)
@@ -345,7 +345,7 @@ def test_large_files_are_decoded_at_a_reduced_scale(monkeypatch: pytest.MonkeyPa
     images = images_of([jpeg(picture(i, 400, 300)) for i in range(8)])
     views, scales, decode = FastViews(images, config.for_views(1), 0, False), list[int](), LazyImage.to_pil_rgb
     keys = [(0, i) for i in range(8)]
-    gap = levels(batch(Views(images, augment.build_transforms(config.for_views(1)), 0, False), keys), config)
+    gap = levels(batch(Views(images, augment.build_view_transforms(config.for_views(1)), 0, False), keys), config)
     monkeypatch.setattr(LazyImage, "to_pil_rgb", lambda source, scale: scales.append(scale) or decode(source, scale))  # type: ignore[func-returns-value]
     gap = (gap - levels(batch(views, keys), config)).abs()
     assert len(scales) == 8 and set(scales) <= {2, 4}
@@ -383,7 +383,7 @@ def test_on_photographs(shared: Path) -> None:
     paths = sorted((shared / "data" / "VOC2007" / "JPEGImages").glob("*.jpg"))[::60]
     images, config = images_of([path.read_bytes() for path in paths]), recipe("simsiam")
     keys = [(0, i) for i in range(len(paths))]
-    expected = levels(batch(Views(images, augment.build_transforms(config.for_views(2)), 0, False), keys), config)
+    expected = levels(batch(Views(images, augment.build_view_transforms(config.for_views(2)), 0, False), keys), config)
     for on_device in (False, True):
         gap = (
             expected - levels(batch(FastViews(images, config.for_views(2), 0, False, on_device), keys), config)

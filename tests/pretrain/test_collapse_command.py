@@ -11,12 +11,12 @@ import torch
 import yaml
 
 from converters.resnet_model import build_resnet
-from pretrain.augment import build_transforms
+from pretrain.augment import build_view_transforms
 from pretrain.augment.views import Views
-from pretrain.collapse.measure_checkpoint import compute_outputs, explained_metrics, load_method, verdict
+from pretrain.collapse.measure_checkpoint import compute_outputs, format_metrics, load_method_and_augment, verdict
 from pretrain.config import AugmentConfig, CollapseConfig, DataConfig, EvaluationConfig
 from pretrain.data import open_images
-from pretrain.evaluation import load_feature_extractor
+from pretrain.evaluation import load_feature_extractor, settings_beside
 from pretrain.method.base import TrainingPlan, build_method
 from pretrain.output_measures import measure_health
 from runs.errors import UserError
@@ -51,10 +51,8 @@ def checkpoint(
 def test_heads_come_back_with_their_weights(tmp_path: Path, images: Path, name: str) -> None:
     train = open_images(DataConfig("test", "folder", str(images)), "train")
     path, method = checkpoint(tmp_path / "run", name, len(train))
-    loaded = load_method(path, train, CPU)
-    assert loaded is not None
-    again, augment = loaded
-    views = Views(train, build_transforms(augment.for_views(2)), 0, False)
+    again, augment = load_method_and_augment(path, settings_beside(path), train, CPU)
+    views = Views(train, build_view_transforms(augment.for_views(2)), 0, False)
     z, z2, p, _ = compute_outputs(again, views, list(range(12)), 8)
     assert z.shape == z2.shape and len(z) == 12 and not torch.equal(z, z2)
     x = torch.randn(3, 3, 16, 16)
@@ -79,9 +77,8 @@ def test_a_variant_keeps_its_name(tmp_path: Path, images: Path) -> None:
     assert named() == "mirror"
 
 
-def test_a_foreign_file_has_no_heads(tmp_path: Path, images: Path) -> None:
-    train = open_images(DataConfig("test", "folder", str(images)), "train")
-    assert load_method(tmp_path / "model.pth", train, CPU) is None
+def test_a_foreign_file_has_no_heads(tmp_path: Path) -> None:
+    assert settings_beside(tmp_path / "model.pth") == {}
 
 
 def test_a_foreign_backbone_is_seen_by_its_features(tmp_path: Path, images: Path) -> None:
@@ -115,7 +112,7 @@ def test_the_verdict_follows_the_numbers() -> None:
 
 
 def test_the_table_says_what_is_healthy() -> None:
-    lines = explained_metrics({"std": 0.25, "std_healthy": 0.25, "m_o": 0.1}).splitlines()
+    lines = format_metrics({"std": 0.25, "std_healthy": 0.25, "m_o": 0.1}).splitlines()
     assert [line.split()[:2] for line in lines[1:]] == [["std", "0.25"], ["m_o", "0.1"]]
     assert lines[1].split()[2] == "0.25"
 

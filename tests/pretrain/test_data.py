@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder
 
-from pretrain.augment import build_transforms
+from pretrain.augment import build_view_transforms
 from pretrain.augment.views import Views
 from pretrain.config import AugmentConfig, DataConfig
 from pretrain.data import Images, open_images, open_splits
-from pretrain.loader import HostBatch, StepSampler, load_batches
+from pretrain.loader import HostBatch, StepSampler, iterate_batches
 from runs.errors import BrokenImage, UserError
 from runs.settings import check_values
 
@@ -38,7 +38,9 @@ def batches(root: Path, workers: int, rank: int = 0, world: int = 1, position: i
     """The batches of two epochs, the first from a position on."""
     images = open_images(tree(root), "train")
     sampler = StepSampler(len(images), 16, seed, rank, world, range(4 + position, 12))
-    return list(load_batches(Views(images, build_transforms(RECIPE.for_views(2)), seed, False), sampler, workers))
+    return list(
+        iterate_batches(Views(images, build_view_transforms(RECIPE.for_views(2)), seed, False), sampler, workers)
+    )
 
 
 def same(a: list[Any], b: list[Any]) -> bool:
@@ -76,7 +78,7 @@ def test_a_loading_process_keeps_to_one_thread(images: Path) -> None:
         cv2.setNumThreads(4)
         split = open_images(tree(images), "train")
         sampler = StepSampler(len(split), 16, 0, steps=range(1))
-        (((threads,), *_),) = load_batches(Threads(split, (), 0, False), sampler, 1)
+        (((threads,), *_),) = iterate_batches(Threads(split, (), 0, False), sampler, 1)
         assert threads.unique().tolist() == [1]
     finally:
         cv2.setNumThreads(before)
@@ -234,10 +236,10 @@ def test_a_broken_image_s_place_is_taken_by_the_next_whole_one(cached: bool, ima
         with pytest.raises(BrokenImage, match=r"003\.png"):
             found.decode_into_memory(skip_broken=False)
         assert found.decode_into_memory(skip_broken=True) == [str(bad)]
-    views = Views(found, build_transforms(RECIPE.for_views(2)), 0, skip_broken=True)
+    views = Views(found, build_view_transforms(RECIPE.for_views(2)), 0, skip_broken=True)
     sample = views[0, 3]
     assert sample[2] == [str(bad)] and sample[1] == 0
-    assert isinstance(Views(found, build_transforms(RECIPE.for_views(2)), 0, skip_broken=False)[0, 3], BrokenImage)
+    assert isinstance(Views(found, build_view_transforms(RECIPE.for_views(2)), 0, skip_broken=False)[0, 3], BrokenImage)
 
 
 def make_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> numpy.ndarray:
@@ -399,8 +401,8 @@ def test_parquet_in_loading_processes_and_a_broken_image_in_it(images: Path, tmp
         found.decode_rgb(33)
     epochs = []
     for workers in (0, 2):
-        views = Views(found, build_transforms(RECIPE.for_views(2)), 0, skip_broken=True)
-        epochs.append(list(load_batches(views, StepSampler(len(found), 16, 0, steps=range(4)), workers)))
+        views = Views(found, build_view_transforms(RECIPE.for_views(2)), 0, skip_broken=True)
+        epochs.append(list(iterate_batches(views, StepSampler(len(found), 16, 0, steps=range(4)), workers)))
     assert same(*epochs)
     assert {name for batch in epochs[1] for names in batch.broken for name in names} == {bad}
 

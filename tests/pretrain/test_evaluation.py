@@ -18,14 +18,21 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from converters.resnet_model import build_resnet
 from pretrain.config import AugmentConfig, DataConfig, LinearConfig, OptimizerConfig
 from pretrain.data import open_images, open_splits
-from pretrain.evaluation import Evaluation, Features, evaluate, extract_features, load_feature_extractor
+from pretrain.evaluation import (
+    Evaluation,
+    EvaluationResult,
+    Features,
+    evaluate,
+    extract_features,
+    load_feature_extractor,
+)
 from pretrain.knn import evaluation as knn_evaluation
 from pretrain.knn.evaluation import knn_accuracy, nearest_neighbours
 from pretrain.linear import evaluation as heads
 from pretrain.linear.evaluation import (
     LinearClassifiers,
-    augmented_batches,
-    cached_batches,
+    augmented_feature_batches,
+    cached_feature_batches,
     few_steps_note,
     train_classifiers,
 )
@@ -113,7 +120,7 @@ def trained(settings: LinearConfig, features: Tensor, labels: Tensor, val: tuple
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(found.epoch))
         for chosen in order.split(settings.batch_size):
             found.step(features[chosen], labels[chosen])
-        found.evaluate(*val)
+        found.record_accuracies(*val)
     return found
 
 
@@ -155,7 +162,7 @@ def test_hits_are_counted() -> None:
     found = LinearClassifiers(config(lr=[1.0, 2.0]), 128, 8, CPU)
     with torch.no_grad():
         found.layers[1].weight *= -1
-    found.evaluate(x, y)
+    found.record_accuracies(x, y)
     for row, layer in zip(found.table, found.layers, strict=True):
         best = layer(x).argsort(dim=1, descending=True)
         assert row["top1"] == pytest.approx(100 * (best[:, 0] == y).double().mean().item())
@@ -219,7 +226,7 @@ def test_best_and_last_epoch_are_told_apart() -> None:
         with torch.no_grad():
             layer.weight.zero_()
             layer.bias.copy_(torch.tensor(bias))
-        found.evaluate(x, y)
+        found.record_accuracies(x, y)
     assert found.table == [{"lr": 0.1, "top1": 100.0, "top5": 100.0, "top1_last": 0.0}]
 
 
@@ -230,8 +237,8 @@ def test_cached_features_are_those_of_the_stream(images: Path) -> None:
     settings.data.workers = 0
     features = extract_features(extractor.network, train, settings.augment, settings.data, CPU)
     sampler = StepSampler(len(train), 16, 0, steps=range(4))
-    cached = cached_batches(features, train, sampler)
-    augmented = augmented_batches(
+    cached = cached_feature_batches(features, train, sampler)
+    augmented = augmented_feature_batches(
         settings, Evaluation(settings, extractor, train, train, CPU, claimed(settings)), sampler, set()
     )
     for (a, x), (b, y) in zip(cached, augmented, strict=True):
@@ -246,7 +253,9 @@ def test_a_result_on_other_data_is_not_believed(images: Path, tmp_path: Path) ->
     def evaluated(root: Path) -> None:
         data = DataConfig("test", "folder", str(root))
         settings = config(data=data, checkpoint="random", arch="resnet18x0.125", output=str(tmp_path / "run"))
-        assert evaluate("knn", settings, lambda run: run.finish({"top1": float(len(run.val))}, {}, "measured")) == 32
+        assert (
+            evaluate("knn", settings, lambda it: EvaluationResult({"top1": float(len(it.val))}, {}, "measured")) == 32
+        )
 
     evaluated(images)
     evaluated(copy)
@@ -259,7 +268,7 @@ def test_a_broken_images_features_are_the_next_ones(images: Path) -> None:
     train = open_images(DataConfig("test", "folder", str(images)), "train")
     broken = [train.names[3], train.names[4], train.names[63]]
     rows, sampler = torch.arange(61.0)[:, None], StepSampler(64, 64, 0, steps=range(1))
-    batches = cached_batches(Features(rows, torch.zeros(61), broken), train, sampler)
+    batches = cached_feature_batches(Features(rows, torch.zeros(61), broken), train, sampler)
     ((values, _),) = batches
     order = torch.tensor([index for _, index in next(iter(sampler))])
     stand_ins = values[order.argsort(), 0].tolist()

@@ -18,7 +18,7 @@ from pretrain.augment.views import FastViews, build_views
 from pretrain.config import METHODS, AugmentConfig, DataConfig
 from pretrain.data import open_images
 from pretrain.evaluation import extract_features
-from pretrain.loader import StepSampler, load_batches
+from pretrain.loader import StepSampler, iterate_batches
 from runs.errors import UserError
 from tests.pretrain.processes import CONTEXT, Command, _main, assert_same_run, lines, newest, run, small, steps_logged
 
@@ -207,7 +207,7 @@ def test_too_little_shared_memory_is_one_line(images: Path, monkeypatch: pytest.
     train, recipe = open_images(data, "train"), AugmentConfig(name="test", size=16)
     views = build_views(train, recipe.for_views(2), 0, False)
     with pytest.raises(UserError, match=r"^/dev/shm is too small for the batches of the loading processes"):
-        next(load_batches(views, StepSampler(len(train), 16, 0, steps=range(4)), 1))
+        next(iterate_batches(views, StepSampler(len(train), 16, 0, steps=range(4)), 1))
     with pytest.raises(UserError, match="docker run --shm-size 8g"):
         extract_features(lambda x: x.flatten(1), train, recipe, data, torch.device("cpu"))
     data.workers = 0

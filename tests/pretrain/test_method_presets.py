@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.augment import build_transforms
+from pretrain.augment import build_view_transforms
 from pretrain.config import METHODS, PretrainConfig
 from pretrain.optim import Schedule
 from tests.pretrain.variants import settings
@@ -61,7 +61,7 @@ def test_a_recipe_is_its_sources(method: str) -> None:
 def test_the_views_are_those_of_the_methods_paper(method: str) -> None:
     config = recipe(method)
     assert config.augment.name == method
-    assert len(build_transforms(config.augment.for_views(2))) == 2
+    assert len(build_view_transforms(config.augment.for_views(2))) == 2
 
 
 def test_simclr_and_byol_warm_up_and_end_as_released() -> None:

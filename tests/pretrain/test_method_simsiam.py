@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from pretrain.augment import build_transforms
+from pretrain.augment import build_view_transforms
 from pretrain.config import OptimizerConfig, PretrainConfig
 from pretrain.method.base import Batch, Method, TrainingPlan, build_method
 from pretrain.method.config import SimSiamConfig
@@ -120,7 +120,7 @@ def test_the_augmentation_is_the_official_one_bit_for_bit() -> None:
             pytest.skip(f"recorded with {package} {recorded['packages'][package]}")
     config = official().augment
     assert config.pipeline == "reference"
-    views = build_transforms(config.for_views(2))
+    views = build_view_transforms(config.for_views(2))
     for seed, hashes in enumerate(recorded["sha256"]):
         random.seed(seed)
         torch.manual_seed(seed)

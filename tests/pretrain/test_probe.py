@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from converters.resnet_model import build_resnet
-from pretrain.augment import build_transforms
+from pretrain.augment import build_view_transforms
 from pretrain.augment.views import Views
-from pretrain.collapse.measure_checkpoint import compute_outputs, load_method
+from pretrain.collapse.measure_checkpoint import compute_outputs, load_method_and_augment
 from pretrain.config import DataConfig, ProbeConfig
 from pretrain.data import open_images
+from pretrain.evaluation import settings_beside
 from pretrain.online_evaluation import OnlineProbe
 from runs.errors import UserError
 from runs.settings import check_values
@@ -125,11 +126,10 @@ def test_the_record_has_the_bias_and_the_training_sets_center(whole: Path, image
     metrics = json.loads((whole / "result.json").read_text())["metrics"]
     assert metrics["online_top1"] == [line["online_top1"] for line in lines(whole) if "online_top1" in line][-1]
     train = open_images(DataConfig("test", "folder", str(images)), "train")
-    loaded = load_method(whole / "checkpoint_0002.pth.tar", train, torch.device("cpu"))
-    assert loaded is not None
-    method, augment = loaded
+    path = whole / "checkpoint_0002.pth.tar"
+    method, augment = load_method_and_augment(path, settings_beside(path), train, torch.device("cpu"))
     z, z2, *_ = compute_outputs(
-        method, Views(train, build_transforms(augment.for_views(2)), 0, False), list(range(64)), 64
+        method, Views(train, build_view_transforms(augment.for_views(2)), 0, False), list(range(64)), 64
     )
     rows = numpy.concatenate([z.numpy(), z2.numpy()]).astype(float)
     o = (rows / numpy.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0)
