@@ -141,11 +141,8 @@ def extract_features(
     """
     indices = range(len(images)) if indices is None else indices
     # Whole batches are dealt out, so that a batch, and with it every bit, is the same on any number of processes.
-    starts = (
-        range(0, len(indices), batch_size)[rank() :: world_size()]
-        if distributed
-        else range(0, len(indices), batch_size)
-    )
+    first, processes = (rank(), world_size()) if distributed else (0, 1)
+    starts = range(0, len(indices), batch_size)[first::processes]
     dealt = [range(len(indices))[start : start + batch_size] for start in starts]
     dtype = torch.bfloat16 if bf16 else torch.float32
     table, broken = torch.empty(0), []
@@ -167,8 +164,8 @@ def extract_features(
             table[kept.to(device)] = part
             labels[kept] = batch.labels[whole]
         if bar:
-            bar.update(len(rows) * (world_size() if distributed else 1))
-    if distributed and world_size() > 1:
+            bar.update(len(rows) * processes)
+    if processes > 1:
         found = all_gather_object((table.shape[-1], broken))
         broken = [name for _, names in found for name in names]
         if not len(table):
@@ -217,7 +214,7 @@ class EvaluationResult(NamedTuple):
     """What an evaluation measured."""
 
     metrics: dict[str, float]
-    """Those of the record, the most important one first."""
+    """Those of the record; a sweeper optimizes the first."""
     details: dict[str, Any]
     summary: str
     """The line that is printed."""
@@ -225,11 +222,9 @@ class EvaluationResult(NamedTuple):
 
 
 def evaluate(
-    kind: str,
-    config: EvaluationConfig,
-    measure: Callable[[Evaluation], EvaluationResult],
+    kind: str, config: EvaluationConfig, measure: Callable[[Evaluation], EvaluationResult],
     may_differ: tuple[str, ...] = (),
-) -> float:
+) -> float:  # fmt: skip
     """Measure and record, or say that it is done; returns the first metric, what a sweeper of Hydra's optimizes.
 
     Every process calls `measure`; `kind` is the record's, `may_differ` names settings that touch no result besides
@@ -248,11 +243,8 @@ def evaluate(
                 augment = extractor.augment
                 view = {"mean": augment.mean, "std": augment.std, "by": extractor.convention}
                 run.finish(
-                    extractor.subject,
-                    Dataset(val.name, "val", len(val), val.metadata_fingerprint),
-                    metrics,
-                    verdict=verdict,
-                    details=details | {"processes": world_size(), "input": view},
-                )
+                    extractor.subject, Dataset(val.name, "val", len(val), val.metadata_fingerprint), metrics,
+                    verdict=verdict, details=details | {"processes": world_size(), "input": view},
+                )  # fmt: skip
                 print(f"{summary} -> {run.path / RECORD}")
             return next(iter(metrics.values()))

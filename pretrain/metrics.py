@@ -15,7 +15,7 @@ from pretrain.config import PretrainConfig
 from pretrain.method.base import Method, TrainingPlan
 from pretrain.monitor import CollapseMonitor
 from pretrain.online_evaluation import OnlineEvaluation
-from pretrain.output_measures import TEMPERATURE, find_last_predictor_bias, measure_health, measure_outputs
+from pretrain.output_measures import TEMPERATURE, find_predictor_bias, measure_health, measure_outputs
 from runs.errors import UserError
 from runs.metrics_log import METRICS_LOG, MetricsLog
 from runs.typed import build
@@ -97,7 +97,7 @@ class Metrics:
         every = self.config.monitor.measures_every
         if every and (step % every == 0 or last) and outputs:
             self.check_finite(step)
-            bias = find_last_predictor_bias(self.method, outputs["z"].shape[1])
+            bias = find_predictor_bias(self.method, outputs["z"].shape[1])
             gathered = {k: all_gather(v) for k, v in outputs.items()}
             self.details, singular, _ = measure_outputs(**gathered, bias=bias, temperatures=[TEMPERATURE])
             self._write(step, **self.details, spectrum=[float(f"{s:.4g}") for s in singular[:LOGGED].tolist()])

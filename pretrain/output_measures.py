@@ -192,7 +192,7 @@ def infonce_decorrelation_cosines(
     return found
 
 
-def find_last_predictor_bias(method: nn.Module, width: int) -> Tensor | None:
+def find_predictor_bias(method: nn.Module, width: int) -> Tensor | None:
     """The bias that a method's predictor adds last, (width,); None where it has none."""
     predictor = getattr(method, "predictor", None)
     modules = list(predictor.modules()) if isinstance(predictor, nn.Module) else []

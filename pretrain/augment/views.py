@@ -29,7 +29,6 @@ from runs.files import atomic_write
 
 Key = tuple[int, int]
 NO_IMAGE = "data.root: not one image can be read; check the files"
-PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # How many times larger than the view the smallest crop must still be when it is decoded at a reduced scale. At 1, the
 # scaled decoding is the only low-pass filter and views differ more.
 MARGIN = 2.0
@@ -69,10 +68,10 @@ class Views(Dataset[Any]):
     def sample(self, place: int, key: Key) -> list[Tensor]:
         """Return the views of the image at `place`, drawn for `key`."""
         image = self.images.decode_rgb(place)
-        self.seed_generators(key)
+        self._seed_generators(key)
         return [transform(image) for transform in self.transforms]
 
-    def seed_generators(self, key: Key) -> None:
+    def _seed_generators(self, key: Key) -> None:
         """Seed torch's and Python's generator: the releases' transforms draw from both."""
         words = numpy.random.SeedSequence((self.seed, *key)).generate_state(2, numpy.uint64).tolist()
         random.seed(words[0])
@@ -123,7 +122,7 @@ class FastViews(Views):
     def sample(self, place: int, key: Key) -> list[Tensor]:
         """Draw, decode, crop, resize; colour too unless `batched`."""
         source = self.images.open_lazily(place)
-        self.seed_generators(key)
+        self._seed_generators(key)
         parameters = [sampler(source.image) for sampler in self.samplers]
         crops = self._crops(source, parameters)
         if self.batched:
@@ -151,7 +150,8 @@ class FastViews(Views):
                 top, left, height, width = (value / scale for value in drawn.box)
                 # Pillow takes a box between pixels, as a crop of the whole image becomes one in the reduced image.
                 box = (left, top, left + width, top + height)
-                crops.append(numpy.array(image.resize((recipe.size, recipe.size), PILLOW[recipe.interpolation], box)))
+                resampling = Image.Resampling[recipe.interpolation.upper()]
+                crops.append(numpy.array(image.resize((recipe.size, recipe.size), resampling, box)))
             else:
                 top, left, height, width = drawn.box
                 crop = image[top : top + height, left : left + width]

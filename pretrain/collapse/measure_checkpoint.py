@@ -20,13 +20,7 @@ from pretrain.data import Images
 from pretrain.evaluation import Evaluation, EvaluationResult, evaluate, settings_beside
 from pretrain.loader import iterate_batches
 from pretrain.method.base import Method, TrainingPlan, build_method
-from pretrain.output_measures import (
-    Health,
-    bias_center_cosine,
-    find_last_predictor_bias,
-    measure_health,
-    measure_outputs,
-)
+from pretrain.output_measures import Health, bias_center_cosine, find_predictor_bias, measure_health, measure_outputs
 from runs.errors import UserError
 from runs.files import RANDOM
 from runs.folder import CONFIG
@@ -83,7 +77,7 @@ def compute_outputs(method: Method, views: Views, indices: list[int], batch_size
         p = method.predict(z)  # n-by-d
         predicted += [] if p is None else [p.float()]
     z, p = torch.cat(first), torch.cat(predicted) if predicted else None
-    return Outputs(z, torch.cat(second), p, find_last_predictor_bias(method, z.shape[1]))
+    return Outputs(z, torch.cat(second), p, find_predictor_bias(method, z.shape[1]))
 
 
 def training_set_bias_cosine(

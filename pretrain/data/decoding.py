@@ -11,8 +11,6 @@ from runs.errors import BrokenImage
 
 # What Pillow raises for a file that is no image, or a damaged one.
 DAMAGE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-# Scales at which libjpeg decodes for less work, largest first.
-REDUCTIONS = (8, 4, 2)
 # Tags of TIFF.
 BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339
 REMEDY = "store it with 8 bits"
@@ -74,7 +72,7 @@ class LazyImage:
         """Return the largest scale, up to `limit`, at which the file decodes directly: 8, 4, 2 or 1."""
         if self.content is None or self.image.format != "JPEG" or self.image.mode != "RGB":
             return 1
-        return next((scale for scale in REDUCTIONS if scale <= limit), 1)
+        return next((scale for scale in (8, 4, 2) if scale <= limit), 1)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

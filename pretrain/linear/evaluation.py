@@ -28,8 +28,6 @@ from runs.tensor_files import load_torch_file, restore_errors, save_torch_file
 from runs.typed import build
 
 STATE = "linear_state.pt"
-IMAGENET_STEPS = 90 * (1281167 // 4096)
-FEW_STEPS = 3000
 CHUNK = 4096
 """Validation images classified at a time."""
 SMALL = 2**16
@@ -236,9 +234,9 @@ def augmented_feature_batches(
 def few_steps_note(config: LinearConfig, num_images: int) -> str:
     """A line for a recipe whose small steps do not arrive with so few training images; empty for any other."""
     steps = config.epochs * (num_images // config.batch_size)
-    if config.optimizer == "sgd" or steps >= FEW_STEPS:
+    if config.optimizer == "sgd" or steps >= 3000:
         return ""
     return (
-        f"NOTE: {steps} steps are few for optimizer={config.optimizer}, whose recipe has {IMAGENET_STEPS} on ImageNet; "
-        f"for {num_images} images optimizer=sgd batch_size={min(num_images, 256)} lr=[1,10,30] gets further"
+        f"NOTE: {steps} steps are few for optimizer={config.optimizer}, whose recipe has {90 * (1281167 // 4096)} on "
+        f"ImageNet; for {num_images} images optimizer=sgd batch_size={min(num_images, 256)} lr=[1,10,30] gets further"
     )

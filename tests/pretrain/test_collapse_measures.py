@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from pretrain import output_measures as measures
 from pretrain.method.base import Method
 from pretrain.output_measures import (
-    find_last_predictor_bias,
+    find_predictor_bias,
     infonce_decorrelation_cosines,
     measure_outputs,
     negative_decorrelation_gradient,
@@ -104,13 +104,13 @@ def test_the_cosines_equal_a_loop_over_images() -> None:
 
 def test_the_last_bias_is_found_where_there_is_one() -> None:
     method = nn.Module()
-    assert find_last_predictor_bias(method, 4) is None
+    assert find_predictor_bias(method, 4) is None
     method.predictor = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 4))
-    assert find_last_predictor_bias(method, 4) is not None and find_last_predictor_bias(method, 2) is None
+    assert find_predictor_bias(method, 4) is not None and find_predictor_bias(method, 2) is None
     method.predictor = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 4, bias=False))
-    assert find_last_predictor_bias(method, 4) is None
+    assert find_predictor_bias(method, 4) is None
     method.predictor = nn.Sequential(nn.Linear(4, 2), nn.ReLU())
-    assert find_last_predictor_bias(method, 4) is None
+    assert find_predictor_bias(method, 4) is None
 
 
 def test_a_methods_predictor_predicts_where_it_is_a_network() -> None:
@@ -118,7 +118,7 @@ def test_a_methods_predictor_predicts_where_it_is_a_network() -> None:
     assert method.predict(torch.ones(2, 4)) is None
     for other in (None, 32):
         method.predictor = other  # type: ignore[assignment]
-        assert method.predict(torch.ones(2, 4)) is None and find_last_predictor_bias(method, 4) is None
+        assert method.predict(torch.ones(2, 4)) is None and find_predictor_bias(method, 4) is None
     del method.predictor
     method.predictor = nn.Identity()
     assert method.predict(torch.ones(2, 4)) is not None
