@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from converters import Backbone, load_backbone
-from converters.architecture import parse_arch
-from converters.checkpoint_layouts import InputConvention
+from converters import Backbone
 from pretrain.augment.views import build_views, save_view_grid
 from pretrain.checkpoint import Checkpoints
 from pretrain.collapse.measure_checkpoint import training_set_bias_cosine
 from pretrain.config import MAY_DIFFER, PretrainConfig
 from pretrain.data import Images, fingerprints, open_training
+from pretrain.initial_weights import load_initial_weights
 from pretrain.layers import synchronize_norms_
 from pretrain.loader import DeviceLoader, StepSampler
 from pretrain.method.base import Batch, Method, TrainingPlan, build_method
@@ -30,7 +29,6 @@ from runs.distributed import all_gather_object, process_group, rank, set_precisi
 from runs.errors import UserError
 from runs.files import VIEWS, sha256
 from runs.folder import RECORD, Run, claimed_run
-from runs.printable import without_credentials
 from runs.progress import Progress
 from runs.record import Dataset, Subject, read_record
 from runs.seeds import generator_states, seed_everything, set_generator_states
@@ -45,6 +43,7 @@ def pretrain(config: PretrainConfig) -> float | None:
         Stopped: a signal, behind a checkpoint.
     """
     with process_group(config.device) as device:
+        set_precision(config.precision, device, config.threads)
         evaluates = bool(config.monitor.knn_every or config.probe.enabled)
         train_set, val_set = open_training(config.data, evaluates)
         if not train_set.classes and (config.probe.enabled or config.method.name == "supervised"):
@@ -63,7 +62,7 @@ def pretrain(config: PretrainConfig) -> float | None:
                 return run.done.metrics.get("knn_top1")
             trainer = Trainer(config, run, device, train_set, val_set, initial)
             with trainer.signals.listen():
-                trainer.train()
+                trainer.fit()
                 signalled = trainer.stopped.startswith("SIG")
                 if rank() == 0 and not signalled:
                     trainer.write_record()
@@ -90,7 +89,6 @@ class Trainer:
         initial: Backbone | None,
     ) -> None:  # fmt: skip
         self.config, self.run, self.device, self.initial = config, run, device, initial
-        set_precision(config.precision, device, config.threads)
         self.train_set, self.val_set = train_set, val_set
         skip_broken, count = config.data.skip_broken, len(train_set)
         broken: set[str] = set()
@@ -149,7 +147,7 @@ class Trainer:
         self.step += 1
         return output, lr
 
-    def train(self) -> None:
+    def fit(self) -> None:
         """Train to the last step, to a signal, or to a collapse with `on_collapse=stop`."""
         config, metrics = self.config, self.metrics
         if rank() == 0:
@@ -294,29 +292,6 @@ class Trainer:
         )
         knn = f"; kNN {metrics.accuracies['knn_top1']:.1f} %" if "knn_top1" in metrics.accuracies else ""
         print(f"{verdict}{knn} -> {path}")
-
-
-def load_initial_weights(config: PretrainConfig) -> Backbone | None:
-    """Load the backbone, for RGB images, that `init` names; None where it names nothing.
-
-    A line on stderr says where the run normalizes its images otherwise than the file expects.
-
-    Raises:
-        UserError: the file is no complete ResNet, another one than `arch`, or one that computes otherwise.
-    """
-    if not config.init:
-        return None
-    backbone, plain = load_backbone(config.init).rgb(), InputConvention()
-    if backbone.arch != parse_arch(config.arch).name:
-        raise UserError(f"init={config.init}: is a {backbone.arch}; give arch={backbone.arch}, or another file")
-    if backbone.input.stride_in_1x1 or backbone.input.stem_padding != plain.stem_padding:
-        raise UserError(f"init={config.init}: has its strides or its stem's padding elsewhere; give another file")
-    mean, std = list(backbone.input.mean), list(backbone.input.std)
-    differs = any(abs(a - b) > 1e-4 for a, b in zip(mean + std, config.augment.mean + config.augment.std, strict=True))
-    if differs and rank() == 0:
-        file = without_credentials(config.init)
-        print(f"init={file}: expects augment.mean={mean} augment.std={std} ({backbone.assumed})", file=sys.stderr)
-    return backbone
 
 
 def check_compiler() -> None:

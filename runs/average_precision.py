@@ -106,3 +106,11 @@ def class_pooled_average_precision(matches: Matches, image_weights: NDArray[Any]
     together = np.zeros_like(matches.category), matches.objects.sum(axis=1, keepdims=True)
     one = replace(matches, classes=("all",), category=together[0], objects=together[1], metric="voc_area")
     return mean_average_precision(one, image_weights)[:, 0]
+
+
+def mean_and_pooled_average_precision(
+    matches: Matches, image_weights: NDArray[Any] | None = None
+) -> NDArray[np.float64]:
+    """`mean_average_precision` and, as a fourth column, `class_pooled_average_precision`, (R, 4)."""
+    means = mean_average_precision(matches, image_weights)
+    return np.column_stack([means, class_pooled_average_precision(matches, image_weights)])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runs.average_precision import class_pooled_average_precision, mean_average_precision
+from runs.average_precision import mean_and_pooled_average_precision, mean_average_precision
 from runs.detection_matches import Matches
 from runs.errors import UserError
 
@@ -51,8 +51,8 @@ def compare(before: Sequence[Matches], now: Sequence[Matches], resamples: int = 
         for trial in trials:
             place = {name: i for i, name in enumerate(trial.image_ids)}
             aligned = trial.select_images([place[name] for name in first.image_ids])
-            value += sign / len(trials) * _with_pooled(aligned)[0]
-            samples += sign / len(trials) * _with_pooled(aligned, weights)
+            value += sign / len(trials) * mean_and_pooled_average_precision(aligned)[0]
+            samples += sign / len(trials) * mean_and_pooled_average_precision(aligned, weights)
     return _intervals(value, samples)
 
 
@@ -60,11 +60,6 @@ def intervals(matches: Matches, resamples: int = 1000) -> dict[str, Interval]:
     """AP, AP50 and AP75 of one detector, by `NAMES`."""
     weights = resample_counts(len(matches.image_ids), resamples)
     return _intervals(mean_average_precision(matches)[0], mean_average_precision(matches, weights))
-
-
-def _with_pooled(matches: Matches, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
-    means = mean_average_precision(matches, weights)
-    return np.column_stack([means, class_pooled_average_precision(matches, weights)])  # (R, 4)
 
 
 def _intervals(value: NDArray[Any], samples: NDArray[Any]) -> dict[str, Interval]:
