@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.evaluate import evaluate
-from benchmarks.gate.baseline import changed_numbers, read_baseline, write_baseline
+from benchmarks.gate.baseline import before_and_now_lines, read_baseline, write_baseline
 from benchmarks.gate.comparison import DETECT, compare_runs
 from benchmarks.gate.comparison_formats import junit_xml, sentence, summary_markdown
 from benchmarks.gate.trials import group_trials
@@ -60,7 +60,7 @@ def gate(arguments: argparse.Namespace) -> int:
             with atomic_write(file) as handle:
                 handle.write(formatted(lines))
     if arguments.write_baseline or arguments.update_baseline:
-        changed = changed_numbers(before, now)
+        changed = before_and_now_lines(before, now)
         files = write_baseline(Path(arguments.write_baseline or arguments.baseline), before | now)
         print(f"baseline written: {' and '.join(map(str, files))}{' (keep both)' if len(files) > 1 else ''}")
         print(*(f"  {change}" for change in changed), sep="\n")

@@ -26,7 +26,7 @@ from benchmarks.shapes_layouts import write_coco, write_jpeg, write_voc
 from benchmarks.shapes_scenes import CLASSES, Rng, Scene, classification_scene, detection_scene
 from runs.app import Parser, cli
 from runs.errors import UserError
-from runs.folder import LOCK, locked_folder
+from runs.folder import LOCK, wait_for_folder_lock
 from runs.help_text import field_docs
 from runs.progress import Progress
 from runs.settings import check_values, number
@@ -95,7 +95,7 @@ def generate(folder: Path, settings: Settings) -> bool:
     if _is_there(folder, settings):
         return False
     partial = folder.with_name(f".{folder.name}.partial")
-    with locked_folder(partial):
+    with wait_for_folder_lock(partial):
         try:
             # Another process may have written it while this one waited for the lock.
             if _is_there(folder, settings):

@@ -57,8 +57,7 @@ class Checkpoints:
 
     def save(self, state: dict[str, Any], step: int | None = None) -> Path:
         """Write a checkpoint, of the end of the state's `epoch` or of `step` inside it; delete those no longer kept."""
-        suffix = "" if step is None else f"_{step:08d}"
-        path = self.folder / checkpoint_name(state["epoch"] - 1, suffix)
+        path = self.folder / checkpoint_name(state["epoch"] - 1, step)
         save_torch_file(path, state | {"digest": tensor_digest(state["state_dict"])})
         for old in self._newest_first()[self.keep :]:
             number, step_of_old = epoch_and_step(old)

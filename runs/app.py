@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from runs import __version__
-from runs.distributed import read_torchrun_env
+from runs.distributed import torchrun_env_or_single_process
 from runs.errors import UserError, user_message
 from runs.help_text import help_text
 from runs.plugins import check_folders, search_path_override
@@ -166,7 +166,7 @@ class _PassesHydra(BaseException):
 def _say(line: str) -> None:
     # All processes that torchrun starts come to one and the same fault in the settings; the first one says it.
     with contextlib.suppress(UserError):
-        if read_torchrun_env().rank > 0:
+        if torchrun_env_or_single_process().rank > 0:
             return
     print(line, file=sys.stderr)
 

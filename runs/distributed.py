@@ -48,7 +48,7 @@ class TorchrunEnv(NamedTuple):
     local_world_size: int = 1
 
 
-def read_torchrun_env() -> TorchrunEnv:
+def torchrun_env_or_single_process() -> TorchrunEnv:
     """Read torchrun's environment variables; a process without a `WORLD_SIZE` above 1 is alone, whatever else is set.
 
     Raises:
@@ -89,11 +89,11 @@ def process_group(device: str) -> Iterator["torch.device"]:
     """
     import torch.distributed as dist
 
-    here = read_torchrun_env()
+    here = torchrun_env_or_single_process()
     left = [f"{name}={os.environ[name]}" for name in ("RANK", "LOCAL_RANK") if os.environ.get(name, "0") != "0"]
     if here.world_size == 1 and left:
         print(f"{', '.join(left)} without other processes (WORLD_SIZE): left over; running alone", file=sys.stderr)
-    chosen = choose_device(device)
+    chosen = choose_and_set_device(device)
     if here.world_size > 1:
         _join("nccl" if chosen.type == "cuda" else "gloo", here)
     try:
@@ -106,7 +106,7 @@ def process_group(device: str) -> Iterator["torch.device"]:
         dist.destroy_process_group()
 
 
-def choose_device(name: str) -> "torch.device":
+def choose_and_set_device(name: str) -> "torch.device":
     """Return the device that `auto`, `cpu` or `cuda` means for this process, and make it CUDA's current one.
 
     Raises:
@@ -114,7 +114,7 @@ def choose_device(name: str) -> "torch.device":
     """
     import torch
 
-    _, _, local, here = read_torchrun_env()
+    _, _, local, here = torchrun_env_or_single_process()
     found, needed = torch.cuda.device_count(), max(here, local + 1)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -176,7 +176,7 @@ def worker_count(asked: int, most: int = 16, processes: int | None = None) -> in
     # On a shared machine a job has fewer cores than there are.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # One core a process is left to the training.
-    return max(0, min(most, cores // (processes or read_torchrun_env().local_world_size) - 1))
+    return max(0, min(most, cores // (processes or torchrun_env_or_single_process().local_world_size) - 1))
 
 
 def rank() -> int:
@@ -277,7 +277,7 @@ def _fail(error: Exception) -> NoReturn:
         first = _store.add("failures", 1) == 1
     except RuntimeError:
         # The store ended with the process or the node that served it, perhaps before a word: a process a node says so.
-        first = read_torchrun_env().local_rank >= read_torchrun_env().local_world_size - 1
+        first = torchrun_env_or_single_process().local_rank >= torchrun_env_or_single_process().local_world_size - 1
     if first:
         print(f"error: {message}" if message else "".join(traceback.format_exception(error)), file=sys.stderr)
     sys.stdout.flush()

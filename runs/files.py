@@ -184,9 +184,9 @@ def sha256(path: str | os.PathLike[str]) -> str:
         raise from_os_error(error) from error
 
 
-def checkpoint_name(epoch: int, suffix: str = "") -> str:
-    """`checkpoint_0099.pth.tar`: epochs count from 0 as in the official release; `suffix` tells one inside an epoch."""
-    return f"checkpoint_{epoch:04d}{suffix}.pth.tar"
+def checkpoint_name(epoch: int, step: int | None = None) -> str:
+    """`checkpoint_0099.pth.tar`: epochs count from 0 as in the official release; with the `step` of one inside it."""
+    return f"checkpoint_{epoch:04d}{'' if step is None else f'_{step:08d}'}.pth.tar"
 
 
 def _sync_folder(folder: Path) -> None:

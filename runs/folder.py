@@ -131,7 +131,7 @@ def claimed_run(
         return
     _check_own(run.path)
     bound = True
-    with locked_folder(run.path):
+    with wait_for_folder_lock(run.path):
         try:
             bound = (run.path / CONFIG).exists()
             _bind_config(run)
@@ -151,7 +151,7 @@ def claimed_run(
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def wait_for_folder_lock(folder: Path) -> Iterator[None]:
     """Hold a folder's lock; waits for another live process, which may be finishing the run."""
     # Here, so that `--help` does not wait for it.
     from filelock import FileLock, Timeout

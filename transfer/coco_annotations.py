@@ -78,7 +78,7 @@ def read_coco_and_faults(
         good: dict[Any, Any] = {}
         for entry in entries:
             try:
-                key = checked_id(entry, "id")
+                key = checked_int_or_str_id(entry, "id")
                 if key in good:
                     raise ValueError("its id occurs twice; remove one")
                 good[key] = read(entry)
@@ -125,13 +125,13 @@ def _image(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
             raise ValueError(f"its file {path} is missing; restore it or remove its entry")
         width, height = checked_image_size(path, (size["width"], size["height"]) if size["width"] else None)
         size = {"height": height, "width": width}
-    return {"file_name": str(path), "image_id": checked_id(entry, "id"), **size, "annotations": []}
+    return {"file_name": str(path), "image_id": checked_int_or_str_id(entry, "id"), **size, "annotations": []}
 
 
 def _annotation(
     entry: dict[str, Any], images: dict[Any, dict[str, Any]], classes: dict[Any, int], require_masks: bool
 ) -> tuple[Any, dict[str, Any]]:
-    image_id, category = checked_id(entry, "image_id"), checked_id(entry, "category_id")
+    image_id, category = checked_int_or_str_id(entry, "image_id"), checked_int_or_str_id(entry, "category_id")
     if image_id not in images:
         raise ValueError(f"its image {image_id!r} is not in the file; correct or remove it")
     if category not in classes:
@@ -210,7 +210,7 @@ def _mask(shape: Any, height: int, width: int) -> Any:
     return shape
 
 
-def checked_id(entry: Any, key: str) -> Any:
+def checked_int_or_str_id(entry: Any, key: str) -> Any:
     """The id of an image, a category or an object: a whole number or a text; a ValueError is raised for any other."""
     value = entry.get(key) if isinstance(entry, dict) else None
     if isinstance(value, float) and value.is_integer():

@@ -104,7 +104,7 @@ def _build_index(dataset: dict[str, Any]) -> Any:
     return index
 
 
-def to_indexed_coco_results(detections: Detections) -> list[dict[str, Any]]:
+def to_coco_results_with_indices_as_ids(detections: Detections) -> list[dict[str, Any]]:
     """Detections in COCO's results format; images and classes by their numbers, masks run-length coded."""
     corner, extent = detections.box[:, :2], detections.box[:, 2:] - detections.box[:, :2]
     boxes = np.concatenate([corner, extent], axis=1).tolist()

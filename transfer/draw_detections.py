@@ -21,7 +21,9 @@ TILE, GAP, THRESHOLD = 288, 12, 0.5
 PAPER, INK = (250, 250, 250), (40, 40, 40)
 
 
-def draw_sheets(folder: Path, split: Split, detections: Detections, matches: Matches, count: int) -> None:
+def draw_even_and_best_worst_sheets(
+    folder: Path, split: Split, detections: Detections, matches: Matches, count: int
+) -> None:
     """Draw `detections.png`, images at even distances, and `best_and_worst.png`, of `count` images each."""
     draw_sheet(folder / DETECTIONS, split, detections, evenly_spaced_indices(len(split.images), count))
     draw_sheet(folder / "best_and_worst.png", split, detections, best_then_worst_image_indices(matches, count))

@@ -19,7 +19,7 @@ from runs.files import read_json, write_json
 from runs.printable import printable
 from transfer.box_formats import CORNERS, SIDES, check_box_format
 from transfer.check_rle import checked_rle
-from transfer.coco_annotations import checked_id, checked_numbers, is_number, read_coco_and_faults
+from transfer.coco_annotations import checked_int_or_str_id, checked_numbers, is_number, read_coco_and_faults
 from transfer.detections import Detections, Evaluation
 from transfer.read_splits import Split, raise_first_fault, read_joined_splits
 from transfer.settings import VOC_CLASSES
@@ -126,7 +126,7 @@ def score_coco(path: Path, annotations: Path) -> Evaluation:
     Raises:
         UserError: the detections or the annotations are wrong.
     """
-    from transfer.coco_evaluation import evaluate_coco, to_indexed_coco_results
+    from transfer.coco_evaluation import evaluate_coco, to_coco_results_with_indices_as_ids
 
     if path.suffix in (".pth", ".pt", ".pkl"):
         raise UserError(
@@ -134,7 +134,7 @@ def score_coco(path: Path, annotations: Path) -> Evaluation:
             "outfile_prefix"
         )
     found = Detections.load(path) if path.suffix == ".npz" else None
-    results = read_json(path, 2**30) if found is None else to_indexed_coco_results(found)
+    results = read_json(path, 2**30) if found is None else to_coco_results_with_indices_as_ids(found)
     if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
         raise UserError(f"{path}: not a list of detections {{image_id, category_id, bbox, score}}")
     # Not at the first detection: a masks-only result has no box.
@@ -172,7 +172,7 @@ def _result(
     """One detection of anybody's, checked, with numbers for its image and class."""
     entry: dict[str, Any] = {}
     for key, table in (("image_id", image_numbers), ("category_id", category_numbers)):
-        entry[key] = table.get(str(checked_id(result, key)), -1)
+        entry[key] = table.get(str(checked_int_or_str_id(result, key)), -1)
         if entry[key] < 0:
             raise ValueError(
                 f"its {key} {result[key]!r} is not in the annotations; give the annotations it was made for"

@@ -14,7 +14,7 @@ from runs.distributed import rank, world_size
 from runs.errors import raise_or_yield
 from runs.progress import Progress
 from transfer.check_rle import coder
-from transfer.coco_evaluation import evaluate_coco, to_indexed_coco_results
+from transfer.coco_evaluation import evaluate_coco, to_coco_results_with_indices_as_ids
 from transfer.detections import Detections, Evaluation
 from transfer.model import as_user_errors
 from transfer.read_splits import Split
@@ -38,7 +38,7 @@ def evaluate_and_save(
         return None
     if split.metric == "coco":
         kinds = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-        evaluation = evaluate_coco(to_indexed_coco_results(detections), split.images, split.classes, kinds)
+        evaluation = evaluate_coco(to_coco_results_with_indices_as_ids(detections), split.images, split.classes, kinds)
     else:
         evaluation = evaluate_voc(detections, SplitTruth.from_images(split.images), split.metric)
     folder = Path(cfg.OUTPUT_DIR)

@@ -82,7 +82,7 @@ def read_baseline(path: Path) -> dict[str, Trials]:
     return stored.runs
 
 
-def changed_numbers(before: dict[str, Trials], now: dict[str, Trials]) -> list[str]:
+def before_and_now_lines(before: dict[str, Trials], now: dict[str, Trials]) -> list[str]:
     """A line for every run measured now: its means, with those that they replace."""
     lines = []
     for key, measured in now.items():

@@ -9,7 +9,7 @@ from benchmarks.tables.table import Table
 from benchmarks.workflow.expand_tables import LEAST, batch_of, expand
 from benchmarks.workflow.plan import Plan
 from benchmarks.workflow.run_status import Status
-from benchmarks.workflow.time_left import assumed_seconds, chain_seconds, clock, plan_seconds_left
+from benchmarks.workflow.time_left import assumed_seconds, chain_seconds_by_run, clock, plan_seconds_left
 
 NODE = 8
 # ImageNet's training set: 1,281,167 JPEGs of 138 GB.
@@ -30,7 +30,7 @@ def device_scaling_table(tables: Sequence[Table], scale: Scale, device_counts: S
         plan = expand(tables, size, "outputs/growth")
         seconds = {run.id: assumed_seconds(plan, run) for run in plan.runs.values()}
         total = plan_seconds_left(plan, seconds, Status(waiting=list(plan.runs)), count)
-        chain = chain_seconds(plan, seconds)
+        chain = chain_seconds_by_run(plan, seconds)
         longest = max(plan.runs.values(), key=lambda run: chain[run.id])
         hours = sum(seconds[run.id] * run.devices for run in plan.runs.values()) / 3600
         held = longest.devices < count

@@ -14,10 +14,10 @@ from benchmarks.workflow.display import Display
 from benchmarks.workflow.plan import KINDS, PAGE, PLAN, TABLES, Plan, has_report
 from benchmarks.workflow.run_process import RunProcess
 from benchmarks.workflow.run_status import Running, Status, append_attempt, last_attempts, status_of
-from benchmarks.workflow.time_left import chain_seconds, expected_durations, plan_seconds_left
+from benchmarks.workflow.time_left import chain_seconds_by_run, expected_durations, plan_seconds_left
 from runs.environment import command_output
 from runs.errors import UserError
-from runs.folder import locked_folder
+from runs.folder import wait_for_folder_lock
 from runs.signals import raise_signals
 
 LOGS = {".log", ".out", ".err"}
@@ -45,7 +45,7 @@ def run_plan(plan: Plan, executor: str = "local", sbatch_options: Sequence[str] 
             raise UserError(
                 f"--output {output}: holds files of something else ({foreign[0].name}); move them or choose another"
             )
-    with locked_folder(output), raise_signals():
+    with wait_for_folder_lock(output), raise_signals():
         return _do_runs(plan, executor, sbatch_options, retries, devices)
 
 
@@ -70,7 +70,7 @@ def _do_runs(plan: Plan, executor: str, sbatch_options: Sequence[str], retries: 
                 status = status_of(plan, {run: process.began for run, process in started.items()}, failed)
                 # What has ended tells how fast this machine is.
                 expected = expected_durations(plan, attempts).seconds
-                chain, left = chain_seconds(plan, expected), plan_seconds_left(plan, expected, status)
+                chain, left = chain_seconds_by_run(plan, expected), plan_seconds_left(plan, expected, status)
                 ready = [run for run in status.waiting if set(status.done).issuperset(plan.runs[run].needs)]
                 for name in sorted(ready, key=lambda run: -chain[run])[: plan.jobs - len(started)]:
                     run = plan.runs[name]
@@ -87,7 +87,7 @@ def _do_runs(plan: Plan, executor: str, sbatch_options: Sequence[str], retries: 
                 time.sleep(0.2)
     finally:
         for process in started.values():
-            process.stop()
+            process.terminate()
         for process in started.values():
             process.wait()
     display.print_failures(status)

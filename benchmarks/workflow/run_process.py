@@ -59,7 +59,7 @@ class RunProcess:
             return 1
         return status
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
         """Tell it to end: a training writes a checkpoint first."""
         if self._slurm:
             subprocess.run(["scancel", "--name", self._job], check=False)

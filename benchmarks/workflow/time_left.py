@@ -58,7 +58,7 @@ def plan_seconds_left(plan: Plan, seconds: Mapping[str, float], status: Status, 
     waiting = {run: unfinished.intersection(plan.runs[run].needs) for run in status.waiting}
     graph = TopologicalSorter(waiting | {run: set[str]() for run in status.running})
     graph.prepare()
-    priority = chain_seconds(plan, seconds)
+    priority = chain_seconds_by_run(plan, seconds)
     ready: list[tuple[float, str]] = []
     busy = [(run_seconds_left(running, seconds[run]), run) for run, running in status.running.items()]
     heapq.heapify(busy)
@@ -74,7 +74,7 @@ def plan_seconds_left(plan: Plan, seconds: Mapping[str, float], status: Status, 
     return now
 
 
-def chain_seconds(plan: Plan, seconds: Mapping[str, float]) -> dict[str, float]:
+def chain_seconds_by_run(plan: Plan, seconds: Mapping[str, float]) -> dict[str, float]:
     """For every run the seconds from its start to the end of the longest chain of runs behind it."""
     longest: dict[str, float] = dict.fromkeys(plan.runs, 0.0)
     for name in reversed(plan.order):
@@ -86,7 +86,7 @@ def chain_seconds(plan: Plan, seconds: Mapping[str, float]) -> dict[str, float]:
 
 def critical_path(plan: Plan, seconds: Mapping[str, float], waiting: set[str]) -> list[str]:
     """The longest chain of waiting runs that need each other, the first one first."""
-    lengths = chain_seconds(plan, {r: seconds[r] for r in waiting})
+    lengths = chain_seconds_by_run(plan, {r: seconds[r] for r in waiting})
     path: list[str] = []
     candidates = waiting
     while candidates:

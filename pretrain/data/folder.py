@@ -38,7 +38,7 @@ def open_folder(config: DataConfig, split: str) -> Images:
         raise UserError(f"data.root={root}: no such folder, zip or uncompressed tar; it must hold {LAYOUT}")
     place, listing = _list_split(root, split)
     if not listing.files and not listing.folders:
-        left_out = f" (left out: {listing.describe_left_out()})" if listing.left_out else ""
+        left_out = f" (left out: {listing.format_left_out_counts()})" if listing.left_out else ""
         raise UserError(f"{place}: no images in it{left_out}; data.root must hold {LAYOUT}")
     classes = sorted(listing.folders) if place != root else []
     of_file = find_labels(root, place, split) if len(listing.folders) < 2 else {}
@@ -61,7 +61,7 @@ def open_folder(config: DataConfig, split: str) -> Images:
     files = listing.files
     names = [file.name for file in files]
     return Images(
-        config.name, split, names, labels, classes, lambda i: files[i].read_bytes(), listing.describe_left_out()
+        config.name, split, names, labels, classes, lambda i: files[i].read(), listing.format_left_out_counts()
     )
 
 

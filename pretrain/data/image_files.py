@@ -53,25 +53,25 @@ class FileOrMember(NamedTuple):
         """Its file name without folder and suffix."""
         return os.path.splitext(self.path.rpartition("/")[2])[0]
 
-    def read_bytes(self, max_bytes: int = -1) -> bytes:
-        """Read the first `max_bytes`, or all.
+    def read(self, size: int = -1) -> bytes:
+        """Read the first `size` bytes, or all.
 
         Raises:
             OSError: the operating system refuses, or the archive is damaged there.
         """
         with open(self.file, "rb") as file:
             if self.member is None:
-                return file.read(max_bytes)
+                return file.read(size)
             if isinstance(self.member, tuple):
                 file.seek(self.member[0])
-                return file.read(self.member[1] if max_bytes < 0 else min(max_bytes, self.member[1]))
+                return file.read(self.member[1] if size < 0 else min(size, self.member[1]))
             # Not by an open ZipFile: loading processes would share its position in the file.
             file.seek(self.member.header_offset)
             header = file.read(30)
             lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
             file.seek(self.member.header_offset + 30 + lengths)
             try:
-                return zipfile.ZipExtFile(file, "r", self.member).read(max_bytes)
+                return zipfile.ZipExtFile(file, "r", self.member).read(size)
             except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
                 raise OSError(f"{self.name}: {error}") from error
 
@@ -96,7 +96,7 @@ class ImageListing:
         file = file._replace(path=unicodedata.normalize("NFC", file.path))
         name = file.path.rpartition("/")[2]
         suffix = os.path.splitext(name)[1].lower()
-        if suffix in SUFFIXES or (not suffix and file.read_bytes(8).startswith(BEGINNINGS)):
+        if suffix in SUFFIXES or (not suffix and file.read(8).startswith(BEGINNINGS)):
             self.files.append(file)
         else:
             self.left_out[suffix or "without suffix"] += 1
@@ -114,7 +114,7 @@ class ImageListing:
         files = [f._replace(path=f.path.removeprefix(start)) for f in self.files if f.path.startswith(start)]
         return ImageListing(files, {f.path.partition("/")[0] for f in files if "/" in f.path}, self.left_out)
 
-    def describe_left_out(self) -> str:
+    def format_left_out_counts(self) -> str:
         """Half a sentence, empty where nothing is left out."""
         return ", ".join(
             f"{count} {what}" for what, count in sorted(self.left_out.items(), key=lambda c: (-c[1], c[0]))

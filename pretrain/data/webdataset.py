@@ -34,7 +34,7 @@ def open_webdataset(config: DataConfig, split: str) -> Images:
         raise UserError(f"{unlabelled[0]}: lacks its .cls, which other samples have; write the shard again")
     classes = [] if unlabelled else names_of_numbered_classes(labels, folder)
     names = [file.name for file, _ in found]
-    return Images(config.name, split, names, labels, classes, lambda i: found[i][0].read_bytes())
+    return Images(config.name, split, names, labels, classes, lambda i: found[i][0].read())
 
 
 def _samples(shard: Path) -> list[tuple[FileOrMember, int | None]]:
@@ -52,7 +52,7 @@ def _samples(shard: Path) -> list[tuple[FileOrMember, int | None]]:
                     raise UserError(f"{shard}: sample {file.path!r} has two images; write one a sample")
                 images[file.path] = file
             elif place and extension == "cls":
-                labels[file.path] = int(file.read_bytes())
+                labels[file.path] = int(file.read())
     except (tarfile.TarError, ValueError, OSError) as error:
         raise UserError(
             f"{shard}: not a readable, uncompressed tar of KEY.jpg and KEY.cls ({error}); write it again"

@@ -12,7 +12,7 @@ from benchmarks.tables import scale as scales
 from benchmarks.tables import table as tables
 from benchmarks.workflow.expand_tables import expand, parse_stage_setting
 from benchmarks.workflow.plan import Plan, Source, read_plan
-from benchmarks.workflow.time_left import chain_seconds
+from benchmarks.workflow.time_left import chain_seconds_by_run
 from runs.errors import UserError
 
 
@@ -95,7 +95,7 @@ def test_every_run_comes_behind_what_it_needs_and_the_chain_is_the_longest() -> 
     seconds = {
         r.id: {"data": 1.0, "pretrain": 10.0, "convert": 2.0, "coco": 20.0}.get(r.task, 3.0) for r in p.runs.values()
     }
-    assert max(chain_seconds(p, seconds).values()) == 1 + 10 + 2 + 20
+    assert max(chain_seconds_by_run(p, seconds).values()) == 1 + 10 + 2 + 20
 
 
 def test_commands_are_what_a_user_would_type() -> None:

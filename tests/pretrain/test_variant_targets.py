@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from pretrain.config import OptimizerConfig
 from pretrain.method.base import Method
 from pretrain.method.config import SiameseConfig, SimSiamConfig
-from pretrain.method.siamese.targets import FrozenCopy, MovingAverage
+from pretrain.method.siamese.targets import MovingAverage, PeriodicCopy
 from pretrain.optim import build_optimizer
 from tests.pretrain import tiny, variants
 from tests.pretrain.variants import Data, build, small, train
@@ -44,7 +44,7 @@ def test_bit_for_bit_simsiam(name: str) -> None:
 
 
 def test_targets_that_count_views_twice_are_found_out() -> None:
-    class Careless(FrozenCopy):
+    class Careless(PeriodicCopy):
         def after_step(self, f: Any, step: int) -> None:
             self.f = f  # the network itself: its running statistics see every view again
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from runs import distributed
-from runs.distributed import TorchrunEnv, choose_device, process_group, read_torchrun_env, set_precision, world_size
+from runs.distributed import (
+    TorchrunEnv,
+    choose_and_set_device,
+    process_group,
+    set_precision,
+    torchrun_env_or_single_process,
+    world_size,
+)
 from runs.errors import UserError
 
 
@@ -16,10 +23,10 @@ def test_too_few_devices_for_the_processes_are_one_line(monkeypatch: pytest.Monk
     for name, value in {**described, "LOCAL_WORLD_SIZE": "8"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="8 processes for 2 CUDA devices"):
-        choose_device("auto")
-    assert choose_device("cpu").type == "cpu"
+        choose_and_set_device("auto")
+    assert choose_and_set_device("cpu").type == "cpu"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert choose_device("auto").type == "cuda"
+    assert choose_and_set_device("auto").type == "cuda"
 
 
 SEVERAL = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "22742"}
@@ -33,7 +40,7 @@ def test_a_left_over_variable_does_not_make_several_processes(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(left, {**SEVERAL, "WORLD_SIZE": "1"}[left])
     with process_group("cpu") as device:
-        assert device.type == "cpu" and read_torchrun_env() == TorchrunEnv() and world_size() == 1
+        assert device.type == "cpu" and torchrun_env_or_single_process() == TorchrunEnv() and world_size() == 1
     said = capsys.readouterr().err
     assert ("running alone" in said) == left.endswith("RANK")
 

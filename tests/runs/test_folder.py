@@ -11,7 +11,7 @@ import pytest
 from runs.environment import command_line
 from runs.errors import UserError
 from runs.folder import CONFIG as SETTINGS
-from runs.folder import LOCK, LOG, RECORD, claimed_run, locked_folder
+from runs.folder import LOCK, LOG, RECORD, claimed_run, wait_for_folder_lock
 from runs.record import Subject, read_record
 
 CONFIG = {"optimizer": {"lr": 0.05}, "workers": 2, "output": "somewhere", "seed": 3}
@@ -153,7 +153,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file"), claimed_run("pretrain", tmp_path / "thesis.tex", CONFIG):
         pass
     assert (tmp_path / "thesis.tex").read_text() == "precious" and len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(UserError, match="output=/: is the root"), locked_folder(Path("/")):
+    with pytest.raises(UserError, match="output=/: is the root"), wait_for_folder_lock(Path("/")):
         pass
 
 

@@ -30,7 +30,7 @@ from pretrain.method.siamese.gradient_components import (
     triplet_components,
 )
 from pretrain.method.siamese.heads import build_output_norm, build_predictor, build_projector
-from pretrain.method.siamese.targets import FrozenCopy, MeanOfAllButFirst, MovingAverage, Target
+from pretrain.method.siamese.targets import MeanOfAllButFirst, MovingAverage, PeriodicCopy, Target
 
 PAIRS = {
     "symmetric": ((0, 1), (1, 0)),  # the first paper, equation 4
@@ -60,7 +60,7 @@ class Siamese(Method):
             "latest": lambda: Target(c.stop_gradient),
             "mean": MeanOfAllButFirst,
             "moving_average": lambda: MovingAverage(plan.images, c.dim, c.momentum),
-            "cached": lambda: FrozenCopy(self.f, c.alternate or plan.steps_per_epoch),
+            "cached": lambda: PeriodicCopy(self.f, c.alternate or plan.steps_per_epoch),
         }[c.target]()
         self.pairs = PAIRS[c.symmetry]
         self.views = c.mean_of if c.target == "mean" else 1 + max(view for pair in self.pairs for view in pair)

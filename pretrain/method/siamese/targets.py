@@ -71,7 +71,7 @@ class MovingAverage(Target):
         self.memory = state
 
 
-class FrozenCopy(Target):
+class PeriodicCopy(Target):
     """Multi-step alternation: outputs of the network before the first of k steps (the first paper, section 5.2).
 
     NOTE: the paper computes them before those steps and caches them. A copy of the network f, computed with when they
