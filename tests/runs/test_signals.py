@@ -23,9 +23,9 @@ def test_a_signal_is_heard_in_the_block_and_the_handlers_come_back() -> None:
 def test_a_command_without_anything_to_save_ends_at_once_and_says_so() -> None:
     """Whatever it is doing; a process that it has forked ends as it would without."""
     code = "import os, sys, time; from runs.app import cli\ndef main():\n"
-    code += (
-        "    begun, begin = os.pipe()\n    child = os.fork()\n    if not child: os.write(begin, b'.'); time.sleep(60)\n"
-    )
+    code += "    begun, begin = os.pipe()\n    child = os.fork()\n    if not child: os.write(begin, b'.')\n"
+    # Not one long sleep: a signal that comes just before it begins is heard when it ends.
+    code += "    while not child: time.sleep(0.1)\n"
     code += "    os.read(begun, 1); os.kill(child, 15)\n"
     code += "    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True); os.kill(os.getpid(), 1); time.sleep(60)\n"
     done = subprocess.run([sys.executable, "-c", f"{code}cli(main)()"], capture_output=True, text=True, timeout=30)
