@@ -60,7 +60,7 @@ def measure(options: Options) -> Iterator[Figure]:
 def eight_bit_levels(views: Views, device: torch.device, recipe: AugmentConfig) -> Tensor:
     """All views (n, 3, size, size) as 8-bit levels on the CPU."""
     samples = [sample[0] for sample in views.__getitems__([(0, n) for n in range(len(views))])]
-    finished = views.views_on_device([torch.stack(tensors) for tensors in zip(*samples, strict=True)], device)
+    finished = views.to_float_views([torch.stack(tensors) for tensors in zip(*samples, strict=True)], device)
     mean, std = torch.tensor(recipe.mean)[:, None, None], torch.tensor(recipe.std)[:, None, None]
     return torch.cat([(view.cpu() * std + mean) * 255 for view in finished])
 

@@ -152,7 +152,7 @@ class DeviceLoader:
         side: Any = torch.cuda.stream(self.stream) if self.stream else nullcontext()
         # Also where the caller computes under mixed precision: a bf16 blur would be another.
         with torch.autocast(self.device.type, enabled=False), side:
-            views = [v.contiguous(memory_format=self.layout) for v in self.views.views_on_device(tensors, self.device)]
+            views = [v.contiguous(memory_format=self.layout) for v in self.views.to_float_views(tensors, self.device)]
             labels = labels.to(self.device, non_blocking=True)
         if self.stream:
             current = torch.cuda.current_stream(self.device)

@@ -277,7 +277,8 @@ def _fail(error: Exception) -> NoReturn:
         first = _store.add("failures", 1) == 1
     except RuntimeError:
         # The store ended with the process or the node that served it, perhaps before a word: a process a node says so.
-        first = torchrun_env_or_single_process().local_rank >= torchrun_env_or_single_process().local_world_size - 1
+        here = torchrun_env_or_single_process()
+        first = here.local_rank >= here.local_world_size - 1
     if first:
         print(f"error: {message}" if message else "".join(traceback.format_exception(error)), file=sys.stderr)
     sys.stdout.flush()

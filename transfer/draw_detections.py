@@ -19,9 +19,11 @@ from transfer.read_splits import Split
 
 TILE, GAP, THRESHOLD = 288, 12, 0.5
 PAPER, INK = (250, 250, 250), (40, 40, 40)
+# Black and grey, the last two, are lost on a dark photograph.
+CLASS_COLOURS = PALETTE[:6]
 
 
-def draw_even_and_best_worst_sheets(
+def draw_overview_and_best_worst_sheets(
     folder: Path, split: Split, detections: Detections, matches: Matches, count: int
 ) -> None:
     """Draw `detections.png`, images at even distances, and `best_and_worst.png`, of `count` images each."""
@@ -82,7 +84,7 @@ def _tile(split: Split, detections: Detections, number: int) -> Image.Image:
         drawing.draw_box(box, alpha=1, edge_color="white", line_style="--")
     for index in (shown if len(shown) else mine[:1])[::-1]:
         category, box = detections.category[index], detections.box[index]
-        colour = PALETTE[category % len(PALETTE)]
+        colour = CLASS_COLOURS[category % len(CLASS_COLOURS)]
         if detections.masks is not None:
             size = detections.sizes[number].tolist()
             mask = coder.decode({"size": size, "counts": detections.masks[index]})

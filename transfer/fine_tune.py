@@ -17,7 +17,7 @@ from runs.seeds import seed_everything
 from runs.tensor_files import save_torch_file
 from transfer.backbone_file import BackboneFile, read_backbone
 from transfer.detectron2_config import build_cfg, recipe_files_fingerprint, set_classes_and_mask_format
-from transfer.draw_detections import draw_even_and_best_worst_sheets
+from transfer.draw_detections import draw_overview_and_best_worst_sheets
 from transfer.evaluate_detector import FILES
 from transfer.learning_rate_search import grid_search_learning_rate, with_rate_and_warmup
 from transfer.loader import build_data_loaders
@@ -99,7 +99,7 @@ def _fine_tune(
     record = claimed.finish(subject, test.dataset_record, evaluation.metrics, details=details)
     (claimed.path / CHECKPOINT).unlink(missing_ok=True)
     if config.pictures:
-        draw_even_and_best_worst_sheets(claimed.path, test, detections, evaluation.matches["bbox"], config.pictures)
+        draw_overview_and_best_worst_sheets(claimed.path, test, detections, evaluation.matches["bbox"], config.pictures)
     metrics = "  ".join(f"{name} {value:.2f}" for name, value in evaluation.metrics.items())
     print(f"{metrics}  ->  {claimed.path / RECORD}")
     return record

@@ -79,7 +79,7 @@ def fast_views(files: list[bytes], config: AugmentConfig, colour: bool = True) -
                 views.__getitems__([(0, i) for i in range(len(files))[first : first + BATCH]])
             )
             if colour:
-                views.views_on_device(batch[0], CPU)
+                views.to_float_views(batch[0], CPU)
 
     return work
 

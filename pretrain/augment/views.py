@@ -77,7 +77,7 @@ class Views(Dataset[Any]):
         random.seed(words[0])
         torch.default_generator.manual_seed(words[1] % 2**63)
 
-    def views_on_device(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    def to_float_views(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
         """Turn a batch of samples into (N, 3, H, W) float views on a device."""
         return [tensor.to(device, non_blocking=True) for tensor in tensors]
 
@@ -106,9 +106,9 @@ def apply_colour_(image: Pixels, drawn: ViewParameters, config: AugmentConfig) -
 
 
 class FastViews(Views):
-    """Like `Views`, but a sample's views are 8-bit pixels (3, size, size), of which `views_on_device` makes floats.
+    """Like `Views`, but a sample's views are 8-bit pixels (3, size, size), of which `to_float_views` makes floats.
 
-    `batched` leaves the colour to `views_on_device`, for a device that is better at it than the loading processes:
+    `batched` leaves the colour to `to_float_views`, for a device that is better at it than the loading processes:
     samples are then crops, followed by as many vectors of what was drawn.
     """
 
@@ -130,7 +130,7 @@ class FastViews(Views):
         triples = zip(crops, parameters, self.recipes, strict=True)
         return [channels_first(apply_colour_(crop, drawn, recipe)) for crop, drawn, recipe in triples]
 
-    def views_on_device(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    def to_float_views(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
         """Turn a batch of samples into normalized views on a device, (N, 3, size, size) float32 each.
 
         `tensors` are one (N, 3, size, size) uint8 a view; then, if `batched`, one (N, 12) a view, on the CPU.
@@ -182,7 +182,7 @@ def save_view_grid(views: Views, config: AugmentConfig, path: Path, images: int 
     for i, sample in zip(chosen, views.__getitems__([(0, i) for i in chosen]), strict=True):
         # A sample that names broken images shows another image in their place.
         if not isinstance(sample, UserError) and not sample[2]:
-            finished = views.views_on_device([tensor[None] for tensor in sample[0]], torch.device("cpu"))
+            finished = views.to_float_views([tensor[None] for tensor in sample[0]], torch.device("cpu"))
             samples.append((views.images.decode_rgb(i), [view[0] for view in finished]))
     if not samples:
         return

@@ -78,7 +78,7 @@ def levels(views: list[Tensor], config: AugmentConfig) -> Tensor:
 
 def batch(views: Views, keys: list[tuple[int, int]]) -> list[Tensor]:
     samples = [sample[0] for sample in views.__getitems__(keys)]
-    return views.views_on_device([torch.stack(tensors) for tensors in zip(*samples, strict=True)], CPU)
+    return views.to_float_views([torch.stack(tensors) for tensors in zip(*samples, strict=True)], CPU)
 
 
 def difference(a: Array, b: Array) -> tuple[float, float]:
@@ -336,7 +336,7 @@ def test_broken_files_are_found_as_by_the_reference() -> None:
     )
     assert views[0, 1][2] == reference[0, 1][2] == ["1.jpg", "2.jpg", "3.jpg"]
     expected = levels([v[None] for v in reference[0, 1][0]], config)
-    found = levels(views.views_on_device([v[None] for v in views[0, 1][0]], CPU), config)
+    found = levels(views.to_float_views([v[None] for v in views[0, 1][0]], CPU), config)
     assert (expected - found).abs().mean() < 0.3
 
 

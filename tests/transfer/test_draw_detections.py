@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor
 
-from runs.palette import PALETTE
 from tests.transfer.conftest import CLASSES
 from transfer.detections import Detections
-from transfer.draw_detections import best_then_worst_image_indices, draw_sheet, evenly_spaced_indices
+from transfer.draw_detections import CLASS_COLOURS, best_then_worst_image_indices, draw_sheet, evenly_spaced_indices
 from transfer.read_splits import Split, read_joined_splits
 from transfer.voc_evaluation import SplitTruth, match_voc
 
@@ -46,5 +45,11 @@ def test_a_sheet_has_the_colours_of_its_classes(generated: Path, tmp_path: Path)
     with Image.open(tmp_path / "sheet.png") as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     present = {tuple(int(v) for v in p) for p in np.unique(pixels, axis=0)}
-    drawn = {ImageColor.getrgb(PALETTE[int(c) % len(PALETTE)]) for c in found.category[np.isin(found.image, numbers)]}
-    assert drawn <= present
+    shown = found.category[np.isin(found.image, numbers)]
+    assert {ImageColor.getrgb(CLASS_COLOURS[int(c) % len(CLASS_COLOURS)]) for c in shown} <= present
+
+
+def test_the_colour_of_no_class_is_lost_on_a_dark_photograph() -> None:
+    for colour in CLASS_COLOURS:
+        rgb = ImageColor.getrgb(colour)
+        assert max(rgb) - min(rgb) >= 64, f"{colour} is a grey, or black"

@@ -222,7 +222,7 @@ def test_the_record_is_written_before_the_pictures(tiny: TransferConfig, monkeyp
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(fine_tune, "draw_even_and_best_worst_sheets", fail)
+    monkeypatch.setattr(fine_tune, "draw_overview_and_best_worst_sheets", fail)
     tiny.pictures = 2
     tiny.detectron2["SOLVER"] |= {"MAX_ITER": 2, "STEPS": [1]}
     with pytest.raises(ZeroDivisionError):
