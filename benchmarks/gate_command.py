@@ -60,9 +60,10 @@ def gate(arguments: argparse.Namespace) -> int:
             with atomic_write(file) as handle:
                 handle.write(formatted(lines))
     if arguments.write_baseline or arguments.update_baseline:
+        means = before_and_now_lines(before, now)
         files = write_baseline(Path(arguments.write_baseline or arguments.baseline), before | now)
         print(f"baseline written: {' and '.join(map(str, files))}{' (keep both)' if len(files) > 1 else ''}")
-        print(*(f"  {line}" for line in before_and_now_lines(before, now)), sep="\n")
+        print(*(f"  {line}" for line in means), sep="\n")
         return 0
     if any(line.verdict == "fail" for line in lines):
         print("the gate fails: a real drop", file=sys.stderr)
